@@ -1,0 +1,147 @@
+"""Configs: every key with its default in one place, and the checks that turn a bad one into one clear line.
+
+A config file is short: `config = defaults("mlp")`, a few assignments, `return config`. Importing this module costs ml_collections
+and nothing heavier.
+"""
+
+import difflib
+from collections.abc import Iterable
+from typing import Any
+
+from ml_collections import ConfigDict
+
+MODEL_DEFAULTS: dict[str, dict[str, Any]] = {
+    "mlp": {"width": 128, "depth": 3, "features": 16, "activation": "silu"},
+    "unet": {"channels": 64, "multipliers": (1, 2, 2), "blocks": 2, "patch": 1, "heads": 4},
+}
+"""Each model's own keys, as its constructor takes them."""
+
+CADENCE = ("train.steps", "train.log_every", "train.save_every", "train.keep_last", "train.keep_every")
+"""Keys that a resumed run may change; with any other it would be another run."""
+
+
+class ConfigError(ValueError):
+    """A config that cannot be run; the message is one line that names the key."""
+
+
+def defaults(model: str = "mlp") -> ConfigDict:
+    """All keys of a run with their defaults, for one of the models in `MODEL_DEFAULTS`."""
+    if model not in MODEL_DEFAULTS:
+        raise ConfigError(f"model.name: {unknown(model, MODEL_DEFAULTS)}")
+    return ConfigDict(
+        {
+            "seed": 0,
+            "data": {"name": "gaussians8", "path": ""},
+            "source": {"name": "normal"},
+            "path": {"name": "affine", "schedule": "condot"},
+            "coupling": {"name": "independent"},
+            "prediction": "velocity",
+            "model": {"name": model, "conditional": False, **MODEL_DEFAULTS[model]},
+            "train": {
+                "steps": 10_000,
+                "batch_size": 256,
+                "optimizer": "adam",
+                "lr": 1e-3,
+                "weight_decay": 0.0,
+                "warmup": 0,
+                "schedule": "cosine",
+                "clip": 1.0,
+                "label_dropout": 0.1,
+                "log_every": 200,
+                "save_every": 1000,
+                "keep_last": 3,
+                "keep_every": 0,
+            },
+            "ema": {"half_life": 100_000.0},
+        }
+    )
+
+
+def unknown(name: object, known: Iterable[str]) -> str:
+    """`unknown 'x'; did you mean 'y'? (known: ...)`."""
+    names = [str(k) for k in known]
+    close = difflib.get_close_matches(str(name), names, n=1, cutoff=0.5)
+    return (
+        f"unknown {str(name)!r}; " + (f"did you mean {close[0]!r}? " if close else "") + f"(known: {', '.join(names)})"
+    )
+
+
+def flatten(config: ConfigDict | dict, prefix: str = "") -> dict[str, Any]:
+    """{"train.steps": 1000, ...}; tuples become lists, as JSON has them."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, ConfigDict | dict):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = list(value) if isinstance(value, tuple) else value
+    return flat
+
+
+def nearest_key(key: str, known: Iterable[str]) -> str:
+    """The known key closest to `key`; a right last part in the wrong place wins over a similar spelling."""
+    names = list(known)
+    last = [k for k in names if k.rsplit(".", 1)[-1] == key.rsplit(".", 1)[-1]]
+    return (last or difflib.get_close_matches(key, names, n=1, cutoff=0.0) or [names[0]])[0]
+
+
+def resolve(config: ConfigDict | dict) -> ConfigDict:
+    """A full, checked config from one that may leave keys out (they take their defaults).
+
+    Raises:
+        ConfigError: on an unknown key, a value of the wrong type or out of range.
+    """
+    flat = flatten(config)
+    full = defaults(str(flat.get("model.name", "mlp")))
+    known = flatten(full)
+    for key, value in flat.items():
+        if key not in known:
+            raise ConfigError(f"unknown config key {key!r}; the nearest valid one is {nearest_key(key, known)!r}")
+        if not _same_kind(value, known[key]):
+            raise ConfigError(f"{key} must be {_kind(known[key])} like {known[key]!r}, not {value!r}")
+        section, _, leaf = key.rpartition(".")
+        like = known[key]
+        typed = tuple(value) if isinstance(like, list) else (float(value) if isinstance(like, float) else value)
+        (full[section] if section else full)[leaf] = typed
+    _check_ranges(flatten(full))
+    return full
+
+
+def _same_kind(value: Any, like: Any) -> bool:
+    if isinstance(like, bool) or isinstance(value, bool):
+        return isinstance(like, bool) and isinstance(value, bool)
+    if isinstance(like, float):
+        return isinstance(value, int | float)
+    return isinstance(value, type(like))
+
+
+def _kind(like: Any) -> str:
+    return {bool: "true or false", int: "a whole number", float: "a number", str: "a name", list: "a tuple"}[type(like)]
+
+
+def _check_ranges(flat: dict[str, Any]) -> None:
+    for key in ("train.steps", "train.batch_size", "train.log_every", "train.save_every", "train.keep_last"):
+        if flat[key] < 1:
+            raise ConfigError(f"{key} must be at least 1, not {flat[key]}")
+    for key in ("train.warmup", "train.clip", "train.weight_decay", "train.keep_every", "ema.half_life", "seed"):
+        if not flat[key] >= 0:
+            raise ConfigError(f"{key} must not be negative, it is {flat[key]}")
+    if not flat["train.lr"] > 0:
+        raise ConfigError(f"train.lr must be positive, not {flat['train.lr']}")
+    if not 0 <= flat["train.label_dropout"] <= 1:
+        raise ConfigError(f"train.label_dropout is a probability, not {flat['train.label_dropout']}")
+    if any(
+        value < 1
+        for key, v in flat.items()
+        if key.startswith("model.") and key != "model.features"
+        for value in (v if isinstance(v, list) else [v])
+        if isinstance(value, int) and not isinstance(value, bool)
+    ):
+        raise ConfigError("sizes under model. must be at least 1")
+    if flat.get("model.features", 0) % 2 or flat.get("model.features", 0) < 0:
+        raise ConfigError(f"model.features must be even and not negative, it is {flat['model.features']}")
+
+
+def differences(old: ConfigDict, new: ConfigDict) -> dict[str, tuple[Any, Any]]:
+    """Keys other than `CADENCE` whose values differ, with (old, new)."""
+    a, b = flatten(old), flatten(new)
+    return {k: (a.get(k), b.get(k)) for k in a | b if k not in CADENCE and a.get(k) != b.get(k)}

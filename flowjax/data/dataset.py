@@ -1,0 +1,127 @@
+"""What training, evaluation and the command line know of a data set, wherever it comes from.
+
+Networks and paths live in model space; users and densities in data space. The affine map between the two belongs to the
+data set: `data = scale * model + shift`, so `log p_data = log p_model - D log scale`. Integer images are dequantised: a value
+k becomes uniform on [k, k + 1), then x / half - 1 with half = (levels - 1) / 2, and samples are floored back. So
+bits/dim = -log p_data / (D ln 2).
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from flowjax.objectives import Batch
+from flowjax.typing import Batched, PRNGKey
+
+
+class DataError(ValueError):
+    """A data set that is missing or cannot be read; the message is one line and says what to do."""
+
+
+@dataclass(frozen=True)
+class Affine:
+    """data = scale * model + shift, with one scale and shift for the whole set."""
+
+    scale: float = 1.0
+    shift: float = 0.0
+
+    def to_model(self, x: Array) -> Array:
+        return (x - self.shift) / self.scale
+
+    def to_data(self, x: Array) -> Array:
+        return x * self.scale + self.shift
+
+    def log_prob_to_data(self, log_prob: Array, d: int) -> Array:
+        """Model-space nats to data-space nats, for events of d coordinates."""
+        return log_prob - d * math.log(self.scale)
+
+
+@dataclass(frozen=True)
+class DataSpec:
+    """What a trained model must remember of its data: enough to sample and score without the data set.
+
+    Attributes:
+        name: as in configs.
+        shape: of one example.
+        normalise: between model and data space.
+        num_classes: 0 where there are no labels.
+        levels: number of integer values a pixel takes; 0 for continuous data.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    normalise: Affine = Affine()
+    num_classes: int = 0
+    levels: int = 0
+
+    @property
+    def d(self) -> int:
+        """Number of coordinates of an example."""
+        return math.prod(self.shape)
+
+    @property
+    def is_image(self) -> bool:
+        return len(self.shape) == 3
+
+    def prepare(self, key: PRNGKey, x: Array) -> Batched:
+        """Data-space rows as float32 in model space, dequantised if pixels are integers."""
+        x = x.astype(jnp.float32)
+        if self.levels:
+            x = x + jax.random.uniform(key, x.shape)
+        return self.normalise.to_model(x)
+
+    def finish(self, x: Array | np.ndarray) -> np.ndarray:
+        """Samples from model space as the user wants them: data space, and uint8 where pixels are integers."""
+        x = np.asarray(self.normalise.to_data(x))
+        if not self.levels:
+            return x
+        return np.clip(np.floor(x), 0, self.levels - 1).astype(np.uint8)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """One data set: how to draw from it inside the compiled step, and fixed test points.
+
+    Exactly one of `sample` and `stream` is given.
+
+    Attributes:
+        spec: shape, normalisation, labels.
+        test: (N, *shape) held-out points in data space, float32, fixed.
+        test_labels: (N,) int32, or None.
+        arrays: loads what `sample` draws from, once; () where it needs nothing. Passed to the compiled step as an argument.
+        sample: (arrays, key, n) -> Batch in data space.
+        stream: (seed, n) -> (step -> Batch of NumPy arrays): batches fed from the host, with random access by step, so that
+            a resumed run continues the same order.
+        log_prob: (N, *shape) -> (N,) nats in data space, where it is known.
+        draw: (key, n) -> fresh true samples, where the distribution is known.
+        modes: (K, D) centres of a mixture's modes, where it has them.
+    """
+
+    spec: DataSpec
+    test: np.ndarray = field(repr=False)
+    test_labels: np.ndarray | None = field(default=None, repr=False)
+    arrays: Callable[[], Any] = tuple
+    sample: Callable[[Any, PRNGKey, int], Batch] | None = None
+    stream: Callable[[int, int], Callable[[int], Batch]] | None = None
+    log_prob: Callable[[Array], Float[Array, " N"]] | None = None
+    draw: Callable[[PRNGKey, int], Array] | None = None
+    modes: np.ndarray | None = field(default=None, repr=False)
+
+
+def image_scale(levels: int) -> Affine:
+    """[0, levels - 1] to [-1, 1]: x / 127.5 - 1 for 8 bits."""
+    half = (levels - 1) / 2
+    return Affine(half, half)
+
+
+def sample_rows(arrays: tuple[Array, Array | None], key: PRNGKey, n: int) -> Batch:
+    """n rows of (x, labels), uniformly with replacement: a pure function of the key, so that any step can be replayed."""
+    x, labels = arrays
+    index = jax.random.randint(key, (n,), 0, x.shape[0])
+    return Batch(x[index], None if labels is None else labels[index])

@@ -1,0 +1,88 @@
+"""TFDS image sets, read through `as_data_source` (ArrayRecord) and Grain; TensorFlow is never imported.
+
+A set that fits is decoded whole and lives on the device as uint8. A larger one is streamed: Grain shuffles and batches by
+index, so batch number i is a pure function of (seed, i), and a resumed run reads on where it stopped.
+"""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from flowjax.data.dataset import DataError, Dataset, DataSpec, image_scale, sample_rows
+from flowjax.objectives import Batch
+
+RESIDENT_BYTES = int(os.environ.get("FLOWJAX_RESIDENT_BYTES", 2**31))
+"""Sets up to this size live on the device (2 GiB; the environment variable FLOWJAX_RESIDENT_BYTES changes it)."""
+
+_SHAPES = {"mnist": (28, 28, 1), "fashion_mnist": (28, 28, 1), "cifar10": (32, 32, 3)}
+
+
+def prepare_line(name: str, path: str = "") -> str:
+    """The one line that prepares a TFDS set; needs TensorFlow for this one time only."""
+    where = f", data_dir='{path}'" if path else ""
+    return (
+        'pip install tensorflow && python -c "import tensorflow_datasets as tfds; tfds.builder'
+        f"('{name}', file_format='array_record'{where}).download_and_prepare()\""
+    )
+
+
+def open_tfds(name: str, path: str = "") -> Dataset:
+    """A TFDS image set with its official train and test splits.
+
+    Args:
+        name: a key of `_SHAPES`.
+        path: TFDS's data_dir; "" for $TFDS_DATA_DIR or ~/tensorflow_datasets.
+
+    Raises:
+        DataError: if the set is not prepared there; the message holds the line that prepares it.
+    """
+    train, test = _sources(name, path)
+    shape = _SHAPES[name]
+    x_test, y_test = _decode(test, shape)
+    fits = len(train) * int(np.prod(shape)) <= RESIDENT_BYTES
+    return Dataset(
+        spec=DataSpec(name, shape, image_scale(256), num_classes=10, levels=256),
+        test=x_test.astype(np.float32),
+        test_labels=y_test,
+        arrays=(lambda: _decode(train, shape)) if fits else tuple,
+        sample=sample_rows if fits else None,
+        stream=None if fits else lambda seed, n: _stream(train, shape, seed, n),
+    )
+
+
+def _sources(name: str, path: str):
+    import tensorflow_datasets as tfds
+
+    folder = Path(path or os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")).expanduser()
+    missing = f"{name} is not prepared in {folder}; prepare it once with: {prepare_line(name, path)}"
+    try:
+        builder = tfds.builder(name, data_dir=str(folder))
+        source = builder.as_data_source()
+        return source["train"], source["test"]
+    except (
+        OSError,
+        KeyError,
+        AssertionError,
+        NotImplementedError,
+        AttributeError,
+        ValueError,
+        tfds.core.registered.DatasetNotFoundError,
+    ):
+        raise DataError(missing) from None
+
+
+def _decode(source, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """Every image and label of a split, in its order."""
+    rows = source.__getitems__(range(len(source)))
+    x = np.stack([row["image"] for row in rows]).reshape(-1, *shape)
+    return x, np.array([row["label"] for row in rows], np.int32)
+
+
+def _stream(source, shape: tuple[int, ...], seed: int, n: int) -> Callable[[int], Batch]:
+    import grain
+
+    rows = grain.MapDataset.source(source).seed(seed).shuffle().repeat()
+    batches = rows.map(lambda row: (row["image"].reshape(shape), np.int32(row["label"]))).batch(n)
+    return lambda step: Batch(*batches[step])

@@ -1,0 +1,32 @@
+"""The data sets that configs can name: one visible table."""
+
+from collections.abc import Callable
+from functools import partial
+
+from flowjax.data.arrays import open_npz
+from flowjax.data.dataset import DataError, Dataset
+from flowjax.data.densities import open_density
+from flowjax.data.digits import open_digits
+from flowjax.data.images import open_tfds
+
+DATASETS: dict[str, Callable[[str], Dataset]] = {
+    **{
+        name: lambda path, name=name: open_density(name)
+        for name in ("gaussians8", "moons", "checkerboard", "s_curve", "two_spirals", "pinwheel", "swiss_roll")
+    },
+    "digits": lambda path: open_digits(),
+    **{name: partial(open_tfds, name) for name in ("mnist", "fashion_mnist", "cifar10")},
+    "npz": open_npz,
+}
+"""name -> (data.path -> Dataset)."""
+
+
+def open_dataset(name: str, path: str = "") -> Dataset:
+    """Opens a data set by its config name; `path` is the file of `npz`, or the folder of TFDS sets ("" for TFDS's own).
+
+    Raises:
+        DataError: if the name is unknown, or the data are missing or malformed.
+    """
+    if name not in DATASETS:
+        raise DataError(f"unknown data set {name!r}: known are {', '.join(DATASETS)}")
+    return DATASETS[name](path)

@@ -1,0 +1,106 @@
+"""`evaluate`: the metrics that fit a run's data set, as one dictionary; a key is absent where it is undefined."""
+
+import math
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from flowjax import metrics, sampling
+from flowjax.data import Dataset
+from flowjax.run import Run
+from flowjax.sampling import Solver
+from flowjax.training.writers import say
+
+_PAIRS, _PAIR_SIZE = 25, 1000
+_HELD_OUT = 20_000
+_IMAGES_SCORED = 256
+_ENERGY_ROWS = 4096
+_EXACT_UP_TO = 64
+_DRAW_SEED = 71
+
+
+def evaluate(run: Run, dataset: Dataset, seed: int = 0, solver: Solver = Solver(), batch: int = 0) -> dict[str, Any]:
+    """All metrics of a run.
+
+    Returns, where they are defined:
+        nll: mean of -log p on held-out points, nats of the data space; nll_stderr.
+        bits_per_dim: of images.
+        kl: mean of log p_true - log p on held-out points, where p_true is known; kl_stderr.
+        w2_squared, w2: W2^2 as the mean over disjoint pairs of 1,000 points, and its root; w2_squared_true: the same between
+            two true samples, the floor.
+        mmd: squared, unbiased, on 2,000 points.
+        npe: normalised path energy; path_energy; w2_squared_source: between source and data.
+        mode_share_min, mode_share_max: smallest and largest share of samples whose nearest mode is one mode.
+    """
+    points, labels = _held_out(run, dataset)
+    exact = run.spec.d <= _EXACT_UP_TO
+    say(f"evaluate: log-likelihood of {len(points)} points ({'exact' if exact else 'hutchinson'})")
+    scored = sampling.log_prob(
+        run, points, labels, "exact" if exact else "hutchinson", seed=seed, solver=solver, batch=batch
+    ).log_prob
+    result: dict[str, Any] = {"nll": -float(scored.mean()), "nll_stderr": _stderr(scored)}
+    if run.spec.levels:
+        result["bits_per_dim"] = result["nll"] / (run.spec.d * math.log(2))
+    if dataset.log_prob is not None:
+        gap = np.asarray(dataset.log_prob(jnp.asarray(points))) - scored
+        result |= {"kl": float(gap.mean()), "kl_stderr": _stderr(gap)}
+    if len(run.spec.shape) == 1 or run.spec.d <= _EXACT_UP_TO:
+        result |= _sample_metrics(run, dataset, seed, solver, batch)
+    return result
+
+
+def _held_out(run: Run, dataset: Dataset) -> tuple[np.ndarray, np.ndarray | None]:
+    """Points to score: 20,000 fresh ones where the distribution is known, else the test set (256 of it for large images)."""
+    if dataset.draw is not None:
+        return np.asarray(dataset.draw(jax.random.key(_DRAW_SEED), _HELD_OUT)), None
+    rows = slice(0, len(dataset.test) if run.spec.d <= _EXACT_UP_TO else _IMAGES_SCORED)
+    labels = dataset.test_labels if run.config.model.conditional else None
+    return dataset.test[rows], None if labels is None else labels[rows]
+
+
+def _sample_metrics(run: Run, dataset: Dataset, seed: int, solver: Solver, batch: int) -> dict[str, Any]:
+    """What compares samples with data, for points and small images."""
+    if dataset.draw is not None:
+        num, size = 50_000, _PAIR_SIZE
+        true = np.asarray(dataset.draw(jax.random.key(_DRAW_SEED + 1), 2 * _PAIRS * size))
+        true, other = true[: _PAIRS * size], true[_PAIRS * size :]
+    else:
+        size = min(_PAIR_SIZE, len(dataset.test) // 2)
+        num = max(2, len(dataset.test) // 2)
+        true, other = dataset.test[:num], dataset.test[num : 2 * num]
+    say(f"evaluate: {num} samples")
+    drawn = sampling.sample(run, num, seed, solver, batch=batch).samples.astype(np.float32)
+    say("evaluate: distances")
+    pairs = partial(metrics.wasserstein2_squared_pairs, size=size, pairs=_PAIRS)
+    w2 = pairs(drawn, true)
+    result = {"w2": math.sqrt(w2), "w2_squared": w2, "w2_squared_true": pairs(other, true)}
+    result["mmd"] = float(jax.jit(metrics.mmd)(drawn[:2000], true[:2000]))
+    if not run.config.model.conditional:
+        result |= _energy_metrics(run, true, seed, pairs)
+    if dataset.modes is not None:
+        nearest = ((drawn[:, None] - dataset.modes) ** 2).sum(-1).argmin(1)
+        shares = np.bincount(nearest, minlength=len(dataset.modes)) / len(drawn)
+        result |= {"mode_share_min": float(shares.min()), "mode_share_max": float(shares.max())}
+    return result
+
+
+def _energy_metrics(run: Run, true: np.ndarray, seed: int, pairs: Any) -> dict[str, float]:
+    """Path energy against W2^2 between source and data, both in model space."""
+    rows = max(_ENERGY_ROWS, min(len(true), _PAIRS * _PAIR_SIZE))
+    x0 = run.prior.sample(jax.random.key(seed), rows)
+    t0, t1 = run.interval
+    energy = jax.jit(lambda params, x: metrics.path_energy(run.problem.field(params), x, t0=t0, t1=t1))
+    mean = float(energy(run.params, x0[:_ENERGY_ROWS]).mean())
+    distance = pairs(np.asarray(x0), np.asarray(run.spec.normalise.to_model(true)))
+    return {
+        "npe": metrics.normalised_path_energy(mean, distance),
+        "path_energy": mean,
+        "w2_squared_source": distance,
+    }
+
+
+def _stderr(values: np.ndarray) -> float:
+    return float(values.std() / math.sqrt(len(values)))

@@ -1,0 +1,49 @@
+"""Distances between two samples: exact Wasserstein-2 and maximum mean discrepancy."""
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+from scipy.optimize import linear_sum_assignment
+
+
+def wasserstein2_squared(x: Float[np.ndarray, "N *event"], y: Float[np.ndarray, "N *event"]) -> float:
+    """Squared Wasserstein-2 distance of two equal-sized samples, exactly, by optimal assignment in float64.
+
+    About 0.4 s for a thousand points, growing like N^2 to N^3.
+    """
+    x, y = (np.asarray(a, np.float64).reshape(len(a), -1) for a in (x, y))
+    if x.shape != y.shape:
+        raise ValueError(f"two samples of one size are needed, got {x.shape} and {y.shape}")
+    cost = ((x**2).sum(1)[:, None] - 2 * x @ y.T) + (y**2).sum(1)
+    rows, columns = linear_sum_assignment(cost)
+    return float(np.maximum(cost[rows, columns], 0).mean())
+
+
+def wasserstein2_squared_pairs(x: np.ndarray, y: np.ndarray, size: int = 1000, pairs: int = 25) -> float:
+    """Mean of `wasserstein2_squared` over disjoint pairs of blocks of `size` points, as many as both samples hold.
+
+    Two samples of one distribution are at a positive distance too: compare with that.
+    """
+    count = min(pairs, len(x) // size, len(y) // size)
+    if count < 1:
+        raise ValueError(f"at least {size} points of each are needed, got {len(x)} and {len(y)}")
+    blocks = [slice(i * size, (i + 1) * size) for i in range(count)]
+    return float(np.mean([wasserstein2_squared(x[b], y[b]) for b in blocks]))
+
+
+def mmd(x: Float[Array, "N *event"], y: Float[Array, "M *event"]) -> Float[Array, ""]:
+    """Squared maximum mean discrepancy, unbiased, of a sum of Gaussian kernels (Gretton et al. 2012, eq. 3).
+
+    Bandwidths are 1/4, 1/2, 1, 2 and 4 times the median distance between x and y. Zero on average for equal distributions,
+    so it may be negative.
+    """
+    x, y = x.reshape(x.shape[0], -1), y.reshape(y.shape[0], -1)
+    n, m = x.shape[0], y.shape[0]
+    if n < 2 or m < 2:
+        raise ValueError(f"at least two points of each are needed, got {n} and {m}")
+    square = lambda a, b: jnp.maximum((a**2).sum(1)[:, None] - 2 * a @ b.T + (b**2).sum(1), 0.0)
+    xy = square(x, y)
+    median = jnp.median(xy)
+    kernel = lambda d: sum(jnp.exp(-d / (2 * s**2 * median)) for s in (0.25, 0.5, 1.0, 2.0, 4.0))
+    off = lambda d: (kernel(d).sum() - jnp.trace(kernel(d))) / (d.shape[0] * (d.shape[0] - 1))
+    return off(square(x, x)) + off(square(y, y)) - 2 * kernel(xy).mean()

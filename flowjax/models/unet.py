@@ -1,0 +1,164 @@
+"""A first U-Net for small images: residual blocks, attention where the map is small, time and class as scale and shift.
+
+Resolution changes by average pooling and nearest-neighbour doubling, not by strided convolutions: their gradients take a
+slow path on the CPU. Odd sizes are padded at the bottom and right on the way down and cropped on the way up.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from flowjax.models.embeddings import LabelEmbedding, batch_time, time_features
+
+
+def _groups(channels: int) -> int:
+    return max(g for g in range(1, min(32, channels // 4) + 1) if channels % g == 0)
+
+
+def _conv(a: int, b: int, size: int, rngs: nnx.Rngs, zero: bool = False) -> nnx.Conv:
+    init = (
+        nnx.initializers.zeros_init() if zero else nnx.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
+    )
+    return nnx.Conv(a, b, (size, size), padding="SAME", kernel_init=init, rngs=rngs)
+
+
+class ResBlock(nnx.Module):
+    """norm, SiLU, convolution, twice; the embedding scales and shifts between; the last convolution starts at zero."""
+
+    def __init__(self, a: int, b: int, width: int, *, rngs: nnx.Rngs):
+        self.norm1 = nnx.GroupNorm(a, num_groups=_groups(a), rngs=rngs)
+        self.conv1 = _conv(a, b, 3, rngs)
+        self.modulate = nnx.Linear(width, 2 * b, kernel_init=nnx.initializers.zeros_init(), rngs=rngs)
+        self.norm2 = nnx.GroupNorm(b, num_groups=_groups(b), rngs=rngs)
+        self.conv2 = _conv(b, b, 3, rngs, zero=True)
+        self.skip = _conv(a, b, 1, rngs) if a != b else None
+
+    def __call__(self, x: Float[Array, "B H W a"], embedding: Float[Array, "B E"]) -> Float[Array, "B H W b"]:
+        h = self.conv1(jax.nn.silu(self.norm1(x)))
+        scale, shift = jnp.split(self.modulate(embedding)[:, None, None], 2, -1)
+        h = self.conv2(jax.nn.silu(self.norm2(h) * (1 + scale) + shift))
+        return h + (x if self.skip is None else self.skip(x))
+
+
+class Attention(nnx.Module):
+    """Self-attention over the positions of the map, with a residual that starts at zero."""
+
+    def __init__(self, channels: int, heads: int, *, rngs: nnx.Rngs):
+        self.heads = heads
+        self.norm = nnx.GroupNorm(channels, num_groups=_groups(channels), rngs=rngs)
+        self.qkv = nnx.Linear(channels, 3 * channels, rngs=rngs)
+        self.out = nnx.Linear(channels, channels, kernel_init=nnx.initializers.zeros_init(), rngs=rngs)
+
+    def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
+        b, h, w, c = x.shape
+        qkv = self.qkv(self.norm(x)).reshape(b, h * w, 3, self.heads, c // self.heads)
+        mixed = jax.nn.dot_product_attention(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2])
+        return x + self.out(mixed.reshape(b, h, w, c))
+
+
+class UNet(nnx.Module):
+    """Levels of residual blocks down, a middle with attention, and levels up with every skip concatenated.
+
+    Args:
+        shape: (H, W, C) of one image.
+        channels: at full resolution.
+        multipliers: channels of each level, in units of `channels`; each level after the first halves the map.
+        blocks: residual blocks a level.
+        patch: side of the pixel blocks folded into channels at the door: 2 runs the network at half the resolution.
+        heads: of the attention in the middle.
+        num_classes: classes of the condition; 0 for an unconditional network.
+        rngs: for the initialisation.
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, int, int],
+        *,
+        channels: int = 64,
+        multipliers: tuple[int, ...] = (1, 2, 2),
+        blocks: int = 2,
+        patch: int = 1,
+        heads: int = 4,
+        num_classes: int = 0,
+        rngs: nnx.Rngs,
+    ):
+        height, width, c = shape
+        if height % patch or width % patch:
+            raise ValueError(f"patch {patch} does not divide images of {height} x {width}")
+        self.patch, self.features = patch, channels
+        widths = [channels * m for m in multipliers]
+        e = 4 * channels
+        self.time1 = nnx.Linear(self.features, e, rngs=rngs)
+        self.time2 = nnx.Linear(e, e, rngs=rngs)
+        self.label = LabelEmbedding(num_classes, e, rngs=rngs) if num_classes else None
+        self.stem = _conv(c * patch**2, channels, 3, rngs)
+        down, skips, now = [], [channels], channels
+        for w in widths:
+            level = []
+            for _ in range(blocks):
+                level.append(ResBlock(now, w, e, rngs=rngs))
+                now = w
+                skips.append(now)
+            down.append(nnx.List(level))
+        self.down = nnx.List(down)
+        self.middle1 = ResBlock(now, now, e, rngs=rngs)
+        self.attention = Attention(now, heads, rngs=rngs)
+        self.middle2 = ResBlock(now, now, e, rngs=rngs)
+        up = []
+        for i, w in reversed(list(enumerate(widths))):
+            level = []
+            for _ in range(blocks + (i == 0)):
+                level.append(ResBlock(now + skips.pop(), w, e, rngs=rngs))
+                now = w
+            up.append(nnx.List(level))
+        self.up = nnx.List(up)
+        self.norm = nnx.GroupNorm(now, num_groups=_groups(now), rngs=rngs)
+        self.out = _conv(now, c * patch**2, 3, rngs, zero=True)
+
+    def __call__(
+        self, t: Array | float, x: Float[Array, "B H W C"], cond: Int[Array, " B"] | None = None
+    ) -> Float[Array, "B H W C"]:
+        """t: () or (B,) in [0, 1]; x: (B, H, W, C); cond: (B,) labels or None. Returns an array shaped like x."""
+        embedding = self.time2(jax.nn.silu(self.time1(time_features(batch_time(t, x), self.features))))
+        if self.label is not None:
+            embedding = embedding + self.label(cond, x.shape[0])
+        embedding = jax.nn.silu(embedding)
+        h = self.stem(_fold(x, self.patch))
+        skips, sizes = [h], []
+        for i, level in enumerate(self.down):
+            if i:
+                sizes.append(h.shape[1:3])
+                h = _halve(h)
+            for block in level:
+                h = block(h, embedding)
+                skips.append(h)
+        h = self.middle2(self.attention(self.middle1(h, embedding)), embedding)
+        for i, level in enumerate(self.up):
+            if i:
+                h = _double(h, sizes.pop())
+            for block in level:
+                h = block(jnp.concatenate([h, skips.pop()], -1), embedding)
+        return _unfold(self.out(jax.nn.silu(self.norm(h))), self.patch)
+
+
+def _fold(x: Float[Array, "B H W C"], p: int) -> Float[Array, "B h w D"]:
+    b, h, w, c = x.shape
+    return x.reshape(b, h // p, p, w // p, p, c).swapaxes(2, 3).reshape(b, h // p, w // p, p * p * c)
+
+
+def _unfold(x: Float[Array, "B h w D"], p: int) -> Float[Array, "B H W C"]:
+    b, h, w, d = x.shape
+    return x.reshape(b, h, w, p, p, d // p**2).swapaxes(2, 3).reshape(b, h * p, w * p, d // p**2)
+
+
+def _halve(x: Float[Array, "B H W C"]) -> Float[Array, "B h w C"]:
+    x = jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, x.shape[2] % 2), (0, 0)), mode="edge")
+    b, h, w, c = x.shape
+    return x.reshape(b, h // 2, 2, w // 2, 2, c).mean((2, 4))
+
+
+def _double(x: Float[Array, "B h w C"], size: tuple[int, int]) -> Float[Array, "B H W C"]:
+    b, h, w, c = x.shape
+    x = jnp.broadcast_to(x[:, :, None, :, None], (b, h, 2, w, 2, c)).reshape(b, 2 * h, 2 * w, c)
+    return x[:, : size[0], : size[1]]

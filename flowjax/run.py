@@ -1,0 +1,88 @@
+"""A workdir opened again: from a run to a notebook, or to the command line's sampling and scoring."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from flowjax.build import Problem, build
+from flowjax.config import resolve
+from flowjax.data import DataSpec
+from flowjax.paths import AffinePath
+from flowjax.predictions import Denoiser
+from flowjax.sources import Source
+from flowjax.training.checkpoints import Checkpoints
+from flowjax.training.state import abstract_state
+from flowjax.training.writers import read_config
+from flowjax.typing import Field, Params
+
+
+@dataclass(frozen=True)
+class Run:
+    """A trained run.
+
+    Attributes:
+        workdir, config, step: which run, and the step of its checkpoint.
+        problem: path, source, coupling, prediction and network, as built from the config.
+        params: the parameters that `denoiser` and `field` use: the moving average, or the raw ones.
+    """
+
+    workdir: Path
+    config: ConfigDict
+    step: int
+    problem: Problem
+    params: Params = field(repr=False)
+
+    @property
+    def spec(self) -> DataSpec:
+        """Shape, normalisation and labels of the data."""
+        return self.problem.spec
+
+    @property
+    def path(self) -> AffinePath:
+        return self.problem.path
+
+    @property
+    def source(self) -> Source:
+        return self.problem.source
+
+    @property
+    def prior(self) -> Source:
+        """Where sampling starts: `path.prior(source)`."""
+        return self.problem.prior
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """(t0, t1) on which the field may be integrated; (0, 1) for most."""
+        return self.problem.interval
+
+    @property
+    def denoiser(self) -> Denoiser:
+        """(t, x, cond) -> `Ends`, in model space."""
+        return self.problem.denoiser(self.params)
+
+    @property
+    def field(self) -> Field:
+        """v(t, x, cond), in model space."""
+        return self.problem.field(self.params)
+
+
+def load(workdir: str | Path, ema: bool = True, checkpoint: str | int = "last") -> Run:
+    """Opens a workdir that `flowjax train` wrote; its data set is not needed.
+
+    Args:
+        workdir: of the run.
+        ema: take the moving average of the parameters, or the raw ones.
+        checkpoint: "last", "best" (by validation loss), or a step.
+
+    Raises:
+        WorkdirError, ConfigError, CheckpointError: one line each.
+    """
+    workdir = Path(workdir)
+    raw, spec = read_config(workdir)
+    config = resolve(raw)
+    problem = build(config, spec)
+    checkpoints = Checkpoints(workdir / "checkpoints", read_only=True)
+    step = checkpoints.choose(str(checkpoint))
+    state = checkpoints.restore(step, abstract_state(config, problem))
+    return Run(workdir, config, step, problem, state.ema if ema else state.params)

@@ -1,0 +1,77 @@
+"""Adaptive explicit solvers through diffrax, with the error controlled for each sample on its own.
+
+Each row is its own solve under `vmap`: its step sizes follow its own error, its result does not depend on its neighbours,
+and a finished row costs arithmetic but no more evaluations are counted for it. The error norm is the largest root mean
+square over the leaves of the state, so that a log-density beside an image is held to the tolerance too.
+"""
+
+import diffrax
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from flowjax.typing import Cond, Field, PyTree
+
+_FIRST_STEP = 0.01
+"""Of the interval. Said here, as diffrax's own choice depends on its version, and would cost two evaluations."""
+
+
+def _norm(error: PyTree) -> Float[Array, ""]:
+    return jnp.max(jnp.stack([jnp.sqrt(jnp.mean(leaf**2)) for leaf in jax.tree.leaves(error)]))
+
+
+def evaluations(solver: diffrax.AbstractSolver, steps: Int[Array, " B"]) -> Int[Array, " B"]:
+    """Evaluations of the field for that many attempted steps, accepted or not.
+
+    A first-same-as-last method evaluates once at the start and then one time less than it has stages in each step.
+    """
+    if isinstance(solver, diffrax.ReversibleHeun):
+        return 1 + steps
+    assert isinstance(solver, diffrax.AbstractERK)
+    tableau = solver.tableau
+    return 1 + (tableau.num_stages - 1) * steps if tableau.fsal else tableau.num_stages * steps
+
+
+def integrate(
+    field: Field,
+    x: PyTree,
+    cond: Cond,
+    t0: float | Float[Array, ""],
+    t1: float | Float[Array, ""],
+    solver: diffrax.AbstractSolver,
+    rtol: float,
+    atol: float,
+    max_steps: int,
+    save_at: Float[Array, " T"] | None,
+) -> tuple[PyTree, Int[Array, " B"], Bool[Array, " B"]]:
+    """Solves each row from t0 to t1.
+
+    Returns:
+        The state at t1 (or at each of `save_at`, on a new leading axis), the evaluations of each row, rejected
+        steps included, and whether each row got to t1 within `max_steps`.
+    """
+
+    def one(x: PyTree, cond: Cond) -> tuple[PyTree, Array, Array]:
+        lift = lambda tree: jax.tree.map(lambda leaf: leaf[None], tree)
+
+        def v(t: Array, x: PyTree, args: None) -> PyTree:
+            return jax.tree.map(lambda leaf: leaf[0], field(t, lift(x), lift(cond)))
+
+        solution = diffrax.diffeqsolve(
+            diffrax.ODETerm(v),
+            solver,
+            t0,
+            t1,
+            dt0=_FIRST_STEP * (t1 - t0),
+            y0=x,
+            stepsize_controller=diffrax.PIDController(rtol=rtol, atol=atol, norm=_norm),
+            saveat=diffrax.SaveAt(t1=True) if save_at is None else diffrax.SaveAt(ts=save_at),
+            max_steps=max_steps,
+            throw=False,
+        )
+        ys = jax.tree.map(lambda y: y[0], solution.ys) if save_at is None else solution.ys
+        return ys, solution.stats["num_steps"], solution.result == diffrax.RESULTS.successful
+
+    rows_to = 0 if save_at is None else 1
+    ys, steps, converged = jax.vmap(one, out_axes=(rows_to, 0, 0))(x, cond)
+    return ys, evaluations(solver, steps), converged

@@ -1,0 +1,82 @@
+"""Explicit Runge-Kutta on a fixed grid: a bare `lax.scan`, the whole batch in step.
+
+A method is its Butcher tableau (a, b, c):  k_i = v(t + c_i h, x + h sum_j a_ij k_j),  x' = x + h sum_i b_i k_i.
+Stages that the solution does not use (the last of a first-same-as-last pair) are left out, so evaluations per step are the
+number of rows here. Reverse- and forward-mode differentiable.
+"""
+
+from typing import NamedTuple
+
+import diffrax
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Float
+
+from flowjax.typing import Cond, Field, PyTree
+
+
+class Tableau(NamedTuple):
+    """Coefficients of an explicit method; row i of `a` holds the i earlier stages' weights."""
+
+    a: tuple[tuple[float, ...], ...]
+    b: tuple[float, ...]
+    c: tuple[float, ...]
+
+    @property
+    def stages(self) -> int:
+        return len(self.b)
+
+
+EULER = Tableau(a=((),), b=(1.0,), c=(0.0,))
+RK4 = Tableau(a=((), (0.5,), (0.0, 0.5), (0.0, 0.0, 1.0)), b=(1 / 6, 1 / 3, 1 / 3, 1 / 6), c=(0.0, 0.5, 0.5, 1.0))
+"""The classical fourth-order method."""
+
+
+def tableau_of(solver: type[diffrax.AbstractERK]) -> Tableau:
+    """The tableau of a diffrax explicit Runge-Kutta class, without the stages its solution gives no weight."""
+    t = solver.tableau
+    b = np.asarray(t.b_sol, float)
+    keep = int(np.flatnonzero(b)[-1]) + 1
+    a = ((), *(tuple(np.asarray(row, float).tolist()) for row in t.a_lower))
+    c = (0.0, *np.asarray(t.c, float).tolist())
+    return Tableau(a[:keep], tuple(b[:keep].tolist()), c[:keep])
+
+
+def integrate(
+    field: Field, x: PyTree, cond: Cond, times: Float[Array, " T"], tableau: Tableau, save: bool = False
+) -> PyTree:
+    """Steps from times[0] to times[-1] through every time between.
+
+    Args:
+        field: v(t, x, cond), a pytree shaped as x.
+        x: the state, a pytree of arrays.
+        cond: passed through.
+        times: the grid, in either direction.
+        tableau: the method.
+        save: whether to return the states at all T times, stacked on a new leading axis, instead of the last.
+    """
+
+    def add(x: PyTree, h: Array, weights: tuple[float, ...], ks: list[PyTree]) -> PyTree:
+        terms = [(w, k) for w, k in zip(weights, ks, strict=True) if w != 0.0]
+        if not terms:
+            return x
+        return jax.tree.map(
+            lambda y, *k: (y + h * sum(w * ki for (w, _), ki in zip(terms, k, strict=True))).astype(y.dtype),
+            x,
+            *(k for _, k in terms),
+        )
+
+    def step(x: PyTree, edge: tuple[Array, Array]) -> tuple[PyTree, PyTree | None]:
+        t, h = edge[0], edge[1] - edge[0]
+        ks: list[PyTree] = []
+        for row, c in zip(tableau.a, tableau.c, strict=True):
+            ks.append(field(t + c * h, add(x, h, row, ks), cond))
+        x = add(x, h, tableau.b, ks)
+        return x, x if save else None
+
+    last, states = lax.scan(step, x, (times[:-1], times[1:]))
+    if not save:
+        return last
+    return jax.tree.map(lambda first, rest: jnp.concatenate([first[None], rest]), x, states)

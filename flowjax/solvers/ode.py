@@ -1,0 +1,138 @@
+"""`solve_ode`: one call for every explicit ODE solver, on a fixed grid or adaptive.
+
+Names are diffrax's class names in lower case, plus `rk4`. With `steps` the grid is uniform and the loop a bare scan;
+without, diffrax controls the error of each sample on its own.
+"""
+
+from functools import partial
+from typing import NamedTuple
+
+import diffrax
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from flowjax.solvers import adaptive, fixed_grid
+from flowjax.solvers.fixed_grid import EULER, RK4, Tableau, tableau_of
+from flowjax.typing import Cond, Field, PyTree
+
+_RUNGE_KUTTA = (
+    diffrax.Heun,
+    diffrax.Midpoint,
+    diffrax.Ralston,
+    diffrax.Bosh3,
+    diffrax.Tsit5,
+    diffrax.Dopri5,
+    diffrax.Dopri8,
+)
+SOLVERS: dict[str, Tableau] = {"euler": EULER, "rk4": RK4} | {s.__name__.lower(): tableau_of(s) for s in _RUNGE_KUTTA}
+"""Solvers by name, for a fixed grid."""
+
+ADAPTIVE_SOLVERS: dict[str, type[diffrax.AbstractSolver]] = {s.__name__.lower(): s for s in _RUNGE_KUTTA} | {
+    "reversibleheun": diffrax.ReversibleHeun
+}
+"""Solvers with an error estimate, for adaptive steps."""
+
+MAX_STEPS = 4096
+
+
+class Stats(NamedTuple):
+    """What a solve cost.
+
+    Attributes:
+        nfe: (B,) evaluations of the field for each sample, those of rejected steps included.
+        converged: (B,) whether the end was reached within the step limit. Always so on a fixed grid.
+    """
+
+    nfe: Int[Array, " B"]
+    converged: Bool[Array, " B"]
+
+
+def solve_ode(
+    field: Field,
+    x: PyTree,
+    *,
+    cond: Cond = None,
+    t0: float | Float[Array, ""] = 0.0,
+    t1: float | Float[Array, ""] = 1.0,
+    solver: str = "dopri5",
+    rtol: float = 1e-5,
+    atol: float = 1e-5,
+    steps: int | None = None,
+    save_at: Float[Array, " T"] | np.ndarray | list[float] | tuple[float, ...] | None = None,
+) -> tuple[PyTree, Stats]:
+    """Follows dx/dt = field(t, x, cond) from t0 to t1, in either direction.
+
+    Args:
+        field: v(t, x, cond). `t` is a scalar; pass the same function object again to reuse its compilation.
+        x: the state at t0: (B, *event), or a pytree of such arrays.
+        cond: condition, a pytree with leading axis B, or None.
+        t0, t1: decode from 0 to 1, encode from 1 to 0.
+        solver: a name in `SOLVERS` (with `steps`) or `ADAPTIVE_SOLVERS` (without).
+        rtol, atol: tolerances of the adaptive solve.
+        steps: take this many equal steps instead of adapting.
+        save_at: times at which to return the state, from t0 towards t1; with `steps` they must lie on the grid.
+
+    Returns:
+        The state at t1, or with `save_at` the states on a new leading axis (T, B, *event); and `Stats`.
+        Reverse-mode differentiable; on a fixed grid forward-mode too.
+
+    Raises:
+        ValueError: on an unknown solver, an adaptive solve without an error estimate, `steps` < 1, an empty batch, or a
+            time of `save_at` that is not on the grid.
+        RuntimeError: if an adaptive solve does not arrive (outside `jit`; inside, look at `stats.converged`).
+    """
+    name = solver.lower()
+    _check(name, x, steps)
+    times = None if save_at is None else np.asarray(save_at, float)
+    if steps is not None:
+        index = None if times is None else _grid_index(times, t0, t1, steps)
+        ys = _fixed(field, x, cond, jnp.asarray(t0, float), jnp.asarray(t1, float), name, steps, index)
+        rows = jax.tree.leaves(x)[0].shape[0]
+        return ys, Stats(jnp.full(rows, steps * SOLVERS[name].stages), jnp.ones(rows, bool))
+    saved = None if times is None else jnp.asarray(times, float)
+    ys, stats = _adaptive(field, x, cond, jnp.asarray(t0, float), jnp.asarray(t1, float), saved, name, rtol, atol)
+    if not isinstance(stats.converged, jax.core.Tracer) and not bool(stats.converged.all()):
+        failed = int((~stats.converged).sum())
+        raise RuntimeError(
+            f"{name} did not reach t = {t1} in {MAX_STEPS} steps for {failed} samples: loosen rtol and atol"
+        )
+    return ys, stats
+
+
+def _check(name: str, x: PyTree, steps: int | None) -> None:
+    if name not in SOLVERS | ADAPTIVE_SOLVERS:
+        raise ValueError(f"unknown solver {name!r}: known are {', '.join(sorted(SOLVERS | ADAPTIVE_SOLVERS))}")
+    if steps is None and name not in ADAPTIVE_SOLVERS:
+        raise ValueError(f"{name} has no error estimate, so it cannot adapt its steps: say how many with steps=N")
+    if steps is not None and name not in SOLVERS:
+        raise ValueError(f"{name} runs only adaptively: leave steps out, or take one of {', '.join(sorted(SOLVERS))}")
+    if steps is not None and steps < 1:
+        raise ValueError(f"steps must be at least 1, not {steps}")
+    if any(leaf.ndim == 0 or leaf.shape[0] == 0 for leaf in jax.tree.leaves(x)):
+        raise ValueError("the batch is empty: at least one row is needed")
+
+
+def _grid_index(times: np.ndarray, t0: float, t1: float, steps: int) -> tuple[int, ...]:
+    position = (times - float(t0)) / (float(t1) - float(t0)) * steps
+    index = np.rint(position)
+    if np.any(np.abs(position - index) > 1e-4) or np.any((index < 0) | (index > steps)):
+        raise ValueError(f"save_at must lie on the grid of {steps} steps from {t0} to {t1}: {times.tolist()} does not")
+    return tuple(int(i) for i in index)
+
+
+@partial(jax.jit, static_argnames=("field", "name", "steps", "index"))
+def _fixed(field: Field, x: PyTree, cond: Cond, t0: Array, t1: Array, name: str, steps: int, index) -> PyTree:
+    fraction = jnp.linspace(0.0, 1.0, steps + 1)
+    times = t0 + (t1 - t0) * fraction
+    times = times.at[-1].set(t1)
+    ys = fixed_grid.integrate(field, x, cond, times, SOLVERS[name], save=index is not None)
+    return ys if index is None else jax.tree.map(lambda y: y[jnp.asarray(index)], ys)
+
+
+@partial(jax.jit, static_argnames=("field", "name"))
+def _adaptive(field: Field, x: PyTree, cond: Cond, t0: Array, t1: Array, save_at, name: str, rtol, atol):
+    method = ADAPTIVE_SOLVERS[name]()
+    ys, nfe, converged = adaptive.integrate(field, x, cond, t0, t1, method, rtol, atol, MAX_STEPS, save_at)
+    return ys, Stats(nfe, converged)

@@ -1,0 +1,124 @@
+"""Source distributions: what a flow starts from and where a likelihood ends.
+
+A source has the shape of one example and two pure functions: `sample(key, n) -> (n, *shape)` and
+`log_prob(x (n, *shape)) -> (n,)`, in nats.
+"""
+
+import math
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+from jax.scipy.special import logsumexp
+from jaxtyping import Array, ArrayLike, Float
+
+from flowjax.typing import Batched, PRNGKey
+
+_LOG_2PI = math.log(2 * math.pi)
+
+
+@runtime_checkable
+class Source(Protocol):
+    """A distribution over examples of one shape."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    def sample(self, key: PRNGKey, n: int) -> Batched: ...
+
+    def log_prob(self, x: Batched) -> Float[Array, " B"]: ...
+
+
+def _check_event(x: Batched, shape: tuple[int, ...]) -> None:
+    if x.shape[1:] != tuple(shape):
+        raise ValueError(f"expected rows of shape {tuple(shape)}, got an array of shape {x.shape}")
+
+
+def sum_event(x: Batched) -> Float[Array, " B"]:
+    return x.reshape(x.shape[0], -1).sum(-1)
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=["loc", "scale"], meta_fields=["shape"])
+@dataclass(frozen=True)
+class Normal:
+    """Independent normals: N(loc, scale^2) in each coordinate.
+
+    Args:
+        shape: of one example.
+        loc, scale: scalars, or arrays that broadcast to `shape`.
+    """
+
+    shape: tuple[int, ...]
+    loc: ArrayLike = 0.0
+    scale: ArrayLike = 1.0
+
+    def sample(self, key: PRNGKey, n: int) -> Batched:
+        return self.loc + self.scale * jax.random.normal(key, (n, *self.shape))
+
+    def log_prob(self, x: Batched) -> Float[Array, " B"]:
+        _check_event(x, self.shape)
+        z = (x - self.loc) / self.scale
+        return sum_event(
+            -0.5 * (z**2 + _LOG_2PI) - jnp.log(jnp.broadcast_to(jnp.asarray(self.scale, z.dtype), z.shape))
+        )
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=["low", "high"], meta_fields=["shape"])
+@dataclass(frozen=True)
+class Uniform:
+    """Uniform on the box [low, high) of the given shape; `log_prob` is -inf outside."""
+
+    shape: tuple[int, ...]
+    low: ArrayLike = 0.0
+    high: ArrayLike = 1.0
+
+    def sample(self, key: PRNGKey, n: int) -> Batched:
+        return self.low + (jnp.asarray(self.high) - self.low) * jax.random.uniform(key, (n, *self.shape))
+
+    def log_prob(self, x: Batched) -> Float[Array, " B"]:
+        _check_event(x, self.shape)
+        width = jnp.broadcast_to(jnp.asarray(self.high) - jnp.asarray(self.low), x.shape).astype(x.dtype)
+        inside = (x >= self.low) & (x < self.high)
+        return sum_event(jnp.where(inside, -jnp.log(width), -jnp.inf))
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=["means", "scales", "weights"], meta_fields=[])
+@dataclass(frozen=True)
+class GaussianMixture:
+    """A mixture of isotropic normals.
+
+    Args:
+        means: (K, D).
+        scales: (K,) standard deviations, or one for all.
+        weights: (K,), normalised here; equal where None.
+    """
+
+    means: Float[ArrayLike, "K D"]
+    scales: ArrayLike = 1.0
+    weights: ArrayLike | None = field(default=None)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (jnp.shape(self.means)[1],)
+
+    @property
+    def log_weights(self) -> Float[Array, " K"]:
+        k = jnp.shape(self.means)[0]
+        weights = jnp.ones(k) if self.weights is None else jnp.asarray(self.weights)
+        return jnp.log(weights / weights.sum())
+
+    def sample(self, key: PRNGKey, n: int) -> Batched:
+        key_k, key_z = jax.random.split(key)
+        means = jnp.asarray(self.means)
+        k = jax.random.categorical(key_k, self.log_weights, shape=(n,))
+        scale = jnp.broadcast_to(jnp.asarray(self.scales), means.shape[:1])[k]
+        return means[k] + scale[:, None] * jax.random.normal(key_z, (n, means.shape[1]))
+
+    def log_prob(self, x: Batched) -> Float[Array, " B"]:
+        _check_event(x, self.shape)
+        means = jnp.asarray(self.means)
+        scales = jnp.broadcast_to(jnp.asarray(self.scales), means.shape[:1])
+        square = jnp.sum((x[:, None] - means) ** 2, -1) / scales**2
+        return logsumexp(self.log_weights - 0.5 * square - means.shape[1] * (jnp.log(scales) + 0.5 * _LOG_2PI), axis=-1)

@@ -1,0 +1,50 @@
+"""Everything that training changes, in one pytree."""
+
+from dataclasses import dataclass
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Sharding, SingleDeviceSharding
+from jaxtyping import Array, Int
+from ml_collections import ConfigDict
+
+from flowjax.build import Problem
+from flowjax.training.optimizers import optimizer
+from flowjax.typing import Params, PRNGKey
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=["step", "params", "opt_state", "ema", "key"], meta_fields=[])
+@dataclass(frozen=True)
+class TrainState:
+    """A run at one step. Saved and restored whole; a step is a pure function of it and of its batch.
+
+    Attributes:
+        step: optimizer steps taken.
+        params: the network's parameters, a nested dict of arrays.
+        opt_state: the optimizer's.
+        ema: exponential moving average of the parameters.
+        key: the run's typed key. It never changes: step i draws from `fold_in(key, i)`.
+    """
+
+    step: Int[Array, ""]
+    params: Params
+    opt_state: optax.OptState
+    ema: Params
+    key: PRNGKey
+
+
+def init_state(config: ConfigDict, problem: Problem) -> TrainState:
+    """The state at step 0. Pure: under `jax.eval_shape` it gives the shapes alone."""
+    key_init, key_run = jax.random.split(jax.random.key(config.seed))
+    params = problem.init(key_init)
+    average = jax.tree.map(jnp.copy, params)  # a buffer of its own: the state's memory is donated to the next
+    return TrainState(jnp.zeros((), jnp.int32), params, optimizer(config.train).init(params), average, key_run)
+
+
+def abstract_state(config: ConfigDict, problem: Problem, sharding: Sharding | None = None) -> TrainState:
+    """Shapes, types and places of the state, as restoring needs them; on the first device by default."""
+    place = SingleDeviceSharding(jax.devices()[0]) if sharding is None else sharding
+    shapes = jax.eval_shape(lambda: init_state(config, problem))
+    return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=place), shapes)

@@ -1,0 +1,162 @@
+"""What a run leaves behind while it runs: `config.json`, `metrics.jsonl`, and progress on stderr."""
+
+import json
+import os
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+from tqdm import tqdm
+
+from flowjax.data import Affine, DataSpec
+
+_PACKAGES = ("flowjax-research", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "diffrax", "numpy")
+
+
+class WorkdirError(ValueError):
+    """A folder that is not a run; one line."""
+
+
+def write_config(workdir: Path, config: ConfigDict, spec: DataSpec) -> None:
+    """All resolved values, what the model must remember of its data, versions, the git commit and the devices."""
+    record = {
+        "config": config.to_dict(),
+        "data": {
+            "name": spec.name,
+            "shape": list(spec.shape),
+            "scale": spec.normalise.scale,
+            "shift": spec.normalise.shift,
+            "num_classes": spec.num_classes,
+            "levels": spec.levels,
+        },
+        "versions": {"python": sys.version.split()[0]} | {p: _version(p) for p in _PACKAGES},
+        "git_commit": _git_commit(),
+        "devices": [d.device_kind for d in jax.devices()],
+    }
+    part = workdir / "config.json.part"
+    part.write_text(json.dumps(record, indent=2) + "\n")
+    part.replace(workdir / "config.json")  # whole or not at all
+
+
+def read_config(workdir: Path) -> tuple[dict[str, Any], DataSpec]:
+    """The config and the data spec of a workdir.
+
+    Raises:
+        WorkdirError: if it is not the workdir of a run.
+    """
+    try:
+        record = json.loads((workdir / "config.json").read_text())
+        data = record["data"]
+        spec = DataSpec(
+            data["name"],
+            tuple(data["shape"]),
+            Affine(data["scale"], data["shift"]),
+            data["num_classes"],
+            data["levels"],
+        )
+        return record["config"], spec
+    except FileNotFoundError:
+        raise WorkdirError(f"{workdir} is not the workdir of a run: it has no config.json") from None
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise WorkdirError(f"{workdir}/config.json cannot be read: {error!r}") from None
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _git_commit() -> str | None:
+    try:
+        answer = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, timeout=5
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return answer.stdout.strip() or None
+
+
+class MetricsWriter:
+    """`metrics.jsonl`, one JSON object a line, flushed as written.
+
+    Opened at the step that a run resumes from: later records, of steps that will be taken again, are dropped, and so is a
+    line that a kill cut short.
+    """
+
+    def __init__(self, path: Path, step: int):
+        kept = [record for record in read_metrics(path) if record["step"] <= step]
+        part = path.with_suffix(".part")
+        part.write_text("".join(json.dumps(record) + "\n" for record in kept))
+        part.replace(path)
+        self.elapsed = kept[-1]["time"] if kept else 0.0
+        self._file = path.open("a")
+
+    def write(self, record: dict[str, float | int | None]) -> None:
+        self._file.write(json.dumps(record) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The records of a `metrics.jsonl`, without a line that was cut short."""
+    records = []
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            records.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    return records
+
+
+class Progress:
+    """A bar with loss, rate and ETA on a terminal; a plain line a log record where there is none."""
+
+    def __init__(self, total: int, start: int, label: str, unit: str = "step"):
+        self._bar = (
+            tqdm(total=total, initial=start, desc=label, unit=unit, dynamic_ncols=True) if sys.stderr.isatty() else None
+        )
+        self._label, self._total = label, total
+
+    def advance(self, done: int) -> None:
+        """Moves the bar to `done`."""
+        if self._bar is not None:
+            self._bar.update(done - self._bar.n)
+
+    def log(self, done: int, **values: float) -> None:
+        """Shows values at `done`: on the bar, or as a line."""
+        text = "  ".join(f"{key} {value:.4g}" for key, value in values.items())
+        if self._bar is not None:
+            self._bar.set_postfix_str(text, refresh=False)
+            self.advance(done)
+        else:
+            say(f"{self._label} {done}/{self._total}  {text}")
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+
+def say(line: str) -> None:
+    """One line on stderr, past any progress bar."""
+    tqdm.write(line, file=sys.stderr)
+
+
+def disk_problem(error: BaseException) -> str | None:
+    """The operating system's reason if an exception, or one behind it, is about files: a full disk, a denied folder."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, OSError) and seen.errno:
+            return os.strerror(seen.errno) + (f": {seen.filename}" if seen.filename else "")
+        for phrase in ("No space left on device", "Disk quota exceeded", "RESOURCE_EXHAUSTED", "Permission denied"):
+            if phrase in str(seen):
+                return phrase
+        seen = seen.__cause__ or seen.__context__
+    return None
