@@ -1,0 +1,79 @@
+"""flowjax: flow matching and diffusion in JAX, every method in one algebra.
+
+A path and a coupling say what to regress; a network's prediction, read through the path, names both ends of the path at (t, x);
+from the ends come velocity, score, noise and data; a velocity can be integrated and scored. Submodules load on first
+use, so that importing flowjax is cheap.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from flowjax import (
+        couplings,
+        data,
+        likelihood,
+        metrics,
+        models,
+        objectives,
+        oracles,
+        paths,
+        predictions,
+        sampling,
+        schedules,
+        solvers,
+        sources,
+        training,
+    )
+    from flowjax.run import Run, load
+
+__version__ = "0.1.0"
+
+_MODULES = (
+    "couplings",
+    "data",
+    "likelihood",
+    "metrics",
+    "models",
+    "objectives",
+    "oracles",
+    "paths",
+    "predictions",
+    "sampling",
+    "schedules",
+    "solvers",
+    "sources",
+    "training",
+)
+_OBJECTS = {"Run": "flowjax.run", "load": "flowjax.run"}
+
+__all__ = [
+    "Run",
+    "couplings",
+    "data",
+    "likelihood",
+    "load",
+    "metrics",
+    "models",
+    "objectives",
+    "oracles",
+    "paths",
+    "predictions",
+    "sampling",
+    "schedules",
+    "solvers",
+    "sources",
+    "training",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _OBJECTS:
+        return getattr(importlib.import_module(_OBJECTS[name]), name)
+    if name in _MODULES:
+        return importlib.import_module(f"flowjax.{name}")
+    raise AttributeError(f"module 'flowjax' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -13,7 +13,7 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from flowjax import couplings, predictions, schedules, sources
-from flowjax.config import MODEL_DEFAULTS, ConfigError, unknown
+from flowjax.config import MODEL_DEFAULTS, ConfigError, lookup
 from flowjax.data import DataSpec
 from flowjax.data.densities import DENSITIES
 from flowjax.models import MLP, UNet
@@ -93,10 +93,10 @@ def build(config: ConfigDict, spec: DataSpec) -> Problem:
     Raises:
         ConfigError: on an unknown name, or parts that do not fit together.
     """
-    path = _lookup("path.name", config.path.name, PATHS)(make_schedule(config.path.schedule))
-    source = _lookup("source.name", config.source.name, SOURCES)(spec.shape)
-    coupling = _lookup("coupling.name", config.coupling.name, COUPLINGS)()
-    prediction = _lookup("prediction", config.prediction, PREDICTIONS)
+    path = lookup("path.name", config.path.name, PATHS)(make_schedule(config.path.schedule))
+    source = lookup("source.name", config.source.name, SOURCES)(spec.shape)
+    coupling = lookup("coupling.name", config.coupling.name, COUPLINGS)()
+    prediction = lookup("prediction", config.prediction, PREDICTIONS)
     if tuple(source.shape) != tuple(spec.shape):
         raise ConfigError(
             f"source.name {config.source.name!r} has shape {source.shape}, data {spec.name!r} {spec.shape}"
@@ -111,18 +111,12 @@ def build(config: ConfigDict, spec: DataSpec) -> Problem:
 def make_schedule(text: str) -> schedules.Schedule:
     """`condot`, `polynomial(2)`, `vp(0.1, 20)`: a name in `SCHEDULES`, with literal arguments in brackets."""
     name, bracket, rest = text.partition("(")
-    make = _lookup("path.schedule", name.strip(), SCHEDULES)
+    make = lookup("path.schedule", name.strip(), SCHEDULES)
     try:
         arguments = ast.literal_eval(f"({rest[:-1]},)") if bracket and rest.strip(") ") else ()
         return make(*arguments)
     except (TypeError, SyntaxError, ValueError) as error:
         raise ConfigError(f"path.schedule {text!r}: {error}; write it like polynomial(2) or vp(0.1, 20)") from None
-
-
-def _lookup(key: str, name: str, table: dict[str, Any]) -> Any:
-    if name not in table:
-        raise ConfigError(f"{key}: {unknown(name, table)}")
-    return table[name]
 
 
 def _check_gaussian(config: ConfigDict, path: AffinePath, source: Any, coupling: Any, prediction: Prediction) -> None:
@@ -141,7 +135,7 @@ def _check_gaussian(config: ConfigDict, path: AffinePath, source: Any, coupling:
 
 def _make_model(config: ConfigDict, spec: DataSpec) -> tuple[Callable[[PRNGKey], Params], ParametricApply]:
     """The network as two pure functions over a plain dict of arrays."""
-    make = _lookup("model.name", config.model.name, MODELS)
+    make = lookup("model.name", config.model.name, MODELS)
     own = {key: config.model[key] for key in MODEL_DEFAULTS[config.model.name]}
     if config.model.name == "unet" and not spec.is_image:
         raise ConfigError(f"model.name 'unet' needs images (H, W, C), and data {spec.name!r} has shape {spec.shape}")

@@ -5,10 +5,12 @@ and nothing heavier.
 """
 
 import difflib
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeVar
 
 from ml_collections import ConfigDict
+
+T = TypeVar("T")
 
 MODEL_DEFAULTS: dict[str, dict[str, Any]] = {
     "mlp": {"width": 128, "depth": 3, "features": 16, "activation": "silu"},
@@ -26,8 +28,6 @@ class ConfigError(ValueError):
 
 def defaults(model: str = "mlp") -> ConfigDict:
     """All keys of a run with their defaults, for one of the models in `MODEL_DEFAULTS`."""
-    if model not in MODEL_DEFAULTS:
-        raise ConfigError(f"model.name: {unknown(model, MODEL_DEFAULTS)}")
     return ConfigDict(
         {
             "seed": 0,
@@ -36,7 +36,7 @@ def defaults(model: str = "mlp") -> ConfigDict:
             "path": {"name": "affine", "schedule": "condot"},
             "coupling": {"name": "independent"},
             "prediction": "velocity",
-            "model": {"name": model, "conditional": False, **MODEL_DEFAULTS[model]},
+            "model": {"name": model, "conditional": False, **lookup("model.name", model, MODEL_DEFAULTS)},
             "train": {
                 "steps": 10_000,
                 "batch_size": 256,
@@ -64,6 +64,13 @@ def unknown(name: object, known: Iterable[str]) -> str:
     return (
         f"unknown {str(name)!r}; " + (f"did you mean {close[0]!r}? " if close else "") + f"(known: {', '.join(names)})"
     )
+
+
+def lookup(key: str, name: str, table: Mapping[str, T]) -> T:
+    """table[name], or a ConfigError that names the key and the nearest valid name."""
+    if name not in table:
+        raise ConfigError(f"{key}: {unknown(name, table)}")
+    return table[name]
 
 
 def flatten(config: ConfigDict | dict, prefix: str = "") -> dict[str, Any]:
@@ -129,16 +136,17 @@ def _check_ranges(flat: dict[str, Any]) -> None:
         raise ConfigError(f"train.lr must be positive, not {flat['train.lr']}")
     if not 0 <= flat["train.label_dropout"] <= 1:
         raise ConfigError(f"train.label_dropout is a probability, not {flat['train.label_dropout']}")
-    if any(
-        value < 1
-        for key, v in flat.items()
-        if key.startswith("model.") and key != "model.features"
-        for value in (v if isinstance(v, list) else [v])
-        if isinstance(value, int) and not isinstance(value, bool)
-    ):
-        raise ConfigError("sizes under model. must be at least 1")
+    for key, value in flat.items():
+        if key.startswith("model.") and key != "model.features" and _smallest(value) < 1:
+            raise ConfigError(f"{key} must be at least 1, it is {value}")
     if flat.get("model.features", 0) % 2 or flat.get("model.features", 0) < 0:
         raise ConfigError(f"model.features must be even and not negative, it is {flat['model.features']}")
+
+
+def _smallest(value: Any) -> int:
+    """The smallest whole number of a value that is one, or a list of them; 1 for anything else."""
+    numbers = value if isinstance(value, list) else [value]
+    return min((n for n in numbers if isinstance(n, int) and not isinstance(n, bool)), default=1)
 
 
 def differences(old: ConfigDict, new: ConfigDict) -> dict[str, tuple[Any, Any]]:

@@ -13,7 +13,7 @@ from typing import Protocol, runtime_checkable
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int
+from jaxtyping import Array, ArrayLike, Int
 
 from flowjax.paths.affine import check_batch
 from flowjax.typing import Batched, Cond, PRNGKey
@@ -61,7 +61,7 @@ class MinibatchOT:
         return jax.pure_callback(_assign, rows, x0, x1, vmap_method="sequential")
 
 
-def _assign(x0: np.ndarray, x1: np.ndarray) -> np.ndarray:
+def _assign(x0: ArrayLike, x1: ArrayLike) -> np.ndarray:
     """The permutation `rows` minimising sum |x0[rows] - x1|^2: that is, maximising the sum of inner products."""
     from scipy.optimize import linear_sum_assignment
 

@@ -14,7 +14,7 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Key
 
 from flowjax.solvers import Stats, solve_ode
 from flowjax.sources import Source
@@ -78,7 +78,7 @@ def log_prob(
     t0: float = 0.0,
     t1: float = 1.0,
     divergence: Divergence = "exact",
-    key: PRNGKey | None = None,
+    key: PRNGKey | Key[Array, " B"] | None = None,
     probes: int = 1,
     solver: str = "dopri5",
     rtol: float = 1e-5,

@@ -124,7 +124,7 @@ class Polynomial:
         n: the exponent, positive.
     """
 
-    n: float
+    n: float | int
     t_max: ClassVar[float] = 1.0
 
     def __post_init__(self):
@@ -161,8 +161,8 @@ class VP:
     sigma has an infinite slope at t = 1, so `t_max` is 1 - 1e-5 (the paper's own epsilon for likelihood).
     """
 
-    beta_min: float = 0.1
-    beta_max: float = 20.0
+    beta_min: float | int = 0.1
+    beta_max: float | int = 20.0
     t_min: ClassVar[float] = 0.0
     t_max: ClassVar[float] = 1.0 - 1e-5
 

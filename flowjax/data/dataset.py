@@ -9,7 +9,7 @@ bits/dim = -log p_data / (D ln 2).
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,8 @@ from jaxtyping import Array, Float
 
 from flowjax.objectives import Batch
 from flowjax.typing import Batched, PRNGKey
+
+Rows = TypeVar("Rows", Array, np.ndarray, np.float32, float)
 
 
 class DataError(ValueError):
@@ -31,13 +33,13 @@ class Affine:
     scale: float = 1.0
     shift: float = 0.0
 
-    def to_model(self, x: Array) -> Array:
+    def to_model(self, x: Rows) -> Rows:
         return (x - self.shift) / self.scale
 
-    def to_data(self, x: Array) -> Array:
+    def to_data(self, x: Rows) -> Rows:
         return x * self.scale + self.shift
 
-    def log_prob_to_data(self, log_prob: Array, d: int) -> Array:
+    def log_prob_to_data(self, log_prob: Rows, d: int) -> Rows:
         """Model-space nats to data-space nats, for events of d coordinates."""
         return log_prob - d * math.log(self.scale)
 
@@ -120,8 +122,9 @@ def image_scale(levels: int) -> Affine:
     return Affine(half, half)
 
 
-def sample_rows(arrays: tuple[Array, Array | None], key: PRNGKey, n: int) -> Batch:
+def sample_rows(arrays: tuple[Any, Any], key: PRNGKey, n: int) -> Batch:
     """n rows of (x, labels), uniformly with replacement: a pure function of the key, so that any step can be replayed."""
-    x, labels = arrays
+    x, labels = (None if a is None else jnp.asarray(a) for a in arrays)
+    assert x is not None
     index = jax.random.randint(key, (n,), 0, x.shape[0])
     return Batch(x[index], None if labels is None else labels[index])

@@ -3,8 +3,9 @@
 from collections.abc import Callable
 from functools import partial
 
+from flowjax.config import lookup
 from flowjax.data.arrays import open_npz
-from flowjax.data.dataset import DataError, Dataset
+from flowjax.data.dataset import Dataset
 from flowjax.data.densities import open_density
 from flowjax.data.digits import open_digits
 from flowjax.data.images import open_tfds
@@ -25,8 +26,7 @@ def open_dataset(name: str, path: str = "") -> Dataset:
     """Opens a data set by its config name; `path` is the file of `npz`, or the folder of TFDS sets ("" for TFDS's own).
 
     Raises:
-        DataError: if the name is unknown, or the data are missing or malformed.
+        ConfigError: if the name is unknown.
+        DataError: if the data are missing or malformed.
     """
-    if name not in DATASETS:
-        raise DataError(f"unknown data set {name!r}: known are {', '.join(DATASETS)}")
-    return DATASETS[name](path)
+    return lookup("data.name", name, DATASETS)(path)

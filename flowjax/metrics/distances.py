@@ -6,7 +6,7 @@ from jaxtyping import Array, Float
 from scipy.optimize import linear_sum_assignment
 
 
-def wasserstein2_squared(x: Float[np.ndarray, "N *event"], y: Float[np.ndarray, "N *event"]) -> float:
+def wasserstein2_squared(x: Float[np.ndarray, "N *event"], y: Float[np.ndarray, "M *event"]) -> float:
     """Squared Wasserstein-2 distance of two equal-sized samples, exactly, by optimal assignment in float64.
 
     About 0.4 s for a thousand points, growing like N^2 to N^3.

@@ -9,7 +9,7 @@ Norms are means over the coordinates of an example.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -34,10 +34,8 @@ ParametricApply = Callable[[Params, Float[Array, " B"], Batched, Cond], Batched]
 """A network with free parameters: `apply(params, t, x, cond) -> output` shaped like x."""
 
 
-class Loss(Protocol):
-    """A scalar to minimise, a pure function of its three arguments."""
-
-    def __call__(self, params: Params, key: PRNGKey, batch: Batch) -> Float[Array, ""]: ...
+Loss = Callable[[Params, PRNGKey, Batch], Float[Array, ""]]
+"""`loss(params, key, batch)`: a scalar to minimise, a pure function of its arguments."""
 
 
 def draw(

@@ -39,8 +39,8 @@ def integrate(
     t0: float | Float[Array, ""],
     t1: float | Float[Array, ""],
     solver: diffrax.AbstractSolver,
-    rtol: float,
-    atol: float,
+    rtol: float | Float[Array, ""],
+    atol: float | Float[Array, ""],
     max_steps: int,
     save_at: Float[Array, " T"] | None,
 ) -> tuple[PyTree, Int[Array, " B"], Bool[Array, " B"]]:

@@ -4,6 +4,7 @@ Names are diffrax's class names in lower case, plus `rk4`. With `steps` the grid
 without, diffrax controls the error of each sample on its own.
 """
 
+import difflib
 from functools import partial
 from typing import NamedTuple
 
@@ -13,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from flowjax.solvers import adaptive, fixed_grid
+from flowjax.solvers import adaptive, fixed_grid, multistep
 from flowjax.solvers.fixed_grid import EULER, RK4, Tableau, tableau_of
 from flowjax.typing import Cond, Field, PyTree
 
@@ -28,6 +29,12 @@ _RUNGE_KUTTA = (
 )
 SOLVERS: dict[str, Tableau] = {"euler": EULER, "rk4": RK4} | {s.__name__.lower(): tableau_of(s) for s in _RUNGE_KUTTA}
 """Solvers by name, for a fixed grid."""
+
+MULTISTEP_SOLVERS: dict[str, type[diffrax.AbstractSolver]] = {
+    "leapfrogmidpoint": diffrax.LeapfrogMidpoint,
+    "reversibleheun": diffrax.ReversibleHeun,
+}
+"""Explicit solvers that carry more than the state from step to step; on a fixed grid they run in diffrax."""
 
 ADAPTIVE_SOLVERS: dict[str, type[diffrax.AbstractSolver]] = {s.__name__.lower(): s for s in _RUNGE_KUTTA} | {
     "reversibleheun": diffrax.ReversibleHeun
@@ -57,8 +64,8 @@ def solve_ode(
     t0: float | Float[Array, ""] = 0.0,
     t1: float | Float[Array, ""] = 1.0,
     solver: str = "dopri5",
-    rtol: float = 1e-5,
-    atol: float = 1e-5,
+    rtol: float | Float[Array, ""] = 1e-5,
+    atol: float | Float[Array, ""] = 1e-5,
     steps: int | None = None,
     save_at: Float[Array, " T"] | np.ndarray | list[float] | tuple[float, ...] | None = None,
 ) -> tuple[PyTree, Stats]:
@@ -69,7 +76,7 @@ def solve_ode(
         x: the state at t0: (B, *event), or a pytree of such arrays.
         cond: condition, a pytree with leading axis B, or None.
         t0, t1: decode from 0 to 1, encode from 1 to 0.
-        solver: a name in `SOLVERS` (with `steps`) or `ADAPTIVE_SOLVERS` (without).
+        solver: with `steps` a name in `SOLVERS` or `MULTISTEP_SOLVERS`, without one in `ADAPTIVE_SOLVERS`.
         rtol, atol: tolerances of the adaptive solve.
         steps: take this many equal steps instead of adapting.
         save_at: times at which to return the state, from t0 towards t1; with `steps` they must lie on the grid.
@@ -84,13 +91,15 @@ def solve_ode(
         RuntimeError: if an adaptive solve does not arrive (outside `jit`; inside, look at `stats.converged`).
     """
     name = solver.lower()
-    _check(name, x, steps)
+    check_solver(name, steps)
+    if any(leaf.ndim == 0 or leaf.shape[0] == 0 for leaf in jax.tree.leaves(x)):
+        raise ValueError("the batch is empty: at least one row is needed")
     times = None if save_at is None else np.asarray(save_at, float)
     if steps is not None:
         index = None if times is None else _grid_index(times, t0, t1, steps)
         ys = _fixed(field, x, cond, jnp.asarray(t0, float), jnp.asarray(t1, float), name, steps, index)
         rows = jax.tree.leaves(x)[0].shape[0]
-        return ys, Stats(jnp.full(rows, steps * SOLVERS[name].stages), jnp.ones(rows, bool))
+        return ys, Stats(jnp.full(rows, _fixed_nfe(name, steps)), jnp.ones(rows, bool))
     saved = None if times is None else jnp.asarray(times, float)
     ys, stats = _adaptive(field, x, cond, jnp.asarray(t0, float), jnp.asarray(t1, float), saved, name, rtol, atol)
     if not isinstance(stats.converged, jax.core.Tracer) and not bool(stats.converged.all()):
@@ -101,17 +110,17 @@ def solve_ode(
     return ys, stats
 
 
-def _check(name: str, x: PyTree, steps: int | None) -> None:
-    if name not in SOLVERS | ADAPTIVE_SOLVERS:
-        raise ValueError(f"unknown solver {name!r}: known are {', '.join(sorted(SOLVERS | ADAPTIVE_SOLVERS))}")
+def check_solver(name: str, steps: int | None) -> None:
+    """ValueError, in one line, unless `solve_ode` can run this solver with these steps (None: adaptively)."""
+    name = name.lower()
+    known = sorted(SOLVERS | MULTISTEP_SOLVERS | ADAPTIVE_SOLVERS)
+    if name not in known:
+        close = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
+        raise ValueError(f"unknown solver {name!r}; the nearest is {close!r} (known: {', '.join(known)})")
     if steps is None and name not in ADAPTIVE_SOLVERS:
         raise ValueError(f"{name} has no error estimate, so it cannot adapt its steps: say how many with steps=N")
-    if steps is not None and name not in SOLVERS:
-        raise ValueError(f"{name} runs only adaptively: leave steps out, or take one of {', '.join(sorted(SOLVERS))}")
     if steps is not None and steps < 1:
         raise ValueError(f"steps must be at least 1, not {steps}")
-    if any(leaf.ndim == 0 or leaf.shape[0] == 0 for leaf in jax.tree.leaves(x)):
-        raise ValueError("the batch is empty: at least one row is needed")
 
 
 def _grid_index(times: np.ndarray, t0: float, t1: float, steps: int) -> tuple[int, ...]:
@@ -122,12 +131,21 @@ def _grid_index(times: np.ndarray, t0: float, t1: float, steps: int) -> tuple[in
     return tuple(int(i) for i in index)
 
 
+def _fixed_nfe(name: str, steps: int) -> int:
+    if name in SOLVERS:
+        return steps * SOLVERS[name].stages
+    return steps + (name == "reversibleheun")  # one a step; reversible Heun also one before the first
+
+
 @partial(jax.jit, static_argnames=("field", "name", "steps", "index"))
-def _fixed(field: Field, x: PyTree, cond: Cond, t0: Array, t1: Array, name: str, steps: int, index) -> PyTree:
-    fraction = jnp.linspace(0.0, 1.0, steps + 1)
-    times = t0 + (t1 - t0) * fraction
-    times = times.at[-1].set(t1)
-    ys = fixed_grid.integrate(field, x, cond, times, SOLVERS[name], save=index is not None)
+def _fixed(
+    field: Field, x: PyTree, cond: Cond, t0: Array, t1: Array, name: str, steps: int, index: tuple[int, ...] | None
+) -> PyTree:
+    times = (t0 + (t1 - t0) * jnp.linspace(0.0, 1.0, steps + 1)).at[-1].set(t1)
+    if name in SOLVERS:
+        ys = fixed_grid.integrate(field, x, cond, times, SOLVERS[name], save=index is not None)
+    else:
+        ys = multistep.integrate(field, x, cond, times, MULTISTEP_SOLVERS[name](), save=index is not None)
     return ys if index is None else jax.tree.map(lambda y: y[jnp.asarray(index)], ys)
 
 

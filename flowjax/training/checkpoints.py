@@ -4,7 +4,10 @@ Saves are asynchronous and atomic (written aside, then renamed). Kept are the la
 validation loss. Restoring passes shapes and shardings, so that a run saved on one set of devices opens on another.
 """
 
+import json
 import logging
+import math
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,58 +17,38 @@ from orbax.checkpoint import checkpoint_managers as policies
 
 from flowjax.training.state import TrainState
 
+_ITEM = "default"  # where the manager puts a checkpoint's arrays
+
 
 class CheckpointError(RuntimeError):
     """A checkpoint that is not there or cannot be read; one line, naming what can be done."""
 
 
 class Checkpoints:
-    """The folder `checkpoints/` of a workdir.
+    """The folder `checkpoints/` of a workdir, to read; `saver` opens it to write.
 
     Args:
-        folder: created if missing, unless `read_only`.
-        keep_last: number of newest checkpoints kept.
-        keep_every: also keep each whose step is a multiple; 0 for none.
+        folder: it need not exist.
     """
 
-    def __init__(self, folder: Path, *, keep_last: int = 3, keep_every: int = 0, read_only: bool = False):
+    def __init__(self, folder: Path):
         logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax reports every save at INFO and WARNING
-        kept: list[Any] = [policies.LatestN(keep_last), policies.BestN(get_metric_fn=_loss, reverse=True, n=1)]
-        if keep_every:
-            kept.append(policies.EveryNSteps(keep_every))
-        self.folder = folder
-        self._manager = ocp.CheckpointManager(
-            folder.absolute(),
-            options=ocp.CheckpointManagerOptions(
-                create=not read_only,
-                read_only=read_only,
-                best_fn=_loss,
-                best_mode="min",
-                preservation_policy=policies.AnyPreservationPolicy(kept),
-                enable_async_checkpointing=True,
-                cleanup_tmp_directories=not read_only,
-            ),
-        )
+        self.folder = folder.absolute()
 
     def steps(self) -> list[int]:
         """Steps that have a checkpoint, oldest first."""
-        return sorted(self._manager.all_steps())
+        found = self.folder.iterdir() if self.folder.is_dir() else ()
+        return sorted(int(p.name) for p in found if p.name.isdigit() and p.is_dir())
 
-    def save(self, state: TrainState, val_loss: float) -> None:
-        """Starts saving, after any earlier save has ended; a failure of that one is raised here."""
-        self._manager.save(
-            int(state.step), args=ocp.args.StandardSave(state), metrics={"val_loss": val_loss}, force=True
-        )
-
-    def wait(self) -> None:
-        """Until all is on disk."""
-        self._manager.wait_until_finished()
-
-    def close(self) -> None:
-        self._manager.close()
+    def val_loss(self, step: int) -> float | None:
+        """The validation loss saved with a checkpoint; None if that cannot be read."""
+        try:
+            return float(json.loads((self.folder / str(step) / "metrics" / "metrics").read_text())["val_loss"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
 
     def choose(self, which: str) -> int:
-        """The step that `last`, `best` or a number means.
+        """The step that `last`, `best` (lowest validation loss) or a number means.
 
         Raises:
             CheckpointError: if there is none such.
@@ -76,23 +59,22 @@ class Checkpoints:
         if which == "last":
             return steps[-1]
         if which == "best":
-            best = self._manager.best_step()
-            return steps[-1] if best is None else best
+            losses = {s: loss for s in steps if (loss := self.val_loss(s)) is not None and math.isfinite(loss)}
+            return min(losses, key=losses.__getitem__) if losses else steps[-1]
         if not which.isdigit() or int(which) not in steps:
-            raise CheckpointError(
-                f"no checkpoint {which} in {self.folder}: there are {', '.join(map(str, steps))}, last, best"
-            )
+            known = ", ".join(map(str, steps))
+            raise CheckpointError(f"no checkpoint {which} in {self.folder}: there are {known}, last, best")
         return int(which)
 
     def restore(self, step: int, like: TrainState) -> TrainState:
-        """The state at `step`, shaped and placed as `like` (arrays or `jax.ShapeDtypeStruct`s with shardings).
+        """The state at `step`, shaped and placed as `like`, whose leaves are `jax.ShapeDtypeStruct`s with shardings.
 
         Raises:
             CheckpointError: if it is empty, corrupt or of another network; the one before it is offered.
         """
         try:
-            state = self._manager.restore(step, args=ocp.args.StandardRestore(like))
-            jax.block_until_ready(state)
+            with ocp.StandardCheckpointer() as checkpointer:
+                return jax.block_until_ready(checkpointer.restore(self.folder / str(step) / _ITEM, like))
         except Exception as error:  # Orbax and TensorStore raise what they like on damaged files
             before = [s for s in self.steps() if s < step]
             offer = (
@@ -102,7 +84,54 @@ class Checkpoints:
             )
             reason = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
             raise CheckpointError(f"checkpoint {step} in {self.folder} cannot be read ({reason}); {offer}") from error
-        return state
+
+    def set_aside(self, after: int, target: Path) -> list[int]:
+        """Moves checkpoints newer than `after`, and any whose metrics are damaged, into `target`; returns their steps."""
+        moved = [s for s in self.steps() if s > after or self.val_loss(s) is None]
+        for step in moved:
+            target.mkdir(parents=True, exist_ok=True)
+            (self.folder / str(step)).rename(target / f"{step}-{time.strftime('%Y%m%dT%H%M%S')}")
+        return moved
+
+    def saver(self, keep_last: int, keep_every: int) -> "Saver":
+        """Opens the folder to write, creating it."""
+        return Saver(self.folder, keep_last, keep_every)
+
+
+class Saver:
+    """Saves asynchronously and prunes.
+
+    Args:
+        folder: absolute.
+        keep_last: number of newest checkpoints kept.
+        keep_every: also keep each whose step is a multiple; 0 for none. The best one is always kept.
+    """
+
+    def __init__(self, folder: Path, keep_last: int, keep_every: int):
+        kept: list[Any] = [policies.LatestN(keep_last), policies.BestN(get_metric_fn=_loss, reverse=True, n=1)]
+        if keep_every:
+            kept.append(policies.EveryNSteps(keep_every))
+        self._manager = ocp.CheckpointManager(
+            folder,
+            options=ocp.CheckpointManagerOptions(
+                best_fn=_loss,
+                best_mode="min",
+                preservation_policy=policies.AnyPreservationPolicy(kept),
+                cleanup_tmp_directories=True,
+            ),
+        )
+
+    def save(self, state: TrainState, val_loss: float) -> None:
+        """Starts saving, after any earlier save has ended; a failure of that one is raised here."""
+        metrics = {"val_loss": val_loss}
+        self._manager.save(int(state.step), args=ocp.args.StandardSave(state), metrics=metrics, force=True)
+
+    def wait(self) -> None:
+        """Until all is on disk."""
+        self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        self._manager.close()
 
 
 def _loss(metrics: Any) -> float:

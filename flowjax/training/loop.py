@@ -26,7 +26,7 @@ from flowjax.training import optimizers
 from flowjax.training.checkpoints import Checkpoints
 from flowjax.training.sharding import make_mesh, replicated
 from flowjax.training.state import TrainState, abstract_state, init_state
-from flowjax.training.step import GetBatch, Metrics, drop_labels, make_run, make_step
+from flowjax.training.step import GetBatch, Metrics, drop_labels, loops_badly, make_run, make_step
 from flowjax.training.writers import MetricsWriter, Progress, disk_problem, say
 from flowjax.typing import Params, PRNGKey, PyTree
 
@@ -76,7 +76,7 @@ class Trainer:
         )
         self._step = make_step(self.loss, optimizers.optimizer(train), train.batch_size, config.ema.half_life)
         self._get_batch = self._make_get_batch()
-        self.run = make_run(self._step, self._get_batch, self.mesh)
+        self.run = make_run(self._step, self._get_batch, self.mesh, on_host=self._loops_badly())
         self._val = jax.jit(self.loss)
         self._val_key, self._val_batch = self._make_validation()
         self._stream = None if dataset.stream is None else dataset.stream(config.seed, train.batch_size)
@@ -107,6 +107,11 @@ class Trainer:
     def val_loss(self, params: Params) -> float:
         """The loss at a fixed set of (t, noise, test points)."""
         return float(self._val(params, self._val_key, self._val_batch))
+
+    def _loops_badly(self) -> bool:
+        like = self.like()
+        x1 = jax.ShapeDtypeStruct((self.config.train.batch_size, *self.problem.spec.shape), jnp.float32)
+        return loops_badly(self._step, like, like.key, Batch(x1))
 
     def flops_per_step(self) -> float | None:
         """Floating-point operations of one step, counted by XLA on the program before optimisation."""
@@ -167,6 +172,7 @@ def train(trainer: Trainer, workdir: Path, checkpoints: Checkpoints, resume: int
     train = trainer.config.train
     start = time.perf_counter()
     state = trainer.init() if resume is None else checkpoints.restore(resume, trainer.like())
+    saver = checkpoints.saver(train.keep_last, train.keep_every)
     step, progress, log = int(state.step), None, None
     feed = trainer.feed if trainer.streams else None
     arrays = None if feed else trainer.arrays()
@@ -185,6 +191,7 @@ def train(trainer: Trainer, workdir: Path, checkpoints: Checkpoints, resume: int
                 if feed and n:
                     data = feed(step, n)  # while the device works
                 if bad := int(metrics.bad_step):
+                    saver.wait()
                     raise RunFault(_nan_line(bad, checkpoints))
                 if not feed:
                     stretch = _next_stretch(done, time.perf_counter() - began)
@@ -196,11 +203,11 @@ def train(trainer: Trainer, workdir: Path, checkpoints: Checkpoints, resume: int
                 if logs:
                     progress.log(step, **log.write(step, val_loss))
                 if saves or (stop and step not in checkpoints.steps()):
-                    checkpoints.save(state, val_loss)
+                    saver.save(state, val_loss)
                 if stop:
-                    checkpoints.wait()
+                    saver.wait()
                     raise Preempted(stop[0], step)
-            checkpoints.wait()
+            saver.wait()
     except (RunFault, Preempted):
         raise
     except Exception as error:
@@ -215,6 +222,7 @@ def train(trainer: Trainer, workdir: Path, checkpoints: Checkpoints, resume: int
             progress.close()
         if log is not None:
             log.writer.close()
+        saver.close()
     return Result(state, step, log.loss, time.perf_counter() - start)
 
 
@@ -279,7 +287,6 @@ def _next_stretch(n: int, seconds: float) -> int:
 
 
 def _nan_line(step: int, checkpoints: Checkpoints) -> str:
-    checkpoints.wait()
     steps = checkpoints.steps()
     kept = f"the checkpoint of step {steps[-1]} is kept" if steps else "no checkpoint had been saved yet"
     return f"the loss or its gradient is not finite at step {step}; {kept}; a lower train.lr or train.clip may help"

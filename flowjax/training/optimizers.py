@@ -5,6 +5,8 @@ from collections.abc import Callable
 import optax
 from ml_collections import ConfigDict
 
+from flowjax.config import lookup
+
 OPTIMIZERS: dict[str, Callable[[optax.Schedule, ConfigDict], optax.GradientTransformation]] = {
     "adam": lambda lr, train: optax.adam(lr),
     "adamw": lambda lr, train: optax.adamw(lr, weight_decay=train.weight_decay),
@@ -20,7 +22,7 @@ SCHEDULES: dict[str, Callable[[float, int], optax.Schedule]] = {
 
 def learning_rate(train: ConfigDict) -> optax.Schedule:
     """Linear warm-up over `train.warmup` steps, then `train.schedule` over the rest of `train.steps`."""
-    rest = SCHEDULES[train.schedule](train.lr, train.steps - train.warmup)
+    rest = lookup("train.schedule", train.schedule, SCHEDULES)(train.lr, train.steps - train.warmup)
     if not train.warmup:
         return rest
     return optax.join_schedules(
@@ -30,5 +32,5 @@ def learning_rate(train: ConfigDict) -> optax.Schedule:
 
 def optimizer(train: ConfigDict) -> optax.GradientTransformation:
     """The configured optimizer behind a clip of the gradient's global norm (0 for none)."""
-    core = OPTIMIZERS[train.optimizer](learning_rate(train), train)
+    core = lookup("train.optimizer", train.optimizer, OPTIMIZERS)(learning_rate(train), train)
     return optax.chain(optax.clip_by_global_norm(train.clip), core) if train.clip else core

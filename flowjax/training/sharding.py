@@ -5,6 +5,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from flowjax.config import ConfigError
 from flowjax.typing import PyTree
 
 
@@ -12,11 +13,11 @@ def make_mesh(batch_size: int) -> Mesh:
     """All devices along one axis `data`, said aloud to be `Auto` (diffrax fails under explicit axes).
 
     Raises:
-        ValueError: if the batch does not divide among the devices.
+        ConfigError: if the batch does not divide among the devices.
     """
     devices = jax.devices()
     if batch_size % len(devices):
-        raise ValueError(f"train.batch_size {batch_size} does not divide among {len(devices)} devices")
+        raise ConfigError(f"train.batch_size {batch_size} does not divide among {len(devices)} devices")
     return Mesh(np.array(devices), ("data",), axis_types=(AxisType.Auto,))
 
 

@@ -2,17 +2,17 @@
 
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import Sharding, SingleDeviceSharding
-from jaxtyping import Array, Int
 from ml_collections import ConfigDict
 
 from flowjax.build import Problem
 from flowjax.training.optimizers import optimizer
-from flowjax.typing import Params, PRNGKey
+from flowjax.typing import Params
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["step", "params", "opt_state", "ema", "key"], meta_fields=[])
@@ -20,19 +20,21 @@ from flowjax.typing import Params, PRNGKey
 class TrainState:
     """A run at one step. Saved and restored whole; a step is a pure function of it and of its batch.
 
+    Leaves are arrays, or what a tree of the same structure holds for each: shapes (`abstract_state`), shardings.
+
     Attributes:
-        step: optimizer steps taken.
+        step: optimizer steps taken, () int32.
         params: the network's parameters, a nested dict of arrays.
         opt_state: the optimizer's.
         ema: exponential moving average of the parameters.
         key: the run's typed key. It never changes: step i draws from `fold_in(key, i)`.
     """
 
-    step: Int[Array, ""]
+    step: Any
     params: Params
     opt_state: optax.OptState
     ema: Params
-    key: PRNGKey
+    key: Any
 
 
 def init_state(config: ConfigDict, problem: Problem) -> TrainState:

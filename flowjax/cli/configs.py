@@ -1,0 +1,25 @@
+"""List the shipped configs with the first line of each docstring.
+
+usage: flowjax configs
+
+example:
+  flowjax configs
+  flowjax train --config moons --workdir runs/moons
+"""
+
+import ast
+import sys
+from typing import Any
+
+from flowjax.cli import flags
+
+
+def run(argv: list[str]) -> dict[str, Any]:
+    """Reads the docstrings without running the files."""
+    flags.parse(flags.new("configs"), argv, __doc__ or "")
+    lines = {}
+    for name, path in flags.shipped_configs().items():
+        text = ast.get_docstring(ast.parse(path.read_text())) or ""
+        lines[name] = text.partition("\n")[0]
+        sys.stderr.write(f"{name:<16}{lines[name]}\n")
+    return {"configs": lines}

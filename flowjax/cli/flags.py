@@ -1,0 +1,123 @@
+"""Flags through absl, with one line an error. Each command has its own `FlagValues`, so commands can be called in one process."""
+
+import difflib
+import re
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+
+CONFIG_FOLDERS = (Path(__file__).parent.parent / "configs", Path(__file__).parent.parent.parent / "configs")
+"""Where shipped configs are: inside the package when installed, beside it in a checkout."""
+
+
+class UsageError(ValueError):
+    """A command that cannot be run as written; the message is one line."""
+
+
+class Help(Exception):
+    """`--help` was asked for; holds the text."""
+
+
+def new(command: str) -> flags.FlagValues:
+    """The flags of one command, with those that every command on a workdir shares."""
+    values = flags.FlagValues()
+    flags.DEFINE_bool("help", False, "show this help", flag_values=values, short_name="h")
+    if command == "configs":
+        return values
+    flags.DEFINE_string("workdir", None, "folder of the run", flag_values=values)
+    flags.DEFINE_string("checkpoint", "last", "last, best (by validation loss) or a step", flag_values=values)
+    if command != "train":
+        flags.DEFINE_bool("ema", True, "use the moving average of the parameters", flag_values=values)
+        flags.DEFINE_integer("batch", 0, "rows at a time; 0 for a default", lower_bound=0, flag_values=values)
+        flags.DEFINE_integer("seed", 0, "of all randomness", lower_bound=0, upper_bound=2**32 - 1, flag_values=values)
+    return values
+
+
+def define_solver(values: flags.FlagValues) -> None:
+    """--solver, --rtol, --atol, --steps."""
+    flags.DEFINE_string("solver", "dopri5", "a diffrax explicit solver in lower case, or rk4", flag_values=values)
+    flags.DEFINE_float("rtol", 1e-5, "relative tolerance of an adaptive solve", lower_bound=0.0, flag_values=values)
+    flags.DEFINE_float("atol", 1e-5, "absolute tolerance", lower_bound=0.0, flag_values=values)
+    flags.DEFINE_integer("steps", None, "this many equal steps instead", lower_bound=1, flag_values=values)
+
+
+def parse(values: flags.FlagValues, argv: list[str], usage: str) -> flags.FlagValues:
+    """Parses, or raises `Help` or `UsageError`. `usage` is a command's docstring: it ends in a worked example."""
+    if any(a in ("--help", "-h", "-help") for a in argv):
+        raise Help(f"{usage.strip()}\n\nflags:\n{_describe(values)}\n")
+    argv = [_normalise(a, values) for a in argv]
+    try:
+        rest = values(["flowjax", *argv])
+    except flags.UnrecognizedFlagError as error:
+        raise UsageError(_unrecognised(error.flagname, values)) from None
+    except flags.Error as error:
+        raise UsageError(" ".join(str(error).split())) from None
+    if len(rest) > 1:
+        raise UsageError(f"unexpected argument {rest[1]!r}; flags start with --")
+    return values
+
+
+def require(values: flags.FlagValues, name: str) -> str:
+    """The value of a flag that has no default."""
+    value = values[name].value
+    if not value:
+        raise UsageError(f"--{name} is required")
+    return value
+
+
+def _normalise(argument: str, values: flags.FlagValues) -> str:
+    """--dry-run as --dry_run, --no-ema as --noema; values are left alone."""
+    if not argument.startswith("--"):
+        return argument
+    name, equals, value = argument[2:].partition("=")
+    plain = name.replace("-", "_")
+    if plain.startswith("no_") and plain[3:] in values:
+        plain = "no" + plain[3:]
+    return f"--{plain}{equals}{value}" if "." not in name else argument
+
+
+def _unrecognised(name: str, values: flags.FlagValues) -> str:
+    known = [n for n in values if n not in ("h", "?")]
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
+    return f"unknown flag --{name}; the nearest valid one is --{close[0] if close else 'help'}"
+
+
+def _describe(values: flags.FlagValues) -> str:
+    lines = []
+    for name in sorted(n for n in values if len(n) > 1 and n not in ("help", "config")):
+        flag: Any = values[name]
+        default = "" if flag.default in (None, "", False) else f" (default {flag.default})"
+        shown = f"--[no-]{name}" if flag.boolean and flag.default else f"--{name}"
+        lines.append(f"  {shown:<16}{flag.help.splitlines()[0]}{default}")
+    return "\n".join(lines)
+
+
+def shipped_configs() -> dict[str, Path]:
+    """Shipped config files by name."""
+    for folder in CONFIG_FOLDERS:
+        if folder.is_dir():
+            return {p.stem: p for p in sorted(folder.glob("*.py")) if not p.stem.startswith("_")}
+    return {}
+
+
+def config_path(text: str) -> Path:
+    """The file that `--config` means: a path, or the name of a shipped config."""
+    path, shipped = Path(text), shipped_configs()
+    if path.is_file():
+        return path
+    stem = re.sub(r"\.py$", "", text)
+    if stem in shipped:
+        return shipped[stem]
+    if stem.startswith("configs/") and stem.removeprefix("configs/") in shipped:
+        return shipped[stem.removeprefix("configs/")]
+    close = difflib.get_close_matches(Path(stem).name, shipped, n=1, cutoff=0.0)
+    raise UsageError(f"--config: no file {text!r} and no shipped config of that name; the nearest is {close[0]!r}")
+
+
+def out_path(values: flags.FlagValues) -> Path:
+    """--out, told early if it cannot be meant: it must end in .npz."""
+    out = Path(require(values, "out"))
+    if out.suffix != ".npz":
+        raise UsageError(f"--out must end in .npz, not {out.name!r}")
+    return out

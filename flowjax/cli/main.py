@@ -1,0 +1,104 @@
+"""`flowjax COMMAND`: finds the command, runs it, and turns what happens into one JSON line, one error line and an exit code.
+
+stdout holds one JSON line (or the help that was asked for); everything else goes to stderr. Exit 0: done; 1: a fault during a
+run; 2: a usage or config error; 143: SIGTERM, after saving (130: Ctrl-C). Nothing heavy is imported before a command is known.
+"""
+
+import importlib
+import json
+import math
+import os
+import sys
+import traceback
+from typing import Any
+
+from flowjax.cli.flags import Help, UsageError
+
+COMMANDS = {
+    "train": "train a flow from a config file, or resume it",
+    "sample": "draw samples from a trained run",
+    "likelihood": "exact or estimated log-likelihood of points",
+    "evaluate": "the metrics that fit the run's data set",
+    "configs": "list the shipped configs",
+}
+
+_HELP = """flowjax: flow matching and diffusion in JAX.
+
+usage: flowjax COMMAND [flags]       flowjax COMMAND --help for flags and an example
+
+{commands}
+
+example:
+  flowjax train --config gaussians8 --workdir runs/g8
+  flowjax sample --workdir runs/g8 --num 50000 --out samples.npz
+  flowjax evaluate --workdir runs/g8
+
+A command prints one line of JSON on stdout; progress and errors go to stderr.
+"""
+
+
+def entry() -> None:
+    """The console script."""
+    sys.exit(main(sys.argv[1:]))
+
+
+def main(argv: list[str]) -> int:
+    """Runs one command; returns the exit code."""
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        text = _HELP.format(commands="\n".join(f"  {name:<12}{text}" for name, text in COMMANDS.items()))
+        (sys.stdout if argv else sys.stderr).write(text)
+        return 0 if argv else 2
+    if argv[0] == "--version":
+        sys.stdout.write(f"{importlib.import_module('flowjax').__version__}\n")
+        return 0
+    name, rest = argv[0], argv[1:]
+    if name not in COMMANDS:
+        unknown = importlib.import_module("flowjax.config").unknown
+        return _fail(f"command: {unknown(name, COMMANDS)}", 2)
+    try:
+        result = importlib.import_module(f"flowjax.cli.{name}").run(rest)
+        sys.stdout.write(json.dumps(_finite(result)) + "\n")
+        sys.stdout.flush()
+        return 0
+    except Help as text:
+        sys.stdout.write(str(text))
+        return 0
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except KeyboardInterrupt:
+        return _fail(f"{name}: interrupted", 130)
+    except Exception as error:
+        return _report(name, error)
+
+
+def _report(name: str, error: Exception) -> int:
+    """One line for any error, and the exit code of its kind."""
+    if os.environ.get("FLOWJAX_TRACEBACK"):
+        traceback.print_exc()
+    line = " ".join(str(error).split())
+    if isinstance(error, UsageError) or type(error).__name__ == "ConfigError":
+        return _fail(f"{name}: {line}", 2)
+    if "jax" in sys.modules:
+        errors = importlib.import_module("flowjax.cli.errors")
+        if isinstance(error, errors.Preempted):
+            return _fail(f"{name}: {line}", 128 + error.number)
+        if isinstance(error, errors.USAGE):
+            return _fail(f"{name}: {line}", 2)
+        if isinstance(error, errors.FAULTS):
+            return _fail(f"{name}: {line}", 1)
+    if isinstance(error, OSError) and error.strerror:
+        return _fail(f"{name}: {error.strerror}{f': {error.filename}' if error.filename else ''}", 1)
+    return _fail(f"{name}: {type(error).__name__}: {line[:300]} (FLOWJAX_TRACEBACK=1 shows where)", 1)
+
+
+def _fail(line: str, code: int) -> int:
+    sys.stderr.write(f"flowjax: {line}\n")
+    return code
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no NaN and no infinity: they become null."""
+    if isinstance(value, dict):
+        return {k: _finite(v) for k, v in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value

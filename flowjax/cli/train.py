@@ -1,0 +1,101 @@
+"""Train a flow from a config file, or resume it.
+
+usage: flowjax train --config FILE|NAME --workdir DIR [--config.KEY=VALUE ...] [--dry_run]
+
+Writes config.json, metrics.jsonl, checkpoints/ and plots/ into the workdir. The same command on the same workdir resumes; only
+train.steps and the logging and saving cadence may differ then. `flowjax configs` lists the shipped configs.
+
+example:
+  flowjax train --config gaussians8 --workdir runs/g8 --config.train.steps=2000
+"""
+
+import importlib.util
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from absl import flags as absl_flags
+from ml_collections import ConfigDict, config_flags
+
+from flowjax.cli import flags
+from flowjax.config import ConfigError, defaults, flatten, nearest_key, resolve
+
+
+def run(argv: list[str]) -> dict[str, Any]:
+    """Parses everything before importing JAX, so that a typing error is told at once."""
+    values = flags.new("train")
+    absl_flags.DEFINE_bool("dry_run", False, "build all, print parameters and FLOPs, stop", flag_values=values)
+    config = read_config(values, argv)
+    workdir = Path(flags.require(values, "workdir"))
+    if workdir.exists() and not workdir.is_dir():
+        raise flags.UsageError(f"--workdir {workdir} is a file")
+    from flowjax.cli import train_run
+
+    if values["dry_run"].value:
+        return train_run.dry_run(config, workdir)
+    return train_run.train(config, workdir, values["checkpoint"].value)
+
+
+def read_config(values: absl_flags.FlagValues, argv: list[str]) -> ConfigDict:
+    """Parses all flags; returns the file's config with the overrides of the command line, checked.
+
+    ml_collections types and applies the overrides. Their keys are checked here first, to name the nearest valid one.
+    """
+    rest, where = _take_config(argv)
+    config = defaults() if where is None else load_config(flags.config_path(where))
+    known = flatten(config)
+    for argument in rest:
+        key = argument.lstrip("-").partition("=")[0]
+        if argument.startswith("-") and key.startswith("config.") and key[7:] not in known:
+            raise flags.UsageError(
+                f"unknown config key {key[7:]!r}; the nearest valid one is {nearest_key(key[7:], known)!r}"
+            )
+    with _argv(rest):
+        config_flags.DEFINE_config_dict("config", config, "", flag_values=values)
+        flags.parse(values, rest, __doc__ or "")
+    if where is None:
+        raise flags.UsageError("--config is required: a file, or a name that `flowjax configs` lists")
+    return resolve(values["config"].value)
+
+
+def load_config(path: Path) -> ConfigDict:
+    """The resolved result of a config file's `get_config()`; a file that fails is one line."""
+    spec = importlib.util.spec_from_file_location("flowjax_config", path)
+    if spec is None or spec.loader is None:
+        raise flags.UsageError(f"--config {path} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        return resolve(module.get_config())
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
+    except Exception as error:
+        raise flags.UsageError(f"--config {path}: {type(error).__name__}: {' '.join(str(error).split())}") from None
+
+
+def _take_config(argv: list[str]) -> tuple[list[str], str | None]:
+    """argv without --config FILE (or --config=FILE), and FILE."""
+    rest, where, i = [], None, 0
+    while i < len(argv):
+        if argv[i] in ("--config", "-config"):
+            if i + 1 == len(argv):
+                raise flags.UsageError("--config needs a value: a file, or a name that `flowjax configs` lists")
+            where, i = argv[i + 1], i + 1
+        elif argv[i].startswith(("--config=", "-config=")):
+            where = argv[i].partition("=")[2]
+        else:
+            rest.append(argv[i])
+        i += 1
+    return rest, where
+
+
+@contextmanager
+def _argv(argv: list[str]) -> Iterator[None]:
+    """ml_collections looks for overrides in sys.argv."""
+    old, sys.argv = sys.argv, ["flowjax", *argv]
+    try:
+        yield
+    finally:
+        sys.argv = old

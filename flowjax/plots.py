@@ -1,0 +1,149 @@
+"""Figures of a run: loss curves, samples against data, trajectories, the density in the plane, grids of images."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from flowjax import sampling
+from flowjax.data import Dataset
+from flowjax.run import Run
+from flowjax.sampling import Solver
+from flowjax.solvers import solve_ode
+from flowjax.training.writers import read_metrics
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_POINTS = 5000
+_LINES = 256
+_FRAMES = 20
+_DENSITY_SIDE = 80
+_GAP = 2
+
+
+def draw_all(run: Run, dataset: Dataset) -> None:
+    """Every figure that fits the data, into `plots/` of the workdir."""
+    folder = run.workdir / "plots"
+    folder.mkdir(exist_ok=True)
+    loss_curves(folder / "loss.png", run.workdir / "metrics.jsonl")
+    if run.spec.is_image:
+        image_grid(
+            folder / "samples.png",
+            sampling.sample(run, 64, solver=Solver("heun", steps=25), batch=64).samples,
+            run.spec.levels,
+        )
+        image_grid(folder / "data.png", dataset.test[:64], run.spec.levels)
+    elif run.spec.d == 2:
+        drawn = sampling.sample(run, _POINTS).samples
+        samples_against_data(folder / "samples.png", drawn, dataset.test[:_POINTS])
+        trajectories(folder / "trajectories.png", run)
+        density(folder / "density.png", run, dataset)
+
+
+def loss_curves(path: Path, metrics: Path) -> None:
+    """Training and validation loss against samples seen."""
+    records = read_metrics(metrics)
+    figure, axes = _figure(1, width=6.0, height=4.0)
+    for key, name in (("loss", "training"), ("val_loss", "validation (average of parameters)")):
+        axes[0].plot([r["samples_seen"] for r in records], [r[key] for r in records], label=name, lw=1.2)
+    axes[0].set(xlabel="samples seen", ylabel="loss", xscale="log")
+    axes[0].legend()
+    axes[0].grid(alpha=0.3)
+    _save(figure, path)
+
+
+def samples_against_data(path: Path, samples: np.ndarray, data: np.ndarray) -> None:
+    """Two clouds side by side, on the same axes."""
+    figure, axes = _figure(2)
+    for ax, points, title in zip(axes, (data, samples), ("data", "samples"), strict=True):
+        ax.scatter(*points.T, s=1, alpha=0.4, lw=0)
+        _frame(ax, data, title)
+    _save(figure, path)
+
+
+def trajectories(path: Path, run: Run) -> None:
+    """The flow from the source (black) to the data (blue) along a few hundred lines."""
+    rows = jnp.arange(_LINES)
+    t0, t1 = run.interval
+    solve = jax.jit(
+        lambda params, x: solve_ode(
+            run.problem.field(params),
+            x,
+            t0=t0,
+            t1=t1,
+            solver="rk4",
+            steps=5 * _FRAMES,
+            save_at=np.linspace(t0, t1, _FRAMES + 1),
+        )[0]
+    )
+    lines = np.asarray(solve(run.params, sampling.source_noise(run, jax.random.key(0), rows)))
+    lines = np.asarray(run.spec.normalise.to_data(lines))
+    figure, axes = _figure(1)
+    axes[0].plot(lines[..., 0], lines[..., 1], c="0.6", lw=0.4, zorder=1)
+    axes[0].scatter(*lines[0].T, s=4, c="k", zorder=2, label="t = 0")
+    axes[0].scatter(*lines[-1].T, s=4, c="tab:blue", zorder=3, label="t = 1")
+    axes[0].legend(loc="upper right")
+    _frame(axes[0], lines.reshape(-1, 2), "trajectories")
+    _save(figure, path)
+
+
+def density(path: Path, run: Run, dataset: Dataset) -> None:
+    """The learned density on a grid, beside the true one where it is known."""
+    (x0, x1), (y0, y1) = _limits(dataset.test)
+    xs, ys = np.linspace(x0, x1, _DENSITY_SIDE), np.linspace(y0, y1, _DENSITY_SIDE)
+    grid = np.stack(np.meshgrid(xs, ys), -1).reshape(-1, 2).astype(np.float32)
+    learned = sampling.log_prob(run, grid, solver=Solver("rk4", steps=50)).log_prob
+    panels = [("learned density", learned)]
+    if dataset.log_prob is not None:
+        panels.insert(0, ("true density", np.asarray(dataset.log_prob(jnp.asarray(grid)))))
+    figure, axes = _figure(len(panels))
+    peak = np.exp(panels[0][1]).max()
+    for ax, (title, log_prob) in zip(axes, panels, strict=True):
+        image = np.exp(log_prob).reshape(_DENSITY_SIDE, _DENSITY_SIDE)
+        ax.imshow(image, origin="lower", extent=(x0, x1, y0, y1), vmin=0, vmax=peak, cmap="viridis")
+        ax.set_title(title)
+    _save(figure, path)
+
+
+def image_grid(path: Path, images: np.ndarray, levels: int = 256) -> None:
+    """Images (N, H, W, C), in data space, in a square of as many rows as columns; enlarged to be seen."""
+    from PIL import Image
+
+    n, h, w, c = images.shape
+    side = int(np.ceil(np.sqrt(n)))
+    zoom = max(1, 640 // (side * h))
+    cells = np.full((side * side, h * zoom + _GAP, w * zoom + _GAP, c), 255, np.uint8)
+    scaled = np.clip(images.astype(np.float32) / ((levels or 256) - 1), 0, 1) * 255
+    cells[:n, :-_GAP, :-_GAP] = scaled.astype(np.uint8).repeat(zoom, 1).repeat(zoom, 2)
+    sheet = cells.reshape(side, side, *cells.shape[1:]).swapaxes(1, 2).reshape(side * cells.shape[1], -1, c)
+    Image.fromarray(sheet[..., 0] if c == 1 else sheet[..., :3]).save(path)
+
+
+def _figure(panels: int, width: float = 4.5, height: float = 4.5) -> "tuple[Figure, list[Axes]]":
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width * panels, height), layout="constrained")
+    return figure, list(figure.subplots(1, panels, squeeze=False)[0])
+
+
+def _save(figure: "Figure", path: Path) -> None:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    FigureCanvasAgg(figure)
+    figure.savefig(path, dpi=110)
+
+
+def _limits(points: np.ndarray) -> tuple[tuple[float, float], ...]:
+    low, high = points.min(0), points.max(0)
+    margin = 0.08 * (high - low).max()
+    middle, half = (low + high) / 2, (high - low).max() / 2 + margin
+    return tuple((float(m - half), float(m + half)) for m in middle)
+
+
+def _frame(ax: "Axes", points: np.ndarray, title: str) -> None:
+    (x0, x1), (y0, y1) = _limits(points)
+    ax.set(xlim=(x0, x1), ylim=(y0, y1), aspect="equal", title=title)

@@ -1,0 +1,27 @@
+"""Fixed grids for the explicit diffrax solvers that are no Runge-Kutta methods: the whole batch in one diffrax solve."""
+
+import diffrax
+import jax
+from jaxtyping import Array, Float
+
+from flowjax.typing import Cond, Field, PyTree
+
+
+def integrate(
+    field: Field, x: PyTree, cond: Cond, times: Float[Array, " T"], solver: diffrax.AbstractSolver, save: bool = False
+) -> PyTree:
+    """As `fixed_grid.integrate`, by `diffrax.StepTo` through all of `times`."""
+    solution = diffrax.diffeqsolve(
+        diffrax.ODETerm(lambda t, y, args: field(t, y, args)),
+        solver,
+        times[0],
+        times[-1],
+        dt0=None,
+        y0=x,
+        args=cond,
+        stepsize_controller=diffrax.StepTo(times),
+        saveat=diffrax.SaveAt(t0=True, steps=True) if save else diffrax.SaveAt(t1=True),
+        max_steps=times.shape[0],
+        throw=False,
+    )
+    return jax.tree.map(lambda y: y[: times.shape[0]] if save else y[0], solution.ys)

@@ -1,0 +1,134 @@
+"""Bad input: exit code 2, one line that names the key and the nearest valid one, nothing on stdout, nothing lost."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from tests.conftest import TINY
+
+TRAIN = ("train", "--config=gaussians8")
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (("trian",), "did you mean 'train'"),
+        (("train", "--workdir=w"), "--config is required"),
+        (TRAIN, "--workdir is required"),
+        (("train", "--config=gausians8", "--workdir=w"), "nearest is 'gaussians8'"),
+        ((*TRAIN, "--workdir=w", "--config.train.stpes=3"), "'train.stpes'; the nearest valid one is 'train.steps'"),
+        ((*TRAIN, "--workdir=w", "--config.lr=3"), "nearest valid one is 'train.lr'"),
+        ((*TRAIN, "--workdir=w", "--config.train.steps=many"), "train.steps"),
+        ((*TRAIN, "--workdir=w", "--config.train.steps=0"), "train.steps must be at least 1"),
+        ((*TRAIN, "--workdir=w", "--config.train.lr=-1"), "train.lr must be positive"),
+        ((*TRAIN, "--workdir=w", "--config.model.width=0"), "model.width must be at least 1"),
+        ((*TRAIN, "--workdir=w", "--config.data.name=moon"), "data.name: unknown 'moon'; did you mean 'moons'"),
+        ((*TRAIN, "--workdir=w", "--config.path.schedule=condott"), "path.schedule: unknown 'condott'; did you mean 'condot'"),
+        ((*TRAIN, "--workdir=w", "--config.path.schedule=polynomial(0)"), "n must be positive"),
+        ((*TRAIN, "--workdir=w", "--config.path.schedule=polynomial"), "polynomial"),
+        ((*TRAIN, "--workdir=w", "--config.coupling.name=opt"), "did you mean 'ot'"),
+        ((*TRAIN, "--workdir=w", "--config.prediction=velocty"), "did you mean 'velocity'"),
+        ((*TRAIN, "--workdir=w", "--config.train.optimizer=adm"), "did you mean 'adam'"),
+        ((*TRAIN, "--workdir=w", "--config.train.schedule=cosin"), "did you mean 'cosine'"),
+        ((*TRAIN, "--workdir=w", "--config.model.name=mpl"), "did you mean 'mlp'"),
+        ((*TRAIN, "--workdir=w", "--config.model.activation=gelo"), "unknown activation 'gelo'"),
+        ((*TRAIN, "--workdir=w", "--config.model.conditional=true"), "has none"),
+        ((*TRAIN, "--workdir=w", "--config.prediction=noise", "--config.source.name=uniform"), "not N(0, I)"),
+        ((*TRAIN, "--workdir=w", "--config.prediction=score", "--config.coupling.name=ot"), "depend on the data"),
+        ((*TRAIN, "--workdir=w", "--config.path.name=gaussian", "--config.coupling.name=ot"), "use 'affine'"),
+        ((*TRAIN, "--workdir=w", "--config.data.name=digits", "--config.source.name=moons"), "has shape (2,)"),
+        ((*TRAIN, "--workdir=w", "--config.data.name=npz"), "data.path"),
+        ((*TRAIN, "--workdir=w", "--stpes=3"), "unknown flag --stpes"),
+        ((*TRAIN, "--workdir=w", "extra"), "unexpected argument 'extra'"),
+        (("sample", "--out=a.npz"), "--workdir is required"),
+        (("sample", "--workdir=nowhere", "--out=a.npz"), "is not the workdir of a run"),
+        (("sample", "--workdir=w", "--out=a.png"), "must end in .npz"),
+        (("sample", "--workdir=w", "--out=a.npz", "--solver=dopry5"), "nearest is 'dopri5'"),
+        (("sample", "--workdir=w", "--out=a.npz", "--solver=euler"), "--steps N"),
+        (("sample", "--workdir=w", "--out=a.npz", "--num=0"), "num"),
+        (("likelihood", "--workdir=w", "--out=a.npz", "--divergence=exakt"), "divergence"),
+    ],
+)  # fmt: skip
+def test_usage_errors(flowjax, tmp_path, monkeypatch, argv, message):
+    monkeypatch.chdir(tmp_path)
+    code, result, err = flowjax(*argv)
+    assert code == 2, err
+    assert result is None
+    lines = err.strip().splitlines()
+    assert len(lines) == 1, err
+    assert message in lines[0]
+    assert not (tmp_path / "w").exists()
+
+
+def test_a_config_file_that_fails_is_one_line(flowjax, tmp_path):
+    for text, message in (
+        ("def get_config():\n    return 1 / 0\n", "ZeroDivisionError"),
+        ("x = 1\n", "get_config"),
+        ("def get_config(:\n", "SyntaxError"),
+        ("def get_config():\n    return {'train': {'stepz': 3}}\n", "nearest valid one is 'train.steps'"),
+    ):
+        (tmp_path / "c.py").write_text(text)
+        code, _, err = flowjax("train", f"--config={tmp_path}/c.py", f"--workdir={tmp_path}/w")
+        assert (code, len(err.strip().splitlines())) == (2, 1), err
+        assert message in err
+
+
+@pytest.fixture
+def copy(tiny_run, tmp_path):
+    shutil.copytree(tiny_run, tmp_path / "run")
+    return tmp_path / "run"
+
+
+def test_another_config_is_refused_and_cadence_is_not(flowjax, copy):
+    before = (copy / "metrics.jsonl").read_text()
+    code, _, err = flowjax("train", *TINY, f"--workdir={copy}", "--config.train.lr=0.5")
+    assert code == 2
+    assert "another config: train.lr is 0.004 there and 0.5 here" in err
+    code, result, _ = flowjax("train", *TINY, f"--workdir={copy}", "--config.train.log_every=7")
+    assert (code, result["status"]) == (0, "already_finished")
+    assert (copy / "metrics.jsonl").read_text() == before
+
+
+def test_an_empty_checkpoint_offers_the_one_before_and_nothing_is_lost(flowjax, copy):
+    shutil.rmtree(copy / "checkpoints" / "120" / "default")
+    code, _, err = flowjax("sample", f"--workdir={copy}", f"--out={copy}/s.npz", "--num=4")
+    assert code == 2
+    assert "the one before it is 80: add --checkpoint 80" in err
+    code, result, _ = flowjax(
+        "sample", f"--workdir={copy}", f"--out={copy}/s.npz", "--num=4", "--checkpoint=80", "--steps=5"
+    )
+    assert (code, result["num"]) == (0, 4)
+    code, result, err = flowjax("train", *TINY, f"--workdir={copy}", "--checkpoint=80")
+    assert (code, result["status"], result["step"]) == (0, "finished", 120)
+    assert list((copy / "set_aside").glob("120-*"))
+
+
+def test_bad_points_are_told(flowjax, copy, tmp_path):
+    for x, message in (
+        (np.zeros((3, 5)), "x must be (N, 2)"),
+        (np.full((3, 2), np.nan), "finite"),
+        (np.zeros((0, 2)), "N >= 1"),
+    ):
+        np.savez(tmp_path / "x.npz", x=x)
+        code, _, err = flowjax(
+            "likelihood", f"--workdir={copy}", f"--data={tmp_path}/x.npz", f"--out={tmp_path}/ll.npz"
+        )
+        assert code == 2
+        assert message in err
+        assert len(err.strip().splitlines()) == 1
+
+
+def test_an_output_that_cannot_be_written_is_a_fault(flowjax, copy):
+    code, result, err = flowjax("sample", f"--workdir={copy}", "--num=4", "--steps=2", "--out=/dev/null/a.npz")
+    assert (code, result) == (1, None)
+    assert "cannot write /dev/null/a.npz" in err
+
+
+def test_a_broken_config_json(flowjax, copy):
+    (copy / "config.json").write_text("{")
+    code, _, err = flowjax("evaluate", f"--workdir={copy}")
+    assert code == 2
+    assert "config.json cannot be read" in err
+    assert json.loads((copy / "metrics.jsonl").read_text().splitlines()[0])["step"] == 40

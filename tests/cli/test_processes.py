@@ -1,0 +1,108 @@
+"""Whole processes: start-up time's causes, clean stdout, and kills at arbitrary moments."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from tests.conftest import TINY
+
+LONGER = [*TINY, "--config.train.steps=3000", "--config.train.log_every=200", "--config.train.save_every=200"]
+
+
+def start(*argv):
+    return subprocess.Popen(
+        [sys.executable, "-m", "flowjax", *map(str, argv)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def final_parameters(workdir):
+    import jax
+
+    from flowjax import load
+
+    return [np.asarray(a) for a in jax.tree.leaves(load(workdir, ema=False).params)]
+
+
+@pytest.fixture(scope="module")
+def never_stopped(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("whole") / "run"
+    done = start("train", *LONGER, f"--workdir={workdir}")
+    out, err = done.communicate(timeout=300)
+    assert done.returncode == 0, err
+    assert len(out.splitlines()) == 1
+    return workdir, json.loads(out)
+
+
+def kill_and_resume(workdir, number, seed):
+    """Kills the run at a random moment after its first checkpoint, then lets the same command finish."""
+    process = start("train", *LONGER, f"--workdir={workdir}")
+    deadline = time.time() + 120
+    while not any(p.name.isdigit() for p in (workdir / "checkpoints").glob("*")) and time.time() < deadline:
+        time.sleep(0.01)
+    time.sleep(random.Random(seed).uniform(0.0, 0.5))
+    process.send_signal(number)
+    _, err = process.communicate(timeout=120)
+    code = process.returncode
+    again = start("train", *LONGER, f"--workdir={workdir}")
+    out, err2 = again.communicate(timeout=300)
+    assert again.returncode == 0, err2
+    return code, err, json.loads(out)
+
+
+@pytest.mark.parametrize(
+    ("number", "seed"),
+    [(signal.SIGKILL, 0), (signal.SIGTERM, 0)]
+    + [pytest.param(s, i, marks=pytest.mark.slow) for i in range(1, 4) for s in (signal.SIGKILL, signal.SIGTERM)],
+)
+def test_a_killed_run_resumes_to_the_same_bits(never_stopped, tmp_path, number, seed):
+    workdir, whole = never_stopped
+    code, err, result = kill_and_resume(tmp_path / "run", number, seed)
+    if number == signal.SIGTERM:
+        assert code in (143, 0), err  # 0 if it had finished before the signal
+        if code == 143:
+            assert "stopped by SIGTERM at step" in err.splitlines()[-1]
+    assert result["step"] == whole["step"]
+    for a, b in zip(final_parameters(tmp_path / "run"), final_parameters(workdir), strict=True):
+        np.testing.assert_array_equal(a, b)
+    steps = [json.loads(line)["step"] for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert steps == list(range(200, 3001, 200))
+
+
+@pytest.mark.parametrize("argv", [["--help"], ["configs"], ["train", "--help"], ["sample", "--workdir=x"]])
+def test_light_commands_import_nothing_heavy(argv):
+    """What makes them start in well under a second: neither JAX nor NumPy is imported."""
+    script = (
+        "import sys; from flowjax.cli.main import main; main(sys.argv[1:]); "
+        "heavy = {'jax', 'numpy', 'matplotlib', 'tensorflow'} & set(sys.modules); sys.exit(bool(heavy) * 9)"
+    )
+    done = subprocess.run([sys.executable, "-c", script, *argv], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, (done.returncode, done.stderr)
+
+
+def test_importing_flowjax_is_cheap():
+    script = (
+        "import sys, flowjax; assert 'jax' not in sys.modules; flowjax.schedules.CondOT(); assert 'jax' in sys.modules"
+    )
+    assert subprocess.run([sys.executable, "-c", script], timeout=60).returncode == 0
+
+
+def test_a_full_disk_is_one_line_and_exit_1(tmp_path):
+    """A file size limit stands in for the disk: the error comes from the real write calls of the checkpoint."""
+    script = f"ulimit -f 1; exec {sys.executable} -m flowjax train {' '.join(TINY)} --config.model.width=512 --workdir={tmp_path}/run"
+    done = subprocess.run(
+        ["bash", "-c", script],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1"},
+    )
+    assert done.returncode == 1, (done.returncode, done.stderr[-3000:])
+    assert "cannot write to" in done.stderr.splitlines()[-1]
+    assert done.stdout == ""

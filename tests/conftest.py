@@ -1,0 +1,62 @@
+"""Run-time shape and type checks for all of flowjax, and one tiny trained run that many tests share."""
+
+import json
+import os
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+from jaxtyping import install_import_hook
+
+install_import_hook("flowjax", "beartype.beartype")
+
+import pytest
+from hypothesis import settings
+
+settings.register_profile("flowjax", max_examples=15, deadline=None)
+settings.load_profile("flowjax")
+
+TINY = [
+    "--config=gaussians8",
+    "--config.model.width=16",
+    "--config.model.depth=2",
+    "--config.train.steps=120",
+    "--config.train.batch_size=64",
+    "--config.train.log_every=40",
+    "--config.train.save_every=40",
+]
+
+
+@pytest.fixture
+def flowjax(capsys):
+    """`flowjax(*argv) -> (exit code, the JSON line or None, stderr)`: the command line, in this process."""
+    from flowjax.cli.main import main
+
+    def call(*argv):
+        capsys.readouterr()
+        code = main([str(a) for a in argv])
+        out, err = capsys.readouterr()
+        lines = out.splitlines()
+        assert len(lines) <= 1 or "--help" in argv, f"stdout must hold one line: {out!r}"
+        return code, json.loads(lines[0]) if lines and "--help" not in argv else out or None, err
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory):
+    """The workdir of a finished tiny run on 8 Gaussians; tests must not write into it."""
+    from flowjax.cli.main import main
+
+    workdir = tmp_path_factory.mktemp("tiny") / "run"
+    assert main(["train", *TINY, f"--workdir={workdir}"]) == 0
+    return workdir
+
+
+@pytest.fixture
+def as_users_call():
+    """Without the run-time shape checks, which would refuse a bad call before the code's own message does."""
+    from jaxtyping import config
+
+    config.update("jaxtyping_disable", True)
+    yield
+    config.update("jaxtyping_disable", False)

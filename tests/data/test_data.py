@@ -1,0 +1,174 @@
+"""Data sets: densities against their samples, normalisation, users' arrays, TFDS."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from flowjax.config import ConfigError
+from flowjax.data import DATASETS, Affine, DataError, DataSpec, open_dataset
+from flowjax.data.dataset import image_scale, sample_rows
+
+DENSITIES = ["gaussians8", "moons", "checkerboard", "s_curve", "two_spirals", "swiss_roll"]
+
+
+@pytest.mark.parametrize("name", DENSITIES)
+def test_density_is_normalised_and_agrees_with_its_samples(name):
+    """Sums to 1 on a grid; and the share of samples in each coarse cell is the integral over it, within 5 standard errors."""
+    dataset = open_dataset(name)
+    side, cells, half = 480, 12, 8.0
+    axis = (np.arange(side) + 0.5) / side * 2 * half - half
+    grid = np.stack(np.meshgrid(axis, axis, indexing="ij"), -1).reshape(-1, 2).astype(np.float32)
+    p = np.exp(np.asarray(dataset.log_prob(jnp.asarray(grid)), np.float64)) * (2 * half / side) ** 2
+    assert p.sum() == pytest.approx(1.0, abs=2e-3)
+    block = side // cells
+    share = p.reshape(cells, block, cells, block).sum((1, 3))
+    n = 40_000
+    x = np.asarray(dataset.draw(jax.random.key(0), n))
+    counts, _, _ = np.histogram2d(*x.T, bins=cells, range=[[-half, half]] * 2)
+    assert np.all(np.abs(counts / n - share) < 5 * np.sqrt(share / n) + 2e-3)
+
+
+@pytest.mark.parametrize("name", [*DENSITIES, "pinwheel"])
+def test_test_points_are_fixed(name):
+    a, b = open_dataset(name), open_dataset(name)
+    assert a.test.shape == (10_000, 2)
+    np.testing.assert_array_equal(a.test, b.test)
+    x = a.sample(a.arrays(), jax.random.key(3), 5).x1
+    np.testing.assert_array_equal(x, a.sample(a.arrays(), jax.random.key(3), 5).x1)
+
+
+def test_eight_gaussians_are_torchcfms():
+    dataset = open_dataset("gaussians8")
+    np.testing.assert_allclose(np.linalg.norm(dataset.modes, axis=1), 5.0)
+    x = np.asarray(dataset.draw(jax.random.key(0), 50_000))
+    nearest = ((x[:, None] - dataset.modes) ** 2).sum(-1).argmin(1)
+    assert (x - dataset.modes[nearest]).std() == pytest.approx(0.5623, rel=0.02)
+
+
+def test_digits():
+    dataset = open_dataset("digits")
+    batch = dataset.sample(dataset.arrays(), jax.random.key(0), 32)
+    assert batch.x1.shape == (32, 8, 8, 1)
+    assert int(batch.x1.max()) <= 16
+    assert set(np.asarray(batch.cond)) <= set(range(10))
+    assert len(dataset.arrays()[0]) + len(dataset.test) == 1797
+
+
+def test_labels_stay_with_their_rows():
+    x = np.arange(50)[:, None].astype(np.float32)
+    batch = sample_rows((jnp.asarray(x), jnp.arange(50)), jax.random.key(0), 200)
+    np.testing.assert_array_equal(batch.x1[:, 0], batch.cond)
+    assert len(np.unique(batch.cond)) > 40
+
+
+def test_dequantisation_floors_back_to_the_same_pixels():
+    spec = DataSpec("x", (2, 2, 1), image_scale(256), levels=256)
+    x = jnp.array([[0, 1, 128, 255]], jnp.uint8).reshape(1, 2, 2, 1)
+    model = spec.prepare(jax.random.key(0), x)
+    assert float(model.min()) >= -1
+    assert float(model.max()) <= 256 / 127.5 - 1 + 1e-6
+    np.testing.assert_array_equal(spec.finish(model), x)
+    assert spec.finish(model).dtype == np.uint8
+
+
+def test_bits_per_dim_convention():
+    """-log p_data / (D ln 2) is -log p_model / (D ln 2) + log2(127.5) for 8 bits."""
+    spec = DataSpec("x", (4, 4, 3), image_scale(256), levels=256)
+    model = -100.0
+    data = spec.normalise.log_prob_to_data(model, spec.d)
+    assert -data / (48 * np.log(2)) == pytest.approx(100 / (48 * np.log(2)) + np.log2(127.5))
+    assert Affine(2.0, 1.0).to_data(Affine(2.0, 1.0).to_model(np.float32(3.0))) == 3.0
+
+
+def test_npz_of_points(tmp_path):
+    rng = np.random.default_rng(0)
+    x = rng.normal(5.0, 3.0, (200, 3))
+    np.savez(tmp_path / "a.npz", x=x, y=np.arange(200) % 4)
+    dataset = open_dataset("npz", str(tmp_path / "a.npz"))
+    assert dataset.spec.shape == (3,)
+    assert dataset.spec.num_classes == 4
+    assert len(dataset.test) == 20
+    np.testing.assert_allclose(dataset.test, x[-20:], rtol=1e-6)
+    model = dataset.spec.normalise.to_model(x[:180])
+    assert model.mean() == pytest.approx(0, abs=1e-5)
+    assert model.std() == pytest.approx(1, abs=1e-5)
+
+
+def test_npz_of_images(tmp_path):
+    np.savez(tmp_path / "a.npz", x=np.zeros((10, 4, 4, 3), np.uint8), x_test=np.ones((2, 4, 4, 3), np.uint8))
+    dataset = open_dataset("npz", str(tmp_path / "a.npz"))
+    assert dataset.spec.levels == 256
+    assert dataset.test.mean() == 1
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"z": np.zeros(3)}, "no array named 'x'"),
+        ({"x": np.zeros(3)}, r"\(N, \*event\)"),
+        ({"x": np.full((4, 2), np.nan)}, "not finite"),
+        ({"x": np.zeros((4, 2), np.int64)}, "uint8 or floating"),
+        ({"x": np.zeros((4, 2)), "y": np.zeros(3, int)}, "one label"),
+        ({"x": np.zeros((4, 2)), "x_test": np.zeros((4, 3))}, "x_test has rows"),
+        ({"x": np.zeros((4, 2), np.uint8)}, "uint8 data are images"),
+    ],
+)
+def test_bad_npz_is_one_clear_line(tmp_path, arrays, message):
+    np.savez(tmp_path / "bad.npz", **arrays)
+    with pytest.raises(DataError, match=message) as error:
+        open_dataset("npz", str(tmp_path / "bad.npz"))
+    assert "\n" not in str(error.value)
+
+
+def test_missing_and_broken_files(tmp_path):
+    (tmp_path / "junk.npz").write_bytes(b"not a zip")
+    for path, message in (
+        ("", "data.path"),
+        (str(tmp_path / "no.npz"), "no such file"),
+        (str(tmp_path / "junk.npz"), "not a readable"),
+    ):
+        with pytest.raises(DataError, match=message):
+            open_dataset("npz", path)
+    with pytest.raises(ConfigError, match="did you mean 'moons'"):
+        open_dataset("moon")
+
+
+def test_a_missing_tfds_set_names_the_line_that_prepares_it(tmp_path):
+    with pytest.raises(DataError, match=r"cifar10 is not prepared in .*download_and_prepare") as error:
+        open_dataset("cifar10", str(tmp_path))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.data
+@pytest.mark.parametrize("name", ["mnist", "fashion_mnist", "cifar10"])
+def test_tfds_set(name, monkeypatch):
+    """The official splits; resident and streamed batches hold real images with their labels; a stream replays by step."""
+    import sys
+
+    try:
+        dataset = open_dataset(name)
+    except DataError as error:
+        pytest.skip(f"{name}: {error}")
+    shape = {"cifar10": (32, 32, 3)}.get(name, (28, 28, 1))
+    assert dataset.test.shape == (10_000, *shape)
+    np.testing.assert_array_equal(
+        np.bincount(dataset.test_labels), 1000 if name != "mnist" else np.bincount(dataset.test_labels)
+    )
+    images, labels = dataset.arrays()
+    assert len(images) == {"cifar10": 50_000}.get(name, 60_000)
+    known = {"mnist": 33.3184, "fashion_mnist": 72.9403, "cifar10": 120.7076}  # mean pixel of the training set
+    assert images.mean() == pytest.approx(known[name], abs=1e-3)
+    monkeypatch.setattr("flowjax.data.images.RESIDENT_BYTES", 0)
+    stream = open_dataset(name).stream(0, 16)
+    batch = stream(3)
+    assert batch.x1.shape == (16, *shape)
+    np.testing.assert_array_equal(batch.x1, open_dataset(name).stream(0, 16)(3).x1)
+    assert not np.array_equal(batch.x1, stream(4).x1)
+    row = np.flatnonzero((images == batch.x1[0]).all((1, 2, 3)))
+    assert batch.cond[0] in labels[row]
+    assert "tensorflow" not in sys.modules
+
+
+def test_all_names_are_in_the_table():
+    assert set(DENSITIES) | {"pinwheel", "digits", "mnist", "fashion_mnist", "cifar10", "npz"} == set(DATASETS)

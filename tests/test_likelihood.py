@@ -1,0 +1,139 @@
+"""log p by the change of variables, against closed forms; Hutchinson against the exact trace."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import stats
+
+from flowjax import likelihood, oracles
+from flowjax.paths import GaussianPath
+from flowjax.schedules import VP, CondOT, Cosine
+from flowjax.sources import GaussianMixture, Normal
+
+pytestmark = pytest.mark.analytic
+PATH = GaussianPath(CondOT())
+
+
+@pytest.mark.parametrize("mean", [0.0, 1.0])
+@pytest.mark.parametrize("shape", [(2,), (4, 4, 3)])
+def test_gaussian_to_gaussian(mean, shape):
+    """|log_prob - exact| <= 1e-5 (1 + |exact|) D at rtol = atol = 1e-6 in float32."""
+    x = mean + 0.5 * jax.random.normal(jax.random.key(0), (32, *shape))
+    field = oracles.gaussian(PATH, mean, 0.5).velocity
+    got, stats_ = likelihood.log_prob(field, x, Normal(shape), rtol=1e-6, atol=1e-6)
+    true = stats.norm(mean, 0.5).logpdf(np.asarray(x, np.float64)).reshape(32, -1).sum(1)
+    assert np.all(np.abs(got - true) <= 1e-5 * (1 + np.abs(true)) * np.prod(shape))
+    assert stats_.nfe.shape == (32,)
+
+
+@pytest.mark.parametrize("schedule", [CondOT(), Cosine()])
+def test_mixture(schedule):
+    mixture = GaussianMixture(jnp.array([[2.0, 0.0], [-1.0, 1.0]]), jnp.array([0.5, 0.8]), jnp.array([1.0, 2.0]))
+    x = mixture.sample(jax.random.key(0), 64)
+    field = oracles.mixture(GaussianPath(schedule), mixture).velocity
+    got, _ = likelihood.log_prob(field, x, Normal((2,)), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(got, mixture.log_prob(x), atol=2e-3)
+
+
+def test_from_the_exact_start_the_vp_flow_is_exact_too():
+    """VP does not start from N(0, I) but from N(alpha(0) m, alpha(0)^2 s^2 + sigma(0)^2): with that the answer is exact."""
+    alpha, sigma = float(VP().alpha(0.0)), float(VP().sigma(0.0))
+    x = 1.0 + 0.5 * jax.random.normal(jax.random.key(0), (16, 2))
+    start = Normal((2,), alpha * 1.0, np.hypot(alpha * 0.5, sigma))
+    field = oracles.gaussian(GaussianPath(VP()), 1.0, 0.5).velocity
+    got, _ = likelihood.log_prob(field, x, start, t1=VP.t_max, rtol=1e-6, atol=1e-6)
+    true = stats.norm(1.0, 0.5).logpdf(np.asarray(x)).sum(1)
+    # stopping at t_max leaves noise of variance 1e-6: it moves log p by less than 1e-6 / 0.25 * (1 + z^2) a coordinate
+    assert np.all(np.abs(got - true) <= 1e-5 * (1 + np.abs(true)) * 2 + 4e-6 * 20)
+
+
+def test_hutchinson_is_unbiased():
+    """A linear field with off-diagonal terms: the mean over many keys is the trace, within 4 standard errors."""
+    a = jnp.array([[0.5, 1.0, -0.3], [0.2, -0.4, 0.8], [0.6, 0.1, 0.3]])
+    field = lambda t, x, cond: x @ a.T
+    x = jnp.ones((1, 3))
+    exact, _ = likelihood.log_prob(field, x, Normal((3,)), rtol=1e-6, atol=1e-6)
+    many = jnp.repeat(x, 512, 0)
+    keys = jax.random.split(jax.random.key(0), 512)
+    estimates, _ = likelihood.log_prob(
+        field, many, Normal((3,)), divergence="hutchinson", key=keys, solver="rk4", steps=20
+    )
+    stderr = float(estimates.std()) / np.sqrt(512)
+    assert stderr > 1e-3  # there is something to average
+    assert abs(float(estimates.mean() - exact[0])) < 4 * stderr
+    wide, _ = likelihood.log_prob(
+        field, x, Normal((3,)), divergence="hutchinson", key=keys[0], probes=2000, solver="rk4", steps=20
+    )
+    assert abs(float(wide[0] - exact[0])) < 4 * float(estimates.std()) / np.sqrt(2000)
+
+
+def test_hutchinson_is_exact_where_the_jacobian_is_diagonal():
+    """e . J e = trace J for signs e and diagonal J: exact = Hutchinson, on images too."""
+    x = jax.random.normal(jax.random.key(0), (4, 3, 3, 1))
+    field = oracles.gaussian(PATH, 0.0, 0.5).velocity
+    kw = {"rtol": 1e-6, "atol": 1e-6}
+    exact, _ = likelihood.log_prob(field, x, Normal((3, 3, 1)), **kw)
+    estimate, _ = likelihood.log_prob(field, x, Normal((3, 3, 1)), divergence="hutchinson", key=jax.random.key(1), **kw)
+    np.testing.assert_allclose(estimate, exact, rtol=1e-5)
+
+
+def test_exact_divergence_in_blocks_is_the_trace():
+    """More coordinates than one block holds, against jacfwd."""
+    w = jax.random.normal(jax.random.key(0), (70, 70)) / 8
+    v = lambda x: jnp.tanh(x @ w)
+    x = jax.random.normal(jax.random.key(1), (3, 70))
+    y, divergence = likelihood.exact_divergence(v, x)
+    jacobian = jax.vmap(jax.jacfwd(lambda x: v(x[None])[0]))(x)
+    np.testing.assert_allclose(divergence, jnp.trace(jacobian, axis1=1, axis2=2), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(y, v(x), rtol=1e-6)
+
+
+def test_conditions_reach_their_rows():
+    """v = c x: log p(x) = log N(x e^-c; 0, 1) - c, with its own c for each row."""
+    c = jnp.array([-0.5, 0.0, 1.0])
+    x = jnp.array([[0.3], [1.0], [-2.0]])
+    got, _ = likelihood.log_prob(lambda t, x, cond: cond[:, None] * x, x, Normal((1,)), cond=c, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(got, stats.norm.logpdf(x[:, 0] * np.exp(-c)) - c, atol=2e-5)
+
+
+def test_it_can_be_trained():
+    """d/ds of the mean log-likelihood of N(0, s^2) is zero at the data's own s: here sign and value at s = 0.4."""
+    x = jnp.array([[0.5], [-0.5]])
+
+    def objective(s):
+        field = lambda t, x, cond: jnp.log(s) * x
+        return likelihood.log_prob(field, x, Normal((1,)), solver="rk4", steps=20)[0].mean()
+
+    assert float(jax.grad(objective)(0.4)) == pytest.approx(-1 / 0.4 + 0.25 / 0.4**3, rel=1e-4)
+
+
+def test_one_key_means_one_a_row():
+    x = jnp.ones((3, 4))
+    field = lambda t, x, cond: jnp.sin(x @ jnp.arange(16.0).reshape(4, 4) / 8)
+    score = lambda **kw: likelihood.log_prob(
+        field, x, Normal((4,)), divergence="hutchinson", solver="rk4", steps=5, **kw
+    )[0]
+    together = score(key=jax.random.key(0))
+    keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(0), i))(jnp.arange(3))
+    np.testing.assert_array_equal(together, score(key=keys))
+    assert len(np.unique(together)) == 3
+
+
+@pytest.mark.usefixtures("as_users_call")
+@pytest.mark.parametrize(
+    ("keywords", "message"),
+    [
+        ({"divergence": "hutchinson"}, "pass key="),
+        ({"divergence": "hutchinson", "key": jax.random.key(0), "probes": 0}, "probes"),
+        ({"divergence": "exakt"}, "'exact' or 'hutchinson'"),
+    ],
+)
+def test_refusals(keywords, message):
+    with pytest.raises(ValueError, match=message):
+        likelihood.log_prob(lambda t, x, cond: x, jnp.ones((2, 1)), Normal((1,)), **keywords)
+
+
+def test_empty_batch():
+    with pytest.raises(ValueError, match="empty"):
+        likelihood.log_prob(lambda t, x, cond: x, jnp.ones((0, 1)), Normal((1,)))

@@ -1,0 +1,279 @@
+"""Training: the parts, and that a run cut anywhere is bitwise the run that never stopped."""
+
+import json
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from flowjax.build import build
+from flowjax.config import ConfigError, defaults, resolve
+from flowjax.data import open_dataset
+from flowjax.models.embeddings import NO_LABEL
+from flowjax.training import ema, optimizers
+from flowjax.training.checkpoints import CheckpointError, Checkpoints, Saver
+from flowjax.training.loop import RunFault, Trainer, train
+from flowjax.training.step import drop_labels, loops_badly
+from flowjax.training.writers import read_metrics
+
+
+def config(**changes):
+    c = defaults("mlp")
+    c.model.width, c.model.depth = 16, 2
+    c.train.update({"steps": 60, "batch_size": 32, "log_every": 20, "save_every": 20, "lr": 1e-2, **changes})
+    return c
+
+
+def assemble(c, name="gaussians8"):
+    c.data.name = name
+    dataset = open_dataset(name)
+    return Trainer(resolve(c), build(resolve(c), dataset.spec), dataset)
+
+
+def run(trainer, workdir, resume=None):
+    workdir.mkdir(exist_ok=True)
+    return train(trainer, workdir, Checkpoints(workdir / "checkpoints"), resume)
+
+
+@pytest.fixture(scope="module")
+def trainer():
+    return assemble(config())
+
+
+@pytest.fixture(scope="module")
+def whole(trainer, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("whole") / "run"
+    return workdir, run(trainer, workdir)
+
+
+def assert_same_bits(a, b):
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+            x, y = jax.random.key_data(x), jax.random.key_data(y)
+        np.testing.assert_array_equal(x, y)
+
+
+def test_metrics_are_complete_and_the_loss_falls(whole):
+    records = read_metrics(whole[0] / "metrics.jsonl")
+    assert [r["step"] for r in records] == [20, 40, 60]
+    assert set(records[0]) == {
+        "step",
+        "samples_seen",
+        "loss",
+        "val_loss",
+        "learning_rate",
+        "grad_norm",
+        "samples_per_second",
+        "time",
+    }
+    assert records[-1]["samples_seen"] == 60 * 32
+    assert records[-1]["loss"] < records[0]["loss"]
+
+
+def test_a_resumed_run_is_bitwise_the_run_that_never_stopped(trainer, whole, tmp_path):
+    """Stopped at 20 of 60, resumed with another cadence by a new Trainer: same state, same later records."""
+    short = assemble(config(steps=60))
+    short.config.train.unlock()
+    saver = Checkpoints(tmp_path / "checkpoints").saver(3, 0)
+    state, _ = short.run(short.init(), short.arrays(), 7)
+    state, _ = short.run(state, short.arrays(), 13)
+    saver.save(state, 1.0)
+    saver.close()
+    result = run(assemble(config(log_every=30, save_every=7)), tmp_path, resume=20)
+    assert_same_bits(result.state, whole[1].state)
+
+
+def test_checkpoints_keep_last_best_and_every(tmp_path, trainer):
+    checkpoints = Checkpoints(tmp_path / "c")
+    saver, state = checkpoints.saver(2, 30), trainer.init()
+    for step, loss in ((10, 3.0), (20, 1.0), (30, 2.0), (40, 2.5), (50, 2.6), (60, 2.7)):
+        saver.save(
+            state.__class__(jnp.asarray(step), *(getattr(state, n) for n in ("params", "opt_state", "ema", "key"))),
+            loss,
+        )
+    saver.close()
+    assert checkpoints.steps() == [20, 30, 50, 60]
+    assert (checkpoints.choose("best"), checkpoints.choose("last"), checkpoints.choose("50")) == (20, 60, 50)
+    with pytest.raises(CheckpointError, match="no checkpoint 55 .*: there are 20, 30, 50, 60"):
+        checkpoints.choose("55")
+    restored = checkpoints.restore(60, trainer.like())
+    assert jnp.issubdtype(restored.key.dtype, jax.dtypes.prng_key)
+    assert_same_bits(restored.params, state.params)
+
+
+def test_an_empty_and_a_corrupt_checkpoint_offer_the_one_before(tmp_path, trainer):
+    saver, state = Checkpoints(tmp_path / "c").saver(3, 0), trainer.init()
+    for step in (10, 20):
+        saver.save(
+            state.__class__(jnp.asarray(step), *(getattr(state, n) for n in ("params", "opt_state", "ema", "key"))), 1.0
+        )
+    saver.close()
+    (tmp_path / "c" / "30").mkdir()
+    for path in (tmp_path / "c" / "20").rglob("*"):
+        if path.is_file() and path.stat().st_size:
+            path.write_bytes(b"\0" * 7)
+    again = Checkpoints(tmp_path / "c")
+    with pytest.raises(
+        CheckpointError, match="checkpoint 30 .* cannot be read .*one before it is 20: add --checkpoint 20"
+    ):
+        again.restore(30, trainer.like())
+    with pytest.raises(CheckpointError, match="one before it is 10"):
+        again.restore(20, trainer.like())
+    assert int(again.restore(10, trainer.like()).step) == 10
+
+
+def test_nan_stops_the_run_and_keeps_the_last_good_state(tmp_path, trainer):
+    """A learning rate that explodes: the line names the step, and what was saved is finite."""
+    with pytest.raises(RunFault, match=r"not finite at step \d+; the checkpoint of step 20 is kept"):
+        bad = assemble(config())
+        good_run, calls = bad.run, []
+
+        def explode(state, arrays, n):
+            calls.append(n)
+            if int(state.step) >= 20:
+                params = jax.tree.map(lambda a: a * 1e30, state.params)
+                state = state.__class__(state.step, params, state.opt_state, state.ema, state.key)
+            return good_run(state, arrays, n)
+
+        bad.run = explode
+        run(bad, tmp_path)
+    state = Checkpoints(tmp_path / "checkpoints").restore(20, trainer.like())
+    assert all(np.isfinite(a).all() for a in jax.tree.leaves(state.params))
+
+
+def test_the_step_before_nan_is_returned(trainer):
+    state, _ = trainer.run(trainer.init(), trainer.arrays(), 3)
+    poisoned = state.__class__(
+        state.step, jax.tree.map(lambda a: a * jnp.nan, state.params), state.opt_state, state.ema, state.key
+    )
+    after, metrics = trainer.run(poisoned, trainer.arrays(), 5)
+    assert int(metrics.bad_step) == 4
+    assert int(after.step) == 3
+
+
+def test_a_full_disk_is_one_line(tmp_path, trainer, monkeypatch):
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Saver, "save", full)
+    with pytest.raises(RunFault, match="cannot write to .*No space left on device"):
+        run(trainer, tmp_path)
+
+
+def test_loop_on_the_host_takes_the_same_steps(trainer):
+    from flowjax.training.step import make_run
+
+    on_host = make_run(trainer._step, trainer._get_batch, trainer.mesh, on_host=True)
+    a, ma = on_host(trainer.init(), trainer.arrays(), 5)
+    b, mb = trainer.run(trainer.init(), trainer.arrays(), 5)
+    for x, y in zip(jax.tree.leaves(a.params), jax.tree.leaves(b.params), strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6)
+    assert float(ma.loss) == pytest.approx(float(mb.loss), rel=1e-5)
+    x = jnp.ones((1, 4, 4, 1))
+    assert loops_badly(lambda k: jax.lax.conv(x, k, (1, 1), "SAME"), jnp.ones((1, 4, 3, 3)))
+    assert not loops_badly(lambda k: k @ k, jnp.ones((2, 2)))
+
+
+def test_eight_devices_give_the_losses_of_one():
+    """The same program on 1 and on 8 CPU devices, batch split over the mesh: losses within float32 rounding; OT too."""
+    script = """
+import sys, json, jax
+sys.path.insert(0, ".")
+from tests.training.test_training import assemble, config
+out = []
+for coupling in ("independent", "ot"):
+    c = config(); c.coupling.name = coupling
+    t = assemble(c)
+    s = t.init()
+    for _ in range(5):
+        s, m = t.run(s, t.arrays(), 4)
+        out.append(float(m.loss))
+print(json.dumps([len(jax.devices()), out]))
+"""
+    results = []
+    for devices in (1, 8):
+        env = {
+            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+            "JAX_PLATFORMS": "cpu",
+            "PATH": "/usr/bin:/bin",
+        }
+        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=env, timeout=300)
+        assert done.returncode == 0, done.stderr[-2000:]
+        results.append(json.loads(done.stdout.splitlines()[-1]))
+    assert [r[0] for r in results] == [1, 8]
+    np.testing.assert_allclose(results[0][1], results[1][1], rtol=2e-5)
+
+
+def test_ema_half_life_is_in_samples():
+    """With a constant half-life of H samples, after H samples of a new constant value half of the old one is left."""
+    average, half_life, batch = {"w": jnp.ones(())}, 640.0, 32
+    start = 10**6
+    for i in range(20):
+        average = ema.update(average, {"w": jnp.zeros(())}, ema.decay(half_life, batch, jnp.asarray(start + i)))
+    assert float(average["w"]) == pytest.approx(0.5, rel=1e-5)
+    assert float(ema.decay(0.0, batch, jnp.asarray(5))) == 0.0
+    assert float(ema.decay(1e9, 100, jnp.asarray(2))) == pytest.approx(0.5 ** (100 / (0.05 * 200)), rel=1e-5)
+
+
+@pytest.mark.parametrize(("name", "half"), [("constant", 1.0), ("cosine", 0.5), ("polynomial", 0.5)])
+def test_learning_rate(name, half):
+    c = config(steps=110, warmup=10, schedule=name, lr=1.0).train
+    lr = optimizers.learning_rate(c)
+    np.testing.assert_allclose(
+        [lr(i) for i in range(10)], np.arange(1, 11) / 10 * 0.9 + 0.01 * np.arange(10, 0, -1), atol=0.1
+    )
+    assert float(lr(10)) == pytest.approx(1.0)
+    assert float(lr(60)) == pytest.approx(half, abs=1e-6)
+    assert float(lr(110)) == pytest.approx(1.0 if name == "constant" else 0.0, abs=1e-6)
+
+
+def test_adamw_decays_and_clip_clips():
+    c = config(optimizer="adamw", weight_decay=0.1, lr=0.5, schedule="constant", clip=0.0).train
+    tx = optimizers.optimizer(c)
+    params = {"w": jnp.full(3, 2.0)}
+    updates, _ = tx.update({"w": jnp.zeros(3)}, tx.init(params), params)
+    np.testing.assert_allclose(updates["w"], -0.5 * 0.1 * 2.0, rtol=1e-6)
+
+
+def test_labels_are_dropped_one_by_one():
+    labels = jnp.arange(20_000) % 10
+    dropped = drop_labels(jax.random.key(0), labels, 0.1)
+    share = float((dropped == NO_LABEL).mean())
+    assert share == pytest.approx(0.1, abs=5 * np.sqrt(0.09 / 20_000))
+    kept = dropped != NO_LABEL
+    np.testing.assert_array_equal(dropped[kept], labels[kept])
+
+
+def test_a_batch_that_does_not_divide_is_told(monkeypatch):
+    from flowjax.training import sharding
+
+    monkeypatch.setattr(jax, "devices", lambda: [None] * 3)
+    with pytest.raises(ConfigError, match="batch_size 32 does not divide among 3 devices"):
+        sharding.make_mesh(32)
+
+
+def test_a_streamed_set_trains_and_resumes_the_same(tmp_path):
+    """Host-fed batches, padded stretches: 20 steps in one go or in two give the same bits."""
+    import dataclasses
+
+    from flowjax.objectives import Batch
+
+    dataset = open_dataset("digits")
+    x, y = dataset.arrays()
+
+    def stream(seed, n):
+        return lambda step: Batch(x[(np.arange(n) + n * step) % 1500], y[(np.arange(n) + n * step) % 1500])
+
+    streamed = dataclasses.replace(dataset, sample=None, arrays=tuple, stream=stream)
+    c = config(steps=20, log_every=9, save_every=20)
+    c.data.name, c.model.conditional = "digits", True
+    c = resolve(c)
+    make = lambda: Trainer(c, build(c, dataset.spec), streamed)
+    whole = run(make(), tmp_path / "whole")
+    trainer = make()
+    state, _ = trainer.run(trainer.init(), trainer.feed(0, 11), 11)
+    state, _ = trainer.run(state, trainer.feed(11, 9), 9)
+    assert_same_bits(state, whole.state)
