@@ -10,6 +10,7 @@ def get_config():
     config.model.conditional = True
     config.model.channels = 32
     config.model.multipliers = (1, 2)
+    config.model.blocks = 1
     config.model.patch = 2
     config.train.steps = 1500
     config.train.batch_size = 64

@@ -1,8 +1,8 @@
 """flowjax: flow matching and diffusion in JAX, every method in one algebra.
 
-A path and a coupling say what to regress; a network's prediction, read through the path, names both ends of the path at (t, x);
-from the ends come velocity, score, noise and data; a velocity can be integrated and scored. Submodules load on first
-use, so that importing flowjax is cheap.
+A path and a coupling say what to regress; a network's prediction, read through the path, names both ends of the path
+at (t, x); from the ends come velocity, score, noise and data; a velocity can be integrated and scored. Submodules
+load on first use, so that importing flowjax is cheap.
 """
 
 import importlib

@@ -1,4 +1,4 @@
-"""From a config to the objects it names. Every name a config may use is bound in the tables here: the one place to look.
+"""From a config to the objects it names; every name a config may use is bound in a table here.
 
 Adding a schedule, source, path, coupling, prediction or model is one file (or class) and one line below.
 """
@@ -10,10 +10,9 @@ from typing import Any
 
 import jax
 from flax import nnx
-from ml_collections import ConfigDict
 
 from flowjax import couplings, predictions, schedules, sources
-from flowjax.config import MODEL_DEFAULTS, ConfigError, lookup
+from flowjax.config import MODEL_DEFAULTS, Config, ConfigError, lookup
 from flowjax.data import DataSpec
 from flowjax.data.densities import DENSITIES
 from flowjax.models import MLP, UNet
@@ -23,7 +22,7 @@ from flowjax.paths.affine import is_standard_normal
 from flowjax.predictions import Denoiser, Prediction
 from flowjax.typing import Field, Params, PRNGKey
 
-SCHEDULES: dict[str, Callable[..., schedules.Schedule]] = {
+SCHEDULES: dict[str, Callable[..., Any]] = {
     "condot": schedules.CondOT,
     "cosine": schedules.Cosine,
     "polynomial": schedules.Polynomial,
@@ -87,7 +86,7 @@ class Problem:
         return predictions.field(self.denoiser(params), self.path)
 
 
-def build(config: ConfigDict, spec: DataSpec) -> Problem:
+def build(config: Config, spec: DataSpec) -> Problem:
     """Binds the names of a resolved config.
 
     Raises:
@@ -119,7 +118,7 @@ def make_schedule(text: str) -> schedules.Schedule:
         raise ConfigError(f"path.schedule {text!r}: {error}; write it like polynomial(2) or vp(0.1, 20)") from None
 
 
-def _check_gaussian(config: ConfigDict, path: AffinePath, source: Any, coupling: Any, prediction: Prediction) -> None:
+def _check_gaussian(config: Config, path: AffinePath, source: Any, coupling: Any, prediction: Prediction) -> None:
     """Scores and noise exist only for N(0, I) kept independent of the data: elsewhere asking for them is an error."""
     gaussian = is_standard_normal(source) and coupling.keeps_independence
     why = (
@@ -133,7 +132,7 @@ def _check_gaussian(config: ConfigDict, path: AffinePath, source: Any, coupling:
         raise ConfigError(f"prediction {prediction.name!r} has no meaning here: {why}; use 'velocity' or 'data'")
 
 
-def _make_model(config: ConfigDict, spec: DataSpec) -> tuple[Callable[[PRNGKey], Params], ParametricApply]:
+def _make_model(config: Config, spec: DataSpec) -> tuple[Callable[[PRNGKey], Params], ParametricApply]:
     """The network as two pure functions over a plain dict of arrays."""
     make = lookup("model.name", config.model.name, MODELS)
     own = {key: config.model[key] for key in MODEL_DEFAULTS[config.model.name]}

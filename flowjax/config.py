@@ -1,14 +1,19 @@
 """Configs: every key with its default in one place, and the checks that turn a bad one into one clear line.
 
-A config file is short: `config = defaults("mlp")`, a few assignments, `return config`. Importing this module costs ml_collections
-and nothing heavier.
+A config file is short: `config = defaults("mlp")`, a few assignments, `return config`. Importing this module costs
+ml_collections and nothing heavier.
 """
 
 import difflib
 from collections.abc import Iterable, Mapping
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ml_collections import ConfigDict
+
+if TYPE_CHECKING:
+    Config = Any  # its keys are checked by `resolve`, at run time; a type checker knows nothing of them
+else:
+    Config = ConfigDict
 
 T = TypeVar("T")
 
@@ -26,7 +31,7 @@ class ConfigError(ValueError):
     """A config that cannot be run; the message is one line that names the key."""
 
 
-def defaults(model: str = "mlp") -> ConfigDict:
+def defaults(model: str = "mlp") -> Config:
     """All keys of a run with their defaults, for one of the models in `MODEL_DEFAULTS`."""
     return ConfigDict(
         {
@@ -73,7 +78,7 @@ def lookup(key: str, name: str, table: Mapping[str, T]) -> T:
     return table[name]
 
 
-def flatten(config: ConfigDict | dict, prefix: str = "") -> dict[str, Any]:
+def flatten(config: Config | dict, prefix: str = "") -> dict[str, Any]:
     """{"train.steps": 1000, ...}; tuples become lists, as JSON has them."""
     flat: dict[str, Any] = {}
     for key, value in config.items():
@@ -91,7 +96,7 @@ def nearest_key(key: str, known: Iterable[str]) -> str:
     return (last or difflib.get_close_matches(key, names, n=1, cutoff=0.0) or [names[0]])[0]
 
 
-def resolve(config: ConfigDict | dict) -> ConfigDict:
+def resolve(config: Config | dict) -> Config:
     """A full, checked config from one that may leave keys out (they take their defaults).
 
     Raises:
@@ -149,7 +154,7 @@ def _smallest(value: Any) -> int:
     return min((n for n in numbers if isinstance(n, int) and not isinstance(n, bool)), default=1)
 
 
-def differences(old: ConfigDict, new: ConfigDict) -> dict[str, tuple[Any, Any]]:
+def differences(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
     """Keys other than `CADENCE` whose values differ, with (old, new)."""
     a, b = flatten(old), flatten(new)
     return {k: (a.get(k), b.get(k)) for k in a | b if k not in CADENCE and a.get(k) != b.get(k)}

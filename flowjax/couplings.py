@@ -48,9 +48,9 @@ class Independent:
 class MinibatchOT:
     """Exact optimal transport of the batch under squared distance (OT-CFM; Tong et al. 2024, sec. 3.2.3).
 
-    Between two equal-weight sets of B points an optimal plan is a permutation, found by SciPy's assignment solver on the
-    host, through a callback. It takes about 1 ms at B = 128, 10 ms at 256, 70 ms at 512 and 0.5 s at 1024
-    (8 Gaussians from a normal, one CPU core; `scripts/benchmarks/couplings.py`): between B^2 and B^3, and the step waits.
+    Between two equal-weight sets of B points an optimal plan is a permutation, found by SciPy's assignment solver on
+    the host, through a callback. It takes about 1 ms at B = 128, 10 ms at 256, 70 ms at 512 and 0.5 s at 1024
+    (8 Gaussians from a normal, one CPU core; `scripts/benchmarks/couplings.py`), and the step waits for it.
     """
 
     keeps_independence = False
@@ -65,7 +65,8 @@ def _assign(x0: ArrayLike, x1: ArrayLike) -> np.ndarray:
     """The permutation `rows` minimising sum |x0[rows] - x1|^2: that is, maximising the sum of inner products."""
     from scipy.optimize import linear_sum_assignment
 
-    x0, x1 = (np.asarray(x, np.float64).reshape(len(x), -1) for x in (x0, x1))
+    a, b = (np.asarray(x, np.float64) for x in (x0, x1))
+    x0, x1 = (x.reshape(x.shape[0], -1) for x in (a, b))
     if not (np.isfinite(x0).all() and np.isfinite(x1).all()):
         return np.arange(len(x1), dtype=np.int32)  # the loss is already lost; let the loop see it and stop
     return linear_sum_assignment(-(x1 @ x0.T))[1].astype(np.int32)

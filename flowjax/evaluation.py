@@ -11,7 +11,7 @@ import numpy as np
 from flowjax import metrics, sampling
 from flowjax.data import Dataset
 from flowjax.run import Run
-from flowjax.sampling import Solver
+from flowjax.sampling import DOPRI5, Solver
 from flowjax.training.writers import say
 
 _PAIRS, _PAIR_SIZE = 25, 1000
@@ -22,15 +22,15 @@ _EXACT_UP_TO = 64
 _DRAW_SEED = 71
 
 
-def evaluate(run: Run, dataset: Dataset, seed: int = 0, solver: Solver = Solver(), batch: int = 0) -> dict[str, Any]:
+def evaluate(run: Run, dataset: Dataset, seed: int = 0, solver: Solver = DOPRI5, batch: int = 0) -> dict[str, Any]:
     """All metrics of a run.
 
     Returns, where they are defined:
         nll: mean of -log p on held-out points, nats of the data space; nll_stderr.
         bits_per_dim: of images.
         kl: mean of log p_true - log p on held-out points, where p_true is known; kl_stderr.
-        w2_squared, w2: W2^2 as the mean over disjoint pairs of 1,000 points, and its root; w2_squared_true: the same between
-            two true samples, the floor.
+        w2_squared, w2: W2^2 as the mean over disjoint pairs of 1,000 points, and its root; w2_squared_true: the same
+            between two true samples, the floor.
         mmd: squared, unbiased, on 2,000 points.
         npe: normalised path energy; path_energy; w2_squared_source: between source and data.
         mode_share_min, mode_share_max: smallest and largest share of samples whose nearest mode is one mode.
@@ -53,7 +53,7 @@ def evaluate(run: Run, dataset: Dataset, seed: int = 0, solver: Solver = Solver(
 
 
 def _held_out(run: Run, dataset: Dataset) -> tuple[np.ndarray, np.ndarray | None]:
-    """Points to score: 20,000 fresh ones where the distribution is known, else the test set (256 of it for large images)."""
+    """Points to score: 20,000 fresh ones where the distribution is known, else the test set (256 large images)."""
     if dataset.draw is not None:
         return np.asarray(dataset.draw(jax.random.key(_DRAW_SEED), _HELD_OUT)), None
     rows = slice(0, len(dataset.test) if run.spec.d <= _EXACT_UP_TO else _IMAGES_SCORED)

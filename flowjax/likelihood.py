@@ -1,11 +1,14 @@
-"""Exact log-likelihood by the instantaneous change of variables (Chen et al. 2018; Grathwohl et al. 2019; Song et al. 2021).
+"""Exact log-likelihood by the instantaneous change of variables (Chen et al. 2018; Grathwohl et al. 2019; Song et al.
+2021).
 
-Along the flow dx/dt = v(t, x):  d log p_t(x_t) / dt = -div v(t, x_t).  Carried back from the data at t1 to the source at t0,
+Along the flow dx/dt = v(t, x):  d log p_t(x_t) / dt = -div v(t, x_t).  Carried back from the data at t1 to the source
+at t0,
 
     log p(x) = log p_source(x_0) - integral from t0 to t1 of div v dt .
 
-The divergence is the trace of the Jacobian: exactly, by D forward derivatives an evaluation; or by Hutchinson's estimator,
-the mean of e . (dv/dx) e over random signs e, unbiased, drawn once a solve so that the integrand stays smooth.
+The divergence is the trace of the Jacobian: exactly, by D forward derivatives an evaluation; or by Hutchinson's
+estimator, the mean of e . (dv/dx) e over random signs e, unbiased, drawn once a solve so that the integrand stays
+smooth.
 """
 
 from collections.abc import Callable
@@ -54,7 +57,8 @@ def hutchinson_divergence(
 
 @dataclass(frozen=True)
 class _Augmented:
-    """The field of (x, integral of div v); its condition is (cond, probes). Equal for equal fields, so each compiles once."""
+    """The field of (x, integral of div v); its condition is (cond, probes). Equal for equal fields, so each compiles
+    once."""
 
     field: Field
     divergence: Divergence

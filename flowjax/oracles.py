@@ -1,6 +1,7 @@
 """Oracles: closed-form denoisers, velocities, scores and densities, for data whose p_t is known.
 
-With source N(0, I) independent of the data, and data a mixture sum_k w_k N(m_k, s_k^2 I), the path x_t = alpha x1 + sigma x0 has
+With source N(0, I) independent of the data, and data a mixture sum_k w_k N(m_k, s_k^2 I), the path
+x_t = alpha x1 + sigma x0 has
 
     (1)  p_t       = sum_k w_k N(alpha m_k, V_k I),      V_k = alpha^2 s_k^2 + sigma^2
     (2)  r_k(x)    = w_k N(x; alpha m_k, V_k I) / p_t(x)                        (responsibilities)
@@ -8,8 +9,8 @@ With source N(0, I) independent of the data, and data a mixture sum_k w_k N(m_k,
     (4)  E[x0 | x] = sum_k r_k sigma / V_k (x - alpha m_k)
     (5)  score     = -sum_k r_k (x - alpha m_k) / V_k
 
-One normal is K = 1; a finite data set is s_k = 0, one component a point. All three below are this mixture. They are the root of
-the tests and what notebooks draw beside what was learned.
+One normal is K = 1; a finite data set is s_k = 0, one component a point. All three below are this mixture. They are
+the root of the tests and what notebooks draw beside what was learned.
 """
 
 from dataclasses import dataclass
@@ -32,8 +33,8 @@ from flowjax.typing import Batched, Cond, Time
 class Oracle:
     """The exact answers for a mixture of isotropic normals reached from N(0, I).
 
-    Every method takes t, () or (B,), and x, (B, *event). Where all scales are zero the density is singular at t = 1: stay
-    below it. Memory is B x K beside the inputs.
+    Every method takes t, () or (B,), and x, (B, *event). Where all scales are zero the density is singular at t = 1:
+    stay below it. Memory is B x K beside the inputs.
 
     Attributes:
         path: an affine path; the source is N(0, I), drawn independently.
@@ -108,7 +109,7 @@ def mixture(path: AffinePath, mixture: GaussianMixture) -> Oracle:
 
 
 def dataset(path: AffinePath, points: Float[ArrayLike, "N *event"]) -> Oracle:
-    """Data uniform on a finite set (N, *event): the field that a network with no error would learn, memorising the set."""
+    """Data uniform on a finite set (N, *event): the field of a network that has memorised it without error."""
     means = jnp.asarray(points)
     n = means.shape[0]
     return Oracle(path, means, jnp.zeros(n, means.dtype), jnp.full(n, -jnp.log(float(n)), means.dtype))

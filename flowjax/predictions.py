@@ -1,8 +1,9 @@
 """Predictions: what a network's output means, as a way to the ends of the path and back.
 
-The pivot is `Ends`, the posterior means (E[x0 | x_t], E[x1 | x_t]). Each prediction says what to regress (`target`), how its
-optimum reads as ends (`to_ends`) and how ends read as it (`from_ends`); conversions between any two go through the ends,
-so there are none written by pairs. On an affine path x_t = alpha x1 + sigma x0, with primes for time derivatives:
+The pivot is `Ends`, the posterior means (E[x0 | x_t], E[x1 | x_t]). Each prediction says what to regress (`target`),
+how its optimum reads as ends (`to_ends`) and how ends read as it (`from_ends`); conversions between any two go
+through the ends, so there are none written by pairs. On an affine path x_t = alpha x1 + sigma x0, with primes for
+time derivatives:
 
     velocity   v = alpha' x1 + sigma' x0        x1 = (sigma' x_t - sigma v) / d,   x0 = (alpha v - alpha' x_t) / d
                                                 with d = alpha sigma' - sigma alpha'
@@ -62,7 +63,7 @@ class Prediction:
     gaussian_only: bool = False
 
     def interval(self, path: AffinePath) -> tuple[float, float]:
-        """The times on which reading is well conditioned: the path's own, narrowed where this prediction is singular."""
+        """The path's own interval, narrowed to where this reading is well conditioned."""
         edge = 2 * math.log(_SMALLEST_RATIO)
         low, high = path.t_min, path.t_max
         with jax.ensure_compile_time_eval():

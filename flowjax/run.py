@@ -3,10 +3,8 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ml_collections import ConfigDict
-
 from flowjax.build import Problem, build
-from flowjax.config import resolve
+from flowjax.config import Config, resolve
 from flowjax.data import DataSpec
 from flowjax.paths import AffinePath
 from flowjax.predictions import Denoiser
@@ -28,7 +26,7 @@ class Run:
     """
 
     workdir: Path
-    config: ConfigDict
+    config: Config
     step: int
     problem: Problem
     params: Params = field(repr=False)

@@ -41,6 +41,9 @@ class Solver:
         return {"solver": self.name, "rtol": self.rtol, "atol": self.atol, "steps": self.steps}
 
 
+DOPRI5 = Solver()
+
+
 class Drawn(NamedTuple):
     """Samples in data space (N, *event), their labels (N,) or None, and the largest number of evaluations."""
 
@@ -70,7 +73,7 @@ def sample(
     run: Run,
     num: int,
     seed: int = 0,
-    solver: Solver = Solver(),
+    solver: Solver = DOPRI5,
     label: int | None = None,
     batch: int = 0,
     show: bool = False,
@@ -119,7 +122,7 @@ def log_prob(
     divergence: Divergence = "exact",
     seed: int = 0,
     probes: int = 1,
-    solver: Solver = Solver(),
+    solver: Solver = DOPRI5,
     batch: int = 0,
     show: bool = False,
 ) -> Scored:
@@ -164,23 +167,24 @@ def log_prob(
 def _batched(
     f: Callable[..., Any], arrays: tuple[np.ndarray, ...], num: int, size: int, show: bool, label: str, solver: Solver
 ) -> list[Any]:
-    """f over blocks of `size` rows, the last one padded with its first row; its results, as NumPy, without the padding."""
+    """f over blocks of `size` rows, the last one padded; its results, as NumPy, without the padding."""
     results = []
     progress = Progress(num, 0, label, "row") if show else None
     for start in range(0, num, size):
         block = tuple(a[start : start + size] for a in arrays)
         n = len(block[0])
         padded = (np.concatenate([a, np.repeat(a[:1], size - n, 0)]) if n < size else a for a in block)
-        result = jax.tree.map(lambda a: np.asarray(a)[:n], f(*padded))
-        stats = result[-1]
-        if not stats.converged.all():
-            late = int((~stats.converged).sum())
-            raise SolverFault(
-                f"{solver.name} did not arrive for {late} of {n} rows: loosen --rtol and --atol, or use --steps"
-            )
+        result = jax.tree.map(partial(_head, n), f(*padded))
+        if late := int((~result[-1].converged).sum()):
+            fix = "loosen --rtol and --atol, or use --steps"
+            raise SolverFault(f"{solver.name} did not arrive for {late} of {n} rows: {fix}")
         results.append(result)
         if progress:
             progress.advance(start + n)
     if progress:
         progress.close()
     return results
+
+
+def _head(n: int, a: Array) -> np.ndarray:
+    return np.asarray(a)[:n]

@@ -4,8 +4,8 @@ A schedule is the pair (alpha, sigma) of the affine path `x_t = alpha(t) x1 + si
 t = 1 the data. Only `alpha` and `sigma` are written down; their derivatives come from `rates`, by forward-mode
 differentiation, so a formula exists once. Each is written so that its small end is clean in float32.
 
-The signal-to-noise ratio is `alpha^2 / sigma^2`; `log_snr` and its inverse `time_of_log_snr` are the change of time that
-carries one schedule onto another.
+The signal-to-noise ratio is `alpha^2 / sigma^2`; `log_snr` and its inverse `time_of_log_snr` are the change of time
+that carries one schedule onto another.
 """
 
 from dataclasses import dataclass
@@ -140,7 +140,8 @@ class Polynomial:
 
     def sigma(self, t: ArrayLike) -> Float[Array, "..."]:
         t = _as_time(t)
-        # expm1 keeps the digits of 1 - t^n near t = 1; below 1/2 the plain form is exact enough and has a derivative at 0.
+        # expm1 keeps the digits of 1 - t^n near t = 1; below 1/2 the plain form is exact enough and has a derivative
+        # at 0.
         late = -jnp.expm1(self.n * jnp.log(jnp.maximum(t, 0.5)))
         return jnp.where(t > 0.5, late, 1.0 - t**self.n)
 
@@ -154,7 +155,8 @@ class Polynomial:
 @jax.tree_util.register_static
 @dataclass(frozen=True)
 class VP:
-    """The variance-preserving diffusion with linear beta (Song et al. 2021, eq. 32-33), time reversed to t = 1 at the data.
+    """The variance-preserving diffusion with linear beta (Song et al. 2021, eq. 32-33), time reversed to t = 1 at the
+    data.
 
     With s = 1 - t and B = s^2 (beta_max - beta_min) / 2 + s beta_min:  alpha = exp(-B / 2), sigma = sqrt(1 - exp(-B)).
     alpha(0) = exp(-B(0)/2) = 0.0066 for the usual 0.1 and 20: the prior N(0, sigma(0)^2 I) is an approximation to p_0.

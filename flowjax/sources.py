@@ -55,7 +55,7 @@ class Normal:
     scale: ArrayLike = 1.0
 
     def sample(self, key: PRNGKey, n: int) -> Batched:
-        return self.loc + self.scale * jax.random.normal(key, (n, *self.shape))
+        return jnp.asarray(self.loc + self.scale * jax.random.normal(key, (n, *self.shape)))
 
     def log_prob(self, x: Batched) -> Float[Array, " B"]:
         _check_event(x, self.shape)
@@ -75,7 +75,8 @@ class Uniform:
     high: ArrayLike = 1.0
 
     def sample(self, key: PRNGKey, n: int) -> Batched:
-        return self.low + (jnp.asarray(self.high) - self.low) * jax.random.uniform(key, (n, *self.shape))
+        low, high = jnp.asarray(self.low), jnp.asarray(self.high)
+        return low + (high - low) * jax.random.uniform(key, (n, *self.shape))
 
     def log_prob(self, x: Batched) -> Float[Array, " B"]:
         _check_event(x, self.shape)

@@ -9,8 +9,8 @@ from jaxtyping import install_import_hook
 
 install_import_hook("flowjax", "beartype.beartype")
 
-import pytest
-from hypothesis import settings
+import pytest  # noqa: E402
+from hypothesis import settings  # noqa: E402
 
 settings.register_profile("flowjax", max_examples=15, deadline=None)
 settings.load_profile("flowjax")

@@ -37,7 +37,7 @@ def test_mixture(schedule):
 
 
 def test_from_the_exact_start_the_vp_flow_is_exact_too():
-    """VP does not start from N(0, I) but from N(alpha(0) m, alpha(0)^2 s^2 + sigma(0)^2): with that the answer is exact."""
+    """VP starts from N(alpha(0) m, alpha(0)^2 s^2 + sigma(0)^2), not from N(0, I): from there the answer is exact."""
     alpha, sigma = float(VP().alpha(0.0)), float(VP().sigma(0.0))
     x = 1.0 + 0.5 * jax.random.normal(jax.random.key(0), (16, 2))
     start = Normal((2,), alpha * 1.0, np.hypot(alpha * 0.5, sigma))

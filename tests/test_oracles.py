@@ -75,7 +75,7 @@ def test_velocity_moves_the_density(points, schedule):
         for t in (0.2, 0.5, 0.8):
             rate = jax.jvp(lambda t: oracle.log_prob(t, x), (t,), (1.0,))[1]
             one = lambda x, t=t: oracle.velocity(t, x[None])[0]
-            divergence = jax.vmap(lambda x: jnp.trace(jax.jacfwd(one)(x)))(x)
+            divergence = jnp.trace(jax.vmap(jax.jacfwd(one))(x), axis1=1, axis2=2)
             transport = jnp.sum(oracle.velocity(t, x) * oracle.score(t, x), -1)
             np.testing.assert_allclose(rate + divergence + transport, 0.0, atol=1e-9)
 

@@ -19,12 +19,12 @@ from flowjax.training.loop import RunFault
 def open_run(values: absl_flags.FlagValues, workdir: str) -> Run:
     """The run that --workdir, --checkpoint and --ema name."""
     solver(values)  # a bad solver is told before anything is read
-    return load(workdir, values["ema"].value, values["checkpoint"].value)
+    return load(workdir, values.ema, values.checkpoint)
 
 
 def solver(values: absl_flags.FlagValues) -> Solver:
     """--solver, --rtol, --atol, --steps."""
-    chosen = Solver(values["solver"].value, values["rtol"].value, values["atol"].value, values["steps"].value)
+    chosen = Solver(values.solver, values.rtol, values.atol, values.steps)
     try:
         ode.check_solver(chosen.name, chosen.steps)
     except ValueError as error:

@@ -1,4 +1,5 @@
-"""The project's own errors by exit code. Heavy imports: looked at only once a command has failed after importing JAX."""
+"""The project's own errors by exit code. Heavy imports: looked at only once a command has failed after importing
+JAX."""
 
 from flowjax.data import DataError
 from flowjax.sampling import SolverFault

@@ -2,7 +2,8 @@
 
 usage: flowjax evaluate --workdir DIR
 
-Densities: nll, kl (where the true density is known), w2, mmd, npe, mode shares. Images: nll, bits_per_dim; small ones also w2, mmd.
+Densities: nll, kl (where the true density is known), w2, mmd, npe, mode shares. Images: nll, bits_per_dim; small ones
+also w2, mmd.
 
 example:
   flowjax evaluate --workdir runs/g8
@@ -26,7 +27,7 @@ def run(argv: list[str]) -> dict[str, Any]:
 
     opened = open_run(values, workdir)
     dataset = open_dataset(opened.config.data.name, opened.config.data.path)
-    result = evaluation.evaluate(opened, dataset, values["seed"].value, solver(values), values["batch"].value)
+    result = evaluation.evaluate(opened, dataset, values.seed, solver(values), values.batch)
     for key, value in result.items():
         sys.stderr.write(f"{key:<18}{value:>12.5g}\n")
     return result

@@ -1,4 +1,4 @@
-"""Flags through absl, with one line an error. Each command has its own `FlagValues`, so commands can be called in one process."""
+"""Flags through absl, with one line an error; each command has its own `FlagValues`."""
 
 import difflib
 import re

@@ -2,8 +2,9 @@
 
 usage: flowjax likelihood --workdir DIR [--split test | --data FILE.npz] --divergence exact|hutchinson --out FILE.npz
 
-Writes `log_prob` (N,): nats in the data space, in the order of the points. --data holds `x` (N, *shape) in data space and, for a
-conditional network, `y`; without labels the density is the unconditional one. Integer images are dequantised by --seed.
+Writes `log_prob` (N,): nats in the data space, in the order of the points. --data holds `x` (N, *shape) in data space
+and, for a conditional network, `y`; without labels the density is the unconditional one. Integer images are
+dequantised by --seed.
 
 example:
   flowjax likelihood --workdir runs/g8 --split test --divergence exact --out ll.npz
@@ -34,18 +35,18 @@ def run(argv: list[str]) -> dict[str, Any]:
     from flowjax.cli.common import open_run, points, save_npz, solver
 
     opened = open_run(values, workdir)
-    x, labels = points(opened, values["data"].value)
-    if values["num"].value:
-        x, labels = x[: values["num"].value], None if labels is None else labels[: values["num"].value]
+    x, labels = points(opened, values.data)
+    if values.num:
+        x, labels = x[: values.num], None if labels is None else labels[: values.num]
     scored = sampling.log_prob(
         opened,
         x,
         labels,
-        values["divergence"].value,
-        seed=values["seed"].value,
-        probes=values["probes"].value,
+        values.divergence,
+        seed=values.seed,
+        probes=values.probes,
         solver=solver(values),
-        batch=values["batch"].value,
+        batch=values.batch,
         show=True,
     )
     log_prob = scored.log_prob

@@ -1,7 +1,9 @@
-"""`flowjax COMMAND`: finds the command, runs it, and turns what happens into one JSON line, one error line and an exit code.
+"""`flowjax COMMAND`: finds the command, runs it, and turns what happens into one JSON line, one error line and an
+exit code.
 
-stdout holds one JSON line (or the help that was asked for); everything else goes to stderr. Exit 0: done; 1: a fault during a
-run; 2: a usage or config error; 143: SIGTERM, after saving (130: Ctrl-C). Nothing heavy is imported before a command is known.
+stdout holds one JSON line (or the help that was asked for); everything else goes to stderr. Exit 0: done; 1: a fault
+during a run; 2: a usage or config error; 143: SIGTERM, after saving (130: Ctrl-C). Nothing heavy is imported before a
+command is known.
 """
 
 import importlib
@@ -82,7 +84,7 @@ def _report(name: str, error: Exception) -> int:
     if "jax" in sys.modules:
         errors = importlib.import_module("flowjax.cli.errors")
         if isinstance(error, errors.Preempted):
-            return _fail(f"{name}: {line}", 128 + error.number)
+            return _fail(f"{name}: {line}", 128 + getattr(error, "number", 0))
         if isinstance(error, errors.USAGE):
             return _fail(f"{name}: {line}", 2)
         if isinstance(error, errors.FAULTS):

@@ -2,8 +2,8 @@
 
 usage: flowjax sample --workdir DIR --num N --out FILE.npz [--solver NAME] [--rtol R --atol A | --steps N] [--label K]
 
-Writes the array `samples` (N, *shape), and `labels` (N,) for a conditional network. Images come out as uint8, with a grid of
-the first 64 in a .png beside. Sample i depends on --seed and on i alone.
+Writes the array `samples` (N, *shape), and `labels` (N,) for a conditional network. Images come out as uint8, with a
+grid of the first 64 in a .png beside. Sample i depends on --seed and on i alone.
 
 example:
   flowjax sample --workdir runs/g8 --num 50000 --seed 0 --solver dopri5 --out samples.npz
@@ -32,15 +32,13 @@ def run(argv: list[str]) -> dict[str, Any]:
     from flowjax.cli.common import open_run, save_npz, solver
 
     opened = open_run(values, workdir)
-    label, spec = values["label"].value, opened.spec
+    label, spec = values.label, opened.spec
     if label is not None and not opened.config.model.conditional:
         raise flags.UsageError(f"--label: the network of {workdir} is not conditional")
     if label is not None and label >= spec.num_classes:
         raise flags.UsageError(f"--label {label}: the classes are 0 to {spec.num_classes - 1}")
     start = time.perf_counter()
-    drawn = sampling.sample(
-        opened, values["num"].value, values["seed"].value, solver(values), label, values["batch"].value, show=True
-    )
+    drawn = sampling.sample(opened, values.num, values.seed, solver(values), label, values.batch, show=True)
     seconds = time.perf_counter() - start
     save_npz(out, samples=drawn.samples, labels=drawn.labels)
     if spec.is_image:

@@ -2,8 +2,9 @@
 
 usage: flowjax train --config FILE|NAME --workdir DIR [--config.KEY=VALUE ...] [--dry_run]
 
-Writes config.json, metrics.jsonl, checkpoints/ and plots/ into the workdir. The same command on the same workdir resumes; only
-train.steps and the logging and saving cadence may differ then. `flowjax configs` lists the shipped configs.
+Writes config.json, metrics.jsonl, checkpoints/ and plots/ into the workdir. The same command on the same workdir
+resumes; only train.steps and the logging and saving cadence may differ then. `flowjax configs` lists the shipped
+configs.
 
 example:
   flowjax train --config gaussians8 --workdir runs/g8 --config.train.steps=2000
@@ -17,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from absl import flags as absl_flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import config_flags
 
 from flowjax.cli import flags
-from flowjax.config import ConfigError, defaults, flatten, nearest_key, resolve
+from flowjax.config import Config, ConfigError, defaults, flatten, nearest_key, resolve
 
 
 def run(argv: list[str]) -> dict[str, Any]:
@@ -33,12 +34,12 @@ def run(argv: list[str]) -> dict[str, Any]:
         raise flags.UsageError(f"--workdir {workdir} is a file")
     from flowjax.cli import train_run
 
-    if values["dry_run"].value:
+    if values.dry_run:
         return train_run.dry_run(config, workdir)
-    return train_run.train(config, workdir, values["checkpoint"].value)
+    return train_run.train(config, workdir, values.checkpoint)
 
 
-def read_config(values: absl_flags.FlagValues, argv: list[str]) -> ConfigDict:
+def read_config(values: absl_flags.FlagValues, argv: list[str]) -> Config:
     """Parses all flags; returns the file's config with the overrides of the command line, checked.
 
     ml_collections types and applies the overrides. Their keys are checked here first, to name the nearest valid one.
@@ -57,10 +58,10 @@ def read_config(values: absl_flags.FlagValues, argv: list[str]) -> ConfigDict:
         flags.parse(values, rest, __doc__ or "")
     if where is None:
         raise flags.UsageError("--config is required: a file, or a name that `flowjax configs` lists")
-    return resolve(values["config"].value)
+    return resolve(values.config)
 
 
-def load_config(path: Path) -> ConfigDict:
+def load_config(path: Path) -> Config:
     """The resolved result of a config file's `get_config()`; a file that fails is one line."""
     spec = importlib.util.spec_from_file_location("flowjax_config", path)
     if spec is None or spec.loader is None:

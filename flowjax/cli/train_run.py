@@ -5,12 +5,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ml_collections import ConfigDict
-
 from flowjax import plots
 from flowjax.build import build
 from flowjax.cli.flags import UsageError
-from flowjax.config import differences, resolve
+from flowjax.config import Config, differences, resolve
 from flowjax.data import open_dataset
 from flowjax.run import Run
 from flowjax.training import loop
@@ -18,12 +16,12 @@ from flowjax.training.checkpoints import Checkpoints
 from flowjax.training.writers import read_config, read_metrics, say, write_config
 
 
-def _assemble(config: ConfigDict) -> loop.Trainer:
+def _assemble(config: Config) -> loop.Trainer:
     dataset = open_dataset(config.data.name, config.data.path)
     return loop.Trainer(config, build(config, dataset.spec), dataset)
 
 
-def dry_run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
+def dry_run(config: Config, workdir: Path) -> dict[str, Any]:
     """Builds everything, prints parameters and FLOPs a step, and stops; nothing is written."""
     start = time.perf_counter()
     trainer = _assemble(config)
@@ -33,7 +31,7 @@ def dry_run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     return _result(workdir, "dry_run", 0, 0, None, time.perf_counter() - start, parameters, flops)
 
 
-def train(config: ConfigDict, workdir: Path, checkpoint: str) -> dict[str, Any]:
+def train(config: Config, workdir: Path, checkpoint: str) -> dict[str, Any]:
     """Trains to the end, or from where the workdir stands; draws the plots."""
     start = time.perf_counter()
     resume = _resume_step(config, workdir, checkpoint)
@@ -56,7 +54,7 @@ def train(config: ConfigDict, workdir: Path, checkpoint: str) -> dict[str, Any]:
     )
 
 
-def _resume_step(config: ConfigDict, workdir: Path, checkpoint: str) -> int | None:
+def _resume_step(config: Config, workdir: Path, checkpoint: str) -> int | None:
     """The step to resume from, None for a new run.
 
     Raises:
@@ -72,13 +70,14 @@ def _resume_step(config: ConfigDict, workdir: Path, checkpoint: str) -> int | No
         key, (was, now) = next(iter(changed.items()))
         more = f" (and {len(changed) - 1} more)" if len(changed) > 1 else ""
         raise UsageError(
-            f"{workdir} is the workdir of another config: {key} is {was!r} there and {now!r} here{more}; take another --workdir"
+            f"{workdir} is the workdir of another config: {key} is {was!r} there and {now!r} here{more}; "
+            "take another --workdir"
         )
     checkpoints = Checkpoints(workdir / "checkpoints")
     return checkpoints.choose(checkpoint) if checkpoints.steps() or checkpoint != "last" else None
 
 
-def _prepare_workdir(config: ConfigDict, trainer: loop.Trainer, workdir: Path) -> None:
+def _prepare_workdir(config: Config, trainer: loop.Trainer, workdir: Path) -> None:
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         write_config(workdir, config, trainer.problem.spec)
@@ -86,7 +85,7 @@ def _prepare_workdir(config: ConfigDict, trainer: loop.Trainer, workdir: Path) -
         raise loop.RunFault(f"cannot write to {workdir}: {error.strerror}") from None
 
 
-def _already_finished(config: ConfigDict, workdir: Path, step: int, start: float) -> dict[str, Any]:
+def _already_finished(config: Config, workdir: Path, step: int, start: float) -> dict[str, Any]:
     say(f"train: {workdir} is already finished at step {step}; a larger train.steps would go on from there")
     records = read_metrics(workdir / "metrics.jsonl")
     loss = records[-1]["loss"] if records else None

@@ -1,9 +1,9 @@
 """What training, evaluation and the command line know of a data set, wherever it comes from.
 
 Networks and paths live in model space; users and densities in data space. The affine map between the two belongs to the
-data set: `data = scale * model + shift`, so `log p_data = log p_model - D log scale`. Integer images are dequantised: a value
-k becomes uniform on [k, k + 1), then x / half - 1 with half = (levels - 1) / 2, and samples are floored back. So
-bits/dim = -log p_data / (D ln 2).
+data set: `data = scale * model + shift`, so `log p_data = log p_model - D log scale`. Integer images are dequantised:
+a value k becomes uniform on [k, k + 1), then x / half - 1 with half = (levels - 1) / 2, and samples are floored back.
+So bits/dim = -log p_data / (D ln 2).
 """
 
 import math
@@ -80,7 +80,7 @@ class DataSpec:
 
     def finish(self, x: Array | np.ndarray) -> np.ndarray:
         """Samples from model space as the user wants them: data space, and uint8 where pixels are integers."""
-        x = np.asarray(self.normalise.to_data(x))
+        x = self.normalise.to_data(np.asarray(x))
         if not self.levels:
             return x
         return np.clip(np.floor(x), 0, self.levels - 1).astype(np.uint8)
@@ -96,10 +96,11 @@ class Dataset:
         spec: shape, normalisation, labels.
         test: (N, *shape) held-out points in data space, float32, fixed.
         test_labels: (N,) int32, or None.
-        arrays: loads what `sample` draws from, once; () where it needs nothing. Passed to the compiled step as an argument.
+        arrays: loads what `sample` draws from, once; () where it needs nothing. Passed to the compiled step as an
+            argument.
         sample: (arrays, key, n) -> Batch in data space.
-        stream: (seed, n) -> (step -> Batch of NumPy arrays): batches fed from the host, with random access by step, so that
-            a resumed run continues the same order.
+        stream: (seed, n) -> (step -> Batch of NumPy arrays): batches fed from the host, with random access by step,
+            so that a resumed run continues the same order.
         log_prob: (N, *shape) -> (N,) nats in data space, where it is known.
         draw: (key, n) -> fresh true samples, where the distribution is known.
         modes: (K, D) centres of a mixture's modes, where it has them.
@@ -123,7 +124,7 @@ def image_scale(levels: int) -> Affine:
 
 
 def sample_rows(arrays: tuple[Any, Any], key: PRNGKey, n: int) -> Batch:
-    """n rows of (x, labels), uniformly with replacement: a pure function of the key, so that any step can be replayed."""
+    """n rows of (x, labels), uniformly with replacement: a pure function of the key, so any step can be replayed."""
     x, labels = (None if a is None else jnp.asarray(a) for a in arrays)
     assert x is not None
     index = jax.random.randint(key, (n,), 0, x.shape[0])

@@ -1,8 +1,10 @@
-"""Two-dimensional densities, sampled in JAX inside the compiled step: endless data, and exact log-densities where they exist.
+"""Two-dimensional densities, sampled in JAX inside the compiled step: endless data, and exact log-densities where
+they exist.
 
-Shapes and constants follow torchcfm's `utils.py` (8 Gaussians: radius 5, covariance sqrt(0.1) I; moons: scikit-learn's with noise
-0.2, times 3, minus 1) and flow_matching's checkerboard, so that numbers compare. A curve blurred by a normal is a mixture
-with a continuum of centres; its density is summed over centres much closer than the blur, exact to float32.
+Shapes and constants follow torchcfm's `utils.py` (8 Gaussians: radius 5, covariance sqrt(0.1) I; moons:
+scikit-learn's with noise 0.2, times 3, minus 1) and flow_matching's checkerboard, so that numbers compare. A curve
+blurred by a normal is a mixture with a continuum of centres; its density is summed over centres much closer than the
+blur, exact to float32.
 """
 
 from collections.abc import Callable
@@ -124,7 +126,7 @@ DENSITIES = {
 
 
 def open_density(name: str) -> Dataset:
-    """A 2D density as a data set: endless training samples, `TEST_POINTS` fixed test points, data space = model space."""
+    """A 2D density as a data set: endless training samples and `TEST_POINTS` fixed test points, not rescaled."""
     if name == "pinwheel":
         draw, log_prob = pinwheel, None
     else:

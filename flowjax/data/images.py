@@ -1,12 +1,13 @@
 """TFDS image sets, read through `as_data_source` (ArrayRecord) and Grain; TensorFlow is never imported.
 
-A set that fits is decoded whole and lives on the device as uint8. A larger one is streamed: Grain shuffles and batches by
-index, so batch number i is a pure function of (seed, i), and a resumed run reads on where it stopped.
+A set that fits is decoded whole and lives on the device as uint8. A larger one is streamed: Grain shuffles and
+batches by index, so batch number i is a pure function of (seed, i), and a resumed run reads on where it stopped.
 """
 
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -52,14 +53,14 @@ def open_tfds(name: str, path: str = "") -> Dataset:
     )
 
 
-def _sources(name: str, path: str):
+def _sources(name: str, path: str) -> tuple[Any, Any]:
     import tensorflow_datasets as tfds
 
     folder = Path(path or os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")).expanduser()
     missing = f"{name} is not prepared in {folder}; prepare it once with: {prepare_line(name, path)}"
     try:
         builder = tfds.builder(name, data_dir=str(folder))
-        source = builder.as_data_source()
+        source: Any = builder.as_data_source()
         return source["train"], source["test"]
     except (
         OSError,
@@ -68,21 +69,21 @@ def _sources(name: str, path: str):
         NotImplementedError,
         AttributeError,
         ValueError,
-        tfds.core.registered.DatasetNotFoundError,
+        tfds.core.DatasetNotFoundError,
     ):
         raise DataError(missing) from None
 
 
-def _decode(source, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+def _decode(source: Any, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
     """Every image and label of a split, in its order."""
     rows = source.__getitems__(range(len(source)))
     x = np.stack([row["image"] for row in rows]).reshape(-1, *shape)
     return x, np.array([row["label"] for row in rows], np.int32)
 
 
-def _stream(source, shape: tuple[int, ...], seed: int, n: int) -> Callable[[int], Batch]:
+def _stream(source: Any, shape: tuple[int, ...], seed: int, n: int) -> Callable[[int], Batch]:
     import grain
 
-    rows = grain.MapDataset.source(source).seed(seed).shuffle().repeat()
+    rows: Any = grain.MapDataset.source(source).seed(seed).shuffle().repeat()
     batches = rows.map(lambda row: (row["image"].reshape(shape), np.int32(row["label"]))).batch(n)
     return lambda step: Batch(*batches[step])

@@ -34,8 +34,8 @@ def wasserstein2_squared_pairs(x: np.ndarray, y: np.ndarray, size: int = 1000, p
 def mmd(x: Float[Array, "N *event"], y: Float[Array, "M *event"]) -> Float[Array, ""]:
     """Squared maximum mean discrepancy, unbiased, of a sum of Gaussian kernels (Gretton et al. 2012, eq. 3).
 
-    Bandwidths are 1/4, 1/2, 1, 2 and 4 times the median distance between x and y. Zero on average for equal distributions,
-    so it may be negative.
+    Bandwidths are 1/4, 1/2, 1, 2 and 4 times the median distance between x and y. Zero on average for equal
+    distributions, so it may be negative.
     """
     x, y = x.reshape(x.shape[0], -1), y.reshape(y.shape[0], -1)
     n, m = x.shape[0], y.shape[0]
@@ -44,6 +44,7 @@ def mmd(x: Float[Array, "N *event"], y: Float[Array, "M *event"]) -> Float[Array
     square = lambda a, b: jnp.maximum((a**2).sum(1)[:, None] - 2 * a @ b.T + (b**2).sum(1), 0.0)
     xy = square(x, y)
     median = jnp.median(xy)
-    kernel = lambda d: sum(jnp.exp(-d / (2 * s**2 * median)) for s in (0.25, 0.5, 1.0, 2.0, 4.0))
+    bandwidths = jnp.array([0.25, 0.5, 1.0, 2.0, 4.0])
+    kernel = lambda d: jnp.exp(-d[..., None] / (2 * bandwidths**2 * median)).sum(-1)
     off = lambda d: (kernel(d).sum() - jnp.trace(kernel(d))) / (d.shape[0] * (d.shape[0] - 1))
     return off(square(x, x)) + off(square(y, y)) - 2 * kernel(xy).mean()

@@ -1,4 +1,4 @@
-"""Path energy: how much further a flow carries its samples than optimal transport would (Tong et al. 2024, sec. 5.1)."""
+"""Path energy: how much further a flow carries its samples than optimal transport would (Tong et al. 2024)."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float

@@ -1,6 +1,7 @@
 """A time-embedded, class-conditional multilayer perceptron: the network of the 2D experiments."""
 
 import math
+from itertools import pairwise
 
 import jax
 import jax.numpy as jnp
@@ -42,7 +43,7 @@ class MLP(nnx.Module):
         self.activation = ACTIVATIONS[activation]
         self.label = LabelEmbedding(num_classes, width, rngs=rngs) if num_classes else None
         widths = [d + (features or 1) + (width if num_classes else 0), *[width] * depth]
-        self.layers = nnx.List([nnx.Linear(a, b, rngs=rngs) for a, b in zip(widths[:-1], widths[1:], strict=True)])
+        self.layers = nnx.List([nnx.Linear(a, b, rngs=rngs) for a, b in pairwise(widths)])
         self.out = nnx.Linear(widths[-1], d, kernel_init=nnx.initializers.zeros_init(), rngs=rngs)
 
     def __call__(

@@ -1,7 +1,7 @@
 """A first U-Net for small images: residual blocks, attention where the map is small, time and class as scale and shift.
 
-Resolution changes by average pooling and nearest-neighbour doubling, not by strided convolutions: their gradients take a
-slow path on the CPU. Odd sizes are padded at the bottom and right on the way down and cropped on the way up.
+Resolution changes by average pooling and nearest-neighbour doubling, not by strided convolutions: their gradients
+take a slow path on the CPU. Odd sizes are padded at the bottom and right on the way down and cropped on the way up.
 """
 
 import jax

@@ -3,9 +3,9 @@
     conditional   L_c(w) = E_{t, x0, x1} |net_w(t, x_t) - target(x_t | x0, x1)|^2
     marginal      L_m(w) = E_{t, x_t}    |net_w(t, x_t) - E[target | x_t]|^2
 
-The two have the same gradient in w and differ by a constant, E |target - E[target | x_t]|^2: what cannot be known from x_t.
-The marginal loss needs the conditional expectation, which only an oracle has; the method rests on not needing it.
-Norms are means over the coordinates of an example.
+The two have the same gradient in w and differ by a constant, E |target - E[target | x_t]|^2: what cannot be known
+from x_t. The marginal loss needs the conditional expectation, which only an oracle has; the method rests on not
+needing it. Norms are means over the coordinates of an example.
 """
 
 from collections.abc import Callable

@@ -7,8 +7,8 @@ Since (1) and (2) are linear in the ends, conditional expectations pass through 
 e1 = E[x1 | x_t], x_t = alpha e1 + sigma e0 and the marginal velocity is v = alpha' e1 + sigma' e0. Whatever a network
 predicts, two of the four quantities (x_t, v, e0, e1) give the other two (`flowjax.predictions`).
 
-A `GaussianPath` adds the promise that the source is N(0, I) and independent of the data. Then, and only then, does the score
-follow from the ends:  e0 = -sigma grad log p_t  (Tweedie's formula).
+A `GaussianPath` adds the promise that the source is N(0, I) and independent of the data. Then, and only then, does
+the score follow from the ends:  e0 = -sigma grad log p_t  (Tweedie's formula).
 """
 
 from dataclasses import dataclass

@@ -1,9 +1,12 @@
 """Adaptive explicit solvers through diffrax, with the error controlled for each sample on its own.
 
-Each row is its own solve under `vmap`: its step sizes follow its own error, its result does not depend on its neighbours,
-and a finished row costs arithmetic but no more evaluations are counted for it. The error norm is the largest root mean
-square over the leaves of the state, so that a log-density beside an image is held to the tolerance too.
+Each row is its own solve under `vmap`: its step sizes follow its own error, its result does not depend on its
+neighbours, and a finished row costs arithmetic but no more evaluations are counted for it. The error norm is the
+largest root mean square over the leaves of the state, so that a log-density beside an image is held to the tolerance
+too.
 """
+
+from typing import Any
 
 import diffrax
 import jax
@@ -29,6 +32,7 @@ def evaluations(solver: diffrax.AbstractSolver, steps: Int[Array, " B"]) -> Int[
         return 1 + steps
     assert isinstance(solver, diffrax.AbstractERK)
     tableau = solver.tableau
+    assert isinstance(tableau, diffrax.ButcherTableau)
     return 1 + (tableau.num_stages - 1) * steps if tableau.fsal else tableau.num_stages * steps
 
 
@@ -54,7 +58,7 @@ def integrate(
     def one(x: PyTree, cond: Cond) -> tuple[PyTree, Array, Array]:
         lift = lambda tree: jax.tree.map(lambda leaf: leaf[None], tree)
 
-        def v(t: Array, x: PyTree, args: None) -> PyTree:
+        def v(t: Any, x: PyTree, args: Any) -> PyTree:
             return jax.tree.map(lambda leaf: leaf[0], field(t, lift(x), lift(cond)))
 
         solution = diffrax.diffeqsolve(

@@ -1,8 +1,8 @@
 """Explicit Runge-Kutta on a fixed grid: a bare `lax.scan`, the whole batch in step.
 
 A method is its Butcher tableau (a, b, c):  k_i = v(t + c_i h, x + h sum_j a_ij k_j),  x' = x + h sum_i b_i k_i.
-Stages that the solution does not use (the last of a first-same-as-last pair) are left out, so evaluations per step are the
-number of rows here. Reverse- and forward-mode differentiable.
+Stages that the solution does not use (the last of a first-same-as-last pair) are left out, so evaluations per step
+are the number of rows here. Reverse- and forward-mode differentiable.
 """
 
 from typing import NamedTuple
@@ -37,6 +37,7 @@ RK4 = Tableau(a=((), (0.5,), (0.0, 0.5), (0.0, 0.0, 1.0)), b=(1 / 6, 1 / 3, 1 / 
 def tableau_of(solver: type[diffrax.AbstractERK]) -> Tableau:
     """The tableau of a diffrax explicit Runge-Kutta class, without the stages its solution gives no weight."""
     t = solver.tableau
+    assert isinstance(t, diffrax.ButcherTableau)
     b = np.asarray(t.b_sol, float)
     keep = int(np.flatnonzero(b)[-1]) + 1
     a = ((), *(tuple(np.asarray(row, float).tolist()) for row in t.a_lower))

@@ -1,4 +1,5 @@
-"""Fixed grids for the explicit diffrax solvers that are no Runge-Kutta methods: the whole batch in one diffrax solve."""
+"""Fixed grids for the explicit diffrax solvers that are no Runge-Kutta methods: the whole batch in one diffrax
+solve."""
 
 import diffrax
 import jax

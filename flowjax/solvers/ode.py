@@ -6,12 +6,13 @@ without, diffrax controls the error of each sample on its own.
 
 import difflib
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import diffrax
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Int
 
 from flowjax.solvers import adaptive, fixed_grid, multistep
@@ -30,13 +31,13 @@ _RUNGE_KUTTA = (
 SOLVERS: dict[str, Tableau] = {"euler": EULER, "rk4": RK4} | {s.__name__.lower(): tableau_of(s) for s in _RUNGE_KUTTA}
 """Solvers by name, for a fixed grid."""
 
-MULTISTEP_SOLVERS: dict[str, type[diffrax.AbstractSolver]] = {
+MULTISTEP_SOLVERS: dict[str, Any] = {
     "leapfrogmidpoint": diffrax.LeapfrogMidpoint,
     "reversibleheun": diffrax.ReversibleHeun,
 }
 """Explicit solvers that carry more than the state from step to step; on a fixed grid they run in diffrax."""
 
-ADAPTIVE_SOLVERS: dict[str, type[diffrax.AbstractSolver]] = {s.__name__.lower(): s for s in _RUNGE_KUTTA} | {
+ADAPTIVE_SOLVERS: dict[str, Any] = {s.__name__.lower(): s for s in _RUNGE_KUTTA} | {
     "reversibleheun": diffrax.ReversibleHeun
 }
 """Solvers with an error estimate, for adaptive steps."""
@@ -102,7 +103,7 @@ def solve_ode(
         return ys, Stats(jnp.full(rows, _fixed_nfe(name, steps)), jnp.ones(rows, bool))
     saved = None if times is None else jnp.asarray(times, float)
     ys, stats = _adaptive(field, x, cond, jnp.asarray(t0, float), jnp.asarray(t1, float), saved, name, rtol, atol)
-    if not isinstance(stats.converged, jax.core.Tracer) and not bool(stats.converged.all()):
+    if not isinstance(stats.converged, Tracer) and not bool(stats.converged.all()):
         failed = int((~stats.converged).sum())
         raise RuntimeError(
             f"{name} did not reach t = {t1} in {MAX_STEPS} steps for {failed} samples: loosen rtol and atol"
@@ -123,7 +124,7 @@ def check_solver(name: str, steps: int | None) -> None:
         raise ValueError(f"steps must be at least 1, not {steps}")
 
 
-def _grid_index(times: np.ndarray, t0: float, t1: float, steps: int) -> tuple[int, ...]:
+def _grid_index(times: np.ndarray, t0: float | Array, t1: float | Array, steps: int) -> tuple[int, ...]:
     position = (times - float(t0)) / (float(t1) - float(t0)) * steps
     index = np.rint(position)
     if np.any(np.abs(position - index) > 1e-4) or np.any((index < 0) | (index > steps)):

@@ -1,7 +1,8 @@
 """Checkpoints: the one module that knows Orbax.
 
-Saves are asynchronous and atomic (written aside, then renamed). Kept are the last k, every n-th step if asked, and the best by
-validation loss. Restoring passes shapes and shardings, so that a run saved on one set of devices opens on another.
+Saves are asynchronous and atomic (written aside, then renamed). Kept are the last k, every n-th step if asked, and
+the best by validation loss. Restoring passes shapes and shardings, so that a run saved on one set of devices opens on
+another.
 """
 
 import json
@@ -86,7 +87,7 @@ class Checkpoints:
             raise CheckpointError(f"checkpoint {step} in {self.folder} cannot be read ({reason}); {offer}") from error
 
     def set_aside(self, after: int, target: Path) -> list[int]:
-        """Moves checkpoints newer than `after`, and any whose metrics are damaged, into `target`; returns their steps."""
+        """Moves checkpoints newer than `after`, and any with damaged metrics, into `target`; returns their steps."""
         moved = [s for s in self.steps() if s > after or self.val_loss(s) is None]
         for step in moved:
             target.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Exponential moving average of the parameters, with its half-life in samples, so that it does not change with the batch."""
+"""Exponential moving average of the parameters, with its half-life in samples: the batch does not change it."""
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,8 @@ _RAMP = 0.05
 def decay(half_life: float, batch_size: int, step: Int[Array, ""]) -> Float[Array, ""]:
     """The factor on the old average when step number `step` (the first is 1) is done.
 
-    The half-life grows with the run, up to 5% of the samples seen, until it is `half_life`: the average forgets its start
+    The half-life grows with the run, up to 5% of the samples seen, until it is `half_life`: the average forgets its
+    start
     (Karras et al. 2022, appendix F.2). 0 switches the average off.
     """
     seen = step * float(batch_size)

@@ -1,7 +1,7 @@
 """The host's side of training: resume, run stretches of compiled steps, log, save, and stop cleanly.
 
-The host is touched only to log, save and feed. Between two such moments the device runs on its own; a stretch lasts about a
-second at most, so that a signal is obeyed promptly.
+The host is touched only to log, save and feed. Between two such moments the device runs on its own; a stretch lasts
+about a second at most, so that a signal is obeyed promptly.
 """
 
 import math
@@ -16,10 +16,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from ml_collections import ConfigDict
 
 from flowjax import objectives
 from flowjax.build import Problem
+from flowjax.config import Config
 from flowjax.data import Dataset
 from flowjax.objectives import Batch
 from flowjax.training import optimizers
@@ -66,7 +66,7 @@ class Trainer:
         dataset: to train on.
     """
 
-    def __init__(self, config: ConfigDict, problem: Problem, dataset: Dataset):
+    def __init__(self, config: Config, problem: Problem, dataset: Dataset):
         train = config.train
         self.config, self.problem, self.dataset = config, problem, dataset
         self.mesh = make_mesh(train.batch_size)
@@ -94,7 +94,7 @@ class Trainer:
         return jax.device_put(self.dataset.arrays(), replicated(self.mesh))
 
     def feed(self, step: int, n: int) -> PyTree:
-        """The next n batches of a streamed set, stacked and padded to one size so that one program serves all stretches."""
+        """The next n batches of a streamed set, stacked, and padded to one size: one program for all stretches."""
         assert self._stream is not None
         batches = [self._stream(step + i) for i in range(n)]
         batches += batches[-1:] * (_STREAM_STRETCH - n)
@@ -110,8 +110,8 @@ class Trainer:
 
     def _loops_badly(self) -> bool:
         like = self.like()
-        x1 = jax.ShapeDtypeStruct((self.config.train.batch_size, *self.problem.spec.shape), jnp.float32)
-        return loops_badly(self._step, like, like.key, Batch(x1))
+        x1: Any = jax.ShapeDtypeStruct((self.config.train.batch_size, *self.problem.spec.shape), jnp.float32)
+        return loops_badly(lambda state, key, x: self._step(state, key, Batch(x)), like, like.key, x1)
 
     def flops_per_step(self) -> float | None:
         """Floating-point operations of one step, counted by XLA on the program before optimisation."""
@@ -223,7 +223,7 @@ def train(trainer: Trainer, workdir: Path, checkpoints: Checkpoints, resume: int
         if log is not None:
             log.writer.close()
         saver.close()
-    return Result(state, step, log.loss, time.perf_counter() - start)
+    return Result(state, step, log.loss if log else None, time.perf_counter() - start)
 
 
 class _Log:
@@ -257,7 +257,7 @@ class _Log:
                 "samples_seen": step * batch,
                 "loss": self.loss,
                 "val_loss": val_loss,
-                "learning_rate": float(self._trainer.schedule(step - 1)),
+                "learning_rate": float(jnp.asarray(self._trainer.schedule(step - 1))),
                 "grad_norm": self._norm,
                 "samples_per_second": rate,
                 "time": self.writer.elapsed + now - self._start,
@@ -268,15 +268,15 @@ class _Log:
         return shown if rate is None else shown | {"samples/s": rate}
 
 
-def _logs(step: int, train: ConfigDict) -> bool:
+def _logs(step: int, train: Config) -> bool:
     return step % train.log_every == 0 or step == train.steps
 
 
-def _saves(step: int, train: ConfigDict) -> bool:
+def _saves(step: int, train: Config) -> bool:
     return step % train.save_every == 0 or step == train.steps
 
 
-def _next_stop(step: int, train: ConfigDict) -> int:
+def _next_stop(step: int, train: Config) -> int:
     """The next step at which the host has something to do."""
     return min(train.steps, *((step // every + 1) * every for every in (train.log_every, train.save_every)))
 

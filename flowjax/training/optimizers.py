@@ -3,11 +3,10 @@
 from collections.abc import Callable
 
 import optax
-from ml_collections import ConfigDict
 
-from flowjax.config import lookup
+from flowjax.config import Config, lookup
 
-OPTIMIZERS: dict[str, Callable[[optax.Schedule, ConfigDict], optax.GradientTransformation]] = {
+OPTIMIZERS: dict[str, Callable[[optax.Schedule, Config], optax.GradientTransformation]] = {
     "adam": lambda lr, train: optax.adam(lr),
     "adamw": lambda lr, train: optax.adamw(lr, weight_decay=train.weight_decay),
 }
@@ -20,7 +19,7 @@ SCHEDULES: dict[str, Callable[[float, int], optax.Schedule]] = {
 """name -> (peak, steps after the warm-up) -> schedule. `polynomial` is linear, to zero."""
 
 
-def learning_rate(train: ConfigDict) -> optax.Schedule:
+def learning_rate(train: Config) -> optax.Schedule:
     """Linear warm-up over `train.warmup` steps, then `train.schedule` over the rest of `train.steps`."""
     rest = lookup("train.schedule", train.schedule, SCHEDULES)(train.lr, train.steps - train.warmup)
     if not train.warmup:
@@ -30,7 +29,7 @@ def learning_rate(train: ConfigDict) -> optax.Schedule:
     )
 
 
-def optimizer(train: ConfigDict) -> optax.GradientTransformation:
+def optimizer(train: Config) -> optax.GradientTransformation:
     """The configured optimizer behind a clip of the gradient's global norm (0 for none)."""
     core = lookup("train.optimizer", train.optimizer, OPTIMIZERS)(learning_rate(train), train)
     return optax.chain(optax.clip_by_global_norm(train.clip), core) if train.clip else core

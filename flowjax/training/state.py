@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import Sharding, SingleDeviceSharding
-from ml_collections import ConfigDict
 
 from flowjax.build import Problem
+from flowjax.config import Config
 from flowjax.training.optimizers import optimizer
 from flowjax.typing import Params
 
@@ -37,7 +37,7 @@ class TrainState:
     key: Any
 
 
-def init_state(config: ConfigDict, problem: Problem) -> TrainState:
+def init_state(config: Config, problem: Problem) -> TrainState:
     """The state at step 0. Pure: under `jax.eval_shape` it gives the shapes alone."""
     key_init, key_run = jax.random.split(jax.random.key(config.seed))
     params = problem.init(key_init)
@@ -45,7 +45,7 @@ def init_state(config: ConfigDict, problem: Problem) -> TrainState:
     return TrainState(jnp.zeros((), jnp.int32), params, optimizer(config.train).init(params), average, key_run)
 
 
-def abstract_state(config: ConfigDict, problem: Problem, sharding: Sharding | None = None) -> TrainState:
+def abstract_state(config: Config, problem: Problem, sharding: Sharding | None = None) -> TrainState:
     """Shapes, types and places of the state, as restoring needs them; on the first device by default."""
     place = SingleDeviceSharding(jax.devices()[0]) if sharding is None else sharding
     shapes = jax.eval_shape(lambda: init_state(config, problem))

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from ml_collections import ConfigDict
 from tqdm import tqdm
 
+from flowjax.config import Config
 from flowjax.data import Affine, DataSpec
 
 _PACKAGES = ("flowjax-research", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "diffrax", "numpy")
@@ -21,7 +21,7 @@ class WorkdirError(ValueError):
     """A folder that is not a run; one line."""
 
 
-def write_config(workdir: Path, config: ConfigDict, spec: DataSpec) -> None:
+def write_config(workdir: Path, config: Config, spec: DataSpec) -> None:
     """All resolved values, what the model must remember of its data, versions, the git commit and the devices."""
     record = {
         "config": config.to_dict(),
@@ -85,8 +85,8 @@ def _git_commit() -> str | None:
 class MetricsWriter:
     """`metrics.jsonl`, one JSON object a line, flushed as written.
 
-    Opened at the step that a run resumes from: later records, of steps that will be taken again, are dropped, and so is a
-    line that a kill cut short.
+    Opened at the step that a run resumes from: later records, of steps that will be taken again, are dropped, and so
+    is a line that a kill cut short.
     """
 
     def __init__(self, path: Path, step: int):

@@ -105,7 +105,7 @@ def test_likelihood_integrates_to_one_and_keeps_the_order(flowjax, tiny_run, tmp
 def test_hutchinson_agrees_with_exact(flowjax, tiny_run, tmp_path):
     means = {}
     for kind in ("exact", "hutchinson"):
-        code, result, _ = flowjax(
+        code, _, _ = flowjax(
             "likelihood",
             f"--workdir={tiny_run}",
             "--num=400",

@@ -25,7 +25,7 @@ TRAIN = ("train", "--config=gaussians8")
         ((*TRAIN, "--workdir=w", "--config.train.lr=-1"), "train.lr must be positive"),
         ((*TRAIN, "--workdir=w", "--config.model.width=0"), "model.width must be at least 1"),
         ((*TRAIN, "--workdir=w", "--config.data.name=moon"), "data.name: unknown 'moon'; did you mean 'moons'"),
-        ((*TRAIN, "--workdir=w", "--config.path.schedule=condott"), "path.schedule: unknown 'condott'; did you mean 'condot'"),
+        ((*TRAIN, "--workdir=w", "--config.path.schedule=condott"), "path.schedule: unknown 'condott'; did you mean"),
         ((*TRAIN, "--workdir=w", "--config.path.schedule=polynomial(0)"), "n must be positive"),
         ((*TRAIN, "--workdir=w", "--config.path.schedule=polynomial"), "polynomial"),
         ((*TRAIN, "--workdir=w", "--config.coupling.name=opt"), "did you mean 'ot'"),

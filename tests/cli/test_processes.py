@@ -95,7 +95,8 @@ def test_importing_flowjax_is_cheap():
 
 def test_a_full_disk_is_one_line_and_exit_1(tmp_path):
     """A file size limit stands in for the disk: the error comes from the real write calls of the checkpoint."""
-    script = f"ulimit -f 1; exec {sys.executable} -m flowjax train {' '.join(TINY)} --config.model.width=512 --workdir={tmp_path}/run"
+    flags = " ".join([*TINY, "--config.model.width=512", f"--workdir={tmp_path}/run"])
+    script = f"ulimit -f 1; exec {sys.executable} -m flowjax train {flags}"
     done = subprocess.run(
         ["bash", "-c", script],
         capture_output=True,

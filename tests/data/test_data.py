@@ -14,7 +14,7 @@ DENSITIES = ["gaussians8", "moons", "checkerboard", "s_curve", "two_spirals", "s
 
 @pytest.mark.parametrize("name", DENSITIES)
 def test_density_is_normalised_and_agrees_with_its_samples(name):
-    """Sums to 1 on a grid; and the share of samples in each coarse cell is the integral over it, within 5 standard errors."""
+    """Sums to 1 on a grid, whose coarse cells hold their share of samples within 5 standard errors."""
     dataset = open_dataset(name)
     side, cells, half = 480, 12, 8.0
     axis = (np.arange(side) + 0.5) / side * 2 * half - half
@@ -123,11 +123,8 @@ def test_bad_npz_is_one_clear_line(tmp_path, arrays, message):
 
 def test_missing_and_broken_files(tmp_path):
     (tmp_path / "junk.npz").write_bytes(b"not a zip")
-    for path, message in (
-        ("", "data.path"),
-        (str(tmp_path / "no.npz"), "no such file"),
-        (str(tmp_path / "junk.npz"), "not a readable"),
-    ):
+    cases = {"": "data.path", str(tmp_path / "no.npz"): "no such file", str(tmp_path / "junk.npz"): "not a readable"}
+    for path, message in cases.items():
         with pytest.raises(DataError, match=message):
             open_dataset("npz", path)
     with pytest.raises(ConfigError, match="did you mean 'moons'"):
@@ -143,7 +140,8 @@ def test_a_missing_tfds_set_names_the_line_that_prepares_it(tmp_path):
 @pytest.mark.data
 @pytest.mark.parametrize("name", ["mnist", "fashion_mnist", "cifar10"])
 def test_tfds_set(name, monkeypatch):
-    """The official splits; resident and streamed batches hold real images with their labels; a stream replays by step."""
+    """The official splits; resident and streamed batches hold real images with their labels; a stream replays by
+    step."""
     import sys
 
     try:

@@ -22,7 +22,7 @@ def test_wasserstein_is_brute_force_on_few_points():
 
 def test_wasserstein_of_a_shift_is_the_shift():
     x = np.random.default_rng(0).normal(size=(200, 2))
-    assert metrics.wasserstein2_squared(x, x + [3.0, 4.0]) == pytest.approx(25.0, rel=1e-9)
+    assert metrics.wasserstein2_squared(x, x + np.array([3.0, 4.0])) == pytest.approx(25.0, rel=1e-9)
     with pytest.raises(ValueError, match="one size"):
         metrics.wasserstein2_squared(x, x[:10])
 
@@ -56,7 +56,7 @@ def test_mmd_is_zero_on_average_for_one_distribution():
 
 @pytest.mark.parametrize(("schedule", "known"), [(CondOT(), 0.4646), (Cosine(), 0.3084)])
 def test_path_energy_of_the_marginal_field(schedule, known):
-    """d = 1, data N(0, 0.5^2): the values of the design, for the field of the oracle; 5 standard errors of 20,000 rows."""
+    """d = 1, data N(0, 0.5^2): known values, for the oracle's field; within 5 standard errors of 20,000 rows."""
     x0 = jax.random.normal(jax.random.key(0), (20_000, 1))
     energy = metrics.path_energy(oracles.gaussian(GaussianPath(schedule), 0.0, 0.5).velocity, x0)
     assert float(energy.mean()) == pytest.approx(known, abs=5 * float(energy.std()) / np.sqrt(20_000) + 5e-5)

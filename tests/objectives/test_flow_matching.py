@@ -66,7 +66,7 @@ def test_conditional_and_marginal_losses_differ_by_a_constant(prediction):
 
 
 def test_the_oracle_reaches_zero_marginal_loss_and_the_variance_as_conditional_loss():
-    """CondOT, one normal N(m, s^2): E Var[x1 - x0 | x_t] is known in closed form: the integral of s^2 / (t^2 s^2 + (1 - t)^2)."""
+    """CondOT, data N(m, s^2): E Var[x1 - x0 | x_t] is the integral of s^2 / (t^2 s^2 + (1 - t)^2) over t."""
     path, s = GaussianPath(CondOT()), 0.5
     oracle = oracles.gaussian(path, 1.0, s)
     net = lambda p, t, x, cond: oracle.velocity(t, x)

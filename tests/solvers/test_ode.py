@@ -37,7 +37,8 @@ def exact(x):
 
 @pytest.mark.parametrize("name", ORDERS)
 def test_order_of_convergence(name):
-    """Errors at n and 2n steps on a mixture, float64, against RK4 with 50 times the steps: order within 0.2 of nominal."""
+    """Errors at n and 2n steps on a mixture, float64, against RK4 with 50 times the steps: order within 0.2 of
+    nominal."""
     with jax.enable_x64(True):
         mixture = GaussianMixture(jnp.array([[1.5, 0.0], [-1.0, 1.0]], jnp.float64), jnp.array([0.7, 0.9], jnp.float64))
         field = oracles.mixture(GaussianPath(Cosine()), mixture).velocity

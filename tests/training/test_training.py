@@ -97,7 +97,7 @@ def test_checkpoints_keep_last_best_and_every(tmp_path, trainer):
     saver.close()
     assert checkpoints.steps() == [20, 30, 50, 60]
     assert (checkpoints.choose("best"), checkpoints.choose("last"), checkpoints.choose("50")) == (20, 60, 50)
-    with pytest.raises(CheckpointError, match="no checkpoint 55 .*: there are 20, 30, 50, 60"):
+    with pytest.raises(CheckpointError, match=r"no checkpoint 55 .*: there are 20, 30, 50, 60"):
         checkpoints.choose("55")
     restored = checkpoints.restore(60, trainer.like())
     assert jnp.issubdtype(restored.key.dtype, jax.dtypes.prng_key)
@@ -117,7 +117,7 @@ def test_an_empty_and_a_corrupt_checkpoint_offer_the_one_before(tmp_path, traine
             path.write_bytes(b"\0" * 7)
     again = Checkpoints(tmp_path / "c")
     with pytest.raises(
-        CheckpointError, match="checkpoint 30 .* cannot be read .*one before it is 20: add --checkpoint 20"
+        CheckpointError, match=r"checkpoint 30 .* cannot be read .*one before it is 20: add --checkpoint 20"
     ):
         again.restore(30, trainer.like())
     with pytest.raises(CheckpointError, match="one before it is 10"):
@@ -127,18 +127,17 @@ def test_an_empty_and_a_corrupt_checkpoint_offer_the_one_before(tmp_path, traine
 
 def test_nan_stops_the_run_and_keeps_the_last_good_state(tmp_path, trainer):
     """A learning rate that explodes: the line names the step, and what was saved is finite."""
+    bad = assemble(config())
+    good_run = bad.run
+
+    def explode(state, arrays, n):
+        if int(state.step) >= 20:
+            params = jax.tree.map(lambda a: a * 1e30, state.params)
+            state = state.__class__(state.step, params, state.opt_state, state.ema, state.key)
+        return good_run(state, arrays, n)
+
+    bad.run = explode
     with pytest.raises(RunFault, match=r"not finite at step \d+; the checkpoint of step 20 is kept"):
-        bad = assemble(config())
-        good_run, calls = bad.run, []
-
-        def explode(state, arrays, n):
-            calls.append(n)
-            if int(state.step) >= 20:
-                params = jax.tree.map(lambda a: a * 1e30, state.params)
-                state = state.__class__(state.step, params, state.opt_state, state.ema, state.key)
-            return good_run(state, arrays, n)
-
-        bad.run = explode
         run(bad, tmp_path)
     state = Checkpoints(tmp_path / "checkpoints").restore(20, trainer.like())
     assert all(np.isfinite(a).all() for a in jax.tree.leaves(state.params))
@@ -159,7 +158,7 @@ def test_a_full_disk_is_one_line(tmp_path, trainer, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Saver, "save", full)
-    with pytest.raises(RunFault, match="cannot write to .*No space left on device"):
+    with pytest.raises(RunFault, match=r"cannot write to .*No space left on device"):
         run(trainer, tmp_path)
 
 
