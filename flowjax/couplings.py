@@ -12,9 +12,9 @@ from typing import Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jaxtyping import Array, ArrayLike, Int
+from jaxtyping import Array, Int
 
+from flowjax.assignment import assign, entropic_potentials
 from flowjax.paths.affine import check_batch
 from flowjax.typing import Batched, Cond, PRNGKey
 
@@ -48,9 +48,9 @@ class Independent:
 class MinibatchOT:
     """Exact optimal transport of the batch under squared distance (OT-CFM; Tong et al. 2024, sec. 3.2.3).
 
-    Between two equal-weight sets of B points an optimal plan is a permutation, found by SciPy's assignment solver on
-    the host, through a callback. It takes about 1 ms at B = 128, 10 ms at 256, 70 ms at 512 and 0.5 s at 1024
-    (8 Gaussians from a normal, one CPU core; `scripts/benchmarks/couplings.py`), and the step waits for it.
+    Between two equal-weight sets of B points an optimal plan is a permutation. SciPy's solver finds it on the host,
+    through a callback, from potentials computed in the step (`flowjax.assignment`); the step waits for it.
+    Milliseconds of one CPU core for 8 Gaussians from a normal, by `scripts/benchmarks/couplings.py`: 1.3 at B = 128, 3 at 256, 15 at 512 and 70 at 1024.
     """
 
     keeps_independence = False
@@ -58,15 +58,4 @@ class MinibatchOT:
     def __call__(self, key: PRNGKey | None, x0: Batched, x1: Batched, cond: Cond = None) -> Int[Array, " B"]:
         check_batch(x0, x1)
         rows = jax.ShapeDtypeStruct(x1.shape[:1], jnp.int32)
-        return jax.pure_callback(_assign, rows, x0, x1, vmap_method="sequential")
-
-
-def _assign(x0: ArrayLike, x1: ArrayLike) -> np.ndarray:
-    """The permutation `rows` minimising sum |x0[rows] - x1|^2: that is, maximising the sum of inner products."""
-    from scipy.optimize import linear_sum_assignment
-
-    a, b = (np.asarray(x, np.float64) for x in (x0, x1))
-    x0, x1 = (x.reshape(x.shape[0], -1) for x in (a, b))
-    if not (np.isfinite(x0).all() and np.isfinite(x1).all()):
-        return np.arange(len(x1), dtype=np.int32)  # the loss is already lost; let the loop see it and stop
-    return linear_sum_assignment(-(x1 @ x0.T))[1].astype(np.int32)
+        return jax.pure_callback(assign, rows, x0, x1, *entropic_potentials(x0, x1), vmap_method="sequential")

@@ -14,7 +14,7 @@ from flowjax.run import Run
 from flowjax.sampling import DOPRI5, Solver
 from flowjax.training.writers import say
 
-_PAIRS, _PAIR_SIZE = 25, 1000
+_PAIRS, _PAIR_SIZE, _SOURCE_PAIRS = 25, 1000, 10
 _HELD_OUT = 20_000
 _IMAGES_SCORED = 256
 _ENERGY_ROWS = 4096
@@ -94,7 +94,7 @@ def _energy_metrics(run: Run, true: np.ndarray, seed: int, pairs: Any) -> dict[s
     t0, t1 = run.interval
     energy = jax.jit(lambda params, x: metrics.path_energy(run.problem.field(params), x, t0=t0, t1=t1))
     mean = float(energy(run.params, x0[:_ENERGY_ROWS]).mean())
-    distance = pairs(np.asarray(x0), np.asarray(run.spec.normalise.to_model(true)))
+    distance = pairs(np.asarray(x0), np.asarray(run.spec.normalise.to_model(true)), pairs=_SOURCE_PAIRS)
     return {
         "npe": metrics.normalised_path_energy(mean, distance),
         "path_energy": mean,

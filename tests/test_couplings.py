@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.optimize import linear_sum_assignment
 
+from flowjax.assignment import assign, entropic_potentials
 from flowjax.couplings import Coupling, Independent, MinibatchOT
 
 pytestmark = pytest.mark.analytic
@@ -55,3 +57,26 @@ def test_protocol_and_empty_batch(coupling):
 def test_values_that_are_not_finite_do_not_kill_the_callback():
     x = jnp.full((4, 2), jnp.nan)
     assert MinibatchOT()(None, x, x).shape == (4,)
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e4])
+def test_potentials_steer_without_changing_the_optimum(scale):
+    """Whatever the units: the assignment costs what SciPy's cold solver pays, and most reduced costs are small."""
+    rng = np.random.default_rng(0)
+    x0, x1 = scale * rng.normal(size=(2, 150, 2))
+    x1 = x1 * 0.2 + scale * 5 * np.sign(x1)
+    u, v = entropic_potentials(jnp.asarray(x0, jnp.float32), jnp.asarray(x1, jnp.float32))
+    rows = assign(x0, x1, u, v)
+    cost = ((x1[:, None] - x0) ** 2).sum(-1)
+    best = cost[linear_sum_assignment(cost)].sum()
+    assert cost[np.arange(150), rows].sum() == pytest.approx(best, rel=1e-12)
+    reduced = (cost - np.asarray(u)[:, None] - np.asarray(v))[np.arange(150), rows]
+    assert np.abs(reduced).mean() < 0.05 * cost.mean()
+
+
+def test_useless_potentials_do_no_harm():
+    x0, x1 = np.random.default_rng(0).normal(size=(2, 20, 2))
+    cold = assign(x0, x1, np.zeros(20), np.zeros(20))
+    np.testing.assert_array_equal(assign(x0, x1, np.full(20, np.nan), np.zeros(20)), cold)
+    np.testing.assert_array_equal(assign(x0, x1, np.arange(20.0) * 7, -np.arange(20.0)), cold)
+    assert assign(x0[:1], x0[:1], *entropic_potentials(jnp.asarray(x0[:1]), jnp.asarray(x0[:1]))).tolist() == [0]

@@ -54,7 +54,7 @@ def make_step(
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         done = state.step + 1
-        average = ema.update(state.ema, params, ema.decay(half_life, batch_size, done))
+        average = ema.update(state.ema, params, ema.decay(half_life, batch_size, done)) if half_life else params
         return TrainState(done, params, opt_state, average, state.key), value, optax.global_norm(grads)
 
     return step

@@ -3,8 +3,9 @@
     python -m venv .bench && .bench/bin/pip install --no-deps -r scripts/benchmarks/requirements.txt
     .venv/bin/python scripts/benchmarks/cpu_2d.py --torch .bench/bin/python
 
-Both workers are pinned to the same core and one thread, and take turns; the table gives medians of counts per CPU-second and
-the median of the ratios of neighbouring turns, with their range. Load on the machine moves both sides of a ratio.
+Both workers are pinned to the same core and one thread, and take turns; the table gives medians of counts per
+CPU-second and the median of the ratios of neighbouring turns, with their range. Load on the machine moves both sides
+of a ratio.
 """
 
 import argparse
