@@ -50,7 +50,7 @@ def loss_curves(path: Path, metrics: Path) -> None:
     figure, axes = _figure(1, width=6.0, height=4.0)
     for key, name in (("loss", "training"), ("val_loss", "validation (average of parameters)")):
         axes[0].plot([r["samples_seen"] for r in records], [r[key] for r in records], label=name, lw=1.2)
-    axes[0].set(xlabel="samples seen", ylabel="loss", xscale="log")
+    axes[0].set(xlabel="samples seen", ylabel="loss")
     axes[0].legend()
     axes[0].grid(alpha=0.3)
     _save(figure, path)
