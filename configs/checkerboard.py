@@ -6,7 +6,7 @@ from flowjax.config import defaults
 def get_config():
     config = defaults("mlp")
     config.data.name = "checkerboard"
-    config.model.width = 64
+    config.model.width = 128
     config.train.steps = 8_000
     config.train.batch_size = 1024
     config.train.lr = 4e-3

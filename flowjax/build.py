@@ -101,6 +101,10 @@ def build(config: Config, spec: DataSpec) -> Problem:
             f"source.name {config.source.name!r} has shape {source.shape}, data {spec.name!r} {spec.shape}"
         )
     _check_gaussian(config, path, source, coupling, prediction)
+    try:
+        path.prior(source)
+    except ValueError as error:
+        raise ConfigError(f"source.name {config.source.name!r}: {error}") from None
     if config.model.conditional and not spec.num_classes:
         raise ConfigError(f"model.conditional needs labels, and data {spec.name!r} has none")
     init, apply = _make_model(config, spec)

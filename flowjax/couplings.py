@@ -50,7 +50,8 @@ class MinibatchOT:
 
     Between two equal-weight sets of B points an optimal plan is a permutation. SciPy's solver finds it on the host,
     through a callback, from potentials computed in the step (`flowjax.assignment`); the step waits for it.
-    Milliseconds of one CPU core for 8 Gaussians from a normal, by `scripts/benchmarks/couplings.py`: 1.3 at B = 128, 3 at 256, 15 at 512 and 70 at 1024.
+    Milliseconds of one CPU core for 8 Gaussians from a normal, by `scripts/benchmarks/couplings.py`: 1.3 at B = 128,
+    3 at 256, 15 at 512 and 70 at 1024.
     """
 
     keeps_independence = False

@@ -34,7 +34,7 @@ class Oracle:
     """The exact answers for a mixture of isotropic normals reached from N(0, I).
 
     Every method takes t, () or (B,), and x, (B, *event). Where all scales are zero the density is singular at t = 1:
-    stay below it. Memory is B x K beside the inputs.
+    stay below it. Memory is B x K x D unless compiled, when the distances fuse into their sum.
 
     Attributes:
         path: an affine path; the source is N(0, I), drawn independently.

@@ -26,8 +26,8 @@ _GAP = 2
 
 
 def draw_all(run: Run, dataset: Dataset) -> None:
-    """Every figure that fits the data, into `plots/` of the workdir."""
-    folder = run.workdir / "plots"
+    """Every figure that fits the data, into `plots/` of the workdir: all of them or none."""
+    folder, done = run.workdir / "plots.part", run.workdir / "plots"
     folder.mkdir(exist_ok=True)
     loss_curves(folder / "loss.png", run.workdir / "metrics.jsonl")
     if run.spec.is_image:
@@ -42,6 +42,11 @@ def draw_all(run: Run, dataset: Dataset) -> None:
         samples_against_data(folder / "samples.png", drawn, dataset.test[:_POINTS])
         trajectories(folder / "trajectories.png", run)
         density(folder / "density.png", run, dataset)
+
+    done.mkdir(exist_ok=True)
+    for figure in folder.iterdir():
+        figure.replace(done / figure.name)
+    folder.rmdir()
 
 
 def loss_curves(path: Path, metrics: Path) -> None:
@@ -110,14 +115,15 @@ def density(path: Path, run: Run, dataset: Dataset) -> None:
 
 
 def image_grid(path: Path, images: np.ndarray, levels: int = 256) -> None:
-    """Images (N, H, W, C), in data space, in a square of as many rows as columns; enlarged to be seen."""
+    """Images (N, H, W, C), in data space, in a square of as many rows as columns, enlarged; levels = 0 for floats."""
     from PIL import Image
 
     n, h, w, c = images.shape
     side = int(np.ceil(np.sqrt(n)))
     zoom = max(1, 640 // (side * h))
     cells = np.full((side * side, h * zoom + _GAP, w * zoom + _GAP, c), 255, np.uint8)
-    scaled = np.clip(images.astype(np.float32) / ((levels or 256) - 1), 0, 1) * 255
+    low, high = (0, levels - 1) if levels else (images.min(), max(images.max(), images.min() + 1e-6))
+    scaled = np.clip((images.astype(np.float32) - low) / (high - low), 0, 1) * 255
     cells[:n, :-_GAP, :-_GAP] = scaled.astype(np.uint8).repeat(zoom, 1).repeat(zoom, 2)
     sheet = cells.reshape(side, side, *cells.shape[1:]).swapaxes(1, 2).reshape(side * cells.shape[1], -1, c)
     Image.fromarray(sheet[..., 0] if c == 1 else sheet[..., :3]).save(path)

@@ -51,6 +51,7 @@ class Prediction:
         to_ends: (path, t, x, output) -> Ends.
         from_ends: (path, t, x, ends) -> output.
         needs_alpha, needs_sigma: whether the reading divides by alpha, by sigma.
+        weight: (path, t) -> the weight of the squared error, shaped as t, that keeps the loss of order one.
         gaussian_only: whether it means anything only for a source N(0, I) independent of the data.
     """
 
@@ -61,6 +62,7 @@ class Prediction:
     needs_alpha: bool = False
     needs_sigma: bool = False
     gaussian_only: bool = False
+    weight: Callable[[AffinePath, Time], Array] = lambda path, t: jnp.ones_like(jnp.asarray(t, jnp.float32))
 
     def interval(self, path: AffinePath) -> tuple[float, float]:
         """The path's own interval, narrowed to where this reading is well conditioned."""
@@ -138,8 +140,9 @@ score = Prediction(
     needs_alpha=True,
     needs_sigma=True,
     gaussian_only=True,
+    weight=lambda path, t: path.schedule.sigma(t) ** 2,
 )
-"""The score of p_t: denoising score matching (Vincent 2011; Song et al. 2021)."""
+"""The score of p_t, weighted by sigma^2: denoising score matching (Vincent 2011; Song et al. 2021)."""
 
 
 def _wide(x: Array) -> Array:

@@ -1,6 +1,7 @@
 """A workdir opened again: from a run to a notebook, or to the command line's sampling and scoring."""
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from flowjax.build import Problem, build
@@ -54,12 +55,12 @@ class Run:
         """(t0, t1) on which the field may be integrated; (0, 1) for most."""
         return self.problem.interval
 
-    @property
+    @cached_property
     def denoiser(self) -> Denoiser:
         """(t, x, cond) -> `Ends`, in model space."""
         return self.problem.denoiser(self.params)
 
-    @property
+    @cached_property
     def field(self) -> Field:
         """v(t, x, cond), in model space."""
         return self.problem.field(self.params)

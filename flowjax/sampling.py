@@ -130,7 +130,7 @@ def log_prob(
 
     Args:
         run: opened with `flowjax.load`.
-        x: (N, *event) in data space. Pixels with integer values are dequantised by `seed` if the run's data are images.
+        x: (N, *event) in data space. If the run's data are integers and all of x are, they are dequantised by `seed`.
         labels: (N,) for a conditional network; None asks for the density without a label.
         divergence, probes: as in `flowjax.likelihood.log_prob`.
         seed: of dequantisation and of Hutchinson's probes; row i depends on it and on i alone.
@@ -141,7 +141,10 @@ def log_prob(
     noise_key, probe_key = jax.random.split(jax.random.key(seed))
     conditional = run.config.model.conditional
     labels = np.full(len(x), NO_LABEL, np.int32) if labels is None else labels
-    prepare = lambda i, row: run.spec.prepare(jax.random.fold_in(noise_key, i), row)
+    if run.spec.levels and np.all(x == np.floor(x)):
+        prepare = lambda i, row: run.spec.prepare(jax.random.fold_in(noise_key, i), row)
+    else:
+        prepare = lambda i, row: run.spec.normalise.to_model(row)
 
     @jax.jit
     def score(params: Params, rows: Array, x: Array, labels: Array) -> tuple[Array, Stats]:

@@ -45,10 +45,14 @@ def points(run: Run, path: str | None) -> tuple[np.ndarray, np.ndarray | None]:
             raise DataError(f"{path}: x must be (N, {', '.join(map(str, spec.shape))}) with N >= 1, not {x.shape}")
         if not (np.issubdtype(x.dtype, np.number) and np.isfinite(x.astype(np.float64)).all()):
             raise DataError(f"{path}: x must be finite numbers")
+        if spec.levels and (x.min() < 0 or x.max() > spec.levels):
+            raise DataError(f"{path}: pixels of this run lie in 0 to {spec.levels}, not {x.min()} to {x.max()}")
     if not run.config.model.conditional or labels is None:
         return x, None
     if labels.shape != x.shape[:1] or labels.min() < 0 or labels.max() >= spec.num_classes:
-        raise DataError(f"{path}: y must hold a label 0 to {spec.num_classes - 1} for each row of x")
+        raise DataError(
+            f"{path or run.config.data.name}: y must hold a label 0 to {spec.num_classes - 1} for each row of x"
+        )
     return x, labels.astype(np.int32)
 
 

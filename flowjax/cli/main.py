@@ -10,6 +10,7 @@ import importlib
 import json
 import math
 import os
+import signal
 import sys
 import traceback
 from typing import Any
@@ -40,7 +41,8 @@ A command prints one line of JSON on stdout; progress and errors go to stderr.
 
 
 def entry() -> None:
-    """The console script."""
+    """The console script. SIGTERM outside the training loop, which saves first, still exits 143."""
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     sys.exit(main(sys.argv[1:]))
 
 

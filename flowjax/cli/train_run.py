@@ -9,11 +9,12 @@ from flowjax import plots
 from flowjax.build import build
 from flowjax.cli.flags import UsageError
 from flowjax.config import Config, differences, resolve
-from flowjax.data import open_dataset
-from flowjax.run import Run
+from flowjax.data import Dataset, open_dataset
+from flowjax.run import Run, load
+from flowjax.sampling import SolverFault
 from flowjax.training import loop
 from flowjax.training.checkpoints import Checkpoints
-from flowjax.training.writers import read_config, read_metrics, say, write_config
+from flowjax.training.writers import read_config, read_metrics, read_size, say, write_config
 
 
 def _assemble(config: Config) -> loop.Trainer:
@@ -25,45 +26,47 @@ def dry_run(config: Config, workdir: Path) -> dict[str, Any]:
     """Builds everything, prints parameters and FLOPs a step, and stops; nothing is written."""
     start = time.perf_counter()
     trainer = _assemble(config)
-    parameters, flops = trainer.parameters(), trainer.flops_per_step()
+    size = {"parameters": trainer.parameters(), "flops_per_step": trainer.flops_per_step()}
     say(json.dumps(config.to_dict(), indent=2))
-    say(f"{parameters:,} parameters, {flops or float('nan'):,.0f} FLOPs a step, {trainer.mesh.size} devices")
-    return _result(workdir, "dry_run", 0, 0, None, time.perf_counter() - start, parameters, flops)
+    flops = size["flops_per_step"] or float("nan")
+    say(f"{size['parameters']:,} parameters, {flops:,.0f} FLOPs a step, {trainer.mesh.size} devices")
+    return _result(config, workdir, "dry_run", 0, None, start, size)
 
 
 def train(config: Config, workdir: Path, checkpoint: str) -> dict[str, Any]:
     """Trains to the end, or from where the workdir stands; draws the plots."""
     start = time.perf_counter()
-    resume = _resume_step(config, workdir, checkpoint)
+    checkpoints = Checkpoints(workdir / "checkpoints")
+    resume = _resume_step(config, workdir, checkpoints, checkpoint)
     if resume is not None and resume >= config.train.steps:
         return _already_finished(config, workdir, resume, start)
     trainer = _assemble(config)
-    _prepare_workdir(config, trainer, workdir)
-    train, checkpoints = config.train, Checkpoints(workdir / "checkpoints")
-    for step in checkpoints.set_aside(train.steps if resume is None else resume, workdir / "set_aside"):
+    if resume is None:
+        state = trainer.init()
+    else:
+        _check_same_data(workdir, trainer)
+        state = checkpoints.restore(resume, trainer.like())  # before anything is moved or written
+        say(f"train: resuming {workdir} at step {resume} of {config.train.steps}")
+    size = {"parameters": trainer.parameters(), "flops_per_step": trainer.flops_per_step()}
+    _prepare_workdir(config, trainer, workdir, size)
+    for step in checkpoints.set_aside(resume or 0, workdir / "set_aside"):
         say(f"train: the checkpoint of step {step} is set aside in {workdir}/set_aside")
-    if resume is not None:
-        say(f"train: resuming {workdir} at step {resume} of {train.steps}")
-    result = loop.train(trainer, workdir, checkpoints, resume)
+    result = loop.train(trainer, workdir, checkpoints, state)
     say(f"train: {result.step} steps in {result.seconds:.1f} s; drawing {workdir}/plots")
-    plots.draw_all(Run(workdir, config, result.step, trainer.problem, result.state.ema), trainer.dataset)
-    seconds = time.perf_counter() - start
-    seen = result.step * train.batch_size
-    return _result(
-        workdir, "finished", result.step, seen, result.loss, seconds, trainer.parameters(), trainer.flops_per_step()
-    )
+    _draw(Run(workdir, config, result.step, trainer.problem, result.state.ema), trainer.dataset)
+    return _result(config, workdir, "finished", result.step, result.loss, start, size)
 
 
-def _resume_step(config: Config, workdir: Path, checkpoint: str) -> int | None:
+def _resume_step(config: Config, workdir: Path, checkpoints: Checkpoints, checkpoint: str) -> int | None:
     """The step to resume from, None for a new run.
 
     Raises:
-        UsageError: if the workdir is of another config.
+        UsageError: if the workdir is of another config, or has lost its config.
         CheckpointError: if the checkpoint asked for is not there.
     """
     if not (workdir / "config.json").exists():
-        if checkpoint != "last":
-            raise UsageError(f"--checkpoint {checkpoint}: {workdir} is not the workdir of a run")
+        if checkpoint != "last" or checkpoints.steps():
+            raise UsageError(f"{workdir} has no config.json: its checkpoints belong to no run; take another")
         return None
     old = resolve(read_config(workdir)[0])
     if changed := differences(old, config):
@@ -73,47 +76,52 @@ def _resume_step(config: Config, workdir: Path, checkpoint: str) -> int | None:
             f"{workdir} is the workdir of another config: {key} is {was!r} there and {now!r} here{more}; "
             "take another --workdir"
         )
-    checkpoints = Checkpoints(workdir / "checkpoints")
     return checkpoints.choose(checkpoint) if checkpoints.steps() or checkpoint != "last" else None
 
 
-def _prepare_workdir(config: Config, trainer: loop.Trainer, workdir: Path) -> None:
+def _check_same_data(workdir: Path, trainer: loop.Trainer) -> None:
+    """A file under the same name may hold other data: its normalisation would not fit the weights."""
+    if read_config(workdir)[1] != trainer.problem.spec:
+        raise UsageError(
+            f"the data of {workdir} have changed since it was started (shape, scale or labels); take another"
+        )
+
+
+def _prepare_workdir(config: Config, trainer: loop.Trainer, workdir: Path, size: dict[str, Any]) -> None:
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        write_config(workdir, config, trainer.problem.spec)
+        write_config(workdir, config, trainer.problem.spec, size)
     except OSError as error:
         raise loop.RunFault(f"cannot write to {workdir}: {error.strerror}") from None
 
 
 def _already_finished(config: Config, workdir: Path, step: int, start: float) -> dict[str, Any]:
     say(f"train: {workdir} is already finished at step {step}; a larger train.steps would go on from there")
+    if not (workdir / "plots").is_dir():  # stopped while drawing
+        _draw(load(workdir), open_dataset(config.data.name, config.data.path))
     records = read_metrics(workdir / "metrics.jsonl")
-    loss = records[-1]["loss"] if records else None
-    trainer = _assemble(config)
-    seconds = time.perf_counter() - start
-    seen = step * config.train.batch_size
     return _result(
-        workdir, "already_finished", step, seen, loss, seconds, trainer.parameters(), trainer.flops_per_step()
+        config, workdir, "already_finished", step, records[-1]["loss"] if records else None, start, read_size(workdir)
     )
 
 
+def _draw(run: Run, dataset: Dataset) -> None:
+    """The figures are no reason to call a finished run a failure."""
+    try:
+        plots.draw_all(run, dataset)
+    except (OSError, SolverFault) as error:
+        say(f"train: the plots could not be drawn: {error}; the same command draws them")
+
+
 def _result(
-    workdir: Path,
-    status: str,
-    step: int,
-    samples_seen: int,
-    loss: float | None,
-    seconds: float,
-    parameters: int,
-    flops: float | None,
+    config: Config, workdir: Path, status: str, step: int, loss: float | None, start: float, size: dict[str, Any]
 ) -> dict[str, Any]:
     return {
         "workdir": str(workdir),
         "step": step,
-        "samples_seen": samples_seen,
+        "samples_seen": step * config.train.batch_size,
         "loss": loss,
-        "seconds": round(seconds, 2),
+        "seconds": round(time.perf_counter() - start, 2),
         "status": status,
-        "parameters": parameters,
-        "flops_per_step": flops,
+        **size,
     }

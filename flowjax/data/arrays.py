@@ -33,18 +33,19 @@ def open_npz(path: str) -> Dataset:
     x, y = arrays["x"], arrays.get("y")
     if x.ndim < 2 or len(x) < 2:
         raise DataError(f"{path}: x must be (N, *event) with N >= 2, not {x.shape}")
-    if y is not None and (y.shape != x.shape[:1] or not np.issubdtype(y.dtype, np.integer) or y.min() < 0):
-        raise DataError(f"{path}: y must hold one label 0, 1, ... for each of the {len(x)} rows of x")
+    _check_labels(path, "y", y, len(x))
     if "x_test" in arrays:
         test, test_labels = arrays["x_test"], arrays.get("y_test")
-        if test.shape[1:] != x.shape[1:]:
-            raise DataError(f"{path}: x_test has rows of {test.shape[1:]}, x of {x.shape[1:]}")
+        if test.shape[1:] != x.shape[1:] or len(test) == 0:
+            raise DataError(f"{path}: x_test must be (N, {', '.join(map(str, x.shape[1:]))}), N >= 1, not {test.shape}")
+        if (y is None) != (test_labels is None):
+            raise DataError(f"{path}: of y and y_test one is there and the other is not")
+        _check_labels(path, "y_test", test_labels, len(test))
     else:
         cut = len(x) - max(1, len(x) // 10)
         x, test = x[:cut], x[cut:]
         y, test_labels = (None, None) if y is None else (y[:cut], y[cut:])
-    if y is not None and test_labels is None:
-        raise DataError(f"{path}: y and x_test are there, y_test is not")
+    num_classes = 0 if y is None or test_labels is None else 1 + int(max(y.max(), test_labels.max()))
     if x.dtype == np.uint8:
         if x.ndim != 4:
             raise DataError(f"{path}: uint8 data are images (N, H, W, C), not {x.shape}")
@@ -57,9 +58,14 @@ def open_npz(path: str) -> Dataset:
     else:
         raise DataError(f"{path}: x must be uint8 or floating point, not {x.dtype}")
     return Dataset(
-        spec=DataSpec("npz", x.shape[1:], normalise, num_classes=0 if y is None else int(y.max()) + 1, levels=levels),
+        spec=DataSpec("npz", x.shape[1:], normalise, num_classes=num_classes, levels=levels),
         test=test.astype(np.float32),
         test_labels=None if test_labels is None else test_labels.astype(np.int32),
         arrays=lambda: (x, None if y is None else y.astype(np.int32)),
         sample=sample_rows,
     )
+
+
+def _check_labels(path: str, key: str, y: np.ndarray | None, rows: int) -> None:
+    if y is not None and (y.shape != (rows,) or not np.issubdtype(y.dtype, np.integer) or y.min() < 0):
+        raise DataError(f"{path}: {key} must hold one label 0, 1, ... for each of the {rows} rows")

@@ -12,7 +12,7 @@ from flowjax.models.embeddings import LabelEmbedding, batch_time, time_features
 
 
 def selu(x: Array) -> Array:
-    """Klambauer et al. 2017. Written with exp, not expm1 as in `jax.nn`: half the time on a CPU, absolute error 1e-7."""
+    """Klambauer et al. 2017; with exp, not expm1 as in `jax.nn`: half the time on a CPU, absolute error 1e-7."""
     return 1.0507009873554805 * jnp.where(x > 0, x, 1.6732632423543772 * (jnp.exp(jnp.minimum(x, 0.0)) - 1))
 
 

@@ -86,6 +86,10 @@ class UNet(nnx.Module):
         height, width, c = shape
         if height % patch or width % patch:
             raise ValueError(f"patch {patch} does not divide images of {height} x {width}")
+        if channels < 4 or channels % 2:
+            raise ValueError(f"channels must be even and at least 4, not {channels}")
+        if channels * multipliers[-1] % heads:
+            raise ValueError(f"{heads} heads do not divide the {channels * multipliers[-1]} channels of the last level")
         self.patch, self.features = patch, channels
         widths = [channels * m for m in multipliers]
         e = 4 * channels

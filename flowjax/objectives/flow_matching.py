@@ -5,7 +5,8 @@
 
 The two have the same gradient in w and differ by a constant, E |target - E[target | x_t]|^2: what cannot be known
 from x_t. The marginal loss needs the conditional expectation, which only an oracle has; the method rests on not
-needing it. Norms are means over the coordinates of an example.
+needing it. Norms are means over the coordinates of an example, weighted by the prediction's own weight(t) (1, but for
+the score).
 """
 
 from collections.abc import Callable
@@ -16,7 +17,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from flowjax.couplings import Coupling, Independent
-from flowjax.paths.affine import AffinePath
+from flowjax.paths.affine import AffinePath, expand
 from flowjax.paths.base import PathSample
 from flowjax.predictions import Denoiser, Prediction, velocity
 from flowjax.sources import Source
@@ -50,6 +51,10 @@ def draw(
     return path.sample(key_path, t, x0, batch.x1)
 
 
+def _mean_square(error: Batched, prediction: Prediction, path: AffinePath, t: Float[Array, " B"]) -> Float[Array, ""]:
+    return jnp.mean(expand(prediction.weight(path, t), error) * error**2)
+
+
 def conditional(
     apply: ParametricApply,
     path: AffinePath,
@@ -73,7 +78,7 @@ def conditional(
 
     def loss(params: Params, key: PRNGKey, batch: Batch) -> Float[Array, ""]:
         p = draw(key, batch, path, source, coupling, interval)
-        return jnp.mean((apply(params, p.t, p.x_t, batch.cond) - prediction.target(path, p)) ** 2)
+        return _mean_square(apply(params, p.t, p.x_t, batch.cond) - prediction.target(path, p), prediction, path, p.t)
 
     return loss
 
@@ -90,6 +95,6 @@ def marginal(
     def loss(params: Params, key: PRNGKey, batch: Batch) -> Float[Array, ""]:
         p = draw(key, batch, path, source, Independent(), interval)
         target = prediction.from_ends(path, p.t, p.x_t, denoiser(p.t, p.x_t, batch.cond))
-        return jnp.mean((apply(params, p.t, p.x_t, batch.cond) - target) ** 2)
+        return _mean_square(apply(params, p.t, p.x_t, batch.cond) - target, prediction, path, p.t)
 
     return loss

@@ -73,11 +73,18 @@ class AffinePath:
         """Where sampling starts and likelihood ends: the source itself where alpha(0) = 0.
 
         Otherwise N(0, sigma(0)^2 I), which ignores what is left of the data at t = 0: an approximation (for VP with the
-        usual betas alpha(0) = 0.0066, so data of norm r shift it by 0.0066 r).
+        usual betas alpha(0) = 0.0066, so data of norm r shift it by 0.0066 r). Only N(0, I) has this form when scaled:
+
+        Raises:
+            ValueError: for another source where alpha(0) != 0.
         """
         with jax.ensure_compile_time_eval():
             alpha, sigma = float(self.schedule.alpha(0.0)), float(self.schedule.sigma(0.0))
-        return source if alpha == 0.0 else Normal(source.shape, 0.0, sigma)
+        if alpha == 0.0:
+            return source
+        if not is_standard_normal(source):
+            raise ValueError(f"{self.schedule} starts at alpha(0) = {alpha:.2g}, not 0: it needs the source N(0, I)")
+        return Normal(source.shape, 0.0, sigma)
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["schedule"], meta_fields=[])

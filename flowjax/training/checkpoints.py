@@ -87,8 +87,8 @@ class Checkpoints:
             raise CheckpointError(f"checkpoint {step} in {self.folder} cannot be read ({reason}); {offer}") from error
 
     def set_aside(self, after: int, target: Path) -> list[int]:
-        """Moves checkpoints newer than `after`, and any with damaged metrics, into `target`; returns their steps."""
-        moved = [s for s in self.steps() if s > after or self.val_loss(s) is None]
+        """Moves checkpoints newer than `after` into `target`, so that their steps can be saved again; returns them."""
+        moved = [s for s in self.steps() if s > after]
         for step in moved:
             target.mkdir(parents=True, exist_ok=True)
             (self.folder / str(step)).rename(target / f"{step}-{time.strftime('%Y%m%dT%H%M%S')}")
@@ -96,6 +96,10 @@ class Checkpoints:
 
     def saver(self, keep_last: int, keep_every: int) -> "Saver":
         """Opens the folder to write, creating it."""
+        for step in self.steps():
+            metrics = self.folder / str(step) / "metrics" / "metrics"
+            if metrics.exists() and self.val_loss(step) is None:  # Orbax would stop here
+                metrics.write_text(json.dumps({"val_loss": 1e30}))
         return Saver(self.folder, keep_last, keep_every)
 
 

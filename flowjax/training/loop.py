@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +92,11 @@ class Trainer:
 
     def arrays(self) -> PyTree:
         """What the compiled run draws from: the resident data set, placed on the mesh."""
-        return jax.device_put(self.dataset.arrays(), replicated(self.mesh))
+        return jax.device_put(self._loaded, replicated(self.mesh))
+
+    @cached_property
+    def _loaded(self) -> PyTree:
+        return self.dataset.arrays()
 
     def feed(self, step: int, n: int) -> PyTree:
         """The next n batches of a streamed set, stacked, and padded to one size: one program for all stretches."""
@@ -123,7 +128,7 @@ class Trainer:
         if self.streams:
             arrays = jax.eval_shape(lambda: self.feed(0, 1))
         else:
-            arrays = jax.eval_shape(lambda: jax.tree.map(jnp.asarray, self.dataset.arrays()))
+            arrays = jax.eval_shape(lambda: jax.tree.map(jnp.asarray, self._loaded))
         cost = jax.jit(one).lower(self.like(), arrays).cost_analysis()
         return None if cost is None else float(cost.get("flops", math.nan))
 
@@ -156,14 +161,14 @@ class Trainer:
         return key_loss, Batch(x1, cond)
 
 
-def train(trainer: Trainer, workdir: Path, checkpoints: Checkpoints, resume: int | None) -> Result:
-    """Trains to `train.steps`, from a checkpoint if there is one.
+def train(trainer: Trainer, workdir: Path, checkpoints: Checkpoints, state: TrainState) -> Result:
+    """Trains from `state` to `train.steps`.
 
     Args:
         trainer: assembled.
         workdir: where metrics go.
         checkpoints: of that workdir.
-        resume: the step of the checkpoint to start from, or None for a new run.
+        state: from `trainer.init` or a checkpoint; its memory is reused.
 
     Raises:
         RunFault: on a loss that is not finite, or a disk that cannot be written; all is kept as it was saved.
@@ -171,7 +176,6 @@ def train(trainer: Trainer, workdir: Path, checkpoints: Checkpoints, resume: int
     """
     train = trainer.config.train
     start = time.perf_counter()
-    state = trainer.init() if resume is None else checkpoints.restore(resume, trainer.like())
     saver = checkpoints.saver(train.keep_last, train.keep_every)
     step, progress, log = int(state.step), None, None
     feed = trainer.feed if trainer.streams else None
@@ -198,7 +202,8 @@ def train(trainer: Trainer, workdir: Path, checkpoints: Checkpoints, resume: int
                     n = min(stretch, _next_stop(step, train) - step) if n else 0
                 log.add(done, step, metrics)
                 progress.advance(step)
-                stop, logs, saves = list(caught), _logs(step, train), _saves(step, train)
+                stop = list(caught) if step < train.steps else []
+                logs, saves = _logs(step, train), _saves(step, train)
                 val_loss = trainer.val_loss(state.ema) if logs or saves or stop else math.nan
                 if logs:
                     progress.log(step, **log.write(step, val_loss))

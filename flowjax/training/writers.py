@@ -21,8 +21,8 @@ class WorkdirError(ValueError):
     """A folder that is not a run; one line."""
 
 
-def write_config(workdir: Path, config: Config, spec: DataSpec) -> None:
-    """All resolved values, what the model must remember of its data, versions, the git commit and the devices."""
+def write_config(workdir: Path, config: Config, spec: DataSpec, size: dict[str, Any]) -> None:
+    """All resolved values, what the model must remember of its data, its size, versions, git commit and devices."""
     record = {
         "config": config.to_dict(),
         "data": {
@@ -33,6 +33,7 @@ def write_config(workdir: Path, config: Config, spec: DataSpec) -> None:
             "num_classes": spec.num_classes,
             "levels": spec.levels,
         },
+        "size": size,
         "versions": {"python": sys.version.split()[0]} | {p: _version(p) for p in _PACKAGES},
         "git_commit": _git_commit(),
         "devices": [d.device_kind for d in jax.devices()],
@@ -63,6 +64,11 @@ def read_config(workdir: Path) -> tuple[dict[str, Any], DataSpec]:
         raise WorkdirError(f"{workdir} is not the workdir of a run: it has no config.json") from None
     except (json.JSONDecodeError, KeyError, TypeError) as error:
         raise WorkdirError(f"{workdir}/config.json cannot be read: {error!r}") from None
+
+
+def read_size(workdir: Path) -> dict[str, Any]:
+    """`parameters` and `flops_per_step`, as `write_config` was given them."""
+    return json.loads((workdir / "config.json").read_text())["size"]
 
 
 def _version(package: str) -> str | None:
@@ -155,7 +161,7 @@ def disk_problem(error: BaseException) -> str | None:
     while seen is not None:
         if isinstance(seen, OSError) and seen.errno:
             return os.strerror(seen.errno) + (f": {seen.filename}" if seen.filename else "")
-        for phrase in ("No space left on device", "Disk quota exceeded", "RESOURCE_EXHAUSTED", "Permission denied"):
+        for phrase in ("No space left on device", "Disk quota exceeded", "Permission denied", "File too large"):
             if phrase in str(seen):
                 return phrase
         seen = seen.__cause__ or seen.__context__

@@ -96,7 +96,8 @@ def train_weights(path: str, steps: int = 20_000) -> None:
     arrays = {
         f"{short}{i}": layer[long] for i, layer in enumerate(layers) for short, long in (("w", "kernel"), ("b", "bias"))
     }
-    np.savez(path, **{k: np.asarray(v) for k, v in arrays.items()})
+    named: dict[str, Any] = {k: np.asarray(v) for k, v in arrays.items()}
+    np.savez(path, **named)
 
 
 def main() -> None:

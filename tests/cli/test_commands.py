@@ -201,7 +201,6 @@ def test_conditional_images_from_config_to_grid(flowjax, tmp_path):
     assert 1 < result["bits_per_dim"] < 20
 
 
-@pytest.mark.slow
 def test_evaluate(flowjax, tiny_run):
     code, result, err = flowjax("evaluate", f"--workdir={tiny_run}", "--rtol=1e-3", "--atol=1e-3")
     assert code == 0

@@ -40,6 +40,8 @@ TRAIN = ("train", "--config=gaussians8")
         ((*TRAIN, "--workdir=w", "--config.path.name=gaussian", "--config.coupling.name=ot"), "use 'affine'"),
         ((*TRAIN, "--workdir=w", "--config.data.name=digits", "--config.source.name=moons"), "has shape (2,)"),
         ((*TRAIN, "--workdir=w", "--config.data.name=npz"), "data.path"),
+        ((*TRAIN, "--workdir=w", "--config.path.schedule=vp", "--config.source.name=uniform"), "needs the source"),
+        (("train", "--config=digits", "--workdir=w", "--config.model.name=unet"), "model.width"),
         ((*TRAIN, "--workdir=w", "--stpes=3"), "unknown flag --stpes"),
         ((*TRAIN, "--workdir=w", "extra"), "unexpected argument 'extra'"),
         (("sample", "--out=a.npz"), "--workdir is required"),
@@ -132,3 +134,33 @@ def test_a_broken_config_json(flowjax, copy):
     assert code == 2
     assert "config.json cannot be read" in err
     assert json.loads((copy / "metrics.jsonl").read_text().splitlines()[0])["step"] == 40
+
+
+def test_checkpoints_without_their_config_are_not_overwritten(flowjax, copy):
+    (copy / "config.json").unlink()
+    code, _, err = flowjax("train", *TINY, f"--workdir={copy}")
+    assert code == 2
+    assert "belong to no run" in err
+
+
+def test_damaged_metrics_do_not_stop_a_resume(flowjax, copy):
+    (copy / "checkpoints" / "120" / "metrics" / "metrics").write_text("")
+    code, result, _ = flowjax("train", *TINY, f"--workdir={copy}", "--config.train.steps=130")
+    assert (code, result["status"], result["step"]) == (0, "finished", 130)
+
+
+def test_plots_that_were_cut_short_are_drawn_again(flowjax, copy):
+    shutil.rmtree(copy / "plots")
+    code, result, _ = flowjax("train", *TINY, f"--workdir={copy}")
+    assert (code, result["status"]) == (0, "already_finished")
+    assert (copy / "plots" / "density.png").exists()
+
+
+def test_data_that_changed_under_the_same_name_are_refused(flowjax, tmp_path):
+    mine = ["--config.data.name=npz", f"--config.data.path={tmp_path}/mine.npz", f"--workdir={tmp_path}/run"]
+    x = np.random.default_rng(0).normal(size=(200, 2))
+    np.savez(tmp_path / "mine.npz", x=x)
+    assert flowjax("train", *TINY, *mine)[0] == 0
+    np.savez(tmp_path / "mine.npz", x=3 * x)
+    code, _, err = flowjax("train", *TINY, *mine, "--config.train.steps=200")
+    assert (code, "have changed" in err) == (2, True)

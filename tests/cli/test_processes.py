@@ -59,7 +59,7 @@ def kill_and_resume(workdir, number, seed):
 @pytest.mark.parametrize(
     ("number", "seed"),
     [(signal.SIGKILL, 0), (signal.SIGTERM, 0)]
-    + [pytest.param(s, i, marks=pytest.mark.slow) for i in range(1, 4) for s in (signal.SIGKILL, signal.SIGTERM)],
+    + [pytest.param(s, i, marks=pytest.mark.slow) for i in range(1, 2) for s in (signal.SIGKILL, signal.SIGTERM)],
 )
 def test_a_killed_run_resumes_to_the_same_bits(never_stopped, tmp_path, number, seed):
     workdir, whole = never_stopped

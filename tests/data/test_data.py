@@ -95,6 +95,11 @@ def test_npz_of_points(tmp_path):
     assert model.std() == pytest.approx(1, abs=1e-5)
 
 
+def test_classes_of_a_sorted_file_are_all_counted(tmp_path):
+    np.savez(tmp_path / "a.npz", x=np.random.default_rng(0).normal(size=(100, 2)), y=np.arange(100) // 10)
+    assert open_dataset("npz", str(tmp_path / "a.npz")).spec.num_classes == 10
+
+
 def test_npz_of_images(tmp_path):
     np.savez(tmp_path / "a.npz", x=np.zeros((10, 4, 4, 3), np.uint8), x_test=np.ones((2, 4, 4, 3), np.uint8))
     dataset = open_dataset("npz", str(tmp_path / "a.npz"))
@@ -110,7 +115,9 @@ def test_npz_of_images(tmp_path):
         ({"x": np.full((4, 2), np.nan)}, "not finite"),
         ({"x": np.zeros((4, 2), np.int64)}, "uint8 or floating"),
         ({"x": np.zeros((4, 2)), "y": np.zeros(3, int)}, "one label"),
-        ({"x": np.zeros((4, 2)), "x_test": np.zeros((4, 3))}, "x_test has rows"),
+        ({"x": np.zeros((4, 2)), "x_test": np.zeros((4, 3))}, "x_test must be"),
+        ({"x": np.zeros((4, 2)), "x_test": np.zeros((0, 2))}, "x_test must be"),
+        ({"x": np.zeros((4, 2)), "y": np.zeros(4, int), "x_test": np.zeros((4, 2))}, "y_test"),
         ({"x": np.zeros((4, 2), np.uint8)}, "uint8 data are images"),
     ],
 )

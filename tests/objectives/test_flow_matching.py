@@ -9,7 +9,7 @@ from flowjax import objectives, oracles
 from flowjax.couplings import MinibatchOT
 from flowjax.objectives import Batch
 from flowjax.paths import GaussianPath
-from flowjax.predictions import data, noise, velocity
+from flowjax.predictions import data, noise, score, velocity
 from flowjax.schedules import CondOT, Cosine
 from flowjax.sources import GaussianMixture, Normal
 
@@ -42,7 +42,7 @@ def draws(loss, p):
     return jax.jit(jax.vmap(one))(jax.random.split(jax.random.key(3), DRAWS))
 
 
-@pytest.mark.parametrize("prediction", [velocity, noise, data], ids=lambda p: p.name)
+@pytest.mark.parametrize("prediction", [velocity, noise, data, score], ids=lambda p: p.name)
 def test_conditional_and_marginal_losses_differ_by_a_constant(prediction):
     """Same gradient in expectation; values apart by a constant that does not depend on the parameters.
 

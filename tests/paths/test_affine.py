@@ -75,6 +75,11 @@ def test_prior():
     assert jax.jit(lambda x: AffinePath(VP()).prior(Normal((2,))).log_prob(x))(jnp.zeros((1, 2))).shape == (1,)
 
 
+def test_a_schedule_that_keeps_some_data_needs_the_normal():
+    with pytest.raises(ValueError, match="needs the source N"):
+        AffinePath(VP()).prior(Uniform((2,)))
+
+
 @pytest.mark.parametrize(
     "source", [Uniform((2,)), Normal((2,), 1.0), Normal((2,), 0.0, 2.0), GaussianMixture(np.zeros((1, 2)))]
 )
