@@ -106,6 +106,11 @@ def resolve(config: Config | dict) -> Config:
     full = defaults(str(flat.get("model.name", "mlp")))
     known = flatten(full)
     for key, value in flat.items():
+        if key not in known and (owner := _model_of(key)):
+            name = full.model.name
+            raise ConfigError(
+                f"model.name is {name!r} and {key} a key of {owner!r}: start the file from defaults({name!r})"
+            )
         if key not in known:
             raise ConfigError(f"unknown config key {key!r}; the nearest valid one is {nearest_key(key, known)!r}")
         if not _same_kind(value, known[key]):
@@ -116,6 +121,11 @@ def resolve(config: Config | dict) -> Config:
         (full[section] if section else full)[leaf] = typed
     _check_ranges(flatten(full))
     return full
+
+
+def _model_of(key: str) -> str | None:
+    """The model that has this key, if one has."""
+    return next((name for name, own in MODEL_DEFAULTS.items() if key.removeprefix("model.") in own), None)
 
 
 def _same_kind(value: Any, like: Any) -> bool:
