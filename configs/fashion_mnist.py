@@ -1,4 +1,9 @@
-"""Fashion-MNIST, class-conditional, a small U-Net that learns garments on a CPU in minutes."""
+"""Fashion-MNIST by class with a small U-Net: garments that can be told apart, in minutes on two CPU cores.
+
+Measured with seed 0 on two shared cores under other load: validation loss 0.2526 after 1,000 of the 1,500 steps, 12
+minutes; the grid drawn there (Heun, 20 steps) shows shirts, trousers, dresses, shoes and bags that can be told apart,
+some of them broken. With `model.blocks = 2` the whole run ended at 0.2373, in 21 minutes under more load.
+"""
 
 from flowjax.config import defaults
 

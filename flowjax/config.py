@@ -67,7 +67,7 @@ def unknown(name: object, known: Iterable[str]) -> str:
     names = [str(k) for k in known]
     close = difflib.get_close_matches(str(name), names, n=1, cutoff=0.5)
     return (
-        f"unknown {str(name)!r}; " + (f"did you mean {close[0]!r}? " if close else "") + f"(known: {', '.join(names)})"
+        f"unknown {str(name)!r}" + (f"; did you mean {close[0]!r}?" if close else "") + f" (known: {', '.join(names)})"
     )
 
 
@@ -147,8 +147,8 @@ def _check_ranges(flat: dict[str, Any]) -> None:
     for key in ("train.warmup", "train.clip", "train.weight_decay", "train.keep_every", "ema.half_life", "seed"):
         if not flat[key] >= 0:
             raise ConfigError(f"{key} must not be negative, it is {flat[key]}")
-    if not flat["train.lr"] > 0:
-        raise ConfigError(f"train.lr must be positive, not {flat['train.lr']}")
+    if not 0 < flat["train.lr"] < float("inf"):
+        raise ConfigError(f"train.lr must be positive and finite, not {flat['train.lr']}")
     if not 0 <= flat["train.label_dropout"] <= 1:
         raise ConfigError(f"train.label_dropout is a probability, not {flat['train.label_dropout']}")
     for key, value in flat.items():

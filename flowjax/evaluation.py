@@ -41,6 +41,11 @@ def evaluate(run: Run, dataset: Dataset, seed: int = 0, solver: Solver = DOPRI5,
     scored = sampling.log_prob(
         run, points, labels, "exact" if exact else "hutchinson", seed=seed, solver=solver, batch=batch
     ).log_prob
+    if not np.isfinite(scored).all():
+        say(
+            f"evaluate: {np.mean(~np.isfinite(scored)):.2%} of the points lie outside the flow's support: no nll, no kl"
+        )
+        return _sample_metrics(run, dataset, seed, solver, batch) if dataset.draw is not None else {}
     result: dict[str, Any] = {"nll": -float(scored.mean()), "nll_stderr": _stderr(scored)}
     if run.spec.levels:
         result["bits_per_dim"] = result["nll"] / (run.spec.d * math.log(2))

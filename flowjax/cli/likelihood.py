@@ -11,6 +11,7 @@ example:
 """
 
 import math
+import sys
 from typing import Any
 
 from absl import flags as absl_flags
@@ -30,6 +31,8 @@ def run(argv: list[str]) -> dict[str, Any]:
     flags.parse(values, argv, __doc__ or "")
     out = flags.out_path(values)
     workdir = flags.require(values, "workdir")
+
+    import numpy as np
 
     from flowjax import sampling
     from flowjax.cli.common import open_run, points, save_npz, solver
@@ -51,12 +54,15 @@ def run(argv: list[str]) -> dict[str, Any]:
     )
     log_prob = scored.log_prob
     save_npz(out, log_prob=log_prob)
-    mean, n = float(log_prob.mean()), len(log_prob)
+    n, inside = len(log_prob), log_prob[np.isfinite(log_prob)]
+    mean = float(log_prob.mean())
+    if len(inside) < n:
+        sys.stderr.write(f"likelihood: {1 - len(inside) / n:.2%} of the points lie outside the flow's support: -inf\n")
     return {
         "out": str(out),
         "num": n,
         "mean": mean,
-        "stderr": float(log_prob.std() / math.sqrt(n)),
+        "stderr": float(log_prob.std() / math.sqrt(n)) if len(inside) == n else None,
         "bits_per_dim": -mean / (opened.spec.d * math.log(2)),
         "nfe": scored.nfe,
     }

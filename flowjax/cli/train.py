@@ -69,6 +69,8 @@ def load_config(path: Path) -> Config:
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
+        if not hasattr(module, "get_config"):
+            raise ConfigError("it defines no get_config()")
         return resolve(module.get_config())
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None

@@ -41,6 +41,8 @@ def train(config: Config, workdir: Path, checkpoint: str) -> dict[str, Any]:
     if resume is not None and resume >= config.train.steps:
         return _already_finished(config, workdir, resume, start)
     trainer = _assemble(config)
+    if config.train.warmup >= config.train.steps:
+        say(f"train: train.warmup {config.train.warmup} is not shorter than train.steps {config.train.steps}")
     if resume is None:
         state = trainer.init()
     else:
@@ -68,15 +70,18 @@ def _resume_step(config: Config, workdir: Path, checkpoints: Checkpoints, checkp
         if checkpoint != "last" or checkpoints.steps():
             raise UsageError(f"{workdir} has no config.json: its checkpoints belong to no run; take another")
         return None
-    old = resolve(read_config(workdir)[0])
-    if changed := differences(old, config):
+    if checkpoint == "last" and not checkpoints.steps():
+        return None  # nothing to lose yet: another config may start here
+    raw, spec = read_config(workdir)
+    if changed := differences(resolve(raw), config):
+        build(config, spec)  # a name that does not exist is told as that
         key, (was, now) = next(iter(changed.items()))
-        more = f" (and {len(changed) - 1} more)" if len(changed) > 1 else ""
+        more = f" (so do {', '.join(list(changed)[1:])})" if len(changed) > 1 else ""
         raise UsageError(
             f"{workdir} is the workdir of another config: {key} is {was!r} there and {now!r} here{more}; "
             "take another --workdir"
         )
-    return checkpoints.choose(checkpoint) if checkpoints.steps() or checkpoint != "last" else None
+    return checkpoints.choose(checkpoint)
 
 
 def _check_same_data(workdir: Path, trainer: loop.Trainer) -> None:

@@ -16,7 +16,8 @@ def read_npz(path: str | Path, key: str = "x") -> dict[str, np.ndarray]:
     except FileNotFoundError:
         raise DataError(f"no such file: {path}") from None
     except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path} is not a readable .npz file: {str(error).splitlines()[0]}") from None
+        reason = "not an archive of arrays" if "pickle" in str(error) else str(error).splitlines()[0]
+        raise DataError(f"{path} is not a readable .npz file: {reason}") from None
     if key not in arrays:
         raise DataError(f"{path} holds no array named {key!r}: it has {', '.join(arrays) or 'none'}")
     return arrays

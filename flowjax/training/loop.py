@@ -294,7 +294,7 @@ def _next_stretch(n: int, seconds: float) -> int:
 def _nan_line(step: int, checkpoints: Checkpoints) -> str:
     steps = checkpoints.steps()
     kept = f"the checkpoint of step {steps[-1]} is kept" if steps else "no checkpoint had been saved yet"
-    return f"the loss or its gradient is not finite at step {step}; {kept}; a lower train.lr or train.clip may help"
+    return f"the loss or its gradient is not finite at step {step}; {kept}; try a lower train.lr in another workdir"
 
 
 @contextmanager
