@@ -2,7 +2,7 @@
 
 Expect, measured with seeds 0, 1, 2 (`experiments/gaussians8`): KL(true, model) 0.0129, 0.0133, 0.0110 (standard error
 0.001) on 20,000 fresh points; W2 squared 0.38, as between two true samples; every mode within 12.0% to 12.9% of
-50,000 samples. The training process takes 35 to 45 s on two shared cores, 20 s of it training.
+50,000 samples. On two quiet cores the command takes 23 s, 13 s of it training; 35 to 45 s where they are loaded.
 """
 
 from flowjax.config import defaults
