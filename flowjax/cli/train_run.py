@@ -14,12 +14,13 @@ from flowjax.run import Run, load
 from flowjax.sampling import SolverFault
 from flowjax.training import loop
 from flowjax.training.checkpoints import Checkpoints
+from flowjax.training.trainer import Trainer
 from flowjax.training.writers import read_config, read_metrics, read_size, say, write_config
 
 
-def _assemble(config: Config) -> loop.Trainer:
+def _assemble(config: Config) -> Trainer:
     dataset = open_dataset(config.data.name, config.data.path)
-    return loop.Trainer(config, build(config, dataset.spec), dataset)
+    return Trainer(config, build(config, dataset.spec), dataset)
 
 
 def dry_run(config: Config, workdir: Path) -> dict[str, Any]:
@@ -84,7 +85,7 @@ def _resume_step(config: Config, workdir: Path, checkpoints: Checkpoints, checkp
     return checkpoints.choose(checkpoint)
 
 
-def _check_same_data(workdir: Path, trainer: loop.Trainer) -> None:
+def _check_same_data(workdir: Path, trainer: Trainer) -> None:
     """A file under the same name may hold other data: its normalisation would not fit the weights."""
     if read_config(workdir)[1] != trainer.problem.spec:
         raise UsageError(
@@ -92,7 +93,7 @@ def _check_same_data(workdir: Path, trainer: loop.Trainer) -> None:
         )
 
 
-def _prepare_workdir(config: Config, trainer: loop.Trainer, workdir: Path, size: dict[str, Any]) -> None:
+def _prepare_workdir(config: Config, trainer: Trainer, workdir: Path, size: dict[str, Any]) -> None:
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         write_config(workdir, config, trainer.problem.spec, size)

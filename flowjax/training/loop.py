@@ -10,30 +10,19 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
-import numpy as np
 
-from flowjax import objectives
-from flowjax.build import Problem
 from flowjax.config import Config
-from flowjax.data import Dataset
-from flowjax.objectives import Batch
-from flowjax.training import optimizers
 from flowjax.training.checkpoints import Checkpoints
-from flowjax.training.sharding import make_mesh, replicated
-from flowjax.training.state import TrainState, abstract_state, init_state
-from flowjax.training.step import GetBatch, Metrics, drop_labels, loops_badly, make_run, make_step
+from flowjax.training.state import TrainState
+from flowjax.training.step import Metrics
+from flowjax.training.trainer import STREAM_STRETCH, Trainer
 from flowjax.training.writers import MetricsWriter, Progress, disk_problem, say
-from flowjax.typing import Params, PRNGKey, PyTree
 
 _STRETCH_SECONDS = 1.0
-_STREAM_STRETCH = 16
-_VAL_ROWS = 1024
 
 
 class RunFault(RuntimeError):
@@ -58,109 +47,6 @@ class Result:
     seconds: float
 
 
-class Trainer:
-    """A config's training, assembled: the loss, the compiled run, the validation loss.
-
-    Args:
-        config: resolved.
-        problem: of the config.
-        dataset: to train on.
-    """
-
-    def __init__(self, config: Config, problem: Problem, dataset: Dataset):
-        train = config.train
-        self.config, self.problem, self.dataset = config, problem, dataset
-        self.mesh = make_mesh(train.batch_size)
-        self.schedule = optimizers.learning_rate(train)
-        self.loss = objectives.conditional(
-            problem.apply, problem.path, problem.source, problem.coupling, problem.prediction
-        )
-        self._step = make_step(self.loss, optimizers.optimizer(train), train.batch_size, config.ema.half_life)
-        self._get_batch = self._make_get_batch()
-        self.run = make_run(self._step, self._get_batch, self.mesh, on_host=self._loops_badly())
-        self._val = jax.jit(self.loss)
-        self._val_key, self._val_batch = self._make_validation()
-        self._stream = None if dataset.stream is None else dataset.stream(config.seed, train.batch_size)
-
-    def init(self) -> TrainState:
-        """The state at step 0, replicated over the mesh."""
-        return jax.jit(lambda: init_state(self.config, self.problem), out_shardings=replicated(self.mesh))()
-
-    def like(self) -> TrainState:
-        """Shapes and shardings of the state, for restoring."""
-        return abstract_state(self.config, self.problem, replicated(self.mesh))
-
-    def arrays(self) -> PyTree:
-        """What the compiled run draws from: the resident data set, placed on the mesh."""
-        return jax.device_put(self._loaded, replicated(self.mesh))
-
-    @cached_property
-    def _loaded(self) -> PyTree:
-        return self.dataset.arrays()
-
-    def feed(self, step: int, n: int) -> PyTree:
-        """The next n batches of a streamed set, stacked, and padded to one size: one program for all stretches."""
-        assert self._stream is not None
-        batches = [self._stream(step + i) for i in range(n)]
-        batches += batches[-1:] * (_STREAM_STRETCH - n)
-        return jax.device_put(jax.tree.map(lambda *rows: np.stack(rows), *batches), replicated(self.mesh))
-
-    @property
-    def streams(self) -> bool:
-        return self._stream is not None
-
-    def val_loss(self, params: Params) -> float:
-        """The loss at a fixed set of (t, noise, test points)."""
-        return float(self._val(params, self._val_key, self._val_batch))
-
-    def _loops_badly(self) -> bool:
-        like = self.like()
-        x1: Any = jax.ShapeDtypeStruct((self.config.train.batch_size, *self.problem.spec.shape), jnp.float32)
-        return loops_badly(lambda state, key, x: self._step(state, key, Batch(x)), like, like.key, x1)
-
-    def flops_per_step(self) -> float | None:
-        """Floating-point operations of one step, counted by XLA on the program before optimisation."""
-
-        def one(state: TrainState, arrays: PyTree) -> TrainState:
-            batch = self._get_batch(arrays, state.key, jnp.zeros((), jnp.int32))
-            return self._step(state, state.key, batch)[0]
-
-        if self.streams:
-            arrays = jax.eval_shape(lambda: self.feed(0, 1))
-        else:
-            arrays = jax.eval_shape(lambda: jax.tree.map(jnp.asarray, self._loaded))
-        cost = jax.jit(one).lower(self.like(), arrays).cost_analysis()
-        return None if cost is None else float(cost.get("flops", math.nan))
-
-    def parameters(self) -> int:
-        return sum(math.prod(a.shape) for a in jax.tree.leaves(self.like().params))
-
-    def _make_get_batch(self) -> GetBatch:
-        dataset, train = self.dataset, self.config.train
-        conditional, n = self.config.model.conditional, train.batch_size
-
-        def get_batch(arrays: PyTree, key: PRNGKey, position: Any) -> Batch:
-            key_rows, key_prepare, key_drop = jax.random.split(key, 3)
-            if dataset.sample is not None:
-                raw = dataset.sample(arrays, key_rows, n)
-            else:
-                raw = jax.tree.map(lambda a: a[position], arrays)
-            cond = drop_labels(key_drop, raw.cond, train.label_dropout) if conditional else None
-            return Batch(dataset.spec.prepare(key_prepare, raw.x1), cond)
-
-        return get_batch
-
-    def _make_validation(self) -> tuple[PRNGKey, Batch]:
-        dataset = self.dataset
-        key_prepare, key_loss = jax.random.split(jax.random.fold_in(jax.random.key(self.config.seed), 2**31 - 1))
-        rows = slice(0, min(_VAL_ROWS, len(dataset.test)))
-        x1 = dataset.spec.prepare(key_prepare, jnp.asarray(dataset.test[rows]))
-        cond = None
-        if self.config.model.conditional and dataset.test_labels is not None:
-            cond = jnp.asarray(dataset.test_labels[rows])
-        return key_loss, Batch(x1, cond)
-
-
 def train(trainer: Trainer, workdir: Path, checkpoints: Checkpoints, state: TrainState) -> Result:
     """Trains from `state` to `train.steps`.
 
@@ -180,7 +66,7 @@ def train(trainer: Trainer, workdir: Path, checkpoints: Checkpoints, state: Trai
     step, progress, log = int(state.step), None, None
     feed = trainer.feed if trainer.streams else None
     arrays = None if feed else trainer.arrays()
-    stretch = _STREAM_STRETCH if feed else 1
+    stretch = STREAM_STRETCH if feed else 1
     try:
         log = _Log(trainer, workdir, step, start)
         progress = Progress(train.steps, step, "train")

@@ -23,7 +23,7 @@ from flowjax.config import defaults, resolve
 from flowjax.data import open_dataset
 from flowjax.data.dataset import sample_rows
 from flowjax.solvers import solve_ode
-from flowjax.training.loop import Trainer
+from flowjax.training.trainer import Trainer
 
 POINTS = 10_000
 CHUNK = 500

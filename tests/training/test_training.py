@@ -15,8 +15,9 @@ from flowjax.data import open_dataset
 from flowjax.models.embeddings import NO_LABEL
 from flowjax.training import ema, optimizers
 from flowjax.training.checkpoints import CheckpointError, Checkpoints, Saver
-from flowjax.training.loop import RunFault, Trainer, train
+from flowjax.training.loop import RunFault, train
 from flowjax.training.step import drop_labels, loops_badly
+from flowjax.training.trainer import Trainer
 from flowjax.training.writers import read_metrics
 
 
