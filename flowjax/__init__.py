@@ -29,22 +29,6 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-_MODULES = (
-    "couplings",
-    "data",
-    "likelihood",
-    "metrics",
-    "models",
-    "objectives",
-    "oracles",
-    "paths",
-    "predictions",
-    "sampling",
-    "schedules",
-    "solvers",
-    "sources",
-    "training",
-)
 _OBJECTS = {"Run": "flowjax.run", "load": "flowjax.run"}
 
 __all__ = [
@@ -70,7 +54,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name in _OBJECTS:
         return getattr(importlib.import_module(_OBJECTS[name]), name)
-    if name in _MODULES:
+    if name in __all__:
         return importlib.import_module(f"flowjax.{name}")
     raise AttributeError(f"module 'flowjax' has no attribute {name!r}")
 
