@@ -1,18 +1,27 @@
 """Predictions: what a network's output means, as a way to the ends of the path and back.
 
-The pivot is `Ends`, the posterior means (E[x0 | x_t], E[x1 | x_t]). Each prediction says what to regress (`target`),
-how its optimum reads as ends (`to_ends`) and how ends read as it (`from_ends`); conversions between any two go
-through the ends, so there are none written by pairs. On an affine path x_t = alpha x1 + sigma x0, with primes for
-time derivatives:
+The pivot is `Ends`, the posterior means (E[x0 | x_t], E[x1 | x_t], and E[z | x_t] where the path has noise). Each
+prediction says what to regress (`target`), how its optimum reads as ends (`to_ends`) and how ends read as it
+(`from_ends`); conversions between any two go through the ends, so there are none written by pairs. On an affine path
+x_t = alpha x1 + sigma x0, with primes for time derivatives:
 
     velocity   v = alpha' x1 + sigma' x0        x1 = (sigma' x_t - sigma v) / d,   x0 = (alpha v - alpha' x_t) / d
                                                 with d = alpha sigma' - sigma alpha'
     noise      x0                               x1 = (x_t - sigma x0) / alpha       singular where alpha = 0
     data       x1                               x0 = (x_t - alpha x1) / sigma       singular where sigma = 0
     score      -x0 / sigma                      as noise, with x0 = -sigma score    singular where either is 0
+    v          alpha x0 - sigma x1              x1 = (alpha x_t - sigma v) / m,     x0 = (sigma x_t + alpha v) / m
+                                                with m = alpha^2 + sigma^2 (Salimans & Ho 2022)
+    edm        F = (sigma x1 - s^2 alpha x0) / (s n)     x1 = (s^2 alpha x_t + sigma s n F) / n^2,
+                                                x0 = (sigma x_t - s alpha n F) / n^2, with n^2 = sigma^2 + s^2 alpha^2:
+                                                c_skip x + c_out F of Karras et al. 2022, table 1, for data of std s
 
 A singular prediction narrows the interval of training and solving to where the vanishing coefficient is at least a
 thousandth of the other (`Prediction.interval`).
+
+On a path with noise, (x_t, v) are two equations for three unknowns. A `velocity` network alone gives the velocity, hence
+the ODE; its ends are those of the noiseless path with the same velocity, and there is no score. `velocity_score` has a
+second head for E[z | x_t] = -gamma score, and determines all.
 """
 
 import math
@@ -23,7 +32,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from flowjax.paths.affine import AffinePath
+from flowjax.paths.affine import AffinePath, GaussianPath
 from flowjax.paths.base import PathSample
 from flowjax.typing import Apply, Array, Batched, Cond, Field, Time
 
@@ -31,14 +40,21 @@ _SMALLEST_RATIO = 1e-3
 
 
 class Ends(NamedTuple):
-    """Posterior means of both ends of the path at (t, x): E[x0 | x_t = x], E[x1 | x_t = x], each (B, *event)."""
+    """Posterior means at (t, x), each (B, *event): E[x0 | x_t = x], E[x1 | x_t = x] and, if known, E[z | x_t = x]."""
 
     x0: Batched
     x1: Batched
+    z: Batched | None = None
 
 
 Denoiser = Callable[[Time, Batched, Cond], Ends]
 """`denoiser(t, x, cond) -> Ends`."""
+
+
+def _unit_inputs(path: AffinePath, t: Time, x: Batched) -> Batched:
+    """x, brought back to order one where the schedule makes it larger (VE, EDM)."""
+    r = path.rates(t, x)
+    return x / jnp.sqrt(jnp.maximum(r.alpha**2 + r.sigma**2, 1.0))
 
 
 @dataclass(frozen=True)
@@ -49,31 +65,55 @@ class Prediction:
         name: as in configs.
         target: (path, sample) -> what the network regresses, (B, *event).
         to_ends: (path, t, x, output) -> Ends.
-        from_ends: (path, t, x, ends) -> output.
+        from_ends: (path, t, x, ends) -> output. Linear in (x, ends).
+        inputs: (path, t, x) -> what the network sees of x.
         needs_alpha, needs_sigma: whether the reading divides by alpha, by sigma.
         weight: (path, t) -> the weight of the squared error, shaped as t, that keeps the loss of order one.
         gaussian_only: whether it means anything only for a source N(0, I) independent of the data.
+        noise: whether the path's own noise is "refused", "allowed" or "required".
+        heads: outputs of the event's shape, side by side in the last axis.
     """
 
     name: str
     target: Callable[[AffinePath, PathSample], Batched]
     to_ends: Callable[[AffinePath, Time, Batched, Batched], Ends]
     from_ends: Callable[[AffinePath, Time, Batched, Ends], Batched]
+    inputs: Callable[[AffinePath, Time, Batched], Batched] = _unit_inputs
     needs_alpha: bool = False
     needs_sigma: bool = False
     gaussian_only: bool = False
+    noise: str = "refused"
+    heads: int = 1
     weight: Callable[[AffinePath, Time], Array] = lambda path, t: jnp.ones_like(jnp.asarray(t, jnp.float32))
 
     def interval(self, path: AffinePath) -> tuple[float, float]:
         """The path's own interval, narrowed to where this reading is well conditioned."""
-        edge = 2 * math.log(_SMALLEST_RATIO)
-        low, high = path.t_min, path.t_max
-        with jax.ensure_compile_time_eval():
-            if self.needs_alpha:
-                low = max(low, float(path.schedule.time_of_log_snr(edge)))
-            if self.needs_sigma:
-                high = min(high, float(path.schedule.time_of_log_snr(-edge)))
-        return low, high
+        return well_conditioned(path, self.needs_alpha, self.needs_sigma)
+
+    def gain(self, path: AffinePath, t: Array) -> Array:
+        """How this prediction moves when the ends move at fixed x_t by (x0, x1) += (-alpha, sigma); shaped as t.
+
+        Errors of two predictions at one (t, x) stand in the ratio of their gains: what turns a weight on one into a
+        weight on another.
+        """
+        if self.heads > 1:
+            raise ValueError(f"{self.name} has {self.heads} heads, so its error has no one scale: weight it uniformly")
+        column = t.reshape(-1, 1)
+        a, s, _, _ = path.rates(column[:, 0], column)
+        moved = self.from_ends(path, column[:, 0], jnp.zeros_like(column), Ends(-a, s))
+        return moved[:, 0].reshape(t.shape)
+
+
+def well_conditioned(path: AffinePath, alpha: bool = False, sigma: bool = False) -> tuple[float, float]:
+    """The path's interval without the times at which alpha (sigma) is below a thousandth of the other."""
+    edge = 2 * math.log(_SMALLEST_RATIO)
+    low, high = path.t_min, path.t_max
+    with jax.ensure_compile_time_eval():
+        if alpha:
+            low = max(low, float(path.schedule.time_of_log_snr(edge)))
+        if sigma:
+            high = min(high, float(path.schedule.time_of_log_snr(-edge)))
+    return low, high
 
 
 def _velocity_to_ends(path: AffinePath, t: Time, x: Batched, v: Batched) -> Ends:
@@ -84,7 +124,8 @@ def _velocity_to_ends(path: AffinePath, t: Time, x: Batched, v: Batched) -> Ends
 
 def _velocity_from_ends(path: AffinePath, t: Time, x: Batched, ends: Ends) -> Batched:
     _, _, da, ds = path.rates(t, x)
-    return da * ends.x1 + ds * ends.x0
+    v = da * ends.x1 + ds * ends.x0
+    return v if ends.z is None else v + path.noise_rates(t, x).dgamma * ends.z
 
 
 def _noise_to_ends(path: AffinePath, t: Time, x: Batched, x0: Batched) -> Ends:
@@ -105,11 +146,34 @@ def _score_from_ends(path: AffinePath, t: Time, x: Batched, ends: Ends) -> Batch
     return -ends.x0 / path.rates(t, x).sigma
 
 
+def _v_to_ends(path: AffinePath, t: Time, x: Batched, v: Batched) -> Ends:
+    a, s, _, _ = path.rates(t, x)
+    m = a**2 + s**2
+    return Ends((s * x + a * v) / m, (a * x - s * v) / m)
+
+
+def _v_from_ends(path: AffinePath, t: Time, x: Batched, ends: Ends) -> Batched:
+    a, s, _, _ = path.rates(t, x)
+    return a * ends.x0 - s * ends.x1
+
+
+def _velocity_score_to_ends(path: AffinePath, t: Time, x: Batched, output: Batched) -> Ends:
+    v, z = jnp.split(output, 2, -1)
+    g, dg = path.noise_rates(t, x)
+    x0, x1, _ = _velocity_to_ends(path, t, x - g * z, v - dg * z)
+    return Ends(x0, x1, z)
+
+
+def _velocity_score_from_ends(path: AffinePath, t: Time, x: Batched, ends: Ends) -> Batched:
+    return jnp.concatenate([_velocity_from_ends(path, t, x, ends), ends.z], -1)
+
+
 velocity = Prediction(
     "velocity",
     target=lambda path, p: p.dx_t,
     to_ends=_velocity_to_ends,
     from_ends=_velocity_from_ends,
+    noise="allowed",
 )
 """The velocity of the path: flow matching proper (Lipman et al. 2023)."""
 
@@ -144,6 +208,54 @@ score = Prediction(
 )
 """The score of p_t, weighted by sigma^2: denoising score matching (Vincent 2011; Song et al. 2021)."""
 
+v = Prediction(
+    "v",
+    target=lambda path, p: _v_from_ends(path, p.t, p.x_t, Ends(p.x0, p.x1)),
+    to_ends=_v_to_ends,
+    from_ends=_v_from_ends,
+)
+"""alpha x0 - sigma x1 (Salimans & Ho 2022): the velocity of the cosine schedule up to -pi / 2, well conditioned on all."""
+
+velocity_score = Prediction(
+    "velocity_score",
+    target=lambda path, p: jnp.concatenate([p.dx_t, p.x0 if p.z is None else p.z], -1),
+    to_ends=_velocity_score_to_ends,
+    from_ends=_velocity_score_from_ends,
+    noise="required",
+    heads=2,
+)
+"""The velocity, and E[z | x_t] = -gamma score, side by side: SF2M (Tong et al. 2024), stochastic interpolants."""
+
+
+def edm(sigma_data: float | int = 0.5) -> Prediction:
+    """EDM's preconditioned F for data of standard deviation `sigma_data` (Karras et al. 2022, table 1).
+
+    The network sees x / n (c_in in the paper's scale); F has unit variance for such data. Defined at all t.
+    """
+    if not sigma_data > 0:
+        raise ValueError(f"edm: sigma_data must be positive, not {sigma_data}")
+
+    def scales(path: AffinePath, t: Time, x: Batched) -> tuple[Array, Array, Array]:
+        a, s, _, _ = path.rates(t, x)
+        return a, s, jnp.sqrt(s**2 + (sigma_data * a) ** 2)
+
+    def to_ends(path: AffinePath, t: Time, x: Batched, f: Batched) -> Ends:
+        a, s, n = scales(path, t, x)
+        x1 = (sigma_data**2 * a * x + s * sigma_data * n * f) / n**2
+        return Ends((s * x - sigma_data * a * n * f) / n**2, x1)
+
+    def from_ends(path: AffinePath, t: Time, x: Batched, ends: Ends) -> Batched:
+        a, s, n = scales(path, t, x)
+        return (s * ends.x1 - sigma_data**2 * a * ends.x0) / (sigma_data * n)
+
+    return Prediction(
+        "edm",
+        target=lambda path, p: from_ends(path, p.t, p.x_t, Ends(p.x0, p.x1)),
+        to_ends=to_ends,
+        from_ends=from_ends,
+        inputs=lambda path, t, x: x / scales(path, t, x)[2],
+    )
+
 
 def _wide(x: Array) -> Array:
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
@@ -162,15 +274,48 @@ def read(apply: Apply, path: AffinePath, prediction: Prediction) -> Denoiser:
     """
 
     def denoiser(t: Time, x: Batched, cond: Cond = None) -> Ends:
-        return prediction.to_ends(path, t, _wide(x), _wide(apply(t, x, cond)))
+        x = _wide(x)
+        return prediction.to_ends(path, t, x, _wide(apply(t, prediction.inputs(path, t, x), cond)))
 
     return denoiser
 
 
 def field(denoiser: Denoiser, path: AffinePath) -> Field:
-    """The marginal velocity v(t, x, cond) = alpha' E[x1 | x] + sigma' E[x0 | x] of a denoiser."""
+    """The marginal velocity v(t, x, cond) = alpha' E[x1 | x] + sigma' E[x0 | x] + gamma' E[z | x] of a denoiser."""
 
     def v(t: Time, x: Batched, cond: Cond = None) -> Batched:
         return velocity.from_ends(path, t, _wide(x), denoiser(t, x, cond))
 
     return v
+
+
+def score_of(path: AffinePath, t: Time, x: Batched, ends: Ends) -> Batched:
+    """grad log p_t(x) from the ends: -E[z | x] / gamma on a path with noise, -E[x0 | x] / sigma on a Gaussian path.
+
+    Raises:
+        ValueError: where there is no score: on any other path, or if the denoiser does not know E[z | x].
+    """
+    if ends.z is not None:
+        return -ends.z / path.noise_rates(t, x).gamma
+    if isinstance(path, GaussianPath):
+        return -ends.x0 / path.rates(t, x).sigma
+    raise ValueError(no_score(path))
+
+
+def no_score(path: AffinePath) -> str:
+    """Why there is no score, and what to do."""
+    if path.noise is not None:
+        return "a velocity alone has no score on a path with noise: train prediction 'velocity_score'"
+    return (
+        "this path has no score: that takes a source N(0, I) independent of the data (path 'gaussian'), or noise on the "
+        "path with prediction 'velocity_score'"
+    )
+
+
+def score_field(denoiser: Denoiser, path: AffinePath) -> Field:
+    """The score grad log p_t(x) of a denoiser: (t, x, cond) -> (B, *event); see `score_of`."""
+
+    def s(t: Time, x: Batched, cond: Cond = None) -> Batched:
+        return score_of(path, t, _wide(x), denoiser(t, x, cond))
+
+    return s

@@ -97,7 +97,7 @@ def test_reading_at_the_edges_is_finite_and_wide(batch, event, dtype, edge, pred
     x = jax.random.normal(jax.random.key(0), (batch, *event), dtype)
     denoiser = read(lambda t, x, cond: x.astype(dtype), path, prediction)
     t = prediction.interval(path)[edge]
-    for out in (*denoiser(t, x, None), field(denoiser, path)(t, x, None)):
+    for out in (*denoiser(t, x, None)[:2], field(denoiser, path)(t, x, None)):
         assert out.dtype == jnp.float32
         assert out.shape == x.shape
         assert np.isfinite(out).all()

@@ -13,9 +13,10 @@ class PathSample(NamedTuple):
 
     Attributes:
         x_t: the point at time t, (B, *event).
-        dx_t: its velocity given the ends, (B, *event): the conditional target of flow matching.
+        dx_t: its velocity given the ends (and z), (B, *event): the conditional target of flow matching.
         t: (B,), at least float32.
         x0, x1: the ends.
+        z: the path's own noise, N(0, I); None on a path without any.
     """
 
     x_t: Batched
@@ -23,6 +24,7 @@ class PathSample(NamedTuple):
     t: Float[Array, " B"]
     x0: Batched
     x1: Batched
+    z: Batched | None = None
 
 
 @runtime_checkable

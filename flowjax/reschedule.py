@@ -1,0 +1,51 @@
+"""Another schedule at sampling time: a denoiser trained on one path, used on another.
+
+At equal log-SNR the points of two noiseless affine paths with the same ends differ by a scale alone:
+
+    x / sqrt(alpha^2 + sigma^2)  at  t   equals   x' / sqrt(alpha'^2 + sigma'^2)  at  t' = log_snr'^-1(log_snr(t))
+
+so the posterior means of the ends are the same, and every sampler, guide or likelihood of the new path applies.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+
+from flowjax.paths.affine import AffinePath
+from flowjax.predictions import Denoiser, Ends
+from flowjax.schedules import clip_time
+from flowjax.typing import Array, Batched, Cond, Time
+
+
+def reschedule(denoiser: Denoiser, trained: AffinePath, path: AffinePath) -> Denoiser:
+    """A denoiser of `trained` used on `path`, which differs in its schedule alone.
+
+    At equal log-SNR the points of the two paths are equal up to a scale, so the posterior means are the same. Exact
+    where `trained` reaches that log-SNR; beyond it the nearest time is used: solve on `overlap(trained, path)`.
+    """
+    def changed(t: Time, x: Batched, cond: Cond = None) -> Ends:
+        time = clip_time(trained.schedule, path.schedule.log_snr(t))
+        old, new = _size(trained, time, x), _size(path, t, x)
+        return denoiser(time, x * (old / new), cond)
+
+    if trained.noise is not None or path.noise is not None:
+        raise ValueError("a path with noise cannot change its schedule: gamma would have to follow")
+    return changed
+
+
+def _size(path: AffinePath, t: Time, like: Batched) -> Array:
+    """sqrt(alpha^2 + sigma^2) at t, shaped to multiply `like`."""
+    r = path.rates(t, like)
+    return jnp.sqrt(r.alpha**2 + r.sigma**2)
+
+
+def overlap(trained: AffinePath, path: AffinePath) -> tuple[float, float]:
+    """The times of `path` whose log-SNR `trained` reaches: where `reschedule` is exact."""
+    with jax.ensure_compile_time_eval():
+        ends = []
+        for t in (trained.t_min, trained.t_max):
+            level = float(trained.schedule.log_snr(t))
+            infinite = (path.t_min if level < 0 else path.t_max) if math.isinf(level) else None
+            ends.append(infinite if infinite is not None else float(path.schedule.time_of_log_snr(level)))
+    return max(path.t_min, min(ends[0], path.t_max)), min(path.t_max, max(ends[1], path.t_min))

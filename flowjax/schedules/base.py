@@ -1,0 +1,114 @@
+"""What a schedule is, its derivatives, its inverse and its checks."""
+
+import math
+from typing import NamedTuple, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, ArrayLike, Float
+
+_CHECK_POINTS = 257
+_BISECTIONS = 40
+
+
+@runtime_checkable
+class Schedule(Protocol):
+    """What a path asks of a schedule. Times and values are arrays of any one shape.
+
+    `t_min` and `t_max` bound the interval on which alpha, sigma and both derivatives are finite and the pair
+    (velocity, x_t) determines both ends: the default interval of training and solving.
+    """
+
+    @property
+    def t_min(self) -> float: ...
+
+    @property
+    def t_max(self) -> float: ...
+
+    def alpha(self, t: ArrayLike) -> Float[Array, "..."]: ...
+
+    def sigma(self, t: ArrayLike) -> Float[Array, "..."]: ...
+
+    def log_snr(self, t: ArrayLike) -> Float[Array, "..."]: ...
+
+    def time_of_log_snr(self, log_snr: ArrayLike) -> Float[Array, "..."]: ...
+
+
+class Rates(NamedTuple):
+    """Values and time derivatives of a schedule, each of the shape of t."""
+
+    alpha: Float[Array, "..."]
+    sigma: Float[Array, "..."]
+    dalpha: Float[Array, "..."]
+    dsigma: Float[Array, "..."]
+
+
+def rates(schedule: Schedule, t: ArrayLike) -> Rates:
+    """alpha, sigma and their derivatives at t, by `jax.jvp`: no second, hand-written formula."""
+    t = as_time(t)
+    one = jnp.ones_like(t)
+    alpha, dalpha = jax.jvp(schedule.alpha, (t,), (one,))
+    sigma, dsigma = jax.jvp(schedule.sigma, (t,), (one,))
+    return Rates(alpha, sigma, dalpha, dsigma)
+
+
+def as_time(t: ArrayLike) -> Float[Array, "..."]:
+    """t as an array of at least float32: a half-precision time cannot tell 0.999 from 1."""
+    t = jnp.asarray(t)
+    return t.astype(jnp.promote_types(t.dtype, jnp.float32))
+
+
+def log_ratio(alpha: Float[Array, "..."], sigma: Float[Array, "..."]) -> Float[Array, "..."]:
+    return 2.0 * (jnp.log(alpha) - jnp.log(sigma))
+
+
+def bisect_log_snr(schedule: Schedule, log_snr: ArrayLike) -> Float[Array, "..."]:
+    """The inverse of `schedule.log_snr` on [t_min, t_max] by bisection, for schedules without a closed form.
+
+    The answer is within (t_max - t_min) 2^-40 or float precision; values out of range give the nearer end.
+    """
+    target = as_time(log_snr)
+    low = jnp.full_like(target, schedule.t_min)
+    high = jnp.full_like(target, schedule.t_max)
+
+    def halve(_: int, ends: tuple[Array, Array]) -> tuple[Array, Array]:
+        low, high = ends
+        middle = 0.5 * (low + high)
+        later = schedule.log_snr(middle) < target
+        return jnp.where(later, middle, low), jnp.where(later, high, middle)
+
+    low, high = lax.fori_loop(0, _BISECTIONS, halve, (low, high))
+    return 0.5 * (low + high)
+
+
+def log_snr_range(schedule: Schedule) -> tuple[float, float]:
+    """log-SNR at t_min and at t_max; infinite where alpha or sigma vanish there."""
+    with jax.ensure_compile_time_eval():
+        return float(schedule.log_snr(schedule.t_min)), float(schedule.log_snr(schedule.t_max))
+
+
+def check_monotone(schedule: Schedule) -> None:
+    """Refuses a schedule whose signal-to-noise ratio does not grow from t_min to t_max.
+
+    Raises:
+        ValueError: naming the time at which log-SNR falls, or is not a number.
+    """
+    times = np.linspace(schedule.t_min, schedule.t_max, _CHECK_POINTS)
+    with jax.ensure_compile_time_eval():
+        values = np.asarray(schedule.log_snr(jnp.asarray(times, float)))
+    wrong = np.isnan(values[1:]) | (values[1:] <= values[:-1])
+    if wrong.any():
+        t = times[1:][wrong][0]
+        raise ValueError(
+            f"{schedule} is not monotone: its log-SNR does not grow at t = {t:.3g}; alpha must rise against sigma from "
+            "t_min to t_max"
+        )
+
+
+def clip_time(schedule: Schedule, log_snr: ArrayLike) -> Float[Array, "..."]:
+    """The time of that log-SNR, or the nearer end of [t_min, t_max] where the schedule does not reach it."""
+    low, high = log_snr_range(schedule)
+    inside = jnp.clip(as_time(log_snr), low if math.isfinite(low) else None, high if math.isfinite(high) else None)
+    return jnp.clip(schedule.time_of_log_snr(inside), schedule.t_min, schedule.t_max)

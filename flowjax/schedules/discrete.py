@@ -1,0 +1,92 @@
+"""The discrete noise levels of DDPM as schedules: grids of log-SNR, linear between their points.
+
+A chain of N steps with betas b_1 ... b_N has alpha_k^2 = prod_{i <= k} (1 - b_i) and sigma_k^2 = 1 - alpha_k^2. Level k
+stands at t = 1 - k / N, so that sampling from level N to level 1 runs from t = 0 to t_max = 1 - 1 / N, and `uniform`
+grids of N steps are the chain itself.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, ArrayLike, Float
+
+from flowjax.schedules.base import as_time
+
+
+@jax.tree_util.register_static
+@dataclass(frozen=True)
+class Discrete:
+    """A variance-preserving schedule through given levels of noise.
+
+    Args:
+        name: shown in messages.
+        betas: b_1 ... b_N, from the data to the noise, each in (0, 1).
+    """
+
+    name: str
+    betas: tuple[float, ...]
+    t_min = 0.0
+
+    def __post_init__(self):
+        if len(self.betas) < 2 or not all(0 < b < 1 for b in self.betas):
+            raise ValueError(f"{self.name}: at least two betas are needed, each between 0 and 1")
+
+    def __repr__(self) -> str:
+        return f"{self.name}({len(self.betas)})"
+
+    def __hash__(self) -> int:
+        return hash((self.name, len(self.betas), self.betas[0], self.betas[-1]))
+
+    @property
+    def t_max(self) -> float:
+        return 1 - 1 / len(self.betas)
+
+    @property
+    def times(self) -> Float[np.ndarray, " N"]:
+        """The times of the levels N ... 1, rising."""
+        n = len(self.betas)
+        return 1 - np.arange(n, 0, -1) / n
+
+    @cached_property
+    def _log_snrs(self) -> Float[np.ndarray, " N"]:
+        """log-SNR of the levels N ... 1, rising; computed in float64."""
+        log_signal = np.cumsum(np.log1p(-np.asarray(self.betas)))
+        return (log_signal - np.log(-np.expm1(log_signal)))[::-1]
+
+    def log_snr(self, t: ArrayLike) -> Float[Array, "..."]:
+        t = as_time(t)
+        n = len(self.betas)
+        position = jnp.clip(t * n, 0, n - 1)  # level N is at 0
+        index = jnp.clip(jnp.floor(position), 0, n - 2).astype(int)
+        table = jnp.asarray(self._log_snrs, t.dtype)
+        return table[index] + (t * n - index) * (table[index + 1] - table[index])
+
+    def alpha(self, t: ArrayLike) -> Float[Array, "..."]:
+        return jnp.exp(0.5 * jax.nn.log_sigmoid(self.log_snr(t)))
+
+    def sigma(self, t: ArrayLike) -> Float[Array, "..."]:
+        return jnp.exp(0.5 * jax.nn.log_sigmoid(-self.log_snr(t)))
+
+    def time_of_log_snr(self, log_snr: ArrayLike) -> Float[Array, "..."]:
+        log_snr = as_time(log_snr)
+        n = len(self.betas)
+        table = jnp.asarray(self._log_snrs, log_snr.dtype)
+        index = jnp.clip(jnp.searchsorted(table, log_snr) - 1, 0, n - 2)
+        return (index + (log_snr - table[index]) / (table[index + 1] - table[index])) / n
+
+
+@lru_cache
+def ddpm_linear(steps: int = 1000, first: float = 1e-4, last: float = 0.02) -> Discrete:
+    """Betas linear from `first` to `last` (Ho et al. 2020, sec. 4)."""
+    return Discrete("ddpm_linear", tuple(np.linspace(first, last, steps).tolist()))
+
+
+@lru_cache
+def nichol_cosine(steps: int = 1000, s: float = 0.008, largest: float = 0.999) -> Discrete:
+    """Betas whose products follow cos^2((k / N + s) / (1 + s) pi / 2), cut at `largest` (Nichol & Dhariwal 2021, eq. 17).
+    """
+    signal = np.cos((np.arange(steps + 1) / steps + s) / (1 + s) * np.pi / 2) ** 2
+    return Discrete("nichol_cosine", tuple(np.minimum(1 - signal[1:] / signal[:-1], largest).tolist()))
