@@ -40,11 +40,19 @@ _SMALLEST_RATIO = 1e-3
 
 
 class Ends(NamedTuple):
-    """Posterior means at (t, x), each (B, *event): E[x0 | x_t = x], E[x1 | x_t = x] and, if known, E[z | x_t = x]."""
+    """Posterior means at (t, x), each (B, *event).
+
+    Attributes:
+        x0, x1: E[x0 | x_t = x], E[x1 | x_t = x].
+        z: E[z | x_t = x] of the path's own noise, if known.
+        spread: of a network with learned variance: where in [0, 1], in logarithm, the variance of an ancestral step lies
+            between its bounds (`flowjax.paths.transition`).
+    """
 
     x0: Batched
     x1: Batched
     z: Batched | None = None
+    spread: Batched | None = None
 
 
 Denoiser = Callable[[Time, Batched, Cond], Ends]
@@ -225,6 +233,29 @@ velocity_score = Prediction(
     heads=2,
 )
 """The velocity, and E[z | x_t] = -gamma score, side by side: SF2M (Tong et al. 2024), stochastic interpolants."""
+
+
+def _noise_variance_to_ends(path: AffinePath, t: Time, x: Batched, output: Batched) -> Ends:
+    eps, spread = jnp.split(output, 2, -1)
+    return _noise_to_ends(path, t, x, eps)._replace(spread=(spread + 1) / 2)
+
+
+def _noise_variance_from_ends(path: AffinePath, t: Time, x: Batched, ends: Ends) -> Batched:
+    spread = jnp.zeros_like(ends.x0) if ends.spread is None else ends.spread
+    return jnp.concatenate([ends.x0, 2 * spread - 1], -1)
+
+
+noise_variance = Prediction(
+    "noise_variance",
+    target=lambda path, p: jnp.concatenate([p.x0, -jnp.ones_like(p.x0)], -1),
+    to_ends=_noise_variance_to_ends,
+    from_ends=_noise_variance_from_ends,
+    needs_alpha=True,
+    gaussian_only=True,
+    heads=2,
+)
+"""The noise and, side by side, the variance of an ancestral step between its bounds -1 and 1 (Nichol & Dhariwal 2021,
+eq. 15); trained by `flowjax.objectives.variational`."""
 
 
 def edm(sigma_data: float | int = 0.5) -> Prediction:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from flowjax.assignment import assign, entropic_potentials
+from flowjax.transport import assign, entropic_potentials, pairwise_cost
 
 
 def wasserstein2_squared(x: Float[np.ndarray, "N *event"], y: Float[np.ndarray, "M *event"]) -> float:
@@ -22,7 +22,7 @@ def wasserstein2_squared(x: Float[np.ndarray, "N *event"], y: Float[np.ndarray, 
     return float(((x[rows].astype(np.float64) - y) ** 2).sum(1).mean())
 
 
-_potentials = jax.jit(entropic_potentials)
+_potentials = jax.jit(lambda x, y: entropic_potentials(pairwise_cost(x, y)))
 
 
 def wasserstein2_squared_pairs(x: np.ndarray, y: np.ndarray, size: int = 1000, pairs: int = 25) -> float:

@@ -5,8 +5,11 @@
 
 The two have the same gradient in w and differ by a constant, E |target - E[target | x_t]|^2: what cannot be known
 from x_t. The marginal loss needs the conditional expectation, which only an oracle has; the method rests on not
-needing it. Norms are means over the coordinates of an example, weighted by the prediction's own weight(t) (1, but for
-the score).
+needing it. Denoising score matching (Vincent 2011) is the same with the score or the noise as target.
+
+Norms are means over the coordinates of an example. Where times are drawn (`objectives.times`) and how much an error
+counts there (`objectives.weights`) are two choices. A learned uncertainty u(t) replaces the weighted loss L by
+L / e^u + u, so that all times weigh alike once u = log E[L | t] (Karras et al. 2024, EDM2, sec. 2.3).
 """
 
 from collections.abc import Callable
@@ -16,8 +19,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from flowjax.couplings import Coupling, Independent
-from flowjax.paths.affine import AffinePath, expand
+from flowjax.couplings import Coupling, Independent, Pairs, pair
+from flowjax.objectives import times as times_
+from flowjax.objectives.times import Interval, Profile, Times, Uniform
+from flowjax.objectives.weights import OWN, Weighting
+from flowjax.paths.affine import AffinePath
 from flowjax.paths.base import PathSample
 from flowjax.predictions import Denoiser, Prediction, velocity
 from flowjax.sources import Source
@@ -32,27 +38,91 @@ class Batch(NamedTuple):
 
 
 ParametricApply = Callable[[Params, Float[Array, " B"], Batched, Cond], Batched]
-"""A network with free parameters: `apply(params, t, x, cond) -> output` shaped like x."""
+"""A network with free parameters: `apply(params, t, x, cond) -> output`, shaped like x for each head."""
+
+
+class Diagnosed(NamedTuple):
+    """A loss, and how far the coupling's plan was from its marginals (`flowjax.couplings.Pairs`)."""
+
+    value: Float[Array, ""]
+    violation: Float[Array, ""]
 
 
 Loss = Callable[[Params, PRNGKey, Batch], Float[Array, ""]]
 """`loss(params, key, batch)`: a scalar to minimise, a pure function of its arguments."""
 
+DiagnosedLoss = Callable[[Params, PRNGKey, Batch], Diagnosed]
+
+
+class Draw(NamedTuple):
+    """One point on the path for each row of a batch, the weight of its time, and the coupling's violation."""
+
+    sample: PathSample
+    weight: Float[Array, " B"]
+    violation: Float[Array, ""]
+
 
 def draw(
-    key: PRNGKey, batch: Batch, path: AffinePath, source: Source, coupling: Coupling, interval: tuple[float, float]
-) -> PathSample:
-    """One point on the path for each row of the batch, at a uniform time of the interval."""
+    key: PRNGKey,
+    batch: Batch,
+    path: AffinePath,
+    source: Source,
+    coupling: Coupling,
+    interval: Interval,
+    times: Times | None = None,
+    profile: Profile | None = None,
+) -> Draw:
+    """One point on the path for each row of the batch; times uniform on the interval where None."""
     key_source, key_coupling, key_time, key_path = jax.random.split(key, 4)
     n = batch.x1.shape[0]
     x0 = source.sample(key_source, n).astype(batch.x1.dtype)
-    x0 = x0[coupling(key_coupling, x0, batch.x1, batch.cond)]
-    t = jax.random.uniform(key_time, (n,), minval=interval[0], maxval=interval[1])
-    return path.sample(key_path, t, x0, batch.x1)
+    pairs: Pairs = pair(coupling, key_coupling, x0, batch.x1, batch.cond)
+    drawn = (times or Uniform())(key_time, n, path, interval, profile)
+    return Draw(path.sample(key_path, drawn.t, x0[pairs.rows], batch.x1), drawn.weight, pairs.violation)
 
 
-def _mean_square(error: Batched, prediction: Prediction, path: AffinePath, t: Float[Array, " B"]) -> Float[Array, ""]:
-    return jnp.mean(expand(prediction.weight(path, t), error) * error**2)
+def row_mean_square(error: Batched) -> Float[Array, " B"]:
+    """Mean over the coordinates of each example."""
+    return jnp.mean(error.reshape(error.shape[0], -1) ** 2, -1)
+
+
+def diagnosed(
+    apply: ParametricApply,
+    path: AffinePath,
+    source: Source,
+    coupling: Coupling | None = None,
+    prediction: Prediction = velocity,
+    times: Times | None = None,
+    weighting: Weighting = OWN,
+    profile: Callable[[Params], Profile] | None = None,
+    uncertainty: bool = False,
+) -> DiagnosedLoss:
+    """As `conditional`, with what the coupling has to report."""
+    coupling = Independent() if coupling is None else coupling
+    interval = weighting.interval(path, prediction)
+    if uncertainty and profile is None:
+        raise ValueError("a learned uncertainty needs a profile: params -> (K,)")
+
+    def loss(params: Params, key: PRNGKey, batch: Batch) -> Diagnosed:
+        u = None if profile is None else profile(params)
+        p, time_weight, violation = draw(key, batch, path, source, coupling, interval, times, u)
+        output = apply(params, p.t, prediction.inputs(path, p.t, p.x_t), batch.cond)
+        rows = weighting(path, prediction, p.t) * row_mean_square(output - prediction.target(path, p))
+        return Diagnosed(_combine(rows, time_weight, u, p.t, interval, uncertainty), violation)
+
+    return loss
+
+
+def _combine(
+    rows: Array, time_weight: Array, profile: Profile | None, t: Array, interval: Interval, uncertainty: bool
+) -> Float[Array, ""]:
+    if profile is None:
+        return jnp.mean(time_weight * rows)
+    u = times_.at(profile, t, interval)
+    if uncertainty:
+        return jnp.mean(time_weight * (rows / jnp.exp(u) + u))
+    fit = jnp.mean(time_weight * (jax.lax.stop_gradient(rows) / jnp.exp(u) + u))
+    return jnp.mean(time_weight * rows) + fit - jax.lax.stop_gradient(fit)  # the profile learns, the value stays
 
 
 def conditional(
@@ -61,6 +131,10 @@ def conditional(
     source: Source,
     coupling: Coupling | None = None,
     prediction: Prediction = velocity,
+    times: Times | None = None,
+    weighting: Weighting = OWN,
+    profile: Callable[[Params], Profile] | None = None,
+    uncertainty: bool = False,
 ) -> Loss:
     """The conditional flow matching loss: what is trained.
 
@@ -69,18 +143,16 @@ def conditional(
         path, source: where x_t comes from.
         coupling: pairs x0 with x1; independent where None.
         prediction: what the network regresses.
+        times: where times are drawn; uniform where None.
+        weighting: how much an error counts at each time.
+        profile: params -> (K,), the learned logarithm of the loss over time, for `times.Importance` and `uncertainty`.
+        uncertainty: weigh by the learned profile.
 
     Returns:
-        `loss(params, key, batch)`, uniform in time over `prediction.interval(path)`.
+        `loss(params, key, batch)`, over `weighting.interval(path, prediction)`.
     """
-    coupling = Independent() if coupling is None else coupling
-    interval = prediction.interval(path)
-
-    def loss(params: Params, key: PRNGKey, batch: Batch) -> Float[Array, ""]:
-        p = draw(key, batch, path, source, coupling, interval)
-        return _mean_square(apply(params, p.t, p.x_t, batch.cond) - prediction.target(path, p), prediction, path, p.t)
-
-    return loss
+    both = diagnosed(apply, path, source, coupling, prediction, times, weighting, profile, uncertainty)
+    return lambda params, key, batch: both(params, key, batch).value
 
 
 def marginal(
@@ -93,8 +165,9 @@ def marginal(
     interval = prediction.interval(path)
 
     def loss(params: Params, key: PRNGKey, batch: Batch) -> Float[Array, ""]:
-        p = draw(key, batch, path, source, Independent(), interval)
+        p = draw(key, batch, path, source, Independent(), interval).sample
         target = prediction.from_ends(path, p.t, p.x_t, denoiser(p.t, p.x_t, batch.cond))
-        return _mean_square(apply(params, p.t, p.x_t, batch.cond) - target, prediction, path, p.t)
+        output = apply(params, p.t, prediction.inputs(path, p.t, p.x_t), batch.cond)
+        return jnp.mean(prediction.weight(path, p.t) * row_mean_square(output - target))
 
     return loss

@@ -12,21 +12,22 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, ArrayLike, Float, Int
 
-from flowjax.typing import Batched
-
-_LEVELS = 16
 _LARGEST, _SMALLEST = 0.4, 0.002  # of the mean cost
 
 
-def entropic_potentials(x0: Batched, x1: Batched) -> tuple[Float[Array, " B"], Float[Array, " B"]]:
-    """(u, v) with |x1_i - x0_j|^2 - u_i - v_j close to non-negative, and close to zero on an optimal assignment.
+def finite_mean(cost: Float[Array, "B B"]) -> Float[Array, ""]:
+    """The mean over pairs that are allowed (not inf), and at least 1e-12."""
+    allowed = jnp.isfinite(cost)
+    return jnp.maximum(jnp.where(allowed, cost, 0.0).sum() / jnp.maximum(allowed.sum(), 1), 1e-12)
+
+
+def entropic_potentials(cost: Float[Array, "B B"], levels: int = 16) -> tuple[Float[Array, " B"], Float[Array, " B"]]:
+    """(u, v) with cost_ij - u_i - v_j close to non-negative, and close to zero on an optimal assignment.
 
     One sweep of Sinkhorn's iteration (Cuturi 2013) at each level of a geometric schedule, on kernels that already
-    hold the potentials so far, so that nothing overflows. Pure, jit-able, float32.
+    hold the potentials so far, so that nothing overflows. Pure, jit-able, float32; costs may be inf.
     """
-    x0, x1 = (x.reshape(x.shape[0], -1).astype(jnp.float32) for x in (x0, x1))
-    n = x1.shape[0]
-    cost = (x1**2).sum(-1)[:, None] + (x0**2).sum(-1) - 2 * x1 @ x0.T
+    n = cost.shape[0]
 
     def sweep(potentials: tuple[Array, Array], eps: Array) -> tuple[tuple[Array, Array], None]:
         u, v = potentials
@@ -35,14 +36,17 @@ def entropic_potentials(x0: Batched, x1: Batched) -> tuple[Float[Array, " B"], F
         columns = jnp.maximum((1 / rows) @ kernel, 1e-30)
         return (u - eps * jnp.log(rows), v - eps * jnp.log(columns)), None
 
-    levels = jnp.maximum(cost.mean(), 1e-12) * jnp.geomspace(_LARGEST, _SMALLEST, _LEVELS)
-    return lax.scan(sweep, (jnp.zeros(n), jnp.zeros(n)), levels)[0]
+    schedule = finite_mean(cost) * jnp.geomspace(_LARGEST, _SMALLEST, levels)
+    return lax.scan(sweep, (jnp.zeros(n), jnp.zeros(n)), schedule)[0]
 
 
-def assign(x0: ArrayLike, x1: ArrayLike, u: ArrayLike, v: ArrayLike) -> Int[np.ndarray, " B"]:
+def assign(
+    x0: ArrayLike, x1: ArrayLike, u: ArrayLike, v: ArrayLike, penalty: ArrayLike | None = None
+) -> Int[np.ndarray, " B"]:
     """The rows of x0 whose assignment to the rows of x1 costs least in all, exactly. On the host, in float64.
 
-    Potentials that are not finite are ignored. Points that are not finite have no assignment: rows stay as they are.
+    `penalty` (B, B) is added to the cost; inf forbids a pair. Potentials that are not finite are ignored. Points that
+    are not finite have no assignment: rows stay as they are.
     """
     from scipy.optimize import linear_sum_assignment
 
@@ -51,6 +55,8 @@ def assign(x0: ArrayLike, x1: ArrayLike, u: ArrayLike, v: ArrayLike) -> Int[np.n
     if not (np.isfinite(a).all() and np.isfinite(b).all()):
         return np.arange(len(b), dtype=np.int32)
     cost = (b**2).sum(1)[:, None] - 2 * b @ a.T + (a**2).sum(1)
+    if penalty is not None:
+        cost += np.asarray(penalty)
     u, v = np.asarray(u, np.float64), np.asarray(v, np.float64)
     if np.isfinite(u).all() and np.isfinite(v).all():
         cost -= u[:, None]

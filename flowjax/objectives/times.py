@@ -1,0 +1,157 @@
+"""Where training draws its times, apart from how much an error counts there.
+
+    uniform              U(interval)
+    logit_normal(m, s)   logit(t) ~ N(m, s^2)                            Esser et al. 2024 (their t is 1 - ours)
+    log_normal(m, s)     log(sigma / alpha) ~ N(m, s^2)                  Karras et al. 2022, table 1
+    stratified           one uniform shift of an even grid, shuffled     Kingma et al. 2021, appendix I.1
+    levels(n)            the n levels of a discrete chain, evenly        Ho et al. 2020
+    importance           a learned density, divided out of the loss      Nichol & Dhariwal 2021, sec. 3.3; Karras et al. 2024
+
+All but the last change what is minimised; `importance` only its variance. Its density is learned with the network: a
+profile u of the logarithm of the loss on even bins of the interval, whose own loss  L / e^u + u  is least at
+u = log E[L | t].
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from flowjax.paths.affine import AffinePath
+from flowjax.schedules import clip_time
+from flowjax.typing import PRNGKey
+
+BINS = 32
+"""Of a learned profile of the loss."""
+
+Profile = Float[Array, " K"]
+Interval = tuple[float, float]
+
+
+class Drawn(NamedTuple):
+    """Times (n,) of the interval, and the weight of each: the density of U(interval) over the one drawn from, or 1."""
+
+    t: Float[Array, " n"]
+    weight: Float[Array, " n"]
+
+
+class Times(Protocol):
+    """`times(key, n, path, interval, profile) -> Drawn`."""
+
+    def __call__(
+        self, key: PRNGKey, n: int, path: AffinePath, interval: Interval, profile: Profile | None = None
+    ) -> Drawn: ...
+
+
+def _spread(u: Array, interval: Interval) -> Drawn:
+    return Drawn(interval[0] + (interval[1] - interval[0]) * u, jnp.ones_like(u))
+
+
+@dataclass(frozen=True)
+class Uniform:
+    """Uniform on the interval."""
+
+    def __call__(
+        self, key: PRNGKey, n: int, path: AffinePath, interval: Interval, profile: Profile | None = None
+    ) -> Drawn:
+        return Drawn(jax.random.uniform(key, (n,), minval=interval[0], maxval=interval[1]), jnp.ones(n))
+
+
+@dataclass(frozen=True)
+class Stratified:
+    """An even grid of n points under one uniform shift, shuffled: uniform each, with less variance of their mean."""
+
+    def __call__(
+        self, key: PRNGKey, n: int, path: AffinePath, interval: Interval, profile: Profile | None = None
+    ) -> Drawn:
+        key_shift, key_order = jax.random.split(key)
+        grid = (jnp.arange(n) + jax.random.uniform(key_shift)) / n
+        return _spread(jax.random.permutation(key_order, grid), interval)
+
+
+@dataclass(frozen=True)
+class LogitNormal:
+    """logit of the place in the interval ~ N(mean, std^2): more weight in the middle."""
+
+    mean: float | int = 0.0
+    std: float | int = 1.0
+
+    def __post_init__(self):
+        if not self.std > 0:
+            raise ValueError(f"logit_normal: std must be positive, not {self.std}")
+
+    def __call__(
+        self, key: PRNGKey, n: int, path: AffinePath, interval: Interval, profile: Profile | None = None
+    ) -> Drawn:
+        return _spread(jax.nn.sigmoid(self.mean + self.std * jax.random.normal(key, (n,))), interval)
+
+
+@dataclass(frozen=True)
+class LogNormal:
+    """log(sigma / alpha) ~ N(mean, std^2), kept in the interval: EDM's training distribution of noise levels."""
+
+    mean: float | int = -1.2
+    std: float | int = 1.2
+
+    def __post_init__(self):
+        if not self.std > 0:
+            raise ValueError(f"log_normal: std must be positive, not {self.std}")
+
+    def __call__(
+        self, key: PRNGKey, n: int, path: AffinePath, interval: Interval, profile: Profile | None = None
+    ) -> Drawn:
+        level = self.mean + self.std * jax.random.normal(key, (n,))
+        return Drawn(jnp.clip(clip_time(path.schedule, -2 * level), *interval), jnp.ones(n))
+
+
+@dataclass(frozen=True)
+class Levels:
+    """The n even times t_min, ..., t_max of a chain, each equally often; on a discrete schedule of n levels, its levels."""
+
+    n: int = 1000
+
+    def __post_init__(self):
+        if self.n < 2:
+            raise ValueError(f"levels: at least 2 are needed, not {self.n}")
+
+    def grid(self, path: AffinePath) -> Float[Array, " n"]:
+        return jnp.linspace(path.t_min, path.t_max, self.n)
+
+    def __call__(
+        self, key: PRNGKey, n: int, path: AffinePath, interval: Interval, profile: Profile | None = None
+    ) -> Drawn:
+        t = self.grid(path)[jax.random.randint(key, (n,), 0, self.n)]
+        return Drawn(jnp.clip(t, *interval), jnp.ones(n))
+
+
+@dataclass(frozen=True)
+class Importance:
+    """Bins of the interval in proportion to the loss that the profile has learned there, and a share evenly.
+
+    For an L of constant relative spread at each t, E[L | t] is the density of least variance.
+    """
+
+    even: float = 0.1
+
+    def __post_init__(self):
+        if not 0 < self.even <= 1:
+            raise ValueError(f"importance: the even share must be in (0, 1], not {self.even}")
+
+    def __call__(
+        self, key: PRNGKey, n: int, path: AffinePath, interval: Interval, profile: Profile | None = None
+    ) -> Drawn:
+        if profile is None:
+            raise ValueError("importance needs a learned profile of the loss")
+        key_bin, key_place = jax.random.split(key)
+        density = (1 - self.even) * jax.nn.softmax(jax.lax.stop_gradient(profile)) + self.even / profile.size
+        k = jax.random.categorical(key_bin, jnp.log(density), shape=(n,))
+        t = _spread((k + jax.random.uniform(key_place, (n,))) / profile.size, interval).t
+        return Drawn(t, 1 / (profile.size * density[k]))
+
+
+def at(profile: Profile, t: Float[Array, " B"], interval: Interval) -> Float[Array, " B"]:
+    """The profile's value at t: that of its bin."""
+    place = (t - interval[0]) / (interval[1] - interval[0]) * profile.size
+    return profile[jnp.clip(place.astype(int), 0, profile.size - 1)]

@@ -1,0 +1,89 @@
+"""Loss weights: how much an error counts at each time, apart from where times are drawn and what a network predicts.
+
+An error at (t, x_t) moves the ends along one direction, so the errors of all predictions there are proportional, by their
+`Prediction.gain`. A `Weighting` is a factor on the squared error *of one prediction*; on the error of the network's own it
+is  factor(t) (gain_of / gain_own)^2. With SNR = alpha^2 / sigma^2:
+
+    uniform(p)      1 on the error of p (SNR on the data's error is `uniform(noise)`; EDM's weight is `uniform(edm(s))`)
+    min_snr(g)      min(SNR, g) on the data's error                                 Hang et al. 2023
+    sigmoid(b)      sigmoid(b - log SNR) on the noise's error                       Kingma & Gao 2023; Hoogeboom et al. 2024
+    likelihood      d(log SNR)/dt / 2 on the noise's error: the negative ELBO       Kingma et al. 2021; Song et al. 2021b
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+
+from flowjax.paths.affine import AffinePath
+from flowjax.predictions import Prediction, data, noise, well_conditioned
+from flowjax.schedules.base import as_time
+from flowjax.typing import Array
+
+
+@dataclass(frozen=True)
+class Weighting:
+    """A factor on the squared error of one prediction.
+
+    Attributes:
+        of: the prediction; None for the network's own, with its own weight.
+        factor: (path, t) -> (B,).
+        needs_alpha, needs_sigma: whether the factor is infinite where they vanish; times are kept away from there.
+    """
+
+    of: Prediction | None = None
+    factor: Callable[[AffinePath, Array], Array] = lambda path, t: jnp.ones_like(t)
+    needs_alpha: bool = False
+    needs_sigma: bool = False
+
+    def __call__(self, path: AffinePath, own: Prediction, t: Array) -> Array:
+        """The weight of the squared error of `own` at t, (B,)."""
+        if self.of is None:
+            return own.weight(path, t)
+        if self.of.name == own.name:
+            return self.factor(path, t)
+        return self.factor(path, t) * (self.of.gain(path, t) / own.gain(path, t)) ** 2
+
+    def interval(self, path: AffinePath, own: Prediction) -> tuple[float, float]:
+        """The times of training: where both the network's reading and the factor are well conditioned."""
+        low, high = own.interval(path)
+        ours = well_conditioned(path, self.needs_alpha, self.needs_sigma)
+        return max(low, ours[0]), min(high, ours[1])
+
+
+OWN = Weighting()
+"""The squared error of what the network predicts, with that prediction's own weight (1, but for the score)."""
+
+
+def uniform(of: Prediction) -> Weighting:
+    """The squared error of `of`, whatever the network predicts."""
+    if of.name == "score":
+        return Weighting(of, needs_sigma=True)
+    return Weighting(of)
+
+
+def min_snr(gamma: float | int = 5.0) -> Weighting:
+    """min(SNR, gamma) on the data's error (Hang et al. 2023)."""
+    if not gamma > 0:
+        raise ValueError(f"min_snr: gamma must be positive, not {gamma}")
+    cap = jnp.log(jnp.float32(gamma))
+    return Weighting(data, lambda path, t: jnp.exp(jnp.minimum(path.schedule.log_snr(t), cap)))
+
+
+def sigmoid(bias: float | int = 0.0) -> Weighting:
+    """sigmoid(bias - log SNR) on the noise's error (Kingma & Gao 2023; -1 to -3 there, in our sign of log SNR)."""
+    return Weighting(noise, lambda path, t: jax.nn.sigmoid(bias - path.schedule.log_snr(t)))
+
+
+def _half_slope(path: AffinePath, t: Array) -> Array:
+    t = as_time(t)
+    return 0.5 * jax.jvp(path.schedule.log_snr, (t,), (jnp.ones_like(t),))[1]
+
+
+def likelihood() -> Weighting:
+    """d(log SNR)/dt / 2 on the noise's error: its integral is the negative ELBO in nats, up to a constant.
+
+    The same as g^2 / 2 on the score's error, with g the diffusion of the noising SDE (Song et al. 2021b, theorem 1).
+    """
+    return Weighting(noise, _half_slope, needs_alpha=True, needs_sigma=True)
