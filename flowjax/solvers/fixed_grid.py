@@ -45,6 +45,26 @@ def tableau_of(solver: type[diffrax.AbstractERK]) -> Tableau:
     return Tableau(a[:keep], tuple(b[:keep].tolist()), c[:keep])
 
 
+def step(field: Field, x: PyTree, cond: Cond, t: Array, t_next: Array, tableau: Tableau) -> PyTree:
+    """One step of the method from t to t_next."""
+    h = t_next - t
+    ks: list[PyTree] = []
+    for row, c in zip(tableau.a, tableau.c, strict=True):
+        ks.append(field(t + c * h, _add(x, h, row, ks), cond))
+    return _add(x, h, tableau.b, ks)
+
+
+def _add(x: PyTree, h: Array, weights: tuple[float, ...], ks: list[PyTree]) -> PyTree:
+    terms = [(w, k) for w, k in zip(weights, ks, strict=True) if w != 0.0]
+    if not terms:
+        return x
+    return jax.tree.map(
+        lambda y, *k: (y + h * sum(w * ki for (w, _), ki in zip(terms, k, strict=True))).astype(y.dtype),
+        x,
+        *(k for _, k in terms),
+    )
+
+
 def integrate(
     field: Field, x: PyTree, cond: Cond, times: Float[Array, " T"], tableau: Tableau, save: bool = False
 ) -> PyTree:
@@ -59,25 +79,11 @@ def integrate(
         save: whether to return the states at all T times, stacked on a new leading axis, instead of the last.
     """
 
-    def add(x: PyTree, h: Array, weights: tuple[float, ...], ks: list[PyTree]) -> PyTree:
-        terms = [(w, k) for w, k in zip(weights, ks, strict=True) if w != 0.0]
-        if not terms:
-            return x
-        return jax.tree.map(
-            lambda y, *k: (y + h * sum(w * ki for (w, _), ki in zip(terms, k, strict=True))).astype(y.dtype),
-            x,
-            *(k for _, k in terms),
-        )
-
-    def step(x: PyTree, edge: tuple[Array, Array]) -> tuple[PyTree, PyTree | None]:
-        t, h = edge[0], edge[1] - edge[0]
-        ks: list[PyTree] = []
-        for row, c in zip(tableau.a, tableau.c, strict=True):
-            ks.append(field(t + c * h, add(x, h, row, ks), cond))
-        x = add(x, h, tableau.b, ks)
+    def advance(x: PyTree, edge: tuple[Array, Array]) -> tuple[PyTree, PyTree | None]:
+        x = step(field, x, cond, *edge, tableau)
         return x, x if save else None
 
-    last, states = lax.scan(step, x, (times[:-1], times[1:]))
+    last, states = lax.scan(advance, x, (times[:-1], times[1:]))
     if not save:
         return last
     return jax.tree.map(lambda first, rest: jnp.concatenate([first[None], rest]), x, states)

@@ -132,10 +132,13 @@ def _grid_index(times: np.ndarray, t0: float | Array, t1: float | Array, steps: 
     return tuple(int(i) for i in index)
 
 
+def multistep_nfe(name: str, steps: int) -> int:
+    """One evaluation a step; reversible Heun also takes one before the first."""
+    return steps + (name == "reversibleheun")
+
+
 def _fixed_nfe(name: str, steps: int) -> int:
-    if name in SOLVERS:
-        return steps * SOLVERS[name].stages
-    return steps + (name == "reversibleheun")  # one a step; reversible Heun also one before the first
+    return steps * SOLVERS[name].stages if name in SOLVERS else multistep_nfe(name, steps)
 
 
 @partial(jax.jit, static_argnames=("field", "name", "steps", "index"))

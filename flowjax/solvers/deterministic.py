@@ -1,0 +1,118 @@
+"""Deterministic samplers of the probability-flow ODE: Runge-Kutta, Adams-Bashforth, DDIM and EDM's Heun."""
+
+import math
+from dataclasses import dataclass
+
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from flowjax.paths.affine import AffinePath
+from flowjax.predictions import field, well_conditioned
+from flowjax.solvers import fixed_grid
+from flowjax.solvers.fixed_grid import Tableau
+from flowjax.solvers.samplers import Carry, Keys, Method, blend, standard_normal
+from flowjax.typing import Batched
+
+
+@dataclass(frozen=True)
+class RungeKutta(Method):
+    """An explicit Runge-Kutta method in t; its order is the tableau's."""
+
+    path: AffinePath
+    tableau: Tableau
+
+    @property
+    def evaluations(self) -> int:
+        return self.tableau.stages
+
+    def step(self, carry: Carry, t: Array, t_next: Array, denoiser, key: Keys | None) -> Carry:
+        v = field(lambda t, x, cond: denoiser(t, x), self.path)
+        return Carry(fixed_grid.step(v, carry.x, None, t, t_next, self.tableau))
+
+
+@dataclass(frozen=True)
+class AdamsBashforth(Method):
+    """Two-step Adams-Bashforth with variable steps: order 2 for one evaluation a step; the first step is Euler's."""
+
+    path: AffinePath
+
+    def init(self, x: Batched, t: Array) -> Carry:
+        return Carry(x, (jnp.zeros_like(x), jnp.asarray(jnp.inf, t.dtype)))
+
+    def step(self, carry: Carry, t: Array, t_next: Array, denoiser, key: Keys | None) -> Carry:
+        last, h_last = carry.history
+        v = field(lambda t, x, cond: denoiser(t, x), self.path)(t, carry.x)
+        h = t_next - t
+        return Carry(carry.x + h * (v + h / (2 * h_last) * (v - last)), (v, h))
+
+
+@dataclass(frozen=True)
+class DDIM(Method):
+    """The ends held through a step (Song et al. 2021a): order 1, exact where the posterior means do not move.
+
+    It is Euler's method for x / alpha against sigma / alpha, whatever the schedule. With noise on the path, z is held
+    too. The stochastic family with eta > 0 is `flowjax.solvers.stochastic.Ancestral`.
+    """
+
+    path: AffinePath
+    denoise = True
+
+    def step(self, carry: Carry, t: Array, t_next: Array, denoiser, key: Keys | None) -> Carry:
+        return Carry(blend(self.path, t_next, carry.x, denoiser(t, carry.x)))
+
+
+@dataclass(frozen=True)
+class EDMHeun(Method):
+    """Heun's method for x / alpha against sigma / alpha, with churn (Karras et al. 2022, algorithm 2): order 2 without.
+
+    Each step first raises the noise level by a factor of up to 1 + churn (S_churn / N there, at most sqrt(2) - 1) where
+    it lies in [noise_min, noise_max], adding the noise that takes. Churn needs a Gaussian path. Evaluations of N steps:
+    2 N - 1.
+
+    Args:
+        path: without noise of its own.
+        churn: relative growth of the noise level a step; S_churn / N in the paper's terms.
+        noise_min, noise_max: levels sigma / alpha between which to churn.
+        noise_scale: S_noise, of the noise added.
+    """
+
+    path: AffinePath
+    churn: float = 0.0
+    noise_min: float = 0.0
+    noise_max: float = math.inf
+    noise_scale: float = 1.0
+    evaluations = 2
+    denoise = True
+    needs_alpha = True
+    needs_noiseless = True
+
+    def __post_init__(self):
+        if not 0 <= self.churn <= math.sqrt(2) - 1 + 1e-9:
+            raise ValueError(f"churn must be between 0 and sqrt(2) - 1 a step (S_churn / N), not {self.churn}")
+
+    @property
+    def stochastic(self) -> bool:
+        return self.churn > 0
+
+    @property
+    def needs_score(self) -> bool:
+        return self.churn > 0
+
+    def step(self, carry: Carry, t: Array, t_next: Array, denoiser, key: Keys | None) -> Carry:
+        r, to = self.path.rates(t, carry.x), self.path.rates(t_next, carry.x)
+        level, level_next = r.sigma / r.alpha, to.sigma / to.alpha
+        x = carry.x / r.alpha
+        if self.churn:
+            assert key is not None
+            first = self.path.rates(jnp.asarray(well_conditioned(self.path, alpha=True)[0], t.dtype), carry.x)
+            between = (level >= self.noise_min) & (level <= self.noise_max)
+            raised = jnp.minimum(level * (1 + jnp.where(between, self.churn, 0.0)), first.sigma / first.alpha)
+            raised = jnp.maximum(raised, level)
+            extra = jnp.sqrt(raised**2 - level**2) * self.noise_scale
+            x, level = x + extra * standard_normal(key, x), raised
+            t = self.path.schedule.time_of_log_snr(-2 * jnp.log(raised)).astype(t.dtype)
+        alpha = self.path.rates(t, x).alpha
+        slope = (x - denoiser(t, alpha * x).x1) / level
+        guess = x + (level_next - level) * slope
+        slope_next = (guess - denoiser(t_next, to.alpha * guess).x1) / level_next
+        return Carry(to.alpha * (x + (level_next - level) * 0.5 * (slope + slope_next)))

@@ -1,0 +1,74 @@
+"""How much noise an SDE carries: the g(t) of  dX = (v + g^2 / 2 score) dt + g dW,  the same marginals for every g >= 0.
+
+    constant(c)    g = c
+    sigma(c)       g^2 = 2 c sigma                the score's part of the drift is -c x0: finite at the data
+    canonical(c)   g^2 = c sigma^2 d(log SNR)/dt  c = 1: the reverse of the noising SDE (Song et al. 2021; VP's beta)
+    bridge(c)      g = c d gamma^2/dt at t = 0    the reference process of a Schroedinger bridge is its scale
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from flowjax.paths.affine import AffinePath, GaussianPath
+from flowjax.paths.noise import Bridge
+from flowjax.schedules.base import as_time
+
+Diffusion = Callable[[AffinePath, Array], Array]
+"""(path, t) -> g(t)^2, shaped as t."""
+
+
+def _check(name: str, c: float | int) -> None:
+    if not c >= 0:
+        raise ValueError(f"g: {name}({c}) is negative; g(t) >= 0 is needed")
+
+
+@dataclass(frozen=True)
+class Constant:
+    c: float | int = 1.0
+
+    def __post_init__(self):
+        _check("constant", self.c)
+
+    def __call__(self, path: AffinePath, t: Array) -> Array:
+        return jnp.full_like(as_time(t), self.c**2)
+
+
+@dataclass(frozen=True)
+class Sigma:
+    c: float | int = 1.0
+
+    def __post_init__(self):
+        _check("sigma", self.c)
+
+    def __call__(self, path: AffinePath, t: Array) -> Array:
+        return 2 * self.c * path.schedule.sigma(t)
+
+
+@dataclass(frozen=True)
+class Canonical:
+    c: float | int = 1.0
+
+    def __post_init__(self):
+        _check("canonical", self.c)
+
+    def __call__(self, path: AffinePath, t: Array) -> Array:
+        t = as_time(t)
+        slope = jax.jvp(path.schedule.log_snr, (t,), (jnp.ones_like(t),))[1]
+        return self.c * path.schedule.sigma(t) ** 2 * slope
+
+
+DIFFUSIONS: dict[str, Callable[..., Diffusion]] = {"constant": Constant, "sigma": Sigma, "canonical": Canonical}
+
+
+def default(path: AffinePath) -> Diffusion:
+    """The bridge's own noise; the noising SDE's where alpha(0) > 0; sigma(1) elsewhere, constant(1) without a Gaussian."""
+    if isinstance(path.noise, Bridge):
+        return Constant(path.noise.scale)
+    if not isinstance(path, GaussianPath):
+        return Constant(1.0)
+    with jax.ensure_compile_time_eval():
+        return Canonical() if float(path.schedule.alpha(0.0)) > 0 else Sigma()

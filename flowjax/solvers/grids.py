@@ -1,0 +1,179 @@
+"""Time grids: where a sampler of a given number of steps evaluates.
+
+    uniform      even in t
+    edm(rho)     (sigma / alpha)^(1/rho) even (Karras et al. 2022, eq. 5), levels kept within [0.002, 80]
+    log_snr      even in log-SNR (Lu et al. 2022), ratios kept within [1e-3, 1e3]
+    learned      minimises the distance to a fine solve, by gradient (`learn`)
+
+A grid of N steps has N + 1 times t0 = times[0] < ... < times[N] = t1. A sampler that ends with E[x1 | x] walks over the
+first N of them; where the path still has noise at t1 it is given N times that end there instead.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float
+
+from flowjax.paths.affine import AffinePath
+from flowjax.predictions import Denoiser
+from flowjax.schedules import Schedule, clip_time
+from flowjax.solvers import samplers
+from flowjax.solvers.samplers import Keys, Sampler
+from flowjax.typing import Batched, Cond
+
+_LEAST_RATIO = 1e-3
+_EDM_LEVELS = (0.002, 80.0)
+
+Grid = Callable[[Schedule, float, float, int], Float[Array, " T"]]
+"""(schedule, t0, t1, n) -> n times from t0 to t1."""
+
+
+def uniform(schedule: Schedule, t0: float, t1: float, n: int) -> Float[Array, " T"]:
+    return _pin(jnp.linspace(t0, t1, n), t0, t1)
+
+
+@dataclass(frozen=True)
+class EDM:
+    """(sigma / alpha)^(1/rho) even, from the noise to the data."""
+
+    rho: float | int = 7.0
+
+    def __post_init__(self):
+        if not self.rho > 0:
+            raise ValueError(f"edm: rho must be positive, not {self.rho}")
+
+    def __call__(self, schedule: Schedule, t0: float, t1: float, n: int) -> Float[Array, " T"]:
+        ends = jnp.exp(-0.5 * schedule.log_snr(jnp.array([t0, t1])))
+        high, low = jnp.clip(ends, *_EDM_LEVELS) ** (1 / self.rho)
+        levels = jnp.linspace(high, low, n) ** self.rho
+        return _pin(clip_time(schedule, -2 * jnp.log(levels)), t0, t1)
+
+
+def log_snr(schedule: Schedule, t0: float, t1: float, n: int) -> Float[Array, " T"]:
+    """Even in log-SNR."""
+    edge = -2 * np.log(_LEAST_RATIO)
+    low, high = jnp.clip(schedule.log_snr(jnp.array([t0, t1])), -edge, edge)
+    return _pin(clip_time(schedule, jnp.linspace(low, high, n)), t0, t1)
+
+
+GRIDS: dict[str, Callable[..., Grid]] = {
+    "uniform": lambda: uniform,
+    "edm": EDM,
+    "log_snr": lambda: log_snr,
+}
+
+
+def _pin(times: Float[Array, " T"], t0: float, t1: float) -> Float[Array, " T"]:
+    """The ends exactly; times between them in order, also where a level out of range was clipped."""
+    return times.at[0].set(t0).at[-1].set(t1)
+
+
+def times_for(
+    sampler: Sampler, steps: int, grid: Grid = uniform, t0: float | None = None, t1: float | None = None
+) -> Float[Array, " T"]:
+    """The times that a run of `steps` steps walks over, from t0 to t1 (by default all the sampler can take).
+
+    Raises:
+        ValueError: if an end lies where the sampler is undefined, the grid is not increasing, or there are too few steps.
+    """
+    low, high = samplers.interval(sampler)
+    t0, t1 = low if t0 is None else t0, high if t1 is None else t1
+    if steps < 1 + sampler.denoise:
+        raise ValueError(f"steps must be at least {1 + sampler.denoise} for this sampler, not {steps}")
+    schedule = sampler.path.schedule
+    with jax.ensure_compile_time_eval():
+        noisy = sampler.denoise and float(schedule.sigma(t1)) > 0
+        times = grid(schedule, t0, t1, steps if noisy else steps + 1)
+        times = times[:-1] if sampler.denoise and not noisy else times
+        if not isinstance(times, jax.core.Tracer):
+            check_times(sampler, times)
+    return times
+
+
+def check_times(sampler: Sampler, times: Float[Array, " T"]) -> None:
+    """Refuses a grid on which the sampler is undefined, before anything is compiled.
+
+    Raises:
+        ValueError: naming the time and what vanishes there.
+    """
+    values = np.asarray(times)
+    if values.ndim != 1 or len(values) < 2 or not (np.diff(values) > 0).all():
+        raise ValueError(f"times must be a strictly increasing grid of at least two, got {values.tolist()[:8]}")
+    if values[0] < -1e-6 or values[-1] > 1 + 1e-6:
+        raise ValueError(f"times must lie in [0, 1], and run from {values[0]:.4g} to {values[-1]:.4g}")
+    name = type(sampler).__name__
+    schedule = sampler.path.schedule
+    with jax.ensure_compile_time_eval():
+        alpha, sigma = np.asarray(schedule.alpha(times)), np.asarray(schedule.sigma(times))
+        gamma = np.ones_like(alpha) if sampler.path.noise is None else np.asarray(sampler.path.noise.gamma(times))
+    checks = [("alpha", alpha, sampler.needs_alpha), ("sigma", sigma, sampler.needs_sigma)]
+    if sampler.needs_score and sampler.path.noise is None:
+        checks.append(("sigma", sigma, True))
+    if sampler.path.noise is not None:
+        checks.append(("gamma", gamma, sampler.needs_score))
+    for what, value, needed in checks:
+        if needed and (value <= 0).any():
+            t = values[value <= 0][0]
+            raise ValueError(f"{name} is undefined at t = {t:.4g}, where {what} = 0: keep the grid away from it")
+
+
+def learn(
+    sampler: Sampler,
+    denoiser: Denoiser,
+    x: Batched,
+    steps: int,
+    *,
+    keys: Keys | None = None,
+    cond: Cond = None,
+    start: Grid = uniform,
+    fine: int = 8,
+    iterations: int = 150,
+    lr: float = 3e-2,
+) -> Float[Array, " T"]:
+    """Times for a deterministic sampler that bring it closest to its own solve with `fine` times the steps.
+
+    Gradient descent through the scan on the mean squared distance of the ends, over the logarithms of the grid's
+    intervals (as in "learning to discretize"; Tong et al. 2025). The best grid seen is returned, so it is never worse on
+    `x` than the one it started from.
+
+    Args:
+        sampler: deterministic; denoiser: of its path.
+        x: (B, *event) source samples to learn on; a few hundred.
+        steps: as for `times_for`.
+        cond: of the denoiser.
+        start: the grid to start from.
+        fine: how much finer the reference is.
+        iterations, lr: of Adam.
+    """
+    if sampler.stochastic:
+        raise ValueError("a learned grid needs a deterministic sampler: ends of different noise cannot be compared")
+    first = times_for(sampler, steps, start)
+    target = samplers.run(sampler, denoiser, x, times_for(sampler, fine * steps, start), keys=keys, cond=cond)
+    t0, t1 = first[0], first[-1]
+
+    def grid_of(logits: Float[Array, " N"]) -> Float[Array, " T"]:
+        inside = jnp.cumsum(jax.nn.softmax(logits))[:-1]
+        return jnp.concatenate([t0[None], t0 + (t1 - t0) * inside, t1[None]])
+
+    def distance(logits: Float[Array, " N"]) -> Float[Array, ""]:
+        return jnp.mean((samplers.run(sampler, denoiser, x, grid_of(logits), keys=keys, cond=cond) - target) ** 2)
+
+    optimizer = optax.adam(lr)
+
+    def improve(carry, _):
+        logits, state, best, least = carry
+        value, slope = jax.value_and_grad(distance)(logits)
+        better = value < least
+        best, least = jnp.where(better, logits, best), jnp.where(better, value, least)
+        slope = jnp.where(jnp.isfinite(slope), slope, 0.0) / (jnp.linalg.norm(slope) + 1e-12)
+        updates, state = optimizer.update(slope, state)
+        return (logits + updates, state, best, least), value
+
+    logits = jnp.log(jnp.diff(first))
+    carry = (logits, optimizer.init(logits), logits, jnp.asarray(jnp.inf, x.dtype))
+    (_, _, best, _), _ = jax.jit(lambda c: jax.lax.scan(improve, c, None, length=iterations))(carry)
+    return grid_of(best)

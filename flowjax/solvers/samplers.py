@@ -1,0 +1,166 @@
+"""Samplers on a grid of times: the protocol, and the one loop that runs them.
+
+A sampler is a small frozen object with `init(x, t) -> carry` and `step(carry, t, t_next, denoiser, key) -> carry`, as an
+optimizer in optax; its history lives in the carry, whose `x` is the state. All it asks of a model is a denoiser, so any
+guidance or change of schedule goes in front of it. What it needs is said in its class attributes.
+
+A sampler with `denoise` ends with x = E[x1 | x] instead of a step into the data, where coefficients are singular: the
+limit of its step as sigma goes to 0.
+"""
+
+from functools import partial
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float, Key
+
+from flowjax.paths.affine import AffinePath
+from flowjax.predictions import Denoiser, Ends, no_score, well_conditioned
+from flowjax.typing import Batched, Cond, PyTree
+
+Keys = Key[Array, " B"]
+"""One key a row: what a row draws depends on its own key alone."""
+
+
+class Carry(NamedTuple):
+    """What a sampler carries from step to step.
+
+    Attributes:
+        x: the state, (B, *event).
+        history: the sampler's own.
+    """
+
+    x: Batched
+    history: PyTree = None
+
+
+@runtime_checkable
+class Sampler(Protocol):
+    """A method that walks from one time of a grid to the next.
+
+    Attributes:
+        path: whose denoiser it is given.
+        evaluations: of the denoiser in a step.
+        extra_evaluations: of the denoiser once, to start.
+        denoise: whether the last step is E[x1 | x].
+        stochastic: whether it draws noise, and so needs keys.
+        needs_score: whether it needs a path with a score.
+        needs_alpha, needs_sigma: whether its coefficients are singular where they vanish.
+        needs_noiseless: whether it takes a path without noise of its own.
+    """
+
+    path: AffinePath
+    evaluations: int
+    extra_evaluations: int
+    denoise: bool
+    stochastic: bool
+    needs_score: bool
+    needs_alpha: bool
+    needs_sigma: bool
+    needs_noiseless: bool
+
+    def init(self, x: Batched, t: Float[Array, ""]) -> Carry: ...
+
+    def step(
+        self,
+        carry: Carry,
+        t: Float[Array, ""],
+        t_next: Float[Array, ""],
+        denoiser: Any,
+        key: Keys | None,
+    ) -> Carry: ...
+
+
+class Method:
+    """What most samplers are: one evaluation a step, deterministic, at home on every path."""
+
+    evaluations = 1
+    extra_evaluations = 0
+    denoise = False
+    stochastic = False
+    needs_score = False
+    needs_alpha = False
+    needs_sigma = False
+    needs_noiseless = False
+
+    def init(self, x: Batched, t: Float[Array, ""]) -> Carry:
+        return Carry(x)
+
+
+def standard_normal(key: Keys, x: Batched) -> Batched:
+    """N(0, I) shaped as x, each row from its own key."""
+    return jax.vmap(lambda k: jax.random.normal(k, x.shape[1:], x.dtype))(key)
+
+
+def check(sampler: Sampler) -> None:
+    """Refuses a sampler whose path cannot give it what it needs.
+
+    Raises:
+        ValueError: saying what is missing.
+    """
+    name = type(sampler).__name__
+    if sampler.needs_score and not sampler.path.has_score:
+        raise ValueError(f"{name} follows an SDE: {no_score(sampler.path)}; or take an ODE sampler, such as heun")
+    if sampler.needs_noiseless and sampler.path.noise is not None:
+        raise ValueError(f"{name} takes x_t = alpha x1 + sigma x0, and this path has noise of its own: take heun or ddim")
+
+
+def interval(sampler: Sampler) -> tuple[float, float]:
+    """The path's times, without those at which the sampler's coefficients are singular."""
+    return well_conditioned(sampler.path, sampler.needs_alpha, sampler.needs_sigma)
+
+
+@partial(jax.jit, static_argnames=("sampler", "denoiser", "save"))
+def run(
+    sampler: Sampler,
+    denoiser: Denoiser,
+    x: Batched,
+    times: Float[Array, " T"],
+    *,
+    keys: Keys | None = None,
+    cond: Cond = None,
+    save: bool = False,
+) -> Batched:
+    """Walks x from times[0] through the grid: one `lax.scan`.
+
+    A grid of T times is T - 1 steps. With `sampler.denoise` a last evaluation at times[-1] follows; give a grid that ends
+    before the data.
+
+    Args:
+        sampler, denoiser: hashable; the same objects reuse their compilation.
+        x: (B, *event) at times[0].
+        times: strictly increasing.
+        keys: (B,) for a stochastic sampler.
+        cond: condition of the denoiser, leading axis B.
+        save: return the states at all times (and after the denoising) on a new leading axis.
+    """
+    bound = lambda t, x: denoiser(t, x, cond)
+
+    def advance(carry: Carry, edge: tuple[Array, Array, Array]) -> tuple[Carry, Batched | None]:
+        t, t_next, i = edge
+        key = None if keys is None else jax.vmap(lambda k: jax.random.fold_in(k, i))(keys)
+        carry = sampler.step(carry, t, t_next, bound, key)
+        return carry, carry.x if save else None
+
+    n = times.shape[0] - 1
+    carry, states = lax.scan(advance, sampler.init(x, times[0]), (times[:-1], times[1:], jnp.arange(n)))
+    end = bound(times[-1], carry.x).x1.astype(x.dtype) if sampler.denoise else None
+    if not save:
+        return carry.x if end is None else end
+    parts = [x[None], states] + ([] if end is None else [end[None]])
+    return jnp.concatenate(parts)
+
+
+def evaluations(sampler: Sampler, steps: int) -> int:
+    """Evaluations of the denoiser for each sample in a run of `steps` steps, the denoising counted as one."""
+    walked = steps - 1 if sampler.denoise else steps
+    return sampler.evaluations * walked + (sampler.extra_evaluations if walked else 0) + (1 if sampler.denoise else 0)
+
+
+def blend(path: AffinePath, t: Array, like: Batched, ends: Ends) -> Batched:
+    """The point of the path at t with these ends: alpha x1 + sigma x0 + gamma z."""
+    r = path.rates(t, like)
+    x = r.alpha * ends.x1 + r.sigma * ends.x0
+    return x if ends.z is None else x + path.noise_rates(t, like).gamma * ends.z

@@ -1,0 +1,72 @@
+"""SDE solvers of diffrax for  dX = (v + g^2/2 score) dt + g dW,  each row on its own Brownian motion and its own key."""
+
+from functools import partial
+from typing import Any
+
+import diffrax
+import jax
+import jax.numpy as jnp
+import lineax
+from jaxtyping import Array, Float
+
+from flowjax.paths.affine import AffinePath
+from flowjax.predictions import Denoiser
+from flowjax.solvers.diffusions import Diffusion
+from flowjax.solvers.samplers import Keys
+from flowjax.solvers.stochastic import drift
+from flowjax.typing import Batched, Cond
+
+_NAMES = ("EulerHeun", "ItoMilstein", "StratonovichMilstein", "SEA", "SRA1", "ShARK", "GeneralShARK", "SlowRK", "SPaRK")
+SDE_SOLVERS: dict[str, Any] = {name.lower(): getattr(diffrax, name) for name in _NAMES}
+"""diffrax's SDE solvers by name; for this noise, which depends on t alone, Ito and Stratonovich are one."""
+
+
+def evaluations(name: str, steps: int) -> int:
+    """Of the denoiser in `steps` steps: one a stage of the solver's tableau; one a step without a tableau."""
+    tableau = getattr(SDE_SOLVERS[name], "tableau", None)
+    return steps * (1 if tableau is None else len(tableau.c) + 1)
+
+
+@partial(jax.jit, static_argnames=("denoiser", "path", "g", "name"))
+def solve_sde(
+    denoiser: Denoiser,
+    path: AffinePath,
+    x: Batched,
+    times: Float[Array, " T"],
+    keys: Any,
+    *,
+    g: Diffusion,
+    name: str,
+    cond: Cond = None,
+) -> Batched:
+    """Through all of `times`, by the solver of that name in `SDE_SOLVERS`. Returns the state at the last."""
+
+    def one(x: Array, key: Array, cond: Cond) -> Array:
+        lift = lambda tree: jax.tree.map(lambda leaf: leaf[None], tree)
+
+        def f(t: Any, y: Array, args: Any) -> Array:
+            point = y.reshape(1, *x.shape)
+            return drift(path, g(path, t), t, point, denoiser(t, point, lift(cond))).reshape(-1)
+
+        def noise(t: Any, y: Array, args: Any) -> lineax.DiagonalLinearOperator:
+            return lineax.DiagonalLinearOperator(jnp.full(y.shape, jnp.sqrt(g(path, t)), y.dtype))
+
+        brownian = diffrax.VirtualBrownianTree(
+            times[0], times[-1], 0.5 * jnp.min(jnp.diff(times)), (x.size,), key, levy_area=diffrax.SpaceTimeLevyArea
+        )
+        solution = diffrax.diffeqsolve(
+            diffrax.MultiTerm(diffrax.ODETerm(f), diffrax.ControlTerm(noise, brownian)),
+            SDE_SOLVERS[name](),
+            times[0],
+            times[-1],
+            dt0=None,
+            y0=x.reshape(-1),
+            stepsize_controller=diffrax.StepTo(times),
+            saveat=diffrax.SaveAt(t1=True),
+            max_steps=times.shape[0],
+            throw=False,
+        )
+        assert solution.ys is not None
+        return solution.ys[0].reshape(x.shape)
+
+    return jax.vmap(one)(x, keys, cond)

@@ -1,0 +1,182 @@
+"""Stochastic samplers: the SDE family with any g(t), DDPM's ancestral steps, predictor-corrector, annealed Langevin."""
+
+from dataclasses import dataclass, field as attribute
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from flowjax.paths.affine import AffinePath
+from flowjax.paths.transition import transition
+from flowjax.predictions import Ends, score_of, velocity
+from flowjax.solvers.diffusions import Diffusion, Sigma
+from flowjax.solvers.samplers import Carry, Keys, Method, standard_normal
+from flowjax.typing import Batched
+
+Variance = Literal["small", "large", "learned"]
+
+
+def drift(path: AffinePath, g2: Array, t: Array, x: Batched, ends: Ends) -> Batched:
+    """v + g^2 / 2 score."""
+    return velocity.from_ends(path, t, x, ends) + 0.5 * g2 * score_of(path, t, x, ends)
+
+
+@dataclass(frozen=True)
+class EulerMaruyama(Method):
+    """Euler-Maruyama for dX = (v + g^2/2 score) dt + g dW: weak order 1."""
+
+    path: AffinePath
+    g: Diffusion = attribute(default_factory=Sigma)
+    denoise = True
+    stochastic = True
+    needs_score = True
+
+    def step(self, carry: Carry, t: Array, t_next: Array, denoiser, key: Keys | None) -> Carry:
+        assert key is not None
+        x, h, g2 = carry.x, t_next - t, self.g(self.path, t)
+        f = drift(self.path, g2, t, x, denoiser(t, x))
+        return Carry(x + h * f + jnp.sqrt(g2 * h) * standard_normal(key, x))
+
+
+@dataclass(frozen=True)
+class StochasticHeun(Method):
+    """Heun's method for the drift, one increment of noise for both stages: weak order 2 for this additive noise."""
+
+    path: AffinePath
+    g: Diffusion = attribute(default_factory=Sigma)
+    evaluations = 2
+    denoise = True
+    stochastic = True
+    needs_score = True
+
+    def step(self, carry: Carry, t: Array, t_next: Array, denoiser, key: Keys | None) -> Carry:
+        assert key is not None
+        x, h = carry.x, t_next - t
+        g2, g2_next = self.g(self.path, t), self.g(self.path, t_next)
+        noise = jnp.sqrt(0.5 * (g2 + g2_next) * h) * standard_normal(key, x)
+        f = drift(self.path, g2, t, x, denoiser(t, x))
+        guess = x + h * f + noise
+        f_next = drift(self.path, g2_next, t_next, guess, denoiser(t_next, guess))
+        return Carry(x + 0.5 * h * (f + f_next) + noise)
+
+
+@dataclass(frozen=True)
+class Ancestral(Method):
+    """DDPM's ancestral sampling, and DDIM with any eta (Ho et al. 2020, algorithm 2; Song et al. 2021a, eq. 12 and 16).
+
+        x' = alpha' E[x1] + sqrt(sigma'^2 - eta^2 var) E[x0] + eta sqrt(var) z
+
+    With eta = 1 and the small variance this is the posterior q(x' | x, x1 = E[x1 | x]); eta = 0 is DDIM. Weak order 1.
+
+    Args:
+        path: Gaussian.
+        eta: between 0 and 1.
+        variance: of the noise at eta = 1: "small" (the posterior's), "large" (the forward step's) or "learned", from a
+            network that predicts `noise_variance`. The mean is the small one's.
+    """
+
+    path: AffinePath
+    eta: float = 1.0
+    variance: Variance = "small"
+    denoise = True
+    stochastic = True
+    needs_score = True
+
+    def __post_init__(self):
+        if not 0 <= self.eta <= 1:
+            raise ValueError(f"eta must be between 0 (DDIM) and 1 (DDPM), not {self.eta}")
+
+    def step(self, carry: Carry, t: Array, t_next: Array, denoiser, key: Keys | None) -> Carry:
+        assert key is not None
+        x, ends = carry.x, denoiser(t, carry.x)
+        q, to = transition(self.path, t, t_next, x), self.path.rates(t_next, x)
+        var = q.small
+        if self.variance == "large":
+            var = q.large
+        elif self.variance == "learned":
+            if ends.spread is None:
+                raise ValueError("a learned variance needs a network that predicts it: prediction 'noise_variance'")
+            var = jnp.exp(ends.spread * jnp.log(q.large) + (1 - ends.spread) * jnp.log(q.small))
+        kept = jnp.sqrt(jnp.maximum(to.sigma**2 - self.eta**2 * q.small, 0.0))
+        mean = to.alpha * ends.x1 + kept * ends.x0
+        return Carry(mean + self.eta * jnp.sqrt(var) * standard_normal(key, x))
+
+
+@dataclass(frozen=True)
+class PredictorCorrector(Method):
+    """An Euler-Maruyama step, then Langevin steps at the new time (Song et al. 2021, algorithms 2-5).
+
+    Langevin's step is eps = 2 (snr sigma)^2: the paper's 2 (snr |z| / |score|)^2, with the norms at their typical values
+    instead of a batch's, so that a sample does not depend on its neighbours.
+
+    Args:
+        path: with a score; the corrector's step is in units of sigma, or of gamma on a path with noise.
+        g: diffusion of the predictor.
+        snr: 0.16 in the paper.
+        corrections: Langevin steps after each predictor step.
+    """
+
+    path: AffinePath
+    g: Diffusion = attribute(default_factory=Sigma)
+    snr: float = 0.16
+    corrections: int = 1
+    denoise = True
+    stochastic = True
+    needs_score = True
+
+    @property
+    def evaluations(self) -> int:
+        return 1 + self.corrections
+
+    def step(self, carry: Carry, t: Array, t_next: Array, denoiser, key: Keys | None) -> Carry:
+        assert key is not None
+        fold = lambda i: jax.vmap(lambda k: jax.random.fold_in(k, i))(key)
+        x = EulerMaruyama(self.path, self.g).step(carry, t, t_next, denoiser, fold(0)).x
+        size = self.path.rates(t_next, x).sigma
+        if self.path.noise is not None:
+            size = self.path.noise_rates(t_next, x).gamma
+        for i in range(self.corrections):
+            x = _langevin(self.path, t_next, x, denoiser, 2 * (self.snr * size) ** 2, fold(i + 1))
+        return Carry(x)
+
+
+@dataclass(frozen=True)
+class AnnealedLangevin(Method):
+    """Langevin steps at each noise level, then on to the next (NCSN; Song & Ermon 2019, algorithm 1).
+
+    A step is x + a/2 score + sqrt(a) z with a = step sigma^2 (their eps sigma_i^2 / sigma_L^2: 0.2 with eps = 2e-5 and
+    sigma_L = 0.01).
+
+    Args:
+        path: a Gaussian path with alpha > 0, VE for NCSN.
+        each: steps a level; 100 in the paper.
+        size: of a step, relative to sigma^2.
+    """
+
+    path: AffinePath
+    each: int = 5
+    size: float = 0.2
+    denoise = True
+    stochastic = True
+    needs_score = True
+    needs_alpha = True
+
+    @property
+    def evaluations(self) -> int:
+        return self.each
+
+    def step(self, carry: Carry, t: Array, t_next: Array, denoiser, key: Keys | None) -> Carry:
+        assert key is not None
+        r, to = self.path.rates(t, carry.x), self.path.rates(t_next, carry.x)
+
+        def go(i: Array, x: Batched) -> Batched:
+            keys = jax.vmap(lambda k: jax.random.fold_in(k, i))(key)
+            return _langevin(self.path, t, x, denoiser, 0.5 * self.size * r.sigma**2, keys)
+
+        return Carry(jax.lax.fori_loop(0, self.each, go, carry.x) * (to.alpha / r.alpha))
+
+
+def _langevin(path: AffinePath, t: Array, x: Batched, denoiser, eps: Array, key: Keys) -> Batched:
+    """x + eps score + sqrt(2 eps) z."""
+    return x + eps * score_of(path, t, x, denoiser(t, x)) + jnp.sqrt(2 * eps) * standard_normal(key, x)
