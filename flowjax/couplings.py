@@ -85,6 +85,7 @@ class MinibatchOT:
             `tolerance` of the least cost. Milliseconds of one CPU core with "scipy" for 8 Gaussians from a normal, by
             `scripts/benchmarks/couplings.py`: 1.3 at B = 128, 3 at 256, 15 at 512 and 70 at 1024.
         tolerance: of the auction, relative.
+        max_rounds: of the auction; rows that are left then are paired as they come, and their share is reported.
         condition_weight: on the squared distance of conditions (Cheng & Schwing 2025; labels are 0 or 1 apart); inf
             pairs within equal conditions only.
     """
@@ -92,6 +93,7 @@ class MinibatchOT:
     solver: Literal["scipy", "auction"] = "scipy"
     tolerance: float = 0.01
     condition_weight: float = 0.0
+    max_rounds: int = 20_000
 
     keeps_independence = False
 
@@ -107,7 +109,7 @@ class MinibatchOT:
         penalty = condition_penalty(cond, self.condition_weight) if self.condition_weight else None
         cost = cost if penalty is None else cost + penalty
         if self.solver == "auction":
-            return Pairs(*auction(cost, self.tolerance))
+            return Pairs(*auction(cost, self.tolerance, self.max_rounds))
         shape = jax.ShapeDtypeStruct(x1.shape[:1], jnp.int32)
         arguments = (x0, x1, *entropic_potentials(cost)) + (() if penalty is None else (penalty,))
         return Pairs(jax.pure_callback(assign, shape, *arguments, vmap_method="sequential"), jnp.zeros(()))

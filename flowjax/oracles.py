@@ -71,8 +71,12 @@ class Oracle:
         return _Coefficients(alpha, sigma, gamma, cross, variance + 2 * alpha * sigma * cross + gamma**2)
 
     def _full(self, means: Array | float, x: Batched) -> Float[Array, "C *event"]:
-        """Means in the event's full shape, also where they were given as scalars."""
-        means = jnp.asarray(means, x.dtype)
+        """Means in the event's full shape, also where they were given as scalars.
+
+        The barrier hides that they may be zero: XLA's CPU compiler (jaxlib 0.10.2) drops a product with a constant zero
+        inside a fused sum and leaves what was in memory.
+        """
+        means = jax.lax.optimization_barrier(jnp.asarray(means, x.dtype))
         means = means.reshape(means.shape + (1,) * (x.ndim - means.ndim))
         return jnp.broadcast_to(means, (self.scales.shape[0], *x.shape[1:]))
 

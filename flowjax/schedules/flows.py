@@ -13,22 +13,32 @@ from flowjax.schedules.base import as_time, log_ratio
 @jax.tree_util.register_static
 @dataclass(frozen=True)
 class CondOT:
-    """alpha = t, sigma = 1 - t: straight lines at constant speed (Lipman et al. 2023, eq. 20; Liu et al. 2023)."""
+    """alpha = t, sigma = 1 - t: straight lines at constant speed (Lipman et al. 2023, eq. 20; Liu et al. 2023).
 
+    Args:
+        sigma_min: what is left of the source at t = 1, sigma = 1 - (1 - sigma_min) t, as in Lipman et al. 2023; 0 for none.
+    """
+
+    sigma_min: float | int = 0.0
     t_min: ClassVar[float] = 0.0
     t_max: ClassVar[float] = 1.0
+
+    def __post_init__(self):
+        if not 0 <= self.sigma_min < 1:
+            raise ValueError(f"CondOT: sigma_min must be in [0, 1), not {self.sigma_min}")
 
     def alpha(self, t: ArrayLike) -> Float[Array, "..."]:
         return as_time(t)
 
     def sigma(self, t: ArrayLike) -> Float[Array, "..."]:
-        return 1.0 - as_time(t)
+        return 1.0 - (1.0 - self.sigma_min) * as_time(t)
 
     def log_snr(self, t: ArrayLike) -> Float[Array, "..."]:
         return log_ratio(self.alpha(t), self.sigma(t))
 
     def time_of_log_snr(self, log_snr: ArrayLike) -> Float[Array, "..."]:
-        return jax.nn.sigmoid(as_time(log_snr) / 2)
+        u = jax.nn.sigmoid(as_time(log_snr) / 2)
+        return u / (1.0 - self.sigma_min * u)
 
 
 @jax.tree_util.register_static

@@ -14,12 +14,13 @@ from jax import lax
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
+from flowjax.couplings import LARGEST_VIOLATION
 from flowjax.models.embeddings import NO_LABEL
-from flowjax.objectives import Batch, Loss
+from flowjax.objectives import Batch, Diagnosed, DiagnosedLoss
 from flowjax.training import ema
 from flowjax.training.sharding import replicated, shard_batch
 from flowjax.training.state import TrainState
-from flowjax.typing import PRNGKey, PyTree
+from flowjax.typing import Params, PRNGKey, PyTree
 
 GetBatch = Callable[[PyTree, PRNGKey, Int[Array, ""]], Batch]
 """(arrays, key, position in this stretch) -> the batch in model space."""
@@ -31,12 +32,15 @@ class Metrics(NamedTuple):
     Attributes:
         loss: mean over the stretch.
         grad_norm: global norm of the gradient before clipping, at the last step.
-        bad_step: the first step whose loss or gradient was not finite; 0 if none. Training stops there.
+        bad_step: the first step whose loss or gradient was not finite, or whose coupling had not converged; 0 if none.
+            Training stops there.
+        violation: the largest of the coupling's plans from their marginals (`flowjax.couplings`).
     """
 
     loss: Float[Array, ""]
     grad_norm: Float[Array, ""]
     bad_step: Int[Array, ""]
+    violation: Float[Array, ""]
 
 
 def drop_labels(key: PRNGKey, labels: Int[Array, " B"], rate: float) -> Int[Array, " B"]:
@@ -44,18 +48,30 @@ def drop_labels(key: PRNGKey, labels: Int[Array, " B"], rate: float) -> Int[Arra
     return jnp.where(jax.random.bernoulli(key, rate, labels.shape), NO_LABEL, labels)
 
 
-def make_step(
-    loss: Loss, tx: optax.GradientTransformation, batch_size: int, half_life: float
-) -> Callable[[TrainState, PRNGKey, Batch], tuple[TrainState, Float[Array, ""], Float[Array, ""]]]:
-    """One optimizer step: `step(state, key, batch) -> (state, loss, gradient norm)`."""
+class Taken(NamedTuple):
+    """What a step reports: the loss with its diagnosis, and the gradient's norm before clipping."""
 
-    def step(state: TrainState, key: PRNGKey, batch: Batch) -> tuple[TrainState, Array, Array]:
-        value, grads = jax.value_and_grad(loss)(state.params, key, batch)
+    loss: Diagnosed
+    grad_norm: Float[Array, ""]
+
+
+Step = Callable[[TrainState, PRNGKey, Batch], tuple[TrainState, Taken]]
+
+
+def make_step(loss: DiagnosedLoss, tx: optax.GradientTransformation, batch_size: int, half_life: float) -> Step:
+    """One optimizer step: `step(state, key, batch) -> (state, Taken)`."""
+
+    def value(params: Params, key: PRNGKey, batch: Batch) -> tuple[Array, Diagnosed]:
+        diagnosed = loss(params, key, batch)
+        return diagnosed.value, diagnosed
+
+    def step(state: TrainState, key: PRNGKey, batch: Batch) -> tuple[TrainState, Taken]:
+        (_, diagnosed), grads = jax.value_and_grad(value, has_aux=True)(state.params, key, batch)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         done = state.step + 1
         average = ema.update(state.ema, params, ema.decay(half_life, batch_size, done)) if half_life else params
-        return TrainState(done, params, opt_state, average, state.key), value, optax.global_norm(grads)
+        return TrainState(done, params, opt_state, average, state.key), Taken(diagnosed, optax.global_norm(grads))
 
     return step
 
@@ -67,14 +83,14 @@ Run = Callable[[TrainState, Any, int], Carry]
 
 
 def make_run(
-    step: Callable[[TrainState, PRNGKey, Batch], tuple[TrainState, Array, Array]],
+    step: Step,
     get_batch: GetBatch,
     mesh: Mesh,
     on_host: bool = False,
 ) -> Run:
     """Many steps in one compiled loop over the mesh.
 
-    A step whose loss or gradient is not finite is not taken, and the loop ends there, so the state returned is always
+    A step whose loss or gradient is not finite, or whose coupling has not converged, is not taken, and the loop ends there, so the state returned is always
     sound.
 
     Args:
@@ -88,8 +104,9 @@ def make_run(
         state, metrics = carry
         key_batch, key_step = jax.random.split(jax.random.fold_in(state.key, state.step))
         batch = shard_batch(get_batch(arrays, key_batch, state.step - start), mesh)
-        new, value, norm = step(state, key_step, batch)
-        sound = jnp.isfinite(value) & jnp.isfinite(norm)
+        new, taken = step(state, key_step, batch)
+        value, violation = taken.loss
+        sound = jnp.isfinite(value) & jnp.isfinite(taken.grad_norm) & (violation <= LARGEST_VIOLATION)
         keep = lambda new, old: jax.tree.map(lambda a, b: jnp.where(sound, a, b), new, old)
         kept = TrainState(
             keep(new.step, state.step),
@@ -99,7 +116,8 @@ def make_run(
             state.key,
         )
         bad = jnp.where(sound, 0, state.step + 1)
-        return kept, Metrics(metrics.loss + jnp.where(sound, value, 0.0), norm, bad)
+        total = metrics.loss + jnp.where(sound, value, 0.0)
+        return kept, Metrics(total, taken.grad_norm, bad, jnp.maximum(metrics.violation, violation))
 
     def run(state: TrainState, arrays: PyTree, n: Int[Array, ""]) -> Carry:
         start = state.step
@@ -137,4 +155,4 @@ def loops_badly(step: Callable[..., Any], *arguments: Any) -> bool:
 
 
 def _no_metrics() -> Metrics:
-    return Metrics(jnp.zeros(()), jnp.zeros(()), jnp.zeros((), jnp.int32))
+    return Metrics(jnp.zeros(()), jnp.zeros(()), jnp.zeros((), jnp.int32), jnp.zeros(()))
