@@ -1,0 +1,230 @@
+"""Guidance: Denoiser -> Denoiser, in front of any sampler, ODE or SDE.
+
+Every guide moves the ends along the one direction in which the data can move at fixed x_t, (x0, x1) += (-alpha, sigma) k, so
+that alpha x1 + sigma x0 = x_t still holds and all predictions stay consistent:
+
+    classifier-free   uncond + scale (cond - uncond)                                     Ho & Salimans 2022
+    autoguidance      weak + scale (strong - weak)                                       Karras et al. 2024b
+    classifier        score + scale grad log p(y | x_t):  x0 -= scale sigma grad         Dhariwal & Nichol 2021
+    posterior         the same with log p(y | E[x1 | x_t])                               Chung et al. 2023; Song et al. 2023
+
+scale 0 is unconditional (the weak network), 1 the plain conditional one; beyond 1 it is sharper than the data.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from flowjax.models.embeddings import NO_LABEL
+from flowjax.paths.affine import AffinePath
+from flowjax.predictions import Denoiser, Ends
+from flowjax.typing import Array, Batched, Cond, Float, Time
+
+
+def no_condition(cond: Cond) -> Cond:
+    """The condition that stands for none: every label is `NO_LABEL`.
+
+    Raises:
+        ValueError: for a condition that is not made of labels; pass your own.
+    """
+
+    def none(leaf: Array) -> Array:
+        if not jnp.issubdtype(jnp.asarray(leaf).dtype, jnp.integer):
+            raise ValueError("only labels have a value for none: pass uncond=(cond -> the condition that means none)")
+        return jnp.full_like(leaf, NO_LABEL)
+
+    return jax.tree.map(none, cond)
+
+
+def _mix(base: Ends, to: Ends, scale: Array | float) -> Ends:
+    """base + scale (to - base), each part; a learned variance is that of `to`."""
+    return Ends(*(_line(a, b, scale) for a, b in zip(base[:3], to[:3], strict=True)), spread=to.spread)
+
+
+def _line(a: Any, b: Any, scale: Array | float) -> Any:
+    return None if a is None or b is None else a + scale * (b - a)
+
+
+@dataclass(frozen=True)
+class ClassifierFree:
+    """Classifier-free guidance in one batch of twice the size.
+
+    Args:
+        denoiser: trained with its condition dropped now and then (`train.label_dropout`).
+        scale: 0 unconditional, 1 conditional.
+        interval: times outside which scale is 1 (Kynkaanniemi et al. 2024).
+        rescale: how far, between 0 and 1, E[x1] is brought back to the standard deviation of the conditional one
+            (Lin et al. 2024, eq. 15-16, there for the network's output).
+        path: needed for `rescale`.
+        uncond: condition -> the one that means none.
+    """
+
+    denoiser: Denoiser
+    scale: float
+    interval: tuple[float, float] = (0.0, 1.0)
+    rescale: float = 0.0
+    path: AffinePath | None = None
+    uncond: Callable[[Cond], Cond] = no_condition
+
+    def __post_init__(self):
+        if not 0 <= self.rescale <= 1 or (self.rescale and self.path is None):
+            raise ValueError("rescale lies between 0 and 1, and needs path=")
+        if not 0 <= self.interval[0] <= self.interval[1] <= 1:
+            raise ValueError(f"the guidance interval must be two times in order in [0, 1], not {self.interval}")
+
+    def __call__(self, t: Time, x: Batched, cond: Cond = None) -> Ends:
+        if cond is None:
+            raise ValueError("classifier-free guidance needs a condition: pass labels")
+        twice = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), cond, self.uncond(cond))
+        times = jnp.concatenate([t, t]) if jnp.ndim(t) else t
+        both = self.denoiser(times, jnp.concatenate([x, x]), twice)
+        n = x.shape[0]
+        half = lambda part: jax.tree.map(lambda a: a[part], both)
+        with_cond, without = half(slice(0, n)), half(slice(n, None))
+        inside = (jnp.asarray(t) >= self.interval[0]) & (jnp.asarray(t) <= self.interval[1])
+        scale = jnp.where(inside, self.scale, 1.0)
+        scale = scale.reshape(scale.shape + (1,) * (x.ndim - scale.ndim)) if scale.ndim else scale
+        mixed = _mix(without, with_cond, scale)
+        return self._rescaled(t, x, mixed, with_cond) if self.rescale else mixed
+
+    def _rescaled(self, t: Time, x: Batched, mixed: Ends, with_cond: Ends) -> Ends:
+        assert self.path is not None
+        axes = tuple(range(1, x.ndim))
+        ratio = with_cond.x1.std(axes, keepdims=True) / jnp.maximum(mixed.x1.std(axes, keepdims=True), 1e-12)
+        x1 = mixed.x1 * (self.rescale * ratio + 1 - self.rescale)
+        r = self.path.rates(t, x)
+        at_data = r.sigma == 0
+        x0 = mixed.x0 - jnp.where(at_data, 0.0, r.alpha / jnp.where(at_data, 1.0, r.sigma)) * (x1 - mixed.x1)
+        return mixed._replace(x0=x0, x1=x1)
+
+
+@dataclass(frozen=True)
+class Auto:
+    """Autoguidance: away from what a weaker network believes, weak + scale (strong - weak).
+
+    Args:
+        denoiser: the strong network, of the same path.
+        weak: smaller, or trained less.
+        scale: 1 leaves the strong network alone.
+    """
+
+    denoiser: Denoiser
+    weak: Denoiser
+    scale: float
+
+    def __call__(self, t: Time, x: Batched, cond: Cond = None) -> Ends:
+        return _mix(self.weak(t, x, cond), self.denoiser(t, x, cond), self.scale)
+
+
+LogLikelihood = Callable[[Time, Batched, Cond], Float[Array, " B"]]
+"""`log_prob(t, x, cond)`: log p(y | x_t = x) for each row."""
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """Classifier guidance: the score moved by scale grad log p(y | x_t), on a Gaussian path.
+
+    Args:
+        denoiser, path: without or with the condition.
+        log_prob: log p(y | x_t), differentiable in x.
+        scale: 1 for Bayes' rule.
+    """
+
+    denoiser: Denoiser
+    path: AffinePath
+    log_prob: LogLikelihood
+    scale: float = 1.0
+
+    def __post_init__(self):
+        _needs_gaussian(self.path)
+
+    def __call__(self, t: Time, x: Batched, cond: Cond = None) -> Ends:
+        slope = jax.grad(lambda x: self.log_prob(t, x, cond).sum())(x)
+        return _moved(self.path, t, x, self.denoiser(t, x, cond), self.scale * slope)
+
+
+Measurement = Callable[[Batched, Float[Array, "..."]], Float[Array, " B"]]
+"""`log_likelihood(x1, variance)`: log p(y | x_t) for each row, where x1 | x_t has this mean and about this variance a
+coordinate."""
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """Samples of p(x1 | y) from the likelihood of a measurement y, without training (Chung et al. 2023; Song et al. 2023).
+
+    p(y | x_t) is taken for the measurement's likelihood at E[x1 | x_t], widened by the variance of x1 given x_t of data with
+    standard deviation `data_std`: exact for normal data of that variance and a linear measurement.
+
+    Args:
+        denoiser, path: unconditional or conditional, of a Gaussian path.
+        measurement: see `linear_measurement`.
+        data_std: of the data, a coordinate.
+        scale: 1 for Bayes' rule.
+    """
+
+    denoiser: Denoiser
+    path: AffinePath
+    measurement: Measurement
+    data_std: float = 1.0
+    scale: float = 1.0
+
+    def __post_init__(self):
+        _needs_gaussian(self.path)
+        if not self.data_std > 0:
+            raise ValueError(f"data_std must be positive, not {self.data_std}")
+
+    def __call__(self, t: Time, x: Batched, cond: Cond = None) -> Ends:
+        r = self.path.rates(t, x)
+        # of x1 | x_t for normal data, equation (3) of the oracles
+        variance = self.data_std**2 * r.sigma**2 / (r.sigma**2 + (self.data_std * r.alpha) ** 2)
+
+        def likelihood(x: Batched) -> tuple[Array, Ends]:
+            ends = self.denoiser(t, x, cond)
+            return self.measurement(ends.x1, variance).sum(), ends
+
+        slope, ends = jax.grad(likelihood, has_aux=True)(x)
+        return _moved(self.path, t, x, ends, self.scale * slope)
+
+
+def linear_measurement(
+    operator: Callable[[Batched], Float[Array, "B *measured"]],
+    y: Float[Array, "B *measured"],
+    noise_std: float,
+    gain: float = 1.0,
+) -> Measurement:
+    """y = A x1 + noise_std n, for A A^T close to gain I (a mask: 1): its likelihood under a normal x1 | x_t.
+
+    Args:
+        operator: A, on a batch.
+        y: what was measured, one row a sample.
+        noise_std: of the measurement.
+        gain: the size of A A^T, exact for masks and orthonormal rows; a bound on it keeps a blur stable.
+    """
+    if not noise_std >= 0:
+        raise ValueError(f"noise_std must not be negative, it is {noise_std}")
+
+    def log_likelihood(x1: Batched, variance: Float[Array, "..."]) -> Float[Array, " B"]:
+        miss = (y - operator(x1)) ** 2
+        wide = jnp.broadcast_to(noise_std**2 + gain * variance, x1.shape[:1] + (1,) * (miss.ndim - 1))
+        return -0.5 * (miss / jnp.maximum(wide, 1e-12)).reshape(miss.shape[0], -1).sum(-1)
+
+    return log_likelihood
+
+
+def _needs_gaussian(path: AffinePath) -> None:
+    if not path.has_score or path.noise is not None:
+        raise ValueError("guidance by a likelihood moves the score: it needs path 'gaussian', from N(0, I) independently")
+
+
+def _moved(path: AffinePath, t: Time, x: Batched, ends: Ends, slope: Batched) -> Ends:
+    """The ends when the score moves by `slope`: x0 by -sigma slope, x1 by sigma^2 / alpha slope.
+
+    At alpha = 0 nothing in x_t tells of the data, and the slope of a true likelihood is zero.
+    """
+    r = path.rates(t, x)
+    no_data = r.alpha == 0
+    gain = jnp.where(no_data, 0.0, r.sigma**2 / jnp.where(no_data, 1.0, r.alpha))
+    return ends._replace(x0=ends.x0 - r.sigma * slope, x1=ends.x1 + gain * slope)
