@@ -1,23 +1,28 @@
 """From a config to the objects it names; every name a config may use is bound in a table here.
 
-Adding a schedule, source, path, coupling, prediction or model is one file (or class) and one line below.
+Adding a schedule, source, path noise, coupling, prediction, loss weight, time sampler or model is one file (or class)
+and one line below. A name may carry arguments: `vp(0.1, 20)`, `sinkhorn(eps=2)`.
 """
 
-import ast
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
 from flowjax import couplings, predictions, schedules, sources
-from flowjax.config import MODEL_DEFAULTS, Config, ConfigError, lookup
+from flowjax.config import MODEL_DEFAULTS, Config, ConfigError, lookup, make
 from flowjax.data import DataSpec
 from flowjax.data.densities import DENSITIES
+from flowjax.data.digits import digits_of
 from flowjax.models import MLP, UNet
+from flowjax.objectives import DiagnosedLoss, diagnosed, times, weights
+from flowjax.objectives import variational as bound
 from flowjax.objectives.flow_matching import ParametricApply
 from flowjax.paths import AffinePath, GaussianPath
+from flowjax.paths import noise as path_noise
 from flowjax.paths.affine import is_standard_normal
 from flowjax.predictions import Denoiser, Prediction
 from flowjax.typing import Field, Params, PRNGKey
@@ -27,25 +32,86 @@ SCHEDULES: dict[str, Callable[..., Any]] = {
     "cosine": schedules.Cosine,
     "polynomial": schedules.Polynomial,
     "vp": schedules.VP,
-}
-"""With arguments in brackets where they take any: `polynomial(2)`, `vp(0.1, 20)`."""
-
-SOURCES: dict[str, Callable[[tuple[int, ...]], sources.Source]] = {
-    "normal": sources.Normal,
-    "uniform": lambda shape: sources.Uniform(shape, -(3.0**0.5), 3.0**0.5),  # unit variance, as the normal
-    **{name: lambda shape, make=make: make() for name, make in DENSITIES.items()},
+    "subvp": schedules.SubVP,
+    "ve": schedules.VE,
+    "edm": schedules.EDM,
+    "ddpm_linear": schedules.ddpm_linear,
+    "nichol_cosine": schedules.nichol_cosine,
 }
 
-PATHS: dict[str, Callable[[schedules.Schedule], AffinePath]] = {"affine": AffinePath, "gaussian": GaussianPath}
-
-COUPLINGS: dict[str, Callable[[], couplings.Coupling]] = {
-    "independent": couplings.Independent,
-    "ot": couplings.MinibatchOT,
+NOISES: dict[str, Callable[..., Any]] = {
+    "constant": path_noise.Constant,
+    "bridge": path_noise.Bridge,
+    "sine2": path_noise.Sine2,
 }
 
-PREDICTIONS: dict[str, Prediction] = {
-    p.name: p for p in (predictions.velocity, predictions.noise, predictions.data, predictions.score)
+SOURCES: dict[str, Callable[..., sources.Source]] = {
+    "normal": lambda spec: sources.Normal(spec.shape),
+    "uniform": lambda spec: sources.Uniform(spec.shape, -(3.0**0.5), 3.0**0.5),  # unit variance, as the normal
+    "digits": lambda spec, label: _digits_source(spec, label),
+    **{name: lambda spec, make=make: make() for name, make in DENSITIES.items()},
 }
+
+PATHS: dict[str, Callable[..., AffinePath]] = {"affine": AffinePath, "gaussian": GaussianPath}
+"""`affine` is a Gaussian path wherever it can be: from N(0, I), independently, without noise. `gaussian` insists on
+it."""
+
+COUPLINGS: dict[str, Callable[..., couplings.Coupling]] = {
+    "independent": lambda path: couplings.Independent(),
+    "ot": lambda path: couplings.MinibatchOT(),
+    "auction": lambda path, tolerance=0.01: couplings.MinibatchOT("auction", float(tolerance)),
+    "class_ot": lambda path: couplings.MinibatchOT(condition_weight=float("inf")),
+    "conditional_ot": lambda path, weight: couplings.MinibatchOT(condition_weight=float(weight)),
+    "sinkhorn": lambda path, eps=None: couplings.Sinkhorn(_eps(path, eps)),
+    "class_sinkhorn": lambda path, eps=None: couplings.Sinkhorn(_eps(path, eps), condition_weight=float("inf")),
+    "unbalanced": lambda path, eps, tau: couplings.Sinkhorn(float(eps), tau=float(tau)),
+}
+
+PREDICTIONS: dict[str, Callable[..., Prediction]] = {
+    **{
+        p.name: lambda p=p: p
+        for p in (
+            predictions.velocity,
+            predictions.noise,
+            predictions.data,
+            predictions.score,
+            predictions.v,
+            predictions.velocity_score,
+            predictions.noise_variance,
+        )
+    },
+    "edm": predictions.edm,
+}
+
+WEIGHTS: dict[str, Callable[..., weights.Weighting]] = {
+    "own": lambda: weights.OWN,
+    **{
+        p.name: lambda p=p: weights.uniform(p)
+        for p in (predictions.velocity, predictions.noise, predictions.data, predictions.score, predictions.v)
+    },
+    "snr": lambda: weights.uniform(predictions.noise),
+    "min_snr": weights.min_snr,
+    "edm": lambda sigma_data=0.5: weights.uniform(predictions.edm(sigma_data)),
+    "sigmoid": weights.sigmoid,
+    "likelihood": weights.likelihood,
+}
+
+TIMES: dict[str, Callable[..., times.Times]] = {
+    "uniform": times.Uniform,
+    "stratified": times.Stratified,
+    "logit_normal": times.LogitNormal,
+    "log_normal": times.LogNormal,
+    "levels": times.Levels,
+    "importance": times.Importance,
+}
+
+LOSSES: dict[str, Callable[..., Any]] = {
+    "matching": lambda: None,
+    "variational": lambda variance="small", levels=1000: (variance, times.Levels(levels), False),
+    "hybrid": lambda levels=1000: ("learned", times.Levels(levels), True),
+}
+"""`matching`, or the variational bound of a discrete chain: its variance, levels, and whether beside the simple
+loss."""
 
 MODELS: dict[str, Callable[..., nnx.Module]] = {"mlp": MLP, "unet": UNet}
 
@@ -59,6 +125,7 @@ class Problem:
         path, source, coupling, prediction: the regression problem.
         init: key -> parameters, jitted.
         apply: (params, t, x, cond) -> output.
+        loss: (params, key, batch) -> the loss, diagnosed.
     """
 
     spec: DataSpec
@@ -68,10 +135,11 @@ class Problem:
     prediction: Prediction
     init: Callable[[PRNGKey], Params]
     apply: ParametricApply
+    loss: DiagnosedLoss
 
     @property
     def interval(self) -> tuple[float, float]:
-        """The times of training and solving."""
+        """The times at which the network can be read: those of solving."""
         return self.prediction.interval(self.path)
 
     @property
@@ -92,59 +160,146 @@ def build(config: Config, spec: DataSpec) -> Problem:
     Raises:
         ConfigError: on an unknown name, or parts that do not fit together.
     """
-    path = lookup("path.name", config.path.name, PATHS)(make_schedule(config.path.schedule))
-    source = lookup("source.name", config.source.name, SOURCES)(spec.shape)
-    coupling = lookup("coupling.name", config.coupling.name, COUPLINGS)()
-    prediction = lookup("prediction", config.prediction, PREDICTIONS)
+    schedule = make_schedule(config.path.schedule, config.path.shift)
+    noise = make("path.noise", config.path.noise, NOISES) if config.path.noise else None
+    source = make("source.name", config.source.name, SOURCES, spec)
+    coupling = make("coupling.name", config.coupling.name, COUPLINGS, AffinePath(schedule, noise))
+    prediction = make("prediction", config.prediction, PREDICTIONS)
     if tuple(source.shape) != tuple(spec.shape):
         raise ConfigError(
             f"source.name {config.source.name!r} has shape {source.shape}, data {spec.name!r} {spec.shape}"
         )
-    _check_gaussian(config, path, source, coupling, prediction)
+    path = _make_path(config, AffinePath(schedule, noise), source, coupling)
+    _check_fit(config, path, source, coupling, prediction)
+    if config.model.conditional and not spec.num_classes:
+        raise ConfigError(f"model.conditional needs labels, and data {spec.name!r} has none")
+    if getattr(coupling, "condition_weight", 0.0) and not config.model.conditional:
+        raise ConfigError(
+            f"coupling.name {config.coupling.name!r} pairs within labels: it needs model.conditional=true"
+        )
+    init, apply = _make_model(config, spec, prediction.heads)
+    learned = config.loss.uncertainty or config.loss.times.startswith("importance")
+    if learned:
+        init, apply = _with_profile(init, apply)
+    loss = _make_loss(config, apply, path, source, coupling, prediction, learned)
+    return Problem(spec, path, source, coupling, prediction, init, apply, loss)
+
+
+def make_schedule(text: str, shift: float = 1.0) -> schedules.Schedule:
+    """`condot`, `polynomial(2)`, `vp(0.1, 20)`: a name in `SCHEDULES`, shifted if shift is not 1.
+
+    Raises:
+        ConfigError: on an unknown name, arguments it does not take, or a schedule that is not monotone.
+    """
+    schedule = make("path.schedule", text, SCHEDULES)
+    schedule = schedule if shift == 1.0 else schedules.Shifted(schedule, shift)
+    try:
+        schedules.check_monotone(schedule)
+    except ValueError as error:
+        raise ConfigError(f"path.schedule {text!r}: {error}") from None
+    return schedule
+
+
+def _eps(path: AffinePath, eps: float | None) -> float:
+    """The regularisation of a bridge's coupling is 2 sigma^2 (Tong et al. 2024, sec. 3.2.4)."""
+    if eps is not None:
+        return float(eps)
+    if not isinstance(path.noise, path_noise.Bridge):
+        raise ValueError("say its regularisation, sinkhorn(eps), or take path.noise 'bridge(sigma)', for 2 sigma^2")
+    return 2.0 * path.noise.scale**2
+
+
+def _digits_source(spec: DataSpec, label: int) -> sources.Empirical:
+    """One class of scikit-learn's digits, in model space, dequantised as the data are."""
+    if not spec.name.startswith("digits"):
+        raise ValueError(f"digits go to digits: data.name is {spec.name!r}")
+    to_model = spec.normalise.to_model
+    step = float(to_model(jnp.ones(1))[0] - to_model(jnp.zeros(1))[0])
+    return sources.Empirical(to_model(jnp.asarray(digits_of(label)[0], jnp.float32)), step)
+
+
+def _make_path(config: Config, plain: AffinePath, source: Any, coupling: Any) -> AffinePath:
+    lookup("path.name", config.path.name, PATHS)
+    why = _not_gaussian(config, source, coupling)
+    if config.path.name == "gaussian" and (why or plain.noise is not None):
+        why = why or f"path.noise is {config.path.noise!r}"
+        raise ConfigError(f"path.name 'gaussian' has no meaning here: {why}; use 'affine'")
+    return plain if why or plain.noise is not None else GaussianPath(plain.schedule)
+
+
+def _not_gaussian(config: Config, source: Any, coupling: Any) -> str:
+    """Why the ends are not a Gaussian source and independent data; empty if they are."""
+    if not coupling.keeps_independence:
+        return f"coupling.name {config.coupling.name!r} makes the source depend on the data"
+    return "" if is_standard_normal(source) else f"source.name {config.source.name!r} is not N(0, I)"
+
+
+def _check_fit(config: Config, path: AffinePath, source: Any, coupling: Any, prediction: Prediction) -> None:
+    """Scores and noise exist only for N(0, I) kept independent of the data, or with noise on the path."""
+    name, noise = config.prediction, config.path.noise
+    if prediction.gaussian_only and (why := _not_gaussian(config, source, coupling)):
+        raise ConfigError(f"prediction {name!r} has no meaning here: {why}; use 'velocity' or 'data'")
+    if path.noise is not None and prediction.noise == "refused":
+        raise ConfigError(
+            f"prediction {name!r} does not determine the flow on a path with noise (path.noise {noise!r}): use "
+            "'velocity', or 'velocity_score' for the SDE too"
+        )
+    if path.noise is None and prediction.noise == "required":
+        raise ConfigError(f"prediction {name!r} is of a path with noise: set path.noise, for example 'bridge(1)'")
     try:
         path.prior(source)
     except ValueError as error:
         raise ConfigError(f"source.name {config.source.name!r}: {error}") from None
-    if config.model.conditional and not spec.num_classes:
-        raise ConfigError(f"model.conditional needs labels, and data {spec.name!r} has none")
-    init, apply = _make_model(config, spec)
-    return Problem(spec, path, source, coupling, prediction, init, apply)
 
 
-def make_schedule(text: str) -> schedules.Schedule:
-    """`condot`, `polynomial(2)`, `vp(0.1, 20)`: a name in `SCHEDULES`, with literal arguments in brackets."""
-    name, bracket, rest = text.partition("(")
-    make = lookup("path.schedule", name.strip(), SCHEDULES)
-    try:
-        arguments = ast.literal_eval(f"({rest[:-1]},)") if bracket and rest.strip(") ") else ()
-        return make(*arguments)
-    except (TypeError, SyntaxError, ValueError) as error:
-        raise ConfigError(f"path.schedule {text!r}: {error}; write it like polynomial(2) or vp(0.1, 20)") from None
+def _make_loss(
+    config: Config,
+    apply: ParametricApply,
+    path: AffinePath,
+    source: Any,
+    coupling: Any,
+    prediction: Prediction,
+    learned: bool,
+) -> DiagnosedLoss:
+    weighting = make("loss.weight", config.loss.weight, WEIGHTS)
+    drawn = make("loss.times", config.loss.times, TIMES)
+    chain = make("loss.name", config.loss.name, LOSSES)
+    if chain is None:
+        if prediction.name == "noise_variance":
+            raise ConfigError("prediction 'noise_variance' is trained by the variational bound: set loss.name='hybrid'")
+        if weighting.of is not None and (prediction.heads > 1 or path.noise is not None):
+            raise ConfigError(f"loss.weight {config.loss.weight!r} is for one head and a path without noise: use 'own'")
+        profile = (lambda params: params["profile"]) if learned else None
+        return diagnosed(apply, path, source, coupling, prediction, drawn, weighting, profile, config.loss.uncertainty)
+    variance, levels, hybrid = chain
+    if not isinstance(path, GaussianPath):
+        why = _not_gaussian(config, source, coupling) or f"path.noise is {config.path.noise!r}"
+        raise ConfigError(f"loss.name {config.loss.name!r} is the bound of a Gaussian chain: {why}")
+    if variance not in ("small", "large", "learned"):
+        raise ConfigError(f"loss.name {config.loss.name!r}: the variance is small, large or learned")
+    if (variance == "learned") != (prediction.name == "noise_variance"):
+        raise ConfigError("a learned variance goes with prediction 'noise_variance', and that with loss.name 'hybrid'")
+    if (config.loss.weight, config.loss.times, learned) != ("own", "uniform", False):
+        raise ConfigError(f"loss.name {config.loss.name!r} has its own weights and times: leave loss.weight and .times")
+    return bound(apply, path, source, prediction, levels, variance, hybrid)
 
 
-def _check_gaussian(config: Config, path: AffinePath, source: Any, coupling: Any, prediction: Prediction) -> None:
-    """Scores and noise exist only for N(0, I) kept independent of the data: elsewhere asking for them is an error."""
-    gaussian = is_standard_normal(source) and coupling.keeps_independence
-    why = (
-        f"source.name {config.source.name!r} is not N(0, I)"
-        if coupling.keeps_independence
-        else f"coupling.name {config.coupling.name!r} makes the source depend on the data"
-    )
-    if isinstance(path, GaussianPath) and not gaussian:
-        raise ConfigError(f"path.name 'gaussian' has no meaning here: {why}; use 'affine'")
-    if prediction.gaussian_only and not gaussian:
-        raise ConfigError(f"prediction {prediction.name!r} has no meaning here: {why}; use 'velocity' or 'data'")
+def _with_profile(init: Any, apply: ParametricApply) -> tuple[Any, ParametricApply]:
+    """The network's parameters beside a learned profile of the loss over time."""
+    both = lambda key: {"network": init(key), "profile": jnp.zeros(times.BINS)}
+    return both, lambda params, t, x, cond: apply(params["network"], t, x, cond)
 
 
-def _make_model(config: Config, spec: DataSpec) -> tuple[Callable[[PRNGKey], Params], ParametricApply]:
+def _make_model(config: Config, spec: DataSpec, outputs: int) -> tuple[Callable[[PRNGKey], Params], ParametricApply]:
     """The network as two pure functions over a plain dict of arrays."""
-    make = lookup("model.name", config.model.name, MODELS)
+    module = lookup("model.name", config.model.name, MODELS)
     own = {key: config.model[key] for key in MODEL_DEFAULTS[config.model.name]}
     if config.model.name == "unet" and not spec.is_image:
         raise ConfigError(f"model.name 'unet' needs images (H, W, C), and data {spec.name!r} has shape {spec.shape}")
 
     def construct(rngs: nnx.Rngs) -> nnx.Module:
-        return make(spec.shape, num_classes=spec.num_classes if config.model.conditional else 0, rngs=rngs, **own)
+        classes = spec.num_classes if config.model.conditional else 0
+        return module(spec.shape, num_classes=classes, outputs=outputs, rngs=rngs, **own)
 
     try:
         graphdef, _ = nnx.split(nnx.eval_shape(lambda: construct(nnx.Rngs(0))))

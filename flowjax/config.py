@@ -4,8 +4,9 @@ A config file is short: `config = defaults("mlp")`, a few assignments, `return c
 ml_collections and nothing heavier.
 """
 
+import ast
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ml_collections import ConfigDict
@@ -38,9 +39,10 @@ def defaults(model: str = "mlp") -> Config:
             "seed": 0,
             "data": {"name": "gaussians8", "path": ""},
             "source": {"name": "normal"},
-            "path": {"name": "affine", "schedule": "condot"},
+            "path": {"name": "affine", "schedule": "condot", "shift": 1.0, "noise": ""},
             "coupling": {"name": "independent"},
             "prediction": "velocity",
+            "loss": {"name": "matching", "weight": "own", "times": "uniform", "uncertainty": False},
             "model": {"name": model, "conditional": False, **lookup("model.name", model, MODEL_DEFAULTS)},
             "train": {
                 "steps": 10_000,
@@ -76,6 +78,29 @@ def lookup(key: str, name: str, table: Mapping[str, T]) -> T:
     if name not in table:
         raise ConfigError(f"{key}: {unknown(name, table)}")
     return table[name]
+
+
+def make(key: str, text: str, table: Mapping[str, Callable[..., T]], *first: Any) -> T:
+    """What `name`, `name(1, 2)` or `name(eps=2)` stands for in a table: table[name](*first, *arguments).
+
+    Raises:
+        ConfigError: on an unknown name, arguments that are not literals, or ones that it does not take.
+    """
+    name, bracket, _ = text.partition("(")
+    build = lookup(key, name.strip(), table)
+    try:
+        call = ast.parse(text.strip(), mode="eval").body if bracket else ast.Call(ast.Name(name), [], [])
+        if not isinstance(call, ast.Call):
+            raise ValueError("no closing bracket")
+        arguments = [ast.literal_eval(node) for node in call.args]
+        keywords = {str(word.arg): ast.literal_eval(word.value) for word in call.keywords}
+        return build(*first, *arguments, **keywords)
+    except (TypeError, SyntaxError, ValueError) as error:
+        if type(error) not in (TypeError, SyntaxError, ValueError):
+            raise  # a line of its own, as DataError's
+        reason = str(error).replace("<unknown>, ", "").replace("<lambda>()", name.strip())
+        hint = "" if type(error) is ValueError else f"; write it like {name.strip()} or {name.strip()}(number, ...)"
+        raise ConfigError(f"{key} {text!r}: {reason}{hint}") from None
 
 
 def flatten(config: Config | dict, prefix: str = "") -> dict[str, Any]:
@@ -147,6 +172,8 @@ def _check_ranges(flat: dict[str, Any]) -> None:
     for key in ("train.warmup", "train.clip", "train.weight_decay", "train.keep_every", "ema.half_life", "seed"):
         if not flat[key] >= 0:
             raise ConfigError(f"{key} must not be negative, it is {flat[key]}")
+    if not flat["path.shift"] > 0:
+        raise ConfigError(f"path.shift must be positive, not {flat['path.shift']}")
     if not 0 < flat["train.lr"] < float("inf"):
         raise ConfigError(f"train.lr must be positive and finite, not {flat['train.lr']}")
     if not 0 <= flat["train.label_dropout"] <= 1:

@@ -5,8 +5,8 @@ batch leaves both marginals as they are on average over batches, and changes the
 transport makes them straighter and the regression target less noisy (Tong et al. 2024; Pooladian et al. 2023).
 
 Any of them but `Independent` leaves x0 given x1 non-Gaussian: no score and no noise prediction then, except on a path
-with noise of its own. And x0 given a *condition* is not Gaussian either, though sampling with that condition starts from
-all of N(0, I): `condition_weight` inf pairs within equal conditions, which keeps x0 given the condition as drawn.
+with noise of its own. And x0 given a *condition* is not Gaussian either, though sampling with that condition starts
+from all of N(0, I): `condition_weight` inf pairs within equal conditions, which keeps x0 given the condition as drawn.
 """
 
 import math

@@ -12,6 +12,7 @@ from flowjax import metrics, sampling
 from flowjax.data import Dataset
 from flowjax.run import Run
 from flowjax.sampling import DOPRI5, Solver
+from flowjax.sources import has_density
 from flowjax.training.writers import say
 
 _PAIRS, _PAIR_SIZE, _SOURCE_PAIRS = 25, 1000, 10
@@ -35,6 +36,9 @@ def evaluate(run: Run, dataset: Dataset, seed: int = 0, solver: Solver = DOPRI5,
         npe: normalised path energy; path_energy; w2_squared_source: between source and data.
         mode_share_min, mode_share_max: smallest and largest share of samples whose nearest mode is one mode.
     """
+    if not has_density(run.prior):
+        say(f"evaluate: source.name {run.config.source.name!r} has no density: no nll, no kl")
+        return _sample_metrics(run, dataset, seed, solver, batch)
     points, labels = _held_out(run, dataset)
     exact = run.spec.d <= _EXACT_UP_TO
     say(f"evaluate: log-likelihood of {len(points)} points ({'exact' if exact else 'hutchinson'})")

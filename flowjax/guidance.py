@@ -1,12 +1,13 @@
 """Guidance: Denoiser -> Denoiser, in front of any sampler, ODE or SDE.
 
-Every guide moves the ends along the one direction in which the data can move at fixed x_t, (x0, x1) += (-alpha, sigma) k, so
-that alpha x1 + sigma x0 = x_t still holds and all predictions stay consistent:
+Every guide moves the ends along the one direction in which the data can move at fixed x_t, (x0, x1) += (-alpha,
+sigma) k, so that alpha x1 + sigma x0 = x_t still holds and all predictions stay consistent:
 
     classifier-free   uncond + scale (cond - uncond)                                     Ho & Salimans 2022
     autoguidance      weak + scale (strong - weak)                                       Karras et al. 2024b
     classifier        score + scale grad log p(y | x_t):  x0 -= scale sigma grad         Dhariwal & Nichol 2021
-    posterior         the same with log p(y | E[x1 | x_t])                               Chung et al. 2023; Song et al. 2023
+    posterior         the same with log p(y | E[x1 | x_t])                               Chung et al. 2023; Song et
+    al. 2023
 
 scale 0 is unconditional (the weak network), 1 the plain conditional one; beyond 1 it is sharper than the data.
 """
@@ -153,10 +154,11 @@ coordinate."""
 
 @dataclass(frozen=True)
 class Posterior:
-    """Samples of p(x1 | y) from the likelihood of a measurement y, without training (Chung et al. 2023; Song et al. 2023).
+    """Samples of p(x1 | y) from the likelihood of a measurement y, without training (Chung et al. 2023; Song et al.
+    2023).
 
-    p(y | x_t) is taken for the measurement's likelihood at E[x1 | x_t], widened by the variance of x1 given x_t of data with
-    standard deviation `data_std`: exact for normal data of that variance and a linear measurement.
+    p(y | x_t) is taken for the measurement's likelihood at E[x1 | x_t], widened by the variance of x1 given x_t of
+    data with standard deviation `data_std`: exact for normal data of that variance and a linear measurement.
 
     Args:
         denoiser, path: unconditional or conditional, of a Gaussian path.
@@ -216,7 +218,9 @@ def linear_measurement(
 
 def _needs_gaussian(path: AffinePath) -> None:
     if not path.has_score or path.noise is not None:
-        raise ValueError("guidance by a likelihood moves the score: it needs path 'gaussian', from N(0, I) independently")
+        raise ValueError(
+            "guidance by a likelihood moves the score: it needs path 'gaussian', from N(0, I) independently"
+        )
 
 
 def _moved(path: AffinePath, t: Time, x: Batched, ends: Ends, slope: Batched) -> Ends:

@@ -11,8 +11,8 @@ x1 ~ N(m, s^2) with correlation q. The path x_t = alpha x1 + sigma x0 + gamma z 
     (5)  E[z  | x] = sum_c R_c gamma / V (x - mu)
     (6)  score     = -sum_c R_c (x - mu) / V
 
-Independent coupling of a mixture of J and one of K components is J K components with q = 0; a finite data set is s = 0, one
-component a point. Between two normals q = 1 is optimal transport, and the Schroedinger bridge lies between
+Independent coupling of a mixture of J and one of K components is J K components with q = 0; a finite data set is s =
+0, one component a point. Between two normals q = 1 is optimal transport, and the Schroedinger bridge lies between
 (`bridge_correlation`). They are the root of the tests and what notebooks draw beside what was learned.
 """
 
@@ -40,8 +40,8 @@ from flowjax.typing import Batched, Cond, Time
 class Oracle:
     """The exact answers for a mixture of isotropic normals on both ends of an affine path.
 
-    Every method takes t, () or (B,), and x, (B, *event). Where all scales (and gamma) are zero the density is singular at
-    t = 1: stay below it. Memory is B x C x D unless compiled, when the distances fuse into their sum.
+    Every method takes t, () or (B,), and x, (B, *event). Where all scales (and gamma) are zero the density is
+    singular at t = 1: stay below it. Memory is B x C x D unless compiled, when the distances fuse into their sum.
 
     Attributes:
         path: an affine path.
@@ -76,9 +76,9 @@ class Oracle:
         The barrier hides that they may be zero: XLA's CPU compiler (jaxlib 0.10.2) drops a product with a constant zero
         inside a fused sum and leaves what was in memory.
         """
-        means = jax.lax.optimization_barrier(jnp.asarray(means, x.dtype))
-        means = means.reshape(means.shape + (1,) * (x.ndim - means.ndim))
-        return jnp.broadcast_to(means, (self.scales.shape[0], *x.shape[1:]))
+        given: Array = jax.lax.optimization_barrier(jnp.asarray(means, x.dtype))
+        given = given.reshape(given.shape + (1,) * (x.ndim - given.ndim))
+        return jnp.broadcast_to(given, (self.scales.shape[0], *x.shape[1:]))
 
     def _mu(self, c: "_Coefficients", x: Batched) -> tuple[Array, Array]:
         """(alpha, sigma) weights against the two stacks of means, flattened: mu = alpha m + sigma n, (B, C, D)."""
@@ -154,7 +154,8 @@ def gaussian(
 ) -> Oracle:
     """Data N(mean, std^2 I): `std` a scalar; `mean` a scalar or an array of the event's shape.
 
-    The source is N(source_mean, source_std^2 I) with that correlation in each coordinate; N(0, I), independent, by default.
+    The source is N(source_mean, source_std^2 I) with that correlation in each coordinate; N(0, I), independent, by
+    default.
     """
     mean = jnp.asarray(mean, jnp.result_type(float))
     one = lambda a: jnp.reshape(jnp.asarray(a, mean.dtype), (1,))

@@ -19,9 +19,9 @@ x_t = alpha x1 + sigma x0, with primes for time derivatives:
 A singular prediction narrows the interval of training and solving to where the vanishing coefficient is at least a
 thousandth of the other (`Prediction.interval`).
 
-On a path with noise, (x_t, v) are two equations for three unknowns. A `velocity` network alone gives the velocity, hence
-the ODE; its ends are those of the noiseless path with the same velocity, and there is no score. `velocity_score` has a
-second head for E[z | x_t] = -gamma score, and determines all.
+On a path with noise, (x_t, v) are two equations for three unknowns. A `velocity` network alone gives the velocity,
+hence the ODE; its ends are those of the noiseless path with the same velocity, and there is no score.
+`velocity_score` has a second head for E[z | x_t] = -gamma score, and determines all.
 """
 
 import math
@@ -45,8 +45,8 @@ class Ends(NamedTuple):
     Attributes:
         x0, x1: E[x0 | x_t = x], E[x1 | x_t = x].
         z: E[z | x_t = x] of the path's own noise, if known.
-        spread: of a network with learned variance: where in [0, 1], in logarithm, the variance of an ancestral step lies
-            between its bounds (`flowjax.paths.transition`).
+        spread: of a network with learned variance: where in [0, 1], in logarithm, the variance of an ancestral step
+            lies between its bounds (`flowjax.paths.transition`).
     """
 
     x0: Batched
@@ -168,12 +168,12 @@ def _v_from_ends(path: AffinePath, t: Time, x: Batched, ends: Ends) -> Batched:
 def _velocity_score_to_ends(path: AffinePath, t: Time, x: Batched, output: Batched) -> Ends:
     v, z = jnp.split(output, 2, -1)
     g, dg = path.noise_rates(t, x)
-    x0, x1, _ = _velocity_to_ends(path, t, x - g * z, v - dg * z)
-    return Ends(x0, x1, z)
+    return _velocity_to_ends(path, t, x - g * z, v - dg * z)._replace(z=z)
 
 
 def _velocity_score_from_ends(path: AffinePath, t: Time, x: Batched, ends: Ends) -> Batched:
-    return jnp.concatenate([_velocity_from_ends(path, t, x, ends), ends.z], -1)
+    z = jnp.zeros_like(ends.x0) if ends.z is None else ends.z
+    return jnp.concatenate([_velocity_from_ends(path, t, x, ends), z], -1)
 
 
 velocity = Prediction(
@@ -222,7 +222,8 @@ v = Prediction(
     to_ends=_v_to_ends,
     from_ends=_v_from_ends,
 )
-"""alpha x0 - sigma x1 (Salimans & Ho 2022): the velocity of the cosine schedule up to -pi / 2, well conditioned on all."""
+"""alpha x0 - sigma x1 (Salimans & Ho 2022): the velocity of the cosine schedule up to -pi / 2, well conditioned on
+all."""
 
 velocity_score = Prediction(
     "velocity_score",
@@ -338,8 +339,8 @@ def no_score(path: AffinePath) -> str:
     if path.noise is not None:
         return "a velocity alone has no score on a path with noise: train prediction 'velocity_score'"
     return (
-        "this path has no score: that takes a source N(0, I) independent of the data (path 'gaussian'), or noise on the "
-        "path with prediction 'velocity_score'"
+        "this path has no score: that takes a source N(0, I) independent of the data (path 'gaussian'), or noise on "
+        "the path with prediction 'velocity_score'"
     )
 
 

@@ -24,6 +24,7 @@ def reschedule(denoiser: Denoiser, trained: AffinePath, path: AffinePath) -> Den
     At equal log-SNR the points of the two paths are equal up to a scale, so the posterior means are the same. Exact
     where `trained` reaches that log-SNR; beyond it the nearest time is used: solve on `overlap(trained, path)`.
     """
+
     def changed(t: Time, x: Batched, cond: Cond = None) -> Ends:
         time = clip_time(trained.schedule, path.schedule.log_snr(t))
         old, new = _size(trained, time, x), _size(path, t, x)
@@ -40,12 +41,17 @@ def _size(path: AffinePath, t: Time, like: Batched) -> Array:
     return jnp.sqrt(r.alpha**2 + r.sigma**2)
 
 
-def overlap(trained: AffinePath, path: AffinePath) -> tuple[float, float]:
-    """The times of `path` whose log-SNR `trained` reaches: where `reschedule` is exact."""
+def overlap(trained: AffinePath, path: AffinePath, interval: tuple[float, float] | None = None) -> tuple[float, float]:
+    """The times of `path` whose log-SNR `trained` reaches: where `reschedule` is exact.
+
+    Args:
+        trained, path: as for `reschedule`.
+        interval: the times at which the network of `trained` can be read; all of them where None.
+    """
+    low, high = interval or (trained.t_min, trained.t_max)
     with jax.ensure_compile_time_eval():
         ends = []
-        for t in (trained.t_min, trained.t_max):
+        for t, unbounded in ((low, path.t_min), (high, path.t_max)):
             level = float(trained.schedule.log_snr(t))
-            infinite = (path.t_min if level < 0 else path.t_max) if math.isinf(level) else None
-            ends.append(infinite if infinite is not None else float(path.schedule.time_of_log_snr(level)))
+            ends.append(unbounded if math.isinf(level) else float(path.schedule.time_of_log_snr(level)))
     return max(path.t_min, min(ends[0], path.t_max)), min(path.t_max, max(ends[1], path.t_min))

@@ -4,6 +4,7 @@ Sample i depends on the seed and on i alone, not on how many are drawn or in wha
 `fold_in(key(seed), i)`, each row is its own solve, and the last batch is padded to the size of the others.
 """
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -14,12 +15,23 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from flowjax import likelihood
+from flowjax import guidance, likelihood, solvers
+from flowjax.build import make_schedule
+from flowjax.config import ConfigError, make, unknown
 from flowjax.likelihood import Divergence
 from flowjax.models.embeddings import NO_LABEL
+from flowjax.paths import AffinePath, GaussianPath
+from flowjax.predictions import Denoiser
+from flowjax.reschedule import overlap, reschedule
 from flowjax.run import Run
-from flowjax.solvers import Stats, solve_ode
-from flowjax.training.writers import Progress
+from flowjax.solvers import Options, Stats, diffusions, grids, make_sampler
+from flowjax.solvers.diffusions import Diffusion
+from flowjax.solvers.grids import GRIDS
+from flowjax.solvers.sample import check_solver
+from flowjax.solvers.sample import interval as solver_interval
+from flowjax.solvers.stochastic import Variance
+from flowjax.sources import has_density
+from flowjax.training.writers import Progress, say
 from flowjax.typing import Params
 
 
@@ -29,16 +41,76 @@ class SolverFault(RuntimeError):
 
 @dataclass(frozen=True)
 class Solver:
-    """How to integrate: see `flowjax.solvers.solve_ode`."""
+    """How to integrate: see `flowjax.solvers.sample`.
+
+    Attributes:
+        name, rtol, atol, steps: of the solver; adaptive where steps is None.
+        grid: a name in `GRIDS`, or `learned`, for `steps` steps.
+        eta, churn, g, variance: as in `flowjax.solvers.Options`, but churn is S_churn, the sum over all steps, and g
+            a name in `DIFFUSIONS` with its arguments, or a number for a constant.
+        schedule: another one than was trained, as in configs.
+    """
 
     name: str = "dopri5"
     rtol: float = 1e-5
     atol: float = 1e-5
     steps: int | None = None
+    grid: str = "uniform"
+    eta: float | None = None
+    churn: float | None = None
+    g: str | None = None
+    variance: Variance | None = None
+    schedule: str | None = None
 
     @property
-    def keywords(self) -> dict[str, Any]:
+    def tolerances(self) -> dict[str, Any]:
+        """What `likelihood.log_prob` takes."""
         return {"solver": self.name, "rtol": self.rtol, "atol": self.atol, "steps": self.steps}
+
+    def options(self) -> Options:
+        """Raises ConfigError if g is not one."""
+        churn = None if self.churn is None else min(self.churn / (self.steps or 1), 2**0.5 - 1)
+        return Options(self.eta, churn, None if self.g is None else _diffusion(self.g), self.variance)
+
+    def check(self) -> None:
+        """Refuses what cannot be meant, before a run is opened.
+
+        Raises:
+            ValueError: one line.
+        """
+        check_solver(self.name, self.steps, self.options())
+        if self.grid != "learned":
+            make("grid", self.grid, GRIDS)
+        if self.grid != "uniform" and self.steps is None:
+            raise ValueError("grid: an adaptive solve chooses its own times: say how many with steps=N")
+
+
+def _diffusion(text: str) -> Diffusion:
+    try:
+        return diffusions.Constant(float(text))
+    except ValueError as error:
+        if "negative" in str(error):
+            raise ConfigError(str(error)) from None
+    return make("g", text, diffusions.DIFFUSIONS)
+
+
+@dataclass(frozen=True)
+class Guide:
+    """How to guide: see `flowjax.guidance`.
+
+    Attributes:
+        name: `cfg`, or `auto`, against `weak`.
+        scale: 1 for none.
+        interval: times outside which `cfg` is off.
+        rescale: of `cfg`.
+        weak: a run of the same path.
+    """
+
+    name: str
+    scale: float
+    interval: tuple[float, float] = (0.0, 1.0)
+    rescale: float = 0.0
+    weak: Run | None = None
 
 
 DOPRI5 = Solver()
@@ -77,6 +149,7 @@ def sample(
     label: int | None = None,
     batch: int = 0,
     show: bool = False,
+    guide: Guide | None = None,
 ) -> Drawn:
     """Draws `num` samples.
 
@@ -88,31 +161,117 @@ def sample(
         label: one class for all; classes uniformly at random where None.
         batch: rows a batch, 0 for a default.
         show: progress on stderr.
+        guide: guidance, or none.
 
     Raises:
         SolverFault: if an adaptive solve does not arrive.
+        ConfigError: if the solver or the guidance has no meaning for this run.
     """
     size = batch or default_batch(run)
-    t0, t1 = run.interval
-    noise_key, label_key = jax.random.split(jax.random.key(seed))
+    noise_key, label_key, solver_key = jax.random.split(jax.random.key(seed), 3)
     conditional = run.config.model.conditional
+    path, interval, scale = _start(run, solver, show)
+    options = solver.options()
+
+    def labels_of(rows: Array) -> Array | None:
+        if not conditional:
+            return None
+        if label is not None:
+            return jnp.full(rows.shape, label)
+        classes = run.spec.num_classes
+        return jax.vmap(lambda i: jax.random.randint(jax.random.fold_in(label_key, i), (), 0, classes))(rows)
+
+    def denoiser(params: Params) -> Denoiser:
+        plain = _guided(run, run.problem.denoiser(params), guide)
+        return plain if path == run.path else reschedule(plain, run.path, path)
+
+    grid = GRIDS["uniform"]() if solver.grid == "learned" else make("grid", solver.grid, GRIDS)
+    if solver.grid == "learned":
+        sampler = make_sampler(solver.name, path, options)
+        if sampler is None or solver.steps is None:
+            raise ConfigError(f"grid 'learned' is for samplers with a fixed number of steps, not {solver.name}")
+        say("sample: learning the time grid on 256 samples")
+        rows = jnp.arange(2**31 - 256, 2**31)
+        x0 = scale * source_noise(run, noise_key, rows)
+        try:
+            grid = grids.learn(sampler, denoiser(run.params), x0, solver.steps, cond=labels_of(rows))
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
 
     @jax.jit
     def draw(params: Params, rows: Array) -> tuple[Array, Array | None, Stats]:
-        labels = None
-        if conditional and label is not None:
-            labels = jnp.full(rows.shape, label)
-        elif conditional:
-            classes = run.spec.num_classes
-            labels = jax.vmap(lambda i: jax.random.randint(jax.random.fold_in(label_key, i), (), 0, classes))(rows)
-        x0 = source_noise(run, noise_key, rows)
-        x, stats = solve_ode(run.problem.field(params), x0, cond=labels, t0=t0, t1=t1, **solver.keywords)
+        labels = labels_of(rows)
+        x0 = scale * source_noise(run, noise_key, rows)
+        x, stats = solvers.sample(
+            denoiser(params),
+            path,
+            x0,
+            solver=solver.name,
+            steps=solver.steps,
+            grid=grid,
+            key=jax.vmap(partial(jax.random.fold_in, solver_key))(rows),
+            cond=labels,
+            t0=interval[0],
+            t1=interval[1],
+            options=options,
+            rtol=solver.rtol,
+            atol=solver.atol,
+        )
         return x, labels, stats
 
     batches = _batched(partial(draw, run.params), (np.arange(num),), num, size, show, "sample", solver)
     labels = np.concatenate([b[1] for b in batches]).astype(np.int32) if conditional else None
     samples = run.spec.finish(np.concatenate([b[0] for b in batches]))
     return Drawn(samples, labels, max(int(b[2].nfe.max()) for b in batches))
+
+
+def _start(run: Run, solver: Solver, show: bool) -> tuple[AffinePath, tuple[float, float], float]:
+    """The path to sample on, the times of the solve, and what multiplies the prior's samples at its start."""
+    path, (low, high) = run.path, run.interval
+    scale = 1.0
+    if solver.schedule is not None:
+        schedule = make_schedule(solver.schedule)
+        try:
+            path = dataclasses.replace(run.path, schedule=schedule)
+            low, high = overlap(run.path, path, run.interval)
+            if run.path.noise is not None:
+                raise ValueError("a path with noise cannot change its schedule")
+            if not isinstance(path, GaussianPath) and float(schedule.alpha(path.t_min)) > 0:
+                raise ValueError(f"{schedule} starts at alpha(0) > 0: it needs the source N(0, I)")
+        except ValueError as error:
+            raise ConfigError(f"schedule: {error}") from None
+        scale = float(schedule.sigma(low)) / float(run.path.schedule.sigma(run.path.t_min))
+        if show and (low > path.t_min + 1e-6 or high < path.t_max - 1e-6):
+            say(
+                f"sample: {schedule} reaches beyond the log-SNR that the network has seen; the solve runs from "
+                f"t = {low:.4g} to {high:.4g}, where it has"
+            )
+    try:
+        ours = solver_interval(solver.name, path, solver.options())
+    except ValueError as error:
+        raise ConfigError(f"solver {solver.name!r}: {error}") from None
+    return path, (max(low, ours[0]), min(high, ours[1])), scale
+
+
+def _guided(run: Run, denoiser: Denoiser, guide: Guide | None) -> Denoiser:
+    if guide is None:
+        return denoiser
+    if guide.name == "auto":
+        weak = guide.weak
+        if weak is None or weak.path != run.path or weak.spec.shape != run.spec.shape:
+            raise ConfigError("guidance 'auto' needs a weaker run of the same path and data: --weak WORKDIR")
+        if weak.config.model.conditional != run.config.model.conditional:
+            raise ConfigError("guidance 'auto': both runs must be conditional, or neither")
+        return guidance.Auto(denoiser, weak.denoiser, guide.scale)
+    if guide.name != "cfg":
+        raise ConfigError(f"guidance: {unknown(guide.name, ('cfg', 'auto'))}")
+    if not run.config.model.conditional:
+        raise ConfigError("guidance 'cfg' needs labels, and this network has none: train with model.conditional=true")
+    if not run.config.train.label_dropout:
+        raise ConfigError(
+            "guidance 'cfg' needs a network that was trained without labels now and then: label_dropout is 0"
+        )
+    return guidance.ClassifierFree(denoiser, guide.scale, guide.interval, guide.rescale, run.path)
 
 
 def log_prob(
@@ -136,6 +295,10 @@ def log_prob(
         seed: of dequantisation and of Hutchinson's probes; row i depends on it and on i alone.
         solver, batch, show: as for `sample`.
     """
+    if not has_density(run.prior):
+        raise ConfigError(
+            f"source.name {run.config.source.name!r} has no density, so there is no likelihood: sample instead"
+        )
     size = batch or max(16, default_batch(run) // (min(run.spec.d, 64) if divergence == "exact" else 1))
     t0, t1 = run.interval
     noise_key, probe_key = jax.random.split(jax.random.key(seed))
@@ -158,7 +321,7 @@ def log_prob(
             divergence=divergence,
             key=jax.vmap(partial(jax.random.fold_in, probe_key))(rows),
             probes=probes,
-            **solver.keywords,
+            **solver.tolerances,
         )
 
     points = (np.arange(len(x)), np.asarray(x, np.float32), labels)

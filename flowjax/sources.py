@@ -123,3 +123,35 @@ class GaussianMixture:
         scales = jnp.broadcast_to(jnp.asarray(self.scales), means.shape[:1])
         square = jnp.sum((x[:, None] - means) ** 2, -1) / scales**2
         return logsumexp(self.log_weights - 0.5 * square - means.shape[1] * (jnp.log(scales) + 0.5 * _LOG_2PI), axis=-1)
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=["points"], meta_fields=["spread"])
+@dataclass(frozen=True)
+class Empirical:
+    """Rows of a finite set, drawn with replacement: a data set as the source of another. It has no density.
+
+    Args:
+        points: (N, *event).
+        spread: each coordinate is moved by a uniform in [0, spread): dequantisation.
+    """
+
+    points: Float[ArrayLike, "N *event"]
+    spread: float = 0.0
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(jnp.shape(self.points)[1:])
+
+    def sample(self, key: PRNGKey, n: int) -> Batched:
+        key_row, key_spread = jax.random.split(key)
+        points = jnp.asarray(self.points)
+        rows = points[jax.random.randint(key_row, (n,), 0, points.shape[0])]
+        return rows + self.spread * jax.random.uniform(key_spread, rows.shape)
+
+    def log_prob(self, x: Batched) -> Float[Array, " B"]:
+        raise ValueError("a finite set has no density, so a flow from it has no likelihood: sample instead")
+
+
+def has_density(source: Source) -> bool:
+    """Whether `log_prob` means anything."""
+    return not isinstance(source, Empirical)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.optimize import linear_sum_assignment
 
-from flowjax.assignment import assign, entropic_potentials
+from flowjax.transport import assign, entropic_potentials, pairwise_cost
 from flowjax.couplings import Coupling, Independent, MinibatchOT
 
 pytestmark = pytest.mark.analytic

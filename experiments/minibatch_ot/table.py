@@ -68,7 +68,9 @@ def network():
 
 
 def train(method, problems, steps):
-    """Parameters of every problem (a pair and a seed), and the largest violation and the mean loss of the last tenth."""
+    """Parameters of every problem (a pair and a seed), and the largest violation and the mean loss of the last
+    tenth.
+    """
     path, coupling = METHODS[method]
     init, apply = network()
     tx = optax.adamw(1e-3, weight_decay=1e-5)
@@ -117,7 +119,9 @@ def cost_ratio(batches=8):
     for source, target in PAIRS:
         found = []
         for i in range(batches):
-            x0, x1 = (DRAW[n](jax.random.fold_in(jax.random.key(77 + j), i), BATCH) for j, n in enumerate((source, target)))
+            x0, x1 = (
+                DRAW[n](jax.random.fold_in(jax.random.key(77 + j), i), BATCH) for j, n in enumerate((source, target))
+            )
             rows, share = pairs(x0, x1)
             exact = assign(x0, x1, *entropic_potentials(pairwise_cost(x0, x1)))
             cost = lambda r, x0=x0, x1=x1: float(((x0[r] - x1) ** 2).sum(-1).mean())
@@ -134,7 +138,9 @@ def evaluate(method, params, problems):
 
     @jax.jit
     def one(params, pair, key):
-        field = predictions.field(predictions.read(lambda t, x, c: apply(params, t, x, c), path, predictions.velocity), path)
+        field = predictions.field(
+            predictions.read(lambda t, x, c: apply(params, t, x, c), path, predictions.velocity), path
+        )
         x0 = Drawn(pair, 0).sample(key, TEST)
 
         def rate(t, state, cond):
@@ -189,7 +195,7 @@ def main():
     for method in args.methods.split(","):
         usable = [p for p, (source, _) in enumerate(PAIRS) if method != "fm" or source == "normal"]
         problems = [(p, s) for p in usable for s in range(args.seeds)]
-        params, loss, violation, seconds, compiled = train(method, problems, args.steps)
+        params, _, violation, seconds, compiled = train(method, problems, args.steps)
         samples, energy = evaluate(method, params, problems)
         result = {
             "method": method,
@@ -204,7 +210,9 @@ def main():
             "records": distances(problems, samples, energy),
         }
         (args.out / f"{method}.json").write_text(json.dumps(result, indent=1))
-        np.savez_compressed(args.out / f"{method}.npz", samples=np.asarray(samples)[:: args.seeds, :2000].astype(np.float16))
+        np.savez_compressed(
+            args.out / f"{method}.npz", samples=np.asarray(samples)[:: args.seeds, :2000].astype(np.float16)
+        )
         line = {k: v for k, v in result.items() if k != "records"}
         with (args.out / "log.jsonl").open("a") as log:
             log.write(json.dumps(line) + "\n")

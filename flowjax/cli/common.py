@@ -1,6 +1,7 @@
 """What the commands on a trained run share, after the heavy imports."""
 
 import contextlib
+import re
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +9,11 @@ import numpy as np
 from absl import flags as absl_flags
 
 from flowjax.cli.flags import UsageError
+from flowjax.config import unknown
 from flowjax.data import DataError, open_dataset
 from flowjax.data.arrays import read_npz
 from flowjax.run import Run, load
-from flowjax.sampling import Solver
+from flowjax.sampling import Guide, Solver
 from flowjax.solvers import ode
 from flowjax.training.loop import RunFault
 
@@ -23,13 +25,47 @@ def open_run(values: absl_flags.FlagValues, workdir: str) -> Run:
 
 
 def solver(values: absl_flags.FlagValues) -> Solver:
-    """--solver, --rtol, --atol, --steps."""
-    chosen = Solver(values.solver, values.rtol, values.atol, values.steps)
+    """--solver, --rtol, --atol, --steps, and where the command has them the flags of sampling."""
+    more = ("grid", "eta", "churn", "g", "variance", "schedule")
+    given: dict[str, Any] = {name: values[name].value for name in more if name in values}
+    chosen = Solver(values.solver, values.rtol, values.atol, values.steps, **given)
     try:
-        ode.check_solver(chosen.name, chosen.steps)
+        if given:
+            chosen.check()
+        else:
+            ode.check_solver(chosen.name, chosen.steps)
     except ValueError as error:
-        raise UsageError(f"--solver: {error}".replace("steps=N", "--steps N")) from None
+        text = re.sub(r"\bsteps=N", "--steps N", str(error))
+        raise UsageError(f"--{text}" if text.startswith(("grid", "g:", "g ")) else f"--solver: {text}") from None
     return chosen
+
+
+def guide(values: absl_flags.FlagValues) -> Guide | None:
+    """--guidance with --scale, --interval, --rescale and --weak."""
+    extra = [name for name in ("scale", "interval", "rescale", "weak") if values[name].value is not None]
+    if values.guidance is None:
+        if extra:
+            raise UsageError(f"--{extra[0]} is of --guidance, which is not given")
+        return None
+    if values.guidance not in ("cfg", "auto"):
+        raise UsageError(f"--guidance: {unknown(values.guidance, ('cfg', 'auto'))}")
+    if values.scale is None:
+        raise UsageError("--guidance needs --scale: 1 changes nothing, 2 is twice as far from unconditional")
+    if values.guidance == "auto" and values.weak is None:
+        raise UsageError("--guidance auto needs --weak WORKDIR, the run of a weaker network")
+    other = ("weak",) if values.guidance == "cfg" else ("interval", "rescale")
+    for name in other:
+        if values[name].value is not None:
+            raise UsageError(f"--{name} is not of --guidance {values.guidance}")
+    try:
+        low, high = (float(t) for t in values.interval or ("0", "1"))
+    except ValueError:
+        raise UsageError("--interval is two times, like 0.2,0.8") from None
+    rescale = values.rescale or 0.0
+    if not 0 <= low <= high <= 1 or not 0 <= rescale <= 1:
+        raise UsageError("--interval is two times in order in [0, 1], and --rescale lies between 0 and 1")
+    weak = None if values.weak is None else load(values.weak, values.ema)
+    return Guide(values.guidance, values.scale, (low, high), rescale, weak)
 
 
 def points(run: Run, path: str | None) -> tuple[np.ndarray, np.ndarray | None]:

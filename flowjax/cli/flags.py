@@ -42,6 +42,23 @@ def define_solver(values: flags.FlagValues) -> None:
     flags.DEFINE_integer("steps", None, "this many equal steps instead", lower_bound=1, flag_values=values)
 
 
+def define_sampler(values: flags.FlagValues) -> None:
+    """The solver's flags, and those that only sampling has."""
+    define_solver(values)
+    values["solver"].help = "an ODE or SDE solver of diffrax in lower case, rk4, ddim, ddpm, edm, unipc, ..."
+    flags.DEFINE_string("grid", "uniform", "of --steps: uniform, edm, log_snr or learned", flag_values=values)
+    flags.DEFINE_float("eta", None, "of ddim: 0 deterministic, 1 DDPM", flag_values=values)
+    flags.DEFINE_float("churn", None, "S_churn of edm", lower_bound=0.0, flag_values=values)
+    flags.DEFINE_string("g", None, "noise of an SDE: a number, sigma(c), canonical(c)", flag_values=values)
+    flags.DEFINE_string("variance", None, "of ddpm: small, large or learned", flag_values=values)
+    flags.DEFINE_string("schedule", None, "sample under another schedule, as in configs", flag_values=values)
+    flags.DEFINE_string("guidance", None, "cfg, or auto with --weak", flag_values=values)
+    flags.DEFINE_float("scale", None, "of the guidance: 0 unconditional, 1 conditional", flag_values=values)
+    flags.DEFINE_list("interval", None, "of cfg: two times, 0.2,0.8", flag_values=values)
+    flags.DEFINE_float("rescale", None, "of cfg, 0 to 1", flag_values=values)
+    flags.DEFINE_string("weak", None, "workdir of the weaker network of auto", flag_values=values)
+
+
 def parse(values: flags.FlagValues, argv: list[str], usage: str) -> flags.FlagValues:
     """Parses, or raises `Help` or `UsageError`. `usage` is a command's docstring: it ends in a worked example."""
     if any(a in ("--help", "-h", "-help") for a in argv):

@@ -3,23 +3,23 @@
 from collections.abc import Callable
 from functools import partial
 
-from flowjax.config import lookup
+from flowjax.config import make
 from flowjax.data.arrays import open_npz
 from flowjax.data.dataset import Dataset
 from flowjax.data.densities import open_density
 from flowjax.data.digits import open_digits
 from flowjax.data.images import open_tfds
 
-DATASETS: dict[str, Callable[[str], Dataset]] = {
+DATASETS: dict[str, Callable[..., Dataset]] = {
     **{
         name: lambda path, name=name: open_density(name)
         for name in ("gaussians8", "moons", "checkerboard", "s_curve", "two_spirals", "pinwheel", "swiss_roll")
     },
-    "digits": lambda path: open_digits(),
+    "digits": lambda path, label=None: open_digits(label),
     **{name: partial(open_tfds, name) for name in ("mnist", "fashion_mnist", "cifar10")},
     "npz": open_npz,
 }
-"""name -> (data.path -> Dataset)."""
+"""name -> (data.path, arguments in brackets -> Dataset): `digits(1)` is one class of digits."""
 
 
 def open_dataset(name: str, path: str = "") -> Dataset:
@@ -29,4 +29,4 @@ def open_dataset(name: str, path: str = "") -> Dataset:
         ConfigError: if the name is unknown.
         DataError: if the data are missing or malformed.
     """
-    return lookup("data.name", name, DATASETS)(path)
+    return make("data.name", name, DATASETS, path)

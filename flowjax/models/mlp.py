@@ -28,7 +28,7 @@ class MLP(nnx.Module):
         features: sines and cosines of time, even; 0 appends t itself, as torchcfm's 2D network does.
         num_classes: classes of the condition; 0 for an unconditional network.
         activation: a name in `ACTIVATIONS`.
-        heads: outputs of the event's shape, side by side in the last axis.
+        outputs: arrays of the event's shape, side by side in the last axis.
         zero_init: start from an output of zero.
         rngs: for the initialisation.
     """
@@ -42,7 +42,7 @@ class MLP(nnx.Module):
         features: int = 16,
         num_classes: int = 0,
         activation: str = "silu",
-        heads: int = 1,
+        outputs: int = 1,
         zero_init: bool = True,
         rngs: nnx.Rngs,
     ):
@@ -55,14 +55,14 @@ class MLP(nnx.Module):
         widths = [d + (features or 1) + (width if num_classes else 0), *[width] * depth]
         self.layers = nnx.List([nnx.Linear(a, b, rngs=rngs) for a, b in pairwise(widths)])
         init = nnx.initializers.zeros_init() if zero_init else nnx.initializers.lecun_normal()
-        self.heads = heads
-        self.out = nnx.Linear(widths[-1], heads * d, kernel_init=init, rngs=rngs)
+        self.outputs = outputs
+        self.out = nnx.Linear(widths[-1], outputs * d, kernel_init=init, rngs=rngs)
 
     def __call__(
         self, t: Array | float, x: Float[Array, "B *event"], cond: Int[Array, " B"] | None = None
     ) -> Float[Array, "B *output"]:
-        """t: () or (B,) in [0, 1]; x: (B, *shape); cond: (B,) labels or None. Returns an array shaped like x, its last axis
-        `heads` times as long."""
+        """t: () or (B,) in [0, 1]; x: (B, *shape); cond: (B,) labels or None. Returns an array shaped like x, its
+        last axis `outputs` times as long."""
         time = batch_time(t, x)
         inputs = [x.reshape(x.shape[0], -1), time_features(time, self.features) if self.features else time[:, None]]
         if self.label is not None:
@@ -70,4 +70,4 @@ class MLP(nnx.Module):
         h = jnp.concatenate(inputs, -1)
         for layer in self.layers:
             h = self.activation(layer(h))
-        return self.out(h).reshape(*x.shape[:-1], self.heads * x.shape[-1])
+        return self.out(h).reshape(*x.shape[:-1], self.outputs * x.shape[-1])

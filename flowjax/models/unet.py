@@ -68,6 +68,7 @@ class UNet(nnx.Module):
         patch: side of the pixel blocks folded into channels at the door: 2 runs the network at half the resolution.
         heads: of the attention in the middle.
         num_classes: classes of the condition; 0 for an unconditional network.
+        outputs: images side by side in the last axis.
         rngs: for the initialisation.
     """
 
@@ -81,6 +82,7 @@ class UNet(nnx.Module):
         patch: int = 1,
         heads: int = 4,
         num_classes: int = 0,
+        outputs: int = 1,
         rngs: nnx.Rngs,
     ):
         height, width, c = shape
@@ -118,12 +120,12 @@ class UNet(nnx.Module):
             up.append(nnx.List(level))
         self.up = nnx.List(up)
         self.norm = nnx.GroupNorm(now, num_groups=_groups(now), rngs=rngs)
-        self.out = _conv(now, c * patch**2, 3, rngs, zero=True)
+        self.out = _conv(now, outputs * c * patch**2, 3, rngs, zero=True)
 
     def __call__(
         self, t: Array | float, x: Float[Array, "B H W C"], cond: Int[Array, " B"] | None = None
-    ) -> Float[Array, "B H W C"]:
-        """t: () or (B,) in [0, 1]; x: (B, H, W, C); cond: (B,) labels or None. Returns an array shaped like x."""
+    ) -> Float[Array, "B H W D"]:
+        """t: () or (B,) in [0, 1]; x: (B, H, W, C); cond: (B,) labels or None. Returns (B, H, W, outputs C)."""
         embedding = self.time2(jax.nn.silu(self.time1(time_features(batch_time(t, x), self.features))))
         if self.label is not None:
             embedding = embedding + self.label(cond, x.shape[0])

@@ -5,7 +5,8 @@
     log_normal(m, s)     log(sigma / alpha) ~ N(m, s^2)                  Karras et al. 2022, table 1
     stratified           one uniform shift of an even grid, shuffled     Kingma et al. 2021, appendix I.1
     levels(n)            the n levels of a discrete chain, evenly        Ho et al. 2020
-    importance           a learned density, divided out of the loss      Nichol & Dhariwal 2021, sec. 3.3; Karras et al. 2024
+    importance           a learned density, divided out of the loss      Nichol & Dhariwal 2021, sec. 3.3; Karras et
+    al. 2024
 
 All but the last change what is minimised; `importance` only its variance. Its density is learned with the network: a
 profile u of the logarithm of the loss on even bins of the interval, whose own loss  L / e^u + u  is least at
@@ -108,7 +109,8 @@ class LogNormal:
 
 @dataclass(frozen=True)
 class Levels:
-    """The n even times t_min, ..., t_max of a chain, each equally often; on a discrete schedule of n levels, its levels."""
+    """The n even times t_min, ..., t_max of a chain, each equally often; on a discrete schedule of n levels, its
+    levels."""
 
     n: int = 1000
 

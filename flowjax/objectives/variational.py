@@ -4,9 +4,9 @@ Levels t_1 < ... < t_n run from the noise to the data. In nats an example,
 
     -log p(x1) <= KL(q(x_1st | x1) | prior) + sum_k KL(q(x_{k+1} | x_k, x1) | p(x_{k+1} | x_k)) - log p(x1 | x_n)
 
-with q(x_{k+1} | x_k, x1) the posterior of `flowjax.paths.transition`, p the same with the network's E[x1 | x_k] for x1 and
-a fixed or learned variance, and p(x1 | x_n) = N(E[x1 | x_n], (sigma_n / alpha_n)^2 I). The first term has no parameters.
-DDPM's "simple" loss is `conditional` with the noise as target and `times.Levels`.
+with q(x_{k+1} | x_k, x1) the posterior of `flowjax.paths.transition`, p the same with the network's E[x1 | x_k] for
+x1 and a fixed or learned variance, and p(x1 | x_n) = N(E[x1 | x_n], (sigma_n / alpha_n)^2 I). The first term has no
+parameters. DDPM's "simple" loss is `conditional` with the noise as target and `times.Levels`.
 """
 
 from typing import Literal

@@ -1,13 +1,15 @@
 """Loss weights: how much an error counts at each time, apart from where times are drawn and what a network predicts.
 
-An error at (t, x_t) moves the ends along one direction, so the errors of all predictions there are proportional, by their
-`Prediction.gain`. A `Weighting` is a factor on the squared error *of one prediction*; on the error of the network's own it
-is  factor(t) (gain_of / gain_own)^2. With SNR = alpha^2 / sigma^2:
+An error at (t, x_t) moves the ends along one direction, so the errors of all predictions there are proportional, by
+their `Prediction.gain`. A `Weighting` is a factor on the squared error *of one prediction*; on the error of the
+network's own it is  factor(t) (gain_of / gain_own)^2. With SNR = alpha^2 / sigma^2:
 
     uniform(p)      1 on the error of p (SNR on the data's error is `uniform(noise)`; EDM's weight is `uniform(edm(s))`)
     min_snr(g)      min(SNR, g) on the data's error                                 Hang et al. 2023
-    sigmoid(b)      sigmoid(b - log SNR) on the noise's error                       Kingma & Gao 2023; Hoogeboom et al. 2024
-    likelihood      d(log SNR)/dt / 2 on the noise's error: the negative ELBO       Kingma et al. 2021; Song et al. 2021b
+    sigmoid(b)      sigmoid(b - log SNR) on the noise's error                       Kingma & Gao 2023; Hoogeboom et
+    al. 2024
+    likelihood      d(log SNR)/dt / 2 on the noise's error: the negative ELBO       Kingma et al. 2021; Song et al.
+    2021b
 """
 
 from collections.abc import Callable
@@ -41,7 +43,7 @@ class Weighting:
         """The weight of the squared error of `own` at t, (B,)."""
         if self.of is None:
             return own.weight(path, t)
-        if self.of.name == own.name:
+        if self.of is own:
             return self.factor(path, t)
         return self.factor(path, t) * (self.of.gain(path, t) / own.gain(path, t)) ** 2
 

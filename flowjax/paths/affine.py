@@ -4,8 +4,8 @@
     (2)  dx_t = alpha' x1 + sigma' x0 + gamma' z
 
 Since (1) and (2) are linear, conditional expectations pass through them: with e0 = E[x0 | x_t], e1 = E[x1 | x_t] and
-ez = E[z | x_t], x_t = alpha e1 + sigma e0 + gamma ez and the marginal velocity is v = alpha' e1 + sigma' e0 + gamma' ez.
-Without noise (gamma = 0), two of the four quantities (x_t, v, e0, e1) give the other two (`flowjax.predictions`).
+ez = E[z | x_t], x_t = alpha e1 + sigma e0 + gamma ez and the marginal velocity is v = alpha' e1 + sigma' e0 + gamma'
+ez. Without noise (gamma = 0), two of the four quantities (x_t, v, e0, e1) give the other two (`flowjax.predictions`).
 
 A score exists in two cases, both by Tweedie's formula:
 

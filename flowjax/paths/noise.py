@@ -55,7 +55,8 @@ class Constant:
 @jax.tree_util.register_static
 @dataclass(frozen=True)
 class Bridge:
-    """A Brownian bridge of diffusion `scale`: gamma^2 = scale^2 t (1 - t), the conditional path of Schroedinger bridges.
+    """A Brownian bridge of diffusion `scale`: gamma^2 = scale^2 t (1 - t), the conditional path of Schroedinger
+    bridges.
 
     gamma' is infinite at both ends, so times are kept in [1e-3, 1 - 1e-3].
     """
@@ -75,7 +76,8 @@ class Bridge:
 @jax.tree_util.register_static
 @dataclass(frozen=True)
 class Sine2:
-    """gamma = scale sin^2(pi t). Below 1e-3 times the scale the score -E[z] / gamma is lost: times in [0.0101, 0.9899]."""
+    """gamma = scale sin^2(pi t). Below 1e-3 times the scale the score -E[z] / gamma is lost: times in [0.0101,
+    0.9899]."""
 
     scale: float | int = 1.0
     t_min: ClassVar[float] = 0.0101

@@ -6,8 +6,8 @@ For t < s, s nearer the data, x_t = a x_s + noise of variance b, with a = alpha_
 
     (2)  q(x_s | x_t, x1) = N(a sigma_s^2 / sigma_t^2 x_t + alpha_s b / sigma_t^2 x1,  b sigma_s^2 / sigma_t^2)
 
-(Ho et al. 2020, eq. 6-7; Kingma et al. 2021, appendix A). The variance of a reverse step lies between that of (2), right
-for data at one point, and b, right for data N(0, I) (Ho et al. 2020, sec. 3.2).
+(Ho et al. 2020, eq. 6-7; Kingma et al. 2021, appendix A). The variance of a reverse step lies between that of (2),
+right for data at one point, and b, right for data N(0, I) (Ho et al. 2020, sec. 3.2).
 """
 
 from typing import NamedTuple

@@ -115,7 +115,8 @@ class SubVP:
 @jax.tree_util.register_static
 @dataclass(frozen=True)
 class VE:
-    """The variance-exploding diffusion (Song et al. 2021, eq. 30-31; the noise levels of NCSN): alpha = 1, sigma geometric.
+    """The variance-exploding diffusion (Song et al. 2021, eq. 30-31; the noise levels of NCSN): alpha = 1, sigma
+    geometric.
 
     The data are never gone: the prior N(0, sigma_max^2 I) is an approximation, good for sigma_max well above the
     distances between data.

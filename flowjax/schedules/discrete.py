@@ -86,7 +86,8 @@ def ddpm_linear(steps: int = 1000, first: float = 1e-4, last: float = 0.02) -> D
 
 @lru_cache
 def nichol_cosine(steps: int = 1000, s: float = 0.008, largest: float = 0.999) -> Discrete:
-    """Betas whose products follow cos^2((k / N + s) / (1 + s) pi / 2), cut at `largest` (Nichol & Dhariwal 2021, eq. 17).
+    """Betas whose products follow cos^2((k / N + s) / (1 + s) pi / 2), cut at `largest` (Nichol & Dhariwal 2021, eq.
+    17).
     """
     signal = np.cos((np.arange(steps + 1) / steps + s) / (1 + s) * np.pi / 2) ** 2
     return Discrete("nichol_cosine", tuple(np.minimum(1 - signal[1:] / signal[:-1], largest).tolist()))

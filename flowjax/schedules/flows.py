@@ -16,7 +16,8 @@ class CondOT:
     """alpha = t, sigma = 1 - t: straight lines at constant speed (Lipman et al. 2023, eq. 20; Liu et al. 2023).
 
     Args:
-        sigma_min: what is left of the source at t = 1, sigma = 1 - (1 - sigma_min) t, as in Lipman et al. 2023; 0 for none.
+        sigma_min: what is left of the source at t = 1, sigma = 1 - (1 - sigma_min) t, as in Lipman et al. 2023; 0 for
+            none.
     """
 
     sigma_min: float | int = 0.0

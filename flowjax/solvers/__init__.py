@@ -8,8 +8,8 @@ from flowjax.solvers.sample import SAMPLERS, Options, known_solvers, make_sample
 from flowjax.solvers.samplers import Carry, Method, Sampler, run
 from flowjax.solvers.sde import SDE_SOLVERS, solve_sde
 from flowjax.solvers.stochastic import (
-    AnnealedLangevin,
     Ancestral,
+    AnnealedLangevin,
     EulerMaruyama,
     PredictorCorrector,
     StochasticHeun,

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 from jaxtyping import Array
@@ -25,7 +26,7 @@ class RungeKutta(Method):
     def evaluations(self) -> int:
         return self.tableau.stages
 
-    def step(self, carry: Carry, t: Array, t_next: Array, denoiser, key: Keys | None) -> Carry:
+    def step(self, carry: Carry, t: Array, t_next: Array, denoiser: Any, key: Keys | None) -> Carry:
         v = field(lambda t, x, cond: denoiser(t, x), self.path)
         return Carry(fixed_grid.step(v, carry.x, None, t, t_next, self.tableau))
 
@@ -39,9 +40,9 @@ class AdamsBashforth(Method):
     def init(self, x: Batched, t: Array) -> Carry:
         return Carry(x, (jnp.zeros_like(x), jnp.asarray(jnp.inf, t.dtype)))
 
-    def step(self, carry: Carry, t: Array, t_next: Array, denoiser, key: Keys | None) -> Carry:
+    def step(self, carry: Carry, t: Array, t_next: Array, denoiser: Any, key: Keys | None) -> Carry:
         last, h_last = carry.history
-        v = field(lambda t, x, cond: denoiser(t, x), self.path)(t, carry.x)
+        v = field(lambda t, x, cond: denoiser(t, x), self.path)(t, carry.x, None)
         h = t_next - t
         return Carry(carry.x + h * (v + h / (2 * h_last) * (v - last)), (v, h))
 
@@ -55,9 +56,9 @@ class DDIM(Method):
     """
 
     path: AffinePath
-    denoise = True
+    denoise: ClassVar[bool] = True
 
-    def step(self, carry: Carry, t: Array, t_next: Array, denoiser, key: Keys | None) -> Carry:
+    def step(self, carry: Carry, t: Array, t_next: Array, denoiser: Any, key: Keys | None) -> Carry:
         return Carry(blend(self.path, t_next, carry.x, denoiser(t, carry.x)))
 
 
@@ -81,10 +82,13 @@ class EDMHeun(Method):
     noise_min: float = 0.0
     noise_max: float = math.inf
     noise_scale: float = 1.0
-    evaluations = 2
-    denoise = True
-    needs_alpha = True
-    needs_noiseless = True
+    denoise: ClassVar[bool] = True
+    needs_alpha: ClassVar[bool] = True
+    needs_noiseless: ClassVar[bool] = True
+
+    @property
+    def evaluations(self) -> int:
+        return 2
 
     def __post_init__(self):
         if not 0 <= self.churn <= math.sqrt(2) - 1 + 1e-9:
@@ -94,11 +98,7 @@ class EDMHeun(Method):
     def stochastic(self) -> bool:
         return self.churn > 0
 
-    @property
-    def needs_score(self) -> bool:
-        return self.churn > 0
-
-    def step(self, carry: Carry, t: Array, t_next: Array, denoiser, key: Keys | None) -> Carry:
+    def step(self, carry: Carry, t: Array, t_next: Array, denoiser: Any, key: Keys | None) -> Carry:
         r, to = self.path.rates(t, carry.x), self.path.rates(t_next, carry.x)
         level, level_next = r.sigma / r.alpha, to.sigma / to.alpha
         x = carry.x / r.alpha

@@ -1,9 +1,9 @@
 """How much noise an SDE carries: the g(t) of  dX = (v + g^2 / 2 score) dt + g dW,  the same marginals for every g >= 0.
 
-    constant(c)    g = c
-    sigma(c)       g^2 = 2 c sigma                the score's part of the drift is -c x0: finite at the data
-    canonical(c)   g^2 = c sigma^2 d(log SNR)/dt  c = 1: the reverse of the noising SDE (Song et al. 2021; VP's beta)
-    bridge(c)      g = c d gamma^2/dt at t = 0    the reference process of a Schroedinger bridge is its scale
+constant(c)    g = c
+sigma(c)       g^2 = 2 c sigma                the score's part of the drift is -c x0: finite at the data
+canonical(c)   g^2 = c sigma^2 d(log SNR)/dt  c = 1: the reverse of the noising SDE (Song et al. 2021; VP's beta)
+bridge(c)      g = c d gamma^2/dt at t = 0    the reference process of a Schroedinger bridge is its scale
 """
 
 from collections.abc import Callable
@@ -65,7 +65,9 @@ DIFFUSIONS: dict[str, Callable[..., Diffusion]] = {"constant": Constant, "sigma"
 
 
 def default(path: AffinePath) -> Diffusion:
-    """The bridge's own noise; the noising SDE's where alpha(0) > 0; sigma(1) elsewhere, constant(1) without a Gaussian."""
+    """The bridge's own noise; the noising SDE's where alpha(0) > 0; sigma(1) elsewhere, constant(1)
+    without a Gaussian.
+    """
     if isinstance(path.noise, Bridge):
         return Constant(path.noise.scale)
     if not isinstance(path, GaussianPath):

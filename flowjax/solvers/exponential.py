@@ -2,16 +2,18 @@
 
 With l = log(alpha / sigma) and D(l) = E[x1 | x_l], the ODE and the SDE of a Gaussian path are solved exactly by
 
-    (1)  x_t = sigma_t / sigma_s x_s + sigma_t  integral from l_s to l_t of  e^l D dl                                (ODE)
-    (2)  x_t = sigma_t / sigma_s e^(-h) x_s + 2 sigma_t integral of e^(2 l - l_t) D dl + sigma_t sqrt(1 - e^(-2h)) z   (SDE)
+    (1)  ODE   x_t = sigma_t / sigma_s x_s + sigma_t  integral from l_s to l_t of e^l D dl
+    (2)  SDE   x_t = sigma_t / sigma_s e^(-h) x_s + 2 sigma_t integral of e^(2 l - l_t) D dl
+                     + sigma_t sqrt(1 - e^(-2h)) z
 
-with h = l_t - l_s (Lu et al. 2022, "DPM-Solver++", eq. 8 and 13), and D is extrapolated from earlier evaluations. The ODE
-holds for any source and coupling without noise on the path. Coefficients are written with alpha and sigma, so that
+with h = l_t - l_s (Lu et al. 2022, "DPM-Solver++", eq. 8 and 13), and D is extrapolated from earlier evaluations. The
+ODE holds for any source and coupling without noise on the path. Coefficients are written with alpha and sigma, so that
 steps from alpha = 0 are exact in their first order; l is kept within 15 of 0.
 """
 
 import math
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 from jax import lax
@@ -33,7 +35,7 @@ def phi(q: Array) -> tuple[Array, Array, Array]:
     one = jnp.expm1(far) / far
     two = (one - 1) / far
     three = (two - 0.5) / far
-    return tuple(jnp.where(small, series(k + 1), value) for k, value in enumerate((one, two, three)))
+    return jnp.where(small, series(1), one), jnp.where(small, series(2), two), jnp.where(small, series(3), three)
 
 
 def _half_log_snr(r: Rates) -> Array:
@@ -49,28 +51,28 @@ def _start(x: Batched, t: Array, points: int) -> tuple[Array, Array]:
 class DPMSolverPP2M(Method):
     """DPM-Solver++(2M) (Lu et al. 2022, algorithm 2): order 2, one evaluation a step; the first step is DDIM's.
 
-    With `stochastic` SDE-DPM-Solver++(2M): equation (2), on a Gaussian path.
+    With `sde` SDE-DPM-Solver++(2M): equation (2), on a Gaussian path.
     """
 
     path: AffinePath
-    stochastic: bool = False
-    denoise = True
-    needs_noiseless = True
+    sde: bool = False
+    denoise: ClassVar[bool] = True
+    needs_noiseless: ClassVar[bool] = True
 
     @property
-    def needs_score(self) -> bool:
-        return self.stochastic
+    def stochastic(self) -> bool:
+        return self.sde
 
     def init(self, x: Batched, t: Array) -> Carry:
         return Carry(x, _start(x, t, 1))
 
-    def step(self, carry: Carry, t: Array, t_next: Array, denoiser, key: Keys | None) -> Carry:
+    def step(self, carry: Carry, t: Array, t_next: Array, denoiser: Any, key: Keys | None) -> Carry:
         x, (ds, ls) = carry.x, carry.history
         r, to = self.path.rates(t, x), self.path.rates(t_next, x)
-        l, d = _half_log_snr(r), denoiser(t, x).x1
-        h, h_last = _half_log_snr(to) - l, l - ls[0]
+        here, d = _half_log_snr(r), denoiser(t, x).x1
+        h, h_last = _half_log_snr(to) - here, here - ls[0]
         ahead = d + 0.5 * h / h_last * (d - ds[0])
-        if self.stochastic:
+        if self.sde:
             assert key is not None
             fall = to.sigma * r.alpha / (r.sigma * to.alpha)  # e^-h
             decay = to.sigma / r.sigma * fall
@@ -79,7 +81,7 @@ class DPMSolverPP2M(Method):
         else:
             decay = to.sigma / r.sigma
             x = decay * x + (to.alpha - decay * r.alpha) * ahead
-        return Carry(x, (d[None], l[None]))
+        return Carry(x, (d[None], here[None]))
 
 
 @dataclass(frozen=True)
@@ -91,28 +93,28 @@ class DPMSolverPP3M(Method):
     """
 
     path: AffinePath
-    denoise = True
-    needs_noiseless = True
-    extra_evaluations = 1
+    denoise: ClassVar[bool] = True
+    needs_noiseless: ClassVar[bool] = True
+    extra_evaluations: ClassVar[int] = 1
 
     def init(self, x: Batched, t: Array) -> Carry:
         return Carry(x, _start(x, t, 2))
 
-    def step(self, carry: Carry, t: Array, t_next: Array, denoiser, key: Keys | None) -> Carry:
+    def step(self, carry: Carry, t: Array, t_next: Array, denoiser: Any, key: Keys | None) -> Carry:
         x, (ds, ls) = carry.x, carry.history
         r, to = self.path.rates(t, x), self.path.rates(t_next, x)
-        l, l_next, d = _half_log_snr(r), _half_log_snr(to), denoiser(t, x).x1
-        h = l_next - l
+        here, after, d = _half_log_snr(r), _half_log_snr(to), denoiser(t, x).x1
+        h = after - here
         decay = to.sigma / r.sigma
         held = decay * x + (to.alpha - decay * r.alpha) * d
 
         def started(_: None) -> tuple[Array, Array]:
             """D' and D'' / 2 at l by divided differences; a point infinitely far back weighs nothing."""
-            slope = (d - ds[0]) / (l - ls[0])
+            slope = (d - ds[0]) / (here - ls[0])
             third = jnp.isfinite(ls[1])
             before = (ds[0] - ds[1]) / jnp.where(third, ls[0] - ls[1], 1.0)
-            curve = jnp.where(third, (slope - before) / jnp.where(third, l - ls[1], 1.0), 0.0)
-            return slope + (l - ls[0]) * curve, curve
+            curve = jnp.where(third, (slope - before) / jnp.where(third, here - ls[1], 1.0), 0.0)
+            return slope + (here - ls[0]) * curve, curve
 
         def starting(_: None) -> tuple[Array, Array]:
             return (denoiser(t_next, held).x1 - d) / h, jnp.zeros_like(d)
@@ -120,7 +122,7 @@ class DPMSolverPP3M(Method):
         slope, curve = lax.cond(jnp.isfinite(ls[0]), started, starting, None)
         _, phi2, phi3 = phi(-h)
         x = held + to.alpha * (h**2 * phi2 * slope + 2 * h**3 * phi3 * curve)
-        return Carry(x, (jnp.stack([d, ds[0]]), jnp.stack([l, ls[0]])))
+        return Carry(x, (jnp.stack([d, ds[0]]), jnp.stack([here, ls[0]])))
 
 
 @dataclass(frozen=True)
@@ -132,38 +134,38 @@ class UniPC(Method):
     """
 
     path: AffinePath
-    denoise = True
-    needs_noiseless = True
+    denoise: ClassVar[bool] = True
+    needs_noiseless: ClassVar[bool] = True
 
     def init(self, x: Batched, t: Array) -> Carry:
         before = _start(x, t, 2)
         return Carry(x, (*before, x, t))  # earlier D and l, and the point and time of the last evaluation
 
-    def step(self, carry: Carry, t: Array, t_next: Array, denoiser, key: Keys | None) -> Carry:
+    def step(self, carry: Carry, t: Array, t_next: Array, denoiser: Any, key: Keys | None) -> Carry:
         ds, ls, x_last, t_last = carry.history
         d = denoiser(t, carry.x).x1
         started = jnp.isfinite(ls[0])
         x = jnp.where(started, self._correct(x_last, t_last, t, d, ds, ls), carry.x)
         r, to = self.path.rates(t, x), self.path.rates(t_next, x)
-        l = _half_log_snr(r)
-        h = _half_log_snr(to) - l
+        here = _half_log_snr(r)
+        h = _half_log_snr(to) - here
         decay = to.sigma / r.sigma
         gain = to.alpha - decay * r.alpha
         # UniP-2: weight 1/2 on the divided difference
-        guess = decay * x + gain * (d + 0.5 * h * jnp.where(started, d - ds[0], 0.0) / (l - ls[0]))
-        return Carry(guess, (jnp.stack([d, ds[0]]), jnp.stack([l, ls[0]]), x, t))
+        guess = decay * x + gain * (d + 0.5 * h * jnp.where(started, d - ds[0], 0.0) / (here - ls[0]))
+        return Carry(guess, (jnp.stack([d, ds[0]]), jnp.stack([here, ls[0]]), x, t))
 
     def _correct(self, x: Batched, t: Array, t_next: Array, d_next: Batched, ds: Array, ls: Array) -> Batched:
         """The step from t to t_next again, with the evaluation at t_next: UniC-2, or UniC-1 where it was the first."""
         r, to = self.path.rates(t, x), self.path.rates(t_next, x)
-        l = _half_log_snr(r)
-        h = _half_log_snr(to) - l
+        here = _half_log_snr(r)
+        h = _half_log_snr(to) - here
         decay = to.sigma / r.sigma
         gain = to.alpha - decay * r.alpha
         phi1, phi2, phi3 = phi(-h)
         b1, b2 = phi2 / phi1, 2 * phi3 / phi1
         second = jnp.isfinite(ls[1])
-        ratio = jnp.where(second, (jnp.where(second, ls[1], 0.0) - l) / h, -1.0)
+        ratio = jnp.where(second, (jnp.where(second, ls[1], 0.0) - here) / h, -1.0)
         # a_1 + a_2 = b1 and ratio a_1 + a_2 = b2
         a1 = jnp.where(second, (b1 - b2) / (1 - ratio), 0.0)
         a2 = jnp.where(second, b1 - a1, 0.5)

@@ -16,9 +16,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.core import Tracer
 from jaxtyping import Array, Float
 
-from flowjax.paths.affine import AffinePath
 from flowjax.predictions import Denoiser
 from flowjax.schedules import Schedule, clip_time
 from flowjax.solvers import samplers
@@ -78,7 +78,8 @@ def times_for(
     """The times that a run of `steps` steps walks over, from t0 to t1 (by default all the sampler can take).
 
     Raises:
-        ValueError: if an end lies where the sampler is undefined, the grid is not increasing, or there are too few steps.
+        ValueError: if an end lies where the sampler is undefined, the grid is not increasing, or there are too few
+            steps.
     """
     low, high = samplers.interval(sampler)
     t0, t1 = low if t0 is None else t0, high if t1 is None else t1
@@ -89,7 +90,7 @@ def times_for(
         noisy = sampler.denoise and float(schedule.sigma(t1)) > 0
         times = grid(schedule, t0, t1, steps if noisy else steps + 1)
         times = times[:-1] if sampler.denoise and not noisy else times
-        if not isinstance(times, jax.core.Tracer):
+        if not isinstance(times, Tracer):
             check_times(sampler, times)
     return times
 
@@ -137,8 +138,8 @@ def learn(
     """Times for a deterministic sampler that bring it closest to its own solve with `fine` times the steps.
 
     Gradient descent through the scan on the mean squared distance of the ends, over the logarithms of the grid's
-    intervals (as in "learning to discretize"; Tong et al. 2025). The best grid seen is returned, so it is never worse on
-    `x` than the one it started from.
+    intervals (as in "learning to discretize"; Tong et al. 2025). The best grid seen is returned, so it is never worse
+    on `x` than the one it started from.
 
     Args:
         sampler: deterministic; denoiser: of its path.

@@ -1,7 +1,7 @@
 """`sample`: one call for every way from the source to the data.
 
-A name is a sampler of `SAMPLERS`, a Runge-Kutta method or another explicit ODE solver of diffrax on a grid, the same with
-adaptive steps, or an SDE solver of diffrax; `g` turns `euler` and `heun` into their stochastic forms.
+A name is a sampler of `SAMPLERS`, a Runge-Kutta method or another explicit ODE solver of diffrax on a grid, the same
+with adaptive steps, or an SDE solver of diffrax; `g` turns `euler` and `heun` into their stochastic forms.
 """
 
 import difflib
@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 from jaxtyping import Array, Float, Key
 
 from flowjax.paths.affine import AffinePath
@@ -53,7 +54,7 @@ SAMPLERS: dict[str, Callable[[AffinePath, Options], Sampler]] = {
     "edm": lambda path, o: deterministic.EDMHeun(path, o.churn or 0.0),
     "dpmpp_2m": lambda path, o: exponential.DPMSolverPP2M(path),
     "dpmpp_3m": lambda path, o: exponential.DPMSolverPP3M(path),
-    "dpmpp_sde": lambda path, o: exponential.DPMSolverPP2M(path, stochastic=True),
+    "dpmpp_sde": lambda path, o: exponential.DPMSolverPP2M(path, sde=True),
     "unipc": lambda path, o: exponential.UniPC(path),
     "euler_maruyama": lambda path, o: stochastic.EulerMaruyama(path, _g(path, o)),
     "stochastic_heun": lambda path, o: stochastic.StochasticHeun(path, _g(path, o)),
@@ -76,7 +77,9 @@ def known_solvers() -> list[str]:
 
 
 def check_solver(name: str, steps: int | None, options: Options = Options()) -> None:
-    """ValueError, in one line, unless `sample` knows this solver and it takes these steps (None: adaptive) and options."""
+    """ValueError, in one line, unless `sample` knows this solver and it takes these steps (None: adaptive) and
+    options.
+    """
     name = name.lower()
     if name not in known_solvers():
         close = difflib.get_close_matches(name, known_solvers(), n=1, cutoff=0.0)[0]
@@ -155,14 +158,14 @@ def sample(
         The samples, or with `save` all states; and `Stats`.
 
     Raises:
-        ValueError: before anything is compiled: on an unknown solver, options it does not take, a path that lacks what it
-            needs, a grid on which it is undefined, or a stochastic solver without a key.
+        ValueError: before anything is compiled: on an unknown solver, options it does not take, a path that lacks what
+            it needs, a grid on which it is undefined, or a stochastic solver without a key.
         RuntimeError: if an adaptive solve does not arrive.
     """
     name = solver.lower() if isinstance(solver, str) else ""
-    given = not callable(grid)
-    if given:
-        steps = len(grid) - 1 if steps is None else steps
+    given = None if callable(grid) else jnp.asarray(grid)
+    if given is not None and steps is None:
+        steps = len(given) - 1
     if name:
         check_solver(name, steps, options)
         chosen = make_sampler(name, path, options)
@@ -176,33 +179,51 @@ def sample(
     t0, t1 = low if t0 is None else t0, high if t1 is None else t1
     if steps is None:
         if save:
-            raise ValueError("an adaptive solve has no grid to save on: say how many steps, or use solve_ode(save_at=...)")
+            raise ValueError(
+                "an adaptive solve has no grid to save on: say how many steps, or use solve_ode(save_at=...)"
+            )
         return solve_ode(_Field(denoiser, path), x, cond=cond, t0=t0, t1=t1, solver=name, rtol=rtol, atol=atol)
-    keys = _row_keys(key, x) if chosen is None and name in sde.SDE_SOLVERS or (chosen and chosen.stochastic) else None
+    keys = _row_keys(key, x) if (chosen is None and name in sde.SDE_SOLVERS) or (chosen and chosen.stochastic) else None
     if chosen is None:
-        return _by_diffrax(name, denoiser, path, x, steps, grid, keys, cond, t0, t1, options, save)
-    if given:
-        times = jnp.asarray(grid)
-        grids.check_times(chosen, times)
-        count = len(times) - 1 + chosen.denoise
+        return _by_diffrax(
+            name, denoiser, path, x, steps, grid if given is None else given, keys, cond, t0, t1, options, save
+        )
+    if given is not None:
+        times, count = given, len(given) - 1 + chosen.denoise
+        if not isinstance(times, Tracer):
+            grids.check_times(chosen, times)
     else:
+        assert callable(grid)
         times, count = grids.times_for(chosen, steps, grid, t0, t1), steps
     y = samplers.run(chosen, denoiser, x, times, keys=keys, cond=cond, save=save)
     return y, _stats(x, samplers.evaluations(chosen, count))
 
 
-def _by_diffrax(name, denoiser, path, x, steps, grid, keys, cond, t0, t1, options, save) -> tuple[Batched, Stats]:
+def _by_diffrax(
+    name: str,
+    denoiser: Denoiser,
+    path: AffinePath,
+    x: Batched,
+    steps: int,
+    grid: Any,
+    keys: Any,
+    cond: Cond,
+    t0: float,
+    t1: float,
+    options: Options,
+    save: bool,
+) -> tuple[Batched, Stats]:
     """diffrax's multistep ODE solvers and its SDE solvers, on a grid."""
     if name in sde.SDE_SOLVERS:
         if save:
             raise ValueError(f"{name} returns its last state alone: save=True needs another sampler")
         like = stochastic.EulerMaruyama(path)
-        times = grids.times_for(like, steps, grid, t0, t1) if callable(grid) else jnp.asarray(grid)
+        times = grid if isinstance(grid, jax.Array) else grids.times_for(like, steps, grid, t0, t1)
         grids.check_times(like, times)
         g = options.g or diffusions.default(path)
         x = sde.solve_sde(denoiser, path, x, times, keys, g=g, name=name, cond=cond)
         return denoiser(times[-1], x, cond).x1, _stats(x, sde.evaluations(name, len(times) - 1) + 1)
-    times = grid(path.schedule, t0, t1, steps + 1) if callable(grid) else jnp.asarray(grid)
+    times = grid if isinstance(grid, jax.Array) else grid(path.schedule, t0, t1, steps + 1)
     y = multistep.integrate(_Field(denoiser, path), x, cond, times, MULTISTEP_SOLVERS[name](), save)
     return y, _stats(x, multistep_nfe(name, len(times) - 1))
 

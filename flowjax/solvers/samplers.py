@@ -1,15 +1,15 @@
 """Samplers on a grid of times: the protocol, and the one loop that runs them.
 
-A sampler is a small frozen object with `init(x, t) -> carry` and `step(carry, t, t_next, denoiser, key) -> carry`, as an
-optimizer in optax; its history lives in the carry, whose `x` is the state. All it asks of a model is a denoiser, so any
-guidance or change of schedule goes in front of it. What it needs is said in its class attributes.
+A sampler is a small frozen object with `init(x, t) -> carry` and `step(carry, t, t_next, denoiser, key) -> carry`, as
+an optimizer in optax; its history lives in the carry, whose `x` is the state. All it asks of a model is a denoiser,
+so any guidance or change of schedule goes in front of it. What it needs is said in its class attributes.
 
 A sampler with `denoise` ends with x = E[x1 | x] instead of a step into the data, where coefficients are singular: the
 limit of its step as sigma goes to 0.
 """
 
 from functools import partial
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -51,15 +51,23 @@ class Sampler(Protocol):
         needs_noiseless: whether it takes a path without noise of its own.
     """
 
-    path: AffinePath
-    evaluations: int
-    extra_evaluations: int
-    denoise: bool
-    stochastic: bool
-    needs_score: bool
-    needs_alpha: bool
-    needs_sigma: bool
-    needs_noiseless: bool
+    extra_evaluations: ClassVar[int]
+    denoise: ClassVar[bool]
+    needs_alpha: ClassVar[bool]
+    needs_sigma: ClassVar[bool]
+    needs_noiseless: ClassVar[bool]
+
+    @property
+    def path(self) -> AffinePath: ...
+
+    @property
+    def evaluations(self) -> int: ...
+
+    @property
+    def stochastic(self) -> bool: ...
+
+    @property
+    def needs_score(self) -> bool: ...
 
     def init(self, x: Batched, t: Float[Array, ""]) -> Carry: ...
 
@@ -76,17 +84,36 @@ class Sampler(Protocol):
 class Method:
     """What most samplers are: one evaluation a step, deterministic, at home on every path."""
 
-    evaluations = 1
-    extra_evaluations = 0
-    denoise = False
-    stochastic = False
-    needs_score = False
-    needs_alpha = False
-    needs_sigma = False
-    needs_noiseless = False
+    @property
+    def evaluations(self) -> int:
+        return 1
+
+    extra_evaluations: ClassVar[int] = 0
+    denoise: ClassVar[bool] = False
+    needs_alpha: ClassVar[bool] = False
+    needs_sigma: ClassVar[bool] = False
+    needs_noiseless: ClassVar[bool] = False
+
+    @property
+    def stochastic(self) -> bool:
+        return False
+
+    @property
+    def needs_score(self) -> bool:
+        return self.stochastic
 
     def init(self, x: Batched, t: Float[Array, ""]) -> Carry:
         return Carry(x)
+
+
+class Stochastic(Method):
+    """One that draws noise, and ends without: what most SDE samplers are."""
+
+    denoise: ClassVar[bool] = True
+
+    @property
+    def stochastic(self) -> bool:
+        return True
 
 
 def standard_normal(key: Keys, x: Batched) -> Batched:
@@ -104,7 +131,9 @@ def check(sampler: Sampler) -> None:
     if sampler.needs_score and not sampler.path.has_score:
         raise ValueError(f"{name} follows an SDE: {no_score(sampler.path)}; or take an ODE sampler, such as heun")
     if sampler.needs_noiseless and sampler.path.noise is not None:
-        raise ValueError(f"{name} takes x_t = alpha x1 + sigma x0, and this path has noise of its own: take heun or ddim")
+        raise ValueError(
+            f"{name} takes x_t = alpha x1 + sigma x0, and this path has noise of its own: take heun or ddim"
+        )
 
 
 def interval(sampler: Sampler) -> tuple[float, float]:
@@ -125,8 +154,8 @@ def run(
 ) -> Batched:
     """Walks x from times[0] through the grid: one `lax.scan`.
 
-    A grid of T times is T - 1 steps. With `sampler.denoise` a last evaluation at times[-1] follows; give a grid that ends
-    before the data.
+    A grid of T times is T - 1 steps. With `sampler.denoise` a last evaluation at times[-1] follows; give a grid that
+    ends before the data.
 
     Args:
         sampler, denoiser: hashable; the same objects reuse their compilation.

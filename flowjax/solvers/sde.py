@@ -1,4 +1,5 @@
-"""SDE solvers of diffrax for  dX = (v + g^2/2 score) dt + g dW,  each row on its own Brownian motion and its own key."""
+"""SDE solvers of diffrax for  dX = (v + g^2/2 score) dt + g dW,  each row on its own Brownian motion and its own
+key."""
 
 from functools import partial
 from typing import Any
@@ -12,7 +13,6 @@ from jaxtyping import Array, Float
 from flowjax.paths.affine import AffinePath
 from flowjax.predictions import Denoiser
 from flowjax.solvers.diffusions import Diffusion
-from flowjax.solvers.samplers import Keys
 from flowjax.solvers.stochastic import drift
 from flowjax.typing import Batched, Cond
 

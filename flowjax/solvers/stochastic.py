@@ -1,7 +1,8 @@
 """Stochastic samplers: the SDE family with any g(t), DDPM's ancestral steps, predictor-corrector, annealed Langevin."""
 
-from dataclasses import dataclass, field as attribute
-from typing import Literal
+from dataclasses import dataclass
+from dataclasses import field as attribute
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,7 @@ from flowjax.paths.affine import AffinePath
 from flowjax.paths.transition import transition
 from flowjax.predictions import Ends, score_of, velocity
 from flowjax.solvers.diffusions import Diffusion, Sigma
-from flowjax.solvers.samplers import Carry, Keys, Method, standard_normal
+from flowjax.solvers.samplers import Carry, Keys, Stochastic, standard_normal
 from flowjax.typing import Batched
 
 Variance = Literal["small", "large", "learned"]
@@ -23,16 +24,13 @@ def drift(path: AffinePath, g2: Array, t: Array, x: Batched, ends: Ends) -> Batc
 
 
 @dataclass(frozen=True)
-class EulerMaruyama(Method):
+class EulerMaruyama(Stochastic):
     """Euler-Maruyama for dX = (v + g^2/2 score) dt + g dW: weak order 1."""
 
     path: AffinePath
     g: Diffusion = attribute(default_factory=Sigma)
-    denoise = True
-    stochastic = True
-    needs_score = True
 
-    def step(self, carry: Carry, t: Array, t_next: Array, denoiser, key: Keys | None) -> Carry:
+    def step(self, carry: Carry, t: Array, t_next: Array, denoiser: Any, key: Keys | None) -> Carry:
         assert key is not None
         x, h, g2 = carry.x, t_next - t, self.g(self.path, t)
         f = drift(self.path, g2, t, x, denoiser(t, x))
@@ -40,17 +38,17 @@ class EulerMaruyama(Method):
 
 
 @dataclass(frozen=True)
-class StochasticHeun(Method):
+class StochasticHeun(Stochastic):
     """Heun's method for the drift, one increment of noise for both stages: weak order 2 for this additive noise."""
 
     path: AffinePath
     g: Diffusion = attribute(default_factory=Sigma)
-    evaluations = 2
-    denoise = True
-    stochastic = True
-    needs_score = True
 
-    def step(self, carry: Carry, t: Array, t_next: Array, denoiser, key: Keys | None) -> Carry:
+    @property
+    def evaluations(self) -> int:
+        return 2
+
+    def step(self, carry: Carry, t: Array, t_next: Array, denoiser: Any, key: Keys | None) -> Carry:
         assert key is not None
         x, h = carry.x, t_next - t
         g2, g2_next = self.g(self.path, t), self.g(self.path, t_next)
@@ -62,7 +60,7 @@ class StochasticHeun(Method):
 
 
 @dataclass(frozen=True)
-class Ancestral(Method):
+class Ancestral(Stochastic):
     """DDPM's ancestral sampling, and DDIM with any eta (Ho et al. 2020, algorithm 2; Song et al. 2021a, eq. 12 and 16).
 
         x' = alpha' E[x1] + sqrt(sigma'^2 - eta^2 var) E[x0] + eta sqrt(var) z
@@ -79,15 +77,12 @@ class Ancestral(Method):
     path: AffinePath
     eta: float = 1.0
     variance: Variance = "small"
-    denoise = True
-    stochastic = True
-    needs_score = True
 
     def __post_init__(self):
         if not 0 <= self.eta <= 1:
             raise ValueError(f"eta must be between 0 (DDIM) and 1 (DDPM), not {self.eta}")
 
-    def step(self, carry: Carry, t: Array, t_next: Array, denoiser, key: Keys | None) -> Carry:
+    def step(self, carry: Carry, t: Array, t_next: Array, denoiser: Any, key: Keys | None) -> Carry:
         assert key is not None
         x, ends = carry.x, denoiser(t, carry.x)
         q, to = transition(self.path, t, t_next, x), self.path.rates(t_next, x)
@@ -104,11 +99,11 @@ class Ancestral(Method):
 
 
 @dataclass(frozen=True)
-class PredictorCorrector(Method):
+class PredictorCorrector(Stochastic):
     """An Euler-Maruyama step, then Langevin steps at the new time (Song et al. 2021, algorithms 2-5).
 
-    Langevin's step is eps = 2 (snr sigma)^2: the paper's 2 (snr |z| / |score|)^2, with the norms at their typical values
-    instead of a batch's, so that a sample does not depend on its neighbours.
+    Langevin's step is eps = 2 (snr sigma)^2: the paper's 2 (snr |z| / |score|)^2, with the norms at their typical
+    values instead of a batch's, so that a sample does not depend on its neighbours.
 
     Args:
         path: with a score; the corrector's step is in units of sigma, or of gamma on a path with noise.
@@ -121,15 +116,12 @@ class PredictorCorrector(Method):
     g: Diffusion = attribute(default_factory=Sigma)
     snr: float = 0.16
     corrections: int = 1
-    denoise = True
-    stochastic = True
-    needs_score = True
 
     @property
     def evaluations(self) -> int:
         return 1 + self.corrections
 
-    def step(self, carry: Carry, t: Array, t_next: Array, denoiser, key: Keys | None) -> Carry:
+    def step(self, carry: Carry, t: Array, t_next: Array, denoiser: Any, key: Keys | None) -> Carry:
         assert key is not None
         fold = lambda i: jax.vmap(lambda k: jax.random.fold_in(k, i))(key)
         x = EulerMaruyama(self.path, self.g).step(carry, t, t_next, denoiser, fold(0)).x
@@ -142,7 +134,7 @@ class PredictorCorrector(Method):
 
 
 @dataclass(frozen=True)
-class AnnealedLangevin(Method):
+class AnnealedLangevin(Stochastic):
     """Langevin steps at each noise level, then on to the next (NCSN; Song & Ermon 2019, algorithm 1).
 
     A step is x + a/2 score + sqrt(a) z with a = step sigma^2 (their eps sigma_i^2 / sigma_L^2: 0.2 with eps = 2e-5 and
@@ -157,16 +149,13 @@ class AnnealedLangevin(Method):
     path: AffinePath
     each: int = 5
     size: float = 0.2
-    denoise = True
-    stochastic = True
-    needs_score = True
-    needs_alpha = True
+    needs_alpha: ClassVar[bool] = True
 
     @property
     def evaluations(self) -> int:
         return self.each
 
-    def step(self, carry: Carry, t: Array, t_next: Array, denoiser, key: Keys | None) -> Carry:
+    def step(self, carry: Carry, t: Array, t_next: Array, denoiser: Any, key: Keys | None) -> Carry:
         assert key is not None
         r, to = self.path.rates(t, carry.x), self.path.rates(t_next, carry.x)
 
@@ -177,6 +166,6 @@ class AnnealedLangevin(Method):
         return Carry(jax.lax.fori_loop(0, self.each, go, carry.x) * (to.alpha / r.alpha))
 
 
-def _langevin(path: AffinePath, t: Array, x: Batched, denoiser, eps: Array, key: Keys) -> Batched:
+def _langevin(path: AffinePath, t: Array, x: Batched, denoiser: Any, eps: Array, key: Keys) -> Batched:
     """x + eps score + sqrt(2 eps) z."""
     return x + eps * score_of(path, t, x, denoiser(t, x)) + jnp.sqrt(2 * eps) * standard_normal(key, x)

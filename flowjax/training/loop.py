@@ -16,6 +16,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from flowjax.config import Config
+from flowjax.couplings import LARGEST_VIOLATION
 from flowjax.training.checkpoints import Checkpoints
 from flowjax.training.state import TrainState
 from flowjax.training.step import Metrics
@@ -82,7 +83,7 @@ def train(trainer: Trainer, workdir: Path, checkpoints: Checkpoints, state: Trai
                     data = feed(step, n)  # while the device works
                 if bad := int(metrics.bad_step):
                     saver.wait()
-                    raise RunFault(_nan_line(bad, checkpoints))
+                    raise RunFault(_bad_line(bad, float(metrics.violation), checkpoints))
                 if not feed:
                     stretch = _next_stretch(done, time.perf_counter() - began)
                     n = min(stretch, _next_stop(step, train) - step) if n else 0
@@ -125,7 +126,7 @@ class _Log:
         self.loss: float | None = None
         self._trainer, self._start = trainer, start
         self._mark: tuple[float, int] | None = None  # clock and step since which the rate is counted
-        self._steps, self._sum, self._norm = 0, 0.0, 0.0
+        self._steps, self._sum, self._norm, self._violation = 0, 0.0, 0.0, 0.0
 
     def add(self, n: int, step: int, metrics: Metrics) -> None:
         self._steps, self._sum, self._norm = (
@@ -133,6 +134,7 @@ class _Log:
             self._sum + n * float(metrics.loss),
             float(metrics.grad_norm),
         )
+        self._violation = max(self._violation, float(metrics.violation))
         if self._mark is None:
             self._mark = time.perf_counter(), step  # the first stretch compiles: it does not count
 
@@ -150,11 +152,12 @@ class _Log:
                 "val_loss": val_loss,
                 "learning_rate": float(jnp.asarray(self._trainer.schedule(step - 1))),
                 "grad_norm": self._norm,
+                "coupling_violation": self._violation,
                 "samples_per_second": rate,
                 "time": self.writer.elapsed + now - self._start,
             }
         )
-        self._mark, self._steps, self._sum = (now, step), 0, 0.0
+        self._mark, self._steps, self._sum, self._violation = (now, step), 0, 0.0, 0.0
         shown = {"loss": self.loss, "val_loss": val_loss}
         return shown if rate is None else shown | {"samples/s": rate}
 
@@ -177,9 +180,14 @@ def _next_stretch(n: int, seconds: float) -> int:
     return max(1, min(4 * n, int(n * _STRETCH_SECONDS / max(seconds, 1e-6))))
 
 
-def _nan_line(step: int, checkpoints: Checkpoints) -> str:
+def _bad_line(step: int, violation: float, checkpoints: Checkpoints) -> str:
     steps = checkpoints.steps()
     kept = f"the checkpoint of step {steps[-1]} is kept" if steps else "no checkpoint had been saved yet"
+    if violation > LARGEST_VIOLATION:
+        return (
+            f"Sinkhorn has not converged: at step {step} its plan misses its marginals by {violation:.2g}, more than "
+            f"{LARGEST_VIOLATION}; {kept}; take a larger eps in coupling.name, or 'ot', which is exact"
+        )
     return f"the loss or its gradient is not finite at step {step}; {kept}; try a lower train.lr in another workdir"
 
 

@@ -90,8 +90,8 @@ def make_run(
 ) -> Run:
     """Many steps in one compiled loop over the mesh.
 
-    A step whose loss or gradient is not finite, or whose coupling has not converged, is not taken, and the loop ends there, so the state returned is always
-    sound.
+    A step whose loss or gradient is not finite, or whose coupling has not converged, is not taken, and the loop ends
+    there, so the state returned is always sound.
 
     Args:
         step: from `make_step`.

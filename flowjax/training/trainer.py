@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flowjax import objectives
 from flowjax.build import Problem
 from flowjax.config import Config
 from flowjax.data import Dataset
@@ -39,13 +38,10 @@ class Trainer:
         self.config, self.problem, self.dataset = config, problem, dataset
         self.mesh = make_mesh(train.batch_size)
         self.schedule = optimizers.learning_rate(train)
-        self.loss = objectives.conditional(
-            problem.apply, problem.path, problem.source, problem.coupling, problem.prediction
-        )
-        self._step = make_step(self.loss, optimizers.optimizer(train), train.batch_size, config.ema.half_life)
+        self._step = make_step(problem.loss, optimizers.optimizer(train), train.batch_size, config.ema.half_life)
         self._get_batch = self._make_get_batch()
         self.run = make_run(self._step, self._get_batch, self.mesh, on_host=self._loops_badly())
-        self._val = jax.jit(self.loss)
+        self._val = jax.jit(lambda params, key, batch: problem.loss(params, key, batch).value)
         self._val_key, self._val_batch = self._make_validation()
         self._stream = None if dataset.stream is None else dataset.stream(config.seed, train.batch_size)
 

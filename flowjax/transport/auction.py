@@ -1,7 +1,7 @@
 """Nearly exact assignment on the device: Bertsekas' auction, all bidders at once.
 
-Data rows bid for source rows: a free row i offers for its best column j the price at which it would be indifferent to the
-second best, plus eps. When all are assigned, each row is within eps of its best column at the final prices
+Data rows bid for source rows: a free row i offers for its best column j the price at which it would be indifferent to
+the second best, plus eps. When all are assigned, each row is within eps of its best column at the final prices
 (epsilon-complementary slackness), so the total cost is within B eps of the optimum (Bertsekas 1988). Prices start at
 entropic potentials, which leaves few rounds.
 """

@@ -2,12 +2,12 @@
 
     min_P  <P, C> + eps KL(P | 1/B^2)      with row sums 1/B (data) and column sums 1/B (source)
 
-by Sinkhorn's iteration on kernels that already hold the potentials, with eps falling to its value by a fifth a sweep, so
-that nothing under- or overflows however small eps is. `tau` relaxes the source's side to a penalty tau KL(P^T 1 | 1/B)
-(unbalanced transport; Chizat et al. 2018): source points far from all data are then used less.
+by Sinkhorn's iteration on kernels that already hold the potentials, with eps falling to its value by a fifth a sweep,
+so that nothing under- or overflows however small eps is. `tau` relaxes the source's side to a penalty tau KL(P^T 1 |
+1/B) (unbalanced transport; Chizat et al. 2018): source points far from all data are then used less.
 
-A plan that has not converged has wrong marginals. `round_plan` (Altschuler et al. 2017, algorithm 2) mends them exactly; how
-much there was to mend is `Plan.violation`, and training stops where it was too much.
+A plan that has not converged has wrong marginals. `round_plan` (Altschuler et al. 2017, algorithm 2) mends them
+exactly; how much there was to mend is `Plan.violation`, and training stops where it was too much.
 """
 
 import math
@@ -23,6 +23,10 @@ from flowjax.typing import PRNGKey
 
 _START, _FALL = 0.4, 0.8
 _CHECKED_TO = 1e-3
+
+
+_State = tuple[Array, Array, Array, Array]
+"""Potentials, sweeps done, and the violation at the last."""
 
 
 class Plan(NamedTuple):
@@ -60,7 +64,6 @@ def sinkhorn(
     eps = jnp.asarray(eps, jnp.float32)
     start = _START * finite_mean(cost)
     relaxed = 1.0 if math.isinf(tau) else tau / (tau + eps)
-    State = tuple[Array, Array, Array, Array]
 
     def level(k: Array) -> Array:
         return jnp.maximum(eps, start * _FALL**k)
@@ -68,7 +71,7 @@ def sinkhorn(
     def kernel(u: Array, v: Array, e: Array) -> Array:
         return jnp.exp((u[:, None] + v - cost) / e)
 
-    def sweep(state: State) -> State:
+    def sweep(state: _State) -> _State:
         u, v, k, _ = state
         e = level(k)
         p = kernel(u, v, e)
@@ -80,7 +83,7 @@ def sinkhorn(
         settled = level(k - 1) == eps
         return u, v, k + 1, jnp.where(settled, jnp.abs(rows - 1).mean(), jnp.inf)
 
-    def going(state: State) -> Array:
+    def going(state: _State) -> Array:
         return (state[2] < max_sweeps) & ~(state[3] <= tolerance)
 
     first = (jnp.zeros(n), jnp.zeros(n), jnp.zeros(()), jnp.asarray(jnp.inf))
