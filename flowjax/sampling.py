@@ -79,6 +79,8 @@ class Solver:
             ValueError: one line.
         """
         check_solver(self.name, self.steps, self.options())
+        if self.variance not in (None, "small", "large", "learned"):
+            raise ValueError(f"variance: {unknown(self.variance, ('small', 'large', 'learned'))}")
         if self.grid != "learned":
             make("grid", self.grid, GRIDS)
         if self.grid != "uniform" and self.steps is None:
@@ -171,7 +173,7 @@ def sample(
     noise_key, label_key, solver_key = jax.random.split(jax.random.key(seed), 3)
     conditional = run.config.model.conditional
     path, interval, scale = _start(run, solver, show)
-    options = solver.options()
+    options = _options(run, solver)
 
     def labels_of(rows: Array) -> Array | None:
         if not conditional:
@@ -185,7 +187,7 @@ def sample(
         plain = _guided(run, run.problem.denoiser(params), guide)
         return plain if path == run.path else reschedule(plain, run.path, path)
 
-    grid = GRIDS["uniform"]() if solver.grid == "learned" else make("grid", solver.grid, GRIDS)
+    grid = _grid(solver)
     if solver.grid == "learned":
         sampler = make_sampler(solver.name, path, options)
         if sampler is None or solver.steps is None:
@@ -246,11 +248,34 @@ def _start(run: Run, solver: Solver, show: bool) -> tuple[AffinePath, tuple[floa
                 f"sample: {schedule} reaches beyond the log-SNR that the network has seen; the solve runs from "
                 f"t = {low:.4g} to {high:.4g}, where it has"
             )
+    options = _options(run, solver)
     try:
-        ours = solver_interval(solver.name, path, solver.options())
+        ours = solver_interval(solver.name, path, options)
+        low, high = max(low, ours[0]), min(high, ours[1])
+        sampler = make_sampler(solver.name, path, options)
+        if sampler is not None and solver.steps is not None:
+            grids.times_for(sampler, solver.steps, _grid(solver), low, high)
+    except ConfigError:
+        raise
     except ValueError as error:
         raise ConfigError(f"solver {solver.name!r}: {error}") from None
-    return path, (max(low, ours[0]), min(high, ours[1])), scale
+    return path, (low, high), scale
+
+
+def _grid(solver: Solver) -> grids.Grid:
+    """The grid of that name; for `learned` the one to start from."""
+    return make("grid", "uniform" if solver.grid == "learned" else solver.grid, GRIDS)
+
+
+def _options(run: Run, solver: Solver) -> Options:
+    """The solver's options; `ddpm` takes the variance that the network has learned, if it has."""
+    options = solver.options()
+    learned = run.problem.prediction.name == "noise_variance"
+    if options.variance == "learned" and not learned:
+        raise ConfigError(f"variance 'learned' needs prediction 'noise_variance', not {run.config.prediction!r}")
+    if solver.name == "ddpm" and learned and options.variance is None:
+        return dataclasses.replace(options, variance="learned")
+    return options
 
 
 def _guided(run: Run, denoiser: Denoiser, guide: Guide | None) -> Denoiser:

@@ -36,7 +36,9 @@ def solver(values: absl_flags.FlagValues) -> Solver:
             ode.check_solver(chosen.name, chosen.steps)
     except ValueError as error:
         text = re.sub(r"\bsteps=N", "--steps N", str(error))
-        raise UsageError(f"--{text}" if text.startswith(("grid", "g:", "g ")) else f"--solver: {text}") from None
+        raise UsageError(
+            f"--{text}" if text.startswith(("grid", "g:", "g ", "variance:")) else f"--solver: {text}"
+        ) from None
     return chosen
 
 

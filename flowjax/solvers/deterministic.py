@@ -83,8 +83,11 @@ class EDMHeun(Method):
     noise_max: float = math.inf
     noise_scale: float = 1.0
     denoise: ClassVar[bool] = True
-    needs_alpha: ClassVar[bool] = True
     needs_noiseless: ClassVar[bool] = True
+
+    @property
+    def needs_alpha(self) -> bool:
+        return True
 
     @property
     def evaluations(self) -> int:
@@ -108,7 +111,7 @@ class EDMHeun(Method):
             between = (level >= self.noise_min) & (level <= self.noise_max)
             raised = jnp.minimum(level * (1 + jnp.where(between, self.churn, 0.0)), first.sigma / first.alpha)
             raised = jnp.maximum(raised, level)
-            extra = jnp.sqrt(raised**2 - level**2) * self.noise_scale
+            extra = jnp.sqrt((raised - level) * (raised + level)) * self.noise_scale  # never negative
             x, level = x + extra * standard_normal(key, x), raised
             t = self.path.schedule.time_of_log_snr(-2 * jnp.log(raised)).astype(t.dtype)
         alpha = self.path.rates(t, x).alpha

@@ -116,6 +116,13 @@ def check_times(sampler: Sampler, times: Float[Array, " T"]) -> None:
         checks.append(("sigma", sigma, True))
     if sampler.path.noise is not None:
         checks.append(("gamma", gamma, sampler.needs_score))
+    g = getattr(sampler, "g", None)
+    if g is not None:
+        with jax.ensure_compile_time_eval():
+            noise = np.asarray(g(sampler.path, times))
+        if not np.isfinite(noise).all():
+            t = values[~np.isfinite(noise)][0]
+            raise ValueError(f"g is infinite at t = {t:.4g}: keep the grid away from it, or take g = sigma(1)")
     for what, value, needed in checks:
         if needed and (value <= 0).any():
             t = values[value <= 0][0]

@@ -53,12 +53,14 @@ class Sampler(Protocol):
 
     extra_evaluations: ClassVar[int]
     denoise: ClassVar[bool]
-    needs_alpha: ClassVar[bool]
     needs_sigma: ClassVar[bool]
     needs_noiseless: ClassVar[bool]
 
     @property
     def path(self) -> AffinePath: ...
+
+    @property
+    def needs_alpha(self) -> bool: ...
 
     @property
     def evaluations(self) -> int: ...
@@ -90,9 +92,12 @@ class Method:
 
     extra_evaluations: ClassVar[int] = 0
     denoise: ClassVar[bool] = False
-    needs_alpha: ClassVar[bool] = False
     needs_sigma: ClassVar[bool] = False
     needs_noiseless: ClassVar[bool] = False
+
+    @property
+    def needs_alpha(self) -> bool:
+        return False
 
     @property
     def stochastic(self) -> bool:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from dataclasses import field as attribute
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ from jaxtyping import Array
 from flowjax.paths.affine import AffinePath
 from flowjax.paths.transition import transition
 from flowjax.predictions import Ends, score_of, velocity
-from flowjax.solvers.diffusions import Diffusion, Sigma
+from flowjax.solvers.diffusions import Canonical, Diffusion, Sigma
 from flowjax.solvers.samplers import Carry, Keys, Stochastic, standard_normal
 from flowjax.typing import Batched
 
@@ -30,6 +30,10 @@ class EulerMaruyama(Stochastic):
     path: AffinePath
     g: Diffusion = attribute(default_factory=Sigma)
 
+    @property
+    def needs_alpha(self) -> bool:
+        return isinstance(self.g, Canonical)
+
     def step(self, carry: Carry, t: Array, t_next: Array, denoiser: Any, key: Keys | None) -> Carry:
         assert key is not None
         x, h, g2 = carry.x, t_next - t, self.g(self.path, t)
@@ -43,6 +47,10 @@ class StochasticHeun(Stochastic):
 
     path: AffinePath
     g: Diffusion = attribute(default_factory=Sigma)
+
+    @property
+    def needs_alpha(self) -> bool:
+        return isinstance(self.g, Canonical)
 
     @property
     def evaluations(self) -> int:
@@ -118,6 +126,10 @@ class PredictorCorrector(Stochastic):
     corrections: int = 1
 
     @property
+    def needs_alpha(self) -> bool:
+        return isinstance(self.g, Canonical)
+
+    @property
     def evaluations(self) -> int:
         return 1 + self.corrections
 
@@ -149,7 +161,10 @@ class AnnealedLangevin(Stochastic):
     path: AffinePath
     each: int = 5
     size: float = 0.2
-    needs_alpha: ClassVar[bool] = True
+
+    @property
+    def needs_alpha(self) -> bool:
+        return True
 
     @property
     def evaluations(self) -> int:
