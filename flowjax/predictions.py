@@ -34,7 +34,7 @@ import jax.numpy as jnp
 
 from flowjax.paths.affine import AffinePath, GaussianPath
 from flowjax.paths.base import PathSample
-from flowjax.typing import Apply, Array, Batched, Cond, Field, Time
+from flowjax.typing import Apply, Array, Batched, Cond, Field, Output, Time
 
 _SMALLEST_RATIO = 1e-3
 
@@ -83,9 +83,9 @@ class Prediction:
     """
 
     name: str
-    target: Callable[[AffinePath, PathSample], Batched]
-    to_ends: Callable[[AffinePath, Time, Batched, Batched], Ends]
-    from_ends: Callable[[AffinePath, Time, Batched, Ends], Batched]
+    target: Callable[[AffinePath, PathSample], Output]
+    to_ends: Callable[[AffinePath, Time, Batched, Output], Ends]
+    from_ends: Callable[[AffinePath, Time, Batched, Ends], Output]
     inputs: Callable[[AffinePath, Time, Batched], Batched] = _unit_inputs
     needs_alpha: bool = False
     needs_sigma: bool = False
@@ -165,13 +165,13 @@ def _v_from_ends(path: AffinePath, t: Time, x: Batched, ends: Ends) -> Batched:
     return a * ends.x0 - s * ends.x1
 
 
-def _velocity_score_to_ends(path: AffinePath, t: Time, x: Batched, output: Batched) -> Ends:
+def _velocity_score_to_ends(path: AffinePath, t: Time, x: Batched, output: Output) -> Ends:
     v, z = jnp.split(output, 2, -1)
     g, dg = path.noise_rates(t, x)
     return _velocity_to_ends(path, t, x - g * z, v - dg * z)._replace(z=z)
 
 
-def _velocity_score_from_ends(path: AffinePath, t: Time, x: Batched, ends: Ends) -> Batched:
+def _velocity_score_from_ends(path: AffinePath, t: Time, x: Batched, ends: Ends) -> Output:
     z = jnp.zeros_like(ends.x0) if ends.z is None else ends.z
     return jnp.concatenate([_velocity_from_ends(path, t, x, ends), z], -1)
 
@@ -236,12 +236,12 @@ velocity_score = Prediction(
 """The velocity, and E[z | x_t] = -gamma score, side by side: SF2M (Tong et al. 2024), stochastic interpolants."""
 
 
-def _noise_variance_to_ends(path: AffinePath, t: Time, x: Batched, output: Batched) -> Ends:
+def _noise_variance_to_ends(path: AffinePath, t: Time, x: Batched, output: Output) -> Ends:
     eps, spread = jnp.split(output, 2, -1)
     return _noise_to_ends(path, t, x, eps)._replace(spread=(spread + 1) / 2)
 
 
-def _noise_variance_from_ends(path: AffinePath, t: Time, x: Batched, ends: Ends) -> Batched:
+def _noise_variance_from_ends(path: AffinePath, t: Time, x: Batched, ends: Ends) -> Output:
     spread = jnp.zeros_like(ends.x0) if ends.spread is None else ends.spread
     return jnp.concatenate([ends.x0, 2 * spread - 1], -1)
 

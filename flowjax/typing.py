@@ -11,6 +11,9 @@ from jaxtyping import Array, Float, Key, Num, PyTree
 
 PRNGKey = Key[Array, ""]
 Batched = Float[Array, "B *event"]
+Output = Float[Array, "B *output"]
+"""What a network returns: one event, or several side by side in the last axis."""
+
 Time = float | int | Num[Array, ""] | Num[Array, " B"]
 """A time in [0, 1]: one for the whole batch or one a row."""
 
@@ -24,4 +27,4 @@ Apply = Callable[[Any, Any, Any], jax.Array]
 Field = Callable[[Any, Any, Any], Any]
 """A velocity field `v(t, x, cond) -> dx/dt`: the only thing solvers and likelihood see."""
 
-__all__ = ["Apply", "Array", "Batched", "Cond", "Field", "Float", "PRNGKey", "Params", "PyTree", "Time"]
+__all__ = ["Apply", "Array", "Batched", "Cond", "Field", "Float", "Output", "PRNGKey", "Params", "PyTree", "Time"]

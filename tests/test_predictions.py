@@ -1,5 +1,7 @@
 """Predictions: every reading agrees with the oracle's ends, and every round trip comes back."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,14 +10,28 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flowjax import oracles, predictions
-from flowjax.paths import GaussianPath
-from flowjax.predictions import Ends, data, field, noise, read, score, velocity
-from flowjax.schedules import VP, CondOT, Cosine, Polynomial
+from flowjax.paths import AffinePath, Bridge, Constant, GaussianPath
+from flowjax.predictions import (
+    Ends,
+    data,
+    edm,
+    field,
+    noise,
+    noise_variance,
+    read,
+    score,
+    score_field,
+    v,
+    velocity,
+    velocity_score,
+)
+from flowjax.schedules import EDM, VE, VP, CondOT, Cosine, Polynomial, SubVP, nichol_cosine
 from flowjax.sources import GaussianMixture
 
 pytestmark = pytest.mark.analytic
 SCHEDULES = {"condot": CondOT(), "cosine": Cosine(), "polynomial": Polynomial(2.0), "vp": VP()}
-ALL = [velocity, noise, data, score]
+EVERY = {**SCHEDULES, "sub-vp": SubVP(), "ve": VE(0.05, 20), "edm": EDM(), "nichol": nichol_cosine()}
+ALL = [velocity, noise, data, score, v, edm(0.7)]
 MIXTURE = GaussianMixture(jnp.array([[2.0, 0.0], [-1.0, 1.0]]), jnp.array([0.5, 0.8]), jnp.array([1.0, 2.0]))
 
 
@@ -34,9 +50,9 @@ def test_to_ends_inverts_from_ends(schedule, prediction):
     output = prediction.from_ends(path, t, p.x_t, Ends(x0, x1))
     back = prediction.to_ends(path, t, p.x_t, output)
     a, s = np.asarray(schedule.alpha(t)), np.asarray(schedule.sigma(t))
-    small = (
-        np.minimum(a, s) if prediction is score else {"velocity": 0 * a + 0.05, "noise": a, "data": s}[prediction.name]
-    )
+    fixed = 0 * a + 0.05
+    known = {"velocity": fixed, "noise": a, "data": s, "score": np.minimum(a, s), "v": fixed, "edm": fixed}
+    small = known[prediction.name]
     bound = (20 * np.finfo(np.float32).eps / small * 4)[:, None]
     assert np.all(np.abs(back.x0 - x0) <= bound)
     assert np.all(np.abs(back.x1 - x1) <= bound)
@@ -61,10 +77,111 @@ def test_a_perfect_network_of_any_kind_gives_the_oracles_velocity(schedule, pred
         oracle = oracles.mixture(path, jax.tree.map(lambda a: a.astype(jnp.float64), MIXTURE))
         x = jax.random.normal(jax.random.key(0), (30, 2), jnp.float64) * 2
         t = jnp.linspace(0.1, 0.9, 30)
+        prediction = dataclasses.replace(prediction, inputs=lambda path, t, x: x)  # the net below wants x itself
         net = lambda t, x, cond: prediction.from_ends(path, t, x, oracle.denoiser(t, x))
         np.testing.assert_allclose(
             field(read(net, path, prediction), path)(t, x, None), oracle.velocity(t, x), atol=1e-9
         )
+
+
+EDGES = (1e-4, 0.1, 0.5, 0.9, 1 - 1e-4)
+
+
+@pytest.mark.parametrize("schedule", EVERY.values(), ids=EVERY)
+@pytest.mark.parametrize("prediction", [velocity, noise, data, v, edm(0.5)], ids=lambda p: p.name)
+def test_round_trips_at_the_edges(schedule, prediction):
+    """From a prediction to the ends and back to it, at t = 1e-4, 0.1, 0.5, 0.9 and 1 - 1e-4, and the ends themselves.
+
+    The output comes back within 1e-5 of its size (of its own, for VE and EDM whose velocity is up to 700). The ends come
+    back within 1e-5 from velocity, v and edm; from noise within 10 eps / alpha, from data within 10 eps / sigma, where
+    these are at least 1e-4; on a scale of max(1, sigma), which is what x_t is rounded to.
+    """
+    path, eps = GaussianPath(schedule), np.finfo(np.float32).eps
+    t = jnp.array([t for t in EDGES if path.t_min <= t <= path.t_max])
+    x0, x1 = (jnp.clip(a, -2, 2) for a in jax.random.normal(jax.random.key(1), (2, len(t), 8)))
+    x = path.sample(None, t, x0, x1).x_t
+    a, s = (np.asarray(c)[:, None] for c in (schedule.alpha(t), schedule.sigma(t)))
+    usable = {"noise": a >= 1e-4, "data": s >= 1e-4}.get(prediction.name, a > -1) & np.ones((1, 8), bool)
+    output = prediction.from_ends(path, t, x, Ends(x0, x1))
+    back = prediction.to_ends(path, t, x, output)
+    scale = np.maximum(1, s)
+    rounding = {"noise": 10 * eps / np.maximum(a, 1e-4), "data": 10 * eps / np.maximum(s, 1e-4)}
+    bound = np.maximum(1e-5, rounding.get(prediction.name, 0)) * scale * np.ones((1, 8))
+    assert np.all(np.abs(back.x1 - x1)[usable] <= bound[usable])
+    assert np.all(np.abs(back.x0 - x0)[usable] <= bound[usable])
+    again = prediction.from_ends(path, t, x, back)
+    size = np.maximum(1, np.abs(output).max(1, keepdims=True))
+    assert np.all((np.abs(again - output) / size)[usable] <= bound[usable])
+
+
+def test_edms_f_is_the_published_preconditioning():
+    """D = c_skip x + c_out F(c_in x) with Karras et al. 2022, table 1, written in their own scale; float64."""
+    with jax.enable_x64(True):
+        path, sd, t = GaussianPath(EDM()), 0.5, 0.6
+        sigma = float(EDM().sigma(jnp.asarray(t)))
+        x, f = jax.random.normal(jax.random.key(0), (2, 5, 3))
+        skip, out = sd**2 / (sigma**2 + sd**2), sigma * sd / np.sqrt(sigma**2 + sd**2)
+        prediction = edm(sd)
+        np.testing.assert_allclose(prediction.to_ends(path, t, x, f).x1, skip * x + out * f, rtol=1e-6)
+        np.testing.assert_allclose(prediction.inputs(path, t, x), x / np.sqrt(sigma**2 + sd**2), rtol=1e-6)
+
+
+def test_v_is_a_multiple_of_the_cosine_velocity():
+    path = GaussianPath(Cosine())
+    p = path.sample(None, jnp.linspace(0.1, 0.9, 5), *jax.random.normal(jax.random.key(0), (2, 5, 3)))
+    np.testing.assert_allclose(v.target(path, p), -2 / np.pi * velocity.target(path, p), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("schedule", [CondOT(), VE(0.1, 10), Cosine()])
+@pytest.mark.parametrize("of", [noise, data, v, velocity, edm(0.5)], ids=lambda p: p.name)
+def test_gain_is_the_ratio_of_errors(schedule, of):
+    """Two readings of one (t, x): their differences in any two predictions stand in the ratio of the gains."""
+    with jax.enable_x64(True):
+        path, t = GaussianPath(schedule), jnp.array([0.2, 0.5, 0.8])
+        x, one, other = jax.random.normal(jax.random.key(0), (3, 3, 4))
+        ends = [data.to_ends(path, t, x, x1) for x1 in (one, other)]
+        difference = lambda p: p.from_ends(path, t, x, ends[0]) - p.from_ends(path, t, x, ends[1])
+        ratio = (of.gain(path, t) / data.gain(path, t))[:, None]
+        np.testing.assert_allclose(difference(of), ratio * difference(data), rtol=1e-9)
+
+
+@pytest.mark.parametrize("noise_of_path", [Constant(0.4), Bridge(0.8)])
+def test_two_heads_determine_everything_on_a_path_with_noise(noise_of_path):
+    """From (v, E[z]) both ends, the velocity and the score of the oracle come back; float64."""
+    with jax.enable_x64(True):
+        path = AffinePath(CondOT(), noise_of_path)
+        oracle = oracles.gaussian(path, 1.0, 0.6, source_mean=-0.5, source_std=1.3, correlation=0.4)
+        x = jax.random.normal(jax.random.key(0), (7, 2))
+        t = jnp.linspace(0.1, 0.9, 7)
+        ends = oracle.denoiser(t, x)
+        net = lambda t, x, cond: velocity_score.from_ends(path, t, x, oracle.denoiser(t, x))
+        denoiser = read(net, path, velocity_score)
+        for ours, true in zip(denoiser(t, x)[:3], ends[:3], strict=True):
+            np.testing.assert_allclose(ours, true, rtol=1e-8, atol=1e-9)
+        np.testing.assert_allclose(field(denoiser, path)(t, x), oracle.velocity(t, x), rtol=1e-9)
+        np.testing.assert_allclose(score_field(denoiser, path)(t, x), oracle.score(t, x), rtol=1e-8)
+        one_head = read(lambda t, x, cond: oracle.velocity(t, x), path, velocity)
+        np.testing.assert_allclose(field(one_head, path)(t, x), oracle.velocity(t, x), rtol=1e-9)
+        with pytest.raises(ValueError, match="velocity_score"):
+            score_field(one_head, path)(t, x)
+
+
+def test_no_score_without_a_gaussian_source():
+    denoiser = read(lambda t, x, cond: x, AffinePath(CondOT()), velocity)
+    with pytest.raises(ValueError, match="path has no score"):
+        score_field(denoiser, AffinePath(CondOT()))(0.5, jnp.ones((1, 2)))
+
+
+def test_learned_variance_travels_with_the_noise():
+    path = GaussianPath(VP())
+    x, eps = jax.random.normal(jax.random.key(0), (2, 4, 3))
+    spread = jnp.full_like(eps, 0.25)
+    output = noise_variance.from_ends(path, 0.5, x, Ends(eps, eps, None, spread))
+    back = noise_variance.to_ends(path, 0.5, x, output)
+    np.testing.assert_allclose(back.spread, spread, rtol=1e-6)
+    np.testing.assert_allclose(back.x1, noise.to_ends(path, 0.5, x, eps).x1, rtol=1e-6)
+    with pytest.raises(ValueError, match="2 heads"):
+        noise_variance.gain(path, jnp.array([0.5]))
 
 
 def test_noise_is_minus_sigma_score():
@@ -85,8 +202,8 @@ def test_intervals_keep_away_from_the_singular_end():
 
 
 @given(
-    batch=st.integers(1, 4),
-    event=st.lists(st.integers(1, 3), min_size=1, max_size=3).map(tuple),
+    batch=st.integers(1, 2),
+    event=st.sampled_from([(1,), (2, 3, 1)]),
     dtype=st.sampled_from([jnp.float32, jnp.bfloat16, jnp.float16]),
     edge=st.integers(0, 1),
     prediction=st.sampled_from(ALL),

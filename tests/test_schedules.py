@@ -6,14 +6,59 @@ import numpy as np
 import pytest
 
 from flowjax import schedules
-from flowjax.schedules import VP, CondOT, Cosine, Polynomial, rates
+from flowjax.schedules import (
+    EDM,
+    VE,
+    VP,
+    CondOT,
+    Cosine,
+    Polynomial,
+    Shifted,
+    SubVP,
+    bisect_log_snr,
+    check_monotone,
+    ddpm_linear,
+    nichol_cosine,
+    rates,
+)
 
 pytestmark = pytest.mark.analytic
 
 # alpha, sigma and their derivatives, in NumPy float64, derived by hand.
 _B = lambda t: 0.5 * (1 - t) ** 2 * 19.9 + 0.1 * (1 - t)
 _DB = lambda t: -((1 - t) * 19.9 + 0.1)
+_edm = lambda t: 80 ** (1 / 7) + t * (0.002 ** (1 / 7) - 80 ** (1 / 7))
 CASES = {
+    "sub-vp": (
+        SubVP(),
+        lambda t: (
+            np.exp(-_B(t) / 2),
+            1 - np.exp(-_B(t)),
+            -_DB(t) / 2 * np.exp(-_B(t) / 2),
+            _DB(t) * np.exp(-_B(t)),
+        ),
+    ),
+    "ve": (
+        VE(0.01, 50),
+        lambda t: (
+            np.ones_like(t),
+            50 * (0.01 / 50) ** t,
+            np.zeros_like(t),
+            np.log(0.01 / 50) * 50 * (0.01 / 50) ** t,
+        ),
+    ),
+    "edm": (
+        EDM(),
+        lambda t: (np.ones_like(t), _edm(t) ** 7, np.zeros_like(t), 7 * _edm(t) ** 6 * (0.002 ** (1 / 7) - 80 ** (1 / 7))),
+    ),
+    "lipman": (
+        CondOT(sigma_min=0.1),
+        lambda t: (t, 1 - 0.9 * t, np.ones_like(t), -0.9 * np.ones_like(t)),
+    ),
+    "shifted": (
+        Shifted(CondOT(), 3.0),
+        lambda t: (t / (3 - 2 * t), 3 * (1 - t) / (3 - 2 * t), 3 / (3 - 2 * t) ** 2, -3 / (3 - 2 * t) ** 2),
+    ),
     "condot": (CondOT(), lambda t: (t, 1 - t, np.ones_like(t), -np.ones_like(t))),
     "cosine": (
         Cosine(),
@@ -44,8 +89,8 @@ def test_values_and_derivatives_match_the_formulas(name):
     t = np.linspace(0.02, 0.98, 50).astype(np.float32)
     got = rates(schedule, t)
     for ours, true in zip(got, formula(t.astype(np.float64)), strict=True):
-        # a few roundings of quantities of order max(1, |value|)
-        np.testing.assert_allclose(ours, true, rtol=3e-6, atol=1e-6)
+        # a few roundings of quantities of order max(1, |value|); a power of 7, or an exponential of 8, multiplies them
+        np.testing.assert_allclose(ours, true, rtol=1e-5 if name in ("edm", "ve") else 3e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -104,7 +149,9 @@ def test_schedules_pass_through_jit_as_static_parts():
 
 
 @pytest.mark.parametrize(
-    "bad", [lambda: Polynomial(0.0), lambda: Polynomial(-1.0), lambda: VP(20.0, 0.1), lambda: VP(0.0, 1.0)]
+    "bad",
+    [lambda: Polynomial(0.0), lambda: Polynomial(-1.0), lambda: VP(20.0, 0.1), lambda: VP(0.0, 1.0)]
+    + [lambda: VE(2, 1), lambda: EDM(rho=0), lambda: Shifted(CondOT(), 0), lambda: SubVP(2, 1), lambda: CondOT(1.0)],
 )
 def test_bad_parameters_are_refused(bad):
     with pytest.raises(ValueError, match=r"must be|needed"):
@@ -113,3 +160,59 @@ def test_bad_parameters_are_refused(bad):
 
 def test_half_precision_times_are_widened():
     assert schedules.CondOT().sigma(jnp.float16(0.5)).dtype == jnp.float32
+
+
+@pytest.mark.parametrize("make", [ddpm_linear, nichol_cosine])
+def test_discrete_levels_are_the_products_of_the_betas(make):
+    """alpha_k^2 = prod (1 - b_i) in float64, at t = 1 - k / N, for the paper's own betas; float32 log-SNR to 1e-6."""
+    n = 1000
+    if make is ddpm_linear:
+        betas = np.linspace(1e-4, 0.02, n)
+    else:
+        f = lambda k: np.cos((k / n + 0.008) / 1.008 * np.pi / 2) ** 2
+        betas = np.minimum(1 - f(np.arange(1, n + 1)) / f(np.arange(n)), 0.999)
+    signal = np.cumprod(1 - betas)[::-1]
+    schedule = make()
+    np.testing.assert_allclose(schedule.times, np.arange(n) / n, atol=1e-12)
+    np.testing.assert_allclose(schedule.alpha(schedule.times), np.sqrt(signal), rtol=2e-5, atol=1e-7)
+    np.testing.assert_allclose(schedule.sigma(schedule.times), np.sqrt(1 - signal), rtol=2e-5)
+    middle = schedule.log_snr((schedule.times[1:] + schedule.times[:-1]) / 2)
+    levels = np.log(signal / (1 - signal))
+    np.testing.assert_allclose(middle, (levels[1:] + levels[:-1]) / 2, rtol=1e-4, atol=2e-4)  # linear between levels
+    t = jnp.linspace(0.0, schedule.t_max, 77)
+    np.testing.assert_allclose(schedule.time_of_log_snr(schedule.log_snr(t)), t, atol=3e-6)
+
+
+def test_the_shift_lowers_log_snr_by_twice_its_logarithm():
+    """Esser et al. 2024: sigma / alpha grows by the shift at every t of CondOT."""
+    t = jnp.linspace(0.1, 0.9, 9)
+    fall = CondOT().log_snr(t) - Shifted(CondOT(), 3.0).log_snr(t)
+    np.testing.assert_allclose(fall, 2 * np.log(3.0), rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["condot", "vp", "sub-vp", "ve", "edm"])
+def test_bisection_agrees_with_the_closed_inverse(name):
+    schedule, _ = CASES[name]
+    levels = schedule.log_snr(jnp.linspace(0.05, 0.95, 20))
+    np.testing.assert_allclose(bisect_log_snr(schedule, levels), schedule.time_of_log_snr(levels), atol=3e-6)
+
+
+class Bump:
+    """A schedule that gives back what it has learned of the data."""
+
+    t_min, t_max = 0.0, 1.0
+    alpha = staticmethod(lambda t: jnp.sin(jnp.pi * jnp.asarray(t)))
+    sigma = staticmethod(lambda t: jnp.ones_like(jnp.asarray(t)))
+
+    def log_snr(self, t):
+        return 2 * jnp.log(self.alpha(t) / self.sigma(t))
+
+    def time_of_log_snr(self, log_snr):
+        return bisect_log_snr(self, log_snr)
+
+
+def test_a_schedule_that_is_not_monotone_is_refused():
+    with pytest.raises(ValueError, match=r"not monotone.* t = 0\.5"):
+        check_monotone(Bump())
+    for schedule, _ in CASES.values():
+        check_monotone(schedule)

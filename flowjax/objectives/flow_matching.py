@@ -27,7 +27,7 @@ from flowjax.paths.affine import AffinePath
 from flowjax.paths.base import PathSample
 from flowjax.predictions import Denoiser, Prediction, velocity
 from flowjax.sources import Source
-from flowjax.typing import Batched, Cond, Params, PRNGKey
+from flowjax.typing import Batched, Cond, Output, Params, PRNGKey
 
 
 class Batch(NamedTuple):
@@ -37,7 +37,7 @@ class Batch(NamedTuple):
     cond: Cond = None
 
 
-ParametricApply = Callable[[Params, Float[Array, " B"], Batched, Cond], Batched]
+ParametricApply = Callable[[Params, Float[Array, " B"], Batched, Cond], Output]
 """A network with free parameters: `apply(params, t, x, cond) -> output`, shaped like x for each head."""
 
 
@@ -81,7 +81,7 @@ def draw(
     return Draw(path.sample(key_path, drawn.t, x0[pairs.rows], batch.x1), drawn.weight, pairs.violation)
 
 
-def row_mean_square(error: Batched) -> Float[Array, " B"]:
+def row_mean_square(error: Output) -> Float[Array, " B"]:
     """Mean over the coordinates of each example."""
     return jnp.mean(error.reshape(error.shape[0], -1) ** 2, -1)
 

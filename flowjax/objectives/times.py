@@ -14,7 +14,7 @@ u = log E[L | t].
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -38,6 +38,7 @@ class Drawn(NamedTuple):
     weight: Float[Array, " n"]
 
 
+@runtime_checkable
 class Times(Protocol):
     """`times(key, n, path, interval, profile) -> Drawn`."""
 

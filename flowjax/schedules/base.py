@@ -73,7 +73,7 @@ def bisect_log_snr(schedule: Schedule, log_snr: ArrayLike) -> Float[Array, "..."
     low = jnp.full_like(target, schedule.t_min)
     high = jnp.full_like(target, schedule.t_max)
 
-    def halve(_: int, ends: tuple[Array, Array]) -> tuple[Array, Array]:
+    def halve(_: Array, ends: tuple[Array, Array]) -> tuple[Array, Array]:
         low, high = ends
         middle = 0.5 * (low + high)
         later = schedule.log_snr(middle) < target

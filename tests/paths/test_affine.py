@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowjax.paths import AffinePath, GaussianPath, Path
+from flowjax.paths import AffinePath, Bridge, Constant, GaussianPath, Path, Sine2
 from flowjax.schedules import VP, CondOT, Cosine, Polynomial
 from flowjax.sources import GaussianMixture, Normal, Uniform
 
@@ -104,3 +104,39 @@ def test_paths_satisfy_the_protocol_and_pass_through_jit():
     assert isinstance(path, Path)
     inside = jax.jit(lambda p, t, x: p.sample(None, t, x, x).x_t)(path, 0.5, x)
     np.testing.assert_allclose(inside, path.sample(None, 0.5, x, x).x_t, rtol=1e-6)
+
+
+@pytest.mark.parametrize("noise", [Constant(0.3), Bridge(0.7), Sine2(0.5)])
+def test_a_path_with_noise_moves_with_its_own_z(noise):
+    """dx_t is the derivative of x_t with z held, by central differences in float64; and z is what was added."""
+    with jax.enable_x64(True):
+        x0, x1 = jax.random.normal(KEY, (2, 6, 3))
+        path, t, h = AffinePath(Cosine(), noise), jnp.linspace(0.1, 0.9, 6), 1e-4
+        p, ahead, behind = (path.sample(KEY, s, x0, x1) for s in (t, t + h, t - h))
+        np.testing.assert_allclose(p.dx_t, (ahead.x_t - behind.x_t) / (2 * h), atol=1e-5)
+        added = p.x_t - AffinePath(Cosine()).sample(None, t, x0, x1).x_t
+        np.testing.assert_allclose(added, noise.gamma(t)[:, None] * p.z, atol=1e-12)
+
+
+def test_the_bridges_velocity_is_that_of_tong_et_al():
+    """u = x1 - x0 + (1 - 2t) / (2t (1 - t)) (x_t - (1 - t) x0 - t x1): Tong et al. 2024, eq. 21."""
+    with jax.enable_x64(True):
+        x0, x1 = jax.random.normal(KEY, (2, 6, 3))
+        t = jnp.linspace(1e-3, 1 - 1e-3, 6)
+        p = AffinePath(CondOT(), Bridge(0.8)).sample(KEY, t, x0, x1)
+        t = t[:, None]
+        pull = (1 - 2 * t) / (2 * t * (1 - t)) * (p.x_t - (1 - t) * x0 - t * x1)
+        np.testing.assert_allclose(p.dx_t, x1 - x0 + pull, rtol=1e-9)
+
+
+def test_noise_needs_a_key_and_a_gaussian_path_has_none():
+    x = jnp.ones((2, 2))
+    with pytest.raises(ValueError, match="pass key"):
+        AffinePath(CondOT(), Bridge()).sample(None, 0.5, x, x)
+    with pytest.raises(ValueError, match="no noise of its own"):
+        GaussianPath(CondOT(), Bridge())
+    with pytest.raises(ValueError, match="positive"):
+        Constant(0.0)
+    assert (AffinePath(CondOT(), Bridge()).t_min, AffinePath(CondOT(), Bridge()).t_max) == (1e-3, 1 - 1e-3)
+    assert AffinePath(CondOT(), Bridge()).has_score
+    assert not AffinePath(CondOT()).has_score

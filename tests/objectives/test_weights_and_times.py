@@ -1,0 +1,172 @@
+"""Loss weights and time samplers: two choices, each against formulas in float64 and against expectations."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import stats
+
+from flowjax import objectives, oracles
+from flowjax.couplings import Sinkhorn
+from flowjax.objectives import Batch, times, weights
+from flowjax.paths import GaussianPath
+from flowjax.predictions import data, edm, noise, score, v, velocity
+from flowjax.schedules import EDM, VP, CondOT, Cosine, ddpm_linear
+from flowjax.sources import Normal
+
+pytestmark = pytest.mark.analytic
+PATH = GaussianPath(CondOT())
+T = jnp.array([0.1, 0.3, 0.6, 0.9])
+KEY = jax.random.key(0)
+
+
+@pytest.mark.parametrize(
+    ("weighting", "on_data"),
+    [
+        (weights.uniform(data), lambda a, s: 1 + 0 * a),
+        (weights.uniform(noise), lambda a, s: a**2 / s**2),
+        (weights.uniform(velocity), lambda a, s: 1 / s**2),  # CondOT: v = (x1 - x_t) / (1 - t)
+        (weights.uniform(v), lambda a, s: (a**2 + s**2) ** 2 / s**2),
+        (weights.uniform(score), lambda a, s: a**2 / s**4),
+        (weights.uniform(edm(0.5)), lambda a, s: ((s / a) ** 2 + 0.25) / (s / a * 0.5) ** 2),
+        (weights.min_snr(5.0), lambda a, s: np.minimum(a**2 / s**2, 5)),
+        (weights.sigmoid(-2.0), lambda a, s: a**2 / s**2 / (1 + np.exp(2 + np.log(a**2 / s**2)))),
+        (weights.likelihood(), lambda a, s: (1 / a + 1 / s) * a**2 / s**2),  # d log SNR / dt = 2 (1 / t + 1 / (1 - t))
+    ],
+)
+@pytest.mark.parametrize("own", [data, noise, velocity, v, edm(1.5)], ids=lambda p: p.name)
+def test_a_weight_means_the_same_whatever_the_network_predicts(weighting, on_data, own):
+    """Published weights on the data's error, against the weight on the network's own error over its squared gain."""
+    t = np.asarray(T, np.float64)
+    expected = on_data(t, 1 - t)
+    per_data = weighting(PATH, own, T) * (own.gain(PATH, T) / data.gain(PATH, T)) ** 2
+    np.testing.assert_allclose(per_data, expected, rtol=1e-4)
+
+
+def test_equal_losses_for_equal_denoisers():
+    """One imperfect denoiser read as noise and as velocity has one likelihood-weighted loss, draw by draw."""
+    wrong = oracles.gaussian(PATH, 0.3, 0.7)
+    x1 = 0.5 * jax.random.normal(KEY, (256, 2))
+    weighting = weights.likelihood()
+    values = []
+    for p in (noise, velocity, v):
+        net = lambda params, t, x, cond, p=p: p.from_ends(PATH, t, x, wrong.denoiser(t, x))
+        loss = objectives.conditional(net, PATH, Normal((2,)), None, p, times.Uniform(), weighting)
+        assert weighting.interval(PATH, p) == weighting.interval(PATH, noise)
+        values.append(float(loss(None, KEY, Batch(x1))))
+    np.testing.assert_allclose(values, values[0], rtol=1e-4)
+
+
+def test_the_likelihood_weight_is_the_negative_elbo():
+    """With the oracle, integral of the weighted noise error minus that of the true noise's variance is the entropy gap:
+
+    for data N(0, s^2) and network std s', d/ds' of the loss is that of the cross entropy log s' + s^2 / (2 s'^2), as
+    the bound is tight over an infinite range of SNR; on [1e-3, 1 - 1e-3] to about 1e-2. The integral is over a fixed grid.
+    """
+    s = 0.5
+    t = jnp.linspace(*weights.likelihood().interval(PATH, noise), 40_001)
+
+    def loss(std):
+        # E |x0 - E'[x0 | x_t]|^2 in closed form: both are linear in x_t = a x1 + b x0
+        a, b = t, 1 - t
+        k = b / (a**2 * std**2 + b**2)
+        error = (1 - k * b) ** 2 + (k * a * s) ** 2
+        return jnp.trapezoid(weights.likelihood()(PATH, noise, t) * error, t)
+
+    with jax.enable_x64(True):
+        for other in (0.4, 0.8):
+            expected = 1 / other - s**2 / other**3
+            assert float(jax.grad(loss)(other)) == pytest.approx(expected, rel=2e-2)
+
+
+def samples(sampler, path=PATH, interval=(0.0, 1.0), profile=None, n=20_000):
+    drawn = sampler(KEY, n, path, interval, profile)
+    return np.asarray(drawn.t, np.float64), np.asarray(drawn.weight)
+
+
+def test_time_samplers_have_the_laws_they_say():
+    """Kolmogorov-Smirnov at level 1e-3 with a fixed key."""
+    assert stats.kstest(samples(times.Uniform(), interval=(0.2, 0.7))[0], stats.uniform(0.2, 0.5).cdf).pvalue > 1e-3
+    assert stats.kstest(samples(times.Stratified())[0], "uniform").pvalue > 1e-3
+    t, _ = samples(times.LogitNormal(0.5, 0.8))
+    assert stats.kstest(np.log(t / (1 - t)), stats.norm(0.5, 0.8).cdf).pvalue > 1e-3
+    path = GaussianPath(EDM())
+    t, _ = samples(times.LogNormal(-1.2, 1.2), path)
+    log_sigma = np.log(np.asarray(EDM().sigma(t)))
+    assert stats.kstest(log_sigma, stats.norm(-1.2, 1.2).cdf).pvalue > 1e-3
+
+
+def test_stratified_times_are_even():
+    t = np.sort(samples(times.Stratified(), n=100)[0])
+    np.testing.assert_allclose(np.diff(t), 0.01, atol=1e-5)
+    assert not np.all(np.diff(samples(times.Stratified(), n=100)[0]) > 0)  # shuffled
+
+
+def test_levels_are_those_of_the_chain():
+    schedule = ddpm_linear(50)
+    t, _ = samples(times.Levels(50), GaussianPath(schedule), (0.0, schedule.t_max))
+    assert len(np.unique(t)) == 50
+    np.testing.assert_allclose(np.unique(t), schedule.times, atol=1e-6)
+
+
+def test_importance_is_unbiased_and_follows_the_profile():
+    """E[weight f(t)] is the uniform mean whatever the profile, and times gather where it is high."""
+    profile = jnp.linspace(0.0, 3.0, times.BINS)
+    t, w = samples(times.Importance(), profile=profile, n=200_000)
+    f = np.sin(3 * t) * w
+    assert f.mean() == pytest.approx((1 - np.cos(3)) / 3, abs=5 * f.std() / np.sqrt(len(f)))
+    assert (t > 0.5).mean() > 0.7
+    with pytest.raises(ValueError, match="needs a learned profile"):
+        samples(times.Importance())
+
+
+def test_the_profile_learns_the_logarithm_of_the_loss():
+    """Gradient descent on the profile alone: u goes to log E[L | t] of a net that predicts 0, and the value is unchanged.
+
+    CondOT from N(0, 1) to N(0, 4) in 8 dimensions: E|dx_t|^2 / 8 = 5 at all t.
+    """
+    zero = lambda params, t, x, cond: 0 * x
+    profile = lambda params: params["profile"]
+    make = lambda uncertainty: objectives.conditional(
+        zero, PATH, Normal((8,)), times=times.Uniform(), profile=profile, uncertainty=uncertainty
+    )
+    plain = objectives.conditional(zero, PATH, Normal((8,)))
+    x1 = 2 * jax.random.normal(jax.random.key(5), (4096, 8))
+    for uncertainty in (False, True):
+        loss = jax.jit(jax.value_and_grad(make(uncertainty)))
+        params = {"profile": jnp.zeros(times.BINS)}
+        for i in range(60):
+            value, grad = loss(params, jax.random.fold_in(KEY, i), Batch(x1))
+            params = jax.tree.map(lambda p, g: p - 10.0 * g, params, grad)
+        np.testing.assert_allclose(params["profile"], np.log(5.0), atol=0.15)
+        if not uncertainty:
+            assert float(value) == pytest.approx(float(plain(params, jax.random.fold_in(KEY, 59), Batch(x1))), rel=1e-5)
+
+
+def test_the_violation_reaches_the_diagnosis():
+    loss = objectives.diagnosed(lambda p, t, x, c: x, PATH, Normal((2,)), Sinkhorn(0.01, max_sweeps=2))
+    assert loss(None, KEY, Batch(jax.random.normal(KEY, (32, 2)))).violation > 0.05
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        lambda: times.LogitNormal(0.0, 0.0),
+        lambda: times.Levels(1),
+        lambda: times.Importance(0.0),
+        lambda: weights.min_snr(0.0),
+        lambda: objectives.diagnosed(lambda p, t, x, c: x, PATH, Normal((2,)), uncertainty=True),
+    ],
+)
+def test_refusals(bad):
+    with pytest.raises(ValueError, match=r"positive|at least 2|in \(0, 1\]|needs a profile"):
+        bad()
+
+
+def test_intervals_keep_away_from_infinite_weights():
+    assert weights.OWN.interval(PATH, velocity) == (0.0, 1.0)
+    low, high = weights.likelihood().interval(PATH, velocity)
+    assert 0 < low < high < 1
+    assert weights.uniform(score).interval(PATH, velocity)[1] < 1
+    assert np.isfinite(weights.min_snr()(GaussianPath(Cosine()), velocity, jnp.array([0.0, 1.0]))).all()
+    assert weights.OWN.interval(GaussianPath(VP()), v) == (VP.t_min, VP.t_max)
