@@ -87,7 +87,9 @@ def test_useless_potentials_do_no_harm():
     cold = assign(x0, x1, np.zeros(20), np.zeros(20))
     np.testing.assert_array_equal(assign(x0, x1, np.full(20, np.nan), np.zeros(20)), cold)
     np.testing.assert_array_equal(assign(x0, x1, np.arange(20.0) * 7, -np.arange(20.0)), cold)
-    assert assign(x0[:1], x0[:1], *entropic_potentials(pairwise_cost(jnp.asarray(x0[:1]), jnp.asarray(x0[:1])))).tolist() == [0]
+    assert assign(
+        x0[:1], x0[:1], *entropic_potentials(pairwise_cost(jnp.asarray(x0[:1]), jnp.asarray(x0[:1])))
+    ).tolist() == [0]
 
 
 @pytest.fixture(scope="module")

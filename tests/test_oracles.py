@@ -151,7 +151,8 @@ def test_ends_of_any_source_are_conditional_means():
 
 
 def test_correlated_normals_by_linear_regression():
-    """(x0, x1) normal with correlation q: E[x1 | x_t] = m + cov(x1, x_t) / var(x_t) (x_t - mean), from the joint law."""
+    """(x0, x1) normal with correlation q: E[x1 | x_t] = m + cov(x1, x_t) / var(x_t) (x_t - mean), from the joint
+    law."""
     path, t, q = AffinePath(CondOT(), Bridge(0.7)), 0.3, 0.6
     n, r, m, s = -0.5, 1.3, 1.0, 0.6
     a, b, g = t, 1 - t, 0.7 * np.sqrt(t * (1 - t))
@@ -165,11 +166,14 @@ def test_correlated_normals_by_linear_regression():
 
 
 def test_the_schroedinger_bridge_between_normals():
-    """With entropic ends and Brownian bridges between, dX = drift dt + sigma dW has a drift that is a gradient in space and
-    solves the bridge: the drift of both time directions adds up to sigma^2 score, and at sigma = 0 the ends are optimal.
+    """With entropic ends and Brownian bridges between, dX = drift dt + sigma dW has a drift that is a gradient in space
+    and
+    solves the bridge: the drift of both time directions adds up to sigma^2 score, and at sigma = 0 the ends are
+        optimal.
 
-    Here: the joint law of the ends has correlation c / (r s) with c^2 + sigma^2 c = (r s)^2, and the SDE run from the source
-    (Euler-Maruyama, small steps) arrives with that correlation: within 5 standard errors and the step's bias.
+    Here: the joint law of the ends has correlation c / (r s) with c^2 + sigma^2 c = (r s)^2, and the SDE run from the
+        source (Euler-Maruyama, small steps) arrives with that correlation: within 5 standard errors and the step's
+        bias.
     """
     sigma, r, s = 1.0, 1.5, 0.5
     q = oracles.bridge_correlation(r, s, sigma)
@@ -184,7 +188,9 @@ def test_the_schroedinger_bridge_between_normals():
     def step(x, edge):
         t, h, i = edge
         f = oracle.velocity(t, x) + 0.5 * sigma**2 * oracle.score(t, x)
-        return x + h * f + sigma * jnp.sqrt(h) * jax.random.normal(jax.random.fold_in(jax.random.key(1), i), x.shape), None
+        return x + h * f + sigma * jnp.sqrt(h) * jax.random.normal(
+            jax.random.fold_in(jax.random.key(1), i), x.shape
+        ), None
 
     x1, _ = jax.jit(lambda x: jax.lax.scan(step, x, (times[:-1], jnp.diff(times), jnp.arange(steps))))(x0)
     assert float(x1.mean()) == pytest.approx(1.0, abs=5 * s / np.sqrt(n) + 0.01)
@@ -215,8 +221,8 @@ def test_a_source_at_zero_survives_the_compiler():
 def test_energies(schedule, marginal, conditional):
     """Integral of E|v|^2 dt for N(0, 1) to N(0, 1/4): of the marginal velocity, and of the conditional one.
 
-    The marginal velocity is V' / (2 V) x with V = alpha^2 / 4 + sigma^2, so the energy is the integral of V'^2 / (4 V); the
-    library's by its own velocity under p_t: exact in x for a linear field, trapezoidal in t.
+    The marginal velocity is V' / (2 V) x with V = alpha^2 / 4 + sigma^2, so the energy is the integral of V'^2 / (4 V);
+    the library's by its own velocity under p_t: exact in x for a linear field, trapezoidal in t.
     """
     with jax.enable_x64(True):
         path = GaussianPath(schedule)

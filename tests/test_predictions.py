@@ -92,9 +92,9 @@ EDGES = (1e-4, 0.1, 0.5, 0.9, 1 - 1e-4)
 def test_round_trips_at_the_edges(schedule, prediction):
     """From a prediction to the ends and back to it, at t = 1e-4, 0.1, 0.5, 0.9 and 1 - 1e-4, and the ends themselves.
 
-    The output comes back within 1e-5 of its size (of its own, for VE and EDM whose velocity is up to 700). The ends come
-    back within 1e-5 from velocity, v and edm; from noise within 10 eps / alpha, from data within 10 eps / sigma, where
-    these are at least 1e-4; on a scale of max(1, sigma), which is what x_t is rounded to.
+    The output comes back within 1e-5 of its size (of its own, for VE and EDM whose velocity is up to 700). The ends
+    come back within 1e-5 from velocity, v and edm; from noise within 10 eps / alpha, from data within 10 eps / sigma,
+    where these are at least 1e-4; on a scale of max(1, sigma), which is what x_t is rounded to.
     """
     path, eps = GaussianPath(schedule), np.finfo(np.float32).eps
     t = jnp.array([t for t in EDGES if path.t_min <= t <= path.t_max])

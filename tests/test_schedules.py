@@ -49,7 +49,12 @@ CASES = {
     ),
     "edm": (
         EDM(),
-        lambda t: (np.ones_like(t), _edm(t) ** 7, np.zeros_like(t), 7 * _edm(t) ** 6 * (0.002 ** (1 / 7) - 80 ** (1 / 7))),
+        lambda t: (
+            np.ones_like(t),
+            _edm(t) ** 7,
+            np.zeros_like(t),
+            7 * _edm(t) ** 6 * (0.002 ** (1 / 7) - 80 ** (1 / 7)),
+        ),
     ),
     "lipman": (
         CondOT(sigma_min=0.1),

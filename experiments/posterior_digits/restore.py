@@ -23,7 +23,6 @@ import flowjax
 from flowjax.data.digits import open_digits
 from flowjax.guidance import Posterior, linear_measurement
 from flowjax.oracles import gaussian
-from flowjax.sources import Normal
 
 matplotlib.use("agg")
 import matplotlib.pyplot as plt
@@ -98,7 +97,7 @@ def baselines(task, operator, y, truth, train):
 
 def control(run, n, each):
     """Independent normal pixels with the exact denoiser: here the guided sampler draws from the true posterior."""
-    oracle = gaussian(run.path, Normal((8, 8, 1), 0.0, DATA_STD))
+    oracle = gaussian(run.path, jnp.zeros((8, 8, 1)), DATA_STD)
     exact = SimpleNamespace(denoiser=oracle.denoiser, path=run.path, prior=run.prior)
     key_truth, key_noise = jax.random.split(jax.random.key(6))
     truth = DATA_STD * jax.random.normal(key_truth, (n, 8, 8, 1))
@@ -128,7 +127,7 @@ def figure(out, shown, columns=6):
     for i, name in enumerate(names):
         axes[i, columns].axis("off")
         axes[i, 0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=9)
-    fig.subplots_adjust(left=0.1, right=0.995, bottom=0.01, top=0.95, wspace=0.06, hspace=0.06)
+    fig.subplots_adjust(left=0.115, right=0.995, bottom=0.01, top=0.95, wspace=0.06, hspace=0.06)
     fig.savefig(out / "posterior_digits.png", dpi=90)
 
 
@@ -162,8 +161,8 @@ def main():
                 row = {k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()}
                 results[task]["samplers"].append(row)
                 print(json.dumps(row), flush=True)
-                if sampler == "heun":
-                    shown[task] = (truth, y, samples)  # of the last setting
+                if sampler == "euler_maruyama" and scale == 1:
+                    shown[task] = (truth, y, samples)
     if not args.tune:
         results["control"] = control(run, args.images, args.each)
         print("control", json.dumps(results["control"]))

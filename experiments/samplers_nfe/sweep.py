@@ -70,15 +70,23 @@ def draw(run, x0, labels, name, **how):
 
 def figure(out, records, floor):
     fig, (left, right) = plt.subplots(1, 2, figsize=(12, 5), constrained_layout=True)
-    for i, name in enumerate(DETERMINISTIC + STOCHASTIC):
-        rows = [r for r in records if r["sampler"] == name and r["grid"] == "uniform"]
+    for i, (name, grid) in enumerate([(name, "uniform") for name in DETERMINISTIC + STOCHASTIC] + [("edm", "edm")]):
+        rows = [r for r in records if r["sampler"] == name and r["grid"] == grid]
         nfe = [r["nfe"] for r in rows]
-        style = {"color": f"C{i % 10}", "marker": "o^sv"[i // 10], "ms": 4, "lw": 1.2, "label": name}
+        label = name if grid == "uniform" else f"{name}, grid {grid}"
+        style = {
+            "color": f"C{i % 10}",
+            "marker": "os"[i // 10],
+            "ms": 4,
+            "lw": 3 if name == "euler" else 1.2,
+            "label": label,
+        }
         left.loglog(nfe, [r["frechet"] for r in rows], "--" if name in STOCHASTIC else "-", **style)
         if name in DETERMINISTIC:
             right.loglog(nfe, [r["rms_to_dopri5"] for r in rows], **style)
     left.axhline(floor, color="k", lw=0.8, ls=":", label="dopri5, 1e-5")
-    left.set(xlabel="evaluations", ylabel="Frechet distance of pixels to the training images")
+    left.set(xlabel="evaluations", ylabel="Frechet distance of pixels to the training images", ylim=(26, 160))
+    left.set_yticks([30, 40, 60, 80, 100, 150], ["30", "40", "60", "80", "100", "150"])
     right.set(xlabel="evaluations", ylabel="RMS distance to dopri5 from the same noise, model space")
     for axes in (left, right):
         axes.set_xticks(BUDGETS, [str(b) for b in BUDGETS], minor=False)

@@ -161,11 +161,14 @@ def learn(
         raise ValueError("a learned grid needs a deterministic sampler: ends of different noise cannot be compared")
     first = times_for(sampler, steps, start)
     target = samplers.run(sampler, denoiser, x, times_for(sampler, fine * steps, start), keys=keys, cond=cond)
-    t0, t1 = first[0], first[-1]
+    high = samplers.interval(sampler)[1]
+    jumps = sampler.denoise and float(sampler.path.schedule.sigma(high)) == 0  # the last interval is the denoising's
+    whole = jnp.append(first, high) if jumps else first
+    t0, t1 = whole[0], whole[-1]
 
     def grid_of(logits: Float[Array, " N"]) -> Float[Array, " T"]:
-        inside = jnp.cumsum(jax.nn.softmax(logits))[:-1]
-        return jnp.concatenate([t0[None], t0 + (t1 - t0) * inside, t1[None]])
+        inside = t0 + (t1 - t0) * jnp.cumsum(jax.nn.softmax(logits))[:-1]
+        return jnp.concatenate([t0[None], inside] if jumps else [t0[None], inside, t1[None]])
 
     def distance(logits: Float[Array, " N"]) -> Float[Array, ""]:
         return jnp.mean((samplers.run(sampler, denoiser, x, grid_of(logits), keys=keys, cond=cond) - target) ** 2)
@@ -181,7 +184,7 @@ def learn(
         updates, state = optimizer.update(slope, state)
         return (logits + updates, state, best, least), value
 
-    logits = jnp.log(jnp.diff(first))
+    logits = jnp.log(jnp.diff(whole))
     carry = (logits, optimizer.init(logits), logits, jnp.asarray(jnp.inf, x.dtype))
     (_, _, best, _), _ = jax.jit(lambda c: jax.lax.scan(improve, c, None, length=iterations))(carry)
     return grid_of(best)

@@ -137,7 +137,7 @@ def sample(
     rtol: float = 1e-5,
     atol: float = 1e-5,
     save: bool = False,
-) -> tuple[Batched, Stats]:
+) -> tuple[Float[Array, "..."], Stats]:
     """Carries x from the source to the data.
 
     Args:
@@ -212,7 +212,7 @@ def _by_diffrax(
     t1: float,
     options: Options,
     save: bool,
-) -> tuple[Batched, Stats]:
+) -> tuple[Float[Array, "..."], Stats]:
     """diffrax's multistep ODE solvers and its SDE solvers, on a grid."""
     if name in sde.SDE_SOLVERS:
         if save:

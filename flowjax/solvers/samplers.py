@@ -156,7 +156,7 @@ def run(
     keys: Keys | None = None,
     cond: Cond = None,
     save: bool = False,
-) -> Batched:
+) -> Float[Array, "..."]:
     """Walks x from times[0] through the grid: one `lax.scan`.
 
     A grid of T times is T - 1 steps. With `sampler.denoise` a last evaluation at times[-1] follows; give a grid that

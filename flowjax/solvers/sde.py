@@ -8,6 +8,7 @@ import diffrax
 import jax
 import jax.numpy as jnp
 import lineax
+import numpy as np
 from jaxtyping import Array, Float
 
 from flowjax.paths.affine import AffinePath
@@ -22,9 +23,12 @@ SDE_SOLVERS: dict[str, Any] = {name.lower(): getattr(diffrax, name) for name in 
 
 
 def evaluations(name: str, steps: int) -> int:
-    """Of the denoiser in `steps` steps: one a stage of the solver's tableau; one a step without a tableau."""
+    """Of the denoiser in `steps` steps: one for each stage whose drift the tableau uses; one without a tableau."""
     tableau = getattr(SDE_SOLVERS[name], "tableau", None)
-    return steps * (1 if tableau is None else len(tableau.c) + 1)
+    if tableau is None:
+        return steps
+    ignored = 0 if tableau.ignore_stage_f is None else int(np.sum(tableau.ignore_stage_f))
+    return steps * (len(tableau.c) + 1 - ignored)
 
 
 @partial(jax.jit, static_argnames=("denoiser", "path", "g", "name"))

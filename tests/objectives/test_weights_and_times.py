@@ -61,7 +61,8 @@ def test_the_likelihood_weight_is_the_negative_elbo():
     """With the oracle, integral of the weighted noise error minus that of the true noise's variance is the entropy gap:
 
     for data N(0, s^2) and network std s', d/ds' of the loss is that of the cross entropy log s' + s^2 / (2 s'^2), as
-    the bound is tight over an infinite range of SNR; on [1e-3, 1 - 1e-3] to about 1e-2. The integral is over a fixed grid.
+    the bound is tight over an infinite range of SNR; on [1e-3, 1 - 1e-3] to about 1e-2. The integral is over a fixed
+    grid.
     """
     s = 0.5
     t = jnp.linspace(*weights.likelihood().interval(PATH, noise), 40_001)
@@ -121,7 +122,8 @@ def test_importance_is_unbiased_and_follows_the_profile():
 
 
 def test_the_profile_learns_the_logarithm_of_the_loss():
-    """Gradient descent on the profile alone: u goes to log E[L | t] of a net that predicts 0, and the value is unchanged.
+    """Gradient descent on the profile alone: u goes to log E[L | t] of a net that predicts 0, and the value is
+    unchanged.
 
     CondOT from N(0, 1) to N(0, 4) in 8 dimensions: E|dx_t|^2 / 8 = 5 at all t.
     """

@@ -1,0 +1,128 @@
+"""Guidance: Bayes' rule on Gaussians, and that every guide keeps the ends consistent."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from flowjax import oracles, solvers
+from flowjax.guidance import Auto, Classifier, ClassifierFree, Posterior, linear_measurement
+from flowjax.models.embeddings import NO_LABEL
+from flowjax.paths import AffinePath, GaussianPath
+from flowjax.predictions import Ends
+from flowjax.schedules import VP, CondOT
+from flowjax.sources import GaussianMixture
+
+pytestmark = pytest.mark.analytic
+PATH = GaussianPath(CondOT())
+MEANS = jnp.array([[2.0, 0.0], [-1.0, 1.0]])
+WHOLE = oracles.mixture(PATH, GaussianMixture(MEANS, 0.5))
+EACH = [oracles.gaussian(PATH, m, 0.5) for m in MEANS]
+X = jax.random.normal(jax.random.key(0), (6, 2))
+
+
+def by_label(t, x, cond):
+    """The exact conditional denoiser of two classes, and the unconditional one for NO_LABEL."""
+    all_three = [o.denoiser(t, x) for o in (*EACH, WHOLE)]
+    pick = jnp.where(cond == NO_LABEL, 2, cond)[:, None]
+    return Ends(*(jnp.choose(pick, [e[i] for e in all_three], mode="clip") for i in (0, 1)))
+
+
+def adds_up(ends, t, x, path=PATH):
+    r = path.rates(t, x)
+    np.testing.assert_allclose(r.alpha * ends.x1 + r.sigma * ends.x0, x, atol=2e-5)
+
+
+@pytest.mark.parametrize("t", [0.3, jnp.linspace(0.1, 0.9, 6)])
+def test_classifier_free_scales(t):
+    """0 is unconditional, 1 conditional, 2 as far again; a scalar time and one a row."""
+    labels = jnp.array([0, 1, 0, 1, 0, 1])
+    at = lambda scale: ClassifierFree(by_label, scale)(t, X, labels)
+    none, plain = WHOLE.denoiser(t, X), by_label(t, X, labels)
+    np.testing.assert_allclose(at(0.0).x1, none.x1, atol=1e-5)
+    np.testing.assert_allclose(at(1.0).x1, plain.x1, atol=1e-5)
+    np.testing.assert_allclose(at(2.0).x0, 2 * plain.x0 - none.x0, atol=1e-5)
+    adds_up(at(2.0), t, X)
+
+
+def test_the_interval_and_the_rescaling():
+    labels = jnp.zeros(6, int)
+    guide = ClassifierFree(by_label, 3.0, interval=(0.4, 0.6))
+    np.testing.assert_allclose(guide(0.3, X, labels).x1, by_label(0.3, X, labels).x1, atol=1e-5)
+    np.testing.assert_allclose(guide(0.5, X, labels).x1, ClassifierFree(by_label, 3.0)(0.5, X, labels).x1, atol=1e-5)
+    mixed = guide(jnp.array([0.3, 0.5] * 3), X, labels)
+    np.testing.assert_allclose(mixed.x1[::2], by_label(0.3, X, labels).x1[::2], atol=1e-5)
+    rescaled = ClassifierFree(by_label, 3.0, rescale=1.0, path=PATH)(0.5, X, labels)
+    np.testing.assert_allclose(rescaled.x1.std(1), by_label(0.5, X, labels).x1.std(1), rtol=1e-4)
+    adds_up(rescaled, 0.5, X)
+    assert np.isfinite(ClassifierFree(by_label, 3.0, rescale=1.0, path=PATH)(1.0, X, labels).x0).all()
+
+
+def test_autoguidance():
+    strong, weak = EACH[0], oracles.gaussian(PATH, MEANS[0], 1.0)
+    got = Auto(strong.denoiser, weak.denoiser, 2.0)(0.4, X)
+    np.testing.assert_allclose(got.x1, 2 * strong.denoiser(0.4, X).x1 - weak.denoiser(0.4, X).x1, atol=1e-5)
+    np.testing.assert_allclose(
+        Auto(strong.denoiser, weak.denoiser, 1.0)(0.4, X).x0, strong.denoiser(0.4, X).x0, atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("path", [PATH, GaussianPath(VP())])
+def test_classifier_guidance_is_bayes_rule(path):
+    """The mixture guided by log p(class | x_t), from its own densities, is the class: at every t."""
+    whole, one = oracles.mixture(path, GaussianMixture(MEANS, 0.5)), oracles.gaussian(path, MEANS[0], 0.5)
+    log_posterior = lambda t, x, cond: jnp.log(0.5) + one.log_prob(t, x) - whole.log_prob(t, x)
+    guide = Classifier(whole.denoiser, path, log_posterior)
+    for t in (0.1, 0.5, 0.9):
+        got, true = guide(t, X), one.denoiser(t, X)
+        np.testing.assert_allclose(got.x1, true.x1, atol=2e-4)
+        np.testing.assert_allclose(got.x0, true.x0, atol=2e-4)
+
+
+def test_the_posterior_of_normal_data_is_exact():
+    """x ~ N(1, 0.7^2 I) in three dimensions, the first two measured with noise 0.5: guided ends are those of the normal
+    posterior, at every t; float64."""
+    with jax.enable_x64(True):
+        s, noise = 0.7, 0.5
+        y = jnp.array([[2.0, 0.0]])
+        oracle = oracles.gaussian(PATH, jnp.asarray(1.0), s)
+        x = jax.random.normal(jax.random.key(0), (5, 3))
+        measured = jnp.repeat(y, 5, 0)
+        guide = Posterior(oracle.denoiser, PATH, linear_measurement(lambda x: x[:, :2], measured, noise), s)
+        gain = s**2 / (s**2 + noise**2)
+        mean = jnp.array([1 + gain * 1.0, 1 - gain * 1.0, 1.0])
+        variance = jnp.array([s**2 * (1 - gain)] * 2 + [s**2])
+        for t in (0.2, 0.6, 0.95):
+            v = t**2 * variance + (1 - t) ** 2
+            np.testing.assert_allclose(guide(t, x).x1, mean + t * variance / v * (x - t * mean), rtol=1e-8)
+            adds_up(guide(t, x), t, x)
+        assert np.isfinite(guide(0.0, x).x1).all()
+
+
+def test_a_guided_denoiser_goes_into_any_sampler():
+    y = jnp.full((3000, 1), 2.0)
+    oracle = oracles.gaussian(PATH, 1.0, 0.7)
+    guide = Posterior(oracle.denoiser, PATH, linear_measurement(lambda x: x[:, :1], y, 0.5), 0.7)
+    x = jax.random.normal(jax.random.key(0), (3000, 2))
+    for solver in ("unipc", "ddpm"):
+        out, _ = solvers.sample(guide, PATH, x, solver=solver, steps=60, key=jax.random.key(1))
+        gain = 0.49 / 0.74
+        np.testing.assert_allclose(out.mean(0), [1 + gain, 1.0], atol=5 * 0.7 / np.sqrt(3000) + 0.01)
+        np.testing.assert_allclose(out[:, 0].std(), 0.7 * np.sqrt(1 - gain), rtol=0.06)
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        (lambda: ClassifierFree(by_label, 2.0)(0.5, X), "needs a condition"),
+        (lambda: ClassifierFree(by_label, 2.0)(0.5, X, jnp.ones((6, 1))), "only labels"),
+        (lambda: ClassifierFree(by_label, 2.0, rescale=0.5), "needs path"),
+        (lambda: ClassifierFree(by_label, 2.0, interval=(0.8, 0.2)), "in order"),
+        (lambda: Classifier(by_label, AffinePath(CondOT()), lambda t, x, c: x[:, 0]), "needs path 'gaussian'"),
+        (lambda: Posterior(by_label, PATH, linear_measurement(lambda x: x, X, 0.1), 0.0), "positive"),
+        (lambda: linear_measurement(lambda x: x, X, -1.0), "not be negative"),
+    ],
+)
+def test_refusals(bad, message):
+    with pytest.raises(ValueError, match=message):
+        bad()
