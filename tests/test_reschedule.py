@@ -42,7 +42,7 @@ def test_the_vp_flow_is_the_flow_matching_flow():
     with jax.enable_x64(True):
         mixture = GaussianMixture(*(jnp.asarray(a, jnp.float64) for a in (MIXTURE.means, MIXTURE.scales)))
         vp, flow = GaussianPath(VP()), GaussianPath(CondOT())
-        low, high = overlap(vp, flow)
+        low, _ = overlap(vp, flow)
         size = lambda path, t: jnp.sqrt(path.schedule.alpha(t) ** 2 + path.schedule.sigma(t) ** 2)
         x = jax.random.normal(jax.random.key(0), (32, 2), jnp.float64)
         oracle = oracles.mixture(vp, mixture)

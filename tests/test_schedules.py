@@ -155,8 +155,17 @@ def test_schedules_pass_through_jit_as_static_parts():
 
 @pytest.mark.parametrize(
     "bad",
-    [lambda: Polynomial(0.0), lambda: Polynomial(-1.0), lambda: VP(20.0, 0.1), lambda: VP(0.0, 1.0)]
-    + [lambda: VE(2, 1), lambda: EDM(rho=0), lambda: Shifted(CondOT(), 0), lambda: SubVP(2, 1), lambda: CondOT(1.0)],
+    [
+        lambda: Polynomial(0.0),
+        lambda: Polynomial(-1.0),
+        lambda: VP(20.0, 0.1),
+        lambda: VP(0.0, 1.0),
+        lambda: SubVP(2, 1),
+        lambda: VE(2, 1),
+        lambda: EDM(rho=0),
+        lambda: Shifted(CondOT(), 0),
+        lambda: CondOT(1.0),
+    ],
 )
 def test_bad_parameters_are_refused(bad):
     with pytest.raises(ValueError, match=r"must be|needed"):

@@ -1,0 +1,19 @@
+"""From one data set to another: images of 0 become images of 1, paired by optimal transport in the batch.
+
+Expect: MEASURE
+"""
+
+from flowjax.config import defaults
+
+
+def get_config():
+    config = defaults("mlp")
+    config.data.name = "digits(1)"
+    config.source.name = "digits(0)"
+    config.coupling.name = "ot"
+    config.model.width = 256
+    config.train.steps = 1000
+    config.train.batch_size = 128
+    config.train.warmup = 100
+    config.train.log_every = 100
+    return config

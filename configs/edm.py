@@ -1,0 +1,22 @@
+"""EDM on scikit-learn's digits: preconditioning, log-normal noise levels and its loss weight (Karras et al. 2022).
+
+Expect: MEASURE
+"""
+
+from flowjax.config import defaults
+
+
+def get_config():
+    config = defaults("mlp")
+    config.data.name = "digits"
+    config.path.schedule = "edm(0.002, 80)"
+    config.prediction = "edm(0.75)"  # the digits' standard deviation in model space is 0.75
+    config.loss.weight = "edm(0.75)"
+    config.loss.times = "log_normal(-0.4, 1.2)"
+    config.model.conditional = True
+    config.model.width = 512
+    config.model.features = 32
+    config.train.steps = 4000
+    config.train.warmup = 200
+    config.train.log_every = 200
+    return config
