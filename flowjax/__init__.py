@@ -1,8 +1,8 @@
 """flowjax: flow matching and diffusion in JAX, every method in one algebra.
 
 A path and a coupling say what to regress; a network's prediction, read through the path, names both ends of the path
-at (t, x); from the ends come velocity, score, noise and data; a velocity can be integrated and scored. Submodules
-load on first use, so that importing flowjax is cheap.
+at (t, x); from the ends come velocity, score, noise and data; a velocity can be integrated, scored and guided.
+Submodules load on first use, so that importing flowjax is cheap.
 """
 
 import importlib
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from flowjax import (
         couplings,
         data,
+        guidance,
         likelihood,
         metrics,
         models,
@@ -19,11 +20,13 @@ if TYPE_CHECKING:
         oracles,
         paths,
         predictions,
+        reschedule,
         sampling,
         schedules,
         solvers,
         sources,
         training,
+        transport,
     )
     from flowjax.run import Run, load
 
@@ -35,6 +38,7 @@ __all__ = [
     "Run",
     "couplings",
     "data",
+    "guidance",
     "likelihood",
     "load",
     "metrics",
@@ -43,11 +47,13 @@ __all__ = [
     "oracles",
     "paths",
     "predictions",
+    "reschedule",
     "sampling",
     "schedules",
     "solvers",
     "sources",
     "training",
+    "transport",
 ]
 
 

@@ -45,7 +45,7 @@ class Solver:
 
     Attributes:
         name, rtol, atol, steps: of the solver; adaptive where steps is None.
-        grid: a name in `GRIDS`, or `learned`, for `steps` steps.
+        grid: a name in `GRIDS`, or `learned`, for `steps` steps; empty for the sampler's own.
         eta, churn, g, variance: as in `flowjax.solvers.Options`, but churn is S_churn, the sum over all steps, and g
             a name in `DIFFUSIONS` with its arguments, or a number for a constant.
         schedule: another one than was trained, as in configs.
@@ -55,7 +55,7 @@ class Solver:
     rtol: float = 1e-5
     atol: float = 1e-5
     steps: int | None = None
-    grid: str = "uniform"
+    grid: str = ""
     eta: float | None = None
     churn: float | None = None
     g: str | None = None
@@ -81,9 +81,9 @@ class Solver:
         check_solver(self.name, self.steps, self.options())
         if self.variance not in (None, "small", "large", "learned"):
             raise ValueError(f"variance: {unknown(self.variance, ('small', 'large', 'learned'))}")
-        if self.grid != "learned":
+        if self.grid not in ("", "learned"):
             make("grid", self.grid, GRIDS)
-        if self.grid != "uniform" and self.steps is None:
+        if self.grid and self.steps is None:
             raise ValueError("grid: an adaptive solve chooses its own times: say how many with steps=N")
 
 
@@ -262,9 +262,9 @@ def _start(run: Run, solver: Solver, show: bool) -> tuple[AffinePath, tuple[floa
     return path, (low, high), scale
 
 
-def _grid(solver: Solver) -> grids.Grid:
-    """The grid of that name; for `learned` the one to start from."""
-    return make("grid", "uniform" if solver.grid == "learned" else solver.grid, GRIDS)
+def _grid(solver: Solver) -> grids.Grid | None:
+    """The grid of that name; None for the sampler's own, which `learned` starts from too."""
+    return None if solver.grid in ("", "learned") else make("grid", solver.grid, GRIDS)
 
 
 def _options(run: Run, solver: Solver) -> Options:

@@ -83,6 +83,7 @@ class EDMHeun(Method):
     noise_max: float = math.inf
     noise_scale: float = 1.0
     denoise: ClassVar[bool] = True
+    grid: ClassVar[str] = "edm"
     needs_noiseless: ClassVar[bool] = True
 
     @property

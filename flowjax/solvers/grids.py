@@ -73,9 +73,11 @@ def _pin(times: Float[Array, " T"], t0: float, t1: float) -> Float[Array, " T"]:
 
 
 def times_for(
-    sampler: Sampler, steps: int, grid: Grid = uniform, t0: float | None = None, t1: float | None = None
+    sampler: Sampler, steps: int, grid: Grid | None = None, t0: float | None = None, t1: float | None = None
 ) -> Float[Array, " T"]:
     """The times that a run of `steps` steps walks over, from t0 to t1 (by default all the sampler can take).
+
+    The grid is the sampler's own where None.
 
     Raises:
         ValueError: if an end lies where the sampler is undefined, the grid is not increasing, or there are too few
@@ -85,7 +87,7 @@ def times_for(
     t0, t1 = low if t0 is None else t0, high if t1 is None else t1
     if steps < 1 + sampler.denoise:
         raise ValueError(f"steps must be at least {1 + sampler.denoise} for this sampler, not {steps}")
-    schedule = sampler.path.schedule
+    grid, schedule = grid or GRIDS[sampler.grid](), sampler.path.schedule
     with jax.ensure_compile_time_eval():
         noisy = sampler.denoise and float(schedule.sigma(t1)) > 0
         times = grid(schedule, t0, t1, steps if noisy else steps + 1)
@@ -137,7 +139,7 @@ def learn(
     *,
     keys: Keys | None = None,
     cond: Cond = None,
-    start: Grid = uniform,
+    start: Grid | None = None,
     fine: int = 8,
     iterations: int = 150,
     lr: float = 3e-2,
@@ -153,7 +155,7 @@ def learn(
         x: (B, *event) source samples to learn on; a few hundred.
         steps: as for `times_for`.
         cond: of the denoiser.
-        start: the grid to start from.
+        start: the grid to start from; the sampler's own where None.
         fine: how much finer the reference is.
         iterations, lr: of Adam.
     """

@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float, Key
 
@@ -128,7 +129,7 @@ def sample(
     *,
     solver: str | Sampler = "dopri5",
     steps: int | None = None,
-    grid: Grid | Float[Array, " T"] = grids.uniform,
+    grid: Grid | Float[Array, " T"] | None = None,
     key: PRNGKey | Key[Array, " B"] | None = None,
     cond: Cond = None,
     t0: float | None = None,
@@ -146,7 +147,7 @@ def sample(
         x: (B, *event) at t0, in general from `path.prior(source)`.
         solver: a name (`known_solvers`), or a sampler of your own.
         steps: on the grid; None adapts them, where the solver can.
-        grid: of `flowjax.solvers.grids`, or the times themselves.
+        grid: of `flowjax.solvers.grids`, or the times themselves; the sampler's own where None.
         key: of a stochastic solver: one key, from which row i takes `fold_in(key, i)`; or (B,) keys, one a row.
         cond: condition, leading axis B, or None.
         t0, t1: the interval; by default all of the path that the solver can take.
@@ -163,7 +164,7 @@ def sample(
         RuntimeError: if an adaptive solve does not arrive.
     """
     name = solver.lower() if isinstance(solver, str) else ""
-    given = None if callable(grid) else jnp.asarray(grid)
+    given = jnp.asarray(grid) if isinstance(grid, jax.Array | np.ndarray) else None
     if given is not None and steps is None:
         steps = len(given) - 1
     if name:
@@ -193,7 +194,7 @@ def sample(
         if not isinstance(times, Tracer):
             grids.check_times(chosen, times)
     else:
-        assert callable(grid)
+        assert grid is None or callable(grid)
         times, count = grids.times_for(chosen, steps, grid, t0, t1), steps
     y = samplers.run(chosen, denoiser, x, times, keys=keys, cond=cond, save=save)
     return y, _stats(x, samplers.evaluations(chosen, count))
@@ -223,7 +224,7 @@ def _by_diffrax(
         g = options.g or diffusions.default(path)
         x = sde.solve_sde(denoiser, path, x, times, keys, g=g, name=name, cond=cond)
         return denoiser(times[-1], x, cond).x1, _stats(x, sde.evaluations(name, len(times) - 1) + 1)
-    times = grid if isinstance(grid, jax.Array) else grid(path.schedule, t0, t1, steps + 1)
+    times = grid if isinstance(grid, jax.Array) else (grid or grids.uniform)(path.schedule, t0, t1, steps + 1)
     y = multistep.integrate(_Field(denoiser, path), x, cond, times, MULTISTEP_SOLVERS[name](), save)
     return y, _stats(x, multistep_nfe(name, len(times) - 1))
 

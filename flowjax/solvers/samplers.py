@@ -44,6 +44,7 @@ class Sampler(Protocol):
         path: whose denoiser it is given.
         evaluations: of the denoiser in a step.
         extra_evaluations: of the denoiser once, to start.
+        grid: the name of the time grid that suits it, in `flowjax.solvers.grids`.
         denoise: whether the last step is E[x1 | x].
         stochastic: whether it draws noise, and so needs keys.
         needs_score: whether it needs a path with a score.
@@ -52,6 +53,7 @@ class Sampler(Protocol):
     """
 
     extra_evaluations: ClassVar[int]
+    grid: ClassVar[str]
     denoise: ClassVar[bool]
     needs_sigma: ClassVar[bool]
     needs_noiseless: ClassVar[bool]
@@ -91,6 +93,7 @@ class Method:
         return 1
 
     extra_evaluations: ClassVar[int] = 0
+    grid: ClassVar[str] = "uniform"
     denoise: ClassVar[bool] = False
     needs_sigma: ClassVar[bool] = False
     needs_noiseless: ClassVar[bool] = False
