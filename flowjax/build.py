@@ -200,7 +200,7 @@ def make_schedule(text: str, shift: float = 1.0) -> schedules.Schedule:
     return schedule
 
 
-def _eps(path: AffinePath, eps: float | None) -> float:
+def _eps(path: AffinePath, eps: float | int | None) -> float:
     """The regularisation of a bridge's coupling is 2 sigma^2 (Tong et al. 2024, sec. 3.2.4)."""
     if eps is not None:
         return float(eps)

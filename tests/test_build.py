@@ -1,0 +1,109 @@
+"""Cells of the grid from a config: what fits together runs, and what does not says why in one line."""
+
+import jax
+import numpy as np
+import pytest
+
+from flowjax.build import COUPLINGS, NOISES, PREDICTIONS, SCHEDULES, TIMES, WEIGHTS, build
+from flowjax.config import ConfigError, defaults, resolve
+from flowjax.data import open_dataset
+from flowjax.objectives import Batch
+from flowjax.paths import AffinePath, GaussianPath
+
+CELLS = {
+    "flow matching": {},
+    "I-CFM with sigma": {"path.noise": "constant(0.1)"},
+    "SB-CFM": {"path.noise": "bridge(1)", "coupling.name": "sinkhorn"},
+    "SF2M": {"path.noise": "bridge(0.5)", "coupling.name": "sinkhorn", "prediction": "velocity_score"},
+    "interpolant": {"path.schedule": "cosine", "path.noise": "sine2(0.5)", "prediction": "velocity_score"},
+    "NCSN": {"path.schedule": "ve(0.01, 20)", "prediction": "score", "loss.times": "levels(20)"},
+    "EDM": {"path.schedule": "edm", "prediction": "edm(3.5)", "loss.weight": "edm(3.5)", "loss.times": "log_normal"},
+    "DDPM": {"path.schedule": "ddpm_linear", "prediction": "noise", "loss.times": "levels"},
+    "improved DDPM": {"path.schedule": "nichol_cosine", "prediction": "noise_variance", "loss.name": "hybrid"},
+    "bound": {"path.schedule": "vp", "prediction": "v", "loss.name": "variational('small', 50)"},
+    "sub-VP by likelihood": {"path.schedule": "subvp", "loss.weight": "likelihood", "loss.times": "importance"},
+    "SD3": {"path.shift": 3.0, "loss.times": "logit_normal(0, 1)", "loss.uncertainty": True},
+    "data to data": {"source.name": "moons", "coupling.name": "auction(0.05)"},
+    "digits to digits": {"data.name": "digits(1)", "source.name": "digits(0)", "coupling.name": "unbalanced(1, 10)"},
+    "class-aware": {"data.name": "digits", "coupling.name": "class_ot", "model.conditional": True},
+    "conditional": {"data.name": "digits", "coupling.name": "conditional_ot(2.0)", "model.conditional": True},
+}
+
+
+def problem(overrides):
+    config = defaults("mlp")
+    config.model.width, config.model.depth = 8, 1
+    for key, value in overrides.items():
+        section, _, leaf = key.rpartition(".")
+        (config[section] if section else config)[leaf] = value
+    config = resolve(config)
+    dataset = open_dataset(config.data.name)
+    return config, dataset, build(config, dataset.spec)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_every_kind_of_cell_has_a_loss_and_its_gradient(cell):
+    config, dataset, built = problem(CELLS[cell])
+    raw = dataset.sample(dataset.arrays() if dataset.arrays else None, jax.random.key(1), 16)
+    cond = raw.cond if config.model.conditional else None
+    batch = Batch(dataset.spec.prepare(jax.random.key(2), raw.x1), cond)
+    params = built.init(jax.random.key(0))
+    value = lambda p: built.loss(p, jax.random.key(3), batch)[0]
+    loss, grads = jax.jit(jax.value_and_grad(value))(params)
+    assert np.isfinite(loss)
+    assert all(np.isfinite(g).all() for g in jax.tree.leaves(grads))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"path.noise": "bridge(1)", "prediction": "noise"}, "use 'velocity', or 'velocity_score'"),
+        ({"prediction": "velocity_score"}, "set path.noise"),
+        ({"coupling.name": "ot", "prediction": "score"}, "makes the source depend on the data"),
+        ({"source.name": "moons", "prediction": "noise"}, "is not N(0, I)"),
+        ({"source.name": "moons", "path.schedule": "vp"}, "needs the source N(0, I)"),
+        ({"path.name": "gaussian", "path.noise": "constant(0.1)"}, "path.noise is 'constant(0.1)'"),
+        ({"coupling.name": "sinkhorn"}, "say its regularisation"),
+        ({"coupling.name": "sinkhorn(-1)"}, "must be positive"),
+        ({"coupling.name": "class_ot"}, "needs model.conditional=true"),
+        ({"path.schedule": "vp(20, 0.1)"}, "beta_min <= beta_max"),
+        ({"path.schedule": "vp(1, 2, 3)"}, "write it like vp or vp(number, ...)"),
+        ({"path.schedule": "vp(1"}, "was never closed"),
+        ({"path.schedule": "vpp"}, "did you mean 'vp'"),
+        ({"path.shift": 0.0}, "path.shift must be positive"),
+        ({"loss.weight": "min_snr(0)"}, "gamma must be positive"),
+        ({"loss.weight": "noise", "path.noise": "constant(0.1)"}, "a path without noise: use 'own'"),
+        ({"loss.name": "hybrid"}, "goes with prediction 'noise_variance'"),
+        ({"prediction": "noise_variance"}, "set loss.name='hybrid'"),
+        ({"loss.name": "variational", "coupling.name": "ot"}, "bound of a Gaussian chain"),
+        ({"loss.name": "variational", "prediction": "noise", "loss.times": "levels"}, "has its own weights and times"),
+        ({"source.name": "digits(0)"}, "digits go to digits"),
+        ({"data.name": "digits(11)"}, "the labels are 0 to 9"),
+    ],
+)
+def test_what_does_not_fit_says_why(overrides, message):
+    with pytest.raises(ConfigError) as error:
+        problem(overrides)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_path_is_gaussian_wherever_it_can_be():
+    assert isinstance(problem({})[2].path, GaussianPath)
+    for overrides in ({"coupling.name": "ot"}, {"source.name": "moons"}, {"path.noise": "constant(0.1)"}):
+        assert type(problem(overrides)[2].path) is AffinePath
+
+
+def test_every_name_of_the_tables_is_tried_above():
+    """A name added to a table must be added to a cell: what no test builds is not known to work."""
+    text = str(CELLS)
+    tried = {
+        "schedules": (SCHEDULES, {"condot", "polynomial"}),
+        "noises": (NOISES, set()),
+        "couplings": (COUPLINGS, {"independent", "ot", "class_sinkhorn"}),
+        "predictions": (PREDICTIONS, {"velocity", "data"}),
+        "times": (TIMES, {"uniform", "stratified"}),
+        "weights": (WEIGHTS, {"own", "velocity", "noise", "data", "score", "v", "snr", "min_snr", "sigmoid"}),
+    }
+    for table, elsewhere in tried.values():
+        assert not [name for name in table if name not in text and name not in elsewhere]
