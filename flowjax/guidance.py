@@ -21,7 +21,7 @@ import jax.numpy as jnp
 
 from flowjax.models.embeddings import NO_LABEL
 from flowjax.paths.affine import AffinePath
-from flowjax.predictions import Denoiser, Ends
+from flowjax.predictions import Denoiser, Ends, defined_on
 from flowjax.typing import Array, Batched, Cond, Float, Time
 
 
@@ -49,8 +49,18 @@ def _line(a: Any, b: Any, scale: Array | float) -> Any:
     return None if a is None or b is None else a + scale * (b - a)
 
 
+class _Guide:
+    """What is in front of a denoiser can be asked where the denoiser can."""
+
+    denoiser: Denoiser
+
+    @property
+    def defined_on(self) -> tuple[float, float]:
+        return defined_on(self.denoiser)
+
+
 @dataclass(frozen=True)
-class ClassifierFree:
+class ClassifierFree(_Guide):
     """Classifier-free guidance in one batch of twice the size.
 
     Args:
@@ -103,7 +113,7 @@ class ClassifierFree:
 
 
 @dataclass(frozen=True)
-class Auto:
+class Auto(_Guide):
     """Autoguidance: away from what a weaker network believes, weak + scale (strong - weak).
 
     Args:
@@ -125,7 +135,7 @@ LogLikelihood = Callable[[Time, Batched, Cond], Float[Array, " B"]]
 
 
 @dataclass(frozen=True)
-class Classifier:
+class Classifier(_Guide):
     """Classifier guidance: the score moved by scale grad log p(y | x_t), on a Gaussian path.
 
     Args:
@@ -153,7 +163,7 @@ coordinate."""
 
 
 @dataclass(frozen=True)
-class Posterior:
+class Posterior(_Guide):
     """Samples of p(x1 | y) from the likelihood of a measurement y, without training (Chung et al. 2023; Song et al.
     2023).
 

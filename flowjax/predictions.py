@@ -293,7 +293,25 @@ def _wide(x: Array) -> Array:
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
-def read(apply: Apply, path: AffinePath, prediction: Prediction) -> Denoiser:
+@dataclass(frozen=True)
+class Reading:
+    """A network read as a denoiser; `defined_on` are the times at which that is well conditioned."""
+
+    apply: Apply
+    path: AffinePath
+    prediction: Prediction
+
+    @property
+    def defined_on(self) -> tuple[float, float]:
+        return self.prediction.interval(self.path)
+
+    def __call__(self, t: Time, x: Batched, cond: Cond = None) -> Ends:
+        x = _wide(x)
+        output = _wide(self.apply(t, self.prediction.inputs(self.path, t, x), cond))
+        return self.prediction.to_ends(self.path, t, x, output)
+
+
+def read(apply: Apply, path: AffinePath, prediction: Prediction) -> Reading:
     """What the network's output means: its reading as both ends of the path.
 
     Args:
@@ -304,12 +322,12 @@ def read(apply: Apply, path: AffinePath, prediction: Prediction) -> Denoiser:
     Returns:
         A denoiser; its conversions are done in at least float32.
     """
+    return Reading(apply, path, prediction)
 
-    def denoiser(t: Time, x: Batched, cond: Cond = None) -> Ends:
-        x = _wide(x)
-        return prediction.to_ends(path, t, x, _wide(apply(t, prediction.inputs(path, t, x), cond)))
 
-    return denoiser
+def defined_on(denoiser: Denoiser) -> tuple[float, float]:
+    """The times at which a denoiser can be asked: a network's own, through any guidance; all of them for another."""
+    return getattr(denoiser, "defined_on", (0.0, 1.0))
 
 
 def field(denoiser: Denoiser, path: AffinePath) -> Field:

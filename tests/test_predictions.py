@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowjax import oracles, predictions
+from flowjax import oracles, predictions, solvers
 from flowjax.paths import AffinePath, Bridge, Constant, GaussianPath
 from flowjax.predictions import (
     Ends,
@@ -199,6 +199,17 @@ def test_intervals_keep_away_from_the_singular_end():
     assert data.interval(path) == (0.0, pytest.approx(1 - 1e-3, abs=2e-6))
     assert score.interval(path)[0] > 0
     assert score.interval(path)[1] < 1
+
+
+def test_a_grid_that_asks_a_network_where_it_is_undefined_is_refused():
+    """Noise at t = 0 says nothing of the data: refused before the network is called; by default the grid keeps away."""
+    path = GaussianPath(CondOT())
+    denoiser = read(lambda t, x, cond: x, path, noise)
+    assert denoiser.defined_on[0] > 0
+    with pytest.raises(ValueError, match="determines the ends on"):
+        solvers.sample(denoiser, path, jnp.ones((2, 2)), solver="heun", grid=jnp.linspace(0, 1, 5))
+    y, _ = solvers.sample(denoiser, path, jnp.ones((2, 2)), solver="heun", steps=4)
+    assert np.isfinite(y).all()
 
 
 @given(

@@ -16,7 +16,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Float, Key
 
 from flowjax.paths.affine import AffinePath
-from flowjax.predictions import Denoiser, field
+from flowjax.predictions import Denoiser, defined_on, field
 from flowjax.solvers import deterministic, diffusions, exponential, grids, multistep, samplers, sde, stochastic
 from flowjax.solvers.diffusions import Diffusion
 from flowjax.solvers.grids import Grid
@@ -177,6 +177,8 @@ def sample(
     if x.ndim == 0 or x.shape[0] == 0:
         raise ValueError("the batch is empty: at least one row is needed")
     low, high = samplers.interval(chosen) if chosen is not None else (path.t_min, path.t_max)
+    asked = defined_on(denoiser)
+    low, high = max(low, asked[0]), min(high, asked[1])
     t0, t1 = low if t0 is None else t0, high if t1 is None else t1
     if steps is None:
         if save:
@@ -193,6 +195,7 @@ def sample(
         times, count = given, len(given) - 1 + chosen.denoise
         if not isinstance(times, Tracer):
             grids.check_times(chosen, times)
+            _check_reading(times, asked)
     else:
         assert grid is None or callable(grid)
         times, count = grids.times_for(chosen, steps, grid, t0, t1), steps
@@ -227,6 +230,16 @@ def _by_diffrax(
     times = grid if isinstance(grid, jax.Array) else (grid or grids.uniform)(path.schedule, t0, t1, steps + 1)
     y = multistep.integrate(_Field(denoiser, path), x, cond, times, MULTISTEP_SOLVERS[name](), save)
     return y, _stats(x, multistep_nfe(name, len(times) - 1))
+
+
+def _check_reading(times: Array, asked: tuple[float, float]) -> None:
+    """Refuses a grid that asks a network where its prediction does not determine the ends."""
+    low, high = float(times[0]), float(times[-1])
+    if low < asked[0] - 1e-6 or high > asked[1] + 1e-6:
+        raise ValueError(
+            f"the grid runs from {low:.4g} to {high:.4g}, and the network's prediction determines the ends on "
+            f"[{asked[0]:.4g}, {asked[1]:.4g}] alone: keep the grid within"
+        )
 
 
 def _row_keys(key: Any, x: Batched) -> Key[Array, " B"]:
