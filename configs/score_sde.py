@@ -10,7 +10,7 @@ def get_config():
     config = defaults("mlp")
     config.data.name = "gaussians8"
     config.path.schedule = "ve(0.01, 50)"
-    config.prediction = "score"
+    config.prediction = "noise"  # -sigma score, as the networks there are scaled
     config.model.width = 128
     config.train.steps = 8_000
     config.train.batch_size = 512

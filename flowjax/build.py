@@ -178,10 +178,11 @@ def build(config: Config, spec: DataSpec) -> Problem:
             f"coupling.name {config.coupling.name!r} pairs within labels: it needs model.conditional=true"
         )
     init, apply = _make_model(config, spec, prediction.heads)
-    learned = config.loss.uncertainty or config.loss.times.startswith("importance")
+    drawn = make("loss.times", config.loss.times, TIMES)
+    learned = config.loss.uncertainty or getattr(drawn, "needs_profile", False)
     if learned:
         init, apply = _with_profile(init, apply)
-    loss = _make_loss(config, apply, path, source, coupling, prediction, learned)
+    loss = _make_loss(config, apply, path, source, coupling, prediction, drawn, learned)
     return Problem(spec, path, source, coupling, prediction, init, apply, loss)
 
 
@@ -205,7 +206,7 @@ def _eps(path: AffinePath, eps: float | int | None) -> float:
     if eps is not None:
         return float(eps)
     if not isinstance(path.noise, path_noise.Bridge):
-        raise ValueError("say its regularisation, sinkhorn(eps), or take path.noise 'bridge(sigma)', for 2 sigma^2")
+        raise ValueError("say its regularisation eps in brackets, or take path.noise 'bridge(sigma)', for 2 sigma^2")
     return 2.0 * path.noise.scale**2
 
 
@@ -259,10 +260,10 @@ def _make_loss(
     source: Any,
     coupling: Any,
     prediction: Prediction,
+    drawn: times.Times,
     learned: bool,
 ) -> DiagnosedLoss:
     weighting = make("loss.weight", config.loss.weight, WEIGHTS)
-    drawn = make("loss.times", config.loss.times, TIMES)
     chain = make("loss.name", config.loss.name, LOSSES)
     if chain is None:
         if prediction.name == "noise_variance":
@@ -281,7 +282,10 @@ def _make_loss(
         raise ConfigError("a learned variance goes with prediction 'noise_variance', and that with loss.name 'hybrid'")
     if (config.loss.weight, config.loss.times, learned) != ("own", "uniform", False):
         raise ConfigError(f"loss.name {config.loss.name!r} has its own weights and times: leave loss.weight and .times")
-    return bound(apply, path, source, prediction, levels, variance, hybrid)
+    try:
+        return bound(apply, path, source, prediction, levels, variance, hybrid)
+    except ValueError as error:
+        raise ConfigError(f"loss.name {config.loss.name!r}: {error}") from None
 
 
 def _with_profile(init: Any, apply: ParametricApply) -> tuple[Any, ParametricApply]:

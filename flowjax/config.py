@@ -99,7 +99,7 @@ def make(key: str, text: str, table: Mapping[str, Callable[..., T]], *first: Any
         if type(error) not in (TypeError, SyntaxError, ValueError):
             raise  # a line of its own, as DataError's
         reason = str(error).replace("<unknown>, ", "").replace("<lambda>()", name.strip())
-        hint = "" if type(error) is ValueError else f"; write it like {name.strip()} or {name.strip()}(number, ...)"
+        hint = "" if type(error) is ValueError else f"; write it like {name.strip()}(number, ...)"
         raise ConfigError(f"{key} {text!r}: {reason}{hint}") from None
 
 

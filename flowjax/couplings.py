@@ -15,6 +15,7 @@ from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 from jaxtyping import Array, Float, Int
 
 from flowjax.paths.affine import check_batch
@@ -158,4 +159,11 @@ class Sinkhorn:
         return Pairs(draw_rows(key, plan.matrix), plan.violation)
 
     def __call__(self, key: PRNGKey | None, x0: Batched, x1: Batched, cond: Cond = None) -> Int[Array, " B"]:
-        return self.pairs(key, x0, x1, cond).rows
+        """Rows of x0. Outside `jit` a plan that has not converged is a ValueError; inside, look at `pairs`."""
+        rows, violation = self.pairs(key, x0, x1, cond)
+        if not isinstance(violation, Tracer) and not violation <= LARGEST_VIOLATION:
+            raise ValueError(
+                f"Sinkhorn has not converged: its plan misses its marginals by {float(violation):.2g}; take a larger "
+                "eps or more max_sweeps, or MinibatchOT"
+            )
+        return rows

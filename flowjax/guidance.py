@@ -66,7 +66,7 @@ class ClassifierFree(_Guide):
     Args:
         denoiser: trained with its condition dropped now and then (`train.label_dropout`).
         scale: 0 unconditional, 1 conditional.
-        interval: times outside which scale is 1 (Kynkaanniemi et al. 2024).
+        interval: times of the trained path outside which scale is 1 (Kynkaanniemi et al. 2024).
         rescale: how far, between 0 and 1, E[x1] is brought back to the standard deviation of the conditional one
             (Lin et al. 2024, eq. 15-16, there for the network's output).
         path: needed for `rescale`.
@@ -125,6 +125,11 @@ class Auto(_Guide):
     denoiser: Denoiser
     weak: Denoiser
     scale: float
+
+    @property
+    def defined_on(self) -> tuple[float, float]:
+        strong, weak = defined_on(self.denoiser), defined_on(self.weak)
+        return max(strong[0], weak[0]), min(strong[1], weak[1])
 
     def __call__(self, t: Time, x: Batched, cond: Cond = None) -> Ends:
         return _mix(self.weak(t, x, cond), self.denoiser(t, x, cond), self.scale)
@@ -222,7 +227,10 @@ def linear_measurement(
         raise ValueError(f"noise_std must not be negative, it is {noise_std}")
 
     def log_likelihood(x1: Batched, variance: Float[Array, "..."]) -> Float[Array, " B"]:
-        miss = (y - operator(x1)) ** 2
+        seen = operator(x1)
+        if seen.shape != y.shape:
+            raise ValueError(f"the operator gives {seen.shape} and y is {y.shape}: one row of y a sample, of one shape")
+        miss = (y - seen) ** 2
         wide = jnp.broadcast_to(noise_std**2 + gain * variance, x1.shape[:1] + (1,) * (miss.ndim - 1))
         return -0.5 * (miss / jnp.maximum(wide, 1e-12)).reshape(miss.shape[0], -1).sum(-1)
 

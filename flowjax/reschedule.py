@@ -8,31 +8,49 @@ so the posterior means of the ends are the same, and every sampler, guide or lik
 """
 
 import math
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
 
 from flowjax.paths.affine import AffinePath
-from flowjax.predictions import Denoiser, Ends
+from flowjax.predictions import Denoiser, Ends, defined_on
 from flowjax.schedules import clip_time
 from flowjax.typing import Array, Batched, Cond, Time
 
 
-def reschedule(denoiser: Denoiser, trained: AffinePath, path: AffinePath) -> Denoiser:
+@dataclass(frozen=True)
+class Rescheduled:
+    """See `reschedule`."""
+
+    denoiser: Denoiser
+    trained: AffinePath
+    path: AffinePath
+
+    def __post_init__(self):
+        if self.trained.noise is not None or self.path.noise is not None:
+            raise ValueError("a path with noise cannot change its schedule: gamma would have to follow")
+
+    @property
+    def defined_on(self) -> tuple[float, float]:
+        return overlap(self.trained, self.path, defined_on(self.denoiser))
+
+    def __call__(self, t: Time, x: Batched, cond: Cond = None) -> Ends:
+        time = clip_time(self.trained.schedule, self.path.schedule.log_snr(t))
+        return self.denoiser(time, x * (_size(self.trained, time, x) / _size(self.path, t, x)), cond)
+
+
+def reschedule(denoiser: Denoiser, trained: AffinePath, path: AffinePath) -> Rescheduled:
     """A denoiser of `trained` used on `path`, which differs in its schedule alone.
 
     At equal log-SNR the points of the two paths are equal up to a scale, so the posterior means are the same. Exact
-    where `trained` reaches that log-SNR; beyond it the nearest time is used: solve on `overlap(trained, path)`.
+    where `trained` reaches that log-SNR (its `defined_on`, which `flowjax.solvers.sample` keeps to); beyond it the
+    nearest time is used.
+
+    Raises:
+        ValueError: for a path with noise.
     """
-
-    def changed(t: Time, x: Batched, cond: Cond = None) -> Ends:
-        time = clip_time(trained.schedule, path.schedule.log_snr(t))
-        old, new = _size(trained, time, x), _size(path, t, x)
-        return denoiser(time, x * (old / new), cond)
-
-    if trained.noise is not None or path.noise is not None:
-        raise ValueError("a path with noise cannot change its schedule: gamma would have to follow")
-    return changed
+    return Rescheduled(denoiser, trained, path)
 
 
 def _size(path: AffinePath, t: Time, like: Batched) -> Array:
@@ -49,6 +67,7 @@ def overlap(trained: AffinePath, path: AffinePath, interval: tuple[float, float]
         interval: the times at which the network of `trained` can be read; all of them where None.
     """
     low, high = interval or (trained.t_min, trained.t_max)
+    low, high = max(low, trained.t_min), min(high, trained.t_max)
     with jax.ensure_compile_time_eval():
         ends = []
         for t, unbounded in ((low, path.t_min), (high, path.t_max)):

@@ -20,9 +20,9 @@ from flowjax.build import make_schedule
 from flowjax.config import ConfigError, make, unknown
 from flowjax.likelihood import Divergence
 from flowjax.models.embeddings import NO_LABEL
-from flowjax.paths import AffinePath, GaussianPath
-from flowjax.predictions import Denoiser
-from flowjax.reschedule import overlap, reschedule
+from flowjax.paths import AffinePath
+from flowjax.predictions import Denoiser, defined_on
+from flowjax.reschedule import reschedule
 from flowjax.run import Run
 from flowjax.solvers import Options, Stats, diffusions, grids, make_sampler
 from flowjax.solvers.diffusions import Diffusion
@@ -79,10 +79,12 @@ class Solver:
             ValueError: one line.
         """
         check_solver(self.name, self.steps, self.options())
+        if self.schedule is not None:
+            make_schedule(self.schedule)
         if self.variance not in (None, "small", "large", "learned"):
             raise ValueError(f"variance: {unknown(self.variance, ('small', 'large', 'learned'))}")
         if self.grid not in ("", "learned"):
-            make("grid", self.grid, GRIDS)
+            make("grid", self.grid, {**GRIDS, "learned": lambda: None})
         if self.grid and self.steps is None:
             raise ValueError("grid: an adaptive solve chooses its own times: say how many with steps=N")
 
@@ -172,7 +174,7 @@ def sample(
     size = batch or default_batch(run)
     noise_key, label_key, solver_key = jax.random.split(jax.random.key(seed), 3)
     conditional = run.config.model.conditional
-    path, interval, scale = _start(run, solver, show)
+    path, interval, scale = _start(run, solver, guide, show)
     options = _options(run, solver)
 
     def labels_of(rows: Array) -> Array | None:
@@ -183,10 +185,6 @@ def sample(
         classes = run.spec.num_classes
         return jax.vmap(lambda i: jax.random.randint(jax.random.fold_in(label_key, i), (), 0, classes))(rows)
 
-    def denoiser(params: Params) -> Denoiser:
-        plain = _guided(run, run.problem.denoiser(params), guide)
-        return plain if path == run.path else reschedule(plain, run.path, path)
-
     grid = _grid(solver)
     if solver.grid == "learned":
         sampler = make_sampler(solver.name, path, options)
@@ -196,7 +194,8 @@ def sample(
         rows = jnp.arange(2**31 - 256, 2**31)
         x0 = scale * source_noise(run, noise_key, rows)
         try:
-            grid = grids.learn(sampler, denoiser(run.params), x0, solver.steps, cond=labels_of(rows))
+            known = _denoiser(run, run.params, path, guide)
+            grid = grids.learn(sampler, known, x0, solver.steps, cond=labels_of(rows), t0=interval[0], t1=interval[1])
         except ValueError as error:
             raise ConfigError(str(error)) from None
 
@@ -205,7 +204,7 @@ def sample(
         labels = labels_of(rows)
         x0 = scale * source_noise(run, noise_key, rows)
         x, stats = solvers.sample(
-            denoiser(params),
+            _denoiser(run, params, path, guide),
             path,
             x0,
             solver=solver.name,
@@ -227,31 +226,23 @@ def sample(
     return Drawn(samples, labels, max(int(b[2].nfe.max()) for b in batches))
 
 
-def _start(run: Run, solver: Solver, show: bool) -> tuple[AffinePath, tuple[float, float], float]:
-    """The path to sample on, the times of the solve, and what multiplies the prior's samples at its start."""
-    path, (low, high) = run.path, run.interval
-    scale = 1.0
-    if solver.schedule is not None:
-        schedule = make_schedule(solver.schedule)
-        try:
-            path = dataclasses.replace(run.path, schedule=schedule)
-            low, high = overlap(run.path, path, run.interval)
-            if run.path.noise is not None:
-                raise ValueError("a path with noise cannot change its schedule")
-            if not isinstance(path, GaussianPath) and float(schedule.alpha(path.t_min)) > 0:
-                raise ValueError(f"{schedule} starts at alpha(0) > 0: it needs the source N(0, I)")
-        except ValueError as error:
-            raise ConfigError(f"schedule: {error}") from None
-        scale = float(schedule.sigma(low)) / float(run.path.schedule.sigma(run.path.t_min))
-        if show and (low > path.t_min + 1e-6 or high < path.t_max - 1e-6):
-            say(
-                f"sample: {schedule} reaches beyond the log-SNR that the network has seen; the solve runs from "
-                f"t = {low:.4g} to {high:.4g}, where it has"
-            )
-    options = _options(run, solver)
+def _start(run: Run, solver: Solver, guide: Guide | None, show: bool) -> tuple[AffinePath, tuple[float, float], float]:
+    """The path to sample on, the times of the solve, and what multiplies the prior's samples at its start.
+
+    Raises:
+        ConfigError: if the solver, the schedule or the guidance has no meaning for this run.
+    """
+    path, options = run.path, _options(run, solver)
     try:
+        if solver.schedule is not None:
+            path = dataclasses.replace(run.path, schedule=make_schedule(solver.schedule))
+        low, high = defined_on(_denoiser(run, run.params, path, guide))
+        if path != run.path:
+            path.prior(run.source)  # refuses a source that the schedule cannot start from
         ours = solver_interval(solver.name, path, options)
-        low, high = max(low, ours[0]), min(high, ours[1])
+        low, high = max(low, ours[0], path.t_min), min(high, ours[1], path.t_max)
+        if low >= high:
+            raise ValueError(f"{path.schedule} has no noise levels in common with {run.path.schedule}")
         sampler = make_sampler(solver.name, path, options)
         if sampler is not None and solver.steps is not None:
             grids.times_for(sampler, solver.steps, _grid(solver), low, high)
@@ -259,7 +250,20 @@ def _start(run: Run, solver: Solver, show: bool) -> tuple[AffinePath, tuple[floa
         raise
     except ValueError as error:
         raise ConfigError(f"solver {solver.name!r}: {error}") from None
-    return path, (low, high), scale
+    if show and path != run.path and (low > path.t_min + 1e-6 or high < path.t_max - 1e-6):
+        say(
+            f"sample: {path.schedule} reaches beyond the noise levels that the network has seen; the solve runs from "
+            f"t = {low:.4g} to {high:.4g}, where it has"
+        )
+    # noise of the size it has where the solve starts; the prior's is that of t = 0 of the trained schedule
+    first = float(run.path.schedule.sigma(0.0)) if float(run.path.schedule.alpha(0.0)) else 1.0
+    return path, (low, high), float(path.schedule.sigma(low)) / first
+
+
+def _denoiser(run: Run, params: Params, path: AffinePath, guide: Guide | None) -> Denoiser:
+    """The network, guided on the path it was trained on, then read on the path it is sampled on."""
+    plain = _guided(run, run.problem.denoiser(params), guide)
+    return plain if path == run.path else reschedule(plain, run.path, path)
 
 
 def _grid(solver: Solver) -> grids.Grid | None:
@@ -283,10 +287,11 @@ def _guided(run: Run, denoiser: Denoiser, guide: Guide | None) -> Denoiser:
         return denoiser
     if guide.name == "auto":
         weak = guide.weak
-        if weak is None or weak.path != run.path or weak.spec.shape != run.spec.shape:
-            raise ConfigError("guidance 'auto' needs a weaker run of the same path and data: --weak WORKDIR")
-        if weak.config.model.conditional != run.config.model.conditional:
-            raise ConfigError("guidance 'auto': both runs must be conditional, or neither")
+        same = lambda run: (run.path, run.spec, run.config.source, run.config.coupling, run.config.model.conditional)
+        if weak is None or same(weak) != same(run):
+            raise ConfigError(
+                "guidance 'auto' needs --weak WORKDIR, a run of the same data, source, path, coupling and condition"
+            )
         return guidance.Auto(denoiser, weak.denoiser, guide.scale)
     if guide.name != "cfg":
         raise ConfigError(f"guidance: {unknown(guide.name, ('cfg', 'auto'))}")

@@ -9,6 +9,7 @@ from flowjax.config import ConfigError, defaults, resolve
 from flowjax.data import open_dataset
 from flowjax.objectives import Batch
 from flowjax.paths import AffinePath, GaussianPath
+from flowjax.training.trainer import Trainer
 
 CELLS = {
     "flow matching": {},
@@ -54,6 +55,13 @@ def test_every_kind_of_cell_has_a_loss_and_its_gradient(cell):
     assert all(np.isfinite(g).all() for g in jax.tree.leaves(grads))
 
 
+def test_a_class_aware_coupling_trains_in_the_compiled_loop():
+    trainer = Trainer(*(problem({**CELLS["class-aware"], "train.batch_size": 16})[i] for i in (0, 2, 1)))
+    state, metrics = trainer.run(trainer.init(), trainer.arrays(), 2)
+    assert int(state.step) == 2
+    assert int(metrics.bad_step) == 0
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
@@ -67,7 +75,7 @@ def test_every_kind_of_cell_has_a_loss_and_its_gradient(cell):
         ({"coupling.name": "sinkhorn(-1)"}, "must be positive"),
         ({"coupling.name": "class_ot"}, "needs model.conditional=true"),
         ({"path.schedule": "vp(20, 0.1)"}, "beta_min <= beta_max"),
-        ({"path.schedule": "vp(1, 2, 3)"}, "write it like vp or vp(number, ...)"),
+        ({"path.schedule": "vp(1, 2, 3)"}, "write it like vp(number, ...)"),
         ({"path.schedule": "vp(1"}, "was never closed"),
         ({"path.schedule": "vpp"}, "did you mean 'vp'"),
         ({"path.shift": 0.0}, "path.shift must be positive"),

@@ -204,6 +204,10 @@ def test_rows_are_drawn_from_the_plan():
 def test_an_unconverged_plan_is_reported(points):
     assert Sinkhorn(0.05, max_sweeps=3).pairs(jax.random.key(0), *points).violation > 0.05
     assert pair(Independent(), None, *points).violation == 0
+    with pytest.raises(ValueError, match="Sinkhorn has not converged"):
+        Sinkhorn(0.05, max_sweeps=3)(jax.random.key(0), *points)
+    with pytest.raises(ValueError, match="Sinkhorn has not converged"):
+        Sinkhorn(1.0)(jax.random.key(0), points[0].at[0].set(jnp.nan), points[1])
 
 
 @pytest.mark.parametrize(
@@ -220,6 +224,11 @@ def test_class_aware_pairs_stay_in_the_class(points, coupling):
     labels = jnp.arange(128) % 4 - 1  # one of them is "no label"
     rows = coupling(jax.random.key(0), x0, x1, labels)
     np.testing.assert_array_equal(labels[rows], labels)
+    if isinstance(coupling, Sinkhorn):
+        cost = pairwise_cost(x0, x1) + jnp.where(labels[:, None] != labels, jnp.inf, 0.0)
+        plan = sinkhorn(cost, 0.5).matrix
+        assert float(jnp.where(jnp.isfinite(cost), 0.0, plan).max()) == 0
+        np.testing.assert_allclose(plan.sum(1), 1 / 128, rtol=1e-5)
     if coupling == MinibatchOT(condition_weight=np.inf):
         for k in range(-1, 3):
             inside = np.flatnonzero(labels == k)

@@ -9,7 +9,7 @@ from flowjax import oracles, solvers
 from flowjax.guidance import Auto, Classifier, ClassifierFree, Posterior, linear_measurement
 from flowjax.models.embeddings import NO_LABEL
 from flowjax.paths import AffinePath, GaussianPath
-from flowjax.predictions import Ends
+from flowjax.predictions import Ends, noise, read, velocity
 from flowjax.schedules import VP, CondOT
 from flowjax.sources import GaussianMixture
 
@@ -67,6 +67,14 @@ def test_autoguidance():
     )
 
 
+def test_a_guide_is_defined_where_all_its_networks_are():
+    strong, weak = (read(lambda t, x, cond: x, PATH, p) for p in (velocity, noise))
+    assert Auto(strong, weak, 2.0).defined_on == weak.defined_on
+    assert ClassifierFree(weak, 2.0).defined_on == weak.defined_on
+    x, _ = solvers.sample(Auto(strong, weak, 2.0), PATH, X, solver="heun", steps=4)
+    assert np.isfinite(x).all()
+
+
 @pytest.mark.parametrize("path", [PATH, GaussianPath(VP())])
 def test_classifier_guidance_is_bayes_rule(path):
     """The mixture guided by log p(class | x_t), from its own densities, is the class: at every t."""
@@ -121,6 +129,7 @@ def test_a_guided_denoiser_goes_into_any_sampler():
         (lambda: Classifier(by_label, AffinePath(CondOT()), lambda t, x, c: x[:, 0]), "needs path 'gaussian'"),
         (lambda: Posterior(by_label, PATH, linear_measurement(lambda x: x, X, 0.1), 0.0), "positive"),
         (lambda: linear_measurement(lambda x: x, X, -1.0), "not be negative"),
+        (lambda: linear_measurement(lambda x: x[:, :1], X[:, 0], 1.0)(X, jnp.ones(())), "one row of y a sample"),
     ],
 )
 def test_refusals(bad, message):

@@ -1,6 +1,7 @@
 """What the commands on a trained run share, after the heavy imports."""
 
 import contextlib
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -35,9 +36,9 @@ def solver(values: absl_flags.FlagValues) -> Solver:
         else:
             ode.check_solver(chosen.name, chosen.steps)
     except ValueError as error:
-        text = re.sub(r"\bsteps=N", "--steps N", str(error))
+        text = re.sub(r"\bsteps=N", "--steps N", str(error)).removeprefix("path.")
         raise UsageError(
-            f"--{text}" if text.startswith(("grid", "g:", "g ", "variance:")) else f"--solver: {text}"
+            f"--{text}" if text.startswith(("grid", "g:", "g ", "variance:", "schedule")) else f"--solver: {text}"
         ) from None
     return chosen
 
@@ -53,6 +54,8 @@ def guide(values: absl_flags.FlagValues) -> Guide | None:
         raise UsageError(f"--guidance: {unknown(values.guidance, ('cfg', 'auto'))}")
     if values.scale is None:
         raise UsageError("--guidance needs --scale: 1 changes nothing, 2 is twice as far from unconditional")
+    if not math.isfinite(values.scale):
+        raise UsageError(f"--scale must be finite, not {values.scale}")
     if values.guidance == "auto" and values.weak is None:
         raise UsageError("--guidance auto needs --weak WORKDIR, the run of a weaker network")
     other = ("weak",) if values.guidance == "cfg" else ("interval", "rescale")

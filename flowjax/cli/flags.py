@@ -39,7 +39,9 @@ def define_solver(values: flags.FlagValues) -> None:
     flags.DEFINE_string("solver", "dopri5", "a diffrax explicit solver in lower case, or rk4", flag_values=values)
     flags.DEFINE_float("rtol", 1e-5, "relative tolerance of an adaptive solve", lower_bound=0.0, flag_values=values)
     flags.DEFINE_float("atol", 1e-5, "absolute tolerance", lower_bound=0.0, flag_values=values)
-    flags.DEFINE_integer("steps", None, "this many equal steps instead", lower_bound=1, flag_values=values)
+    flags.DEFINE_integer(
+        "steps", None, "this many steps instead, equal unless --grid says otherwise", lower_bound=1, flag_values=values
+    )
 
 
 def define_sampler(values: flags.FlagValues) -> None:

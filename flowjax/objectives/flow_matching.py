@@ -23,9 +23,10 @@ from flowjax.couplings import Coupling, Independent, Pairs, pair
 from flowjax.objectives import times as times_
 from flowjax.objectives.times import Interval, Profile, Times, Uniform
 from flowjax.objectives.weights import OWN, Weighting
-from flowjax.paths.affine import AffinePath
+from flowjax.paths.affine import AffinePath, GaussianPath
 from flowjax.paths.base import PathSample
 from flowjax.predictions import Denoiser, Prediction, velocity
+from flowjax.schedules import check_monotone
 from flowjax.sources import Source
 from flowjax.typing import Batched, Cond, Output, Params, PRNGKey
 
@@ -99,6 +100,12 @@ def diagnosed(
 ) -> DiagnosedLoss:
     """As `conditional`, with what the coupling has to report."""
     coupling = Independent() if coupling is None else coupling
+    check_monotone(path.schedule)
+    path.prior(source)  # refuses a source that the path cannot start from
+    if isinstance(path, GaussianPath) and not coupling.keeps_independence:
+        raise ValueError(
+            f"{type(coupling).__name__} makes the source depend on the data: use AffinePath, not GaussianPath"
+        )
     interval = weighting.interval(path, prediction)
     if uncertainty and profile is None:
         raise ValueError("a learned uncertainty needs a profile: params -> (K,)")

@@ -5,16 +5,15 @@
     log_normal(m, s)     log(sigma / alpha) ~ N(m, s^2)                  Karras et al. 2022, table 1
     stratified           one uniform shift of an even grid, shuffled     Kingma et al. 2021, appendix I.1
     levels(n)            the n levels of a discrete chain, evenly        Ho et al. 2020
-    importance           a learned density, divided out of the loss      Nichol & Dhariwal 2021, sec. 3.3; Karras et
-    al. 2024
+    importance           a learned density, divided out of the loss      Nichol & Dhariwal 2021, sec. 3.3
 
-All but the last change what is minimised; `importance` only its variance. Its density is learned with the network: a
-profile u of the logarithm of the loss on even bins of the interval, whose own loss  L / e^u + u  is least at
-u = log E[L | t].
+All but the last change what is minimised; `importance` only its variance (and, as the profile is a parameter like the
+others, what a clip of the global gradient norm sees). Its density is learned with the network: a profile u of the
+logarithm of the loss on even bins of the interval, whose own loss  L / e^u + u  is least at u = log E[L | t].
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -73,6 +72,11 @@ class Stratified:
         return _spread(jax.random.permutation(key_order, grid), interval)
 
 
+def _check_normal(name: str, mean: float | int, std: float | int) -> None:
+    if isinstance(mean, str) or not std > 0:
+        raise ValueError(f"{name}: a mean and a positive std are needed, not {mean!r} and {std!r}")
+
+
 @dataclass(frozen=True)
 class LogitNormal:
     """logit of the place in the interval ~ N(mean, std^2): more weight in the middle."""
@@ -81,8 +85,7 @@ class LogitNormal:
     std: float | int = 1.0
 
     def __post_init__(self):
-        if not self.std > 0:
-            raise ValueError(f"logit_normal: std must be positive, not {self.std}")
+        _check_normal("logit_normal", self.mean, self.std)
 
     def __call__(
         self, key: PRNGKey, n: int, path: AffinePath, interval: Interval, profile: Profile | None = None
@@ -98,8 +101,7 @@ class LogNormal:
     std: float | int = 1.2
 
     def __post_init__(self):
-        if not self.std > 0:
-            raise ValueError(f"log_normal: std must be positive, not {self.std}")
+        _check_normal("log_normal", self.mean, self.std)
 
     def __call__(
         self, key: PRNGKey, n: int, path: AffinePath, interval: Interval, profile: Profile | None = None
@@ -116,17 +118,17 @@ class Levels:
     n: int = 1000
 
     def __post_init__(self):
-        if self.n < 2:
-            raise ValueError(f"levels: at least 2 are needed, not {self.n}")
+        if not isinstance(self.n, int) or self.n < 2:
+            raise ValueError(f"levels: a whole number of at least 2 is needed, not {self.n}")
 
-    def grid(self, path: AffinePath) -> Float[Array, " n"]:
-        return jnp.linspace(path.t_min, path.t_max, self.n)
+    def grid(self, path: AffinePath, interval: Interval | None = None) -> Float[Array, " n"]:
+        low, high = interval or (path.t_min, path.t_max)
+        return jnp.linspace(low, high, self.n)
 
     def __call__(
         self, key: PRNGKey, n: int, path: AffinePath, interval: Interval, profile: Profile | None = None
     ) -> Drawn:
-        t = self.grid(path)[jax.random.randint(key, (n,), 0, self.n)]
-        return Drawn(jnp.clip(t, *interval), jnp.ones(n))
+        return Drawn(self.grid(path, interval)[jax.random.randint(key, (n,), 0, self.n)], jnp.ones(n))
 
 
 @dataclass(frozen=True)
@@ -137,6 +139,7 @@ class Importance:
     """
 
     even: float = 0.1
+    needs_profile: ClassVar[bool] = True
 
     def __post_init__(self):
         if not 0 < self.even <= 1:

@@ -9,8 +9,6 @@ x1 and a fixed or learned variance, and p(x1 | x_n) = N(E[x1 | x_n], (sigma_n / 
 parameters. DDPM's "simple" loss is `conditional` with the noise as target and `times.Levels`.
 """
 
-from typing import Literal
-
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -19,24 +17,13 @@ from flowjax.couplings import Independent
 from flowjax.objectives.flow_matching import Batch, Diagnosed, DiagnosedLoss, ParametricApply, draw, row_mean_square
 from flowjax.objectives.times import Drawn, Interval, Levels, Profile
 from flowjax.paths.affine import GaussianPath
-from flowjax.paths.transition import transition
+from flowjax.paths.transition import Variance, step_variance, transition
 from flowjax.predictions import Ends, Prediction
 from flowjax.sources import Source, sum_event
 from flowjax.typing import Batched, Params, PRNGKey
 
-Variance = Literal["small", "large", "learned"]
-
 HYBRID = 1e-3
 """Weight of the bound beside the simple loss (Nichol & Dhariwal 2021, eq. 16)."""
-
-
-def step_variance(small: Array, large: Array, kind: Variance, spread: Batched | None) -> Array:
-    """The variance of a reverse step: one of its bounds, or learned between them (Nichol & Dhariwal 2021, eq. 15)."""
-    if kind == "learned":
-        if spread is None:
-            raise ValueError("a learned variance needs a network that predicts it: prediction 'noise_variance'")
-        return jnp.exp(spread * jnp.log(large) + (1 - spread) * jnp.log(small))
-    return small if kind == "small" else large
 
 
 def bound_term(
@@ -44,8 +31,7 @@ def bound_term(
 ) -> Float[Array, " B"]:
     """One term of the bound for each row, nats: that of the step from t to s, or of the decoder where `last`."""
     q = transition(path, jnp.where(last, t - 1e-2, t), s, x)  # a step from the last level to itself has no variance
-    spread = ends.spread
-    var = step_variance(q.small, q.large, variance, spread)
+    var = step_variance(q, variance, ends.spread)
     miss = (q.from_x1 * (x1 - ends.x1)) ** 2
     kl = 0.5 * sum_event(jnp.broadcast_to(q.small / var - 1 - jnp.log(q.small / var), x.shape) + miss / var)
     r = path.rates(t, x)
@@ -74,11 +60,17 @@ def variational(
         hybrid: the squared error of the noise plus 1e-3 times the bound, which then teaches the variance alone.
     """
     interval = prediction.interval(path)
+    with jax.ensure_compile_time_eval():
+        if float(path.schedule.sigma(interval[1])) == 0:
+            raise ValueError(
+                f"the bound needs noise at its last level, and {path.schedule} has none at "
+                f"t = {interval[1]:.4g}: take a diffusion's schedule, such as ddpm_linear or vp"
+            )
 
     def loss(params: Params, key: PRNGKey, batch: Batch) -> Diagnosed:
         key_level, key_draw = jax.random.split(key)
         n = batch.x1.shape[0]
-        grid = jnp.clip(levels.grid(path), *interval)
+        grid = levels.grid(path, interval)
         k = jax.random.randint(key_level, (n,), 0, levels.n)
 
         def at_level(key: PRNGKey, n: int, path: object, interval: Interval, profile: Profile | None = None) -> Drawn:

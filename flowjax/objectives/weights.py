@@ -20,7 +20,7 @@ import jax.numpy as jnp
 
 from flowjax.paths.affine import AffinePath
 from flowjax.predictions import Prediction, data, noise, well_conditioned
-from flowjax.schedules.base import as_time
+from flowjax.schedules.base import log_snr_slope
 from flowjax.typing import Array
 
 
@@ -74,13 +74,15 @@ def min_snr(gamma: float | int = 5.0) -> Weighting:
 
 
 def sigmoid(bias: float | int = 0.0) -> Weighting:
-    """sigmoid(bias - log SNR) on the noise's error (Kingma & Gao 2023; -1 to -3 there, in our sign of log SNR)."""
-    return Weighting(noise, lambda path, t: jax.nn.sigmoid(bias - path.schedule.log_snr(t)))
+    """sigmoid(bias - log SNR) d(log SNR)/dt / 2 on the noise's error: an integral over log-SNR, the same for every
+    schedule (Kingma & Gao 2023, eq. 7; Hoogeboom et al. 2024, their bias with its sign turned)."""
+    if isinstance(bias, str):
+        raise TypeError("sigmoid: the bias must be a number")
 
+    def factor(path: AffinePath, t: Array) -> Array:
+        return 0.5 * jax.nn.sigmoid(bias - path.schedule.log_snr(t)) * log_snr_slope(path.schedule, t)
 
-def _half_slope(path: AffinePath, t: Array) -> Array:
-    t = as_time(t)
-    return 0.5 * jax.jvp(path.schedule.log_snr, (t,), (jnp.ones_like(t),))[1]
+    return Weighting(noise, factor, needs_alpha=True, needs_sigma=True)
 
 
 def likelihood() -> Weighting:
@@ -88,4 +90,4 @@ def likelihood() -> Weighting:
 
     The same as g^2 / 2 on the score's error, with g the diffusion of the noising SDE (Song et al. 2021b, theorem 1).
     """
-    return Weighting(noise, _half_slope, needs_alpha=True, needs_sigma=True)
+    return Weighting(noise, lambda path, t: 0.5 * log_snr_slope(path.schedule, t), needs_alpha=True, needs_sigma=True)

@@ -109,8 +109,8 @@ class AffinePath:
 
         Otherwise N(0, sigma(0)^2 I), which ignores what is left of the data at t = 0: an approximation (for VP with the
         usual betas alpha(0) = 0.0066, so data of norm r shift it by 0.0066 r; for VE and EDM, r against sigma_max).
-        Only N(0, I) has this form when scaled. On a path with noise, gamma(t_min) z is left out too: nothing for a
-        bridge; for constant noise the source is blurred by it.
+        Only N(0, I) has this form when scaled. On a path with noise, gamma(t_min) z is left out too: 0.03 of
+        its scale for a bridge; for constant noise the source is blurred by it.
 
         Raises:
             ValueError: for another source where alpha(0) != 0.

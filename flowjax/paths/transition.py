@@ -10,7 +10,7 @@ For t < s, s nearer the data, x_t = a x_s + noise of variance b, with a = alpha_
 right for data at one point, and b, right for data N(0, I) (Ho et al. 2020, sec. 3.2).
 """
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -42,3 +42,20 @@ def transition(path: AffinePath, t: Time, s: Time, like: Batched) -> Transition:
     ratio = (to.sigma / at.sigma) ** 2
     large = at.sigma**2 * kept
     return Transition(a * ratio, to.alpha * kept, large * ratio, large)
+
+
+Variance = Literal["small", "large", "learned"]
+
+
+def step_variance(q: Transition, kind: Variance, spread: Batched | None) -> Float[Array, "..."]:
+    """The variance of a reverse step: one of its bounds, or learned between them, in logarithm (Nichol & Dhariwal 2021,
+    eq. 15).
+
+    Raises:
+        ValueError: if it should be learned and the network does not predict it.
+    """
+    if kind == "learned":
+        if spread is None:
+            raise ValueError("a learned variance needs a network that predicts it: prediction 'noise_variance'")
+        return jnp.exp(spread * jnp.log(q.large) + (1 - spread) * jnp.log(q.small))
+    return q.small if kind == "small" else q.large

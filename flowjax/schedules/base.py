@@ -54,6 +54,12 @@ def rates(schedule: Schedule, t: ArrayLike) -> Rates:
     return Rates(alpha, sigma, dalpha, dsigma)
 
 
+def log_snr_slope(schedule: Schedule, t: ArrayLike) -> Float[Array, "..."]:
+    """d(log SNR)/dt, by forward-mode differentiation."""
+    t = as_time(t)
+    return jax.jvp(schedule.log_snr, (t,), (jnp.ones_like(t),))[1]
+
+
 def as_time(t: ArrayLike) -> Float[Array, "..."]:
     """t as an array of at least float32: a half-precision time cannot tell 0.999 from 1."""
     t = jnp.asarray(t)

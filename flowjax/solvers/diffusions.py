@@ -15,7 +15,7 @@ from jaxtyping import Array
 
 from flowjax.paths.affine import AffinePath, GaussianPath
 from flowjax.paths.noise import Bridge
-from flowjax.schedules.base import as_time
+from flowjax.schedules.base import as_time, log_snr_slope
 
 Diffusion = Callable[[AffinePath, Array], Array]
 """(path, t) -> g(t)^2, shaped as t."""
@@ -56,9 +56,7 @@ class Canonical:
         _check("canonical", self.c)
 
     def __call__(self, path: AffinePath, t: Array) -> Array:
-        t = as_time(t)
-        slope = jax.jvp(path.schedule.log_snr, (t,), (jnp.ones_like(t),))[1]
-        return self.c * path.schedule.sigma(t) ** 2 * slope
+        return self.c * path.schedule.sigma(t) ** 2 * log_snr_slope(path.schedule, t)
 
 
 DIFFUSIONS: dict[str, Callable[..., Diffusion]] = {"constant": Constant, "sigma": Sigma, "canonical": Canonical}

@@ -19,7 +19,7 @@ import optax
 from jax.core import Tracer
 from jaxtyping import Array, Float
 
-from flowjax.predictions import Denoiser
+from flowjax.predictions import Denoiser, defined_on
 from flowjax.schedules import Schedule, clip_time
 from flowjax.solvers import samplers
 from flowjax.solvers.samplers import Keys, Sampler
@@ -68,7 +68,7 @@ GRIDS: dict[str, Callable[..., Grid]] = {
 
 
 def _pin(times: Float[Array, " T"], t0: float, t1: float) -> Float[Array, " T"]:
-    """The ends exactly; times between them in order, also where a level out of range was clipped."""
+    """The ends exactly, whatever rounding and clipping did to them."""
     return times.at[0].set(t0).at[-1].set(t1)
 
 
@@ -139,6 +139,8 @@ def learn(
     *,
     keys: Keys | None = None,
     cond: Cond = None,
+    t0: float | None = None,
+    t1: float | None = None,
     start: Grid | None = None,
     fine: int = 8,
     iterations: int = 150,
@@ -155,22 +157,26 @@ def learn(
         x: (B, *event) source samples to learn on; a few hundred.
         steps: as for `times_for`.
         cond: of the denoiser.
+        t0, t1: the interval; by default all that the sampler and the denoiser can take.
         start: the grid to start from; the sampler's own where None.
         fine: how much finer the reference is.
         iterations, lr: of Adam.
     """
     if sampler.stochastic:
         raise ValueError("a learned grid needs a deterministic sampler: ends of different noise cannot be compared")
-    first = times_for(sampler, steps, start)
-    target = samplers.run(sampler, denoiser, x, times_for(sampler, fine * steps, start), keys=keys, cond=cond)
-    high = samplers.interval(sampler)[1]
+    (low, high), asked = samplers.interval(sampler), defined_on(denoiser)
+    low, high = max(low, asked[0]) if t0 is None else t0, min(high, asked[1]) if t1 is None else t1
+    first = times_for(sampler, steps, start, low, high)
+    target = samplers.run(
+        sampler, denoiser, x, times_for(sampler, fine * steps, start, low, high), keys=keys, cond=cond
+    )
     jumps = sampler.denoise and float(sampler.path.schedule.sigma(high)) == 0  # the last interval is the denoising's
     whole = jnp.append(first, high) if jumps else first
-    t0, t1 = whole[0], whole[-1]
+    begin, end = whole[0], whole[-1]
 
     def grid_of(logits: Float[Array, " N"]) -> Float[Array, " T"]:
-        inside = t0 + (t1 - t0) * jnp.cumsum(jax.nn.softmax(logits))[:-1]
-        return jnp.concatenate([t0[None], inside] if jumps else [t0[None], inside, t1[None]])
+        inside = begin + (end - begin) * jnp.cumsum(jax.nn.softmax(logits))[:-1]
+        return jnp.concatenate([begin[None], inside] if jumps else [begin[None], inside, end[None]])
 
     def distance(logits: Float[Array, " N"]) -> Float[Array, ""]:
         return jnp.mean((samplers.run(sampler, denoiser, x, grid_of(logits), keys=keys, cond=cond) - target) ** 2)
@@ -182,7 +188,8 @@ def learn(
         value, slope = jax.value_and_grad(distance)(logits)
         better = value < least
         best, least = jnp.where(better, logits, best), jnp.where(better, value, least)
-        slope = jnp.where(jnp.isfinite(slope), slope, 0.0) / (jnp.linalg.norm(slope) + 1e-12)
+        slope = jnp.where(jnp.isfinite(slope), slope, 0.0)
+        slope = slope / (jnp.linalg.norm(slope) + 1e-12)
         updates, state = optimizer.update(slope, state)
         return (logits + updates, state, best, least), value
 

@@ -5,18 +5,19 @@ with adaptive steps, or an SDE solver of diffrax; `g` turns `euler` and `heun` i
 """
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float, Key
 
 from flowjax.paths.affine import AffinePath
+from flowjax.paths.transition import Variance
 from flowjax.predictions import Denoiser, defined_on, field
+from flowjax.schedules import check_monotone
 from flowjax.solvers import deterministic, diffusions, exponential, grids, multistep, samplers, sde, stochastic
 from flowjax.solvers.diffusions import Diffusion
 from flowjax.solvers.grids import Grid
@@ -32,21 +33,25 @@ class Options:
     Attributes:
         eta: of `ddim`, between 0 and 1: the share of DDPM's noise.
         churn: of `edm`: S_churn over the number of steps, at most sqrt(2) - 1.
-        g: the diffusion of an SDE.
+        g: the diffusion of an SDE: one of `flowjax.solvers.diffusions`, a function (path, t) -> g^2, or a number.
         variance: of `ddpm`: small, large or learned.
     """
 
     eta: float | None = None
     churn: float | None = None
-    g: Diffusion | None = None
-    variance: stochastic.Variance | None = None
+    g: Diffusion | float | int | None = None
+    variance: Variance | None = None
+
+    @property
+    def diffusion(self) -> Diffusion | None:
+        return diffusions.Constant(self.g) if isinstance(self.g, int | float) else self.g
 
 
 def _ddim(path: AffinePath, o: Options) -> Sampler:
     return stochastic.Ancestral(path, o.eta) if o.eta else deterministic.DDIM(path)
 
 
-_g = lambda path, o: o.g or diffusions.default(path)
+_g = lambda path, o: o.diffusion or diffusions.default(path)
 
 SAMPLERS: dict[str, Callable[[AffinePath, Options], Sampler]] = {
     "ab2": lambda path, o: deterministic.AdamsBashforth(path),
@@ -107,7 +112,7 @@ def make_sampler(name: str, path: AffinePath, options: Options = Options()) -> S
     if options.g is not None:
         name = _STOCHASTIC_FORM.get(name, name)
     if name in sde.SDE_SOLVERS:
-        samplers.check(stochastic.EulerMaruyama(path))
+        samplers.check(_like_diffrax(path, options))
         return None
     if name in SAMPLERS:
         sampler = SAMPLERS[name](path, options)
@@ -119,7 +124,14 @@ def make_sampler(name: str, path: AffinePath, options: Options = Options()) -> S
 def interval(name: str, path: AffinePath, options: Options = Options()) -> tuple[float, float]:
     """The times on which that solver can be used on that path."""
     sampler = make_sampler(name, path, options)
+    if name.lower() in sde.SDE_SOLVERS:
+        sampler = _like_diffrax(path, options)
     return (path.t_min, path.t_max) if sampler is None else samplers.interval(sampler)
+
+
+def _like_diffrax(path: AffinePath, options: Options) -> Sampler:
+    """What asks of a path and a grid what diffrax's SDE solvers do."""
+    return stochastic.EulerMaruyama(path, _g(path, options))
 
 
 def sample(
@@ -129,7 +141,7 @@ def sample(
     *,
     solver: str | Sampler = "dopri5",
     steps: int | None = None,
-    grid: Grid | Float[Array, " T"] | None = None,
+    grid: Grid | str | Sequence[float] | Float[Array, " T"] | None = None,
     key: PRNGKey | Key[Array, " B"] | None = None,
     cond: Cond = None,
     t0: float | None = None,
@@ -147,7 +159,8 @@ def sample(
         x: (B, *event) at t0, in general from `path.prior(source)`.
         solver: a name (`known_solvers`), or a sampler of your own.
         steps: on the grid; None adapts them, where the solver can.
-        grid: of `flowjax.solvers.grids`, or the times themselves; the sampler's own where None.
+        grid: a name in `GRIDS`, a function like those of `flowjax.solvers.grids`, or the times themselves; the sampler's
+            own where None.
         key: of a stochastic solver: one key, from which row i takes `fold_in(key, i)`; or (B,) keys, one a row.
         cond: condition, leading axis B, or None.
         t0, t1: the interval; by default all of the path that the solver can take.
@@ -164,41 +177,36 @@ def sample(
         RuntimeError: if an adaptive solve does not arrive.
     """
     name = solver.lower() if isinstance(solver, str) else ""
-    given = jnp.asarray(grid) if isinstance(grid, jax.Array | np.ndarray) else None
-    if given is not None and steps is None:
+    if not callable(denoiser):
+        raise ValueError(
+            f"a denoiser is called as denoiser(t, x, cond): pass, say, oracle.denoiser, not {type(denoiser)}"
+        )
+    check_monotone(path.schedule)
+    rule = _named_grid(grid) if isinstance(grid, str) else grid if callable(grid) else None
+    given = None if grid is None or rule is not None else jnp.asarray(grid, float)
+    if given is not None:
+        if steps not in (None, len(given) - 1):
+            raise ValueError(f"a grid of {len(given)} times is {len(given) - 1} steps, not {steps}: leave steps out")
         steps = len(given) - 1
-    if name:
-        check_solver(name, steps, options)
-        chosen = make_sampler(name, path, options)
-    else:
-        assert not isinstance(solver, str)
-        samplers.check(solver)
-        chosen = solver
+    chosen = _choose(solver, name, path, steps, options)
     if x.ndim == 0 or x.shape[0] == 0:
         raise ValueError("the batch is empty: at least one row is needed")
-    low, high = samplers.interval(chosen) if chosen is not None else (path.t_min, path.t_max)
-    asked = defined_on(denoiser)
-    low, high = max(low, asked[0]), min(high, asked[1])
-    t0, t1 = low if t0 is None else t0, high if t1 is None else t1
+    t0, t1 = _ends(name, chosen, denoiser, path, options, t0, t1, given)
     if steps is None:
-        if save:
-            raise ValueError(
-                "an adaptive solve has no grid to save on: say how many steps, or use solve_ode(save_at=...)"
-            )
+        if save or grid is not None:
+            raise ValueError("an adaptive solve chooses its own times, so it has no grid: say how many steps")
         return solve_ode(_Field(denoiser, path), x, cond=cond, t0=t0, t1=t1, solver=name, rtol=rtol, atol=atol)
-    keys = _row_keys(key, x) if (chosen is None and name in sde.SDE_SOLVERS) or (chosen and chosen.stochastic) else None
+    draws = name in sde.SDE_SOLVERS if chosen is None else chosen.stochastic
+    keys = _row_keys(key, x) if draws else None
     if chosen is None:
-        return _by_diffrax(
-            name, denoiser, path, x, steps, grid if given is None else given, keys, cond, t0, t1, options, save
-        )
+        times = rule if given is None else given
+        return _by_diffrax(name, denoiser, path, x, steps, times, keys, cond, t0, t1, options, save)
     if given is not None:
         times, count = given, len(given) - 1 + chosen.denoise
         if not isinstance(times, Tracer):
             grids.check_times(chosen, times)
-            _check_reading(times, asked)
     else:
-        assert grid is None or callable(grid)
-        times, count = grids.times_for(chosen, steps, grid, t0, t1), steps
+        times, count = grids.times_for(chosen, steps, rule, t0, t1), steps
     y = samplers.run(chosen, denoiser, x, times, keys=keys, cond=cond, save=save)
     return y, _stats(x, samplers.evaluations(chosen, count))
 
@@ -221,25 +229,61 @@ def _by_diffrax(
     if name in sde.SDE_SOLVERS:
         if save:
             raise ValueError(f"{name} returns its last state alone: save=True needs another sampler")
-        like = stochastic.EulerMaruyama(path)
+        like = _like_diffrax(path, options)
         times = grid if isinstance(grid, jax.Array) else grids.times_for(like, steps, grid, t0, t1)
         grids.check_times(like, times)
-        g = options.g or diffusions.default(path)
-        x = sde.solve_sde(denoiser, path, x, times, keys, g=g, name=name, cond=cond)
+        x = sde.solve_sde(denoiser, path, x, times, keys, g=_g(path, options), name=name, cond=cond)
         return denoiser(times[-1], x, cond).x1, _stats(x, sde.evaluations(name, len(times) - 1) + 1)
     times = grid if isinstance(grid, jax.Array) else (grid or grids.uniform)(path.schedule, t0, t1, steps + 1)
     y = multistep.integrate(_Field(denoiser, path), x, cond, times, MULTISTEP_SOLVERS[name](), save)
     return y, _stats(x, multistep_nfe(name, len(times) - 1))
 
 
-def _check_reading(times: Array, asked: tuple[float, float]) -> None:
-    """Refuses a grid that asks a network where its prediction does not determine the ends."""
-    low, high = float(times[0]), float(times[-1])
-    if low < asked[0] - 1e-6 or high > asked[1] + 1e-6:
+def _named_grid(name: str) -> Grid:
+    if name not in grids.GRIDS:
+        raise ValueError(f"unknown grid {name!r}: known are {', '.join(grids.GRIDS)}")
+    return grids.GRIDS[name]()
+
+
+def _choose(solver: str | Sampler, name: str, path: AffinePath, steps: int | None, options: Options) -> Sampler | None:
+    """The sampler that was meant, checked; None for diffrax's own solvers."""
+    if isinstance(solver, str):
+        check_solver(name, steps, options)
+        return make_sampler(name, path, options)
+    if solver.path != path:
+        raise ValueError(f"the sampler is of another path, {solver.path}, than {path}")
+    if steps is None:
+        raise ValueError(f"{type(solver).__name__} takes a number of steps: say how many with steps=N")
+    samplers.check(solver)
+    return solver
+
+
+def _ends(
+    name: str,
+    chosen: Sampler | None,
+    denoiser: Denoiser,
+    path: AffinePath,
+    options: Options,
+    t0: float | None,
+    t1: float | None,
+    given: Array | None,
+) -> tuple[float, float]:
+    """Where the solve runs from and to; refuses times at which the network's prediction does not determine the ends."""
+    asked = defined_on(denoiser)
+    low, high = interval(name, path, options) if chosen is None else samplers.interval(chosen)
+    if given is not None and not isinstance(given, Tracer):
+        t0, t1 = float(given[0]), float(given[-1])
+    start, end = max(low, asked[0]) if t0 is None else t0, min(high, asked[1]) if t1 is None else t1
+    if isinstance(start, Tracer) or isinstance(end, Tracer):
+        return start, end
+    if start < -1e-6 or end > 1 + 1e-6 or start >= end:
+        raise ValueError(f"the solve must run forwards within [0, 1], not from {start:.4g} to {end:.4g}")
+    if start < asked[0] - 1e-6 or end > asked[1] + 1e-6:
         raise ValueError(
-            f"the grid runs from {low:.4g} to {high:.4g}, and the network's prediction determines the ends on "
-            f"[{asked[0]:.4g}, {asked[1]:.4g}] alone: keep the grid within"
+            f"the solve runs from {start:.4g} to {end:.4g}, and the network's prediction determines the ends on "
+            f"[{asked[0]:.4g}, {asked[1]:.4g}] alone: keep it within"
         )
+    return start, end
 
 
 def _row_keys(key: Any, x: Batched) -> Key[Array, " B"]:

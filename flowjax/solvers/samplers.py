@@ -174,6 +174,8 @@ def run(
         save: return the states at all times (and after the denoising) on a new leading axis.
     """
     bound = lambda t, x: denoiser(t, x, cond)
+    dtype = x.dtype if jnp.issubdtype(x.dtype, jnp.floating) else jnp.result_type(float)
+    x = x.astype(jnp.promote_types(dtype, jnp.float32))  # half precision is for networks; states are wide
 
     def advance(carry: Carry, edge: tuple[Array, Array, Array]) -> tuple[Carry, Batched | None]:
         t, t_next, i = edge
@@ -185,9 +187,9 @@ def run(
     carry, states = lax.scan(advance, sampler.init(x, times[0]), (times[:-1], times[1:], jnp.arange(n)))
     end = bound(times[-1], carry.x).x1.astype(x.dtype) if sampler.denoise else None
     if not save:
-        return carry.x if end is None else end
+        return (carry.x if end is None else end).astype(dtype)
     parts = [x[None], states] + ([] if end is None else [end[None]])
-    return jnp.concatenate(parts)
+    return jnp.concatenate(parts).astype(dtype)
 
 
 def evaluations(sampler: Sampler, steps: int) -> int:

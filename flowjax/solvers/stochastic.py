@@ -2,20 +2,18 @@
 
 from dataclasses import dataclass
 from dataclasses import field as attribute
-from typing import Any, Literal
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
 from flowjax.paths.affine import AffinePath
-from flowjax.paths.transition import transition
+from flowjax.paths.transition import Variance, step_variance, transition
 from flowjax.predictions import Ends, score_of, velocity
 from flowjax.solvers.diffusions import Canonical, Diffusion, Sigma
 from flowjax.solvers.samplers import Carry, Keys, Stochastic, standard_normal
 from flowjax.typing import Batched
-
-Variance = Literal["small", "large", "learned"]
 
 
 def drift(path: AffinePath, g2: Array, t: Array, x: Batched, ends: Ends) -> Batched:
@@ -85,6 +83,7 @@ class Ancestral(Stochastic):
     path: AffinePath
     eta: float = 1.0
     variance: Variance = "small"
+    needs_noiseless: ClassVar[bool] = True
 
     def __post_init__(self):
         if not 0 <= self.eta <= 1:
@@ -94,13 +93,7 @@ class Ancestral(Stochastic):
         assert key is not None
         x, ends = carry.x, denoiser(t, carry.x)
         q, to = transition(self.path, t, t_next, x), self.path.rates(t_next, x)
-        var = q.small
-        if self.variance == "large":
-            var = q.large
-        elif self.variance == "learned":
-            if ends.spread is None:
-                raise ValueError("a learned variance needs a network that predicts it: prediction 'noise_variance'")
-            var = jnp.exp(ends.spread * jnp.log(q.large) + (1 - ends.spread) * jnp.log(q.small))
+        var = step_variance(q, self.variance, ends.spread)
         kept = jnp.sqrt(jnp.maximum(to.sigma**2 - self.eta**2 * q.small, 0.0))
         mean = to.alpha * ends.x1 + kept * ends.x0
         return Carry(mean + self.eta * jnp.sqrt(var) * standard_normal(key, x))
@@ -147,7 +140,9 @@ class PredictorCorrector(Stochastic):
 
 @dataclass(frozen=True)
 class AnnealedLangevin(Stochastic):
-    """Langevin steps at each noise level, then on to the next (NCSN; Song & Ermon 2019, algorithm 1).
+    """On to the next noise level, and Langevin steps there (NCSN; Song & Ermon 2019, algorithm 1).
+
+    The first level is the prior's own, where Langevin steps change nothing.
 
     A step is x + a/2 score + sqrt(a) z with a = step sigma^2 (their eps sigma_i^2 / sigma_L^2: 0.2 with eps = 2e-5 and
     sigma_L = 0.01).
@@ -161,6 +156,7 @@ class AnnealedLangevin(Stochastic):
     path: AffinePath
     each: int = 5
     size: float = 0.2
+    needs_noiseless: ClassVar[bool] = True
 
     @property
     def needs_alpha(self) -> bool:
@@ -176,9 +172,9 @@ class AnnealedLangevin(Stochastic):
 
         def go(i: Array, x: Batched) -> Batched:
             keys = jax.vmap(lambda k: jax.random.fold_in(k, i))(key)
-            return _langevin(self.path, t, x, denoiser, 0.5 * self.size * r.sigma**2, keys)
+            return _langevin(self.path, t_next, x, denoiser, 0.5 * self.size * to.sigma**2, keys)
 
-        return Carry(jax.lax.fori_loop(0, self.each, go, carry.x) * (to.alpha / r.alpha))
+        return Carry(jax.lax.fori_loop(0, self.each, go, carry.x * (to.alpha / r.alpha)))
 
 
 def _langevin(path: AffinePath, t: Array, x: Batched, denoiser: Any, eps: Array, key: Keys) -> Batched:

@@ -185,8 +185,8 @@ def _bad_line(step: int, violation: float, checkpoints: Checkpoints) -> str:
     kept = f"the checkpoint of step {steps[-1]} is kept" if steps else "no checkpoint had been saved yet"
     if violation > LARGEST_VIOLATION:
         return (
-            f"Sinkhorn has not converged: at step {step} its plan misses its marginals by {violation:.2g}, more than "
-            f"{LARGEST_VIOLATION}; {kept}; take a larger eps in coupling.name, or 'ot', which is exact"
+            f"the coupling has not converged: at step {step} its plan misses its marginals by {violation:.2g}, more "
+            f"than {LARGEST_VIOLATION}; {kept}; take a larger eps in coupling.name, or 'ot', which is exact"
         )
     return f"the loss or its gradient is not finite at step {step}; {kept}; try a lower train.lr in another workdir"
 

@@ -79,7 +79,10 @@ class Trainer:
     def _loops_badly(self) -> bool:
         like = self.like()
         x1: Any = jax.ShapeDtypeStruct((self.config.train.batch_size, *self.problem.spec.shape), jnp.float32)
-        return loops_badly(lambda state, key, x: self._step(state, key, Batch(x)), like, like.key, x1)
+        cond: Any = None
+        if self.config.model.conditional:
+            cond = jax.ShapeDtypeStruct((self.config.train.batch_size,), jnp.int32)
+        return loops_badly(lambda state, key, x, c: self._step(state, key, Batch(x, c)), like, like.key, x1, cond)
 
     def flops_per_step(self) -> float | None:
         """Floating-point operations of one step, counted by XLA on the program before optimisation."""

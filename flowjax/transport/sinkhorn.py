@@ -54,7 +54,7 @@ def sinkhorn(
     """The entropic plan for `cost`, rounded to exact marginals where tau is inf. Pure, jit-able, float32.
 
     Args:
-        cost: (B, B); inf forbids a pair.
+        cost: (B, B); inf forbids a pair, where the source's marginal is exact up to `violation` only.
         eps: the regularisation, in units of the cost; positive.
         tau: penalty on the source's marginal; inf for balanced transport.
         max_sweeps: after which the plan is taken as it is: look at `violation`.
@@ -90,8 +90,11 @@ def sinkhorn(
     u, v, k, _ = lax.while_loop(going, sweep, first)
     matrix = kernel(u, v, eps) / n
     violation = jnp.abs(matrix.sum(1) - 1 / n).sum()
-    balanced = round_plan(matrix) if math.isinf(tau) else matrix / jnp.maximum(matrix.sum(), 1e-30)
-    return Plan(balanced, violation, k.astype(jnp.int32))
+    if not math.isinf(tau):
+        return Plan(matrix / jnp.maximum(matrix.sum(), 1e-30), violation, k.astype(jnp.int32))
+    # rounding spreads what is missing over all pairs; on forbidden ones it is given back to the row's others
+    rounded = jnp.where(jnp.isfinite(cost), round_plan(matrix), 0.0)
+    return Plan(rounded / (n * jnp.maximum(rounded.sum(1, keepdims=True), 1e-30)), violation, k.astype(jnp.int32))
 
 
 def round_plan(plan: Float[Array, "B B"]) -> Float[Array, "B B"]:

@@ -126,4 +126,4 @@ def test_a_plan_that_has_not_converged_stops_the_run(flowjax, tmp_path):
         "train", "--config=gaussians8", *tiny, "--config.coupling.name=sinkhorn(1e-7)", f"--workdir={tmp_path / 'w'}"
     )
     assert code == 1
-    assert "Sinkhorn has not converged: at step 1" in err.splitlines()[-1]
+    assert "the coupling has not converged: at step 1" in err.splitlines()[-1]

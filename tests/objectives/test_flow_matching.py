@@ -8,10 +8,10 @@ import pytest
 from flowjax import objectives, oracles
 from flowjax.couplings import MinibatchOT
 from flowjax.objectives import Batch
-from flowjax.paths import GaussianPath
+from flowjax.paths import AffinePath, GaussianPath
 from flowjax.predictions import data, noise, score, velocity
 from flowjax.schedules import CondOT, Cosine
-from flowjax.sources import GaussianMixture, Normal
+from flowjax.sources import GaussianMixture, Normal, Uniform
 
 pytestmark = pytest.mark.analytic
 MIXTURE = GaussianMixture(jnp.array([[2.0, 0.0], [-1.0, 1.0]]), jnp.array([0.5, 0.8]))
@@ -83,7 +83,8 @@ def test_ot_pairs_lower_the_conditional_loss():
     """The target is less noisy under optimal transport: Pooladian et al. 2023."""
     x1 = MIXTURE.sample(jax.random.key(0), 128)
     net = lambda p, t, x, cond: ORACLE.velocity(t, x)
-    loss = lambda coupling: float(objectives.conditional(net, PATH, SOURCE, coupling)({}, jax.random.key(1), Batch(x1)))
+    path = AffinePath(Cosine())
+    loss = lambda coupling: float(objectives.conditional(net, path, SOURCE, coupling)({}, jax.random.key(1), Batch(x1)))
     assert loss(MinibatchOT()) < loss(None)
 
 
@@ -99,3 +100,10 @@ def test_a_batch_of_one_and_none():
     assert np.isfinite(loss(params(0), jax.random.key(1), Batch(jnp.ones((1, 2)))))
     with pytest.raises(ValueError, match="empty"):
         loss(params(0), jax.random.key(1), Batch(jnp.ones((0, 2))))
+
+
+def test_a_gaussian_path_keeps_its_promise():
+    with pytest.raises(ValueError, match="use AffinePath"):
+        objectives.conditional(apply, PATH, SOURCE, MinibatchOT())
+    with pytest.raises(ValueError, match="starts from N"):
+        objectives.conditional(apply, PATH, Uniform((2,)))

@@ -11,7 +11,7 @@ from flowjax.objectives.variational import bound_term
 from flowjax.paths import GaussianPath
 from flowjax.paths.transition import transition
 from flowjax.predictions import Ends, noise, noise_variance
-from flowjax.schedules import VP, ddpm_linear
+from flowjax.schedules import VP, CondOT, ddpm_linear
 from flowjax.sources import Normal
 
 pytestmark = pytest.mark.analytic
@@ -94,3 +94,8 @@ def test_a_learned_variance_needs_its_head():
     loss = objectives.variational(lambda p, t, x, c: x, path, Normal((1,)), noise, times.Levels(5), "learned")
     with pytest.raises(ValueError, match="noise_variance"):
         loss(None, jax.random.key(0), Batch(jnp.ones((4, 1))))
+
+
+def test_a_chain_that_ends_in_the_data_is_refused():
+    with pytest.raises(ValueError, match="needs noise at its last level"):
+        objectives.variational(lambda p, t, x, c: x, GaussianPath(CondOT()), Normal((1,)), noise, times.Levels(5))

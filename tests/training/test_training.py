@@ -69,6 +69,7 @@ def test_metrics_are_complete_and_the_loss_falls(whole):
         "val_loss",
         "learning_rate",
         "grad_norm",
+        "coupling_violation",
         "samples_per_second",
         "time",
     }
