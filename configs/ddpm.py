@@ -1,6 +1,9 @@
 """DDPM on scikit-learn's digits: 1,000 discrete levels, noise prediction, learned variance (Nichol & Dhariwal 2021).
 
-Expect: MEASURE
+Expect, measured with seed 0: digits that can be read by `--solver ddpm --steps 1000`, which takes the learned variance;
+3.32 bits/dim (147.5 nats, standard error 3.3) on the 297 test images by the probability-flow ODE, as the noise is
+weighted evenly and not by likelihood; loss 0.109. 44 s on an H100 with five other runs beside it; a minute on two CPU
+cores.
 """
 
 from flowjax.config import defaults

@@ -97,7 +97,7 @@ def times_for(
     return times
 
 
-def check_times(sampler: Sampler, times: Float[Array, " T"]) -> None:
+def check_times(sampler: Sampler, times: Float[Array, " T"] | Float[np.ndarray, " T"]) -> None:
     """Refuses a grid on which the sampler is undefined, before anything is compiled.
 
     Raises:

@@ -159,8 +159,8 @@ def sample(
         x: (B, *event) at t0, in general from `path.prior(source)`.
         solver: a name (`known_solvers`), or a sampler of your own.
         steps: on the grid; None adapts them, where the solver can.
-        grid: a name in `GRIDS`, a function like those of `flowjax.solvers.grids`, or the times themselves; the sampler's
-            own where None.
+        grid: a name in `GRIDS`, a function like those of `flowjax.solvers.grids`, or the times themselves; where None
+            the sampler's own.
         key: of a stochastic solver: one key, from which row i takes `fold_in(key, i)`; or (B,) keys, one a row.
         cond: condition, leading axis B, or None.
         t0, t1: the interval; by default all of the path that the solver can take.
@@ -183,7 +183,7 @@ def sample(
         )
     check_monotone(path.schedule)
     rule = _named_grid(grid) if isinstance(grid, str) else grid if callable(grid) else None
-    given = None if grid is None or rule is not None else jnp.asarray(grid, float)
+    given = None if grid is None or rule is not None else _times(grid)
     if given is not None:
         if steps not in (None, len(given) - 1):
             raise ValueError(f"a grid of {len(given)} times is {len(given) - 1} steps, not {steps}: leave steps out")
@@ -199,12 +199,12 @@ def sample(
     draws = name in sde.SDE_SOLVERS if chosen is None else chosen.stochastic
     keys = _row_keys(key, x) if draws else None
     if chosen is None:
-        times = rule if given is None else given
+        times = rule if given is None else jnp.asarray(given, float)
         return _by_diffrax(name, denoiser, path, x, steps, times, keys, cond, t0, t1, options, save)
     if given is not None:
-        times, count = given, len(given) - 1 + chosen.denoise
-        if not isinstance(times, Tracer):
-            grids.check_times(chosen, times)
+        times, count = jnp.asarray(given, float), len(given) - 1 + chosen.denoise
+        if not isinstance(given, Tracer):
+            grids.check_times(chosen, given)
     else:
         times, count = grids.times_for(chosen, steps, rule, t0, t1), steps
     y = samplers.run(chosen, denoiser, x, times, keys=keys, cond=cond, save=save)
@@ -239,6 +239,11 @@ def _by_diffrax(
     return y, _stats(x, multistep_nfe(name, len(times) - 1))
 
 
+def _times(grid: Any) -> Array | np.ndarray:
+    """Times that were given, in NumPy wherever they are known: inside `jit` they would otherwise not be."""
+    return grid if isinstance(grid, Tracer) else np.asarray(grid, float)
+
+
 def _named_grid(name: str) -> Grid:
     if name not in grids.GRIDS:
         raise ValueError(f"unknown grid {name!r}: known are {', '.join(grids.GRIDS)}")
@@ -266,7 +271,7 @@ def _ends(
     options: Options,
     t0: float | None,
     t1: float | None,
-    given: Array | None,
+    given: Array | np.ndarray | None,
 ) -> tuple[float, float]:
     """Where the solve runs from and to; refuses times at which the network's prediction does not determine the ends."""
     asked = defined_on(denoiser)
