@@ -2,8 +2,7 @@
 
 Expect, measured with seed 0: digits that can be read by `--solver ddpm --steps 1000`, which takes the learned variance;
 3.32 bits/dim (147.5 nats, standard error 3.3) on the 297 test images by the probability-flow ODE, as the noise is
-weighted evenly and not by likelihood; loss 0.109. 44 s on an H100 with five other runs beside it; a minute on two CPU
-cores.
+weighted evenly and not by likelihood; loss 0.109. 54 s on two quiet CPU cores.
 """
 
 from flowjax.config import defaults

@@ -1,8 +1,7 @@
 """EDM on scikit-learn's digits: preconditioning, log-normal noise levels and its loss weight (Karras et al. 2022).
 
 Expect, measured with seed 0: 2.72 bits/dim (120.6 nats, standard error 1.8) on the 297 test images given their labels,
-exact divergence; loss 0.324; digits by `--solver edm --steps 18` (35 evaluations). 38 s on an H100 with five other runs
-beside it; a minute on two CPU cores.
+exact divergence; loss 0.324; digits by `--solver edm --steps 18` (35 evaluations). 45 s on two quiet CPU cores.
 """
 
 from flowjax.config import defaults

@@ -2,8 +2,8 @@
 
 Expect, measured with seed 0: KL(true, model) 0.022 (standard error 0.0014) by the probability-flow ODE on 20,000 fresh
 points; W2 squared 0.38 by the ODE and 0.43 by `--solver pc --steps 500` (999 evaluations), against 0.41 between two
-true samples; every mode within 11.9% to 13.1% of the samples. 28 s on an H100. The path energy of a VE flow is of its
-prior, N(0, 50^2), and says nothing.
+true samples; every mode within 11.9% to 13.1% of the samples. 30 s on two quiet CPU cores. The path energy of a VE flow
+is of its prior, N(0, 50^2), and says nothing.
 """
 
 from flowjax.config import defaults
