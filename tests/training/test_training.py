@@ -179,14 +179,21 @@ def test_loop_on_the_host_takes_the_same_steps(trainer):
     assert not loops_badly(lambda k: k @ k, jnp.ones((2, 2)))
 
 
-def test_eight_devices_give_the_losses_of_one():
+@pytest.mark.parametrize(
+    "couplings",
+    [("independent", "ot"), pytest.param(("auction(0.05)", "sinkhorn(2)"), marks=pytest.mark.slow)],
+    ids=["host", "device"],
+)
+def test_eight_devices_give_the_losses_of_one(couplings):
     """The same program on 1 and on 8 CPU devices, batch split over the mesh: losses within float32 rounding; OT too."""
-    script = """
+    script = (
+        f"couplings = {couplings}"
+        + """
 import sys, json, jax
 sys.path.insert(0, ".")
 from tests.training.test_training import assemble, config
 out = []
-for coupling in ("independent", "ot"):
+for coupling in couplings:
     c = config(); c.coupling.name = coupling
     t = assemble(c)
     s = t.init()
@@ -196,6 +203,7 @@ for coupling in ("independent", "ot"):
 text = t.run.lower(t.init(), t.arrays(), 2).compile().as_text()
 print(json.dumps([len(jax.devices()), out, "all-reduce" in text]))
 """
+    )
     results = []
     for devices in (1, 8):
         env = {
