@@ -56,9 +56,6 @@ class Drawn:
         branches = [partial(lambda f, k: f(k, n), DRAW[PAIRS[i][self.which]]) for i in range(len(PAIRS))]
         return jax.lax.switch(self.index, branches, key)
 
-    def log_prob(self, x):
-        raise NotImplementedError
-
 
 def network():
     make = lambda rngs: MLP((2,), width=64, depth=3, features=0, activation="selu", zero_init=False, rngs=rngs)
