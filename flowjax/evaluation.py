@@ -11,7 +11,7 @@ import numpy as np
 from flowjax import metrics, sampling
 from flowjax.data import Dataset
 from flowjax.run import Run
-from flowjax.sampling import DOPRI5, Solver
+from flowjax.solving import DOPRI5, Solver
 from flowjax.sources import has_density
 from flowjax.training.writers import say
 

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from flowjax.solvers import Stats, solve_ode
+from flowjax.solvers.samplers import row_keys
 from flowjax.sources import Source
 from flowjax.typing import Batched, Cond, Field, PRNGKey, Time
 
@@ -116,8 +117,7 @@ def log_prob(
             raise ValueError("divergence='hutchinson' draws random directions: pass key=jax.random.key(seed)")
         if probes < 1:
             raise ValueError(f"probes must be at least 1, not {probes}")
-        keys = key if key.ndim else jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(x.shape[0]))
-        signs = jax.vmap(lambda k: jax.random.rademacher(k, (probes, *x.shape[1:]), x.dtype))(keys)
+        signs = jax.vmap(lambda k: jax.random.rademacher(k, (probes, *x.shape[1:]), x.dtype))(row_keys(key, x.shape[0]))
     state = (x, jnp.zeros(x.shape[:1], x.dtype))
     (x0, integral), stats = solve_ode(
         _Augmented(field, divergence),

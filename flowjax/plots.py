@@ -10,8 +10,8 @@ import numpy as np
 from flowjax import sampling
 from flowjax.data import Dataset
 from flowjax.run import Run
-from flowjax.sampling import Solver
 from flowjax.solvers import solve_ode
+from flowjax.solving import Solver
 from flowjax.training.writers import read_metrics
 
 if TYPE_CHECKING:

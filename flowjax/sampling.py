@@ -4,9 +4,7 @@ Sample i depends on the seed and on i alone, not on how many are drawn or in wha
 `fold_in(key(seed), i)`, each row is its own solve, and the last batch is padded to the size of the others.
 """
 
-import dataclasses
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -15,21 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from flowjax import guidance, likelihood, solvers
-from flowjax.build import make_schedule
-from flowjax.config import ConfigError, make, unknown
+from flowjax import likelihood, solvers
+from flowjax.config import ConfigError
 from flowjax.likelihood import Divergence
 from flowjax.models.embeddings import NO_LABEL
-from flowjax.paths import AffinePath
-from flowjax.predictions import Denoiser, defined_on
-from flowjax.reschedule import reschedule
 from flowjax.run import Run
-from flowjax.solvers import Options, Stats, diffusions, grids, make_sampler
-from flowjax.solvers.diffusions import Diffusion
-from flowjax.solvers.grids import GRIDS
-from flowjax.solvers.sample import check_solver
-from flowjax.solvers.sample import interval as solver_interval
-from flowjax.solvers.stochastic import Variance
+from flowjax.solvers import Stats, grids, make_sampler
+from flowjax.solving import DOPRI5, Guide, Solver, bind, denoiser_of, grid_of, options_of
 from flowjax.sources import has_density
 from flowjax.training.writers import Progress, say
 from flowjax.typing import Params
@@ -37,87 +27,6 @@ from flowjax.typing import Params
 
 class SolverFault(RuntimeError):
     """An adaptive solve did not arrive; one line."""
-
-
-@dataclass(frozen=True)
-class Solver:
-    """How to integrate: see `flowjax.solvers.sample`.
-
-    Attributes:
-        name, rtol, atol, steps: of the solver; adaptive where steps is None.
-        grid: a name in `GRIDS`, or `learned`, for `steps` steps; empty for the sampler's own.
-        eta, churn, g, variance: as in `flowjax.solvers.Options`, but churn is S_churn, the sum over all steps, and g
-            a name in `DIFFUSIONS` with its arguments, or a number for a constant.
-        schedule: another one than was trained, as in configs.
-    """
-
-    name: str = "dopri5"
-    rtol: float = 1e-5
-    atol: float = 1e-5
-    steps: int | None = None
-    grid: str = ""
-    eta: float | None = None
-    churn: float | None = None
-    g: str | None = None
-    variance: Variance | None = None
-    schedule: str | None = None
-
-    @property
-    def tolerances(self) -> dict[str, Any]:
-        """What `likelihood.log_prob` takes."""
-        return {"solver": self.name, "rtol": self.rtol, "atol": self.atol, "steps": self.steps}
-
-    def options(self) -> Options:
-        """Raises ConfigError if g is not one."""
-        churn = None if self.churn is None else min(self.churn / (self.steps or 1), 2**0.5 - 1)
-        return Options(self.eta, churn, None if self.g is None else _diffusion(self.g), self.variance)
-
-    def check(self) -> None:
-        """Refuses what cannot be meant, before a run is opened.
-
-        Raises:
-            ValueError: one line.
-        """
-        check_solver(self.name, self.steps, self.options())
-        if self.schedule is not None:
-            make_schedule(self.schedule)
-        if self.variance not in (None, "small", "large", "learned"):
-            raise ValueError(f"variance: {unknown(self.variance, ('small', 'large', 'learned'))}")
-        if self.grid not in ("", "learned"):
-            make("grid", self.grid, {**GRIDS, "learned": lambda: None})
-        if self.grid and self.steps is None:
-            raise ValueError("grid: an adaptive solve chooses its own times: say how many with steps=N")
-
-
-def _diffusion(text: str) -> Diffusion:
-    try:
-        return diffusions.Constant(float(text))
-    except ValueError as error:
-        if "negative" in str(error):
-            raise ConfigError(str(error)) from None
-    return make("g", text, diffusions.DIFFUSIONS)
-
-
-@dataclass(frozen=True)
-class Guide:
-    """How to guide: see `flowjax.guidance`.
-
-    Attributes:
-        name: `cfg`, or `auto`, against `weak`.
-        scale: 1 for none.
-        interval: times outside which `cfg` is off.
-        rescale: of `cfg`.
-        weak: a run of the same path.
-    """
-
-    name: str
-    scale: float
-    interval: tuple[float, float] = (0.0, 1.0)
-    rescale: float = 0.0
-    weak: Run | None = None
-
-
-DOPRI5 = Solver()
 
 
 class Drawn(NamedTuple):
@@ -174,8 +83,8 @@ def sample(
     size = batch or default_batch(run)
     noise_key, label_key, solver_key = jax.random.split(jax.random.key(seed), 3)
     conditional = run.config.model.conditional
-    path, interval, scale = _start(run, solver, guide, show)
-    options = _options(run, solver)
+    options = options_of(run, solver)
+    path, interval, scale = bind(run, solver, options, guide, show)
 
     def labels_of(rows: Array) -> Array | None:
         if not conditional:
@@ -185,7 +94,7 @@ def sample(
         classes = run.spec.num_classes
         return jax.vmap(lambda i: jax.random.randint(jax.random.fold_in(label_key, i), (), 0, classes))(rows)
 
-    grid = _grid(solver)
+    grid = grid_of(solver)
     if solver.grid == "learned":
         sampler = make_sampler(solver.name, path, options)
         if sampler is None or solver.steps is None:
@@ -194,7 +103,7 @@ def sample(
         rows = jnp.arange(2**31 - 256, 2**31)
         x0 = scale * source_noise(run, noise_key, rows)
         try:
-            known = _denoiser(run, run.params, path, guide)
+            known = denoiser_of(run, run.params, path, guide)
             grid = grids.learn(sampler, known, x0, solver.steps, cond=labels_of(rows), t0=interval[0], t1=interval[1])
         except ValueError as error:
             raise ConfigError(str(error)) from None
@@ -204,7 +113,7 @@ def sample(
         labels = labels_of(rows)
         x0 = scale * source_noise(run, noise_key, rows)
         x, stats = solvers.sample(
-            _denoiser(run, params, path, guide),
+            denoiser_of(run, params, path, guide),
             path,
             x0,
             solver=solver.name,
@@ -224,84 +133,6 @@ def sample(
     labels = np.concatenate([b[1] for b in batches]).astype(np.int32) if conditional else None
     samples = run.spec.finish(np.concatenate([b[0] for b in batches]))
     return Drawn(samples, labels, max(int(b[2].nfe.max()) for b in batches))
-
-
-def _start(run: Run, solver: Solver, guide: Guide | None, show: bool) -> tuple[AffinePath, tuple[float, float], float]:
-    """The path to sample on, the times of the solve, and what multiplies the prior's samples at its start.
-
-    Raises:
-        ConfigError: if the solver, the schedule or the guidance has no meaning for this run.
-    """
-    path, options = run.path, _options(run, solver)
-    try:
-        if solver.schedule is not None:
-            path = dataclasses.replace(run.path, schedule=make_schedule(solver.schedule))
-        low, high = defined_on(_denoiser(run, run.params, path, guide))
-        if path != run.path:
-            path.prior(run.source)  # refuses a source that the schedule cannot start from
-        ours = solver_interval(solver.name, path, options)
-        low, high = max(low, ours[0], path.t_min), min(high, ours[1], path.t_max)
-        if low >= high:
-            raise ValueError(f"{path.schedule} has no noise levels in common with {run.path.schedule}")
-        sampler = make_sampler(solver.name, path, options)
-        if sampler is not None and solver.steps is not None:
-            grids.times_for(sampler, solver.steps, _grid(solver), low, high)
-    except ConfigError:
-        raise
-    except ValueError as error:
-        raise ConfigError(f"solver {solver.name!r}: {error}") from None
-    if show and path != run.path and (low > path.t_min + 1e-6 or high < path.t_max - 1e-6):
-        say(
-            f"sample: {path.schedule} reaches beyond the noise levels that the network has seen; the solve runs from "
-            f"t = {low:.4g} to {high:.4g}, where it has"
-        )
-    # noise of the size it has where the solve starts; the prior's is that of t = 0 of the trained schedule
-    first = float(run.path.schedule.sigma(0.0)) if float(run.path.schedule.alpha(0.0)) else 1.0
-    return path, (low, high), float(path.schedule.sigma(low)) / first
-
-
-def _denoiser(run: Run, params: Params, path: AffinePath, guide: Guide | None) -> Denoiser:
-    """The network, guided on the path it was trained on, then read on the path it is sampled on."""
-    plain = _guided(run, run.problem.denoiser(params), guide)
-    return plain if path == run.path else reschedule(plain, run.path, path)
-
-
-def _grid(solver: Solver) -> grids.Grid | None:
-    """The grid of that name; None for the sampler's own, which `learned` starts from too."""
-    return None if solver.grid in ("", "learned") else make("grid", solver.grid, GRIDS)
-
-
-def _options(run: Run, solver: Solver) -> Options:
-    """The solver's options; `ddpm` takes the variance that the network has learned, if it has."""
-    options = solver.options()
-    learned = run.problem.prediction.name == "noise_variance"
-    if options.variance == "learned" and not learned:
-        raise ConfigError(f"variance 'learned' needs prediction 'noise_variance', not {run.config.prediction!r}")
-    if solver.name == "ddpm" and learned and options.variance is None:
-        return dataclasses.replace(options, variance="learned")
-    return options
-
-
-def _guided(run: Run, denoiser: Denoiser, guide: Guide | None) -> Denoiser:
-    if guide is None:
-        return denoiser
-    if guide.name == "auto":
-        weak = guide.weak
-        same = lambda run: (run.path, run.spec, run.config.source, run.config.coupling, run.config.model.conditional)
-        if weak is None or same(weak) != same(run):
-            raise ConfigError(
-                "guidance 'auto' needs --weak WORKDIR, a run of the same data, source, path, coupling and condition"
-            )
-        return guidance.Auto(denoiser, weak.denoiser, guide.scale)
-    if guide.name != "cfg":
-        raise ConfigError(f"guidance: {unknown(guide.name, ('cfg', 'auto'))}")
-    if not run.config.model.conditional:
-        raise ConfigError("guidance 'cfg' needs labels, and this network has none: train with model.conditional=true")
-    if not run.config.train.label_dropout:
-        raise ConfigError(
-            "guidance 'cfg' needs a network that was trained without labels now and then: label_dropout is 0"
-        )
-    return guidance.ClassifierFree(denoiser, guide.scale, guide.interval, guide.rescale, run.path)
 
 
 def log_prob(

@@ -14,8 +14,8 @@ from flowjax.config import unknown
 from flowjax.data import DataError, open_dataset
 from flowjax.data.arrays import read_npz
 from flowjax.run import Run, load
-from flowjax.sampling import Guide, Solver
 from flowjax.solvers import ode
+from flowjax.solving import Guide, Solver
 from flowjax.training.loop import RunFault
 
 

@@ -9,15 +9,25 @@ from flowjax.data.dataset import Dataset, DataSpec, image_scale, sample_rows
 _TEST = 297
 
 
-def open_digits(label: int | None = None) -> Dataset:
-    """1,500 images to train on and the last 297 to test, pixels 0 to 16, labels 0 to 9; or those of one label."""
+def _load() -> tuple[np.ndarray, np.ndarray]:
+    """All images (1797, 8, 8, 1) uint8 and their labels."""
     from sklearn.datasets import load_digits
 
     digits: Any = load_digits()
-    x = digits.images[..., None].astype(np.uint8)
-    y = digits.target.astype(np.int32)
+    return digits.images[..., None].astype(np.uint8), digits.target.astype(np.int32)
+
+
+def open_digits(label: int | None = None) -> Dataset:
+    """1,500 images to train on and the last 297 to test, pixels 0 to 16, labels 0 to 9; or those of one label."""
     if label is not None:
-        return _one_label(label)
+        train, test = digits_of(label)
+        return Dataset(
+            spec=DataSpec(f"digits({label})", (8, 8, 1), image_scale(17), num_classes=0, levels=17),
+            test=test.astype(np.float32),
+            arrays=lambda: (train, None),
+            sample=sample_rows,
+        )
+    x, y = _load()
     return Dataset(
         spec=DataSpec("digits", (8, 8, 1), image_scale(17), num_classes=10, levels=17),
         test=x[-_TEST:].astype(np.float32),
@@ -29,20 +39,7 @@ def open_digits(label: int | None = None) -> Dataset:
 
 def digits_of(label: int) -> tuple[np.ndarray, np.ndarray]:
     """Images of one label: those to train on, and those to test, (n, 8, 8, 1) uint8."""
-    from sklearn.datasets import load_digits
-
-    digits: Any = load_digits()
-    x, y = digits.images[..., None].astype(np.uint8), digits.target
     if label not in range(10):
         raise ValueError(f"the labels are 0 to 9, not {label}")
+    x, y = _load()
     return x[:-_TEST][y[:-_TEST] == label], x[-_TEST:][y[-_TEST:] == label]
-
-
-def _one_label(label: int) -> Dataset:
-    train, test = digits_of(label)
-    return Dataset(
-        spec=DataSpec(f"digits({label})", (8, 8, 1), image_scale(17), num_classes=0, levels=17),
-        test=test.astype(np.float32),
-        arrays=lambda: (train, None),
-        sample=sample_rows,
-    )

@@ -1,13 +1,16 @@
 """How much noise an SDE carries: the g(t) of  dX = (v + g^2 / 2 score) dt + g dW,  the same marginals for every g >= 0.
 
-constant(c)    g = c
-sigma(c)       g^2 = 2 c sigma                the score's part of the drift is -c x0: finite at the data
-canonical(c)   g^2 = c sigma^2 d(log SNR)/dt  c = 1: the reverse of the noising SDE (Song et al. 2021; VP's beta)
-bridge(c)      g = c d gamma^2/dt at t = 0    the reference process of a Schroedinger bridge is its scale
+    constant(c)    g = c
+    sigma(c)       g^2 = 2 c sigma                the score's part of the drift is -c x0: finite at the data
+    canonical(c)   g^2 = c sigma^2 d(log SNR)/dt  c = 1: the reverse of the noising SDE (Song et al. 2021; VP's beta)
+
+A g that is infinite where alpha = 0 says so by `needs_alpha`, and the solve starts after it. A Schroedinger bridge's
+own g is the constant scale of its noise.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -51,6 +54,7 @@ class Sigma:
 @dataclass(frozen=True)
 class Canonical:
     c: float | int = 1.0
+    needs_alpha: ClassVar[bool] = True
 
     def __post_init__(self):
         _check("canonical", self.c)

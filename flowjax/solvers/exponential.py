@@ -13,7 +13,7 @@ steps from alpha = 0 are exact in their first order; l is kept within 15 of 0.
 
 import math
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import jax.numpy as jnp
 from jax import lax
@@ -38,8 +38,22 @@ def phi(q: Array) -> tuple[Array, Array, Array]:
     return jnp.where(small, series(1), one), jnp.where(small, series(2), two), jnp.where(small, series(3), three)
 
 
+class _Edge(NamedTuple):
+    """A step of the grid: half log-SNR where it starts, its length h, and x_t = decay x_s + gain D for a constant D."""
+
+    here: Array
+    h: Array
+    decay: Array
+    gain: Array
+
+
 def _half_log_snr(r: Rates) -> Array:
     return jnp.clip(jnp.log(r.alpha) - jnp.log(r.sigma), -_LARGEST, _LARGEST)
+
+
+def _edge(r: Rates, to: Rates) -> _Edge:
+    here, decay = _half_log_snr(r), to.sigma / r.sigma
+    return _Edge(here, _half_log_snr(to) - here, decay, to.alpha - decay * r.alpha)
 
 
 def _start(x: Batched, t: Array, points: int) -> tuple[Array, Array]:
@@ -69,18 +83,18 @@ class DPMSolverPP2M(Method):
     def step(self, carry: Carry, t: Array, t_next: Array, denoiser: Any, key: Keys | None) -> Carry:
         x, (ds, ls) = carry.x, carry.history
         r, to = self.path.rates(t, x), self.path.rates(t_next, x)
-        here, d = _half_log_snr(r), denoiser(t, x).x1
-        h, h_last = _half_log_snr(to) - here, here - ls[0]
-        ahead = d + 0.5 * h / h_last * (d - ds[0])
+        here, h, decay, gain = _edge(r, to)
+        d = denoiser(t, x).x1
+        ahead = d + 0.5 * h / (here - ls[0]) * (d - ds[0])
         if self.sde:
             assert key is not None
             fall = to.sigma * r.alpha / (r.sigma * to.alpha)  # e^-h
-            decay = to.sigma / r.sigma * fall
-            x = decay * x + (to.alpha - decay * r.alpha) * ahead
-            x = x + to.sigma * jnp.sqrt(jnp.maximum(1 - fall**2, 0.0)) * standard_normal(key, x)
+            decay = decay * fall
+            gain = to.alpha - decay * r.alpha
+            noise = to.sigma * jnp.sqrt(jnp.maximum(1 - fall**2, 0.0)) * standard_normal(key, x)
+            x = decay * x + gain * ahead + noise
         else:
-            decay = to.sigma / r.sigma
-            x = decay * x + (to.alpha - decay * r.alpha) * ahead
+            x = decay * x + gain * ahead
         return Carry(x, (d[None], here[None]))
 
 
@@ -103,10 +117,9 @@ class DPMSolverPP3M(Method):
     def step(self, carry: Carry, t: Array, t_next: Array, denoiser: Any, key: Keys | None) -> Carry:
         x, (ds, ls) = carry.x, carry.history
         r, to = self.path.rates(t, x), self.path.rates(t_next, x)
-        here, after, d = _half_log_snr(r), _half_log_snr(to), denoiser(t, x).x1
-        h = after - here
-        decay = to.sigma / r.sigma
-        held = decay * x + (to.alpha - decay * r.alpha) * d
+        here, h, decay, gain = _edge(r, to)
+        d = denoiser(t, x).x1
+        held = decay * x + gain * d
 
         def started(_: None) -> tuple[Array, Array]:
             """D' and D'' / 2 at l by divided differences; a point infinitely far back weighs nothing."""
@@ -146,22 +159,14 @@ class UniPC(Method):
         d = denoiser(t, carry.x).x1
         started = jnp.isfinite(ls[0])
         x = jnp.where(started, self._correct(x_last, t_last, t, d, ds, ls), carry.x)
-        r, to = self.path.rates(t, x), self.path.rates(t_next, x)
-        here = _half_log_snr(r)
-        h = _half_log_snr(to) - here
-        decay = to.sigma / r.sigma
-        gain = to.alpha - decay * r.alpha
+        here, h, decay, gain = _edge(self.path.rates(t, x), self.path.rates(t_next, x))
         # UniP-2: weight 1/2 on the divided difference
         guess = decay * x + gain * (d + 0.5 * h * jnp.where(started, d - ds[0], 0.0) / (here - ls[0]))
         return Carry(guess, (jnp.stack([d, ds[0]]), jnp.stack([here, ls[0]]), x, t))
 
     def _correct(self, x: Batched, t: Array, t_next: Array, d_next: Batched, ds: Array, ls: Array) -> Batched:
         """The step from t to t_next again, with the evaluation at t_next: UniC-2, or UniC-1 where it was the first."""
-        r, to = self.path.rates(t, x), self.path.rates(t_next, x)
-        here = _half_log_snr(r)
-        h = _half_log_snr(to) - here
-        decay = to.sigma / r.sigma
-        gain = to.alpha - decay * r.alpha
+        here, h, decay, gain = _edge(self.path.rates(t, x), self.path.rates(t_next, x))
         phi1, phi2, phi3 = phi(-h)
         b1, b2 = phi2 / phi1, 2 * phi3 / phi1
         second = jnp.isfinite(ls[1])

@@ -5,6 +5,7 @@ without, diffrax controls the error of each sample on its own.
 """
 
 import difflib
+from collections.abc import Iterable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -114,11 +115,21 @@ def solve_ode(
 def check_solver(name: str, steps: int | None) -> None:
     """ValueError, in one line, unless `solve_ode` can run this solver with these steps (None: adaptively)."""
     name = name.lower()
-    known = sorted(SOLVERS | MULTISTEP_SOLVERS | ADAPTIVE_SOLVERS)
-    if name not in known:
-        close = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
-        raise ValueError(f"unknown solver {name!r}; the nearest is {close!r} (known: {', '.join(known)})")
-    if steps is None and name not in ADAPTIVE_SOLVERS:
+    check_name(name, {*SOLVERS, *MULTISTEP_SOLVERS, *ADAPTIVE_SOLVERS})
+    check_steps(name, steps, name in ADAPTIVE_SOLVERS)
+
+
+def check_name(name: str, known: Iterable[str]) -> None:
+    """ValueError with the nearest name unless this one is known."""
+    names = sorted(known)
+    if name not in names:
+        close = difflib.get_close_matches(name, names, n=1, cutoff=0.0)[0]
+        raise ValueError(f"unknown solver {name!r}; the nearest is {close!r} (known: {', '.join(names)})")
+
+
+def check_steps(name: str, steps: int | None, adaptive: bool) -> None:
+    """ValueError unless there are steps to take, or the solver adapts them itself."""
+    if steps is None and not adaptive:
         raise ValueError(f"{name} has no error estimate, so it cannot adapt its steps: say how many with steps=N")
     if steps is not None and steps < 1:
         raise ValueError(f"steps must be at least 1, not {steps}")

@@ -4,7 +4,6 @@ A name is a sampler of `SAMPLERS`, a Runge-Kutta method or another explicit ODE 
 with adaptive steps, or an SDE solver of diffrax; `g` turns `euler` and `heun` into their stochastic forms.
 """
 
-import difflib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,7 +21,16 @@ from flowjax.schedules import check_monotone
 from flowjax.solvers import deterministic, diffusions, exponential, grids, multistep, samplers, sde, stochastic
 from flowjax.solvers.diffusions import Diffusion
 from flowjax.solvers.grids import Grid
-from flowjax.solvers.ode import ADAPTIVE_SOLVERS, MULTISTEP_SOLVERS, SOLVERS, Stats, multistep_nfe, solve_ode
+from flowjax.solvers.ode import (
+    ADAPTIVE_SOLVERS,
+    MULTISTEP_SOLVERS,
+    SOLVERS,
+    Stats,
+    check_name,
+    check_steps,
+    multistep_nfe,
+    solve_ode,
+)
 from flowjax.solvers.samplers import Sampler
 from flowjax.typing import Batched, Cond, PRNGKey
 
@@ -88,17 +96,11 @@ def check_solver(name: str, steps: int | None, options: Options = Options()) -> 
     options.
     """
     name = name.lower()
-    if name not in known_solvers():
-        close = difflib.get_close_matches(name, known_solvers(), n=1, cutoff=0.0)[0]
-        raise ValueError(f"unknown solver {name!r}; the nearest is {close!r} (known: {', '.join(known_solvers())})")
+    check_name(name, known_solvers())
     for option, takers in _TAKES.items():
         if getattr(options, option) is not None and name not in takers:
             raise ValueError(f"{name} takes no {option}; it is for {', '.join(takers)}")
-    adaptive = name in ADAPTIVE_SOLVERS and options.g is None
-    if steps is None and not adaptive:
-        raise ValueError(f"{name} has no error estimate, so it cannot adapt its steps: say how many with steps=N")
-    if steps is not None and steps < 1:
-        raise ValueError(f"steps must be at least 1, not {steps}")
+    check_steps(name, steps, name in ADAPTIVE_SOLVERS and options.g is None)
     if options.eta is not None and not 0 <= options.eta <= 1:
         raise ValueError(f"eta must be between 0 (DDIM) and 1 (DDPM), not {options.eta}")
 
@@ -198,7 +200,9 @@ def sample(
             raise ValueError("an adaptive solve chooses its own times, so it has no grid: say how many steps")
         return solve_ode(_Field(denoiser, path), x, cond=cond, t0=t0, t1=t1, solver=name, rtol=rtol, atol=atol)
     draws = name in sde.SDE_SOLVERS if chosen is None else chosen.stochastic
-    keys = _row_keys(key, x) if draws else None
+    if draws and key is None:
+        raise ValueError("this sampler draws noise: pass key=jax.random.key(seed)")
+    keys = samplers.row_keys(key, x.shape[0]) if draws and key is not None else None
     if chosen is None:
         times = rule if given is None else jnp.asarray(given, float)
         return _by_diffrax(name, denoiser, path, x, steps, times, keys, cond, t0, t1, options, save)
@@ -290,12 +294,6 @@ def _ends(
             f"[{asked[0]:.4g}, {asked[1]:.4g}] alone: keep it within"
         )
     return start, end
-
-
-def _row_keys(key: Any, x: Batched) -> Key[Array, " B"]:
-    if key is None:
-        raise ValueError("this sampler draws noise: pass key=jax.random.key(seed)")
-    return key if key.ndim else jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(x.shape[0]))
 
 
 def _stats(x: Batched, nfe: int) -> Stats:

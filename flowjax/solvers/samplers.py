@@ -18,7 +18,7 @@ from jaxtyping import Array, Float, Key
 
 from flowjax.paths.affine import AffinePath
 from flowjax.predictions import Denoiser, Ends, no_score, well_conditioned
-from flowjax.typing import Batched, Cond, PyTree
+from flowjax.typing import Batched, Cond, PRNGKey, PyTree
 
 Keys = Key[Array, " B"]
 """One key a row: what a row draws depends on its own key alone."""
@@ -124,6 +124,16 @@ class Stochastic(Method):
         return True
 
 
+def row_keys(key: PRNGKey | Keys, n: int) -> Keys:
+    """One key a row: those given, or from one key `fold_in(key, i)` for row i."""
+    return key if key.ndim else jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(n))
+
+
+def fold_rows(keys: Keys, i: Array | int) -> Keys:
+    """The same number folded into every row's key."""
+    return jax.vmap(lambda key: jax.random.fold_in(key, i))(keys)
+
+
 def standard_normal(key: Keys, x: Batched) -> Batched:
     """N(0, I) shaped as x, each row from its own key."""
     return jax.vmap(lambda k: jax.random.normal(k, x.shape[1:], x.dtype))(key)
@@ -179,7 +189,7 @@ def run(
 
     def advance(carry: Carry, edge: tuple[Array, Array, Array]) -> tuple[Carry, Batched | None]:
         t, t_next, i = edge
-        key = None if keys is None else jax.vmap(lambda k: jax.random.fold_in(k, i))(keys)
+        key = None if keys is None else fold_rows(keys, i)
         carry = sampler.step(carry, t, t_next, bound, key)
         return carry, carry.x if save else None
 

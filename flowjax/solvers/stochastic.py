@@ -11,8 +11,8 @@ from jaxtyping import Array
 from flowjax.paths.affine import AffinePath
 from flowjax.paths.transition import Variance, step_variance, transition
 from flowjax.predictions import Ends, score_of, velocity
-from flowjax.solvers.diffusions import Canonical, Diffusion, Sigma
-from flowjax.solvers.samplers import Carry, Keys, Stochastic, standard_normal
+from flowjax.solvers.diffusions import Diffusion, Sigma
+from flowjax.solvers.samplers import Carry, Keys, Stochastic, fold_rows, standard_normal
 from flowjax.typing import Batched
 
 
@@ -21,16 +21,22 @@ def drift(path: AffinePath, g2: Array, t: Array, x: Batched, ends: Ends) -> Batc
     return velocity.from_ends(path, t, x, ends) + 0.5 * g2 * score_of(path, t, x, ends)
 
 
+class Driven(Stochastic):
+    """A sampler of the SDE with a given g, which says itself whether it is infinite where there is no data yet."""
+
+    g: Diffusion
+
+    @property
+    def needs_alpha(self) -> bool:
+        return getattr(self.g, "needs_alpha", False)
+
+
 @dataclass(frozen=True)
-class EulerMaruyama(Stochastic):
+class EulerMaruyama(Driven):
     """Euler-Maruyama for dX = (v + g^2/2 score) dt + g dW: weak order 1."""
 
     path: AffinePath
     g: Diffusion = attribute(default_factory=Sigma)
-
-    @property
-    def needs_alpha(self) -> bool:
-        return isinstance(self.g, Canonical)
 
     def step(self, carry: Carry, t: Array, t_next: Array, denoiser: Any, key: Keys | None) -> Carry:
         assert key is not None
@@ -40,15 +46,11 @@ class EulerMaruyama(Stochastic):
 
 
 @dataclass(frozen=True)
-class StochasticHeun(Stochastic):
+class StochasticHeun(Driven):
     """Heun's method for the drift, one increment of noise for both stages: weak order 2 for this additive noise."""
 
     path: AffinePath
     g: Diffusion = attribute(default_factory=Sigma)
-
-    @property
-    def needs_alpha(self) -> bool:
-        return isinstance(self.g, Canonical)
 
     @property
     def evaluations(self) -> int:
@@ -100,7 +102,7 @@ class Ancestral(Stochastic):
 
 
 @dataclass(frozen=True)
-class PredictorCorrector(Stochastic):
+class PredictorCorrector(Driven):
     """An Euler-Maruyama step, then Langevin steps at the new time (Song et al. 2021, algorithms 2-5).
 
     Langevin's step is eps = 2 (snr sigma)^2: the paper's 2 (snr |z| / |score|)^2, with the norms at their typical
@@ -119,22 +121,17 @@ class PredictorCorrector(Stochastic):
     corrections: int = 1
 
     @property
-    def needs_alpha(self) -> bool:
-        return isinstance(self.g, Canonical)
-
-    @property
     def evaluations(self) -> int:
         return 1 + self.corrections
 
     def step(self, carry: Carry, t: Array, t_next: Array, denoiser: Any, key: Keys | None) -> Carry:
         assert key is not None
-        fold = lambda i: jax.vmap(lambda k: jax.random.fold_in(k, i))(key)
-        x = EulerMaruyama(self.path, self.g).step(carry, t, t_next, denoiser, fold(0)).x
+        x = EulerMaruyama(self.path, self.g).step(carry, t, t_next, denoiser, fold_rows(key, 0)).x
         size = self.path.rates(t_next, x).sigma
         if self.path.noise is not None:
             size = self.path.noise_rates(t_next, x).gamma
         for i in range(self.corrections):
-            x = _langevin(self.path, t_next, x, denoiser, 2 * (self.snr * size) ** 2, fold(i + 1))
+            x = _langevin(self.path, t_next, x, denoiser, 2 * (self.snr * size) ** 2, fold_rows(key, i + 1))
         return Carry(x)
 
 
@@ -171,8 +168,7 @@ class AnnealedLangevin(Stochastic):
         r, to = self.path.rates(t, carry.x), self.path.rates(t_next, carry.x)
 
         def go(i: Array, x: Batched) -> Batched:
-            keys = jax.vmap(lambda k: jax.random.fold_in(k, i))(key)
-            return _langevin(self.path, t_next, x, denoiser, 0.5 * self.size * to.sigma**2, keys)
+            return _langevin(self.path, t_next, x, denoiser, 0.5 * self.size * to.sigma**2, fold_rows(key, i))
 
         return Carry(jax.lax.fori_loop(0, self.each, go, carry.x * (to.alpha / r.alpha)))
 
