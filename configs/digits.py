@@ -17,7 +17,7 @@ def get_config():
     config.train.steps = 4000
     config.train.batch_size = 256
     config.train.lr = 1e-3
-    config.train.warmup = 200
+    config.train.warmup = 200.0 * config.train.batch_size
     config.train.log_every = 200
     config.train.save_every = 1000
     return config

@@ -15,6 +15,6 @@ def get_config():
     config.model.width = 256
     config.train.steps = 1000
     config.train.batch_size = 128
-    config.train.warmup = 100
+    config.train.warmup = 100.0 * config.train.batch_size
     config.train.log_every = 100
     return config

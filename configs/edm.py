@@ -18,6 +18,6 @@ def get_config():
     config.model.width = 512
     config.model.features = 32
     config.train.steps = 4000
-    config.train.warmup = 200
+    config.train.warmup = 200.0 * config.train.batch_size
     config.train.log_every = 200
     return config

@@ -20,7 +20,7 @@ def get_config():
     config.train.steps = 1500
     config.train.batch_size = 64
     config.train.lr = 2e-3
-    config.train.warmup = 100
+    config.train.warmup = 100.0 * config.train.batch_size
     config.train.log_every = 50
     config.train.save_every = 250
     config.ema.half_life = 5_000.0

@@ -15,7 +15,7 @@ def get_config():
     config.train.steps = 7_000
     config.train.batch_size = 1024
     config.train.lr = 4e-3
-    config.train.warmup = 500
+    config.train.warmup = 500.0 * config.train.batch_size
     config.train.log_every = 500
     config.train.save_every = 1000
     return config

@@ -18,6 +18,6 @@ def get_config():
     config.train.steps = 8_000
     config.train.batch_size = 512
     config.train.lr = 2e-3
-    config.train.warmup = 500
+    config.train.warmup = 500.0 * config.train.batch_size
     config.train.log_every = 500
     return config

@@ -19,6 +19,6 @@ def get_config():
     config.train.steps = 4_000
     config.train.batch_size = 256
     config.train.lr = 2e-3
-    config.train.warmup = 200
+    config.train.warmup = 200.0 * config.train.batch_size
     config.train.log_every = 500
     return config

@@ -6,6 +6,7 @@ and one line below. A name may carry arguments: `vp(0.1, 20)`, `sinkhorn(eps=2)`
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -15,10 +16,11 @@ from flax import nnx
 from flowjax import couplings, predictions, schedules, sources
 from flowjax.config import MODEL_DEFAULTS, Config, ConfigError, lookup, make
 from flowjax.data import DataSpec
+from flowjax.data.augment import AUGMENTATIONS, Augmentation
 from flowjax.data.densities import DENSITIES
 from flowjax.data.digits import digits_of
-from flowjax.models import MLP, UNet
-from flowjax.objectives import DiagnosedLoss, diagnosed, times, weights
+from flowjax.models import ADM, EDM2, MLP, DiT, UNet
+from flowjax.objectives import Batch, Diagnosed, DiagnosedLoss, diagnosed, times, weights
 from flowjax.objectives import variational as bound
 from flowjax.objectives.flow_matching import ParametricApply
 from flowjax.paths import AffinePath, GaussianPath
@@ -113,7 +115,17 @@ LOSSES: dict[str, Callable[..., Any]] = {
 """`matching`, or the variational bound of a discrete chain: its variance, levels, and whether beside the simple
 loss."""
 
-MODELS: dict[str, Callable[..., nnx.Module]] = {"mlp": MLP, "unet": UNet}
+MODELS: dict[str, Callable[..., nnx.Module]] = {
+    "mlp": MLP,
+    "unet": UNet,
+    "adm": ADM,
+    "edm2": EDM2,
+    "dit": DiT,
+}
+
+
+_DROPOUT = 2**31 - 3
+"""Folded into a step's key for the dropout, so that the other draws are those of a network without it."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +137,8 @@ class Problem:
         path, source, coupling, prediction: the regression problem.
         init: key -> parameters, jitted.
         apply: (params, t, x, cond) -> output.
-        loss: (params, key, batch) -> the loss, diagnosed.
+        loss: (params, key, batch) -> the loss, diagnosed; without dropout.
+        train_loss: the same with dropout, where the network has it.
     """
 
     spec: DataSpec
@@ -136,6 +149,7 @@ class Problem:
     init: Callable[[PRNGKey], Params]
     apply: ParametricApply
     loss: DiagnosedLoss
+    train_loss: DiagnosedLoss
 
     @property
     def interval(self) -> tuple[float, float]:
@@ -177,13 +191,28 @@ def build(config: Config, spec: DataSpec) -> Problem:
         raise ConfigError(
             f"coupling.name {config.coupling.name!r} pairs within labels: it needs model.conditional=true"
         )
-    init, apply = _make_model(config, spec, prediction.heads)
+    init, network = _make_model(config, spec, prediction.heads)
+    apply: ParametricApply = lambda params, t, x, cond: network(params, t, x, cond)
     drawn = make("loss.times", config.loss.times, TIMES)
     learned = config.loss.uncertainty or getattr(drawn, "needs_profile", False)
     if learned:
-        init, apply = _with_profile(init, apply)
-    loss = _make_loss(config, apply, path, source, coupling, prediction, drawn, learned)
-    return Problem(spec, path, source, coupling, prediction, init, apply, loss)
+        init, network = _with_profile(init, network)
+    make_loss = lambda apply: _make_loss(config, apply, path, source, coupling, prediction, drawn, learned)
+    loss = train_loss = make_loss(apply)
+    if config.model.get("dropout", 0.0):
+
+        def train_loss(params: Params, key: PRNGKey, batch: Batch) -> Diagnosed:
+            dropped = partial(network, key=jax.random.fold_in(key, _DROPOUT))
+            return make_loss(dropped)(params, key, batch)
+
+    return Problem(spec, path, source, coupling, prediction, init, apply, loss, train_loss)
+
+
+def make_augmentation(config: Config, spec: DataSpec) -> Augmentation:
+    """What `data.augment` names; anything but `none` is for images."""
+    if config.data.augment != "none" and not spec.is_image:
+        raise ConfigError(f"data.augment {config.data.augment!r} is for images, and data {spec.name!r} has {spec.shape}")
+    return make("data.augment", config.data.augment, AUGMENTATIONS)
 
 
 def make_schedule(text: str, shift: float = 1.0) -> schedules.Schedule:
@@ -288,18 +317,25 @@ def _make_loss(
         raise ConfigError(f"loss.name {config.loss.name!r}: {error}") from None
 
 
-def _with_profile(init: Any, apply: ParametricApply) -> tuple[Any, ParametricApply]:
+def _with_profile(init: Any, network: Any) -> tuple[Any, Any]:
     """The network's parameters beside a learned profile of the loss over time."""
     both = lambda key: {"network": init(key), "profile": jnp.zeros(times.BINS)}
-    return both, lambda params, t, x, cond: apply(params["network"], t, x, cond)
+    return both, lambda params, *args, **kwargs: network(params["network"], *args, **kwargs)
 
 
-def _make_model(config: Config, spec: DataSpec, outputs: int) -> tuple[Callable[[PRNGKey], Params], ParametricApply]:
-    """The network as two pure functions over a plain dict of arrays."""
+def _make_model(config: Config, spec: DataSpec, outputs: int) -> tuple[Callable[[PRNGKey], Params], Callable[..., Any]]:
+    """The network as two pure functions over a plain dict of arrays; the second takes a key where there is dropout."""
     module = lookup("model.name", config.model.name, MODELS)
     own = {key: config.model[key] for key in MODEL_DEFAULTS[config.model.name]}
-    if config.model.name == "unet" and not spec.is_image:
-        raise ConfigError(f"model.name 'unet' needs images (H, W, C), and data {spec.name!r} has shape {spec.shape}")
+    if config.model.name != "mlp" and not spec.is_image:
+        raise ConfigError(
+            f"model.name {config.model.name!r} needs images (H, W, C), and data {spec.name!r} has shape {spec.shape}"
+        )
+    told = make_augmentation(config, spec).labels
+    if told:
+        if config.model.name in ("mlp", "unet"):
+            raise ConfigError(f"data.augment {config.data.augment!r} must be told to the network: take model.name 'adm'")
+        own["augment"] = told
 
     def construct(rngs: nnx.Rngs) -> nnx.Module:
         classes = spec.num_classes if config.model.conditional else 0
@@ -310,4 +346,4 @@ def _make_model(config: Config, spec: DataSpec, outputs: int) -> tuple[Callable[
     except ValueError as error:
         raise ConfigError(f"model: {str(error).splitlines()[0]}") from None
     init = jax.jit(lambda key: nnx.to_pure_dict(nnx.split(construct(nnx.Rngs(key)))[1]))
-    return init, lambda params, t, x, cond: nnx.merge(graphdef, params)(t, x, cond)
+    return init, lambda params, t, x, cond, **kwargs: nnx.merge(graphdef, params)(t, x, cond, **kwargs)

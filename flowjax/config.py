@@ -21,8 +21,54 @@ T = TypeVar("T")
 MODEL_DEFAULTS: dict[str, dict[str, Any]] = {
     "mlp": {"width": 128, "depth": 3, "features": 16, "activation": "silu"},
     "unet": {"channels": 64, "multipliers": (1, 2, 2), "blocks": 2, "patch": 1, "heads": 4},
+    "adm": {
+        "channels": 128,
+        "multipliers": (1, 2, 2, 2),
+        "blocks": 2,
+        "attention": (16,),
+        "head_width": 64,
+        "film": False,
+        "dropout": 0.1,
+        "time_scale": 1.0,
+        "dtype": "bfloat16",
+        "remat": "none",
+    },
+    "edm2": {
+        "channels": 128,
+        "multipliers": (1, 2, 2, 2),
+        "blocks": 2,
+        "attention": (16,),
+        "head_width": 64,
+        "dropout": 0.0,
+        "time": "log_snr",
+        "time_scale": 1.0,
+        "dtype": "bfloat16",
+        "remat": "none",
+    },
+    "dit": {
+        "patch": 2,
+        "depth": 12,
+        "width": 384,
+        "heads": 6,
+        "qk_norm": False,
+        "dropout": 0.0,
+        "time_scale": 1000.0,
+        "dtype": "bfloat16",
+        "remat": "none",
+    },
 }
 """Each model's own keys, as its constructor takes them."""
+
+_NOT_NEGATIVE = (
+    "train.warmup",
+    "train.clip",
+    "train.spike",
+    "train.peak_tflops",
+    "train.weight_decay",
+    "train.keep_every",
+    "ema.half_life",
+    "seed",
+)
 
 CADENCE = ("train.steps", "train.log_every", "train.save_every", "train.keep_last", "train.keep_every")
 """Keys that a resumed run may change; with any other it would be another run."""
@@ -37,7 +83,7 @@ def defaults(model: str = "mlp") -> Config:
     return ConfigDict(
         {
             "seed": 0,
-            "data": {"name": "gaussians8", "path": ""},
+            "data": {"name": "gaussians8", "path": "", "augment": "none"},
             "source": {"name": "normal"},
             "path": {"name": "affine", "schedule": "condot", "shift": 1.0, "noise": ""},
             "coupling": {"name": "independent"},
@@ -49,10 +95,14 @@ def defaults(model: str = "mlp") -> Config:
                 "batch_size": 256,
                 "optimizer": "adam",
                 "lr": 1e-3,
+                "beta2": 0.999,
+                "momentum": 0.95,
                 "weight_decay": 0.0,
-                "warmup": 0,
+                "warmup": 0.0,
                 "schedule": "cosine",
                 "clip": 1.0,
+                "spike": 0.0,
+                "peak_tflops": 0.0,
                 "label_dropout": 0.1,
                 "log_every": 200,
                 "save_every": 1000,
@@ -169,15 +219,20 @@ def _check_ranges(flat: dict[str, Any]) -> None:
     for key in ("train.steps", "train.batch_size", "train.log_every", "train.save_every", "train.keep_last"):
         if flat[key] < 1:
             raise ConfigError(f"{key} must be at least 1, not {flat[key]}")
-    for key in ("train.warmup", "train.clip", "train.weight_decay", "train.keep_every", "ema.half_life", "seed"):
+    for key in _NOT_NEGATIVE:
         if not flat[key] >= 0:
             raise ConfigError(f"{key} must not be negative, it is {flat[key]}")
+    for key in ("train.beta2", "train.momentum"):
+        if not 0 <= flat[key] < 1:
+            raise ConfigError(f"{key} must be in [0, 1), it is {flat[key]}")
     if not flat["path.shift"] > 0:
         raise ConfigError(f"path.shift must be positive, not {flat['path.shift']}")
     if not 0 < flat["train.lr"] < float("inf"):
         raise ConfigError(f"train.lr must be positive and finite, not {flat['train.lr']}")
     if not 0 <= flat["train.label_dropout"] <= 1:
         raise ConfigError(f"train.label_dropout is a probability, not {flat['train.label_dropout']}")
+    if not 0 <= flat.get("model.dropout", 0.0) < 1:
+        raise ConfigError(f"model.dropout is a rate in [0, 1), not {flat['model.dropout']}")
     for key, value in flat.items():
         if key.startswith("model.") and key != "model.features" and _smallest(value) < 1:
             raise ConfigError(f"{key} must be at least 1, it is {value}")

@@ -1,17 +1,26 @@
-"""`evaluate`: the metrics that fit a run's data set, as one dictionary; a key is absent where it is undefined."""
+"""The metrics of a run: `evaluate`, those that fit its data set, and `evaluate_images`, those of Inception features.
+
+Each returns one dictionary; a key is absent where it is undefined.
+"""
 
 import math
+from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from flowjax import metrics, sampling
-from flowjax.data import Dataset
+from flowjax.config import ConfigError
+from flowjax.data import DataError, Dataset
+from flowjax.metrics.images import METRICS, as_rgb, check_names, score_images
+from flowjax.metrics.inception import Precision, WeightsError, load_inception
+from flowjax.metrics.reference import reference_statistics
 from flowjax.run import Run
-from flowjax.solving import DOPRI5, Solver
+from flowjax.solving import DOPRI5, Guide, Solver
 from flowjax.sources import has_density
 from flowjax.training.writers import say
 
@@ -114,3 +123,83 @@ def _energy_metrics(run: Run, true: np.ndarray, seed: int, pairs: Any) -> dict[s
 
 def _stderr(values: np.ndarray) -> float:
     return float(values.std() / math.sqrt(len(values)))
+
+
+def evaluate_images(
+    run: Run,
+    dataset: Dataset,
+    names: Sequence[str] = METRICS,
+    *,
+    num: int = 50_000,
+    split: Literal["train", "test"] = "train",
+    samples: np.ndarray | None = None,
+    precision: Precision = "highest",
+    seed: int = 0,
+    solver: Solver = DOPRI5,
+    batch: int = 0,
+    guide: Guide | None = None,
+) -> dict[str, Any]:
+    """Image metrics of a run's samples against a split of its data set; see `flowjax.metrics.images.score_images`.
+
+    Args:
+        run, dataset: of 8-bit images.
+        names: in `METRICS`.
+        num: samples to draw.
+        split: the reference; its statistics are kept in the cache.
+        samples: (N, H, W, C) uint8, drawn before; then none are drawn.
+        precision: of the Inception network's convolutions.
+        seed, solver, batch, guide: as for `sampling.sample`.
+
+    Returns:
+        The metrics by name, `num`, and `nfe` where samples were drawn.
+
+    Raises:
+        ConfigError: for an unknown name or split.
+        DataError: if the data are not images or not resident, or the Inception weights are missing.
+    """
+    try:
+        names = check_names(names)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    rows = _reference_images(run, dataset, split, names[0])
+    if samples is not None:
+        _check_samples(samples, run.spec.shape)
+    elif num < 4:
+        raise ConfigError(f"image metrics need at least 4 samples, not {num}")
+    try:
+        options: Any = {"network": load_inception(), "precision": precision}
+    except WeightsError as error:
+        raise DataError(str(error)) from None
+    of = f"npz_{Path(run.config.data.path).stem}" if run.spec.name == "npz" else run.spec.name
+    reference = reference_statistics(as_rgb(rows, lambda line: None), f"{of}_{split}", say=say, **options)
+    result: dict[str, Any] = {}
+    if samples is None:
+        say(f"evaluate: {num} samples")
+        drawn = sampling.sample(run, num, seed, solver, batch=batch, show=True, guide=guide)
+        samples, result["nfe"] = drawn.samples, drawn.nfe
+    say(f"evaluate: {', '.join(names)} against the {split} split of {run.spec.name}")
+    return {"num": len(samples)} | result | score_images(samples, reference, names, seed=seed, say=say, **options)
+
+
+def _reference_images(run: Run, dataset: Dataset, split: str, metric: str) -> np.ndarray:
+    """The images of a split, (N, H, W, C) uint8."""
+    spec = run.spec
+    if not spec.is_image or spec.levels != 256 or spec.shape[-1] not in (1, 3):
+        kind = f"images of {spec.levels} levels" if spec.is_image and spec.levels else "no 8-bit images"
+        raise DataError(f"{metric} is of 8-bit images with 1 or 3 channels, and {spec.name} holds {kind} {spec.shape}")
+    if split == "test":
+        return dataset.test.astype(np.uint8)
+    if split != "train":
+        raise ConfigError(f"split must be train or test, not {split!r}")
+    if dataset.stream is not None:
+        raise DataError(
+            f"{spec.name} is streamed, and reference statistics need a resident set: set FLOWJAX_RESIDENT_BYTES to its "
+            "number of bytes or more"
+        )
+    return np.asarray(dataset.arrays()[0])
+
+
+def _check_samples(samples: np.ndarray, shape: tuple[int, ...]) -> None:
+    if samples.dtype != np.uint8 or samples.shape[1:] != tuple(shape) or len(samples) < 4:
+        wanted = f"(N, {', '.join(map(str, shape))}) uint8 with N >= 4"
+        raise DataError(f"samples must be {wanted}, not {samples.shape} {samples.dtype}")

@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
+from flowjax.models.kernels import forward_mode
 from flowjax.solvers import Stats, solve_ode
 from flowjax.solvers.samplers import row_keys
 from flowjax.sources import Source
@@ -36,7 +37,8 @@ def exact_divergence(v: Callable[[Batched], Batched], x: Batched) -> tuple[Batch
     """
     shape = x.shape[1:]
     d = x[0].size
-    y, push = jax.linearize(v, x)
+    with forward_mode():
+        y, push = jax.linearize(v, x)
 
     def along(i: Array) -> Float[Array, " B"]:
         e = jax.nn.one_hot(i, d, dtype=x.dtype).reshape(shape)
@@ -51,7 +53,8 @@ def hutchinson_divergence(
     v: Callable[[Batched], Batched], x: Batched, probes: Float[Array, "B P *event"]
 ) -> tuple[Batched, Float[Array, " B"]]:
     """v(x) and the mean over probes of e . J e for each row."""
-    y, push = jax.linearize(v, x)
+    with forward_mode():
+        y, push = jax.linearize(v, x)
     terms = jax.vmap(lambda e: jnp.sum((push(e) * e).reshape(x.shape[0], -1), -1), in_axes=1)(probes)
     return y, terms.mean(0)
 

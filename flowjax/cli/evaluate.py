@@ -1,33 +1,85 @@
-"""The metrics that fit the run's data set, as a table on stderr.
+"""The metrics of a run, as a table on stderr and one line of JSON.
 
 usage: flowjax evaluate --workdir DIR
+       flowjax evaluate --workdir DIR --metrics fid,sfid,kid,precision,recall [--num N | --samples FILE.npz]
+           [--split train|test] [--inception highest|high|default] [the flags of flowjax sample]
 
-Densities: nll, kl (where the true density is known), w2, mmd, npe, mode shares. Images: nll, bits_per_dim; small ones
-also w2, mmd.
+Without --metrics, those that fit the run's data set. Densities: nll, kl (where the true density is known), w2, mmd,
+npe, mode shares. Images: nll, bits_per_dim; small ones also w2, mmd.
+
+--metrics are of Inception features of 8-bit images: --num samples are drawn, or taken from the array `samples` of a
+file that `flowjax sample` wrote, and compared with a split of the data set, whose statistics are computed once and kept
+in $FLOWJAX_CACHE or ~/.cache/flowjax. FID depends on the number of samples: below 50,000 its bias is estimated.
+--inception is the precision of that network's convolutions: default is TF32 on a GPU, and faster.
 
 example:
   flowjax evaluate --workdir runs/g8
+  flowjax evaluate --workdir runs/cifar10 --metrics fid,kid --num 50000 --solver heun --steps 18
 """
 
 import sys
 from typing import Any
 
+from absl import flags as absl_flags
+
 from flowjax.cli import flags
+
+_OF_IMAGES = ("num", "samples", "split", "inception")
 
 
 def run(argv: list[str]) -> dict[str, Any]:
-    values = flags.new("evaluate")
-    flags.define_solver(values)
-    flags.parse(values, argv, __doc__ or "")
+    values = flags.parse(_define(of_images=True), argv, __doc__ or "")
+    if values.metrics is None:
+        values = _without_metrics(values, argv)
+    elif values.samples is not None and values["num"].present:
+        raise flags.UsageError("--num is not of --samples, which are all scored")
     workdir = flags.require(values, "workdir")
 
     from flowjax import evaluation
-    from flowjax.cli.common import open_run, solver
+    from flowjax.cli.common import guide, open_run, solver
     from flowjax.data import open_dataset
+    from flowjax.data.arrays import read_npz
 
     opened = open_run(values, workdir)
     dataset = open_dataset(opened.config.data.name, opened.config.data.path)
-    result = evaluation.evaluate(opened, dataset, values.seed, solver(values), values.batch)
+    if values.metrics is None:
+        result = evaluation.evaluate(opened, dataset, values.seed, solver(values), values.batch)
+    else:
+        result = evaluation.evaluate_images(
+            opened,
+            dataset,
+            values.metrics,
+            num=values.num,
+            split=values.split,
+            samples=None if values.samples is None else read_npz(values.samples, "samples")["samples"],
+            precision=values.inception,
+            seed=values.seed,
+            solver=solver(values),
+            batch=values.batch,
+            guide=guide(values),
+        )
     for key, value in result.items():
         sys.stderr.write(f"{key:<18}{value:>12.5g}\n")
     return result
+
+
+def _define(of_images: bool) -> absl_flags.FlagValues:
+    """All flags; or, for densities and likelihoods, with those of an ODE's solver alone."""
+    values = flags.new("evaluate")
+    absl_flags.DEFINE_list("metrics", None, "of images: fid, sfid, kid, precision, recall", flag_values=values)
+    absl_flags.DEFINE_integer("num", 50_000, "samples to draw for --metrics", lower_bound=4, flag_values=values)
+    absl_flags.DEFINE_string("samples", None, "an .npz file of samples for --metrics", flag_values=values)
+    absl_flags.DEFINE_enum("split", "train", ["train", "test"], "the reference of --metrics", flag_values=values)
+    precisions = ["highest", "high", "default"]
+    absl_flags.DEFINE_enum("inception", "highest", precisions, "precision of its convolutions", flag_values=values)
+    (flags.define_sampler if of_images else flags.define_solver)(values)
+    return values
+
+
+def _without_metrics(values: absl_flags.FlagValues, argv: list[str]) -> absl_flags.FlagValues:
+    """The flags read again without those that only samples have; UsageError if one of these was given."""
+    plain = _define(of_images=False)
+    for name in values:
+        if values[name].present and (name in _OF_IMAGES or name not in plain):
+            raise flags.UsageError(f"--{name} is of --metrics, which is not given")
+    return flags.parse(plain, argv, __doc__ or "")

@@ -21,7 +21,9 @@ COMMANDS = {
     "train": "train a flow from a config file, or resume it",
     "sample": "draw samples from a trained run",
     "likelihood": "exact or estimated log-likelihood of points",
-    "evaluate": "the metrics that fit the run's data set",
+    "evaluate": "the metrics that fit the run's data set, or FID and its kin",
+    "export": "a run's weights as one safetensors file",
+    "convert": "weights of a published PyTorch network",
     "configs": "list the shipped configs",
 }
 
@@ -81,7 +83,7 @@ def _report(name: str, error: Exception) -> int:
     if os.environ.get("FLOWJAX_TRACEBACK"):
         traceback.print_exc()
     line = " ".join(str(error).split())
-    if isinstance(error, UsageError) or type(error).__name__ == "ConfigError":
+    if isinstance(error, UsageError) or type(error).__name__ in ("ConfigError", "WeightsError"):
         return _fail(f"{name}: {line}", 2)
     if "jax" in sys.modules:
         errors = importlib.import_module("flowjax.cli.errors")

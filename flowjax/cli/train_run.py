@@ -27,7 +27,7 @@ def dry_run(config: Config, workdir: Path) -> dict[str, Any]:
     """Builds everything, prints parameters and FLOPs a step, and stops; nothing is written."""
     start = time.perf_counter()
     trainer = _assemble(config)
-    size = {"parameters": trainer.parameters(), "flops_per_step": trainer.flops_per_step()}
+    size = {"parameters": trainer.parameters(), "flops_per_step": trainer.flops_per_step}
     say(json.dumps(config.to_dict(), indent=2))
     flops = size["flops_per_step"] or float("nan")
     say(f"{size['parameters']:,} parameters, {flops:,.0f} FLOPs a step, {trainer.mesh.size} devices")
@@ -42,15 +42,15 @@ def train(config: Config, workdir: Path, checkpoint: str) -> dict[str, Any]:
     if resume is not None and resume >= config.train.steps:
         return _already_finished(config, workdir, resume, start)
     trainer = _assemble(config)
-    if config.train.warmup >= config.train.steps:
-        say(f"train: train.warmup {config.train.warmup} is not shorter than train.steps {config.train.steps}")
+    if config.train.warmup >= (samples := config.train.steps * config.train.batch_size):
+        say(f"train: train.warmup {config.train.warmup:g} is not shorter than the run, {samples} samples")
     if resume is None:
         state = trainer.init()
     else:
         _check_same_data(workdir, trainer)
         state = checkpoints.restore(resume, trainer.like())  # before anything is moved or written
         say(f"train: resuming {workdir} at step {resume} of {config.train.steps}")
-    size = {"parameters": trainer.parameters(), "flops_per_step": trainer.flops_per_step()}
+    size = {"parameters": trainer.parameters(), "flops_per_step": trainer.flops_per_step}
     _prepare_workdir(config, trainer, workdir, size)
     for step in checkpoints.set_aside(resume or 0, workdir / "set_aside"):
         say(f"train: the checkpoint of step {step} is set aside in {workdir}/set_aside")

@@ -1,6 +1,67 @@
-"""Metrics: how far samples are from data, and how straight a flow's paths are."""
+"""Metrics: how far samples are from data, and how straight a flow's paths are.
 
-from flowjax.metrics.distances import mmd, wasserstein2_squared, wasserstein2_squared_pairs
-from flowjax.metrics.path_energy import normalised_path_energy, path_energy
+Submodules load on first use: the image metrics need JAX and Flax and nothing else of the package.
+"""
 
-__all__ = ["mmd", "normalised_path_energy", "path_energy", "wasserstein2_squared", "wasserstein2_squared_pairs"]
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from flowjax.metrics.distances import mmd, wasserstein2_squared, wasserstein2_squared_pairs
+    from flowjax.metrics.frechet import fid, frechet_distance
+    from flowjax.metrics.images import score_images
+    from flowjax.metrics.inception import inception_features, load_inception
+    from flowjax.metrics.kid import kernel_distance
+    from flowjax.metrics.manifold import precision_recall
+    from flowjax.metrics.moments import Moments
+    from flowjax.metrics.path_energy import normalised_path_energy, path_energy
+    from flowjax.metrics.reference import Reference, reference_statistics
+
+_OBJECTS = {
+    "mmd": "distances",
+    "wasserstein2_squared": "distances",
+    "wasserstein2_squared_pairs": "distances",
+    "fid": "frechet",
+    "frechet_distance": "frechet",
+    "score_images": "images",
+    "inception_features": "inception",
+    "load_inception": "inception",
+    "kernel_distance": "kid",
+    "precision_recall": "manifold",
+    "Moments": "moments",
+    "normalised_path_energy": "path_energy",
+    "path_energy": "path_energy",
+    "Reference": "reference",
+    "reference_statistics": "reference",
+}
+
+__all__ = [
+    "Moments",
+    "Reference",
+    "fid",
+    "frechet_distance",
+    "inception_features",
+    "kernel_distance",
+    "load_inception",
+    "mmd",
+    "normalised_path_energy",
+    "path_energy",
+    "precision_recall",
+    "reference_statistics",
+    "score_images",
+    "wasserstein2_squared",
+    "wasserstein2_squared_pairs",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _OBJECTS:
+        module = importlib.import_module(f"flowjax.metrics.{_OBJECTS[name]}")
+        # kept, all of the module's: importing path_energy.py binds that name to the module, and the function is meant
+        globals().update({n: getattr(module, n) for n, where in _OBJECTS.items() if where == _OBJECTS[name]})
+        return globals()[name]
+    raise AttributeError(f"module 'flowjax.metrics' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

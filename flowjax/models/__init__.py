@@ -1,6 +1,9 @@
 """Networks: Flax NNX modules that map (t, x, cond) to an array shaped like x. They know nothing of paths."""
 
+from flowjax.models.adm import ADM
+from flowjax.models.dit import DiT
+from flowjax.models.edm2 import EDM2
 from flowjax.models.mlp import MLP
 from flowjax.models.unet import UNet
 
-__all__ = ["MLP", "UNet"]
+__all__ = ["ADM", "EDM2", "MLP", "DiT", "UNet"]

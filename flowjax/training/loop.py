@@ -17,6 +17,7 @@ import jax.numpy as jnp
 
 from flowjax.config import Config
 from flowjax.couplings import LARGEST_VIOLATION
+from flowjax.training import hardware
 from flowjax.training.checkpoints import Checkpoints
 from flowjax.training.state import TrainState
 from flowjax.training.step import Metrics
@@ -125,6 +126,7 @@ class _Log:
         self.writer = MetricsWriter(workdir / "metrics.jsonl", step)
         self.loss: float | None = None
         self._trainer, self._start = trainer, start
+        self._peak = hardware.peak_flops(trainer.config.train.peak_tflops)
         self._mark: tuple[float, int] | None = None  # clock and step since which the rate is counted
         self._steps, self._sum, self._norm, self._violation = 0, 0.0, 0.0, 0.0
 
@@ -144,6 +146,8 @@ class _Log:
         now, batch = time.perf_counter(), self._trainer.config.train.batch_size
         rate = (step - self._mark[1]) * batch / (now - self._mark[0]) if step > self._mark[1] else None
         self.loss = self._sum / self._steps
+        flops = self._trainer.flops_per_step
+        mfu = None if rate is None else hardware.utilisation(flops, rate / batch, self._peak)
         self.writer.write(
             {
                 "step": step,
@@ -154,6 +158,8 @@ class _Log:
                 "grad_norm": self._norm,
                 "coupling_violation": self._violation,
                 "samples_per_second": rate,
+                "mfu": mfu,
+                "device_gib": hardware.memory_gib(),
                 "time": self.writer.elapsed + now - self._start,
             }
         )

@@ -8,9 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flowjax.build import Problem
+from flowjax.build import Problem, make_augmentation
 from flowjax.config import Config
 from flowjax.data import Dataset
+from flowjax.models import kernels
 from flowjax.objectives import Batch
 from flowjax.training import optimizers
 from flowjax.training.sharding import make_mesh, replicated
@@ -22,6 +23,7 @@ STREAM_STRETCH = 16
 """Batches of a streamed set that travel to the device together."""
 
 _VAL_ROWS = 1024
+_AUGMENT = 3  # folded into a batch's key: the other draws are those of a run without augmentation
 
 
 class Trainer:
@@ -38,7 +40,7 @@ class Trainer:
         self.config, self.problem, self.dataset = config, problem, dataset
         self.mesh = make_mesh(train.batch_size)
         self.schedule = optimizers.learning_rate(train)
-        self._step = make_step(problem.loss, optimizers.optimizer(train), train.batch_size, config.ema.half_life)
+        self._step = make_step(problem.train_loss, optimizers.optimizer(train), train.batch_size, config.ema.half_life)
         self._get_batch = self._make_get_batch()
         self.run = make_run(self._step, self._get_batch, self.mesh, on_host=self._loops_badly())
         self._val = jax.jit(lambda params, key, batch: problem.loss(params, key, batch).value)
@@ -84,8 +86,12 @@ class Trainer:
             cond = jax.ShapeDtypeStruct((self.config.train.batch_size,), jnp.int32)
         return loops_badly(lambda state, key, x, c: self._step(state, key, Batch(x, c)), like, like.key, x1, cond)
 
+    @cached_property
     def flops_per_step(self) -> float | None:
-        """Floating-point operations of one step, counted by XLA on the program before optimisation."""
+        """Floating-point operations of one step, counted by XLA on the program before optimisation.
+
+        Counted without fused kernels, which XLA cannot look into.
+        """
 
         def one(state: TrainState, arrays: PyTree) -> TrainState:
             batch = self._get_batch(arrays, state.key, jnp.zeros((), jnp.int32))
@@ -95,7 +101,8 @@ class Trainer:
             arrays = jax.eval_shape(lambda: self.feed(0, 1))
         else:
             arrays = jax.eval_shape(lambda: jax.tree.map(jnp.asarray, self._loaded))
-        cost = jax.jit(one).lower(self.like(), arrays).cost_analysis()
+        with kernels.forward_mode():
+            cost = jax.jit(one).lower(self.like(), arrays).cost_analysis()
         return None if cost is None else float(cost.get("flops", math.nan))
 
     def parameters(self) -> int:
@@ -104,6 +111,7 @@ class Trainer:
     def _make_get_batch(self) -> GetBatch:
         dataset, train = self.dataset, self.config.train
         conditional, n = self.config.model.conditional, train.batch_size
+        augmentation = make_augmentation(self.config, dataset.spec)
 
         def get_batch(arrays: PyTree, key: PRNGKey, position: Any) -> Batch:
             key_rows, key_prepare, key_drop = jax.random.split(key, 3)
@@ -112,7 +120,10 @@ class Trainer:
             else:
                 raw = jax.tree.map(lambda a: a[position], arrays)
             cond = drop_labels(key_drop, raw.cond, train.label_dropout) if conditional else None
-            return Batch(dataset.spec.prepare(key_prepare, raw.x1), cond)
+            x1, told = augmentation.apply(jax.random.fold_in(key, _AUGMENT), raw.x1)
+            if told is not None:
+                cond = {"label": cond, "augment": told}
+            return Batch(dataset.spec.prepare(key_prepare, x1), cond)
 
         return get_batch
 

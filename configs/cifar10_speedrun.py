@@ -1,0 +1,27 @@
+"""Unconditional CIFAR-10 against the clock.
+
+Not yet run.
+"""
+
+from flowjax.config import defaults
+
+
+def get_config():
+    config = defaults("adm")
+    config.data.name = "cifar10"
+    config.data.augment = "flip"
+    config.loss.times = "log_normal(-1.2, 1.2)"
+    config.model.film = True
+    config.model.dropout = 0.0
+    config.model.time_scale = 1000.0
+    config.train.steps = 8_000
+    config.train.batch_size = 1024
+    config.train.optimizer = "muon"
+    config.train.lr = 2.5e-3
+    config.train.beta2 = 0.99
+    config.train.warmup = 250_000.0
+    config.train.schedule = "linear(0.3)"
+    config.train.log_every = 1000
+    config.train.save_every = 8_000
+    config.ema.half_life = 500_000.0
+    return config

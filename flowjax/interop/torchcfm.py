@@ -1,0 +1,134 @@
+"""torchcfm's U-Net (`torchcfm.models.unet.UNetModelWrapper`, after ADM's code) as parameters of `models.adm.ADM`.
+
+Theirs numbers its blocks in one list down and one up, with the halving and doubling convolutions among them; ours has a
+list a level. Kernels are (out, in, row, column) there and (row, column, in, out) here. Its attention is ADM's "legacy"
+one, whose 3 C outputs are ordered (head, q or k or v, width) and ours (q or k or v, head, width); `legacy=False` is for
+networks trained with `use_new_attention_order=True`, which a state dict does not tell.
+
+What t is: as here, 0 noise and 1 data, unscaled. The network predicts the velocity, of images in [-1, 1].
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from flowjax.interop import WeightsError
+from flowjax.interop.tree import Taken, fill, flatten
+from flowjax.typing import Params
+
+BLOCK = {
+    "in_layers.0": ("norm1", "norm"),
+    "in_layers.2": ("conv1", "conv"),
+    "emb_layers.1": ("embed", "linear"),
+    "out_layers.0": ("norm2", "norm"),
+    "out_layers.3": ("conv2", "conv"),
+}
+"""Of a residual block: theirs to ours, with the kind of the layer. `skip_connection` is `skip` where there is one."""
+
+ENDS = {
+    "time_embed.0": ("time1", "linear"),
+    "time_embed.2": ("time2", "linear"),
+    "input_blocks.0.0": ("stem", "conv"),
+    "out.0": ("norm", "norm"),
+    "out.2": ("out", "conv"),
+}
+"""Before and after the blocks."""
+
+
+def from_torchcfm(state: Mapping[str, Any], like: Params, head_width: int = 64, legacy: bool = True) -> Params:
+    """A torchcfm checkpoint for the `ADM` of the same multipliers, blocks, attention, `head_width` and `film`.
+
+    Args:
+        state: the state dict (`read_state_dict`).
+        like: the parameters of the network, or their shapes.
+        head_width: of a head of attention, torchcfm's `num_head_channels`.
+        legacy: the order of q, k and v, as above.
+
+    Returns:
+        Parameters like `like`. Where the network has classes, torchcfm has no embedding for "no label"; it is zero.
+
+    Raises:
+        WeightsError: if the checkpoint is of another model, or one that ADM cannot express.
+    """
+    wanted = flatten(like)
+    table = layers(wanted)
+    take, flat = Taken(state), {}
+    for theirs, (ours, kind) in table.items():
+        weight = _weight(kind, head_width, legacy)
+        bias = _bias(kind, head_width, legacy)
+        flat[f"{ours}.{'scale' if kind == 'norm' else 'kernel'}"] = take(f"{theirs}.weight", weight)
+        flat[f"{ours}.bias"] = take(f"{theirs}.bias", bias)
+    if "label.table" in wanted:
+        flat["label.table"] = take("label_emb.weight", lambda a: np.concatenate([a, np.zeros_like(a[:1])]))
+    if "augment.kernel" in wanted:
+        raise WeightsError("torchcfm's networks know of no augmentation: build the network without")
+    take.finish()
+    return fill(like, flat)
+
+
+def layers(wanted: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
+    """Every layer of theirs, by ours and its kind, for the network whose flat parameters are `wanted`."""
+    table = dict(ENDS)
+
+    def stage(theirs: str, ours: str) -> int:
+        """A residual block and its attention; returns how many of their modules that is."""
+        table.update({f"{theirs}.0.{a}": (f"{ours}.block.{b}", kind) for a, (b, kind) in BLOCK.items()})
+        if f"{ours}.block.skip.kernel" in wanted:
+            table[f"{theirs}.0.skip_connection"] = (f"{ours}.block.skip", "conv")
+        if f"{ours}.attention.qkv.kernel" not in wanted:
+            return 1
+        attention(f"{theirs}.1", ours)
+        return 2
+
+    def attention(theirs: str, ours: str) -> None:
+        table[f"{theirs}.norm"] = (f"{ours}.attention.norm", "norm")
+        table[f"{theirs}.qkv"] = (f"{ours}.attention.qkv", "qkv")
+        table[f"{theirs}.proj_out"] = (f"{ours}.attention.out", "linear")
+
+    n = 1
+    for i, blocks in enumerate(_levels(wanted, "down")):
+        if i:
+            table[f"input_blocks.{n}.0.op"] = (f"downs.{i - 1}", "conv")
+            n += 1
+        for j in range(blocks):
+            stage(f"input_blocks.{n}", f"down.{i}.{j}")
+            n += 1
+    for i, middle in ((0, "middle1"), (2, "middle2")):
+        table.update({f"middle_block.{i}.{a}": (f"{middle}.block.{b}", kind) for a, (b, kind) in BLOCK.items()})
+    attention("middle_block.1", "middle1")
+    n = 0
+    for i, blocks in enumerate(_levels(wanted, "up")):
+        for j in range(blocks):
+            used = stage(f"output_blocks.{n}", f"up.{i}.{j}")
+            if j == blocks - 1 and f"ups.{i}.kernel" in wanted:
+                table[f"output_blocks.{n}.{used}.conv"] = (f"ups.{i}", "conv")
+            n += 1
+    return table
+
+
+def _levels(wanted: Mapping[str, Any], side: str) -> list[int]:
+    """The number of blocks of each level of `down` or `up`."""
+    places = {tuple(map(int, name.split(".")[1:3])) for name in wanted if name.startswith(f"{side}.")}
+    return [sum(level == i for level, _ in places) for i in range(len({level for level, _ in places}))]
+
+
+def _weight(kind: str, head_width: int, legacy: bool) -> Any:
+    """(out, in, ...) to (..., in, out); the 1 x 1 convolutions of attention have one axis too many."""
+    if kind == "norm":
+        return lambda a: a
+    if kind == "conv":
+        return lambda a: a.transpose(2, 3, 1, 0)
+    if kind == "qkv":
+        return lambda a: _ordered(a.reshape(a.shape[:2]).T, head_width, legacy)
+    return lambda a: a.reshape(a.shape[:2]).T
+
+
+def _bias(kind: str, head_width: int, legacy: bool) -> Any:
+    return (lambda a: _ordered(a, head_width, legacy)) if kind == "qkv" else lambda a: a
+
+
+def _ordered(a: Float[np.ndarray, "*in D"], head_width: int, legacy: bool) -> Float[np.ndarray, "*in D"]:
+    """The last axis from (head, 3, width) to (3, head, width)."""
+    return a.reshape(*a.shape[:-1], -1, 3, head_width).swapaxes(-3, -2).reshape(a.shape) if legacy else a

@@ -1,0 +1,83 @@
+"""Parameters as one flat dictionary, {"up.0.1.block.conv1.kernel": array}, and back into the tree of a network."""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from flowjax.interop import WeightsError
+from flowjax.typing import Params
+
+
+def flatten(params: Params) -> dict[str, Any]:
+    """The leaves of nested dictionaries by their paths, joined by dots, in the tree's order."""
+    name = lambda path: ".".join(str(getattr(part, "key", part)) for part in path)
+    return {name(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]}
+
+
+def fill(like: Params, flat: Mapping[str, Any]) -> Params:
+    """Parameters shaped and typed as `like`, with the values of `flat`.
+
+    Args:
+        like: nested dictionaries of arrays, or of shapes (`jax.eval_shape`).
+        flat: an array for each path of `like`, of its shape; its type is converted.
+
+    Raises:
+        WeightsError: on missing, extra or misshapen parameters; the first few are named.
+    """
+    wanted = flatten(like)
+    told = [
+        _told("lacks", [name for name in wanted if name not in flat]),
+        _told("has besides", [name for name in flat if name not in wanted]),
+        _told(
+            "has in another shape",
+            [
+                f"{name} {tuple(np.shape(flat[name]))} for {tuple(a.shape)}"
+                for name, a in wanted.items()
+                if name in flat and tuple(np.shape(flat[name])) != tuple(a.shape)
+            ],
+        ),
+    ]
+    if any(told):
+        raise WeightsError(f"these weights are of another model: the file {'; it '.join(t for t in told if t)}")
+    leaves = [jnp.asarray(flat[name], a.dtype) for name, a in wanted.items()]
+    return jax.tree.unflatten(jax.tree.structure(like), leaves)
+
+
+def _told(what: str, names: Iterable[str], shown: int = 3) -> str:
+    names = list(names)
+    more = f" and {len(names) - shown} more" if len(names) > shown else ""
+    return f"{what} {', '.join(names[:shown])}{more}" if names else ""
+
+
+class Taken:
+    """A state dict that is taken apart: every entry once, and what is left over is an error.
+
+    Args:
+        state: arrays by name.
+    """
+
+    def __init__(self, state: Mapping[str, Any]):
+        self._state, self._left = state, dict.fromkeys(state)
+
+    def __call__(self, name: str, change: Callable[[np.ndarray], np.ndarray] = lambda a: a) -> np.ndarray:
+        """The entry of that name, changed.
+
+        Raises:
+            WeightsError: if there is none, or it has not the axes that `change` needs.
+        """
+        if name not in self._state:
+            raise WeightsError(f"these weights are of another model: the file lacks {name}")
+        self._left.pop(name, None)
+        try:
+            return change(np.asarray(self._state[name]))
+        except (ValueError, IndexError, TypeError):
+            shape = np.shape(self._state[name])
+            raise WeightsError(f"these weights are of another model: {name} has shape {shape}") from None
+
+    def finish(self) -> None:
+        """Raises a WeightsError if anything was not taken."""
+        if self._left:
+            raise WeightsError(f"these weights are of another model: the file {_told('has besides', self._left)}")

@@ -1,0 +1,237 @@
+"""The Inception network of FID: Szegedy et al. 2016, in the weights of 2015-12-05 that Heusel et al. 2017 score with.
+
+Images are resized to 299 x 299 as TensorFlow 1 did (`resize`), mapped to (x - 128) / 128, and read at two places:
+
+- `pooled`, 2048 numbers: the mean over space of the last block (TensorFlow's `pool_3:0`), for FID, KID, precision and
+  recall.
+- `spatial`, 17 x 17 x 7 = 2023 numbers: the first 7 channels of TensorFlow's `mixed_6/conv:0`, which ADM's evaluator
+  takes for sFID (Dhariwal and Nichol 2021; the idea is Nash et al. 2021). TensorFlow numbers the blocks mixed, mixed_1,
+  ..., mixed_10 where torchvision writes Mixed_5b, 5c, 5d, 6a, ..., 7c, so `mixed_6` is Mixed_6d; `conv` is its 1 x 1
+  branch, and the operation of that bare name ends the branch's scope: the ReLU after convolution and batch norm.
+
+Against torchvision's network: average pools leave the padding out of the count, and Mixed_7c pools by the maximum.
+"""
+
+import hashlib
+import time
+import zipfile
+from collections.abc import Iterator, Mapping
+from functools import cache, partial
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax import lax
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+from jaxtyping import Array, Float, UInt8
+
+from flowjax.metrics.cache import WEIGHTS, cache_folder
+from flowjax.metrics.inception_blocks import MIXED, STEM, Layer, Tower, kernel_shapes
+from flowjax.metrics.notes import Say, to_stderr
+
+SIDE = 299
+POOLED, SPATIAL = 2048, 17 * 17 * 7
+_EPS = 1e-3  # of the batch norm; it has no scale
+
+Precision = Literal["highest", "high", "default"]
+"""Of the convolutions: `highest` is float32; `default` is the device's fastest (TF32 on a GPU, bfloat16 on a TPU; on a
+CPU the same as `highest`)."""
+
+
+class WeightsError(ValueError):
+    """Weights that are missing or malformed; the message is one line and says what to do."""
+
+
+class Features(NamedTuple):
+    """What the network says of images: pooled (N, 2048) and spatial (N, 2023), the latter only where asked for."""
+
+    pooled: Any
+    spatial: Any = None
+
+
+class Inception(nnx.Module):
+    """All convolutions by name, batch norm folded into a kernel (height, width, inputs, outputs) and a bias.
+
+    Args:
+        weights: name -> (kernel, bias), for every name of `kernel_shapes`.
+        checksum: of the file's arrays, for the provenance of what is computed with them.
+    """
+
+    def __init__(self, weights: Mapping[str, tuple[np.ndarray, np.ndarray]], checksum: str = ""):
+        self.kernels = nnx.Dict({name: nnx.Param(jnp.asarray(k, jnp.float32)) for name, (k, _) in weights.items()})
+        self.biases = nnx.Dict({name: nnx.Param(jnp.asarray(b, jnp.float32)) for name, (_, b) in weights.items()})
+        self.checksum = checksum
+
+    def __call__(
+        self, images: UInt8[Array, "B H W 3"], precision: Precision = "highest"
+    ) -> tuple[Float[Array, "B 2048"], Float[Array, "B 2023"]]:
+        """(pooled, spatial) of images, pixels 0 to 255. Under `jit`, what is not used is not computed."""
+        x = (resize(images) - 128) / 128
+        x = self._tower(STEM, "", x, precision)
+        spatial = x
+        for name, towers in MIXED.items():
+            outputs = [self._tower(tower, f"{name}.", x, precision) for tower in towers]
+            if name == "Mixed_6d":
+                spatial = outputs[0][..., :7].reshape(len(x), SPATIAL)
+            x = jnp.concatenate(outputs, -1)
+        return x.mean((1, 2)), spatial
+
+    def _tower(self, tower: Tower, prefix: str, x: Array, precision: Precision) -> Array:
+        for layer in tower:
+            x = self._layer(layer, prefix, x, precision)
+        return x
+
+    def _layer(self, layer: Layer, prefix: str, x: Array, precision: Precision) -> Array:
+        if isinstance(layer, str):
+            return pool(layer, x)
+        if isinstance(layer, tuple):
+            return jnp.concatenate([self._layer(conv, prefix, x, precision) for conv in layer], -1)
+        name = prefix + layer.name
+        y = lax.conv_general_dilated(
+            x,
+            self.kernels[name][...],
+            (layer.stride, layer.stride),
+            layer.padding,
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            precision=precision,
+        )
+        return jax.nn.relu(y + self.biases[name][...])
+
+
+def pool(kind: str, x: Float[Array, "B H W C"]) -> Float[Array, "B h w C"]:
+    """3 x 3: `average` of what lies inside the image, or `max`, of stride 1; `max/2` of stride 2 without padding."""
+    window, padding = (1, 3, 3, 1), "VALID" if kind == "max/2" else "SAME"
+    strides = (1, 2, 2, 1) if kind == "max/2" else (1, 1, 1, 1)
+    if kind != "average":
+        return lax.reduce_window(x, -jnp.inf, lax.max, window, strides, padding)
+    inside = [np.convolve(np.ones(n), np.ones(3), "same") for n in x.shape[1:3]]  # 2, 3, ..., 3, 2
+    count = jnp.asarray(np.outer(*inside)[..., None], x.dtype)
+    return lax.reduce_window(x, 0.0, lax.add, window, strides, padding) / count
+
+
+def resize(images: UInt8[Array, "B H W C"]) -> Float[Array, "B 299 299 C"]:
+    """TensorFlow 1's bilinear resize: output i reads the source at i * size / 299, without the shift by half a pixel.
+
+    Nothing is smoothed when shrinking, and the last row is repeated where the source ends.
+    """
+    x = images.astype(jnp.float32)
+    for axis in (2, 1):
+        size = x.shape[axis]
+        source = np.arange(SIDE) * (size / SIDE)
+        low = np.floor(source).astype(int)
+        share = (source - low).astype(np.float32).reshape([-1 if a == axis else 1 for a in range(4)])
+        first, second = (jnp.take(x, i, axis, mode="clip") for i in (low, low + 1))
+        x = first + (second - first) * share
+    return x
+
+
+def load_inception(path: str | Path | None = None) -> Inception:
+    """The network with its published weights.
+
+    Args:
+        path: of the .npz that `scripts/convert_inception.py` writes; None for the one in `cache_folder()`.
+
+    Raises:
+        WeightsError: if it is not there or is not whole.
+    """
+    path = cache_folder() / WEIGHTS if path is None else Path(path)
+    if not path.is_file():
+        raise WeightsError(
+            f"the Inception weights are not at {path}: run `python scripts/convert_inception.py`, whose --help says "
+            "where they come from ($FLOWJAX_CACHE names another folder)"
+        )
+    return _load(path, path.stat().st_mtime_ns)
+
+
+@cache
+def _load(path: Path, changed: int) -> Inception:
+    del changed  # a file that was written anew is read anew
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in sorted(file.files)}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise WeightsError(f"{path} is not a readable .npz file ({error}): write it again") from None
+    digest = hashlib.sha256()
+    for name, array in arrays.items():
+        digest.update(f"{name} {array.dtype} {array.shape}".encode() + array.tobytes())
+    weights = {}
+    for name, shape in kernel_shapes().items():
+        parts = [arrays.get(f"{name}/{key}") for key in ("kernel_OIHW", "bn_beta", "bn_mean", "bn_var")]
+        if any(p is None or p.shape != s for p, s in zip(parts, (shape, *[shape[:1]] * 3), strict=True)):
+            raise WeightsError(f"{path} holds no {name} of kernel shape {shape}: write it again")
+        weights[name] = fold(*(np.asarray(p, np.float64) for p in parts))
+    return Inception(weights, digest.hexdigest())
+
+
+def fold(kernel: np.ndarray, beta: np.ndarray, mean: np.ndarray, var: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Kernel (O, I, H, W) and batch norm (x - mean) / sqrt(var + eps) + beta as a kernel (H, W, I, O) and a bias."""
+    scale = 1 / np.sqrt(var + _EPS)
+    return kernel.transpose(2, 3, 1, 0) * scale, beta - mean * scale
+
+
+@partial(jax.jit, static_argnames=("graph", "precision", "spatial"))
+def _forward(graph: Any, state: Any, images: Array, precision: Precision, spatial: bool) -> tuple[Array, ...]:
+    outputs = nnx.merge(graph, state)(images, precision)
+    return outputs if spatial else outputs[:1]
+
+
+def batches(
+    images: UInt8[np.ndarray, "N H W 3"],
+    batch: int = 0,
+    *,
+    network: Inception | None = None,
+    precision: Precision = "highest",
+    spatial: bool = False,
+    say: Say = to_stderr,
+) -> Iterator[Features]:
+    """Features of images in their order, a batch at a time, on all local devices.
+
+    Args:
+        images: pixels 0 to 255.
+        batch: images at a time, rounded up to a multiple of the devices; 0 for 256 a device, 32 on a CPU.
+        network: from `load_inception`; None loads it.
+        precision: of the convolutions.
+        spatial: give the spatial features too.
+        say: told how far it is, twice a minute at most.
+
+    Raises:
+        WeightsError: if the weights are needed and missing.
+        ValueError: if they are not images of 8 bits and three channels.
+    """
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3:
+        raise ValueError(f"Inception reads images (N, H, W, 3) uint8, not {images.shape} {images.dtype}")
+    network = load_inception() if network is None else network
+    devices = jax.local_devices()
+    batch = batch or (32 if devices[0].platform == "cpu" else 256) * len(devices)
+    batch += -batch % len(devices)
+    mesh = Mesh(np.array(devices), ("data",), axis_types=(AxisType.Auto,))
+    graph, state = nnx.split(network)
+    state = jax.device_put(state, NamedSharding(mesh, P()))
+    waiting: list[tuple[int, tuple[Array, ...]]] = []
+    told = time.monotonic()
+    for start in range(0, len(images), batch):
+        rows = images[start : start + batch]
+        padded = np.concatenate([rows, np.zeros((batch - len(rows), *rows.shape[1:]), np.uint8)])
+        placed = jax.device_put(padded, NamedSharding(mesh, P("data")))
+        waiting.append((len(rows), _forward(graph, state, placed, precision, spatial)))
+        if len(waiting) == 2:  # the device works on one batch while the host takes the other
+            yield _taken(*waiting.pop(0))
+        if time.monotonic() - told > 30:
+            told = time.monotonic()
+            say(f"inception: {start + len(rows)} of {len(images)} images")
+    for rows, outputs in waiting:
+        yield _taken(rows, outputs)
+
+
+def _taken(rows: int, outputs: tuple[Array, ...]) -> Features:
+    return Features(*(np.asarray(output)[:rows] for output in outputs))
+
+
+def inception_features(images: UInt8[np.ndarray, "N H W 3"], batch: int = 0, **options: Any) -> np.ndarray:
+    """Pooled features (N, 2048) float32 of images (N, H, W, 3) uint8; `options` are those of `batches`."""
+    parts = [part.pooled for part in batches(images, batch, **options)]
+    return np.concatenate(parts) if parts else np.zeros((0, POOLED), np.float32)

@@ -1,0 +1,252 @@
+"""The U-Net of ADM and DDPM++, in the form that torchcfm trains on CIFAR-10.
+
+Residual blocks on a ladder of resolutions, attention on some of them, every map of the way down concatenated on the way
+up (Ho et al. 2020; Dhariwal & Nichol 2021; Song et al. 2021). The preset of 128 channels, (1, 2, 2, 2), 2 blocks, attention
+on maps of side 16, heads of width 64 and no `film` is torchcfm's CIFAR-10 network, parameter for parameter: 35,746,307.
+
+Written for the memory system: group norm, embedding and SiLU are one pass (`models.norm`), biases ride beside their maps until
+a norm takes them, doubling the resolution is part of its convolution (`models.layers`), attention is fused where the
+hardware can (`models.attention`). Computes in `dtype`, with float32 parameters, statistics and softmax.
+"""
+
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from flowjax.models.attention import attend
+from flowjax.models.embeddings import LabelEmbedding, batch_time
+from flowjax.models.layers import DTYPES, Conv, dropout, remat, uniform_init
+from flowjax.models.norm import GroupNorm
+from flowjax.typing import Cond, PRNGKey
+
+_zeros = nnx.initializers.zeros_init()
+
+
+def positional(t: Float[Array, " B"], width: int, period: float = 10_000.0) -> Float[Array, "B width"]:
+    """cos and sin of t / period^(k / half) for k = 0 ... half - 1 (Vaswani et al. 2017)."""
+    half = width // 2
+    angle = t[:, None] * jnp.exp(-math.log(period) / half * jnp.arange(half))
+    return jnp.concatenate([jnp.cos(angle), jnp.sin(angle)], -1)
+
+
+class Map(NamedTuple):
+    """A feature map as values and a bias that has not been added yet: the norms take it for nothing.
+
+    Added at once, each bias would cost the backward pass a reduction over the whole map.
+    """
+
+    x: Float[Array, "B H W C"]
+    bias: Float[Array, " C"]
+
+    def settled(self) -> "Map":
+        """The same with the bias in the values, as a padded convolution needs it."""
+        return Map(self.x + self.bias.astype(self.x.dtype), jnp.zeros_like(self.bias))
+
+
+def _beside(a: Map, b: Map) -> Map:
+    return Map(jnp.concatenate([a.x, b.x], -1), jnp.concatenate([a.bias, b.bias]))
+
+
+class ResBlock(nnx.Module):
+    """x + conv(drop(silu(norm(conv(silu(norm(x))) + embedding)))); the last convolution starts at zero."""
+
+    def __init__(self, a: int, b: int, width: int, film: bool, rate: float, *, rngs: nnx.Rngs):
+        self.film, self.rate = film, rate
+        self.norm1 = GroupNorm(a, rngs=rngs)
+        self.conv1 = Conv(a, b, rngs=rngs)
+        self.embed = nnx.Linear(width, b * (1 + film), kernel_init=uniform_init(), rngs=rngs)
+        self.norm2 = GroupNorm(b, rngs=rngs)
+        self.conv2 = Conv(b, b, init=_zeros, rngs=rngs)
+        self.skip = Conv(a, b, 1, rngs=rngs) if a != b else None
+
+    def __call__(self, m: Map, embedding: Float[Array, "B E"], key: PRNGKey | None) -> Map:
+        h = self.conv1.linear(self.norm1(m.x, add=m.bias))
+        e, bias = self.embed(embedding), self.conv1.bias[...]
+        if self.film:
+            scale, shift = jnp.split(e, 2, -1)
+            h = self.norm2(h, add=bias, film=(scale, shift))
+        else:
+            h = self.norm2(h, add=e + bias)
+        h = self.conv2.linear(dropout(h, self.rate, key))
+        if self.skip is not None:
+            kernel = self.skip.kernel[...]
+            m = Map(self.skip.linear(m.x), self.skip.bias[...] + m.bias @ kernel[0, 0])
+        return Map(h + m.x, self.conv2.bias[...] + m.bias)
+
+
+class Attention(nnx.Module):
+    """Self-attention over the pixels of a map, with a residual that starts at zero."""
+
+    def __init__(self, channels: int, head_width: int, *, rngs: nnx.Rngs):
+        if channels % head_width:
+            raise ValueError(f"heads of width {head_width} do not divide {channels} channels")
+        self.heads = channels // head_width
+        self.norm = GroupNorm(channels, act=False, rngs=rngs)
+        self.qkv = nnx.Linear(channels, 3 * channels, kernel_init=uniform_init(), rngs=rngs)
+        self.out = nnx.Linear(channels, channels, kernel_init=_zeros, rngs=rngs)
+
+    def __call__(self, m: Map) -> Map:
+        b, h, w, c = m.x.shape
+        x = self.norm(m.x, add=m.bias)
+        kernels, biases = (jnp.split(p.astype(x.dtype), 3, -1) for p in (self.qkv.kernel[...], _bias(self.qkv)))
+        # three products, so that none of q, k and v has to be copied out of the others
+        q, k, v = ((x @ w_ + b_).reshape(b, h * w, self.heads, -1) for w_, b_ in zip(kernels, biases, strict=True))
+        mixed = attend(q, k, v).reshape(b, h, w, c)
+        return Map(m.x + mixed @ self.out.kernel[...].astype(x.dtype), m.bias + _bias(self.out))
+
+
+def _bias(layer: nnx.Linear) -> Array:
+    assert layer.bias is not None
+    return layer.bias[...]
+
+
+class Stage(nnx.Module):
+    """A residual block, and attention after it on some maps."""
+
+    def __init__(
+        self, a: int, b: int, width: int, film: bool, rate: float, attention: bool, head_width: int, *, rngs: nnx.Rngs
+    ):
+        self.block = ResBlock(a, b, width, film, rate, rngs=rngs)
+        self.attention = Attention(b, head_width, rngs=rngs) if attention else None
+
+    def __call__(self, m: Map, embedding: Float[Array, "B E"], key: PRNGKey | None) -> Map:
+        m = self.block(m, embedding, key)
+        return m if self.attention is None else self.attention(m)
+
+
+def _resampled(conv: Conv, m: Map) -> Map:
+    """The convolution of a settled map."""
+    return Map(conv.linear(m.x), conv.bias[...])
+
+
+class ADM(nnx.Module):
+    """The U-Net of ADM and DDPM++.
+
+    Args:
+        shape: (H, W, C) of one image; 2^(levels - 1) divides H and W.
+        channels: at full resolution.
+        multipliers: channels of each level, in units of `channels`; each level after the first halves the map.
+        blocks: residual blocks a level.
+        attention: sides of the maps with attention; the middle has it always.
+        head_width: of a head.
+        film: the embedding scales and shifts after the norm (ADM) instead of being added before it.
+        dropout: rate, inside each residual block; applied where the call passes a key.
+        time_scale: what multiplies t before its sines; torchcfm's is 1, ADM's 1000.
+        num_classes: classes of the condition; 0 for an unconditional network.
+        augment: numbers that describe an augmentation (`data.augment`), or 0.
+        outputs: images side by side in the last axis.
+        dtype: a name in `DTYPES`.
+        remat: a name in `REMAT`, for each residual block with its attention.
+        rngs: for the initialisation.
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, int, int],
+        *,
+        channels: int = 128,
+        multipliers: tuple[int, ...] = (1, 2, 2, 2),
+        blocks: int = 2,
+        attention: tuple[int, ...] = (16,),
+        head_width: int = 64,
+        film: bool = False,
+        dropout: float = 0.1,
+        time_scale: float = 1.0,
+        num_classes: int = 0,
+        augment: int = 0,
+        outputs: int = 1,
+        dtype: str = "bfloat16",
+        remat: str = "none",
+        rngs: nnx.Rngs,
+    ):
+        height, width, c = shape
+        halvings = 2 ** (len(multipliers) - 1)
+        if height % halvings or width % halvings:
+            raise ValueError(f"{len(multipliers)} levels need images whose sides {halvings} divides, not {shape[:2]}")
+        if channels % 32:
+            raise ValueError(f"channels must be a multiple of 32, the groups of the norms, not {channels}")
+        if dtype not in DTYPES:
+            raise ValueError(f"unknown dtype {dtype!r}: known are {', '.join(DTYPES)}")
+        self.dtype, self.remat, self.time_scale, self.features = DTYPES[dtype], remat, time_scale, channels
+        e = 4 * channels
+        linear = lambda a, b: nnx.Linear(a, b, kernel_init=uniform_init(), rngs=rngs)
+        self.time1, self.time2 = linear(channels, e), linear(e, e)
+        self.label = LabelEmbedding(num_classes, e, rngs=rngs) if num_classes else None
+        self.augment = nnx.Linear(augment, e, use_bias=False, rngs=rngs) if augment else None
+        self.stem = Conv(c, channels, rngs=rngs)
+        stage = lambda a, b, side: Stage(a, b, e, film, dropout, side in attention, head_width, rngs=rngs)
+        widths = [channels * m for m in multipliers]
+        sides = [height // 2**i for i in range(len(widths))]
+        down, downs, skips, now = [], [], [channels], channels
+        for i, (w, side) in enumerate(zip(widths, sides, strict=True)):
+            if i:
+                downs.append(Conv(now, now, down=True, rngs=rngs))
+                skips.append(now)
+            level = []
+            for _ in range(blocks):
+                level.append(stage(now, w, side))
+                now = w
+                skips.append(now)
+            down.append(nnx.List(level))
+        self.down, self.downs = nnx.List(down), nnx.List(downs)
+        self.middle1 = Stage(now, now, e, film, dropout, True, head_width, rngs=rngs)
+        self.middle2 = Stage(now, now, e, film, dropout, False, head_width, rngs=rngs)
+        up, ups = [], []
+        for i, (w, side) in reversed(list(enumerate(zip(widths, sides, strict=True)))):
+            level = []
+            for _ in range(blocks + 1):
+                level.append(stage(now + skips.pop(), w, side))
+                now = w
+            up.append(nnx.List(level))
+            if i:
+                ups.append(Conv(now, now, up=True, rngs=rngs))
+        self.up, self.ups = nnx.List(up), nnx.List(ups)
+        self.norm = GroupNorm(now, rngs=rngs)
+        self.out = Conv(now, outputs * c, init=_zeros, rngs=rngs)
+
+    def __call__(
+        self, t: Array | float, x: Float[Array, "B H W C"], cond: Cond = None, *, key: PRNGKey | None = None
+    ) -> Float[Array, "B H W D"]:
+        """The network's output, in float32.
+
+        Args:
+            t: () or (B,) in [0, 1].
+            x: (B, H, W, C).
+            cond: (B,) labels; or a dictionary of `label` and `augment`, (B, n); or None.
+            key: of the dropout; None for none.
+        """
+        embedding = self._embed(batch_time(t, x), cond)
+        keys = iter([None] * 99 if key is None else list(jax.random.split(key, 99)))
+        run = lambda stage, m: remat(self.remat, lambda m, e, key: stage(m, e, key))(m, embedding, next(keys))
+        m = Map(self.stem.linear(x.astype(self.dtype)), self.stem.bias[...])
+        skips = [m]
+        for i, level in enumerate(self.down):
+            if i:
+                m = _resampled(self.downs[i - 1], m)
+                skips.append(m)
+            for j, stage in enumerate(level):
+                m = run(stage, m)
+                if j == len(level) - 1 and i < len(self.downs):
+                    m = m.settled()
+                skips.append(m)
+        m = run(self.middle2, run(self.middle1, m))
+        for i, level in enumerate(self.up):
+            for stage in level:
+                m = run(stage, _beside(m, skips.pop()))
+            if i < len(self.ups):
+                m = _resampled(self.ups[i], m.settled())
+        return self.out(self.norm(m.x, add=m.bias)).astype(jnp.float32)
+
+    def _embed(self, t: Float[Array, " B"], cond: Cond) -> Float[Array, "B E"]:
+        """silu of the embedding of time, class and augmentation, in float32: it is small."""
+        e = self.time2(jax.nn.silu(self.time1(positional(t * self.time_scale, self.features))))
+        label, augment = (cond.get("label"), cond.get("augment")) if isinstance(cond, dict) else (cond, None)
+        if self.label is not None:
+            e = e + self.label(label, t.shape[0])
+        if self.augment is not None and augment is not None:
+            e = e + self.augment(augment)
+        return jax.nn.silu(e)

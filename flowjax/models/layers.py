@@ -1,0 +1,115 @@
+"""Small pieces that the image networks share: convolutions, dropout, rematerialisation.
+
+Parameters are float32; a layer computes in the type of its input, so a network in bfloat16 is one whose stem casts.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax import lax
+from jaxtyping import Array, Float
+
+from flowjax.typing import PRNGKey
+
+REMAT: dict[str, Callable[..., Any] | None] = {
+    "none": None,
+    "block": jax.checkpoint_policies.nothing_saveable,
+    "dots": jax.checkpoint_policies.dots_saveable,
+    "dots_no_batch": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+}
+"""What a block keeps for its backward pass: everything (`none`), only its input (`block`), or its matrix products."""
+
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float16}
+"""Types in which a network computes."""
+
+
+def remat(policy: str, f: Callable[..., Any]) -> Callable[..., Any]:
+    """f, recomputed in the backward pass as the named policy says.
+
+    Raises:
+        ValueError: on an unknown policy.
+    """
+    if policy not in REMAT:
+        raise ValueError(f"unknown remat {policy!r}: known are {', '.join(REMAT)}")
+    return f if REMAT[policy] is None else jax.checkpoint(f, policy=REMAT[policy])
+
+
+def dropout(x: Float[Array, "..."], rate: float, key: PRNGKey | None) -> Float[Array, "..."]:
+    """Zeroes each number with that probability and scales the rest up; nothing where the key is None."""
+    if key is None or not rate:
+        return x
+    kept = jax.random.bits(key, x.shape, jnp.uint16) >= round(rate * 65536)
+    return jnp.where(kept, x / (1 - rate), 0)
+
+
+def uniform_init(scale: float = 1.0) -> nnx.Initializer:
+    """Uniform with variance scale / (3 fan_in): PyTorch's default of convolutions and linear layers."""
+    return nnx.initializers.variance_scaling(scale / 3, "fan_in", "uniform")
+
+
+class Conv(nnx.Module):
+    """A square convolution with bias, NHWC.
+
+    Args:
+        a, b: channels in and out.
+        size: 1 or 3; a 1 x 1 convolution is a matrix product.
+        up: double the resolution first, by repeating pixels.
+        down: every other pixel, padded as PyTorch does (one pixel on all sides).
+        init: of the kernel.
+    """
+
+    def __init__(
+        self,
+        a: int,
+        b: int,
+        size: int = 3,
+        *,
+        up: bool = False,
+        down: bool = False,
+        init: nnx.Initializer | None = None,
+        rngs: nnx.Rngs,
+    ):
+        self.up, self.down = up, down
+        self.kernel = nnx.Param((init or uniform_init())(rngs.params(), (size, size, a, b), jnp.float32))
+        self.bias = nnx.Param(jnp.zeros(b))
+
+    def linear(self, x: Float[Array, "B H W a"]) -> Float[Array, "B h w b"]:
+        """Without the bias."""
+        kernel = self.kernel[...]
+        if kernel.shape[0] == 1:
+            return x @ kernel[0, 0].astype(x.dtype)
+        return upsample_conv(x, kernel) if self.up else _conv(x, kernel, stride=1 + self.down)
+
+    def __call__(self, x: Float[Array, "B H W a"]) -> Float[Array, "B h w b"]:
+        y = self.linear(x)
+        return y + self.bias[...].astype(y.dtype)
+
+
+def _conv(x: Array, kernel: Array, stride: int = 1) -> Array:
+    pad = kernel.shape[0] // 2
+    return lax.conv_general_dilated(
+        x, kernel.astype(x.dtype), (stride, stride), [(pad, pad)] * 2, dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+
+
+_TAPS = np.array([[[1, 1, 0], [0, 0, 1]], [[1, 0, 0], [0, 1, 1]]], np.float32)
+"""[parity, pixel of a window of two, tap of three]: which taps fall on which pixel once pixels are doubled."""
+
+
+def upsample_conv(x: Float[Array, "B H W a"], kernel: Float[Array, "3 3 a b"]) -> Float[Array, "B 2*H 2*W b"]:
+    """The 3 x 3 convolution of x with its pixels doubled, at about half of the arithmetic.
+
+    Each output pixel sees 2 x 2 pixels of x, through taps summed by the pixel they fall on, which depends on the parity of
+    its place alone. So one 2 x 2 convolution gives all four parities side by side in its channels, and the doubled map is
+    never convolved.
+    """
+    (n, h, w, a), b = x.shape, kernel.shape[-1]
+    wide = jnp.einsum("pui,qvj,ijab->uvapqb", _TAPS, _TAPS, kernel).reshape(2, 2, a, 4 * b)
+    y = lax.conv_general_dilated(
+        x, wide.astype(x.dtype), (1, 1), [(1, 1)] * 2, dimension_numbers=("NHWC", "HWIO", "NHWC")
+    ).reshape(n, h + 1, w + 1, 2, 2, b)
+    return y.transpose(0, 1, 3, 2, 4, 5).reshape(n, 2 * h + 2, 2 * w + 2, b)[:, 1:-1, 1:-1]
