@@ -1,6 +1,7 @@
-"""Unconditional CIFAR-10 against the clock.
+"""Unconditional CIFAR-10 against the clock: torchcfm's U-Net with modulation, Muon, flips, no dropout.
 
-Not yet run.
+Measured on two H200s: 7.17M images at 17,200 a second, validation loss 0.1739; FID not yet measured
+(`experiments/cifar10_speedrun`).
 """
 
 from flowjax.config import defaults
@@ -14,7 +15,7 @@ def get_config():
     config.model.film = True
     config.model.dropout = 0.0
     config.model.time_scale = 1000.0
-    config.train.steps = 8_000
+    config.train.steps = 7_000
     config.train.batch_size = 1024
     config.train.optimizer = "muon"
     config.train.lr = 2.5e-3
@@ -22,6 +23,6 @@ def get_config():
     config.train.warmup = 250_000.0
     config.train.schedule = "linear(0.3)"
     config.train.log_every = 1000
-    config.train.save_every = 8_000
+    config.train.save_every = 7_000
     config.ema.half_life = 500_000.0
     return config

@@ -198,20 +198,22 @@ def build(config: Config, spec: DataSpec) -> Problem:
     if learned:
         init, network = _with_profile(init, network)
     make_loss = lambda apply: _make_loss(config, apply, path, source, coupling, prediction, drawn, learned)
-    loss = train_loss = make_loss(apply)
-    if config.model.get("dropout", 0.0):
+    loss = make_loss(apply)
 
-        def train_loss(params: Params, key: PRNGKey, batch: Batch) -> Diagnosed:
-            dropped = partial(network, key=jax.random.fold_in(key, _DROPOUT))
-            return make_loss(dropped)(params, key, batch)
+    def with_dropout(params: Params, key: PRNGKey, batch: Batch) -> Diagnosed:
+        dropped = partial(network, key=jax.random.fold_in(key, _DROPOUT))
+        return make_loss(dropped)(params, key, batch)
 
+    train_loss = with_dropout if config.model.get("dropout", 0.0) else loss
     return Problem(spec, path, source, coupling, prediction, init, apply, loss, train_loss)
 
 
 def make_augmentation(config: Config, spec: DataSpec) -> Augmentation:
     """What `data.augment` names; anything but `none` is for images."""
     if config.data.augment != "none" and not spec.is_image:
-        raise ConfigError(f"data.augment {config.data.augment!r} is for images, and data {spec.name!r} has {spec.shape}")
+        raise ConfigError(
+            f"data.augment {config.data.augment!r} is for images, and data {spec.name!r} has {spec.shape}"
+        )
     return make("data.augment", config.data.augment, AUGMENTATIONS)
 
 
@@ -334,7 +336,9 @@ def _make_model(config: Config, spec: DataSpec, outputs: int) -> tuple[Callable[
     told = make_augmentation(config, spec).labels
     if told:
         if config.model.name in ("mlp", "unet"):
-            raise ConfigError(f"data.augment {config.data.augment!r} must be told to the network: take model.name 'adm'")
+            raise ConfigError(
+                f"data.augment {config.data.augment!r} must be told to the network: take model.name 'adm'"
+            )
         own["augment"] = told
 
     def construct(rngs: nnx.Rngs) -> nnx.Module:

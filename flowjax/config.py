@@ -109,7 +109,7 @@ def defaults(model: str = "mlp") -> Config:
                 "keep_last": 3,
                 "keep_every": 0,
             },
-            "ema": {"half_life": 100_000.0},
+            "ema": {"half_life": 100_000.0, "widths": (), "snapshots": 64},
         }
     )
 
@@ -222,6 +222,12 @@ def _check_ranges(flat: dict[str, Any]) -> None:
     for key in _NOT_NEGATIVE:
         if not flat[key] >= 0:
             raise ConfigError(f"{key} must not be negative, it is {flat[key]}")
+    if flat["ema.snapshots"] < 1:
+        raise ConfigError(f"ema.snapshots must be at least 1, not {flat['ema.snapshots']}")
+    if any(not isinstance(w, float | int) or not 0 < w < 12**-0.5 for w in flat["ema.widths"]):
+        raise ConfigError(
+            f"ema.widths are shares of the run between 0 and 0.288, like (0.05, 0.1), not {flat['ema.widths']}"
+        )
     for key in ("train.beta2", "train.momentum"):
         if not 0 <= flat[key] < 1:
             raise ConfigError(f"{key} must be in [0, 1), it is {flat[key]}")

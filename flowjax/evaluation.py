@@ -138,6 +138,7 @@ def evaluate_images(
     solver: Solver = DOPRI5,
     batch: int = 0,
     guide: Guide | None = None,
+    labels: Literal["random", "balanced"] = "balanced",
 ) -> dict[str, Any]:
     """Image metrics of a run's samples against a split of its data set; see `flowjax.metrics.images.score_images`.
 
@@ -149,6 +150,8 @@ def evaluate_images(
         samples: (N, H, W, C) uint8, drawn before; then none are drawn.
         precision: of the Inception network's convolutions.
         seed, solver, batch, guide: as for `sampling.sample`.
+        labels: of a conditional network's samples, as for `sampling.sample`: published values are of as many of each
+            class.
 
     Returns:
         The metrics by name, `num`, and `nfe` where samples were drawn.
@@ -175,7 +178,7 @@ def evaluate_images(
     result: dict[str, Any] = {}
     if samples is None:
         say(f"evaluate: {num} samples")
-        drawn = sampling.sample(run, num, seed, solver, batch=batch, show=True, guide=guide)
+        drawn = sampling.sample(run, num, seed, solver, batch=batch, show=True, guide=guide, labels=labels)
         samples, result["nfe"] = drawn.samples, drawn.nfe
     say(f"evaluate: {', '.join(names)} against the {split} split of {run.spec.name}")
     return {"num": len(samples)} | result | score_images(samples, reference, names, seed=seed, say=say, **options)

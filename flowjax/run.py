@@ -4,6 +4,9 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
+
 from flowjax.build import Problem, build
 from flowjax.config import Config, resolve
 from flowjax.data import DataSpec
@@ -11,6 +14,7 @@ from flowjax.paths import AffinePath
 from flowjax.predictions import Denoiser
 from flowjax.sources import Source
 from flowjax.training.checkpoints import Checkpoints
+from flowjax.training.power_ema import FOLDER, posthoc
 from flowjax.training.state import abstract_state
 from flowjax.training.writers import read_config
 from flowjax.typing import Field, Params
@@ -66,16 +70,18 @@ class Run:
         return self.problem.field(self.params)
 
 
-def load(workdir: str | Path, ema: bool = True, checkpoint: str | int = "last") -> Run:
+def load(workdir: str | Path, ema: bool = True, checkpoint: str | int = "last", width: float | None = None) -> Run:
     """Opens a workdir that `flowjax train` wrote; its data set is not needed.
 
     Args:
         workdir: of the run.
         ema: take the moving average of the parameters, or the raw ones.
         checkpoint: "last", "best" (by validation loss), or a step.
+        width: take the average of this width instead (`training.power_ema`), a share of the run like 0.1, made from the
+            snapshots of a run with `ema.widths`.
 
     Raises:
-        WorkdirError, ConfigError, CheckpointError: one line each.
+        WorkdirError, ConfigError, CheckpointError, SnapshotError: one line each.
     """
     workdir = Path(workdir)
     raw, spec = read_config(workdir)
@@ -84,4 +90,7 @@ def load(workdir: str | Path, ema: bool = True, checkpoint: str | int = "last") 
     checkpoints = Checkpoints(workdir / "checkpoints")
     step = checkpoints.choose(str(checkpoint))
     state = checkpoints.restore(step, abstract_state(config, problem))
+    if width is not None:
+        averaged = posthoc(workdir / FOLDER, width, step)
+        return Run(workdir, config, step, problem, jax.tree.map(jnp.asarray, averaged))
     return Run(workdir, config, step, problem, state.ema if ema else state.params)

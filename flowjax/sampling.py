@@ -4,37 +4,46 @@ Sample i depends on the seed and on i alone, not on how many are drawn or in wha
 `fold_in(key(seed), i)`, each row is its own solve, and the last batch is padded to the size of the others.
 """
 
-from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from flowjax import likelihood, solvers
+from flowjax import likelihood
+from flowjax.batching import SolverFault, in_batches
 from flowjax.config import ConfigError
+from flowjax.drawing import Inputs, Labels, labels_of, level_thresholds, program, source_noise, to_levels
 from flowjax.likelihood import Divergence
 from flowjax.models.embeddings import NO_LABEL
+from flowjax.parts import open_parts, request_of
 from flowjax.run import Run
 from flowjax.solvers import Stats, grids, make_sampler
-from flowjax.solving import DOPRI5, Guide, Solver, bind, denoiser_of, grid_of, options_of
+from flowjax.solving import DOPRI5, Guide, Solver, bind, denoiser_of, options_of
 from flowjax.sources import has_density
-from flowjax.training.writers import Progress, say
+from flowjax.training.writers import say
 from flowjax.typing import Params
 
-
-class SolverFault(RuntimeError):
-    """An adaptive solve did not arrive; one line."""
+__all__ = ["Drawn", "Scored", "SolverFault", "default_batch", "log_prob", "sample", "source_noise"]
 
 
 class Drawn(NamedTuple):
-    """Samples in data space (N, *event), their labels (N,) or None, and the largest number of evaluations."""
+    """What `sample` returns.
+
+    Attributes:
+        samples: (N, *event) in data space.
+        labels: (N,), or None.
+        nfe: the largest number of evaluations.
+        samples_per_second: of whole batches, without compilation; None where a single batch was drawn.
+    """
 
     samples: np.ndarray
     labels: np.ndarray | None
     nfe: int
+    samples_per_second: float | None = None
 
 
 class Scored(NamedTuple):
@@ -45,13 +54,16 @@ class Scored(NamedTuple):
 
 
 def default_batch(run: Run) -> int:
-    """Rows a batch: about four million numbers of activations at a time, a power of two."""
-    return max(16, min(4096, 2 ** int(np.log2(2**21 / max(64, 64 * run.spec.d)))))
+    """Rows a batch, a power of two, from the numbers that a network holds: about 64 for each coordinate of a row.
 
-
-def source_noise(run: Run, key: Array, rows: Array) -> Array:
-    """x0 of these rows, (B, *event): each from its own key."""
-    return jax.vmap(lambda i: run.prior.sample(jax.random.fold_in(key, i), 1)[0])(rows)
+    On an accelerator about 2^27 of them at a time, 512 MiB in float32: some hundred images of CIFAR's size, which keep
+    it busy, and no fewer than 64 of larger ones. On a CPU, whose few cores are busy with less, about 2^21, which stay
+    nearer to its caches.
+    """
+    numbers = 64 * run.spec.d
+    if jax.default_backend() == "cpu":
+        return max(16, min(4096, 2 ** int(np.log2(2**21 / max(64, numbers)))))
+    return max(64, min(4096, 2 ** round(np.log2(2**27 / numbers))))
 
 
 def sample(
@@ -63,6 +75,8 @@ def sample(
     batch: int = 0,
     show: bool = False,
     guide: Guide | None = None,
+    labels: Literal["random", "balanced"] = "random",
+    keep: Path | None = None,
 ) -> Drawn:
     """Draws `num` samples.
 
@@ -71,68 +85,64 @@ def sample(
         num: how many, at least 1.
         seed: of the noise and, for a conditional network, of the labels.
         solver: how to integrate.
-        label: one class for all; classes uniformly at random where None.
+        label: one class for all.
         batch: rows a batch, 0 for a default.
         show: progress on stderr.
         guide: guidance, or none.
+        labels: where `label` is None, classes uniformly at random, or sample i of class i mod K.
+        keep: a folder for finished batches, where there is more than one: the same call goes on from there after a
+            kill, to the same bits. It is left, for `parts.remove_parts` once the samples are safe.
 
     Raises:
         SolverFault: if an adaptive solve does not arrive.
-        ConfigError: if the solver or the guidance has no meaning for this run.
+        ConfigError: if the solver or the guidance has no meaning for this run, or `keep` is of another call.
     """
     size = batch or default_batch(run)
-    noise_key, label_key, solver_key = jax.random.split(jax.random.key(seed), 3)
-    conditional = run.config.model.conditional
-    options = options_of(run, solver)
-    path, interval, scale = bind(run, solver, options, guide, show)
+    kind = "none" if not run.config.model.conditional else labels if label is None else "one"
+    noise, classes, steps = jax.random.split(jax.random.key(seed), 3)
+    weak = None if guide is None or guide.weak is None else guide.weak.params
+    inputs = Inputs(run.params, weak, noise, classes, steps, jnp.asarray(label or 0))
+    bound = bind(run, solver, options_of(run, solver), guide, show)
+    parts = None
+    if keep is not None and (num > size or keep.exists()):  # which would hold those of another call
+        classes_asked = label if kind == "one" else kind
+        parts = open_parts(keep, request_of(run, num, size, seed, solver, guide, classes_asked))
+    times = _learned_times(run, solver, guide, bound, kind, inputs) if solver.grid == "learned" else None
+    draw = program(run, solver, guide, bound, kind, times)
+    thresholds = jnp.asarray(level_thresholds(run.spec)) if run.spec.levels else None
 
-    def labels_of(rows: Array) -> Array | None:
-        if not conditional:
-            return None
-        if label is not None:
-            return jnp.full(rows.shape, label)
-        classes = run.spec.num_classes
-        return jax.vmap(lambda i: jax.random.randint(jax.random.fold_in(label_key, i), (), 0, classes))(rows)
+    def block(rows: np.ndarray) -> tuple[dict[str, Array], Stats]:
+        x, labels, stats = draw(inputs, rows)
+        x = x if thresholds is None else to_levels(thresholds, x)
+        return {"samples": x} | ({} if labels is None else {"labels": labels}), stats
 
-    grid = grid_of(solver)
-    if solver.grid == "learned":
-        sampler = make_sampler(solver.name, path, options)
-        if sampler is None or solver.steps is None:
-            raise ConfigError(f"grid 'learned' is for samplers with a fixed number of steps, not {solver.name}")
-        say("sample: learning the time grid on 256 samples")
-        rows = jnp.arange(2**31 - 256, 2**31)
-        x0 = scale * source_noise(run, noise_key, rows)
-        try:
-            known = denoiser_of(run, run.params, path, guide)
-            grid = grids.learn(sampler, known, x0, solver.steps, cond=labels_of(rows), t0=interval[0], t1=interval[1])
-        except ValueError as error:
-            raise ConfigError(str(error)) from None
+    unit = "image" if run.spec.is_image else "sample"
+    rows = np.arange(num, dtype=np.int32)
+    values, rate = in_batches(
+        block, (rows,), size, solver=solver.name, label="sample", unit=unit, show=show, parts=parts
+    )
+    samples = values["samples"] if run.spec.levels else run.spec.finish(values["samples"])
+    return Drawn(samples, values.get("labels"), int(values["nfe"].max()), rate)
 
-    @jax.jit
-    def draw(params: Params, rows: Array) -> tuple[Array, Array | None, Stats]:
-        labels = labels_of(rows)
-        x0 = scale * source_noise(run, noise_key, rows)
-        x, stats = solvers.sample(
-            denoiser_of(run, params, path, guide),
-            path,
-            x0,
-            solver=solver.name,
-            steps=solver.steps,
-            grid=grid,
-            key=jax.vmap(partial(jax.random.fold_in, solver_key))(rows),
-            cond=labels,
-            t0=interval[0],
-            t1=interval[1],
-            options=options,
-            rtol=solver.rtol,
-            atol=solver.atol,
-        )
-        return x, labels, stats
 
-    batches = _batched(partial(draw, run.params), (np.arange(num),), num, size, show, "sample", solver)
-    labels = np.concatenate([b[1] for b in batches]).astype(np.int32) if conditional else None
-    samples = run.spec.finish(np.concatenate([b[0] for b in batches]))
-    return Drawn(samples, labels, max(int(b[2].nfe.max()) for b in batches))
+def _learned_times(
+    run: Run, solver: Solver, guide: Guide | None, bound: Any, kind: Labels, inputs: Inputs
+) -> tuple[float, ...]:
+    """Times learned on 256 samples, none of them among those that are drawn."""
+    path, interval, scale = bound
+    sampler = make_sampler(solver.name, path, options_of(run, solver))
+    if sampler is None or solver.steps is None:
+        raise ConfigError(f"grid 'learned' is for samplers with a fixed number of steps, not {solver.name}")
+    say("sample: learning the time grid on 256 samples")
+    rows = jnp.arange(2**31 - 256, 2**31)
+    x0 = scale * source_noise(run, inputs.noise, rows)
+    labels = labels_of(kind, run.spec.num_classes, inputs, rows)
+    try:
+        known = denoiser_of(run, run.params, path, guide)
+        grid = grids.learn(sampler, known, x0, solver.steps, cond=labels, t0=interval[0], t1=interval[1])
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    return tuple(np.asarray(grid).tolist())
 
 
 def log_prob(
@@ -171,8 +181,8 @@ def log_prob(
         prepare = lambda i, row: run.spec.normalise.to_model(row)
 
     @jax.jit
-    def score(params: Params, rows: Array, x: Array, labels: Array) -> tuple[Array, Stats]:
-        return likelihood.log_prob(
+    def score(params: Params, rows: Array, x: Array, labels: Array) -> tuple[dict[str, Array], Stats]:
+        values, stats = likelihood.log_prob(
             run.problem.field(params),
             jax.vmap(prepare)(rows, x),
             run.prior,
@@ -184,34 +194,9 @@ def log_prob(
             probes=probes,
             **solver.tolerances,
         )
+        return {"log_prob": values}, stats
 
     points = (np.arange(len(x)), np.asarray(x, np.float32), labels)
-    batches = _batched(partial(score, run.params), points, len(x), size, show, "likelihood", solver)
-    values = run.spec.normalise.log_prob_to_data(np.concatenate([b[0] for b in batches]), run.spec.d)
-    return Scored(values, max(int(b[1].nfe.max()) for b in batches))
-
-
-def _batched(
-    f: Callable[..., Any], arrays: tuple[np.ndarray, ...], num: int, size: int, show: bool, label: str, solver: Solver
-) -> list[Any]:
-    """f over blocks of `size` rows, the last one padded; its results, as NumPy, without the padding."""
-    results = []
-    progress = Progress(num, 0, label, "row") if show else None
-    for start in range(0, num, size):
-        block = tuple(a[start : start + size] for a in arrays)
-        n = len(block[0])
-        padded = (np.concatenate([a, np.repeat(a[:1], size - n, 0)]) if n < size else a for a in block)
-        result = jax.tree.map(partial(_head, n), f(*padded))
-        if late := int((~result[-1].converged).sum()):
-            fix = "loosen --rtol and --atol, or use --steps"
-            raise SolverFault(f"{solver.name} did not arrive for {late} of {n} rows: {fix}")
-        results.append(result)
-        if progress:
-            progress.advance(start + n)
-    if progress:
-        progress.close()
-    return results
-
-
-def _head(n: int, a: Array) -> np.ndarray:
-    return np.asarray(a)[:n]
+    score_block = partial(score, run.params)
+    found = in_batches(score_block, points, size, solver=solver.name, label="likelihood", show=show).values
+    return Scored(run.spec.normalise.log_prob_to_data(found["log_prob"], run.spec.d), int(found["nfe"].max()))

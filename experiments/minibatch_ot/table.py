@@ -83,7 +83,7 @@ def train(method, problems, steps):
         def one(seed):
             key_init, key_run = jax.random.split(jax.random.key(seed))
             params = init(key_init)
-            return TrainState(jnp.zeros((), jnp.int32), params, tx.init(params), params, key_run)
+            return TrainState(jnp.zeros((), jnp.int32), params, tx.init(params), params, (), key_run)
 
         return jax.vmap(one)(seeds)
 

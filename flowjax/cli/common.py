@@ -22,7 +22,9 @@ from flowjax.training.loop import RunFault
 def open_run(values: absl_flags.FlagValues, workdir: str) -> Run:
     """The run that --workdir, --checkpoint and --ema name."""
     solver(values)  # a bad solver is told before anything is read
-    return load(workdir, values.ema, values.checkpoint)
+    if values.width is not None and not values.ema:
+        raise UsageError("--width is of an average, and --no-ema asks for none")
+    return load(workdir, values.ema, values.checkpoint, values.width)
 
 
 def solver(values: absl_flags.FlagValues) -> Solver:

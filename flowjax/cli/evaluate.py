@@ -2,14 +2,16 @@
 
 usage: flowjax evaluate --workdir DIR
        flowjax evaluate --workdir DIR --metrics fid,sfid,kid,precision,recall [--num N | --samples FILE.npz]
-           [--split train|test] [--inception highest|high|default] [the flags of flowjax sample]
+           [--labels balanced|random] [--split train|test] [--inception highest|high|default]
+           [the flags of flowjax sample]
 
 Without --metrics, those that fit the run's data set. Densities: nll, kl (where the true density is known), w2, mmd,
 npe, mode shares. Images: nll, bits_per_dim; small ones also w2, mmd.
 
 --metrics are of Inception features of 8-bit images: --num samples are drawn, or taken from the array `samples` of a
 file that `flowjax sample` wrote, and compared with a split of the data set, whose statistics are computed once and kept
-in $FLOWJAX_CACHE or ~/.cache/flowjax. FID depends on the number of samples: below 50,000 its bias is estimated.
+in $FLOWJAX_CACHE or ~/.cache/flowjax. A conditional network draws equally many samples of each class, as for published
+values; --labels random draws the classes too. FID depends on the number of samples: below 50,000 its bias is estimated.
 --inception is the precision of that network's convolutions: default is TF32 on a GPU, and faster.
 
 example:
@@ -24,22 +26,26 @@ from absl import flags as absl_flags
 
 from flowjax.cli import flags
 
-_OF_IMAGES = ("num", "samples", "split", "inception")
+_OF_IMAGES = ("num", "samples", "labels", "split", "inception")
 
 
 def run(argv: list[str]) -> dict[str, Any]:
     values = flags.parse(_define(of_images=True), argv, __doc__ or "")
     if values.metrics is None:
         values = _without_metrics(values, argv)
-    elif values.samples is not None and values["num"].present:
-        raise flags.UsageError("--num is not of --samples, which are all scored")
+    elif values.samples is not None:
+        for name, why in (("num", "which are all scored"), ("labels", "which are drawn already")):
+            if values[name].present:
+                raise flags.UsageError(f"--{name} is not of --samples, {why}")
     workdir = flags.require(values, "workdir")
 
     from flowjax import evaluation
+    from flowjax.cli import cache
     from flowjax.cli.common import guide, open_run, solver
     from flowjax.data import open_dataset
     from flowjax.data.arrays import read_npz
 
+    cache.use(values.compilation_cache)
     opened = open_run(values, workdir)
     dataset = open_dataset(opened.config.data.name, opened.config.data.path)
     if values.metrics is None:
@@ -57,6 +63,7 @@ def run(argv: list[str]) -> dict[str, Any]:
             solver=solver(values),
             batch=values.batch,
             guide=guide(values),
+            labels=values.labels,
         )
     for key, value in result.items():
         sys.stderr.write(f"{key:<18}{value:>12.5g}\n")
@@ -69,6 +76,8 @@ def _define(of_images: bool) -> absl_flags.FlagValues:
     absl_flags.DEFINE_list("metrics", None, "of images: fid, sfid, kid, precision, recall", flag_values=values)
     absl_flags.DEFINE_integer("num", 50_000, "samples to draw for --metrics", lower_bound=4, flag_values=values)
     absl_flags.DEFINE_string("samples", None, "an .npz file of samples for --metrics", flag_values=values)
+    kinds = ["balanced", "random"]
+    absl_flags.DEFINE_enum("labels", "balanced", kinds, "classes of a conditional network", flag_values=values)
     absl_flags.DEFINE_enum("split", "train", ["train", "test"], "the reference of --metrics", flag_values=values)
     precisions = ["highest", "high", "default"]
     absl_flags.DEFINE_enum("inception", "highest", precisions, "precision of its convolutions", flag_values=values)

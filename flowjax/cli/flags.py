@@ -11,6 +11,10 @@ CONFIG_FOLDERS = (Path(__file__).parent.parent / "configs", Path(__file__).paren
 """Where shipped configs are: inside the package when installed, beside it in a checkout."""
 
 
+COMPILING = ("train", "sample", "evaluate", "likelihood")
+"""Commands whose time is partly compilation: they have --compilation_cache."""
+
+
 class UsageError(ValueError):
     """A command that cannot be run as written; the message is one line."""
 
@@ -27,8 +31,12 @@ def new(command: str) -> flags.FlagValues:
         return values
     flags.DEFINE_string("workdir", None, "folder of the run", flag_values=values)
     flags.DEFINE_string("checkpoint", "last", "last, best (by validation loss) or a step", flag_values=values)
+    if command in COMPILING:
+        where = "folder of compiled programs, '' for none; on GPU and TPU there is one by default"
+        flags.DEFINE_string("compilation_cache", None, where, flag_values=values)
     if command != "train":
         flags.DEFINE_bool("ema", True, "use the moving average of the parameters", flag_values=values)
+        flags.DEFINE_float("width", None, "the average of this width, of a run with ema.widths", flag_values=values)
         flags.DEFINE_integer("batch", 0, "rows at a time; 0 for a default", lower_bound=0, flag_values=values)
         flags.DEFINE_integer("seed", 0, "of all randomness", lower_bound=0, upper_bound=2**32 - 1, flag_values=values)
     return values
@@ -108,7 +116,7 @@ def _describe(values: flags.FlagValues) -> str:
         flag: Any = values[name]
         default = "" if flag.default in (None, "", False) else f" (default {flag.default})"
         shown = f"--[no-]{name}" if flag.boolean and flag.default else f"--{name}"
-        lines.append(f"  {shown:<16}{flag.help.splitlines()[0]}{default}")
+        lines.append(f"  {shown:<21}{flag.help.splitlines()[0]}{default}")
     return "\n".join(lines)
 
 

@@ -35,8 +35,10 @@ def run(argv: list[str]) -> dict[str, Any]:
     import numpy as np
 
     from flowjax import sampling
+    from flowjax.cli import cache
     from flowjax.cli.common import open_run, points, save_npz, solver
 
+    cache.use(values.compilation_cache)
     opened = open_run(values, workdir)
     x, labels = points(opened, values.data)
     if values.num:

@@ -93,6 +93,8 @@ def _report(name: str, error: Exception) -> int:
             return _fail(f"{name}: {line}", 2)
         if isinstance(error, errors.FAULTS):
             return _fail(f"{name}: {line}", 1)
+        if (told := errors.memory_line(name, error)) is not None:
+            return _fail(f"{name}: {told}", 1)
     if isinstance(error, OSError) and error.strerror:
         return _fail(f"{name}: {error.strerror}{f': {error.filename}' if error.filename else ''}", 1)
     return _fail(f"{name}: {type(error).__name__}: {line[:300]} (FLOWJAX_TRACEBACK=1 shows where)", 1)

@@ -1,11 +1,16 @@
 """Draw samples from a trained run.
 
-usage: flowjax sample --workdir DIR --num N --out FILE.npz [--label K]
+usage: flowjax sample --workdir DIR --num N --out FILE.npz [--label K | --labels random|balanced]
            [--solver NAME] [--rtol R --atol A | --steps N [--grid NAME]] [--eta E | --churn S | --g G] [--schedule NAME]
            [--guidance cfg --scale S [--interval A,B] [--rescale R] | --guidance auto --weak DIR --scale S]
 
 Writes the array `samples` (N, *shape), and `labels` (N,) for a conditional network. Images come out as uint8, with a
-grid of the first 64 in a .png beside. Sample i depends on --seed and on i alone.
+grid of the first 64 in a .png beside. Sample i depends on --seed and on i alone: with --labels balanced it is of class
+i mod K, and of a random one by default.
+
+Where more than one batch is needed, finished ones are kept in FILE.npz.parts until all is written: after a kill the
+same command goes on from there, to the same bits. In the JSON line, samples_per_second leaves compilation out, and is
+null for a single batch. Every batch is of --batch rows, also the last: for a few samples on an accelerator say how few.
 
 example:
   flowjax sample --workdir runs/g8 --num 50000 --seed 0 --solver dopri5 --out samples.npz
@@ -26,25 +31,57 @@ def run(argv: list[str]) -> dict[str, Any]:
     values = flags.new("sample")
     absl_flags.DEFINE_integer("num", 1000, "number of samples", lower_bound=1, flag_values=values)
     absl_flags.DEFINE_integer("label", None, "one class for all samples", lower_bound=0, flag_values=values)
+    absl_flags.DEFINE_enum(
+        "labels", "random", ["random", "balanced"], "classes: random, or i mod K of sample i", flag_values=values
+    )
     absl_flags.DEFINE_string("out", None, "the .npz file to write", flag_values=values)
     flags.define_sampler(values)
     flags.parse(values, argv, __doc__ or "")
+    if values.label is not None and values["labels"].present:
+        raise flags.UsageError("--labels is not of --label, which gives all samples one class")
     out = flags.out_path(values)
     workdir = flags.require(values, "workdir")
 
     from flowjax import plots, sampling
+    from flowjax.cli import cache
     from flowjax.cli.common import guide, open_run, save_npz, solver
+    from flowjax.parts import remove_parts
 
+    cache.use(values.compilation_cache)
     opened = open_run(values, workdir)
-    label, spec = values.label, opened.spec
-    if label is not None and not opened.config.model.conditional:
-        raise flags.UsageError(f"--label: the network of {workdir} is not conditional")
-    if label is not None and label >= spec.num_classes:
-        raise flags.UsageError(f"--label {label}: the classes are 0 to {spec.num_classes - 1}")
+    _check_labels(values, opened.config.model.conditional, opened.spec.num_classes)
+    parts = out.with_name(f"{out.name}.parts")
     start = time.perf_counter()
-    drawn = sampling.sample(opened, values.num, values.seed, solver(values), label, values.batch, True, guide(values))
+    drawn = sampling.sample(
+        opened,
+        values.num,
+        values.seed,
+        solver(values),
+        values.label,
+        values.batch,
+        show=True,
+        guide=guide(values),
+        labels=values.labels,
+        keep=parts,
+    )
     seconds = time.perf_counter() - start
     save_npz(out, samples=drawn.samples, labels=drawn.labels)
-    if spec.is_image:
-        plots.image_grid(Path(out).with_suffix(".png"), drawn.samples[:64], spec.levels)
-    return {"out": str(out), "num": len(drawn.samples), "nfe": drawn.nfe, "seconds": round(seconds, 3)}
+    remove_parts(parts)
+    if opened.spec.is_image:
+        plots.image_grid(Path(out).with_suffix(".png"), drawn.samples[:64], opened.spec.levels)
+    rate = drawn.samples_per_second
+    return {
+        "out": str(out),
+        "num": len(drawn.samples),
+        "nfe": drawn.nfe,
+        "seconds": round(seconds, 3),
+        "samples_per_second": None if rate is None else float(f"{rate:.4g}"),
+    }
+
+
+def _check_labels(values: absl_flags.FlagValues, conditional: bool, classes: int) -> None:
+    given = next((name for name in ("label", "labels") if values[name].present), None)
+    if given is not None and not conditional:
+        raise flags.UsageError(f"--{given}: the network of {values.workdir} is not conditional")
+    if values.label is not None and values.label >= classes:
+        raise flags.UsageError(f"--label {values.label}: the classes are 0 to {classes - 1}")

@@ -1,16 +1,19 @@
 """Train a flow from a config file, or resume it.
 
 usage: flowjax train --config FILE|NAME --workdir DIR [--config.KEY=VALUE ...] [--dry_run]
+           [--tensorboard] [--wandb PROJECT] [--trace START:STOP]
 
 Writes config.json, metrics.jsonl, checkpoints/ and plots/ into the workdir. The same command on the same workdir
 resumes; only train.steps and the logging and saving cadence may differ then. `flowjax configs` lists the shipped
-configs.
+configs. --tensorboard and --wandb also write the records of metrics.jsonl there; --trace writes what XProf shows of
+some steps into WORKDIR/trace.
 
 example:
   flowjax train --config gaussians8 --workdir runs/g8 --config.train.steps=2000
 """
 
 import importlib.util
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,15 +31,21 @@ def run(argv: list[str]) -> dict[str, Any]:
     """Parses everything before importing JAX, so that a typing error is told at once."""
     values = flags.new("train")
     absl_flags.DEFINE_bool("dry_run", False, "build all, print parameters and FLOPs, stop", flag_values=values)
+    absl_flags.DEFINE_bool("tensorboard", False, "also write events into WORKDIR/tensorboard", flag_values=values)
+    absl_flags.DEFINE_string("wandb", None, "also log to this project of Weights & Biases", flag_values=values)
+    absl_flags.DEFINE_string("trace", None, "START:STOP, steps to profile into WORKDIR/trace", flag_values=values)
     config = read_config(values, argv)
     workdir = Path(flags.require(values, "workdir"))
     if workdir.exists() and not workdir.is_dir():
         raise flags.UsageError(f"--workdir {workdir} is a file")
-    from flowjax.cli import train_run
+    traced = _steps_to_trace(values.trace, config.train.steps)
+    _check_extras(values)
+    from flowjax.cli import cache, train_run
 
+    cache.use(values.compilation_cache)
     if values.dry_run:
         return train_run.dry_run(config, workdir)
-    return train_run.train(config, workdir, values.checkpoint)
+    return train_run.train(config, workdir, values.checkpoint, values.tensorboard, values.wandb, traced)
 
 
 def read_config(values: absl_flags.FlagValues, argv: list[str]) -> Config:
@@ -59,6 +68,28 @@ def read_config(values: absl_flags.FlagValues, argv: list[str]) -> Config:
     if where is None:
         raise flags.UsageError("--config is required: a file, or a name that `flowjax configs` lists")
     return resolve(values.config)
+
+
+def _steps_to_trace(text: str | None, steps: int) -> tuple[int, int]:
+    """--trace; (0, 0) for none."""
+    if text is None:
+        return 0, 0
+    match = re.fullmatch(r"(\d+):(\d+)", text)
+    start, stop = (int(n) for n in match.groups()) if match else (0, 0)
+    if not start < stop <= steps:
+        raise flags.UsageError(
+            f"--trace {text!r}: it is START:STOP, two steps in order, up to train.steps = {steps}, like 100:120"
+        )
+    return start, stop
+
+
+def _check_extras(values: absl_flags.FlagValues) -> None:
+    for name, package in (("tensorboard", "tensorboardX"), ("wandb", "wandb")):
+        if not values[name].value:
+            continue
+        found = importlib.util.find_spec(package)
+        if found is None or found.origin is None:  # no origin: a mere folder of that name
+            raise flags.UsageError(f"--{name} needs {package}: pip install 'flowjax-research[{name}]'")
 
 
 def load_config(path: Path) -> Config:

@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from flowjax.run import Run, load
 from flowjax.sampling import SolverFault
 from flowjax.training import loop
 from flowjax.training.checkpoints import Checkpoints
+from flowjax.training.trace import Trace
+from flowjax.training.trackers import TensorBoard, Tracker, Trackers, Wandb
 from flowjax.training.trainer import Trainer
 from flowjax.training.writers import read_config, read_metrics, read_size, say, write_config
 
@@ -34,8 +37,22 @@ def dry_run(config: Config, workdir: Path) -> dict[str, Any]:
     return _result(config, workdir, "dry_run", 0, None, start, size)
 
 
-def train(config: Config, workdir: Path, checkpoint: str) -> dict[str, Any]:
-    """Trains to the end, or from where the workdir stands; draws the plots."""
+def train(
+    config: Config,
+    workdir: Path,
+    checkpoint: str,
+    tensorboard: bool = False,
+    wandb: str | None = None,
+    traced: tuple[int, int] = (0, 0),
+) -> dict[str, Any]:
+    """Trains to the end, or from where the workdir stands; draws the plots.
+
+    Args:
+        config, workdir, checkpoint: of the run, and where to resume it.
+        tensorboard: write events too.
+        wandb: log to this project too.
+        traced: the first and the last step to profile; none if they are the same.
+    """
     start = time.perf_counter()
     checkpoints = Checkpoints(workdir / "checkpoints")
     resume = _resume_step(config, workdir, checkpoints, checkpoint)
@@ -54,10 +71,21 @@ def train(config: Config, workdir: Path, checkpoint: str) -> dict[str, Any]:
     _prepare_workdir(config, trainer, workdir, size)
     for step in checkpoints.set_aside(resume or 0, workdir / "set_aside"):
         say(f"train: the checkpoint of step {step} is set aside in {workdir}/set_aside")
-    result = loop.train(trainer, workdir, checkpoints, state)
+    trace = Trace(workdir / "trace", *traced)
+    with _trackers(config, workdir, resume or 0, tensorboard, wandb) as trackers:
+        result = loop.train(trainer, workdir, checkpoints, state, trackers, trace)
     say(f"train: {result.step} steps in {result.seconds:.1f} s; drawing {workdir}/plots")
     _draw(Run(workdir, config, result.step, trainer.problem, result.state.ema), trainer.dataset)
     return _result(config, workdir, "finished", result.step, result.loss, start, size)
+
+
+def _trackers(config: Config, workdir: Path, step: int, tensorboard: bool, wandb: str | None) -> Trackers:
+    makers: dict[str, Callable[[], Tracker]] = {}
+    if tensorboard:
+        makers["tensorboard"] = lambda: TensorBoard(workdir / "tensorboard", step)
+    if wandb:
+        makers["wandb"] = lambda: Wandb(workdir, config, wandb)
+    return Trackers(makers)
 
 
 def _resume_step(config: Config, workdir: Path, checkpoints: Checkpoints, checkpoint: str) -> int | None:

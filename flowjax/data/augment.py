@@ -4,8 +4,8 @@
     crop(p)       padded by p pixels of reflection on all sides and cropped back at a random place, mirrored or not
     edm(p)        EDM's geometric transforms, each with probability p, told to the network (`data.augment_edm`)
 
-`flip` and `crop` change the distribution that is learned. `edm` does not leak into the samples: the network is told what
-was done, and is sampled with "nothing".
+`flip` and `crop` change the distribution that is learned. `edm` does not leak into the samples: the network is told
+what was done, and is sampled with "nothing".
 """
 
 from collections.abc import Callable
@@ -14,20 +14,22 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Num
 
-from flowjax.data.augment_edm import LABELS, edm
-from flowjax.typing import Batched, PRNGKey
+from flowjax.data.augment_edm import LABELS, check_probability, edm
+from flowjax.typing import PRNGKey
+
+Images = Num[Array, "B H W C"]
 
 
 class Augmented(NamedTuple):
     """Images in data space, and (B, n) numbers that tell what was done to each, or None where nothing need be told."""
 
-    x: Batched
+    x: Images
     told: Float[Array, "B n"] | None = None
 
 
-Augment = Callable[[PRNGKey, Batched], Augmented]
+Augment = Callable[[PRNGKey, Images], Augmented]
 """`augment(key, x)`: x in data space, of the type it is stored in."""
 
 
@@ -38,7 +40,7 @@ class Augmentation(NamedTuple):
     labels: int = 0
 
 
-def flip(key: PRNGKey, x: Batched) -> Augmented:
+def flip(key: PRNGKey, x: Images) -> Augmented:
     """Each image mirrored, left to right, with probability 1/2."""
     coin = jax.random.bernoulli(key, 0.5, (x.shape[0], 1, 1, 1))
     return Augmented(jnp.where(coin, x[:, :, ::-1], x))
@@ -46,10 +48,10 @@ def flip(key: PRNGKey, x: Batched) -> Augmented:
 
 def crop(pad: int) -> Augment:
     """A random window of the image padded by reflection, and mirrored or not."""
-    if pad < 1:
-        raise ValueError(f"a padding of at least one pixel is needed, not {pad}")
+    if not isinstance(pad, int) or pad < 1:
+        raise ValueError(f"a padding of a whole number of pixels, at least one, is needed, not {pad!r}")
 
-    def augment(key: PRNGKey, x: Batched) -> Augmented:
+    def augment(key: PRNGKey, x: Images) -> Augmented:
         key_place, key_flip = jax.random.split(key)
         wide = jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)), mode="reflect")
         place = jax.random.randint(key_place, (x.shape[0], 2), 0, 2 * pad + 1)
@@ -59,10 +61,15 @@ def crop(pad: int) -> Augment:
     return augment
 
 
+def _edm(p: float | int = 0.12) -> Augmentation:
+    check_probability(p)
+    return Augmentation(lambda key, x: Augmented(*edm(key, x, p)), LABELS)
+
+
 AUGMENTATIONS: dict[str, Callable[..., Augmentation]] = {
     "none": lambda: Augmentation(lambda key, x: Augmented(x)),
     "flip": lambda: Augmentation(flip),
     "crop": lambda pad=4: Augmentation(crop(pad)),
-    "edm": lambda p=0.12: Augmentation(lambda key, x: Augmented(*edm(key, x, p)), LABELS),
+    "edm": _edm,
 }
 """What `data.augment` may name."""

@@ -1,7 +1,7 @@
 """EDM's non-leaking geometric augmentation (Karras et al. 2022, appendix F.2, table 6; Karras et al. 2020, ADA).
 
-Each of six transforms is applied with probability p, on its own (the mirror always with 1/2), and they are composed into one
-affine map of the plane, so that an image is resampled once:
+Each of six transforms is applied with probability p, on its own (the mirror always with 1/2), and they are composed
+into one affine map of the plane, so that an image is resampled once:
 
     mirror left-right, mirror up-down,
     scale       2^(0.2 n)                n ~ N(0, 1)
@@ -9,31 +9,37 @@ affine map of the plane, so that an image is resampled once:
     stretch     2^(0.2 n) along an axis of angle pi u
     translate   0.125 n of the side along each axis
 
-What was done is told to the network in nine numbers, zero where nothing was: mirrors, n of the scale, cos - 1 and sin of
-the rotation, n cos and n sin of the stretch, and the two translations.
+What was done is told to the network in nine numbers, zero where nothing was: mirrors, n of the scale, cos - 1 and sin
+of the rotation, n cos and n sin of the stretch, and the two translations. (As in EDM, a stretch and its inverse, by -n
+along the axis turned by pi, have the same numbers: of those it is told up to this choice.)
 
-Pixels outside are reflections. Resampling is by cubic convolution (Keys 1981); EDM filters by a wavelet on a doubled grid
-instead.
+Pixels outside are reflections. Resampling is by cubic convolution (Keys 1981); EDM filters by a wavelet on a doubled
+grid instead.
 """
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Num
 
-from flowjax.typing import Batched, PRNGKey
+from flowjax.typing import PRNGKey
 
 LABELS = 9
 _SCALE, _SHIFT = 0.2, 0.125
 
 
-def edm(key: PRNGKey, x: Batched, p: float | int) -> tuple[Batched, Float[Array, "B 9"]]:
+def check_probability(p: float | int) -> None:
+    """Raises ValueError if p is no probability."""
+    if not (isinstance(p, float | int) and 0 <= p <= 1):
+        raise ValueError(f"p is a probability, not {p!r}")
+
+
+def edm(key: PRNGKey, x: Num[Array, "B H W C"], p: float | int) -> tuple[Float[Array, "B H W C"], Float[Array, "B 9"]]:
     """Images (B, H, W, C) of any type, each transformed at random, as float32; and what was done.
 
     Raises:
         ValueError: if p is no probability.
     """
-    if not 0 <= p <= 1:
-        raise ValueError(f"p is a probability, not {p}")
+    check_probability(p)
     maps, told = _draw(key, x.shape[0], float(p))
     return jax.vmap(warp)(x.astype(jnp.float32), maps), told
 
@@ -58,7 +64,15 @@ def _draw(key: PRNGKey, n: int, p: float) -> tuple[Float[Array, "B 2 3"], Float[
     along = rotation(axis) @ diagonal(1 / pull, pull) @ rotation(-axis)
     linear = diagonal(sign(mirror_x), sign(mirror_y)) @ diagonal(1 / grow, 1 / grow) @ rotation(-turn) @ along
     maps = jnp.concatenate([linear, -linear @ (_SHIFT * shift)[..., None]], -1)
-    told = [mirror_x, mirror_y, scale, jnp.cos(turn) - 1, jnp.sin(turn), stretch * jnp.cos(axis), stretch * jnp.sin(axis)]
+    told = [
+        mirror_x,
+        mirror_y,
+        scale,
+        jnp.cos(turn) - 1,
+        jnp.sin(turn),
+        stretch * jnp.cos(axis),
+        stretch * jnp.sin(axis),
+    ]
     return maps, jnp.stack([*(a.astype(jnp.float32) for a in told), shift[:, 0], shift[:, 1]], -1)
 
 

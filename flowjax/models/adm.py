@@ -1,12 +1,13 @@
 """The U-Net of ADM and DDPM++, in the form that torchcfm trains on CIFAR-10.
 
-Residual blocks on a ladder of resolutions, attention on some of them, every map of the way down concatenated on the way
-up (Ho et al. 2020; Dhariwal & Nichol 2021; Song et al. 2021). The preset of 128 channels, (1, 2, 2, 2), 2 blocks, attention
-on maps of side 16, heads of width 64 and no `film` is torchcfm's CIFAR-10 network, parameter for parameter: 35,746,307.
+Residual blocks on a ladder of resolutions, attention on some of them, every map of the way down concatenated on the
+way up (Ho et al. 2020; Dhariwal & Nichol 2021; Song et al. 2021). The preset of 128 channels, (1, 2, 2, 2), 2 blocks,
+attention on maps of side 16, heads of width 64 and no `film` is torchcfm's CIFAR-10 network, parameter for parameter:
+35,746,307.
 
-Written for the memory system: group norm, embedding and SiLU are one pass (`models.norm`), biases ride beside their maps until
-a norm takes them, doubling the resolution is part of its convolution (`models.layers`), attention is fused where the
-hardware can (`models.attention`). Computes in `dtype`, with float32 parameters, statistics and softmax.
+Written for the memory system: group norm, embedding and SiLU are one pass (`models.norm`), biases ride beside their
+maps until a norm takes them, doubling the resolution is part of its convolution (`models.layers`), attention is fused
+where the hardware can (`models.attention`). Computes in `dtype`, with float32 parameters, statistics and softmax.
 """
 
 import math
@@ -19,7 +20,7 @@ from jaxtyping import Array, Float
 
 from flowjax.models.attention import attend
 from flowjax.models.embeddings import LabelEmbedding, batch_time
-from flowjax.models.layers import DTYPES, Conv, dropout, remat, uniform_init
+from flowjax.models.layers import DTYPES, REMAT, Conv, dropout, remat, uniform_init
 from flowjax.models.norm import GroupNorm
 from flowjax.typing import Cond, PRNGKey
 
@@ -171,6 +172,8 @@ class ADM(nnx.Module):
             raise ValueError(f"channels must be a multiple of 32, the groups of the norms, not {channels}")
         if dtype not in DTYPES:
             raise ValueError(f"unknown dtype {dtype!r}: known are {', '.join(DTYPES)}")
+        if remat not in REMAT:
+            raise ValueError(f"unknown remat {remat!r}: known are {', '.join(REMAT)}")
         self.dtype, self.remat, self.time_scale, self.features = DTYPES[dtype], remat, time_scale, channels
         e = 4 * channels
         linear = lambda a, b: nnx.Linear(a, b, kernel_init=uniform_init(), rngs=rngs)
@@ -220,7 +223,8 @@ class ADM(nnx.Module):
             key: of the dropout; None for none.
         """
         embedding = self._embed(batch_time(t, x), cond)
-        keys = iter([None] * 99 if key is None else list(jax.random.split(key, 99)))
+        n = 2 + sum(len(level) for level in (*self.down, *self.up))
+        keys = iter([None] * n if key is None else list(jax.random.split(key, n)))
         run = lambda stage, m: remat(self.remat, lambda m, e, key: stage(m, e, key))(m, embedding, next(keys))
         m = Map(self.stem.linear(x.astype(self.dtype)), self.stem.bias[...])
         skips = [m]

@@ -1,7 +1,7 @@
 """Softmax attention over tokens, by the fastest kernel that serves.
 
-cuDNN's fused kernel never writes the (T, T) weights to memory; it wants half precision on a recent NVIDIA GPU, and reverse mode
-(`models.kernels`). XLA's form runs anywhere, with the softmax in float32.
+cuDNN's fused kernel never writes the (T, T) weights to memory; it wants half precision on a recent NVIDIA GPU, and
+reverse mode (`models.kernels`). XLA's form runs anywhere, with the softmax in float32.
 """
 
 import jax
@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 from flowjax.models import kernels
 
 _TILE = 64
-"""Tokens come in tiles of this size in the fused kernel; below one tile XLA's form is as fast, and its weights small."""
+"""Tokens come in tiles of this size in the fused kernel; fewer make weights that are small in XLA's form too."""
 
 
 def attend(

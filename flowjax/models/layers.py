@@ -42,7 +42,7 @@ def dropout(x: Float[Array, "..."], rate: float, key: PRNGKey | None) -> Float[A
     """Zeroes each number with that probability and scales the rest up; nothing where the key is None."""
     if key is None or not rate:
         return x
-    kept = jax.random.bits(key, x.shape, jnp.uint16) >= round(rate * 65536)
+    kept = jax.random.bits(key, x.shape, jnp.uint16) >= min(round(rate * 65536), 65535)
     return jnp.where(kept, x / (1 - rate), 0)
 
 
@@ -103,9 +103,9 @@ _TAPS = np.array([[[1, 1, 0], [0, 0, 1]], [[1, 0, 0], [0, 1, 1]]], np.float32)
 def upsample_conv(x: Float[Array, "B H W a"], kernel: Float[Array, "3 3 a b"]) -> Float[Array, "B 2*H 2*W b"]:
     """The 3 x 3 convolution of x with its pixels doubled, at about half of the arithmetic.
 
-    Each output pixel sees 2 x 2 pixels of x, through taps summed by the pixel they fall on, which depends on the parity of
-    its place alone. So one 2 x 2 convolution gives all four parities side by side in its channels, and the doubled map is
-    never convolved.
+    Each output pixel sees 2 x 2 pixels of x, through taps summed by the pixel they fall on, which depends on the parity
+    of its place alone. So one 2 x 2 convolution gives all four parities side by side in its channels, and the doubled
+    map is never convolved.
     """
     (n, h, w, a), b = x.shape, kernel.shape[-1]
     wide = jnp.einsum("pui,qvj,ijab->uvapqb", _TAPS, _TAPS, kernel).reshape(2, 2, a, 4 * b)

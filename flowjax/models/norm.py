@@ -2,10 +2,10 @@
 
     y = silu(gamma (x + add - mean) / std + beta)
 
-with gamma, beta and add for each row and channel, so that a modulation by time is part of gamma and beta, and a value added
-to whole channels before the norm (bias, embedding) never makes a map of its own: every step after the statistics is
-affine in x, and all of them are one. The statistics come from the sums of x and x^2 over the pixels of each channel, in
-float32. The activation is recomputed in the backward pass.
+with gamma, beta and add for each row and channel, so that a modulation by time is part of gamma and beta, and a value
+added to whole channels before the norm (bias, embedding) never makes a map of its own: every step after the statistics
+is affine in x, and all of them are one. The statistics come from the sums of x and x^2 over the pixels of each channel,
+in float32.
 """
 
 import jax
@@ -74,11 +74,5 @@ def group_norm(
     spread = lambda s: jnp.broadcast_to(s, (batch, groups, channels // groups)).reshape(batch, channels)
     a = gamma / spread(std)
     b = beta + (add - spread(mean)) * a
-    return jax.checkpoint(lambda *args: _activate(act, *args))(x, a, b)
-
-
-def _activate(
-    act: bool, x: Float[Array, "B H W C"], a: Float[Array, "B C"], b: Float[Array, "B C"]
-) -> Float[Array, "B H W C"]:
-    z = x.astype(jnp.float32) * a[:, None, None] + b[:, None, None]
+    z = wide * a[:, None, None] + b[:, None, None]
     return (jax.nn.silu(z) if act else z).astype(x.dtype)

@@ -7,6 +7,8 @@
     levels(n)            the n levels of a discrete chain, evenly        Ho et al. 2020
     importance           a learned density, divided out of the loss      Nichol & Dhariwal 2021, sec. 3.3
 
+`log_normal` and `logit_normal` take `stratified=True`: the same law for each, from a stratified batch of its quantiles.
+
 All but the last change what is minimised; `importance` only its variance (and, as the profile is a parameter like the
 others, what a clip of the global gradient norm sees). Its density is learned with the network: a profile u of the
 logarithm of the loss on even bins of the interval, whose own loss  L / e^u + u  is least at u = log E[L | t].
@@ -67,46 +69,67 @@ class Stratified:
     def __call__(
         self, key: PRNGKey, n: int, path: AffinePath, interval: Interval, profile: Profile | None = None
     ) -> Drawn:
-        key_shift, key_order = jax.random.split(key)
-        grid = (jnp.arange(n) + jax.random.uniform(key_shift)) / n
-        return _spread(jax.random.permutation(key_order, grid), interval)
+        return _spread(_even(key, n), interval)
 
 
-def _check_normal(name: str, mean: float | int, std: float | int) -> None:
+def _even(key: PRNGKey, n: int) -> Float[Array, " n"]:
+    """One number of each (i / n, (i + 1) / n), all equally far from its left end, in random order."""
+    key_shift, key_order = jax.random.split(key)
+    return jax.random.permutation(key_order, (jnp.arange(n) + jax.random.uniform(key_shift)) / n)
+
+
+_NEXT_TO_ONE = 1 - 2.0**-24  # in float32, which rounds the last of an even grid up to 1 now and then
+
+
+def _normal(key: PRNGKey, n: int, stratified: bool) -> Float[Array, " n"]:
+    """n numbers of the law N(0, 1): independent, or the quantiles of an even grid."""
+    if not stratified:
+        return jax.random.normal(key, (n,))
+    return jax.scipy.special.ndtri(jnp.clip(_even(key, n), 1 - _NEXT_TO_ONE, _NEXT_TO_ONE))
+
+
+def _check_normal(name: str, mean: float | int, std: float | int, stratified: bool) -> None:
     if isinstance(mean, str) or not std > 0:
         raise ValueError(f"{name}: a mean and a positive std are needed, not {mean!r} and {std!r}")
+    if not isinstance(stratified, bool):
+        raise ValueError(f"{name}: stratified is True or False, not {stratified!r}")
 
 
 @dataclass(frozen=True)
 class LogitNormal:
-    """logit of the place in the interval ~ N(mean, std^2): more weight in the middle."""
+    """logit of the place in the interval ~ N(mean, std^2): more weight in the middle; `stratified` over the batch."""
 
     mean: float | int = 0.0
     std: float | int = 1.0
+    stratified: bool = False
 
     def __post_init__(self):
-        _check_normal("logit_normal", self.mean, self.std)
+        _check_normal("logit_normal", self.mean, self.std, self.stratified)
 
     def __call__(
         self, key: PRNGKey, n: int, path: AffinePath, interval: Interval, profile: Profile | None = None
     ) -> Drawn:
-        return _spread(jax.nn.sigmoid(self.mean + self.std * jax.random.normal(key, (n,))), interval)
+        return _spread(jax.nn.sigmoid(self.mean + self.std * _normal(key, n, self.stratified)), interval)
 
 
 @dataclass(frozen=True)
 class LogNormal:
-    """log(sigma / alpha) ~ N(mean, std^2), kept in the interval: EDM's training distribution of noise levels."""
+    """log(sigma / alpha) ~ N(mean, std^2), kept in the interval: EDM's training distribution of noise levels.
+
+    `stratified` over the batch, or each on its own.
+    """
 
     mean: float | int = -1.2
     std: float | int = 1.2
+    stratified: bool = False
 
     def __post_init__(self):
-        _check_normal("log_normal", self.mean, self.std)
+        _check_normal("log_normal", self.mean, self.std, self.stratified)
 
     def __call__(
         self, key: PRNGKey, n: int, path: AffinePath, interval: Interval, profile: Profile | None = None
     ) -> Drawn:
-        level = self.mean + self.std * jax.random.normal(key, (n,))
+        level = self.mean + self.std * _normal(key, n, self.stratified)
         return Drawn(jnp.clip(clip_time(path.schedule, -2 * level), *interval), jnp.ones(n))
 
 

@@ -16,6 +16,7 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
+from flowjax.training.hardware import out_of_memory
 from flowjax.training.state import TrainState
 
 _ITEM = "default"  # where the manager puts a checkpoint's arrays
@@ -71,12 +72,15 @@ class Checkpoints:
         """The state at `step`, shaped and placed as `like`, whose leaves are `jax.ShapeDtypeStruct`s with shardings.
 
         Raises:
-            CheckpointError: if it is empty, corrupt or of another network; the one before it is offered.
+            CheckpointError: if it is empty or corrupt, and the one before it is offered, or of another network.
         """
+        self._check_same_network(step, like)
         try:
             with ocp.StandardCheckpointer() as checkpointer:
                 return jax.block_until_ready(checkpointer.restore(self.folder / str(step) / _ITEM, like))
         except Exception as error:  # Orbax and TensorStore raise what they like on damaged files
+            if out_of_memory(error):
+                raise
             before = [s for s in self.steps() if s < step]
             offer = (
                 f"the one before it is {before[-1]}: add --checkpoint {before[-1]}"
@@ -85,6 +89,24 @@ class Checkpoints:
             )
             reason = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
             raise CheckpointError(f"checkpoint {step} in {self.folder} cannot be read ({reason}); {offer}") from error
+
+    def _check_same_network(self, step: int, like: TrainState) -> None:
+        """Tells the first parameter that differs; Orbax would tell all of them, after many lines of other things."""
+        try:
+            with ocp.StandardCheckpointer() as checkpointer:
+                saved: Any = checkpointer.metadata(self.folder / str(step) / _ITEM).item_metadata
+                there = {leaf.name: tuple(leaf.shape) for leaf in jax.tree.leaves(saved.tree["params"])}
+        except Exception:  # what cannot be read is told by reading it
+            return
+        leaves = jax.tree_util.tree_leaves_with_path({"params": like.params})
+        here = {jax.tree_util.keystr(path, simple=True, separator="."): leaf.shape for path, leaf in leaves}
+        for name in [*here, *there]:
+            if here.get(name) != there.get(name):
+                was, now = (f"has shape {s[name]}" if name in s else "is missing" for s in (there, here))
+                raise CheckpointError(
+                    f"checkpoint {step} in {self.folder} is of another network: {name.removeprefix('params.')} {was} "
+                    f"there and {now} in the network of this config"
+                )
 
     def set_aside(self, after: int, target: Path) -> list[int]:
         """Moves checkpoints newer than `after` into `target`, so that their steps can be saved again; returns them."""

@@ -35,7 +35,7 @@ def skip_spikes(tx: optax.GradientTransformation, factor: float) -> optax.Gradie
     def init(params: PyTree) -> SpikeState:
         return SpikeState(tx.init(params), jnp.zeros(()), jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32))
 
-    def update(updates: PyTree, state: SpikeState, params: PyTree | None = None) -> tuple[PyTree, SpikeState]:
+    def update(updates: PyTree, state: Any, params: PyTree | None = None) -> tuple[PyTree, SpikeState]:
         norm = optax.global_norm(updates)
         spike = (norm > factor * state.norm) & (state.seen >= _FIRST)
         new, inner = tx.update(updates, state.inner, params)

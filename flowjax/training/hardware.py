@@ -1,5 +1,6 @@
 """What the devices can do, and what of it a run uses: model FLOP utilisation and memory."""
 
+import re
 from typing import Any
 
 import jax
@@ -37,3 +38,18 @@ def memory_gib() -> float | None:
     stats: list[Any] = [d.memory_stats() for d in jax.local_devices()]
     peaks = [s["peak_bytes_in_use"] for s in stats if s and "peak_bytes_in_use" in s]
     return max(peaks) / 2**30 if peaks else None
+
+
+def out_of_memory(error: BaseException) -> str | None:
+    """The device's own words if an exception, or one behind it, says that a device has too little memory.
+
+    A kernel's shared memory, a core's vector memory and the disk run out under the same name, and are not meant.
+    """
+    seen: BaseException | None = error
+    while seen is not None:
+        text = str(seen).strip()
+        named = isinstance(seen, jax.errors.JaxRuntimeError) and re.search(r"RESOURCE_EXHAUSTED|OUT_OF_MEMORY", text)
+        if named and not re.search(r"shared memory|vmem|smem|no space left", text, re.IGNORECASE):
+            return text.splitlines()[0].removeprefix("RESOURCE_EXHAUSTED: ").rstrip(".")[:120]
+        seen = seen.__cause__ or seen.__context__
+    return None

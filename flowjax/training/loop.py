@@ -17,10 +17,12 @@ import jax.numpy as jnp
 
 from flowjax.config import Config
 from flowjax.couplings import LARGEST_VIOLATION
-from flowjax.training import hardware
+from flowjax.training import hardware, power_ema
 from flowjax.training.checkpoints import Checkpoints
 from flowjax.training.state import TrainState
 from flowjax.training.step import Metrics
+from flowjax.training.trace import Trace
+from flowjax.training.trackers import Trackers
 from flowjax.training.trainer import STREAM_STRETCH, Trainer
 from flowjax.training.writers import MetricsWriter, Progress, disk_problem, say
 
@@ -49,7 +51,14 @@ class Result:
     seconds: float
 
 
-def train(trainer: Trainer, workdir: Path, checkpoints: Checkpoints, state: TrainState) -> Result:
+def train(
+    trainer: Trainer,
+    workdir: Path,
+    checkpoints: Checkpoints,
+    state: TrainState,
+    trackers: Trackers | None = None,
+    trace: Trace | None = None,
+) -> Result:
     """Trains from `state` to `train.steps`.
 
     Args:
@@ -57,6 +66,8 @@ def train(trainer: Trainer, workdir: Path, checkpoints: Checkpoints, state: Trai
         workdir: where metrics go.
         checkpoints: of that workdir.
         state: from `trainer.init` or a checkpoint; its memory is reused.
+        trackers: where else metrics go; the caller closes them.
+        trace: of some steps.
 
     Raises:
         RunFault: on a loss that is not finite, or a disk that cannot be written; all is kept as it was saved.
@@ -69,17 +80,20 @@ def train(trainer: Trainer, workdir: Path, checkpoints: Checkpoints, state: Trai
     feed = trainer.feed if trainer.streams else None
     arrays = None if feed else trainer.arrays()
     stretch = STREAM_STRETCH if feed else 1
+    trace = trace or Trace(workdir)
+    ahead = lambda step: min([_next_stop(step, trainer.config), *trace.borders(step)]) - step
     try:
-        log = _Log(trainer, workdir, step, start)
+        log = _Log(trainer, workdir, step, start, trackers or Trackers())
         progress = Progress(train.steps, step, "train")
-        n = min(stretch, _next_stop(step, train) - step)
+        n = min(stretch, ahead(step))
         data = feed(step, n) if feed else arrays
         with _signals() as caught:
             while step < train.steps:
+                trace.begin(step)
                 began = time.perf_counter()
                 state, metrics = trainer.run(state, data, n)
                 step, done = step + n, n
-                n = min(stretch, _next_stop(step, train) - step) if step < train.steps else 0
+                n = min(stretch, ahead(step)) if step < train.steps else 0
                 if feed and n:
                     data = feed(step, n)  # while the device works
                 if bad := int(metrics.bad_step):
@@ -87,7 +101,8 @@ def train(trainer: Trainer, workdir: Path, checkpoints: Checkpoints, state: Trai
                     raise RunFault(_bad_line(bad, float(metrics.violation), checkpoints))
                 if not feed:
                     stretch = _next_stretch(done, time.perf_counter() - began)
-                    n = min(stretch, _next_stop(step, train) - step) if n else 0
+                    n = min(stretch, ahead(step)) if n else 0
+                trace.end(step)
                 log.add(done, step, metrics)
                 progress.advance(step)
                 stop = list(caught) if step < train.steps else []
@@ -95,8 +110,13 @@ def train(trainer: Trainer, workdir: Path, checkpoints: Checkpoints, state: Trai
                 val_loss = trainer.val_loss(state.ema) if logs or saves or stop else math.nan
                 if logs:
                     progress.log(step, **log.write(step, val_loss))
+                began = time.perf_counter()
+                if _snapshots(step, trainer.config):
+                    for width, average in zip(trainer.config.ema.widths, state.averages, strict=True):
+                        power_ema.write_snapshot(workdir / power_ema.FOLDER, step, width, average)
                 if saves or (stop and step not in checkpoints.steps()):
                     saver.save(state, val_loss)
+                log.checkpoint_seconds += time.perf_counter() - began
                 if stop:
                     saver.wait()
                     raise Preempted(stop[0], step)
@@ -111,6 +131,7 @@ def train(trainer: Trainer, workdir: Path, checkpoints: Checkpoints, state: Trai
             f"cannot write to {workdir}: {reason}; what was saved is kept, the same command resumes"
         ) from error
     finally:
+        trace.close(step)
         if progress is not None:
             progress.close()
         if log is not None:
@@ -122,10 +143,11 @@ def train(trainer: Trainer, workdir: Path, checkpoints: Checkpoints, state: Trai
 class _Log:
     """Averages over the steps since the last record, and writes them."""
 
-    def __init__(self, trainer: Trainer, workdir: Path, step: int, start: float):
+    def __init__(self, trainer: Trainer, workdir: Path, step: int, start: float, trackers: Trackers):
         self.writer = MetricsWriter(workdir / "metrics.jsonl", step)
         self.loss: float | None = None
-        self._trainer, self._start = trainer, start
+        self.checkpoint_seconds = 0.0  # that saving has taken from training since the last record
+        self._trainer, self._start, self._trackers = trainer, start, trackers
         self._peak = hardware.peak_flops(trainer.config.train.peak_tflops)
         self._mark: tuple[float, int] | None = None  # clock and step since which the rate is counted
         self._steps, self._sum, self._norm, self._violation = 0, 0.0, 0.0, 0.0
@@ -148,21 +170,23 @@ class _Log:
         self.loss = self._sum / self._steps
         flops = self._trainer.flops_per_step
         mfu = None if rate is None else hardware.utilisation(flops, rate / batch, self._peak)
-        self.writer.write(
-            {
-                "step": step,
-                "samples_seen": step * batch,
-                "loss": self.loss,
-                "val_loss": val_loss,
-                "learning_rate": float(jnp.asarray(self._trainer.schedule(step - 1))),
-                "grad_norm": self._norm,
-                "coupling_violation": self._violation,
-                "samples_per_second": rate,
-                "mfu": mfu,
-                "device_gib": hardware.memory_gib(),
-                "time": self.writer.elapsed + now - self._start,
-            }
-        )
+        record = {
+            "step": step,
+            "samples_seen": step * batch,
+            "loss": self.loss,
+            "val_loss": val_loss,
+            "learning_rate": float(jnp.asarray(self._trainer.schedule(step - 1))),
+            "grad_norm": self._norm,
+            "coupling_violation": self._violation,
+            "samples_per_second": rate,
+            "mfu": mfu,
+            "device_gib": hardware.memory_gib(),
+            "checkpoint_seconds": self.checkpoint_seconds,
+            "time": self.writer.elapsed + now - self._start,
+        }
+        self.writer.write(record)
+        self._trackers.write(step, record)
+        self.checkpoint_seconds = 0.0
         self._mark, self._steps, self._sum, self._violation = (now, step), 0, 0.0, 0.0
         shown = {"loss": self.loss, "val_loss": val_loss}
         return shown if rate is None else shown | {"samples/s": rate}
@@ -176,9 +200,20 @@ def _saves(step: int, train: Config) -> bool:
     return step % train.save_every == 0 or step == train.steps
 
 
-def _next_stop(step: int, train: Config) -> int:
+def _snapshots(step: int, config: Config) -> bool:
+    """Whether averages are stored at this step: `ema.snapshots` times a run, and at its end."""
+    return bool(config.ema.widths) and (step % _spacing(config) == 0 or step == config.train.steps)
+
+
+def _spacing(config: Config) -> int:
+    return max(1, config.train.steps // config.ema.snapshots)
+
+
+def _next_stop(step: int, config: Config) -> int:
     """The next step at which the host has something to do."""
-    return min(train.steps, *((step // every + 1) * every for every in (train.log_every, train.save_every)))
+    train = config.train
+    cadences = [train.log_every, train.save_every] + [_spacing(config)] * bool(config.ema.widths)
+    return min(train.steps, *((step // every + 1) * every for every in cadences))
 
 
 def _next_stretch(n: int, seconds: float) -> int:

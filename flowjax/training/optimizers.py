@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax.numpy as jnp
 import optax
@@ -15,7 +16,8 @@ from flowjax.training.stacked import stacked
 from flowjax.typing import PyTree
 
 _SMALLEST_SIDE = 16
-"""Muon is for matrices; those with a side under this (first and last layer, tables of classes) are left to Adam."""
+"""Muon is for matrices; those with a side under this (first and last layer, short tables of classes) are left to Adam,
+here with Nesterov's momentum, as Muon's."""
 
 
 def _muon(lr: optax.Schedule, train: Config) -> optax.GradientTransformation:
@@ -90,7 +92,7 @@ def learning_rate(train: Config) -> optax.Schedule:
     total = max(float(train.steps) * train.batch_size - train.warmup, 1.0)
     warmup = max(train.warmup, 1.0)
 
-    def rate(step: Array | int) -> Array:
+    def rate(step: Any) -> Array:
         seen = jnp.asarray(step, jnp.float32) * train.batch_size
         rising = jnp.minimum((seen + train.batch_size) / warmup, 1.0)  # the first step is not lost on a rate of zero
         return train.lr * rising * shape(jnp.maximum(seen - train.warmup, 0.0), total)
@@ -108,5 +110,7 @@ def optimizer(train: Config) -> optax.GradientTransformation:
     if train.clip:
         tx = optax.chain(optax.clip_by_global_norm(train.clip), tx)
     if train.spike and train.spike <= 1:
-        raise ConfigError(f"train.spike is a multiple of the usual gradient norm: above 1, or 0 for none, not {train.spike}")
+        raise ConfigError(
+            f"train.spike is a multiple of the usual gradient norm: above 1, or 0 for none, not {train.spike}"
+        )
     return skip_spikes(tx, train.spike) if train.spike else tx

@@ -24,6 +24,9 @@ from jaxtyping import Array, Float, Int
 
 from flowjax.typing import Params
 
+FOLDER = "averages"
+"""Of a workdir: the snapshots of `ema.widths`."""
+
 LARGEST_MISFIT = 0.05
 """Of a profile that `posthoc` gives out as the one asked for, in L2 over its norm."""
 

@@ -1,4 +1,4 @@
-"""An optimizer that sees all parameters of one shape as one array: few large operations instead of hundreds of small."""
+"""An optimizer that sees all parameters of one shape as one array: few large operations, not hundreds of small ones."""
 
 from typing import Any
 
@@ -20,6 +20,7 @@ def stacked(tx: optax.GradientTransformation) -> optax.GradientTransformation:
         return tx.init(_stack(params))
 
     def update(updates: PyTree, state: Any, params: PyTree | None = None) -> tuple[PyTree, Any]:
+        new: Any
         new, state = tx.update(_stack(updates), state, None if params is None else _stack(params))
         return _unstack(new, updates), state
 

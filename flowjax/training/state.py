@@ -11,11 +11,16 @@ from jax.sharding import Sharding, SingleDeviceSharding
 
 from flowjax.build import Problem
 from flowjax.config import Config
+from flowjax.training import power_ema
 from flowjax.training.optimizers import optimizer
 from flowjax.typing import Params
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=["step", "params", "opt_state", "ema", "key"], meta_fields=[])
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["step", "params", "opt_state", "ema", "averages", "key"],
+    meta_fields=[],
+)
 @dataclass(frozen=True)
 class TrainState:
     """A run at one step. Saved and restored whole; a step is a pure function of it and of its batch.
@@ -27,6 +32,7 @@ class TrainState:
         params: the network's parameters, a nested dict of arrays.
         opt_state: the optimizer's.
         ema: exponential moving average of the parameters.
+        averages: those with a power of time as profile, one for each of `ema.widths` (`training.power_ema`).
         key: the run's typed key. It never changes: step i draws from `fold_in(key, i)`.
     """
 
@@ -34,6 +40,7 @@ class TrainState:
     params: Params
     opt_state: optax.OptState
     ema: Params
+    averages: Any
     key: Any
 
 
@@ -42,7 +49,8 @@ def init_state(config: Config, problem: Problem) -> TrainState:
     key_init, key_run = jax.random.split(jax.random.key(config.seed))
     params = problem.init(key_init)
     average = jax.tree.map(jnp.copy, params)  # a buffer of its own: the state's memory is donated to the next
-    return TrainState(jnp.zeros((), jnp.int32), params, optimizer(config.train).init(params), average, key_run)
+    opt_state, averages = optimizer(config.train).init(params), power_ema.init(params, len(config.ema.widths))
+    return TrainState(jnp.zeros((), jnp.int32), params, opt_state, average, averages, key_run)
 
 
 def abstract_state(config: Config, problem: Problem, sharding: Sharding | None = None) -> TrainState:

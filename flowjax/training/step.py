@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Int
 from flowjax.couplings import LARGEST_VIOLATION
 from flowjax.models.embeddings import NO_LABEL
 from flowjax.objectives import Batch, Diagnosed, DiagnosedLoss
-from flowjax.training import ema
+from flowjax.training import ema, power_ema
 from flowjax.training.sharding import replicated, shard_batch
 from flowjax.training.state import TrainState
 from flowjax.typing import Params, PRNGKey, PyTree
@@ -58,8 +58,23 @@ class Taken(NamedTuple):
 Step = Callable[[TrainState, PRNGKey, Batch], tuple[TrainState, Taken]]
 
 
-def make_step(loss: DiagnosedLoss, tx: optax.GradientTransformation, batch_size: int, half_life: float) -> Step:
-    """One optimizer step: `step(state, key, batch) -> (state, Taken)`."""
+def make_step(
+    loss: DiagnosedLoss,
+    tx: optax.GradientTransformation,
+    batch_size: int,
+    half_life: float,
+    widths: tuple[float, ...] = (),
+) -> Step:
+    """One optimizer step: `step(state, key, batch) -> (state, Taken)`.
+
+    Args:
+        loss: of a batch.
+        tx: the optimizer.
+        batch_size: rows of a batch.
+        half_life: of the moving average, in samples; 0 for none.
+        widths: of the averages with a power of time as profile.
+    """
+    gammas = tuple(map(power_ema.gamma_of, widths))
 
     def value(params: Params, key: PRNGKey, batch: Batch) -> tuple[Array, Diagnosed]:
         diagnosed = loss(params, key, batch)
@@ -71,7 +86,9 @@ def make_step(loss: DiagnosedLoss, tx: optax.GradientTransformation, batch_size:
         params = optax.apply_updates(state.params, updates)
         done = state.step + 1
         average = ema.update(state.ema, params, ema.decay(half_life, batch_size, done)) if half_life else params
-        return TrainState(done, params, opt_state, average, state.key), Taken(diagnosed, optax.global_norm(grads))
+        averages = power_ema.update(state.averages, params, gammas, done)
+        new = TrainState(done, params, opt_state, average, averages, state.key)
+        return new, Taken(diagnosed, optax.global_norm(grads))
 
     return step
 
@@ -113,6 +130,7 @@ def make_run(
             keep(new.params, state.params),
             keep(new.opt_state, state.opt_state),
             keep(new.ema, state.ema),
+            keep(new.averages, state.averages),
             state.key,
         )
         bad = jnp.where(sound, 0, state.step + 1)

@@ -13,7 +13,7 @@ from flowjax.config import Config
 from flowjax.data import Dataset
 from flowjax.models import kernels
 from flowjax.objectives import Batch
-from flowjax.training import optimizers
+from flowjax.training import flops, optimizers
 from flowjax.training.sharding import make_mesh, replicated
 from flowjax.training.state import TrainState, abstract_state, init_state
 from flowjax.training.step import GetBatch, drop_labels, loops_badly, make_run, make_step
@@ -40,7 +40,9 @@ class Trainer:
         self.config, self.problem, self.dataset = config, problem, dataset
         self.mesh = make_mesh(train.batch_size)
         self.schedule = optimizers.learning_rate(train)
-        self._step = make_step(problem.train_loss, optimizers.optimizer(train), train.batch_size, config.ema.half_life)
+        self._step = make_step(
+            problem.train_loss, optimizers.optimizer(train), train.batch_size, config.ema.half_life, config.ema.widths
+        )
         self._get_batch = self._make_get_batch()
         self.run = make_run(self._step, self._get_batch, self.mesh, on_host=self._loops_badly())
         self._val = jax.jit(lambda params, key, batch: problem.loss(params, key, batch).value)
@@ -87,11 +89,8 @@ class Trainer:
         return loops_badly(lambda state, key, x, c: self._step(state, key, Batch(x, c)), like, like.key, x1, cond)
 
     @cached_property
-    def flops_per_step(self) -> float | None:
-        """Floating-point operations of one step, counted by XLA on the program before optimisation.
-
-        Counted without fused kernels, which XLA cannot look into.
-        """
+    def flops_per_step(self) -> float:
+        """Floating-point operations of one step: its matrix products and convolutions (`training.flops`)."""
 
         def one(state: TrainState, arrays: PyTree) -> TrainState:
             batch = self._get_batch(arrays, state.key, jnp.zeros((), jnp.int32))
@@ -101,9 +100,8 @@ class Trainer:
             arrays = jax.eval_shape(lambda: self.feed(0, 1))
         else:
             arrays = jax.eval_shape(lambda: jax.tree.map(jnp.asarray, self._loaded))
-        with kernels.forward_mode():
-            cost = jax.jit(one).lower(self.like(), arrays).cost_analysis()
-        return None if cost is None else float(cost.get("flops", math.nan))
+        with kernels.forward_mode():  # fused kernels cannot be looked into
+            return flops.count(one, self.like(), arrays)
 
     def parameters(self) -> int:
         return sum(math.prod(a.shape) for a in jax.tree.leaves(self.like().params))

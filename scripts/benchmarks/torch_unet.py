@@ -2,9 +2,9 @@
 
     python scripts/benchmarks/torch_unet.py [--batch 512] [--sample_batch 500]
 
-bfloat16 autocast, channels_last, torch.compile, fused Adam, moving average by `torch._foreach_lerp_`; images drawn, flipped and
-dequantised on the device, no dropout. Sampling times the forward pass alone. One JSON line on stdout. Needs torch
-and torchcfm 1.0.7.
+bfloat16 autocast, channels_last, torch.compile, fused Adam, moving average by `torch._foreach_lerp_`; images drawn,
+flipped and dequantised on the device, no dropout. Sampling times the forward pass alone. One JSON line on stdout. Needs
+torch and torchcfm 1.0.7.
 """
 
 # pyright: reportMissingImports=false, reportPrivateUsage=false

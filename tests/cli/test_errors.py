@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import jax
 import numpy as np
 import pytest
 
@@ -164,3 +165,63 @@ def test_data_that_changed_under_the_same_name_are_refused(flowjax, tmp_path):
     np.savez(tmp_path / "mine.npz", x=3 * x)
     code, _, err = flowjax("train", *TINY, *mine, "--config.train.steps=200")
     assert (code, "have changed" in err) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 9.54GiB.\n[tf-allocator]", "allocate 9.54GiB): a"),
+        ("RESOURCE_EXHAUSTED: Failed to allocate request for 6.27GiB (6727663616B)", "(6727663616B)): a"),
+        ("INTERNAL: CUDA_ERROR_OUT_OF_MEMORY: out of memory", "OUT_OF_MEMORY: out of memory): a"),
+    ],
+)
+def test_too_little_device_memory_names_the_knobs(flowjax, copy, monkeypatch, words, told):
+    def full(*args, **kwargs):
+        raise jax.errors.JaxRuntimeError(words)
+
+    monkeypatch.setattr("flowjax.training.trainer.Trainer.val_loss", full)
+    monkeypatch.setattr("flowjax.sampling.sample", full)
+    monkeypatch.setattr("flowjax.sampling.log_prob", full)
+    monkeypatch.setattr("flowjax.evaluation.evaluate", full)
+    out = f"--out={copy}/a.npz"
+    for command, flags, knob in (
+        ("train", [*TINY, "--config.train.steps=130"], "smaller train.batch_size, then model.remat='block'"),
+        ("sample", [out], "smaller --batch"),
+        ("likelihood", [out], "smaller --batch"),
+        ("evaluate", [], "smaller --batch"),
+    ):
+        code, _, err = flowjax(command, f"--workdir={copy}", *flags)
+        line = err.splitlines()[-1]
+        assert (code, line.startswith(f"flowjax: {command}: the device is out of memory (")) == (1, True), err
+        assert told in line
+        assert knob in line
+
+
+def test_what_else_runs_out_is_not_called_device_memory():
+    from flowjax.training.hardware import out_of_memory
+
+    for words in (
+        "RESOURCE_EXHAUSTED: Shared memory size limit exceeded: requested 262144, available: 232448",
+        "RESOURCE_EXHAUSTED: Ran out of memory in memory space vmem",
+        "RESOURCE_EXHAUSTED: No space left on device",
+        "INVALID_ARGUMENT: shapes",
+    ):
+        assert out_of_memory(jax.errors.JaxRuntimeError(words)) is None
+    assert out_of_memory(ValueError("RESOURCE_EXHAUSTED: Out of memory")) is None
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"width": 32}, "layers.0.bias has shape (16,) there and has shape (32,) in"),
+        ({"depth": 3}, "layers.2.bias is missing there and has shape (16,) in"),
+        ({"depth": 1}, "layers.1.bias has shape (16,) there and is missing in"),
+    ],
+)
+def test_a_checkpoint_of_another_network_names_the_first_parameter(flowjax, copy, change, told):
+    record = json.loads((copy / "config.json").read_text())
+    record["config"]["model"] |= change
+    (copy / "config.json").write_text(json.dumps(record))
+    code, _, err = flowjax("sample", f"--workdir={copy}", f"--out={copy}/s.npz", "--num=4", "--steps=2")
+    assert (code, len(err.splitlines())) == (2, 1), err
+    assert f"is of another network: {told} the network of this config" in err

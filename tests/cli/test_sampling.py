@@ -1,5 +1,10 @@
 """`flowjax sample` with every kind of solver, grid, schedule and guidance, and what it refuses."""
 
+import signal
+import subprocess
+import sys
+import time
+
 import numpy as np
 import pytest
 
@@ -127,3 +132,64 @@ def test_a_plan_that_has_not_converged_stops_the_run(flowjax, tmp_path):
     )
     assert code == 1
     assert "the coupling has not converged: at step 1" in err.splitlines()[-1]
+
+
+def test_balanced_labels_are_the_index_modulo_the_classes(flowjax, digits_run, tmp_path):
+    """Whatever the batches; random ones are others, of the same noise."""
+    common = ["sample", f"--workdir={digits_run}", "--num=25", "--solver=euler", "--steps=2", "--batch=8"]
+    code, line, err = flowjax(*common, "--labels=balanced", f"--out={tmp_path / 'a.npz'}")
+    assert code == 0, err
+    np.testing.assert_array_equal(np.load(tmp_path / "a.npz")["labels"], np.arange(25) % 10)
+    assert line["samples_per_second"] > 0
+    code, line, _ = flowjax(*common[:-1], "--batch=32", f"--out={tmp_path / 'b.npz'}")
+    labels = np.load(tmp_path / "b.npz")["labels"]
+    assert (code, line["samples_per_second"], labels.shape) == (0, None, (25,))
+    assert (labels != np.arange(25) % 10).any()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.npz", "a.png", "b.npz", "b.png"]
+
+
+def test_labels_of_nothing_are_refused(flowjax, digits_run, tiny_run, tmp_path):
+    out = f"--out={tmp_path / 's.npz'}"
+    for argv, message in (
+        (["sample", f"--workdir={digits_run}", out, "--label=3", "--labels=balanced"], "--labels is not of --label"),
+        (["sample", f"--workdir={tiny_run}", out, "--labels=balanced"], "is not conditional"),
+        (["sample", f"--workdir={digits_run}", out, "--labels=all"], "--labels"),
+        (["evaluate", f"--workdir={digits_run}", "--labels=random"], "--labels is of --metrics"),
+        (["evaluate", "--metrics=fid", "--samples=x.npz", "--labels=random"], "--labels is not of --samples"),
+    ):
+        code, line, err = flowjax(*argv)
+        assert (code, line) == (2, None)
+        assert message in err.splitlines()[-1]
+
+
+def test_image_metrics_are_of_balanced_labels(flowjax, digits_run, monkeypatch):
+    from flowjax import evaluation
+
+    asked = []
+    monkeypatch.setattr(evaluation, "evaluate_images", lambda *a, labels, **more: asked.append(labels) or {})
+    for flags in ([], ["--labels=random"]):
+        assert flowjax("evaluate", f"--workdir={digits_run}", "--metrics=fid", *flags)[0] == 0
+    assert asked == ["balanced", "random"]
+
+
+def test_a_killed_job_goes_on_to_the_same_bits(flowjax, tiny_run, tmp_path):
+    """SIGKILL in the middle, another request in between, the same command again; against one that was never stopped."""
+    common = ["sample", f"--workdir={tiny_run}", "--num=12000", "--solver=heun", "--steps=2", "--batch=16"]
+    out, folder = tmp_path / "s.npz", tmp_path / "s.npz.parts"
+    argv = [sys.executable, "-m", "flowjax", *common, f"--out={out}"]
+    process = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.time() + 120
+    while len(list(folder.glob("[0-9]*.npz"))) < 20 and time.time() < deadline:
+        time.sleep(0.01)
+    process.kill()
+    assert process.wait(timeout=60) == -signal.SIGKILL
+    assert 20 <= len(list(folder.glob("[0-9]*.npz"))) < 750
+    assert not out.exists()
+    code, _, err = flowjax(*common, f"--out={out}", "--seed=1")
+    assert (code, "seed is 0 there and 1 here; remove the folder" in err.splitlines()[-1]) == (2, True)
+    code, line, err = flowjax(*common, f"--out={out}")
+    assert (code, line["num"]) == (0, 12000)
+    assert "going on from the" in err
+    assert not folder.exists()
+    assert flowjax(*common, f"--out={tmp_path / 'whole.npz'}")[0] == 0
+    np.testing.assert_array_equal(np.load(out)["samples"], np.load(tmp_path / "whole.npz")["samples"])

@@ -1,0 +1,134 @@
+"""Finished batches of a long job, kept in a folder until the whole is written: the same call goes on from there.
+
+`request.json` says what was asked for; each block is one .npz, named after its first row. Everything is written whole
+or not at all, so a kill at any moment leaves a folder that can be gone on from.
+"""
+
+import contextlib
+import dataclasses
+import json
+import zipfile
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from flowjax.config import ConfigError
+from flowjax.metrics.cache import write_npz
+from flowjax.run import Run
+from flowjax.solving import Guide, Solver
+from flowjax.training.loop import RunFault
+from flowjax.training.writers import say
+
+Block = dict[str, np.ndarray]
+"""Values of consecutive rows by name."""
+
+_REQUEST = "request.json"
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The blocks in a folder that is known to be of this request."""
+
+    folder: Path
+
+    def read(self, start: int) -> Block | None:
+        """The block whose first row is `start`; None where there is none, or a damaged one, which is drawn again."""
+        try:
+            with np.load(self._file(start)) as file:
+                return {name: file[name] for name in file.files}
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error):
+            return None
+
+    def write(self, start: int, block: Block) -> None:
+        """Keeps a block; RunFault if the disk will not take it."""
+        try:
+            write_npz(self._file(start), block)
+        except OSError as error:
+            raise RunFault(f"cannot write to {self.folder}: {error.strerror}") from None
+
+    def _file(self, start: int) -> Path:
+        return self.folder / f"{start:010d}.npz"
+
+
+def open_parts(folder: Path, request: dict[str, Any]) -> Parts:
+    """The parts of a request, made if there are none.
+
+    Raises:
+        ConfigError: if the folder holds those of another request, or other files.
+        RunFault: if it cannot be written.
+    """
+    request = json.loads(json.dumps(request))
+    fix = "remove the folder, or take another --out"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if any(not _is_part(p) for p in folder.iterdir()) or (_blocks(folder) and not (folder / _REQUEST).exists()):
+            raise ConfigError(f"{folder} holds other files than finished batches: {fix}")
+        if not (folder / _REQUEST).exists():
+            part = folder / f"{_REQUEST}.part"
+            part.write_text(json.dumps(request, indent=2) + "\n")
+            part.replace(folder / _REQUEST)
+            return Parts(folder)
+        known = json.loads((folder / _REQUEST).read_text())
+    except OSError as error:
+        raise RunFault(f"cannot write to {folder}: {error.strerror}") from None
+    except json.JSONDecodeError:
+        raise ConfigError(f"{folder}/{_REQUEST} cannot be read: {fix}") from None
+    gaps = [name for name in {**known, **request} if known.get(name) != request.get(name)]
+    if gaps:
+        text = ", ".join(f"{name} is {known.get(name)} there and {request.get(name)} here" for name in gaps)
+        raise ConfigError(f"{folder} holds finished batches of another request: {text}; {fix}")
+    if blocks := _blocks(folder):
+        say(f"sample: going on from the {len(blocks)} finished batches in {folder}")
+    return Parts(folder)
+
+
+def remove_parts(folder: Path) -> None:
+    """Removes what `open_parts` and `Parts.write` have left there, and the folder with it; nothing else."""
+    if (folder / _REQUEST).exists():
+        with contextlib.suppress(OSError):
+            # the request last: without it the blocks would be nobody's
+            for path in sorted(folder.iterdir(), key=lambda p: p.name == _REQUEST):
+                if _is_part(path):
+                    path.unlink()
+            folder.rmdir()
+
+
+def _is_part(path: Path) -> bool:
+    return path.name == _REQUEST or path.suffix == ".part" or _is_block(path)
+
+
+def _is_block(path: Path) -> bool:
+    return path.suffix == ".npz" and path.stem.isdigit()
+
+
+def _blocks(folder: Path) -> list[Path]:
+    return [path for path in folder.iterdir() if _is_block(path)]
+
+
+def request_of(run: Run, num: int, batch: int, seed: int, solver: Solver, guide: Guide | None, labels: Any) -> dict:
+    """All that the samples depend on, and the size of the batches, as JSON.
+
+    Parameters are told apart by a checksum: the same folder and step may have been trained again, and `--no-ema` and
+    `--width` take others.
+    """
+    asked: dict[str, Any] = _network("", run) | {"num": num, "batch": batch, "seed": seed, "labels": labels}
+    asked |= {"solver" if name == "name" else name: value for name, value in dataclasses.asdict(solver).items()}
+    if guide is None:
+        return asked | {"guidance": None}
+    asked |= {"guidance": guide.name, "scale": guide.scale, "interval": guide.interval, "rescale": guide.rescale}
+    return asked if guide.weak is None else asked | _network("weak ", guide.weak)
+
+
+def _network(prefix: str, run: Run) -> dict[str, Any]:
+    checksum = 0
+    for a in jax.tree.leaves(run.params):
+        checksum = zlib.crc32(np.ascontiguousarray(a).tobytes(), checksum)
+    return {
+        f"{prefix}run": str(run.workdir.resolve()),
+        f"{prefix}checkpoint": run.step,
+        f"{prefix}parameters": f"{checksum:08x}",
+    }

@@ -1,0 +1,223 @@
+"""Batched sampling: one compilation, nothing that stalls the device, the same bits, batches kept over a kill."""
+
+import dataclasses
+import json
+import logging
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from flowjax import batching, drawing, load, parts, sampling
+from flowjax.config import ConfigError
+from flowjax.data import Affine, DataSpec
+from flowjax.sampling import SolverFault
+from flowjax.solvers import Stats
+from flowjax.solving import Guide, Solver
+
+HEUN = Solver("heun", steps=3)
+
+
+@pytest.fixture(scope="module")
+def run(tiny_run):
+    return load(tiny_run)
+
+
+@pytest.fixture
+def compiled(caplog):
+    """The names of the programs that are compiled."""
+    with caplog.at_level(logging.WARNING, logger="jax"), jax.log_compiles():
+        yield lambda: [r.getMessage().split()[1] for r in caplog.records if r.getMessage().startswith("Compiling ")]
+
+
+def test_one_compilation_for_all_batches_and_none_for_another_call(run, compiled):
+    drawing._compiled.cache_clear()
+    first = sampling.sample(run, 70, 0, HEUN, batch=32)
+    assert compiled().count("jit(draw)") == 1
+    seen = len(compiled())
+    again = sampling.sample(run, 70, 0, Solver("heun", steps=3), batch=32)
+    assert compiled()[seen:] == []  # nothing at all
+    np.testing.assert_array_equal(first.samples, again.samples)
+    other = dataclasses.replace(run, params=jax.tree.map(lambda a: 2 * a, run.params))
+    sampling.sample(run, 40, 1, HEUN, batch=32)
+    assert not np.array_equal(sampling.sample(other, 70, 0, HEUN, batch=32).samples, first.samples)
+    assert "jit(draw)" not in compiled()[seen:]
+    sampling.sample(run, 40, 0, Solver("heun", steps=4), batch=32)
+    assert compiled()[seen:].count("jit(draw)") == 1
+
+
+def test_the_weaker_network_is_an_argument(run, compiled):
+    """weak + 0 (strong - weak) is the weak network: another one is another answer of the same program."""
+    drawing._compiled.cache_clear()
+    weak = dataclasses.replace(run, params=jax.tree.map(lambda a: 0.5 * a, run.params))
+    drawn = [sampling.sample(run, 8, 0, HEUN, guide=Guide("auto", 0.0, weak=w)).samples for w in (weak, run)]
+    assert compiled().count("jit(draw)") == 1
+    np.testing.assert_allclose(drawn[0], sampling.sample(weak, 8, 0, HEUN).samples, rtol=1e-5, atol=1e-4)
+    np.testing.assert_allclose(drawn[1], sampling.sample(run, 8, 0, HEUN).samples, rtol=1e-5, atol=1e-4)
+
+
+def test_programs_hold_no_parameters(run):
+    bound = run.path, run.interval, 1.0
+    program = drawing.program(run, HEUN, None, bound, "none", None)
+    assert program is drawing.program(dataclasses.replace(run), HEUN, None, bound, "none", None)
+    assert program.__wrapped__.__self__.run.params is None
+
+
+class Slow:
+    """Stands for an array on its way: tells when it is asked for."""
+
+    def __init__(self, log, start, n):
+        self.log, self.start, self.n = log, start, n
+
+    def copy_to_host_async(self):
+        pass
+
+    def __array__(self, dtype=None, copy=None):
+        self.log.append(f"fetch {self.start}")
+        return np.arange(self.start, self.start + self.n)
+
+
+def test_a_block_is_dispatched_before_the_last_is_fetched():
+    log, stats = [], Stats(jnp.full(4, 3), jnp.ones(4, bool))
+
+    def f(rows):
+        assert len(rows) == 4
+        log.append(f"dispatch {rows[0]}")
+        return {"x": Slow(log, int(rows[0]), 4)}, stats
+
+    found = batching.in_batches(f, (np.arange(14),), 4, solver="euler", label="test")
+    assert log == [
+        *("dispatch 0", "dispatch 4", "fetch 0", "dispatch 8", "fetch 4", "dispatch 12", "fetch 8", "fetch 12")
+    ]
+    np.testing.assert_array_equal(found.values["x"], np.arange(14))
+    np.testing.assert_array_equal(found.values["nfe"], np.full(14, 3))
+    assert found.rate > 0
+    assert batching.in_batches(f, (np.arange(3),), 4, solver="euler", label="test").rate is None
+
+
+def test_progress_without_a_terminal_is_a_line_now_and_then(capsys, monkeypatch):
+    monkeypatch.setattr(batching, "_QUIET", -1.0)
+    f = lambda rows: ({"x": jnp.asarray(rows)}, Stats(jnp.full(4, 3), jnp.ones(4, bool)))
+    batching.in_batches(f, (np.arange(6),), 4, solver="euler", label="sample", unit="image", show=True)
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split("  ")[0] for line in lines] == ["sample 4/6", "sample 6/6"]
+    assert all("images_per_second" in line for line in lines)
+
+
+def test_rows_that_did_not_arrive_are_counted_without_the_padding():
+    f = lambda rows: ({"x": jnp.asarray(rows)}, Stats(jnp.full(4, 3), jnp.zeros(4, bool)))
+    with pytest.raises(SolverFault, match="for 3 of 3 rows"):
+        batching.in_batches(f, (np.arange(3),), 4, solver="dopri5", label="test")
+
+
+@pytest.mark.parametrize("spec", [(256, 127.5, 127.5), (17, 8.0, 8.0), (2, 0.5, 0.5), (256, 66.7, 120.1)])
+def test_levels_on_the_device_are_those_of_numpy(spec):
+    """At every threshold and the floats beside it, at random points, beyond the ends: bit for bit."""
+    levels, scale, shift = spec
+    data = DataSpec("x", (1,), Affine(scale, shift), 0, levels)
+    edges = drawing.level_thresholds(data)
+    assert len(edges) == levels - 1
+    assert (np.diff(edges) > 0).all()
+    near = [np.nextafter(edges, np.float32(np.sign(d) * np.inf)) for d in (-1, 1)]
+    draws = np.random.default_rng(0).normal(size=100_000).astype(np.float32)
+    ends = np.array([-np.inf, -1e30, -2, -0.0, 0.0, 2, 1e30, np.inf], np.float32)
+    x = np.concatenate([edges, *near, draws, ends])[:, None]
+    np.testing.assert_array_equal(drawing.to_levels(jnp.asarray(edges), jnp.asarray(x)), data.finish(x))
+    assert drawing.to_levels(jnp.asarray(edges), jnp.full((1, 1), jnp.nan)) == 0
+
+
+@pytest.mark.usefixtures("as_users_call")
+@pytest.mark.parametrize(
+    ("backend", "shape", "rows"),
+    [
+        ("cpu", (2,), 4096),
+        ("cpu", (32, 32, 3), 16),  # 2^21 / (64 * 3072) = 10.7
+        ("gpu", (2,), 4096),
+        ("gpu", (28, 28, 1), 2048),  # 2^27 / (64 * 784) = 2675
+        ("gpu", (32, 32, 3), 512),  # 683
+        ("tpu", (64, 64, 3), 128),  # 171
+        ("gpu", (256, 256, 3), 64),  # 10.7
+    ],
+)
+def test_default_batch(monkeypatch, backend, shape, rows):
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    assert sampling.default_batch(SimpleNamespace(spec=DataSpec("x", shape))) == rows
+
+
+class Interrupted(Exception):
+    pass
+
+
+def interrupt_after(monkeypatch, blocks):
+    """The write of the block after that many fails, as if the process had died there."""
+    write, count = parts.Parts.write, []
+
+    def dying(self, start, block):
+        if len(count) == blocks:
+            raise Interrupted
+        count.append(start)
+        write(self, start, block)
+
+    monkeypatch.setattr(parts.Parts, "write", dying)
+
+
+@pytest.mark.parametrize("solver", [HEUN, Solver(rtol=1e-3, atol=1e-3), Solver("ddpm", steps=4)])
+def test_an_interrupted_call_goes_on_to_the_same_bits(run, tmp_path, monkeypatch, capsys, solver):
+    call = lambda **more: sampling.sample(run, 70, 0, solver, batch=16, **more)
+    keep = tmp_path / "s.npz.parts"
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, 3)
+        with pytest.raises(Interrupted):
+            call(keep=keep)
+    assert sorted(p.name for p in keep.glob("*.npz")) == [f"{i:010d}.npz" for i in (0, 16, 32)]
+    (keep / "0000000016.npz").write_bytes(b"cut short")
+    capsys.readouterr()
+    drawn = []
+    write = parts.Parts.write
+    monkeypatch.setattr(
+        parts.Parts, "write", lambda self, start, block: (drawn.append(start), write(self, start, block))
+    )
+    resumed = call(keep=keep)
+    assert "going on from the 3 finished batches" in capsys.readouterr().err
+    assert drawn == [16, 48, 64]
+    whole = call()
+    np.testing.assert_array_equal(resumed.samples, whole.samples)
+    assert resumed.nfe == whole.nfe
+    parts.remove_parts(keep)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_parts_of_another_request_are_refused(run, tmp_path):
+    keep = tmp_path / "s.npz.parts"
+    call = lambda seed=0, batch=16, num=40, **more: sampling.sample(
+        run, num, seed, HEUN, batch=batch, keep=keep, **more
+    )
+    call()
+    for more, text in (
+        ({"seed": 1}, "seed is 0 there and 1 here; remove the folder, or take another --out"),
+        ({"batch": 8}, "batch is 16 there and 8 here"),
+        ({"num": 4}, "num is 40 there and 4 here"),  # a single batch, that would not have looked
+        ({"guide": Guide("auto", 2.0, weak=run)}, "guidance is None there and auto here"),
+    ):
+        with pytest.raises(ConfigError, match=text):
+            call(**more)
+    other = dataclasses.replace(run, params=jax.tree.map(lambda a: a + 1, run.params))
+    with pytest.raises(ConfigError, match="another request: parameters is "):
+        sampling.sample(other, 40, 0, HEUN, batch=16, keep=keep)
+    assert len(list(keep.iterdir())) == 4
+    assert json.loads((keep / "request.json").read_text())["solver"] == "heun"
+
+
+def test_foreign_files_are_neither_taken_nor_removed(run, tmp_path):
+    (tmp_path / "0000000000.npz").write_bytes(b"someone's")
+    with pytest.raises(ConfigError, match="other files than finished batches"):
+        sampling.sample(run, 40, 0, HEUN, batch=16, keep=tmp_path)
+    parts.remove_parts(tmp_path)
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_single_batch_keeps_nothing(run, tmp_path):
+    sampling.sample(run, 4, 0, HEUN, batch=16, keep=tmp_path / "keep")
+    assert list(tmp_path.iterdir()) == []
