@@ -337,7 +337,7 @@ def _make_model(config: Config, spec: DataSpec, outputs: int) -> tuple[Callable[
     if told:
         if config.model.name in ("mlp", "unet"):
             raise ConfigError(
-                f"data.augment {config.data.augment!r} must be told to the network: take model.name 'adm'"
+                f"data.augment {config.data.augment!r} must be told to the network: take model.name 'adm', 'edm2' or 'dit'"
             )
         own["augment"] = told
 

@@ -297,7 +297,9 @@ def test_fused_attention_is_for_whole_tiles_in_half_precision(monkeypatch):
     calls = []
     fused = lambda q, k, v, implementation: calls.append(implementation) or q
     monkeypatch.setattr(jax.nn, "dot_product_attention", fused)
-    ask = lambda tokens, width, dtype: attention.attend(*[jnp.ones((1, tokens, 1, width), dtype)] * 3)
+    ask = lambda tokens, width, dtype: jax.eval_shape(
+        lambda *qkv: attention.attend(*qkv), *[jnp.ones((1, tokens, 1, width), dtype)] * 3
+    )
     ask(64, 8, jnp.bfloat16)
     assert not calls  # no GPU here
     monkeypatch.setattr(kernels, "serve", lambda: True)

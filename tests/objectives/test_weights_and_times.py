@@ -230,8 +230,8 @@ def test_each_time_of_a_stratified_normal_has_the_law_of_a_lone_one(name):
 
 def test_the_mean_of_a_stratified_batch_hardly_moves():
     """Times rise from stratum to stratum, so their mean over n of them differs from its expectation, here 1/2, by at
-    most the range over n: for every key. One uniform shift moves it by that range, so its deviation is 1 / (n sqrt(12)).
-    Of n independent ones it has deviation 0.208 / sqrt(n), for n = 64 1.7 / n: six times as much."""
+    most the range over n: for every key. One uniform shift moves it by that range, so its deviation is
+    1 / (n sqrt(12)). Of n independent ones it has deviation 0.208 / sqrt(n), for n = 64 1.7 / n: six times as much."""
     n = 64
     means = lambda stratified: jax.jit(
         jax.vmap(lambda key: times.LogitNormal(0.0, 1.0, stratified)(key, n, PATH, (0.0, 1.0), None).t.mean())
