@@ -335,9 +335,13 @@ def _make_model(config: Config, spec: DataSpec, outputs: int) -> tuple[Callable[
         )
     told = make_augmentation(config, spec).labels
     if told:
+        if config.coupling.name != "independent":
+            raise ConfigError(
+                f"data.augment {config.data.augment!r} is told to the network: take coupling.name 'independent'"
+            )
         if config.model.name in ("mlp", "unet"):
             raise ConfigError(
-                f"data.augment {config.data.augment!r} must be told to the network: take model.name 'adm', 'edm2' or 'dit'"
+                f"data.augment {config.data.augment!r} is told to the network: take model.name 'adm', 'edm2' or 'dit'"
             )
         own["augment"] = told
 

@@ -70,7 +70,14 @@ _NOT_NEGATIVE = (
     "seed",
 )
 
-CADENCE = ("train.steps", "train.log_every", "train.save_every", "train.keep_last", "train.keep_every")
+CADENCE = (
+    "train.steps",
+    "train.log_every",
+    "train.save_every",
+    "train.keep_last",
+    "train.keep_every",
+    "train.peak_tflops",
+)
 """Keys that a resumed run may change; with any other it would be another run."""
 
 

@@ -13,7 +13,7 @@ from flowjax.config import Config, differences, resolve
 from flowjax.data import Dataset, open_dataset
 from flowjax.run import Run, load
 from flowjax.sampling import SolverFault
-from flowjax.training import loop
+from flowjax.training import loop, power_ema
 from flowjax.training.checkpoints import Checkpoints
 from flowjax.training.trace import Trace
 from flowjax.training.trackers import TensorBoard, Tracker, Trackers, Wandb
@@ -71,6 +71,7 @@ def train(
     _prepare_workdir(config, trainer, workdir, size)
     for step in checkpoints.set_aside(resume or 0, workdir / "set_aside"):
         say(f"train: the checkpoint of step {step} is set aside in {workdir}/set_aside")
+    power_ema.set_aside(workdir / power_ema.FOLDER, resume or 0, workdir / "set_aside")
     trace = Trace(workdir / "trace", *traced)
     with _trackers(config, workdir, resume or 0, tensorboard, wandb) as trackers:
         result = loop.train(trainer, workdir, checkpoints, state, trackers, trace)

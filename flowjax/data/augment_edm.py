@@ -81,13 +81,14 @@ def warp(image: Float[Array, "H W C"], to: Float[Array, "2 3"]) -> Float[Array, 
 
     Args:
         image: (H, W, C).
-        to: (2, 3): linear part and offset, on (x, y) from the centre in units of the side.
+        to: (2, 3): linear part and offset, on (x, y) from the centre in units of the longer side.
     """
     height, width, _ = image.shape
-    place = lambda size: (jnp.arange(size) + 0.5) / size - 0.5
+    side = max(height, width)  # one unit for both axes: else a rotation would shear
+    place = lambda size: (jnp.arange(size) + 0.5 - size / 2) / side
     y, x = jnp.meshgrid(place(height), place(width), indexing="ij")
     at = to[:, 0, None, None] * x + to[:, 1, None, None] * y + to[:, 2, None, None]
-    column, row = (at[0] + 0.5) * width - 0.5, (at[1] + 0.5) * height - 0.5
+    column, row = at[0] * side + (width - 1) / 2, at[1] * side + (height - 1) / 2
     taps = jnp.arange(-1, 3)
     rows, columns = jnp.floor(row).astype(int)[..., None] + taps, jnp.floor(column).astype(int)[..., None] + taps
     wy, wx = _cubic(row[..., None] - rows), _cubic(column[..., None] - columns)

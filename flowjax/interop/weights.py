@@ -66,9 +66,9 @@ def save_weights(path: str | Path, weights: Weights, dtype: str = "float32") -> 
     # safetensors writes memory as it lies: only contiguous arrays are what they seem
     arrays = {name: np.array(a, DTYPES[dtype], order="C") for name, a in flatten(weights.params).items()}
     record = {"config": weights.config.to_dict(), "data": dataclasses.asdict(weights.spec), "step": weights.step}
-    path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         save_file(arrays, part, {_KEY: json.dumps(record)})
         part.replace(path)
     except (OSError, SafetensorError) as error:

@@ -76,7 +76,8 @@ def with_bias(rows: Float[np.ndarray, "N D"], reference: Moments) -> Distance:
     """The distance of features to a reference, and how far too large it is because the features are finitely many.
 
     The distance of N features is that of infinitely many plus about c / N (Chong and Forsyth 2020), so that of
-    N / 2 lies twice as far above: the bias is the mean distance of two halves, every other row, less that of the whole.
+    N / 2 lies twice as far above: the bias is the mean distance of two random halves less that of the whole. (Not every
+    other row: images whose class is that of their index would fall into halves of different classes.)
     First order in 1 / N: too small where N is not large beside D. The reference's own finite size is not in it.
 
     Raises:
@@ -84,7 +85,8 @@ def with_bias(rows: Float[np.ndarray, "N D"], reference: Moments) -> Distance:
     """
     if len(rows) < 4:
         raise ValueError(f"the bias of a distance needs at least four rows, got {len(rows)}")
-    halves = [Moments.of(rows[0::2]), Moments.of(rows[1::2])]
+    order = np.random.default_rng(0).permutation(len(rows))
+    halves = [Moments.of(rows[part]) for part in np.array_split(order, 2)]
     target = _factor(reference.cov)
     distance = lambda m: _distance(m.mean - reference.mean, _factor(m.cov), target)
     value = distance(halves[0].merge(halves[1]))

@@ -10,7 +10,6 @@ maps until a norm takes them, doubling the resolution is part of its convolution
 where the hardware can (`models.attention`). Computes in `dtype`, with float32 parameters, statistics and softmax.
 """
 
-import math
 from typing import NamedTuple
 
 import jax
@@ -19,19 +18,12 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from flowjax.models.attention import attend
-from flowjax.models.embeddings import LabelEmbedding, batch_time
+from flowjax.models.embeddings import LabelEmbedding, batch_time, label_and_augment, positional
 from flowjax.models.layers import DTYPES, REMAT, Conv, dropout, remat, uniform_init
 from flowjax.models.norm import GroupNorm
 from flowjax.typing import Cond, PRNGKey
 
 _zeros = nnx.initializers.zeros_init()
-
-
-def positional(t: Float[Array, " B"], width: int, period: float = 10_000.0) -> Float[Array, "B width"]:
-    """cos and sin of t / period^(k / half) for k = 0 ... half - 1 (Vaswani et al. 2017)."""
-    half = width // 2
-    angle = t[:, None] * jnp.exp(-math.log(period) / half * jnp.arange(half))
-    return jnp.concatenate([jnp.cos(angle), jnp.sin(angle)], -1)
 
 
 class Map(NamedTuple):
@@ -248,7 +240,7 @@ class ADM(nnx.Module):
     def _embed(self, t: Float[Array, " B"], cond: Cond) -> Float[Array, "B E"]:
         """silu of the embedding of time, class and augmentation, in float32: it is small."""
         e = self.time2(jax.nn.silu(self.time1(positional(t * self.time_scale, self.features))))
-        label, augment = (cond.get("label"), cond.get("augment")) if isinstance(cond, dict) else (cond, None)
+        label, augment = label_and_augment(cond)
         if self.label is not None:
             e = e + self.label(label, t.shape[0])
         if self.augment is not None and augment is not None:

@@ -17,9 +17,8 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
-from flowjax.models.adm import positional
 from flowjax.models.attention import attend
-from flowjax.models.embeddings import LabelEmbedding, batch_time
+from flowjax.models.embeddings import LabelEmbedding, batch_time, label_and_augment, positional
 from flowjax.models.layers import DTYPES, REMAT, dropout, remat
 from flowjax.typing import Cond, PRNGKey
 
@@ -214,7 +213,7 @@ class DiT(nnx.Module):
     def _embed(self, t: Float[Array, " B"], cond: Cond) -> Float[Array, "B W"]:
         """silu of the embedding of time, class and augmentation, in float32: it is small."""
         c = self.time2(jax.nn.silu(self.time1(positional(t * self.time_scale, self.features))))
-        label, augment = (cond.get("label"), cond.get("augment")) if isinstance(cond, dict) else (cond, None)
+        label, augment = label_and_augment(cond)
         if self.label is not None:
             c = c + self.label(label, t.shape[0])
         if self.augment is not None and augment is not None:

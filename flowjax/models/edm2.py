@@ -18,7 +18,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from flowjax.models.attention import attend
-from flowjax.models.embeddings import batch_time
+from flowjax.models.embeddings import batch_time, label_and_augment
 from flowjax.models.layers import DTYPES, REMAT, dropout, remat
 from flowjax.models.magnitude import (
     MPConv,
@@ -281,7 +281,7 @@ class EDM2(nnx.Module):
     def _embed(self, t: Float[Array, " B"], cond: Cond) -> Float[Array, "B E"]:
         """mp_silu of the embedding of noise level, class and augmentation, in float32: it is small."""
         e = self.noise(fourier(noise_level(t, self.time) * self.time_scale, self.features))
-        label, augment = (cond.get("label"), cond.get("augment")) if isinstance(cond, dict) else (cond, None)
+        label, augment = label_and_augment(cond)
         if self.label is not None:
             e = mp_sum(e, self.label(label, t.shape[0]), LABEL_BALANCE)
         if self.augment is not None and self.augment_gain is not None and augment is not None:

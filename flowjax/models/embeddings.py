@@ -1,9 +1,14 @@
 """Embeddings of time and class that the networks share."""
 
+import math
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
+
+from flowjax.typing import Cond
 
 NO_LABEL = -1
 """The label that means "no label": what label dropout writes, and what unconditional sampling passes."""
@@ -13,6 +18,18 @@ def time_features(t: Float[Array, " B"], n: int) -> Float[Array, "B n"]:
     """Sines and cosines of pi k t for k = 1 ... n / 2, of unit mean square over the interval: smooth in t in [0, 1]."""
     angle = jnp.pi * t[:, None] * jnp.arange(1, n // 2 + 1)
     return jnp.sqrt(2.0) * jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], -1)
+
+
+def positional(t: Float[Array, " B"], n: int, period: float = 10_000.0) -> Float[Array, "B n"]:
+    """cos and sin of t / period^(k / half) for k = 0 ... half - 1 (Vaswani et al. 2017)."""
+    half = n // 2
+    angle = t[:, None] * jnp.exp(-math.log(period) / half * jnp.arange(half))
+    return jnp.concatenate([jnp.cos(angle), jnp.sin(angle)], -1)
+
+
+def label_and_augment(cond: Cond) -> tuple[Any, Any]:
+    """A condition's labels (B,), and the numbers (B, n) that tell of an augmentation; None for what there is not."""
+    return (cond.get("label"), cond.get("augment")) if isinstance(cond, dict) else (cond, None)
 
 
 def batch_time(t: Array | float, x: Float[Array, "B *event"]) -> Float[Array, " B"]:

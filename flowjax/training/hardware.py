@@ -8,6 +8,8 @@ import jax
 PEAK_TFLOPS: dict[str, float] = {
     "NVIDIA A100": 312.0,
     "NVIDIA H100": 989.0,
+    "NVIDIA H100 PCIe": 756.0,
+    "NVIDIA H100 NVL": 835.0,
     "NVIDIA H200": 989.0,
     "TPU v4": 275.0,
     "TPU v5 lite": 197.0,

@@ -19,6 +19,7 @@ from flowjax.config import Config
 from flowjax.couplings import LARGEST_VIOLATION
 from flowjax.training import hardware, power_ema
 from flowjax.training.checkpoints import Checkpoints
+from flowjax.training.guard import skipped
 from flowjax.training.state import TrainState
 from flowjax.training.step import Metrics
 from flowjax.training.trace import Trace
@@ -109,12 +110,13 @@ def train(
                 logs, saves = _logs(step, train), _saves(step, train)
                 val_loss = trainer.val_loss(state.ema) if logs or saves or stop else math.nan
                 if logs:
-                    progress.log(step, **log.write(step, val_loss))
+                    progress.log(step, **log.write(step, val_loss, int(skipped(state.opt_state))))
                 began = time.perf_counter()
-                if _snapshots(step, trainer.config):
+                saves = saves or bool(stop and step not in checkpoints.steps())
+                if trainer.config.ema.widths and (saves or step % _spacing(trainer.config) == 0):
                     for width, average in zip(trainer.config.ema.widths, state.averages, strict=True):
                         power_ema.write_snapshot(workdir / power_ema.FOLDER, step, width, average)
-                if saves or (stop and step not in checkpoints.steps()):
+                if saves:
                     saver.save(state, val_loss)
                 log.checkpoint_seconds += time.perf_counter() - began
                 if stop:
@@ -162,7 +164,7 @@ class _Log:
         if self._mark is None:
             self._mark = time.perf_counter(), step  # the first stretch compiles: it does not count
 
-    def write(self, step: int, val_loss: float) -> dict[str, float]:
+    def write(self, step: int, val_loss: float, skipped_steps: int) -> dict[str, float]:
         """Writes the record of `step` and returns what a person wants to see of it."""
         assert self._mark is not None
         now, batch = time.perf_counter(), self._trainer.config.train.batch_size
@@ -178,6 +180,7 @@ class _Log:
             "learning_rate": float(jnp.asarray(self._trainer.schedule(step - 1))),
             "grad_norm": self._norm,
             "coupling_violation": self._violation,
+            "skipped_steps": skipped_steps,
             "samples_per_second": rate,
             "mfu": mfu,
             "device_gib": hardware.memory_gib(),
@@ -200,12 +203,8 @@ def _saves(step: int, train: Config) -> bool:
     return step % train.save_every == 0 or step == train.steps
 
 
-def _snapshots(step: int, config: Config) -> bool:
-    """Whether averages are stored at this step: `ema.snapshots` times a run, and at its end."""
-    return bool(config.ema.widths) and (step % _spacing(config) == 0 or step == config.train.steps)
-
-
 def _spacing(config: Config) -> int:
+    """Steps between snapshots of averages, which each checkpoint has too: a profile ends sharply, at its step."""
     return max(1, config.train.steps // config.ema.snapshots)
 
 

@@ -16,8 +16,8 @@ from flowjax.training.stacked import stacked
 from flowjax.typing import PyTree
 
 _SMALLEST_SIDE = 16
-"""Muon is for matrices; those with a side under this (first and last layer, short tables of classes) are left to Adam,
-here with Nesterov's momentum, as Muon's."""
+"""Muon is for matrices; those with a side under this (to and from the channels of an image, say) are left to Adam,
+in optax's form with Nesterov's momentum."""
 
 
 def _muon(lr: optax.Schedule, train: Config) -> optax.GradientTransformation:
@@ -67,7 +67,10 @@ def _decay(curve: Callable[[Array], Array], constant: float | int = 0.0) -> Shap
 
 
 def _inverse_sqrt(samples: float | int) -> Shape:
-    """1 / sqrt(max(samples seen / samples, 1)): Karras et al. 2024 (EDM2), eq. 67."""
+    """1 / sqrt(max(samples seen / samples, 1)): Karras et al. 2024 (EDM2), eq. 67.
+
+    Seen since the warm-up, here.
+    """
     if not samples > 0:
         raise ValueError(f"a positive number of samples is needed, not {samples}")
     return lambda seen, total: 1 / jnp.sqrt(jnp.maximum(seen / samples, 1.0))

@@ -13,6 +13,7 @@ average is the integral of its profile exactly, of parameters that are constant 
 import json
 import math
 import os
+import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -199,6 +200,19 @@ def read_snapshots(folder: Path) -> list[Snapshot]:
         except ValueError:
             continue  # a file of someone else's
     return sorted(found)
+
+
+def set_aside(folder: Path, after: int, target: Path) -> list[int]:
+    """Moves snapshots newer than step `after` into `target`: they are of a trajectory that will be taken again.
+
+    Returns:
+        Their steps.
+    """
+    moved = [s for s in read_snapshots(folder) if s.step > after]
+    for snapshot in moved:
+        target.mkdir(parents=True, exist_ok=True)
+        snapshot.path.rename(target / f"{snapshot.path.name}-{time.strftime('%Y%m%dT%H%M%S')}")
+    return sorted({s.step for s in moved})
 
 
 def read_params(path: Path) -> Params:

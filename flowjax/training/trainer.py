@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flowjax.build import Problem, make_augmentation
-from flowjax.config import Config
+from flowjax.build import Problem, build, make_augmentation
+from flowjax.config import Config, resolve
 from flowjax.data import Dataset
 from flowjax.models import kernels
 from flowjax.objectives import Batch
@@ -81,27 +81,30 @@ class Trainer:
         return float(self._val(params, self._val_key, self._val_batch))
 
     def _loops_badly(self) -> bool:
-        like = self.like()
-        x1: Any = jax.ShapeDtypeStruct((self.config.train.batch_size, *self.problem.spec.shape), jnp.float32)
-        cond: Any = None
-        if self.config.model.conditional:
-            cond = jax.ShapeDtypeStruct((self.config.train.batch_size,), jnp.int32)
+        like, (x1, cond) = self.like(), self._batch_like()
         return loops_badly(lambda state, key, x, c: self._step(state, key, Batch(x, c)), like, like.key, x1, cond)
 
     @cached_property
     def flops_per_step(self) -> float:
-        """Floating-point operations of one step: its matrix products and convolutions (`training.flops`)."""
-
-        def one(state: TrainState, arrays: PyTree) -> TrainState:
-            batch = self._get_batch(arrays, state.key, jnp.zeros((), jnp.int32))
-            return self._step(state, state.key, batch)[0]
-
-        if self.streams:
-            arrays = jax.eval_shape(lambda: self.feed(0, 1))
-        else:
-            arrays = jax.eval_shape(lambda: jax.tree.map(jnp.asarray, self._loaded))
+        """Floating-point operations of one step's loss and gradient (`training.flops`), rematerialisation apart."""
+        problem = self.problem
+        if self.config.model.get("remat", "none") != "none":
+            plain = resolve(self.config.to_dict())
+            plain.model.remat = "none"
+            problem = build(plain, self.dataset.spec)
+        gradient = jax.grad(lambda params, key, batch: problem.train_loss(params, key, batch).value)
+        like, (x1, cond) = self.like(), self._batch_like()
         with kernels.forward_mode():  # fused kernels cannot be looked into
-            return flops.count(one, self.like(), arrays)
+            return flops.count(gradient, like.params, like.key, Batch(x1, cond))
+
+    def _batch_like(self) -> tuple[Any, Any]:
+        """Shapes of a batch in model space."""
+        n = self.config.train.batch_size
+        told = make_augmentation(self.config, self.dataset.spec).labels
+        cond: Any = jax.ShapeDtypeStruct((n,), jnp.int32) if self.config.model.conditional else None
+        if told:
+            cond = {"label": cond, "augment": jax.ShapeDtypeStruct((n, told), jnp.float32)}
+        return jax.ShapeDtypeStruct((n, *self.problem.spec.shape), jnp.float32), cond
 
     def parameters(self) -> int:
         return sum(math.prod(a.shape) for a in jax.tree.leaves(self.like().params))

@@ -5,7 +5,7 @@
 
 `train` times the compiled run of a config (random images where there is no file): the median of three stretches after
 a warm-up, data drawn, flipped and dequantised in the step, moving average and optimizer in it. `sample` times Heun on
-EDM's grid, 2 steps - 1 evaluations, as `flowjax sample` runs it. One JSON line on stdout.
+EDM's grid, 2 steps - 1 evaluations, without the way to the host. One JSON line on stdout.
 """
 
 import argparse

@@ -50,3 +50,17 @@ def test_the_command_line_takes_a_width(flowjax, run, tiny_run, tmp_path):
     code, _, err = flowjax("train", *TINY, "--config.ema.widths=(0.5,)", f"--workdir={tmp_path / 'w'}")
     assert code == 2
     assert "ema.widths" in err
+
+
+def test_snapshots_of_a_discarded_trajectory_are_set_aside(flowjax, tmp_path):
+    """Going back to step 40 with another length: the averages of the steps after it belong to no run any more. A
+    checkpoint has its snapshots, so its step can be asked for."""
+    workdir = tmp_path / "run"
+    assert flowjax("train", *RUN, f"--workdir={workdir}")[0] == 0
+    shorter = [a for a in RUN if "train.steps" not in a]
+    assert flowjax("train", *shorter, "--config.train.steps=80", "--checkpoint=40", f"--workdir={workdir}")[0] == 0
+    steps = {int(p.name.split("-")[0]) for p in (workdir / "averages").glob("*.npz")}
+    assert max(steps) == 80
+    assert {40, 80} <= steps
+    assert {s for s in steps if s > 40} == {42, 45, 48, 51, 54, 57, 60, 63, 66, 69, 72, 75, 78, 80}
+    assert any("-0.05.npz" in p.name for p in (workdir / "set_aside").iterdir())

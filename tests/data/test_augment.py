@@ -73,7 +73,7 @@ def test_whole_pixels_are_moved_exactly():
     square = image[:, :8]
     seen = jax.jit(lambda image, linear, dx, dy: warp(image, jnp.column_stack([linear, jnp.stack([dx, dy])])))
     at = lambda image, linear, dx=0, dy=0: seen(
-        image, jnp.array(linear, jnp.float32), dx / jnp.float32(image.shape[1]), dy / jnp.float32(image.shape[0])
+        image, jnp.array(linear, jnp.float32), *jnp.array([dx, dy]) / jnp.float32(max(image.shape[:2]))
     )
     identity, wide = np.eye(2), np.pad(image, ((7, 7), (7, 7), (0, 0)), mode="reflect")
     for dx, dy in [(0, 0), (1, 0), (-3, 2), (7, -7)]:
@@ -90,15 +90,17 @@ def quadratic(x, y):
 
 
 def places(height, width):
-    """Centres of the pixels, (x, y), in sides from the centre of the image, in float64."""
-    y, x = np.meshgrid((np.arange(height) + 0.5) / height - 0.5, (np.arange(width) + 0.5) / width - 0.5, indexing="ij")
+    """Centres of the pixels, (x, y), in longer sides from the centre of the image, in float64."""
+    along = lambda size: (np.arange(size) + 0.5 - size / 2) / max(height, width)
+    y, x = np.meshgrid(along(height), along(width), indexing="ij")
     return x, y
 
 
 def inner(x, y, height, width):
     """Where all four pixels along each axis that a place is interpolated from are in the image: 1.5 of them to the
     edge, and a hundredth for rounding."""
-    return (np.abs(x) * width < width / 2 - 1.51) & (np.abs(y) * height < height / 2 - 1.51)
+    side = max(height, width)
+    return (np.abs(x) * side < width / 2 - 1.51) & (np.abs(y) * side < height / 2 - 1.51)
 
 
 def test_resampling_is_exact_for_quadratics():
@@ -234,8 +236,12 @@ def test_what_cannot_be_augmented_is_told():
     spec = open_dataset("gaussians8").spec
     with pytest.raises(ConfigError, match="is for images, and data 'gaussians8'"):
         build(resolve(config("mlp")), spec)
-    with pytest.raises(ConfigError, match="must be told to the network"):
+    with pytest.raises(ConfigError, match="is told to the network: take model.name"):
         build(resolve(config("unet", channels=32)), open_dataset("digits").spec)
+    coupled = config("adm", channels=32)
+    coupled.coupling.name = "ot"  # would pair images with noise by what was done to them
+    with pytest.raises(ConfigError, match="take coupling.name 'independent'"):
+        build(resolve(coupled), open_dataset("digits").spec)
     assert {name: make().labels for name, make in AUGMENTATIONS.items()} == {"none": 0, "flip": 0, "crop": 0, "edm": 9}
 
 

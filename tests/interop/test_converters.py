@@ -16,8 +16,9 @@ from flowjax.interop import WeightsError, from_dit, from_sit, from_torchcfm, rea
 from flowjax.interop.dit import reverse_time
 from flowjax.interop.torchcfm import layers
 from flowjax.interop.tree import flatten
-from flowjax.models.adm import ADM, positional
+from flowjax.models.adm import ADM
 from flowjax.models.dit import DiT
+from flowjax.models.embeddings import positional
 
 DATA = Path(__file__).parent / "data"
 CFM = {"channels": 32, "multipliers": (1, 2), "blocks": 1, "attention": (4,), "head_width": 16, "dtype": "float32"}

@@ -4,8 +4,12 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from flowjax.build import build
+from flowjax.config import defaults, resolve
+from flowjax.data import open_dataset
 from flowjax.training import hardware
 from flowjax.training.flops import count
+from flowjax.training.trainer import Trainer
 
 
 def test_products_convolutions_and_loops():
@@ -21,6 +25,24 @@ def test_products_convolutions_and_loops():
     assert count(again, a) == 4 * 2 * 3 * 3 * 3
     branch = lambda a, b: jax.lax.cond(a[0, 0] > 0, lambda: (a @ b).sum(), lambda: a.sum())
     assert count(branch, a, b) == product
+
+
+def test_rematerialisation_and_the_optimizer_are_not_model_flops():
+    """The same number whatever is recomputed, and whatever the optimizer does with the gradient."""
+
+    def of(**changes):
+        c = defaults("adm")
+        c.data.name, c.model.channels, c.model.multipliers, c.model.blocks = "digits", 32, (1,), 1
+        c.model.head_width = 32
+        c.model.update(changes.pop("model", {}))
+        c.train.update(changes)
+        dataset = open_dataset("digits")
+        return Trainer(resolve(c), build(resolve(c), dataset.spec), dataset).flops_per_step
+
+    plain = of()
+    assert plain > 0
+    assert of(model={"remat": "block"}) == plain
+    assert of(optimizer="muon") == plain
 
 
 @pytest.mark.parametrize("stride", [1, 2])

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 import subprocess
 import sys
 
@@ -71,6 +72,7 @@ def test_metrics_are_complete_and_the_loss_falls(whole):
         "learning_rate",
         "grad_norm",
         "coupling_violation",
+        "skipped_steps",
         "samples_per_second",
         "mfu",
         "device_gib",
@@ -91,6 +93,19 @@ def test_a_resumed_run_is_bitwise_the_run_that_never_stopped(trainer, whole, tmp
     saver.close()
     result = run(assemble(config(log_every=30, save_every=7)), tmp_path, resume=20)
     assert_same_bits(result.state, whole[1].state)
+
+
+def test_muon_averages_and_the_guard_resume_bitwise(tmp_path):
+    """Every part of the state that a plain run has not is saved and restored too, and the guard's count is told."""
+    c = config(optimizer="muon", spike=1.05, steps=160, log_every=80, save_every=80)
+    c.ema.widths, c.ema.snapshots = (0.05, 0.1), 8
+    trainer = assemble(c)
+    done = run(trainer, tmp_path / "a")
+    skipped = read_metrics(tmp_path / "a" / "metrics.jsonl")[-1]["skipped_steps"]
+    assert 0 < skipped < 60  # after the first hundred steps, which are always taken
+    shutil.copytree(tmp_path / "a" / "checkpoints" / "80", tmp_path / "b" / "checkpoints" / "80")
+    resumed = run(trainer, tmp_path / "b", resume=80)
+    assert_same_bits(resumed.state, done.state)
 
 
 def test_checkpoints_keep_last_best_and_every(tmp_path, trainer):
