@@ -236,11 +236,11 @@ def test_what_cannot_be_augmented_is_told():
     spec = open_dataset("gaussians8").spec
     with pytest.raises(ConfigError, match="is for images, and data 'gaussians8'"):
         build(resolve(config("mlp")), spec)
-    with pytest.raises(ConfigError, match="is told to the network: take model.name"):
+    with pytest.raises(ConfigError, match=r"is told to the network: take model\.name"):
         build(resolve(config("unet", channels=32)), open_dataset("digits").spec)
     coupled = config("adm", channels=32)
     coupled.coupling.name = "ot"  # would pair images with noise by what was done to them
-    with pytest.raises(ConfigError, match="take coupling.name 'independent'"):
+    with pytest.raises(ConfigError, match=r"take coupling\.name 'independent'"):
         build(resolve(coupled), open_dataset("digits").spec)
     assert {name: make().labels for name, make in AUGMENTATIONS.items()} == {"none": 0, "flip": 0, "crop": 0, "edm": 9}
 
