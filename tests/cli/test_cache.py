@@ -54,6 +54,7 @@ def test_a_folder_that_cannot_be_made(tmp_path, told, monkeypatch):
     assert not told
 
 
+@pytest.mark.slow
 def test_files_appear_and_are_taken(tiny_run, tmp_path):
     """Two processes: the second adds none, as it finds all that it compiles."""
     env = {k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"}  # the tests' own

@@ -154,6 +154,7 @@ def test_load_gives_the_run_to_a_notebook(tiny_run):
     assert not jnp.array_equal(raw.field(0.5, x, None), run.field(0.5, x, None))
 
 
+@pytest.mark.slow
 def test_conditional_images_from_config_to_grid(flowjax, tmp_path):
     """digits through a small U-Net: labels, uint8, a grid, the likelihood of the test split in bits."""
     workdir = tmp_path / "digits"

@@ -157,6 +157,7 @@ def test_plots_that_were_cut_short_are_drawn_again(flowjax, copy):
     assert (copy / "plots" / "density.png").exists()
 
 
+@pytest.mark.slow
 def test_data_that_changed_under_the_same_name_are_refused(flowjax, tmp_path):
     mine = ["--config.data.name=npz", f"--config.data.path={tmp_path}/mine.npz", f"--workdir={tmp_path}/run"]
     x = np.random.default_rng(0).normal(size=(200, 2))

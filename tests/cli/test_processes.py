@@ -58,8 +58,11 @@ def kill_and_resume(workdir, number, seed):
 
 @pytest.mark.parametrize(
     ("number", "seed"),
-    [(signal.SIGKILL, 0), (signal.SIGTERM, 0)]
-    + [pytest.param(s, i, marks=pytest.mark.slow) for i in range(1, 2) for s in (signal.SIGKILL, signal.SIGTERM)],
+    [(signal.SIGKILL, 0)]
+    + [
+        pytest.param(*at, marks=pytest.mark.slow)
+        for at in ((signal.SIGTERM, 0), (signal.SIGKILL, 1), (signal.SIGTERM, 1))
+    ],
 )
 def test_a_killed_run_resumes_to_the_same_bits(never_stopped, tmp_path, number, seed):
     workdir, whole = never_stopped

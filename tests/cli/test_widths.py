@@ -52,6 +52,7 @@ def test_the_command_line_takes_a_width(flowjax, run, tiny_run, tmp_path):
     assert "ema.widths" in err
 
 
+@pytest.mark.slow
 def test_snapshots_of_a_discarded_trajectory_are_set_aside(flowjax, tmp_path):
     """Going back to step 40 with another length: the averages of the steps after it belong to no run any more. A
     checkpoint has its snapshots, so its step can be asked for."""

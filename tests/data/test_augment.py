@@ -256,6 +256,7 @@ def filled(like):
     return jax.tree.map(place, dataclasses.replace(zeros, params=params), like)
 
 
+@pytest.mark.slow
 def test_a_run_that_is_told_of_its_augmentation_trains_and_samples(tmp_path):
     """Adam moves what has a gradient by the learning rate, 1e-3 a step: the weights of the labels among them, where the
     labels that arrive are not zero. Sampling tells nothing."""

@@ -129,6 +129,7 @@ DIT = ("--shape=8,8,4", "--classes=3", "--config.model.depth=2", "--config.model
        "--config.model.dtype=float32")  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("project", "time"), [("dit", "i"), ("sit", "t")])
 def test_convert_makes_a_run_of_a_published_checkpoint(flowjax, tmp_path, project, time):
     out = tmp_path / "w.safetensors"

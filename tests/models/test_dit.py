@@ -118,6 +118,7 @@ def test_pixels_undo_patches():
     np.testing.assert_array_equal(pixels(patches(x, 2), 2, 4, 8), x)
 
 
+@pytest.mark.slow
 def test_remat_changes_no_gradient(x):
     def gradient(policy):
         graph, state = nnx.split(

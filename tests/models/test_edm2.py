@@ -231,6 +231,7 @@ def test_bfloat16_is_close(flat):
     assert 0 < mean_square(low - high) < 0.023**2 * mean_square(high)
 
 
+@pytest.mark.slow
 def test_rematerialised_gradients_are_the_same():
     """The same operations in another order: float32 rounding, over sums of 1e3 terms."""
     x = normal(0, 2, 8, 8, 3)

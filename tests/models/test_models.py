@@ -33,7 +33,7 @@ def unet():
     )
 
 
-@pytest.mark.parametrize("name", ["mlp", "unet"])
+@pytest.mark.parametrize("name", ["mlp", pytest.param("unet", marks=pytest.mark.slow)])
 def test_shape_time_and_label(name, request):
     model = request.getfixturevalue(name)
     shape = {"mlp": (2, 3), "unet": (6, 10, 2)}[name]

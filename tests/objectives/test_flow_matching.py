@@ -42,7 +42,11 @@ def draws(loss, p):
     return jax.jit(jax.vmap(one))(jax.random.split(jax.random.key(3), DRAWS))
 
 
-@pytest.mark.parametrize("prediction", [velocity, noise, data, score], ids=lambda p: p.name)
+@pytest.mark.parametrize(
+    "prediction",
+    [velocity, score, *(pytest.param(p, marks=pytest.mark.slow) for p in (noise, data))],
+    ids=lambda p: p.name,
+)
 def test_conditional_and_marginal_losses_differ_by_a_constant(prediction):
     """Same gradient in expectation; values apart by a constant that does not depend on the parameters.
 

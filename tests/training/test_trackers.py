@@ -161,6 +161,7 @@ def test_a_trace_of_some_steps(flowjax, tmp_path):
     assert [r["step"] for r in read_metrics(tmp_path / "run" / "metrics.jsonl")] == [40, 80, 120]
 
 
+@pytest.mark.slow
 def test_a_trace_takes_what_is_left_of_its_steps(flowjax, tmp_path):
     argv = [*TINY, f"--workdir={tmp_path}/run"]
     assert flowjax("train", *argv)[0] == 0

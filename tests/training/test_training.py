@@ -196,7 +196,10 @@ def test_loop_on_the_host_takes_the_same_steps(trainer):
 
 @pytest.mark.parametrize(
     "couplings",
-    [("independent", "ot"), pytest.param(("auction(0.05)", "sinkhorn(2)"), marks=pytest.mark.slow)],
+    [
+        pytest.param(names, marks=pytest.mark.slow)
+        for names in (("independent", "ot"), ("auction(0.05)", "sinkhorn(2)"))
+    ],
     ids=["host", "device"],
 )
 def test_eight_devices_give_the_losses_of_one(couplings):
