@@ -113,7 +113,9 @@ class Checkpoints:
         moved = [s for s in self.steps() if s > after]
         for step in moved:
             target.mkdir(parents=True, exist_ok=True)
-            (self.folder / str(step)).rename(target / f"{step}-{time.strftime('%Y%m%dT%H%M%S')}")
+            (self.folder / str(step)).rename(
+                target / f"{step}-{time.strftime('%Y%m%dT%H%M%S')}.{time.time_ns() % 10**9:09d}"
+            )
         return moved
 
     def saver(self, keep_last: int, keep_every: int) -> "Saver":

@@ -211,7 +211,9 @@ def set_aside(folder: Path, after: int, target: Path) -> list[int]:
     moved = [s for s in read_snapshots(folder) if s.step > after]
     for snapshot in moved:
         target.mkdir(parents=True, exist_ok=True)
-        snapshot.path.rename(target / f"{snapshot.path.name}-{time.strftime('%Y%m%dT%H%M%S')}")
+        snapshot.path.rename(
+            target / f"{snapshot.path.name}-{time.strftime('%Y%m%dT%H%M%S')}.{time.time_ns() % 10**9:09d}"
+        )
     return sorted({s.step for s in moved})
 
 
