@@ -19,7 +19,7 @@ from jaxtyping import Array, Float
 
 from flowjax.models.attention import attend
 from flowjax.models.embeddings import LabelEmbedding, batch_time, label_and_augment, positional
-from flowjax.models.layers import DTYPES, REMAT, Conv, dropout, remat, uniform_init
+from flowjax.models.layers import DTYPES, REMAT, Conv, check_name, dropout, remat, uniform_init
 from flowjax.models.norm import GroupNorm
 from flowjax.typing import Cond, PRNGKey
 
@@ -162,10 +162,8 @@ class ADM(nnx.Module):
             raise ValueError(f"{len(multipliers)} levels need images whose sides {halvings} divides, not {shape[:2]}")
         if channels % 32:
             raise ValueError(f"channels must be a multiple of 32, the groups of the norms, not {channels}")
-        if dtype not in DTYPES:
-            raise ValueError(f"unknown dtype {dtype!r}: known are {', '.join(DTYPES)}")
-        if remat not in REMAT:
-            raise ValueError(f"unknown remat {remat!r}: known are {', '.join(REMAT)}")
+        check_name("dtype", dtype, DTYPES)
+        check_name("remat", remat, REMAT)
         self.dtype, self.remat, self.time_scale, self.features = DTYPES[dtype], remat, time_scale, channels
         e = 4 * channels
         linear = lambda a, b: nnx.Linear(a, b, kernel_init=uniform_init(), rngs=rngs)

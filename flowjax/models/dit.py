@@ -19,7 +19,7 @@ from jaxtyping import Array, Float
 
 from flowjax.models.attention import attend
 from flowjax.models.embeddings import LabelEmbedding, batch_time, label_and_augment, positional
-from flowjax.models.layers import DTYPES, REMAT, dropout, remat
+from flowjax.models.layers import DTYPES, REMAT, check_name, dropout, remat
 from flowjax.typing import Cond, PRNGKey
 
 SIZES: dict[str, dict[str, int]] = {
@@ -173,8 +173,7 @@ class DiT(nnx.Module):
         if width % heads or width % 4:
             raise ValueError(f"width must be a multiple of 4 and of the {heads} heads, not {width}")
         for name, value, known in (("dtype", dtype, DTYPES), ("remat", remat, REMAT)):
-            if value not in known:
-                raise ValueError(f"unknown {name} {value!r}: known are {', '.join(known)}")
+            check_name(name, value, known)
         self.patch, self.dtype, self.remat, self.time_scale = patch, DTYPES[dtype], remat, time_scale
         self.features = TIME_FEATURES
         dense = lambda a, b, init: nnx.Linear(a, b, kernel_init=init, rngs=rngs)

@@ -19,7 +19,7 @@ from jaxtyping import Array, Float
 
 from flowjax.models.attention import attend
 from flowjax.models.embeddings import batch_time, label_and_augment
-from flowjax.models.layers import DTYPES, REMAT, dropout, remat
+from flowjax.models.layers import DTYPES, REMAT, check_name, dropout, remat
 from flowjax.models.magnitude import (
     MPConv,
     MPEmbedding,
@@ -221,8 +221,7 @@ class EDM2(nnx.Module):
         if height % halvings or width % halvings:
             raise ValueError(f"{len(multipliers)} levels need images whose sides {halvings} divides, not {shape[:2]}")
         for what, name, known in (("time", time, TIMES), ("dtype", dtype, DTYPES), ("remat", remat, REMAT)):
-            if name not in known:
-                raise ValueError(f"unknown {what} {name!r}: known are {', '.join(known)}")
+            check_name(what, name, known)
         self.dtype, self.remat, self.features = DTYPES[dtype], remat, channels
         self.time, self.time_scale = time, time_scale
         widths = [channels * m for m in multipliers]

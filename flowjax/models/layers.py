@@ -3,7 +3,7 @@
 Parameters are float32; a layer computes in the type of its input, so a network in bfloat16 is one whose stem casts.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import jax
@@ -27,14 +27,19 @@ DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float
 """Types in which a network computes."""
 
 
+def check_name(what: str, name: str, known: Collection[str]) -> None:
+    """ValueError, in one line, unless the name is known."""
+    if name not in known:
+        raise ValueError(f"unknown {what} {name!r}: known are {', '.join(known)}")
+
+
 def remat(policy: str, f: Callable[..., Any]) -> Callable[..., Any]:
     """f, recomputed in the backward pass as the named policy says.
 
     Raises:
         ValueError: on an unknown policy.
     """
-    if policy not in REMAT:
-        raise ValueError(f"unknown remat {policy!r}: known are {', '.join(REMAT)}")
+    check_name("remat", policy, REMAT)
     return f if REMAT[policy] is None else jax.checkpoint(f, policy=REMAT[policy])
 
 
