@@ -14,34 +14,42 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
 from flowjax.models.attention import attend
 from flowjax.models.embeddings import LabelEmbedding, batch_time, label_and_augment, positional
 from flowjax.models.layers import DTYPES, REMAT, Conv, check_name, dropout, remat, uniform_init
-from flowjax.models.norm import GroupNorm
+from flowjax.models.norm import GroupNorm, Parts
 from flowjax.typing import Cond, PRNGKey
 
 _zeros = nnx.initializers.zeros_init()
 
 
 class Map(NamedTuple):
-    """A feature map as values and a bias that has not been added yet: the norms take it for nothing.
+    """A feature map as parts side by side, and a bias that has not been added yet: the norms take both for nothing.
 
-    Added at once, each bias would cost the backward pass a reduction over the whole map.
+    Added at once, each bias would cost the backward pass a reduction over the whole map, and putting maps together costs
+    a copy of them.
     """
 
-    x: Float[Array, "B H W C"]
+    parts: Parts
     bias: Float[Array, " C"]
+
+    @property
+    def x(self) -> Float[Array, "B H W C"]:
+        """The values of a map in one part."""
+        (x,) = self.parts
+        return x
 
     def settled(self) -> "Map":
         """The same with the bias in the values, as a padded convolution needs it."""
-        return Map(self.x + self.bias.astype(self.x.dtype), jnp.zeros_like(self.bias))
+        return Map((self.x + self.bias.astype(self.x.dtype),), jnp.zeros_like(self.bias))
 
 
 def _beside(a: Map, b: Map) -> Map:
-    return Map(jnp.concatenate([a.x, b.x], -1), jnp.concatenate([a.bias, b.bias]))
+    return Map(a.parts + b.parts, jnp.concatenate([a.bias, b.bias]))
 
 
 class ResBlock(nnx.Module):
@@ -57,7 +65,7 @@ class ResBlock(nnx.Module):
         self.skip = Conv(a, b, 1, rngs=rngs) if a != b else None
 
     def __call__(self, m: Map, embedding: Float[Array, "B E"], key: PRNGKey | None) -> Map:
-        h = self.conv1.linear(self.norm1(m.x, add=m.bias))
+        h = self.conv1.linear(self.norm1(*m.parts, add=m.bias))
         e, bias = self.embed(embedding), self.conv1.bias[...]
         if self.film:
             scale, shift = jnp.split(e, 2, -1)
@@ -66,9 +74,16 @@ class ResBlock(nnx.Module):
             h = self.norm2(h, add=e + bias)
         h = self.conv2.linear(dropout(h, self.rate, key))
         if self.skip is not None:
-            kernel = self.skip.kernel[...]
-            m = Map(self.skip.linear(m.x), self.skip.bias[...] + m.bias @ kernel[0, 0])
-        return Map(h + m.x, self.conv2.bias[...] + m.bias)
+            m = _mixed(self.skip, m)
+        return Map((h + m.x,), self.conv2.bias[...] + m.bias)
+
+
+def _mixed(conv: Conv, m: Map) -> Map:
+    """The 1 x 1 convolution of a map."""
+    kernel = conv.kernel[0, 0]
+    ends = np.cumsum([x.shape[-1] for x in m.parts])[:-1]
+    products = [x @ k.astype(x.dtype) for x, k in zip(m.parts, jnp.split(kernel, ends), strict=True)]
+    return Map((sum(products[1:], products[0]),), conv.bias[...] + m.bias @ kernel)
 
 
 class Attention(nnx.Module):
@@ -85,11 +100,14 @@ class Attention(nnx.Module):
     def __call__(self, m: Map) -> Map:
         b, h, w, c = m.x.shape
         x = self.norm(m.x, add=m.bias)
-        kernels, biases = (jnp.split(p.astype(x.dtype), 3, -1) for p in (self.qkv.kernel[...], _bias(self.qkv)))
         # three products, so that none of q, k and v has to be copied out of the others
-        q, k, v = ((x @ w_ + b_).reshape(b, h * w, self.heads, -1) for w_, b_ in zip(kernels, biases, strict=True))
-        mixed = attend(q, k, v).reshape(b, h, w, c)
-        return Map(m.x + mixed @ self.out.kernel[...].astype(x.dtype), m.bias + _bias(self.out))
+        q, k, v = (x @ kernel for kernel in jnp.split(self.qkv.kernel[...].astype(x.dtype), 3, -1))
+        # softmax does not see the bias of k, and v's goes through the weights, which sum to one, as it is
+        q_bias, _, v_bias = jnp.split(_bias(self.qkv), 3)
+        q, k, v = (a.reshape(b, h * w, self.heads, -1) for a in (q + q_bias.astype(q.dtype), k, v))
+        out = self.out.kernel[...]
+        mixed = attend(q, k, v).reshape(b, h, w, c) @ out.astype(x.dtype)
+        return Map((m.x + mixed,), m.bias + _bias(self.out) + v_bias @ out)
 
 
 def _bias(layer: nnx.Linear) -> Array:
@@ -113,7 +131,7 @@ class Stage(nnx.Module):
 
 def _resampled(conv: Conv, m: Map) -> Map:
     """The convolution of a settled map."""
-    return Map(conv.linear(m.x), conv.bias[...])
+    return Map((conv.linear(m.x),), conv.bias[...])
 
 
 class ADM(nnx.Module):
@@ -216,7 +234,7 @@ class ADM(nnx.Module):
         n = 2 + sum(len(level) for level in (*self.down, *self.up))
         keys = iter([None] * n if key is None else list(jax.random.split(key, n)))
         run = lambda stage, m: remat(self.remat, lambda m, e, key: stage(m, e, key))(m, embedding, next(keys))
-        m = Map(self.stem.linear(x.astype(self.dtype)), self.stem.bias[...])
+        m = Map((self.stem.linear(x.astype(self.dtype)),), self.stem.bias[...])
         skips = [m]
         for i, level in enumerate(self.down):
             if i:

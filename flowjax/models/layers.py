@@ -13,6 +13,7 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array, Float
 
+from flowjax.models import kernels
 from flowjax.typing import PRNGKey
 
 REMAT: dict[str, Callable[..., Any] | None] = {
@@ -94,11 +95,40 @@ class Conv(nnx.Module):
         return y + self.bias[...].astype(y.dtype)
 
 
+_COLUMNS = 32
+"""Taps times channels of a convolution that is a matrix product instead: a row of the matrix units' tiles."""
+
+
 def _conv(x: Array, kernel: Array, stride: int = 1) -> Array:
-    pad = kernel.shape[0] // 2
+    size, _, a, b = kernel.shape
+    if size == 3 and stride == 1 and 9 * min(a, b) <= _COLUMNS:
+        return _from_few(x, kernel) if a <= b else _to_few(x, kernel)
+    pad = size // 2
     return lax.conv_general_dilated(
         x, kernel.astype(x.dtype), (stride, stride), [(pad, pad)] * 2, dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
+
+
+def _from_few(x: Float[Array, "B H W a"], kernel: Float[Array, "3 3 a b"]) -> Float[Array, "B H W b"]:
+    """The convolution of an image: its 3 x 3 windows times the kernel. Matrix units are idle on 3 channels."""
+    windows = [*_windows(x), jnp.zeros((*x.shape[:3], _COLUMNS - 9 * x.shape[3]), x.dtype)]
+    matrix = jnp.pad(kernel.reshape(-1, kernel.shape[3]), ((0, _COLUMNS - 9 * x.shape[3]), (0, 0)))
+    return jnp.concatenate(windows, -1) @ matrix.astype(x.dtype)
+
+
+def _to_few(x: Float[Array, "B H W a"], kernel: Float[Array, "3 3 a b"]) -> Float[Array, "B H W b"]:
+    """The convolution to an image: what each pixel sends to its 3 x 3 window, in one product; then their sum."""
+    a, b = kernel.shape[2:]
+    matrix = jnp.pad(kernel.transpose(2, 0, 1, 3).reshape(a, 9 * b), ((0, 0), (0, _COLUMNS - 9 * b)))
+    sent = jnp.matmul(x, matrix.astype(x.dtype), preferred_element_type=jnp.float32)
+    taps = [w[..., i * b : (i + 1) * b] for i, w in enumerate(_windows(sent))]
+    return sum(taps[1:], taps[0]).astype(x.dtype)
+
+
+def _windows(x: Float[Array, "B H W c"]) -> list[Float[Array, "B H W c"]]:
+    """The 9 neighbours of every pixel, row by row; zeros outside."""
+    (h, w), padded = x.shape[1:3], jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    return [padded[:, i : i + h, j : j + w] for i in range(3) for j in range(3)]
 
 
 _TAPS = np.array([[[1, 1, 0], [0, 0, 1]], [[1, 0, 0], [0, 1, 1]]], np.float32)
@@ -110,11 +140,45 @@ def upsample_conv(x: Float[Array, "B H W a"], kernel: Float[Array, "3 3 a b"]) -
 
     Each output pixel sees 2 x 2 pixels of x, through taps summed by the pixel they fall on, which depends on the parity
     of its place alone. So one 2 x 2 convolution gives all four parities side by side in its channels, and the doubled
-    map is never convolved.
+    map is never convolved; or, where fused kernels serve, a convolution of size 4 and stride 2, transposed.
     """
+    taps = jnp.einsum("pui,qvj,ijab->uvapqb", _TAPS, _TAPS, kernel)
+    if kernels.serve():
+        # pixel u of the window of an output of parity p sees that output as its tap 2 (1 - u) + p
+        wide = taps[::-1, ::-1].transpose(0, 3, 1, 4, 5, 2).reshape(4, 4, -1, x.shape[-1])
+        return _unhalved(x, wide.astype(x.dtype))
     (n, h, w, a), b = x.shape, kernel.shape[-1]
-    wide = jnp.einsum("pui,qvj,ijab->uvapqb", _TAPS, _TAPS, kernel).reshape(2, 2, a, 4 * b)
     y = lax.conv_general_dilated(
-        x, wide.astype(x.dtype), (1, 1), [(1, 1)] * 2, dimension_numbers=("NHWC", "HWIO", "NHWC")
+        x,
+        taps.reshape(2, 2, a, 4 * b).astype(x.dtype),
+        (1, 1),
+        [(1, 1)] * 2,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
     ).reshape(n, h + 1, w + 1, 2, 2, b)
     return y.transpose(0, 1, 3, 2, 4, 5).reshape(n, 2 * h + 2, 2 * w + 2, b)[:, 1:-1, 1:-1]
+
+
+def _halved(u: Float[Array, "B h w b"], kernel: Float[Array, "4 4 b a"]) -> Float[Array, "B H W a"]:
+    """A convolution of stride 2."""
+    return lax.conv_general_dilated(u, kernel, (2, 2), [(1, 1)] * 2, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+
+@jax.custom_vjp
+def _unhalved(x: Float[Array, "B H W a"], kernel: Float[Array, "4 4 b a"]) -> Float[Array, "B h w b"]:
+    """The transpose of `_halved` in its map.
+
+    In all three directions a form that GPU libraries have kernels for: XLA knows them as those of a strided convolution
+    and its gradients, while the gradient of a dilated one would be a convolution with a map as its kernel.
+    """
+    (n, h, w, _), b = x.shape, kernel.shape[2]
+    transpose = jax.linear_transpose(lambda u: _halved(u, kernel), jax.ShapeDtypeStruct((n, 2 * h, 2 * w, b), x.dtype))
+    return transpose(x)[0]
+
+
+def _unhalved_bwd(saved: tuple[Array, Array], dy: Array) -> tuple[Array, Array]:
+    x, kernel = saved
+    dx, back = jax.vjp(_halved, dy, kernel)
+    return dx, back(x)[1]  # <dy, unhalved(x, kernel)> = <halved(dy, kernel), x>
+
+
+_unhalved.defvjp(lambda x, kernel: (_unhalved(x, kernel), (x, kernel)), _unhalved_bwd)

@@ -1,19 +1,39 @@
 """Group norm, modulation and SiLU as one affine map of each channel and one pass over memory.
 
-    y = silu(gamma (x + add - mean) / std + beta)
+    y = silu(z),   z = gamma x_hat + beta,   x_hat = (x + add - mean) / std                                        (1)
 
 with gamma, beta and add for each row and channel, so that a modulation by time is part of gamma and beta, and a value
 added to whole channels before the norm (bias, embedding) never makes a map of its own: every step after the statistics
-is affine in x, and all of them are one. The statistics come from the sums of x and x^2 over the pixels of each channel,
-in float32.
+is affine in x, z = a x + b, and all of them are one. The statistics come from the sums of x and x^2 over the pixels of
+each channel, in float32.
+
+Backwards, with dz = dy silu'(z) and n pixels,
+
+    dx = a dz + (c1 x + c0),   c1 = -m2 / std^2,   c0 = -m1 / std - m2 (add - mean) / std^2                        (2)
+
+where m1 and m2 are the means over the group of gamma dz and gamma dz x_hat: sums over the pixels of dz and dz x, and
+then one more pass. Left to itself XLA writes dz, and pieces of it, to memory in float32 for both passes to read, as many
+bytes as all the rest; on GPUs a rule of our own computes dz twice from x and dy instead (`fused_group_norm`).
 """
+
+from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax import lax
 from jaxtyping import Array, Float
 
+from flowjax.models import kernels, norm_kernel
+from flowjax.models.norm_kernel import sigmoid, silu_slope
+
 EPS = 1e-5
+
+Parts = tuple[Float[Array, "B H W _"], ...]
+"""Maps whose channels stand side by side, as if concatenated."""
+
+Rows = Float[Array, "B C"]
 
 
 class GroupNorm(nnx.Module):
@@ -34,45 +54,133 @@ class GroupNorm(nnx.Module):
 
     def __call__(
         self,
-        x: Float[Array, "B H W C"],
+        *parts: Float[Array, "B H W _"],
         add: Float[Array, "*B C"] | None = None,
-        film: tuple[Float[Array, "B C"], Float[Array, "B C"]] | None = None,
+        film: tuple[Rows, Rows] | None = None,
     ) -> Float[Array, "B H W C"]:
-        """The norm of x.
+        """The norm of the parts side by side, in one map.
 
         Args:
-            x: in any float type, which the result has too.
+            parts: maps with C channels together, in any float type, which the result has too.
             add: (B, C) or (C,), added to every pixel before the norm.
             film: (scale, shift) after it: (1 + scale) norm + shift.
         """
-        rows = lambda a: jnp.broadcast_to(a.astype(jnp.float32), (x.shape[0], x.shape[-1]))
+        shape = parts[0].shape[0], self.scale[...].shape[0]
+        rows = lambda a: jnp.broadcast_to(a.astype(jnp.float32), shape)
         gamma, beta = rows(self.scale[...]), rows(self.bias[...])
         if film is not None:
             scale, shift = map(rows, film)
             gamma, beta = gamma * (1 + scale), beta * (1 + scale) + shift
-        add = jnp.zeros_like(gamma) if add is None else rows(add)
-        return group_norm(x, add, gamma, beta, self.groups, self.act, EPS)
+        add = jnp.zeros(shape) if add is None else rows(add)
+        norm = fused_group_norm if kernels.serve() else group_norm
+        return norm(parts, add, gamma, beta, self.groups, self.act, EPS)
 
 
 def group_norm(
-    x: Float[Array, "B H W C"],
-    add: Float[Array, "B C"],
-    gamma: Float[Array, "B C"],
-    beta: Float[Array, "B C"],
-    groups: int,
-    act: bool,
-    eps: float,
+    parts: Parts, add: Rows, gamma: Rows, beta: Rows, groups: int, act: bool, eps: float
 ) -> Float[Array, "B H W C"]:
-    """silu of the norm of x + add, or the norm alone, with its own gamma and beta for each row and channel."""
-    n, (batch, *_, channels) = x.shape[1] * x.shape[2], x.shape
-    wide = x.astype(jnp.float32)
-    total, square = wide.sum((1, 2)), (wide * wide).sum((1, 2))
-    square, total = square + add * (2 * total + n * add), total + n * add
-    grouped = lambda s: s.reshape(batch, groups, -1).mean(-1, keepdims=True) / n
-    mean = grouped(total)
+    """(1), differentiable in both modes."""
+    a, b, *_ = _affine(parts, add, gamma, beta, groups, eps)
+    z = _each(lambda x, a, b: x * a + b, parts, a, b)
+    return (jax.nn.silu(z) if act else z).astype(parts[0].dtype)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6))
+def fused_group_norm(
+    parts: Parts, add: Rows, gamma: Rows, beta: Rows, groups: int, act: bool, eps: float
+) -> Float[Array, "B H W C"]:
+    """(1), differentiable in reverse mode, by (2)."""
+    return _normalise_fwd(parts, add, gamma, beta, groups, act, eps)[0]
+
+
+def _normalise_fwd(
+    parts: Parts, add: Rows, gamma: Rows, beta: Rows, groups: int, act: bool, eps: float
+) -> tuple[Array, tuple[Any, ...]]:
+    a, b, mean, std, total = _affine(parts, add, gamma, beta, groups, eps)
+
+    def apply(x: Array, a: Array, b: Array) -> Array:
+        z = x * a + b
+        return z * sigmoid(z) if act else z
+
+    y = _each(apply, parts, a, b).astype(parts[0].dtype)
+    return y, (parts, add - mean, gamma, a, b, std, total)
+
+
+def _normalise_bwd(
+    groups: int, act: bool, eps: float, saved: tuple[Any, ...], dy: Array
+) -> tuple[Parts, Array, Array, Array]:
+    parts, shift, gamma, a, b, std, total = saved
+    n = dy.shape[1] * dy.shape[2]
+    s1, s2 = _sums(parts, dy, a, b, act)
+    along = (s2 + shift * s1) / std  # the sum of dz x_hat
+    mean = lambda s: _spread(s.reshape(s.shape[0], groups, -1).mean(-1) / n, s.shape[1])
+    m1, m2 = mean(gamma * s1), mean(gamma * along)
+    c1 = -m2 / (std * std)
+    c0 = -m1 / std + c1 * shift
+    # behind the barrier dz is computed again, from what it was computed from before: not kept in memory meanwhile
+    rest = lax.optimization_barrier((parts, dy, a, b, c0, c1))
+    dx = tuple(
+        (a * (dy * silu_slope(x * a + b) if act else dy) + (c1 * x + c0)).astype(part.dtype)
+        for part, (x, dy, a, b, c0, c1) in zip(parts, _by_part(*rest), strict=True)
+    )
+    return dx, a * s1 + n * c0 + c1 * total, along, s1
+
+
+def _sums(parts: Parts, dy: Float[Array, "B H W C"], a: Rows, b: Rows, act: bool) -> tuple[Rows, Rows]:
+    """The sums over the pixels of dz and dz x."""
+    flat = lambda x: x.reshape(x.shape[0], -1, x.shape[-1])
+    channels = [x.shape[-1] for x in parts]
+    if act and norm_kernel.takes(dy.shape[1] * dy.shape[2], *channels):
+        found, first = [], 0
+        for x in parts:
+            own = slice(first, first + x.shape[-1])
+            found.append(norm_kernel.pixel_sums(flat(x), flat(dy), a[:, own], b[:, own], first))
+            first = own.stop
+    else:
+        found = []
+        for x, dy_, a_, b_ in _by_part(*lax.optimization_barrier((parts, dy, a, b))):
+            dz = dy_ * silu_slope(x * a_ + b_) if act else dy_
+            found.append((dz.sum((1, 2)), (dz * x).sum((1, 2))))
+    one, two = (jnp.concatenate(s, -1) for s in zip(*found, strict=True))
+    return one, two
+
+
+fused_group_norm.defvjp(_normalise_fwd, _normalise_bwd)
+
+
+def _affine(
+    parts: Parts, add: Rows, gamma: Rows, beta: Rows, groups: int, eps: float
+) -> tuple[Array, Array, Array, Array, Array]:
+    """a and b of z = a x + b, mean and std, and the sums of x over the pixels, all (B, C)."""
+    n, wide = parts[0].shape[1] * parts[0].shape[2], [x.astype(jnp.float32) for x in parts]
+    total = jnp.concatenate([x.sum((1, 2)) for x in wide], -1)
+    square = jnp.concatenate([(x * x).sum((1, 2)) for x in wide], -1)
+    shifted, square = total + n * add, square + add * (2 * total + n * add)
+    grouped = lambda s: s.reshape(s.shape[0], groups, -1).mean(-1) / n
+    mean = grouped(shifted)
     std = jnp.sqrt(jnp.maximum(grouped(square) - mean**2, 0.0) + eps)
-    spread = lambda s: jnp.broadcast_to(s, (batch, groups, channels // groups)).reshape(batch, channels)
-    a = gamma / spread(std)
-    b = beta + (add - spread(mean)) * a
-    z = wide * a[:, None, None] + b[:, None, None]
-    return (jax.nn.silu(z) if act else z).astype(x.dtype)
+    mean, std = (_spread(s, add.shape[1]) for s in (mean, std))
+    a = gamma / std
+    return a, beta + (add - mean) * a, mean, std, total
+
+
+def _spread(s: Float[Array, "B G"], channels: int) -> Float[Array, "B C"]:
+    """A number of each group, at each of its channels."""
+    return jnp.repeat(s, channels // s.shape[1], 1, total_repeat_length=channels)
+
+
+def _by_part(parts: Parts, *arrays: Array) -> list[tuple[Array, ...]]:
+    """For each part, it and its channels of the arrays, in float32; those of rows (B, C) broadcast over the pixels."""
+    out, start = [], 0
+    for x in parts:
+        channels = slice(start, start := start + x.shape[-1])
+        own = [a[..., channels] if a.ndim == 4 else a[:, None, None, channels] for a in arrays]
+        out.append(tuple(a.astype(jnp.float32) for a in (x, *own)))
+    return out
+
+
+def _each(f: Any, parts: Parts, *arrays: Array) -> Float[Array, "B H W C"]:
+    """f of each part and its channels of the arrays, side by side."""
+    maps = [f(*args) for args in _by_part(parts, *arrays)]
+    return maps[0] if len(maps) == 1 else jnp.concatenate(maps, -1)
+

@@ -236,6 +236,11 @@ def test_convolutions_are_their_taps():
         expected = convolved(source, kernel, stride=2 if "down" in how else 1)
         np.testing.assert_allclose(layer.linear(x), expected, atol=1e-5)
         np.testing.assert_allclose(layer(x), expected + bias, atol=1e-5)
+    for a, b in [(3, 40), (40, 3)]:  # to and from images: matrix products
+        layer = nnx.merge(*filled(lambda rngs, a=a, b=b: Conv(a, b, rngs=rngs)))
+        image = normal(1, 2, 6, 4, a)
+        expected = convolved(image, np.asarray(layer.kernel[...], np.float64))
+        np.testing.assert_allclose(layer.linear(image), expected, atol=2e-5)
     assert convolved(x, np.ones((3, 3, 5, 1)), 2).shape == (2, 3, 2, 1)
     np.testing.assert_allclose(
         convolved(x, np.ones((3, 3, 5, 1)), 2)[:, 0, 0, 0], x[:, :2, :2].sum((1, 2, 3)), atol=1e-5
@@ -478,7 +483,7 @@ def test_every_block_has_a_key_of_its_own(monkeypatch):
 
         def __call__(self, m, embedding, key):
             seen.append(key)
-            return adm.Map(m.x[..., : self.b], m.bias[: self.b])
+            return adm.Map((jnp.concatenate(m.parts, -1)[..., : self.b],), m.bias[: self.b])
 
     monkeypatch.setattr(adm, "Stage", Stage)
     model = nnx.merge(*filled(lambda rngs: ADM((2, 2, 1), **SMALL | {"multipliers": (1, 1), "blocks": 24}, rngs=rngs)))
