@@ -61,6 +61,7 @@ def train(
     trainer = _assemble(config)
     if config.train.warmup >= (samples := config.train.steps * config.train.batch_size):
         say(f"train: train.warmup {config.train.warmup:g} is not shorter than the run, {samples} samples")
+    trainer.compile_ahead(fresh=resume is None)
     if resume is None:
         state = trainer.init()
     else:

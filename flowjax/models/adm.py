@@ -30,8 +30,8 @@ _zeros = nnx.initializers.zeros_init()
 class Map(NamedTuple):
     """A feature map as parts side by side, and a bias that has not been added yet: the norms take both for nothing.
 
-    Added at once, each bias would cost the backward pass a reduction over the whole map, and putting maps together costs
-    a copy of them.
+    Added at once, each bias would cost the backward pass a reduction over the whole map; putting maps together costs a
+    copy of them.
     """
 
     parts: Parts

@@ -12,8 +12,8 @@ Backwards, with dz = dy silu'(z) and n pixels,
     dx = a dz + (c1 x + c0),   c1 = -m2 / std^2,   c0 = -m1 / std - m2 (add - mean) / std^2                        (2)
 
 where m1 and m2 are the means over the group of gamma dz and gamma dz x_hat: sums over the pixels of dz and dz x, and
-then one more pass. Left to itself XLA writes dz, and pieces of it, to memory in float32 for both passes to read, as many
-bytes as all the rest; on GPUs a rule of our own computes dz twice from x and dy instead (`fused_group_norm`).
+then one more pass. Left to itself XLA writes dz, and pieces of it, to memory in float32 for both passes to read, as
+many bytes as all the rest; on GPUs a rule of our own computes dz twice from x and dy instead (`fused_group_norm`).
 """
 
 from functools import partial
@@ -183,4 +183,3 @@ def _each(f: Any, parts: Parts, *arrays: Array) -> Float[Array, "B H W C"]:
     """f of each part and its channels of the arrays, side by side."""
     maps = [f(*args) for args in _by_part(parts, *arrays)]
     return maps[0] if len(maps) == 1 else jnp.concatenate(maps, -1)
-

@@ -14,6 +14,7 @@ from flowjax.data import Dataset
 from flowjax.models import kernels
 from flowjax.objectives import Batch
 from flowjax.training import flops, optimizers
+from flowjax.training.ahead import Ahead
 from flowjax.training.sharding import make_mesh, replicated
 from flowjax.training.state import TrainState, abstract_state, init_state
 from flowjax.training.step import GetBatch, drop_labels, loops_badly, make_run, make_step
@@ -44,14 +45,27 @@ class Trainer:
             problem.train_loss, optimizers.optimizer(train), train.batch_size, config.ema.half_life, config.ema.widths
         )
         self._get_batch = self._make_get_batch()
-        self.run = make_run(self._step, self._get_batch, self.mesh, on_host=self._loops_badly())
-        self._val = jax.jit(lambda params, key, batch: problem.loss(params, key, batch).value)
+        on_host = self._loops_badly()
+        run = make_run(self._step, self._get_batch, self.mesh, on_host)
+        self.run = run if on_host else Ahead(run)
+        self._init = Ahead(jax.jit(lambda: init_state(config, problem), out_shardings=replicated(self.mesh)))
+        self._val = Ahead(jax.jit(lambda params, key, batch: problem.loss(params, key, batch).value))
         self._val_key, self._val_batch = self._make_validation()
         self._stream = None if dataset.stream is None else dataset.stream(config.seed, train.batch_size)
 
+    def compile_ahead(self, fresh: bool) -> None:
+        """Starts to compile what training will call: the loop, the initial state if `fresh`, the validation loss."""
+        like = self.like()
+        if isinstance(self.run, Ahead) and not self.streams:
+            place = lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=replicated(self.mesh))
+            self.run.start(like, jax.tree.map(place, self._loaded), 1)
+        if fresh:
+            self._init.start()
+        self._val.start(like.ema, self._val_key, self._val_batch)
+
     def init(self) -> TrainState:
         """The state at step 0, replicated over the mesh."""
-        return jax.jit(lambda: init_state(self.config, self.problem), out_shardings=replicated(self.mesh))()
+        return self._init()
 
     def like(self) -> TrainState:
         """Shapes and shardings of the state, for restoring."""

@@ -218,7 +218,7 @@ for coupling in couplings:
     for _ in range(5):
         s, m = t.run(s, t.arrays(), 4)
         out.append(float(m.loss))
-text = t.run.lower(t.init(), t.arrays(), 2).compile().as_text()
+text = t.run.jitted.lower(t.init(), t.arrays(), 2).compile().as_text()
 print(json.dumps([len(jax.devices()), out, "all-reduce" in text]))
 """
     )
