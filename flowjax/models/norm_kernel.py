@@ -116,7 +116,7 @@ def _over_rows(first: int) -> Any:
     whole = custom_vmap(split)
 
     @whole.def_vmap
-    def merged(size: int, batched: list[bool], *args: Array) -> tuple[Sums, tuple[bool, bool]]:
+    def merged(size: int, batched: list[bool], *args: Array) -> tuple[tuple[Array, Array], tuple[bool, bool]]:
         spread = [a if b else jnp.broadcast_to(a, (size, *a.shape)) for a, b in zip(args, batched, strict=True)]
         one, two = whole(*(a.reshape(-1, *a.shape[2:]) for a in spread))
         return (one.reshape(size, -1, *one.shape[1:]), two.reshape(size, -1, *two.shape[1:])), (True, True)
