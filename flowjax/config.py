@@ -59,6 +59,17 @@ MODEL_DEFAULTS: dict[str, dict[str, Any]] = {
 }
 """Each model's own keys, as its constructor takes them."""
 
+_POSITIVE = (
+    "train.steps",
+    "train.batch_size",
+    "train.accumulate",
+    "train.log_every",
+    "train.save_every",
+    "train.keep_last",
+    "mesh.fsdp",
+    "mesh.tensor",
+)
+
 _NOT_NEGATIVE = (
     "train.warmup",
     "train.clip",
@@ -77,6 +88,10 @@ CADENCE = (
     "train.keep_last",
     "train.keep_every",
     "train.peak_tflops",
+    "mesh.data",
+    "mesh.fsdp",
+    "mesh.tensor",
+    "mesh.rules",
 )
 """Keys that a resumed run may change; with any other it would be another run."""
 
@@ -100,6 +115,7 @@ def defaults(model: str = "mlp") -> Config:
             "train": {
                 "steps": 10_000,
                 "batch_size": 256,
+                "accumulate": 1,
                 "optimizer": "adam",
                 "lr": 1e-3,
                 "beta2": 0.999,
@@ -117,6 +133,7 @@ def defaults(model: str = "mlp") -> Config:
                 "keep_every": 0,
             },
             "ema": {"half_life": 100_000.0, "widths": (), "snapshots": 64},
+            "mesh": {"data": 0, "fsdp": 1, "tensor": 1, "rules": ()},
         }
     )
 
@@ -223,9 +240,11 @@ def _kind(like: Any) -> str:
 
 
 def _check_ranges(flat: dict[str, Any]) -> None:
-    for key in ("train.steps", "train.batch_size", "train.log_every", "train.save_every", "train.keep_last"):
+    for key in _POSITIVE:
         if flat[key] < 1:
             raise ConfigError(f"{key} must be at least 1, not {flat[key]}")
+    if flat["mesh.data"] < 0:
+        raise ConfigError(f"mesh.data is a number of devices, or 0 for all that are left, not {flat['mesh.data']}")
     for key in _NOT_NEGATIVE:
         if not flat[key] >= 0:
             raise ConfigError(f"{key} must not be negative, it is {flat[key]}")

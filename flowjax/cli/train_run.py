@@ -15,6 +15,7 @@ from flowjax.run import Run, load
 from flowjax.sampling import SolverFault
 from flowjax.training import loop, power_ema
 from flowjax.training.checkpoints import Checkpoints
+from flowjax.training.sharding import table
 from flowjax.training.trace import Trace
 from flowjax.training.trackers import TensorBoard, Tracker, Trackers, Wandb
 from flowjax.training.trainer import Trainer
@@ -32,8 +33,10 @@ def dry_run(config: Config, workdir: Path) -> dict[str, Any]:
     trainer = _assemble(config)
     size = {"parameters": trainer.parameters(), "flops_per_step": trainer.flops_per_step}
     say(json.dumps(config.to_dict(), indent=2))
+    say(table(trainer.like(), trainer.places))
     flops = size["flops_per_step"] or float("nan")
-    say(f"{size['parameters']:,} parameters, {flops:,.0f} FLOPs a step, {trainer.mesh.size} devices")
+    axes = " x ".join(f"{n} {axis}" for axis, n in trainer.mesh.shape.items())
+    say(f"{size['parameters']:,} parameters, {flops:,.0f} FLOPs a step, {trainer.mesh.size} devices: {axes}")
     return _result(config, workdir, "dry_run", 0, None, start, size)
 
 

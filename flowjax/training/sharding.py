@@ -1,24 +1,84 @@
-"""One mesh for a laptop and for many devices: the batch is split along `data`, everything else is replicated."""
+"""Where everything lies: one mesh for a laptop and for a pod, and rules by the names of parameters.
+
+The mesh has three axes. The batch is split over `data` and `fsdp` together; what training changes is whole on `data`,
+cut up on `fsdp` to save memory, and, where a rule says so, on `tensor`, to share one product among devices. A rule is a
+pattern of parameter paths and the mesh axes of the last dimensions of what it matches:
+
+    ("mlp1/kernel$", (None, "tensor"))
+
+Optimizer moments and averages carry the paths of their parameters and so lie as they do. An array is cut on `fsdp`
+along its largest dimension that is still whole and that divides; small ones stay whole. On any mesh the program is the
+same function of the same total batch: only the order of sums differs.
+"""
+
+import math
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import jax
-import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from flowjax.config import ConfigError
+from flowjax.config import Config, ConfigError
 from flowjax.typing import PyTree
 
+AXES = ("data", "fsdp", "tensor")
 
-def make_mesh(batch_size: int) -> Mesh:
-    """All devices along one axis `data`, said aloud to be `Auto` (diffrax fails under explicit axes).
+BATCH = ("data", "fsdp")
+"""The mesh axes over which a batch is split."""
+
+Rule = tuple[str, tuple[str | None, ...]]
+
+_WEIGHTS: tuple[Rule, ...] = (
+    (r"conv1/(kernel|weight)$", (None, None, None, "tensor")),
+    (r"conv2/(kernel|weight)$", (None, None, "tensor", None)),
+    (r"(embed|modulate)/(kernel|weight)$", (None, "tensor")),
+)
+_PAIR = (*_WEIGHTS, (r"(conv1|embed|modulate|norm2)/(bias|scale)$", ("tensor",)))
+
+RULES: dict[str, tuple[Rule, ...]] = {
+    "mlp": ((r"layers/\d*[02468]/kernel$", (None, "tensor")), (r"layers/\d*[13579]/kernel$", ("tensor", None))),
+    "unet": _PAIR,
+    "adm": _PAIR,
+    "edm2": _WEIGHTS,
+    "dit": (
+        (r"mlp1/kernel$", (None, "tensor")),
+        (r"mlp1/bias$", ("tensor",)),
+        (r"mlp2/kernel$", ("tensor", None)),
+        (r"qkv/kernel$", (None, "tensor")),
+        (r"qkv/bias$", ("tensor",)),
+        (r"blocks/\d+/out/kernel$", ("tensor", None)),
+    ),
+}
+"""For each `model.name`: the first product of a pair is cut along what it makes, the second along what it takes, so
+that the pair needs one sum over devices."""
+
+SMALL = 2**14
+"""Arrays with fewer numbers than this stay whole on `fsdp`: to gather them costs more than they do."""
+
+
+def make_mesh(config: Config) -> Mesh:
+    """The mesh of `config.mesh`, over all devices; said aloud to be `Auto` (diffrax fails under explicit axes).
 
     Raises:
-        ConfigError: if the batch does not divide among the devices.
+        ConfigError: if the devices do not divide into the mesh, or the batch among the devices.
     """
-    devices = jax.devices()
-    if batch_size % len(devices):
-        raise ConfigError(f"train.batch_size {batch_size} does not divide among {len(devices)} devices")
-    return Mesh(np.array(devices), ("data",), axis_types=(AxisType.Auto,))
+    devices, asked = jax.devices(), config.mesh
+    rest = asked.fsdp * asked.tensor
+    data = asked.data or max(len(devices) // rest, 1)
+    size = f"mesh.data {data} x mesh.fsdp {asked.fsdp} x mesh.tensor {asked.tensor}"
+    if data * rest > len(devices):
+        raise ConfigError(f"{size} is a mesh of {data * rest} devices; there are {len(devices)}")
+    if len(devices) % (data * rest) or (jax.process_count() > 1 and data * rest < len(devices)):
+        raise ConfigError(f"{size} leaves some of the {len(devices)} devices idle: let them multiply to that")
+    if config.train.batch_size % (data * asked.fsdp * config.train.accumulate):
+        parts = f"{data * asked.fsdp} devices"
+        if config.train.accumulate > 1:
+            parts += f" and train.accumulate {config.train.accumulate} parts"
+        raise ConfigError(f"train.batch_size {config.train.batch_size} does not divide among {parts}")
+    shape = (data, asked.fsdp, asked.tensor)
+    return jax.make_mesh(shape, AXES, (AxisType.Auto,) * 3, devices=devices[: data * rest])
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -27,4 +87,88 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 def shard_batch(tree: PyTree, mesh: Mesh) -> PyTree:
     """Inside jit: split the leading axis of every leaf over the mesh."""
-    return jax.lax.with_sharding_constraint(tree, NamedSharding(mesh, P("data")))
+    return jax.lax.with_sharding_constraint(tree, NamedSharding(mesh, P(BATCH)))
+
+
+def path_of(path: Sequence[Any]) -> str:
+    """`blocks/0/mlp1/kernel`: what the rules look at."""
+    return jax.tree_util.keystr(tuple(path), simple=True, separator="/")
+
+
+def shardings(tree: PyTree, mesh: Mesh | AbstractMesh, rules: Iterable[Rule], whole: bool = False) -> PyTree:
+    """A sharding for every leaf (an array or its shape) of a tree of parameters, or of what follows them.
+
+    Args:
+        tree: any part of a `TrainState`.
+        mesh: from `make_mesh`.
+        rules: the first whose pattern is found in a leaf's path holds.
+        whole: as if `fsdp` were 1: how parameters lie where they are used.
+    """
+    rules = tuple(rules)
+    one = lambda path, leaf: NamedSharding(mesh, _spec(path_of(path), leaf.shape, mesh, rules, whole))
+    return jax.tree_util.tree_map_with_path(one, tree)
+
+
+def _spec(path: str, shape: tuple[int, ...], mesh: Mesh | AbstractMesh, rules: tuple[Rule, ...], whole: bool) -> P:
+    axes: list[str | None] = [None] * len(shape)
+    ends = next((ends for pattern, ends in rules if re.search(pattern, path)), ())
+    for i, axis in zip(range(len(shape) - len(ends), len(shape)), ends, strict=True):
+        if i >= 0 and axis is not None and shape[i] % mesh.shape[axis] == 0 and mesh.shape[axis] > 1:
+            axes[i] = axis
+    n = mesh.shape["fsdp"]
+    if n > 1 and not whole and "fsdp" not in axes and math.prod(shape) >= SMALL:
+        free = [i for i, axis in enumerate(axes) if axis is None and shape[i] % n == 0]
+        if free:
+            axes[max(free, key=lambda i: (shape[i], i))] = "fsdp"
+    while axes and axes[-1] is None:
+        axes.pop()
+    return P(*axes)
+
+
+def rules_of(config: Config, params: PyTree) -> tuple[Rule, ...]:
+    """The rules of `mesh.rules`, then those of the model.
+
+    Args:
+        config: `mesh.rules` holds texts such as "mlp1/kernel$ = -, tensor", with - for a dimension left whole.
+        params: or their shapes.
+
+    Raises:
+        ConfigError: on a rule that cannot be read or matches no parameter.
+    """
+    paths = [path_of(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+    own = tuple(_read(text) for text in config.mesh.rules)
+    for text, (pattern, _) in zip(config.mesh.rules, own, strict=True):
+        if not any(re.search(pattern, path) for path in paths):
+            raise ConfigError(f"mesh.rules: {text!r} matches no parameter; the first is {paths[0]}")
+    return own + RULES.get(config.model.name, ())
+
+
+def _read(text: str) -> Rule:
+    pattern, equals, ends = text.rpartition("=")
+    axes = tuple(None if end.strip() == "-" else end.strip() for end in ends.split(","))
+    if not equals or any(axis is not None and axis not in AXES for axis in axes):
+        raise ConfigError(
+            f"mesh.rules: {text!r} is not PATTERN = AXIS, AXIS..., each axis one of {', '.join(AXES)} or -"
+        )
+    try:
+        re.compile(pattern.strip())
+    except re.error as error:
+        raise ConfigError(f"mesh.rules: {text!r}: {error}") from None
+    return pattern.strip(), axes
+
+
+def table(tree: PyTree, places: PyTree) -> str:
+    """Every leaf with its shape, how it is cut and its bytes on a device; then the sum."""
+    rows, total = [], 0
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    for (path, leaf), place in zip(leaves, jax.tree.leaves(places), strict=True):
+        size = math.prod(place.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+        total += size
+        cut = ", ".join("-" if axis is None else str(axis) for axis in place.spec) or "whole"
+        rows.append((path_of(path), "x".join(map(str, leaf.shape)), cut, f"{size:,}"))
+    widths = [max(len(row[i]) for row in rows) for i in range(4)]
+    lines = [
+        "  ".join(text.ljust(w) for text, w in zip(row[:3], widths, strict=False)) + f"  {row[3]:>{widths[3]}}"
+        for row in rows
+    ]
+    return "\n".join([*lines, f"{total:,} bytes on each device"])

@@ -64,6 +64,9 @@ def make_step(
     batch_size: int,
     half_life: float,
     widths: tuple[float, ...] = (),
+    accumulate: int = 1,
+    gather: Callable[[Params], Params] = lambda params: params,
+    scatter: Callable[[Params], Params] = lambda grads: grads,
 ) -> Step:
     """One optimizer step: `step(state, key, batch) -> (state, Taken)`.
 
@@ -73,6 +76,8 @@ def make_step(
         batch_size: rows of a batch.
         half_life: of the moving average, in samples; 0 for none.
         widths: of the averages with a power of time as profile.
+        accumulate: parts of a batch whose gradients are computed one after the other, in a part of the memory.
+        gather, scatter: place the parameters for the loss, and its gradient for the optimizer.
     """
     gammas = tuple(map(power_ema.gamma_of, widths))
 
@@ -80,8 +85,11 @@ def make_step(
         diagnosed = loss(params, key, batch)
         return diagnosed.value, diagnosed
 
+    gradient = _in_parts(jax.value_and_grad(value, has_aux=True), accumulate)
+
     def step(state: TrainState, key: PRNGKey, batch: Batch) -> tuple[TrainState, Taken]:
-        (_, diagnosed), grads = jax.value_and_grad(value, has_aux=True)(state.params, key, batch)
+        diagnosed, grads = gradient(gather(state.params), key, batch)
+        grads = scatter(grads)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         done = state.step + 1
@@ -91,6 +99,29 @@ def make_step(
         return new, Taken(diagnosed, optax.global_norm(grads))
 
     return step
+
+
+def _in_parts(
+    value_and_grad: Callable[..., tuple[tuple[Array, Diagnosed], Params]], parts: int
+) -> Callable[[Params, PRNGKey, Batch], tuple[Diagnosed, Params]]:
+    """Means over equal parts of a batch, each with every `parts`-th row: every device has its share of every part."""
+
+    def gradient(params: Params, key: PRNGKey, batch: Batch) -> tuple[Diagnosed, Params]:
+        if parts == 1:
+            (_, diagnosed), grads = value_and_grad(params, key, batch)
+            return diagnosed, grads
+        rows = jax.tree.map(lambda a: a.reshape(-1, parts, *a.shape[1:]).swapaxes(0, 1), batch)
+
+        def more(sums: tuple[Diagnosed, Params], part: tuple[Array, Batch]) -> tuple[tuple[Diagnosed, Params], None]:
+            (_, diagnosed), grads = value_and_grad(params, jax.random.fold_in(key, part[0]), part[1])
+            value, violation = sums[0]
+            seen = Diagnosed(value + diagnosed.value / parts, jnp.maximum(violation, diagnosed.violation))
+            return (seen, jax.tree.map(lambda s, g: s + g / parts, sums[1], grads)), None
+
+        none = Diagnosed(jnp.zeros(()), jnp.zeros(())), jax.tree.map(jnp.zeros_like, params)
+        return lax.scan(more, none, (jnp.arange(parts), rows))[0]
+
+    return gradient
 
 
 Carry = tuple[TrainState, Metrics]
@@ -103,6 +134,7 @@ def make_run(
     step: Step,
     get_batch: GetBatch,
     mesh: Mesh,
+    places: TrainState,
     on_host: bool = False,
 ) -> Run:
     """Many steps in one compiled loop over the mesh.
@@ -114,6 +146,7 @@ def make_run(
         step: from `make_step`.
         get_batch: draws or picks the batch inside the program.
         mesh: of the devices.
+        places: a sharding for each leaf of the state.
         on_host: compile one step and loop on the host instead; see `loops_badly`.
     """
 
@@ -133,6 +166,7 @@ def make_run(
             keep(new.averages, state.averages),
             state.key,
         )
+        kept = lax.with_sharding_constraint(kept, places)
         bad = jnp.where(sound, 0, state.step + 1)
         total = metrics.loss + jnp.where(sound, value, 0.0)
         return kept, Metrics(total, taken.grad_norm, bad, jnp.maximum(metrics.violation, violation))
@@ -145,8 +179,8 @@ def make_run(
 
     everywhere = replicated(mesh)
     if not on_host:
-        return jax.jit(run, donate_argnums=0, out_shardings=everywhere)
-    one = jax.jit(body, donate_argnums=0, out_shardings=everywhere)
+        return jax.jit(run, donate_argnums=0, out_shardings=(places, everywhere))
+    one = jax.jit(body, donate_argnums=0, out_shardings=(places, everywhere))
 
     def run_on_host(state: TrainState, arrays: PyTree, n: int) -> Carry:
         start, carry = jnp.copy(state.step), (state, jax.device_put(_no_metrics(), everywhere))

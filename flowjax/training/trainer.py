@@ -15,8 +15,8 @@ from flowjax.models import kernels
 from flowjax.objectives import Batch
 from flowjax.training import flops, optimizers
 from flowjax.training.ahead import Ahead
-from flowjax.training.sharding import make_mesh, replicated
-from flowjax.training.state import TrainState, abstract_state, init_state
+from flowjax.training.sharding import make_mesh, replicated, rules_of, shardings
+from flowjax.training.state import TrainState, init_state
 from flowjax.training.step import GetBatch, drop_labels, loops_badly, make_run, make_step
 from flowjax.typing import Params, PRNGKey, PyTree
 
@@ -39,17 +39,29 @@ class Trainer:
     def __init__(self, config: Config, problem: Problem, dataset: Dataset):
         train = config.train
         self.config, self.problem, self.dataset = config, problem, dataset
-        self.mesh = make_mesh(train.batch_size)
+        self.mesh = make_mesh(config)
         self.schedule = optimizers.learning_rate(train)
+        self._shapes = jax.eval_shape(lambda: init_state(config, problem))
+        rules = rules_of(config, self._shapes.params)
+        self.places = shardings(self._shapes, self.mesh, rules)
+        whole = shardings(self._shapes.params, self.mesh, rules, whole=True)
         self._step = make_step(
-            problem.train_loss, optimizers.optimizer(train), train.batch_size, config.ema.half_life, config.ema.widths
+            problem.train_loss,
+            optimizers.optimizer(train),
+            train.batch_size,
+            config.ema.half_life,
+            config.ema.widths,
+            train.accumulate,
+            gather=lambda params: jax.lax.with_sharding_constraint(params, whole),
+            scatter=lambda grads: jax.lax.with_sharding_constraint(grads, self.places.params),
         )
         self._get_batch = self._make_get_batch()
         on_host = self._loops_badly()
-        run = make_run(self._step, self._get_batch, self.mesh, on_host)
+        run = make_run(self._step, self._get_batch, self.mesh, self.places, on_host)
         self.run = run if on_host else Ahead(run)
-        self._init = Ahead(jax.jit(lambda: init_state(config, problem), out_shardings=replicated(self.mesh)))
-        self._val = Ahead(jax.jit(lambda params, key, batch: problem.loss(params, key, batch).value))
+        self._init = Ahead(jax.jit(lambda: init_state(config, problem), out_shardings=self.places))
+        place = jax.lax.with_sharding_constraint
+        self._val = Ahead(jax.jit(lambda params, key, batch: problem.loss(place(params, whole), key, batch).value))
         self._val_key, self._val_batch = self._make_validation()
         self._stream = None if dataset.stream is None else dataset.stream(config.seed, train.batch_size)
 
@@ -64,12 +76,13 @@ class Trainer:
         self._val.start(like.ema, self._val_key, self._val_batch)
 
     def init(self) -> TrainState:
-        """The state at step 0, replicated over the mesh."""
+        """The state at step 0, in its places."""
         return self._init()
 
     def like(self) -> TrainState:
         """Shapes and shardings of the state, for restoring."""
-        return abstract_state(self.config, self.problem, replicated(self.mesh))
+        placed = lambda a, place: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=place)
+        return jax.tree.map(placed, self._shapes, self.places)
 
     def arrays(self) -> PyTree:
         """What the compiled run draws from: the resident data set, placed on the mesh."""

@@ -183,7 +183,7 @@ def test_a_full_disk_is_one_line(tmp_path, trainer, monkeypatch):
 def test_loop_on_the_host_takes_the_same_steps(trainer):
     from flowjax.training.step import make_run
 
-    on_host = make_run(trainer._step, trainer._get_batch, trainer.mesh, on_host=True)
+    on_host = make_run(trainer._step, trainer._get_batch, trainer.mesh, trainer.places, on_host=True)
     a, ma = on_host(trainer.init(), trainer.arrays(), 5)
     b, mb = trainer.run(trainer.init(), trainer.arrays(), 5)
     for x, y in zip(jax.tree.leaves(a.params), jax.tree.leaves(b.params), strict=True):
@@ -286,8 +286,10 @@ def test_a_batch_that_does_not_divide_is_told(monkeypatch):
     from flowjax.training import sharding
 
     monkeypatch.setattr(jax, "devices", lambda: [None] * 3)
+    config = defaults()
+    config.train.batch_size = 32
     with pytest.raises(ConfigError, match="batch_size 32 does not divide among 3 devices"):
-        sharding.make_mesh(32)
+        sharding.make_mesh(config)
 
 
 def test_a_streamed_set_trains_and_resumes_the_same(tmp_path):
