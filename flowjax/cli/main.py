@@ -63,8 +63,9 @@ def main(argv: list[str]) -> int:
         return _fail(f"command: {unknown(name, COMMANDS)}", 2)
     try:
         result = importlib.import_module(f"flowjax.cli.{name}").run(rest)
-        sys.stdout.write(json.dumps(_finite(result)) + "\n")
-        sys.stdout.flush()
+        if _speaks(name):
+            sys.stdout.write(json.dumps(_finite(result)) + "\n")
+            sys.stdout.flush()
         return 0
     except Help as text:
         sys.stdout.write(str(text))
@@ -75,7 +76,15 @@ def main(argv: list[str]) -> int:
     except KeyboardInterrupt:
         return _fail(f"{name}: interrupted", 130)
     except Exception as error:
-        return _report(name, error)
+        code = _report(name, error)
+        if name == "train" and "jax" in sys.modules:
+            importlib.import_module("flowjax.training.hosts").leave(code)
+        return code
+
+
+def _speaks(name: str) -> bool:
+    """Of the processes that train as one, the first one."""
+    return name != "train" or importlib.import_module("flowjax.training.hosts").leader()
 
 
 def _report(name: str, error: Exception) -> int:
@@ -84,7 +93,8 @@ def _report(name: str, error: Exception) -> int:
         traceback.print_exc()
     line = " ".join(str(error).split())
     if isinstance(error, UsageError) or type(error).__name__ in ("ConfigError", "WeightsError"):
-        return _fail(f"{name}: {line}", 2)
+        heard = "jax" not in sys.modules or _speaks(name)  # all processes find the same fault: one tells it
+        return _fail(f"{name}: {line}", 2) if heard else 2
     if "jax" in sys.modules:
         errors = importlib.import_module("flowjax.cli.errors")
         if isinstance(error, errors.Preempted):

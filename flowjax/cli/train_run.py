@@ -13,7 +13,7 @@ from flowjax.config import Config, differences, resolve
 from flowjax.data import Dataset, open_dataset
 from flowjax.run import Run, load
 from flowjax.sampling import SolverFault
-from flowjax.training import loop, power_ema
+from flowjax.training import hosts, loop, power_ema
 from flowjax.training.checkpoints import Checkpoints
 from flowjax.training.sharding import table
 from flowjax.training.trace import Trace
@@ -57,6 +57,8 @@ def train(
         traced: the first and the last step to profile; none if they are the same.
     """
     start = time.perf_counter()
+    hosts.check_same("config", json.dumps(config.to_dict(), sort_keys=True))
+    hosts.check_shared(workdir)
     checkpoints = Checkpoints(workdir / "checkpoints")
     resume = _resume_step(config, workdir, checkpoints, checkpoint)
     if resume is not None and resume >= config.train.steps:
@@ -72,23 +74,26 @@ def train(
         state = checkpoints.restore(resume, trainer.like())  # before anything is moved or written
         say(f"train: resuming {workdir} at step {resume} of {config.train.steps}")
     size = {"parameters": trainer.parameters(), "flops_per_step": trainer.flops_per_step}
-    _prepare_workdir(config, trainer, workdir, size)
-    for step in checkpoints.set_aside(resume or 0, workdir / "set_aside"):
-        say(f"train: the checkpoint of step {step} is set aside in {workdir}/set_aside")
-    power_ema.set_aside(workdir / power_ema.FOLDER, resume or 0, workdir / "set_aside")
+    if hosts.leader():
+        _prepare_workdir(config, trainer, workdir, size)
+        for step in checkpoints.set_aside(resume or 0, workdir / "set_aside"):
+            say(f"train: the checkpoint of step {step} is set aside in {workdir}/set_aside")
+        power_ema.set_aside(workdir / power_ema.FOLDER, resume or 0, workdir / "set_aside")
     trace = Trace(workdir / "trace", *traced)
     with _trackers(config, workdir, resume or 0, tensorboard, wandb) as trackers:
         result = loop.train(trainer, workdir, checkpoints, state, trackers, trace)
     say(f"train: {result.step} steps in {result.seconds:.1f} s; drawing {workdir}/plots")
-    _draw(Run(workdir, config, result.step, trainer.problem, result.state.ema), trainer.dataset)
+    params = hosts.local(result.state.ema, trainer.mesh)
+    if hosts.leader():
+        _draw(Run(workdir, config, result.step, trainer.problem, params), trainer.dataset)
     return _result(config, workdir, "finished", result.step, result.loss, start, size)
 
 
 def _trackers(config: Config, workdir: Path, step: int, tensorboard: bool, wandb: str | None) -> Trackers:
     makers: dict[str, Callable[[], Tracker]] = {}
-    if tensorboard:
+    if tensorboard and hosts.leader():
         makers["tensorboard"] = lambda: TensorBoard(workdir / "tensorboard", step)
-    if wandb:
+    if wandb and hosts.leader():
         makers["wandb"] = lambda: Wandb(workdir, config, wandb)
     return Trackers(makers)
 

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 
 from flowjax.config import Config
 from flowjax.couplings import LARGEST_VIOLATION
-from flowjax.training import hardware, power_ema
+from flowjax.training import hardware, hosts, power_ema
 from flowjax.training.checkpoints import Checkpoints
 from flowjax.training.guard import skipped
 from flowjax.training.state import TrainState
@@ -106,22 +106,25 @@ def train(
                 trace.end(step)
                 log.add(done, step, metrics)
                 progress.advance(step)
-                stop = list(caught) if step < train.steps else []
+                n, number = hosts.agree(n, caught[0] if caught else 0)
+                stop = number if step < train.steps else 0
                 logs, saves = _logs(step, train), _saves(step, train)
                 val_loss = trainer.val_loss(state.ema) if logs or saves or stop else math.nan
                 if logs:
                     progress.log(step, **log.write(step, val_loss, int(skipped(state.opt_state))))
                 began = time.perf_counter()
-                saves = saves or bool(stop and step not in checkpoints.steps())
+                saves = saves or (stop != 0 and step not in checkpoints.steps())
                 if trainer.config.ema.widths and (saves or step % _spacing(trainer.config) == 0):
-                    for width, average in zip(trainer.config.ema.widths, state.averages, strict=True):
-                        power_ema.write_snapshot(workdir / power_ema.FOLDER, step, width, average)
+                    averages = hosts.local(state.averages, trainer.mesh)
+                    for width, average in zip(trainer.config.ema.widths, averages, strict=True):
+                        if hosts.leader():
+                            power_ema.write_snapshot(workdir / power_ema.FOLDER, step, width, average)
                 if saves:
                     saver.save(state, val_loss)
                 log.checkpoint_seconds += time.perf_counter() - began
                 if stop:
                     saver.wait()
-                    raise Preempted(stop[0], step)
+                    raise Preempted(stop, step)
             saver.wait()
     except (RunFault, Preempted):
         raise

@@ -68,6 +68,8 @@ class Trainer:
     def compile_ahead(self, fresh: bool) -> None:
         """Starts to compile what training will call: the loop, the initial state if `fresh`, the validation loss."""
         like = self.like()
+        if jax.process_count() > 1:
+            return  # processes must not differ in the order of what they compile
         if isinstance(self.run, Ahead) and not self.streams:
             place = lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=replicated(self.mesh))
             self.run.start(like, jax.tree.map(place, self._loaded), 1)
@@ -156,11 +158,14 @@ class Trainer:
         return get_batch
 
     def _make_validation(self) -> tuple[PRNGKey, Batch]:
-        dataset = self.dataset
-        key_prepare, key_loss = jax.random.split(jax.random.fold_in(jax.random.key(self.config.seed), 2**31 - 1))
+        dataset, seed = self.dataset, self.config.seed
         rows = slice(0, min(_VAL_ROWS, len(dataset.test)))
-        x1 = dataset.spec.prepare(key_prepare, jnp.asarray(dataset.test[rows]))
-        cond = None
+        labels = None
         if self.config.model.conditional and dataset.test_labels is not None:
-            cond = jnp.asarray(dataset.test_labels[rows])
-        return key_loss, Batch(x1, cond)
+            labels = np.asarray(dataset.test_labels[rows])
+
+        def make(x: Any, labels: Any) -> tuple[PRNGKey, Batch]:
+            key_prepare, key_loss = jax.random.split(jax.random.fold_in(jax.random.key(seed), 2**31 - 1))
+            return key_loss, Batch(dataset.spec.prepare(key_prepare, x), labels)
+
+        return jax.jit(make, out_shardings=replicated(self.mesh))(np.asarray(dataset.test[rows]), labels)

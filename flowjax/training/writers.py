@@ -97,18 +97,22 @@ class MetricsWriter:
 
     def __init__(self, path: Path, step: int):
         kept = [record for record in read_metrics(path) if record["step"] <= step]
-        part = path.with_suffix(".part")
-        part.write_text("".join(json.dumps(record) + "\n" for record in kept))
-        part.replace(path)
         self.elapsed = kept[-1]["time"] if kept else 0.0
-        self._file = path.open("a")
+        self._file = None
+        if jax.process_index() == 0:
+            part = path.with_suffix(".part")
+            part.write_text("".join(json.dumps(record) + "\n" for record in kept))
+            part.replace(path)
+            self._file = path.open("a")
 
     def write(self, record: dict[str, float | int | None]) -> None:
-        self._file.write(json.dumps(record) + "\n")
-        self._file.flush()
+        if self._file is not None:
+            self._file.write(json.dumps(record) + "\n")
+            self._file.flush()
 
     def close(self) -> None:
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -126,9 +130,8 @@ class Progress:
     """A bar with loss, rate and ETA on a terminal; a plain line a log record where there is none."""
 
     def __init__(self, total: int, start: int, label: str, unit: str = "step"):
-        self._bar = (
-            tqdm(total=total, initial=start, desc=label, unit=unit, dynamic_ncols=True) if sys.stderr.isatty() else None
-        )
+        shown = sys.stderr.isatty() and jax.process_index() == 0
+        self._bar = tqdm(total=total, initial=start, desc=label, unit=unit, dynamic_ncols=True) if shown else None
         self._label, self._total = label, total
 
     def advance(self, done: int) -> None:
@@ -151,8 +154,9 @@ class Progress:
 
 
 def say(line: str) -> None:
-    """One line on stderr, past any progress bar."""
-    tqdm.write(line, file=sys.stderr)
+    """One line on stderr, past any progress bar; of several processes the first one says it."""
+    if jax.process_index() == 0:
+        tqdm.write(line, file=sys.stderr)
 
 
 def disk_problem(error: BaseException) -> str | None:

@@ -1,0 +1,137 @@
+"""Several processes that train as one, on this machine: two of two CPU devices each, over gloo."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+LIMIT = 6
+"""Seconds without a pulse after which a process counts as gone."""
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("localhost", 0))
+        return s.getsockname()[1]
+
+
+def start(workdir, devices, steps, *more):
+    """A training command in a process with that many CPU devices."""
+    env = os.environ | {
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "JAX_PLATFORMS": "cpu",
+        "MPLBACKEND": "agg",
+    }
+    command = [sys.executable, "-m", "flowjax", "train", "--config", "gaussians8", "--workdir", str(workdir)]
+    cadence = [f"--config.train.{key}=50" for key in ("log_every", "save_every")]
+    own = ["--config.train.batch_size=64", "--config.train.warmup=0.0", "--config.model.width=16"]
+    command += [f"--config.train.steps={steps}", *cadence, *own, *more]
+    return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def pair(workdir, steps, *more, second=()):
+    """Two processes of two devices each."""
+    address = f"--coordinator_address=localhost:{free_port()}"
+    told = lambda i: [address, "--num_processes=2", f"--process_id={i}", f"--heartbeat_timeout={LIMIT}"]
+    return [start(workdir, 2, steps, *told(i), *more, *(second if i else ())) for i in range(2)]
+
+
+def wait_for(path: Path, processes, seconds=120):
+    end = time.monotonic() + seconds
+    while not path.exists():
+        assert all(p.poll() is None for p in processes), [p.communicate() for p in processes if p.poll() is not None]
+        assert time.monotonic() < end, f"{path} did not appear"
+        time.sleep(0.1)
+
+
+def ended(process, seconds=120):
+    out, err = process.communicate(timeout=seconds)
+    return process.returncode, out, err
+
+
+def losses(workdir):
+    records = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    return {r["step"]: (r["loss"], r["val_loss"]) for r in records}
+
+
+@pytest.fixture
+def processes():
+    """Whatever is started is stopped."""
+    started = []
+    yield started
+    for process in started:
+        if process.poll() is None:
+            process.kill()
+            process.communicate()
+
+
+def test_two_processes_train_lose_one_and_go_on_elsewhere(tmp_path, processes):
+    """SIGTERM to one saves on both at one step; SIGKILL of one ends the other in time, naming it.
+
+    The run then goes on in one process of 4 devices, and a copy of it on 1: the same losses but for the order of sums.
+    """
+    workdir = tmp_path / "run"
+    processes += pair(workdir, 1_000_000)
+    wait_for(workdir / "checkpoints" / "50", processes)
+    processes[1].send_signal(signal.SIGTERM)
+    codes, _, errors = zip(*map(ended, processes), strict=True)
+    assert codes == (143, 143), errors
+    saved = max(int(p.name) for p in (workdir / "checkpoints").iterdir() if p.name.isdigit())
+    assert all(f"stopped by SIGTERM at step {saved}, saved" in error for error in errors), errors
+
+    processes[:] = pair(workdir, 1_000_000)
+    wait_for(workdir / "checkpoints" / str((saved // 50 + 2) * 50), processes)
+    processes[1].kill()
+    began = time.monotonic()
+    code, out, error = ended(processes[0], 2 * LIMIT + 10)
+    assert code == 70
+    assert "{" not in out  # gloo greets on stdout
+    assert "process 1 of 2 has not been heard of for 6 s: it is gone" in error
+    assert time.monotonic() - began < 2 * LIMIT + 5
+    processes[1].communicate()
+
+    last = max(int(p.name) for p in (workdir / "checkpoints").iterdir() if p.name.isdigit())
+    copy = tmp_path / "copy"
+    shutil.copytree(workdir, copy)
+    end = (last // 50 + 2) * 50
+    processes[:] = [start(workdir, 4, end), start(copy, 1, end)]
+    for process in processes:
+        code, out, error = ended(process, 240)
+        assert code == 0, error
+        assert json.loads(out.splitlines()[-1])["step"] == end
+    four, one = losses(workdir), losses(copy)
+    assert sorted(four) == sorted(one) == list(range(50, end + 1, 50))
+    np.testing.assert_allclose(list(four.values()), list(one.values()), rtol=1e-4)
+
+
+def test_processes_that_disagree_are_told_before_compiling(tmp_path, processes):
+    processes += pair(tmp_path / "run", 100, second=["--config.train.lr=0.1"])
+    (code0, _, error0), (code1, _, error1) = map(ended, processes)
+    assert (code0, code1) == (2, 2), error0 + error1
+    line = "flowjax: train: process 1 has another config than process 0: start all of them with the same"
+    assert line in error0
+    assert "flowjax" not in error1
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--process_id=1"], "--process_id needs --coordinator_address too"),
+        (["--coordinator_address=a:1", "--num_processes=2", "--process_id=2"], "2 is not below --num_processes 2"),
+        (["--coordinator_address=a", "--num_processes=2", "--process_id=1"], "'a' is not HOST:PORT"),
+    ],
+)
+def test_flags_that_do_not_fit_are_told(flags, message, capsys):
+    from flowjax.cli.main import main
+
+    assert main(["train", "--config", "gaussians8", "--workdir", "unused", *flags]) == 2
+    assert message in capsys.readouterr().err
