@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -72,6 +73,18 @@ def test_skypilot():
     assert "file_mounts" not in yaml.safe_load(dry("skypilot.sh", "--dry_run", "1", "H200:1", "cifar10", "/c"))
 
 
-@pytest.mark.parametrize("name", ["slurm.sh", "tpu_pod.sh", "skypilot.sh"])
+@pytest.mark.parametrize("name", ["slurm.sh", "slurm_sweep.sh", "tpu_pod.sh", "skypilot.sh"])
 def test_too_few_arguments_show_the_usage(name):
     assert f"scripts/launch/{name} [--dry_run]" in dry(name, "--dry_run", "1", code=2)
+
+
+def test_slurm_sweep(monkeypatch):
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    grid = ["train.lr=1e-4,3e-4", "seed=0..4", "--config.train.steps=10"]
+    job = dry("slurm_sweep.sh", "--dry_run", "1", "2:00:00", "moons", "/shared/lr", *grid, PATH=path)
+    assert "#SBATCH --array=0-9\n" in job
+    subprocess.run(["bash", "-n"], input=job, text=True, check=True)
+    (inner,) = words_of(job, "bash -c")
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "7")
+    words = ["flowjax", "sweep", "--config", "moons", "--workdir", "/shared/lr", "--grid", *grid, "--only", "7"]
+    assert words_of(inner, "exec") == words

@@ -2,8 +2,8 @@
 exit code.
 
 stdout holds one JSON line (or the help that was asked for); everything else goes to stderr. Exit 0: done; 1: a fault
-during a run; 2: a usage or config error; 143: SIGTERM, after saving (130: Ctrl-C). Nothing heavy is imported before a
-command is known.
+during a run; 2: a usage or config error; 70: another process of the run is gone; 143: SIGTERM, after saving (130:
+Ctrl-C). Nothing heavy is imported before a command is known.
 """
 
 import importlib
@@ -19,6 +19,7 @@ from flowjax.cli.flags import Help, UsageError
 
 COMMANDS = {
     "train": "train a flow from a config file, or resume it",
+    "sweep": "train over a grid of config values, and tabulate",
     "sample": "draw samples from a trained run",
     "likelihood": "exact or estimated log-likelihood of points",
     "evaluate": "the metrics that fit the run's data set, or FID and its kin",

@@ -60,7 +60,7 @@ def run(argv: list[str]) -> dict[str, Any]:
     return train_run.train(config, workdir, values.checkpoint, values.tensorboard, values.wandb, traced)
 
 
-def read_config(values: absl_flags.FlagValues, argv: list[str]) -> Config:
+def read_config(values: absl_flags.FlagValues, argv: list[str], usage: str = __doc__ or "") -> Config:
     """Parses all flags; returns the file's config with the overrides of the command line, checked.
 
     ml_collections types and applies the overrides. Their keys are checked here first, to name the nearest valid one.
@@ -76,7 +76,7 @@ def read_config(values: absl_flags.FlagValues, argv: list[str]) -> Config:
             )
     with _argv(rest):
         config_flags.DEFINE_config_dict("config", config, "", flag_values=values)
-        flags.parse(values, rest, __doc__ or "")
+        flags.parse(values, rest, usage)
     if where is None:
         raise flags.UsageError("--config is required: a file, or a name that `flowjax configs` lists")
     return resolve(values.config)

@@ -128,7 +128,9 @@ def test_configs_are_listed_with_their_first_lines(flowjax):
     assert all(result["configs"].values())
 
 
-@pytest.mark.parametrize("command", ["train", "sample", "likelihood", "evaluate", "export", "convert", "configs"])
+@pytest.mark.parametrize(
+    "command", ["train", "sweep", "sample", "likelihood", "evaluate", "export", "convert", "configs"]
+)
 def test_help_has_an_example(flowjax, command):
     code, text, _ = flowjax(command, "--help")
     assert code == 0

@@ -1,0 +1,156 @@
+"""Train over a grid of config values, and tabulate what came out.
+
+usage: flowjax sweep --config FILE|NAME --workdir DIR --grid KEY=VALUES [KEY=VALUES ...] [--config.KEY=VALUE ...]
+           [--only I | --collect | --dry_run]
+
+VALUES are separated by commas; 0..4 is 0, 1, 2, 3, 4. Each point of the grid is a run of its own in a folder of DIR,
+one after the other; what is finished is not done again, and a run that fails does not stop the others. The table
+averages over `seed` and is written to DIR/sweep.json too. --only trains the I-th point alone, as a task of a SLURM
+array does (scripts/launch/slurm_sweep.sh), and --collect makes the table of what is there.
+
+example:
+  flowjax sweep --config gaussians8 --workdir runs/lr --grid train.lr=1e-3,3e-3 seed=0..2 --config.train.steps=2000
+"""
+
+import ast
+import itertools
+import json
+import re
+import statistics
+from pathlib import Path
+from typing import Any
+
+from absl import flags as absl_flags
+
+from flowjax.cli import flags
+from flowjax.cli.train import read_config
+from flowjax.config import Config, ConfigError, flatten, nearest_key, resolve
+
+Point = dict[str, Any]
+"""A value for each key of the grid."""
+
+
+def run(argv: list[str]) -> dict[str, Any]:
+    """Trains what is asked for, and returns the table."""
+    grid, rest = _take_grid(argv)
+    values = flags.new("train")
+    absl_flags.DEFINE_integer("only", None, "train this point of the grid alone", lower_bound=0, flag_values=values)
+    absl_flags.DEFINE_bool("collect", False, "train nothing: the table of what is there", flag_values=values)
+    absl_flags.DEFINE_bool("dry_run", False, "print the points of the grid, stop", flag_values=values)
+    config = read_config(values, rest, __doc__ or "")
+    workdir = Path(flags.require(values, "workdir"))
+    if not grid:
+        raise flags.UsageError("--grid is required: KEY=VALUES, such as train.lr=1e-3,3e-3 or seed=0..4")
+    points = [dict(zip(grid, chosen, strict=True)) for chosen in itertools.product(*grid.values())]
+    configs = [_at(config, point) for point in points]  # all are checked before the first is run
+    folders = [workdir / _name(point) for point in points]
+    if values.dry_run:
+        return {"workdir": str(workdir), "points": [folder.name for folder in folders]}
+    if values.only is not None and values.only >= len(points):
+        raise flags.UsageError(f"--only {values.only}: the grid has points 0 to {len(points) - 1}")
+    failed = {}
+    if not values.collect:
+        chosen = range(len(points)) if values.only is None else [values.only]
+        failed = _train([(configs[i], folders[i]) for i in chosen], values.compilation_cache)
+    return _collect(workdir, points, folders, failed)
+
+
+def _take_grid(argv: list[str]) -> tuple[dict[str, list[Any]], list[str]]:
+    """The values of each key after --grid, and the other arguments."""
+    grid: dict[str, list[Any]] = {}
+    rest: list[str] = []
+    taking = False
+    for argument in argv:
+        if argument == "--grid":
+            taking = True
+        elif argument.startswith("--grid="):
+            _add(grid, argument.removeprefix("--grid="))
+        elif taking and not argument.startswith("-"):
+            _add(grid, argument)
+        else:
+            taking = False
+            rest.append(argument)
+    return grid, rest
+
+
+def _add(grid: dict[str, list[Any]], text: str) -> None:
+    key, equals, values = text.partition("=")
+    if not equals or not values:
+        raise flags.UsageError(f"--grid {text!r} is not KEY=VALUES, such as train.lr=1e-3,3e-3 or seed=0..4")
+    grid[key] = [value for part in re.split(r",(?![^(\[]*[)\]])", values) for value in _values(part.strip())]
+
+
+def _values(text: str) -> list[Any]:
+    if match := re.fullmatch(r"(-?\d+)\.\.(-?\d+)", text):
+        return list(range(int(match[1]), int(match[2]) + 1))
+    try:
+        return [ast.literal_eval(text)]
+    except (ValueError, SyntaxError):
+        return [text]
+
+
+def _at(config: Config, point: Point) -> Config:
+    """The config with a point's values, checked."""
+    flat, raw = flatten(config), config.to_dict()
+    for key, value in point.items():
+        if key not in flat:
+            raise ConfigError(
+                f"--grid: unknown config key {key!r}; the nearest valid one is {nearest_key(key, flat)!r}"
+            )
+        section, _, leaf = key.rpartition(".")
+        (raw[section] if section else raw)[leaf] = value
+    return resolve(raw)
+
+
+def _name(point: Point) -> str:
+    """A folder's name: train.lr=0.001,seed=0."""
+    return re.sub(r"[^\w.,=()+-]", "_", ",".join(f"{key}={value}" for key, value in point.items()))
+
+
+def _train(runs: list[tuple[Config, Path]], cache_folder: str | None) -> dict[str, str]:
+    """Trains one after the other; why those failed that did, by folder."""
+    from flowjax.cli import cache, errors, train_run
+    from flowjax.training.writers import say
+
+    cache.use(cache_folder)
+    failed = {}
+    for i, (config, folder) in enumerate(runs):
+        say(f"sweep: {i + 1} of {len(runs)}: {folder.name}")
+        try:
+            train_run.train(config, folder, "last")
+        except (*errors.FAULTS, *errors.USAGE, ConfigError, flags.UsageError) as error:
+            failed[folder.name] = " ".join(str(error).split())
+            say(f"sweep: {folder.name} failed: {failed[folder.name]}")
+    return failed
+
+
+def _collect(workdir: Path, points: list[Point], folders: list[Path], failed: dict[str, str]) -> dict[str, Any]:
+    """The last losses of each point, averaged over seeds: on stderr, in DIR/sweep.json, and returned."""
+    from flowjax.training.writers import read_metrics, say
+
+    groups: dict[str, list[tuple[dict[str, Any], Path]]] = {}
+    for point, folder in zip(points, folders, strict=True):
+        records = read_metrics(folder / "metrics.jsonl")
+        group = _name({key: value for key, value in point.items() if key != "seed"}) or "all"
+        groups.setdefault(group, [])
+        if records and folder.name not in failed:
+            groups[group].append((records[-1], folder))
+    rows = []
+    for group, found in groups.items():
+        row: dict[str, Any] = {"point": group, "runs": len(found)}
+        for key in ("step", "loss", "val_loss"):
+            numbers = [record[key] for record, _ in found]
+            row[key] = statistics.fmean(numbers) if numbers else None
+            if key != "step":
+                row[f"{key}_std"] = statistics.stdev(numbers) if len(numbers) > 1 else None
+        rows.append(row)
+    result = {"workdir": str(workdir), "table": rows, "failed": failed}
+    workdir.mkdir(parents=True, exist_ok=True)
+    (workdir / "sweep.json").write_text(json.dumps(result, indent=2) + "\n")
+    width = max(len(row["point"]) for row in rows)
+    text = lambda mean, std: "-" if mean is None else f"{mean:.5g}" + ("" if std is None else f" +- {std:.2g}")
+    say(f"{'point':<{width}}  runs  {'loss':<20}  validation loss")
+    for row in rows:
+        loss, val = (text(row[key], row[f"{key}_std"]) for key in ("loss", "val_loss"))
+        say(f"{row['point']:<{width}}  {row['runs']:>4}  {loss:<20}  {val}")
+    return result

@@ -1,0 +1,74 @@
+"""`flowjax sweep`: its grid, its table, what it does again and what it survives."""
+
+import json
+import statistics
+
+import pytest
+
+from flowjax.cli.sweep import _take_grid
+
+SMALL = [
+    "--config.train.steps=20",
+    "--config.train.batch_size=32",
+    "--config.train.warmup=0.0",
+    "--config.model.width=8",
+]
+
+
+def test_the_grid_is_read_from_words():
+    words = ["--config", "moons", "--grid", "train.lr=1e-3,3e-3", "seed=0..2", "--workdir", "w"]
+    grid, rest = _take_grid([*words, "--grid=path.schedule=vp,polynomial(2,3)", "--grid=model.multipliers=(1,2),(1,)"])
+    assert grid == {
+        "train.lr": [1e-3, 3e-3],
+        "seed": [0, 1, 2],
+        "path.schedule": ["vp", "polynomial(2,3)"],
+        "model.multipliers": [(1, 2), (1,)],
+    }
+    assert rest == ["--config", "moons", "--workdir", "w"]
+
+
+def test_a_table_over_seeds(flowjax, tmp_path, monkeypatch):
+    """Mean and deviation are those of the runs' last records; a second call trains nothing; one that failed is told."""
+    from flowjax import plots
+
+    monkeypatch.setattr(plots, "draw_all", lambda *a: None)
+    command = ["sweep", "--config", "moons", "--workdir", str(tmp_path / "w"), *SMALL, "--grid"]
+    code, result, error = flowjax(*command, "train.lr=1e-3,1e-2", "seed=0..1")
+    assert code == 0, error
+    assert [(row["point"], row["runs"]) for row in result["table"]] == [("train.lr=0.001", 2), ("train.lr=0.01", 2)]
+    last = lambda lr, seed: json.loads(
+        (tmp_path / "w" / f"train.lr={lr},seed={seed}" / "metrics.jsonl").read_text().splitlines()[-1]
+    )["val_loss"]
+    for row, lr in zip(result["table"], (0.001, 0.01), strict=True):
+        found = [last(lr, 0), last(lr, 1)]
+        assert row["val_loss"] == pytest.approx(sum(found) / 2)
+        assert row["val_loss_std"] == pytest.approx(statistics.stdev(found))
+    assert json.loads((tmp_path / "w" / "sweep.json").read_text()) == result
+    assert "train.lr=0.01" in error
+    code, again, error = flowjax(*command, "train.lr=1e-3,1e-2", "seed=0..1")
+    assert again == result
+    assert error.count("already finished") == 4
+    _, _, error = flowjax(*command, "train.lr=1e-3,1e-2", "seed=0..1", "--only", "3")
+    assert error.count("already finished") == 1
+    (tmp_path / "w" / "train.lr=0.01,seed=1" / "config.json").unlink()
+    code, failed, error = flowjax(*command, "train.lr=1e-3,1e-2", "seed=0..1")
+    assert code == 0
+    assert failed["table"][1]["runs"] == 1
+    assert "has no config.json" in failed["failed"]["train.lr=0.01,seed=1"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "--grid is required"),
+        (["--grid", "train.lr"], "'train.lr' is not KEY=VALUES"),
+        (["--grid", "train.rate=1"], "unknown config key 'train.rate'; the nearest valid one is 'train."),
+        (["--grid", "train.lr=fast"], "train.lr must be a number"),
+        (["--grid", "seed=0..1", "--only", "2"], "--only 2: the grid has points 0 to 1"),
+    ],
+)
+def test_bad_grids_are_one_line(flowjax, tmp_path, arguments, message):
+    code, _, error = flowjax("sweep", "--config", "moons", "--workdir", str(tmp_path), *arguments)
+    assert code == 2
+    assert message in error
+    assert error.count("\n") == 1
