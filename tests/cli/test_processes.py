@@ -108,5 +108,7 @@ def test_a_full_disk_is_one_line_and_exit_1(tmp_path):
         env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1"},
     )
     assert done.returncode == 1, (done.returncode, done.stderr[-3000:])
-    assert "cannot write to" in done.stderr.splitlines()[-1]
+    # JAX warns of a cache that it cannot write either, from another thread, maybe later
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("flowjax: ")]
+    assert "cannot write to" in line
     assert done.stdout == ""
