@@ -46,7 +46,7 @@ def test_tpu_pod():
     line = dry("tpu_pod.sh", "--dry_run", "pod", "zone", "git+https://x.org/f", "cifar10", "/mnt/c", *OWN)
     command = ["gcloud", *words_of(line, "gcloud")]
     assert command[:9] == ["gcloud", "compute", "tpus", "tpu-vm", "ssh", "pod", "--zone", "zone", "--worker=all"]
-    assert words_of(command[-1], "&& .flowjax/bin/flowjax") == [
+    assert words_of(command[-1], "FLOWJAX_DISTRIBUTED=1 .flowjax/bin/flowjax") == [
         "train",
         "--config",
         "cifar10",

@@ -35,6 +35,8 @@ def use(folder: str | None) -> Path | None:
             return None  # a read-only home is no reason to stop
         raise UsageError(f"--compilation_cache {folder}: {error.strerror}") from None
     jax.config.update("jax_compilation_cache_dir", str(path))
+    # the address of a partitioning rule (models.norm_kernel) is another in each process
+    jax.config.update("jax_remove_custom_partitioning_ptr_from_cache_key", True)
     return path
 
 

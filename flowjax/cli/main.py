@@ -46,7 +46,20 @@ A command prints one line of JSON on stdout; progress and errors go to stderr.
 def entry() -> None:
     """The console script. SIGTERM outside the training loop, which saves first, still exits 143."""
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
-    sys.exit(main(sys.argv[1:]))
+    try:
+        code = main(sys.argv[1:])
+    except SystemExit as stop:
+        _leave(int(stop.code or 0))
+        raise
+    if code:
+        _leave(code)
+    sys.exit(code)
+
+
+def _leave(code: int) -> None:
+    """Of several processes, one that fails does not wait for the others."""
+    if "flowjax.training.hosts" in sys.modules:
+        sys.modules["flowjax.training.hosts"].leave(code)
 
 
 def main(argv: list[str]) -> int:
@@ -77,10 +90,7 @@ def main(argv: list[str]) -> int:
     except KeyboardInterrupt:
         return _fail(f"{name}: interrupted", 130)
     except Exception as error:
-        code = _report(name, error)
-        if name == "train" and "jax" in sys.modules:
-            importlib.import_module("flowjax.training.hosts").leave(code)
-        return code
+        return _report(name, error)
 
 
 def _speaks(name: str) -> bool:

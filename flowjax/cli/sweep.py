@@ -15,6 +15,7 @@ example:
 import ast
 import itertools
 import json
+import math
 import re
 import statistics
 from pathlib import Path
@@ -52,7 +53,13 @@ def run(argv: list[str]) -> dict[str, Any]:
     if not values.collect:
         chosen = range(len(points)) if values.only is None else [values.only]
         failed = _train([(configs[i], folders[i]) for i in chosen], values.compilation_cache)
-    return _collect(workdir, points, folders, failed)
+    result = _collect(points, configs, folders, failed) | {"workdir": str(workdir)}
+    if values.only is None:
+        workdir.mkdir(parents=True, exist_ok=True)
+        part = workdir / "sweep.json.part"
+        part.write_text(json.dumps(result, indent=2) + "\n")
+        part.replace(workdir / "sweep.json")
+    return result
 
 
 def _take_grid(argv: list[str]) -> tuple[dict[str, list[Any]], list[str]]:
@@ -109,7 +116,8 @@ def _name(point: Point) -> str:
 
 def _train(runs: list[tuple[Config, Path]], cache_folder: str | None) -> dict[str, str]:
     """Trains one after the other; why those failed that did, by folder."""
-    from flowjax.cli import cache, errors, train_run
+    from flowjax.cli import cache, train_run
+    from flowjax.training.loop import Preempted
     from flowjax.training.writers import say
 
     cache.use(cache_folder)
@@ -118,39 +126,42 @@ def _train(runs: list[tuple[Config, Path]], cache_folder: str | None) -> dict[st
         say(f"sweep: {i + 1} of {len(runs)}: {folder.name}")
         try:
             train_run.train(config, folder, "last")
-        except (*errors.FAULTS, *errors.USAGE, ConfigError, flags.UsageError) as error:
+        except Preempted:
+            raise
+        except Exception as error:
+            if len(runs) == 1:
+                raise
             failed[folder.name] = " ".join(str(error).split())
             say(f"sweep: {folder.name} failed: {failed[folder.name]}")
     return failed
 
 
-def _collect(workdir: Path, points: list[Point], folders: list[Path], failed: dict[str, str]) -> dict[str, Any]:
-    """The last losses of each point, averaged over seeds: on stderr, in DIR/sweep.json, and returned."""
+def _collect(points: list[Point], configs: list[Config], folders: list[Path], failed: dict[str, str]) -> dict[str, Any]:
+    """The last losses of each point's finished runs, averaged over seeds: on stderr, and returned."""
     from flowjax.training.writers import read_metrics, say
 
     groups: dict[str, list[tuple[dict[str, Any], Path]]] = {}
-    for point, folder in zip(points, folders, strict=True):
+    for point, config, folder in zip(points, configs, folders, strict=True):
         records = read_metrics(folder / "metrics.jsonl")
         group = _name({key: value for key, value in point.items() if key != "seed"}) or "all"
         groups.setdefault(group, [])
-        if records and folder.name not in failed:
+        if records and records[-1]["step"] >= config.train.steps and folder.name not in failed:
             groups[group].append((records[-1], folder))
     rows = []
     for group, found in groups.items():
         row: dict[str, Any] = {"point": group, "runs": len(found)}
         for key in ("step", "loss", "val_loss"):
-            numbers = [record[key] for record, _ in found]
+            numbers = [math.nan if record[key] is None else record[key] for record, _ in found]
             row[key] = statistics.fmean(numbers) if numbers else None
             if key != "step":
-                row[f"{key}_std"] = statistics.stdev(numbers) if len(numbers) > 1 else None
+                row[f"{key}_std"] = (
+                    statistics.stdev(numbers) if len(numbers) > 1 and all(map(math.isfinite, numbers)) else None
+                )
         rows.append(row)
-    result = {"workdir": str(workdir), "table": rows, "failed": failed}
-    workdir.mkdir(parents=True, exist_ok=True)
-    (workdir / "sweep.json").write_text(json.dumps(result, indent=2) + "\n")
     width = max(len(row["point"]) for row in rows)
     text = lambda mean, std: "-" if mean is None else f"{mean:.5g}" + ("" if std is None else f" +- {std:.2g}")
     say(f"{'point':<{width}}  runs  {'loss':<20}  validation loss")
     for row in rows:
         loss, val = (text(row[key], row[f"{key}_std"]) for key in ("loss", "val_loss"))
         say(f"{row['point']:<{width}}  {row['runs']:>4}  {loss:<20}  {val}")
-    return result
+    return {"table": rows, "failed": failed}

@@ -10,7 +10,8 @@ configs. --tensorboard and --wandb also write the records of metrics.jsonl there
 some steps into WORKDIR/trace.
 
 Several processes train as one: on SLURM, TPU pods and Kubernetes they find each other, elsewhere the three flags say
-how. All need the same config and see the same workdir. If one dies, the others end within --heartbeat_timeout.
+how (--num_processes=1 alone: this one is on its own). All need the same config and see the same workdir. If one dies,
+the others end within --heartbeat_timeout.
 
 example:
   flowjax train --config gaussians8 --workdir runs/g8 --config.train.steps=2000
@@ -99,6 +100,8 @@ def _check_processes(values: absl_flags.FlagValues) -> None:
     """The three flags of a run of several processes come together."""
     names = ("coordinator_address", "num_processes", "process_id")
     given = [name for name in names if values[name].value is not None]
+    if given == ["num_processes"] and values.num_processes == 1:
+        return  # one alone, whatever the cluster says
     if given and len(given) < len(names):
         missing = next(name for name in names if name not in given)
         raise flags.UsageError(

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from flowjax import plots
 from flowjax.build import build
 from flowjax.cli.flags import UsageError
@@ -57,7 +59,7 @@ def train(
         traced: the first and the last step to profile; none if they are the same.
     """
     start = time.perf_counter()
-    hosts.check_same("config", json.dumps(config.to_dict(), sort_keys=True))
+    hosts.check_same("config", json.dumps([config.to_dict(), checkpoint, traced], sort_keys=True))
     hosts.check_shared(workdir)
     checkpoints = Checkpoints(workdir / "checkpoints")
     resume = _resume_step(config, workdir, checkpoints, checkpoint)
@@ -66,12 +68,13 @@ def train(
     trainer = _assemble(config)
     if config.train.warmup >= (samples := config.train.steps * config.train.batch_size):
         say(f"train: train.warmup {config.train.warmup:g} is not shorter than the run, {samples} samples")
-    trainer.compile_ahead(fresh=resume is None)
     if resume is None:
+        trainer.compile_ahead(fresh=True)
         state = trainer.init()
     else:
         _check_same_data(workdir, trainer)
         state = checkpoints.restore(resume, trainer.like())  # before anything is moved or written
+        trainer.compile_ahead(fresh=False)
         say(f"train: resuming {workdir} at step {resume} of {config.train.steps}")
     size = {"parameters": trainer.parameters(), "flops_per_step": trainer.flops_per_step}
     if hosts.leader():
@@ -86,6 +89,7 @@ def train(
     params = hosts.local(result.state.ema, trainer.mesh)
     if hosts.leader():
         _draw(Run(workdir, config, result.step, trainer.problem, params), trainer.dataset)
+    hosts.wait("drawn")
     return _result(config, workdir, "finished", result.step, result.loss, start, size)
 
 
@@ -141,7 +145,7 @@ def _prepare_workdir(config: Config, trainer: Trainer, workdir: Path, size: dict
 
 def _already_finished(config: Config, workdir: Path, step: int, start: float) -> dict[str, Any]:
     say(f"train: {workdir} is already finished at step {step}; a larger train.steps would go on from there")
-    if not (workdir / "plots").is_dir():  # stopped while drawing
+    if not (workdir / "plots").is_dir() and jax.process_count() == 1:  # stopped while drawing
         _draw(load(workdir), open_dataset(config.data.name, config.data.path))
     records = read_metrics(workdir / "metrics.jsonl")
     return _result(

@@ -7,10 +7,14 @@ pulse of each process: a collective waits for ever for a process that was killed
 """
 
 import hashlib
+import importlib.util
 import os
+import re
 import sys
 import threading
 import time
+from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 import jax
@@ -23,6 +27,8 @@ from jax.sharding import PartitionSpec as P
 from flowjax.config import ConfigError
 from flowjax.typing import PyTree
 
+_SHARED_SECONDS = 40.0
+
 LOST = 70
 """Exit code of a process that has lost another: that of an internal error in sysexits.h, which schedulers retry."""
 
@@ -32,24 +38,41 @@ def start(address: str | None, number: int | None, index: int | None, timeout: i
 
     Args:
         address: HOST:PORT of the first process, or None to find out.
-        number, index: of processes, and which this one is.
+        number, index: of processes, and which this one is. One process alone asks nobody.
         timeout: seconds without a pulse after which a process counts as gone.
     """
-    if address is None and not _in_a_cluster():
+    told: dict[str, Any] = (
+        {"cluster_detection_method": "deactivate"} if address else {"local_device_ids": own_gpus(os.environ)}
+    )
+    if number == 1 or not (address or in_a_cluster(os.environ)):
         return
-    jax.distributed.initialize(address, number, index, heartbeat_timeout_seconds=2 * timeout)
+    jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM from us
+    jax.distributed.initialize(address, number, index, heartbeat_timeout_seconds=2 * timeout, **told)
     if jax.process_count() > 1:
         threading.Thread(target=_watch, args=(timeout,), daemon=True).start()
 
 
-def _in_a_cluster() -> bool:
-    """Whether the environment is that of one of several processes that JAX can find by itself."""
-    count = lambda name: os.environ.get(name, "1").strip() or "1"
+def in_a_cluster(env: Mapping[str, str]) -> bool:
+    """Whether the environment is that of one of several processes that JAX can find by itself.
+
+    Of SLURM: a step of several tasks, not a command beside one. FLOWJAX_DISTRIBUTED=1 says so where nothing else does,
+    as on TPU VMs, which JAX asks over the network.
+    """
     return (
-        (count("SLURM_NTASKS").isdigit() and int(count("SLURM_NTASKS")) > 1 and "SLURM_PROCID" in os.environ)
-        or "," in os.environ.get("TPU_WORKER_HOSTNAMES", "")
-        or ("KUBERNETES_SERVICE_HOST" in os.environ and "JOB_COMPLETION_INDEX" in os.environ)
+        ("SLURM_STEP_NODELIST" in env and int(env.get("SLURM_STEP_NUM_TASKS") or 1) > 1)
+        or "," in env.get("TPU_WORKER_HOSTNAMES", "")
+        or ("JOB_COMPLETION_INDEX" in env and importlib.util.find_spec("kubernetes") is not None)
+        or env.get("FLOWJAX_DISTRIBUTED") == "1"
     )
+
+
+def own_gpus(env: Mapping[str, str]) -> list[int] | None:
+    """All GPUs of a node for its only SLURM task, where JAX would take one a task; None to let JAX decide."""
+    if "SLURM_STEP_NODELIST" not in env or not re.fullmatch(r"1(\(x\d+\))?", env.get("SLURM_STEP_TASKS_PER_NODE", "")):
+        return None
+    visible = env.get("CUDA_VISIBLE_DEVICES", "")
+    n = len(visible.split(",")) if visible else int(env.get("SLURM_GPUS_ON_NODE") or 0)
+    return list(range(n)) if n > 1 else None
 
 
 def leader() -> bool:
@@ -80,11 +103,15 @@ def check_shared(folder: Any) -> None:
     """ConfigError on all processes unless what the first one writes into the folder is seen by all."""
     if jax.process_count() == 1:
         return
-    token = folder / f".shared-{os.environ.get('SLURM_JOB_ID', '')}"
+    number = multihost_utils.broadcast_one_to_all(np.array(time.time_ns() % 2**31, np.int32))
+    token = folder / f".shared-{int(number)}"
     if leader():
         folder.mkdir(parents=True, exist_ok=True)
         token.write_text("")
     multihost_utils.sync_global_devices("written")
+    end = time.monotonic() + _SHARED_SECONDS
+    while not token.exists() and time.monotonic() < end:
+        time.sleep(1.0)  # network file systems remember for a while what was not there
     seen = np.asarray(multihost_utils.process_allgather(np.array(token.exists())))
     if leader():
         token.unlink(missing_ok=True)
@@ -93,16 +120,33 @@ def check_shared(folder: Any) -> None:
         raise ConfigError(f"process {lost} does not see what process 0 writes to {folder}: take a shared --workdir")
 
 
+def put(tree: PyTree, sharding: NamedSharding) -> PyTree:
+    """NumPy arrays that all processes have, placed on the mesh: each puts what its devices hold."""
+    if jax.process_count() == 1:
+        return jax.device_put(tree, sharding)
+    return jax.tree.map(lambda a: jax.make_array_from_callback(a.shape, sharding, lambda i: np.asarray(a)[i]), tree)
+
+
 def local(tree: PyTree, mesh: Mesh) -> PyTree:
-    """The whole tree on this process's first device, for work that it does alone. All processes have to call it."""
+    """Of several processes, the whole tree on each one's first device, for work that it does alone; all call it."""
     if jax.process_count() == 1:
         return tree
-    whole = jax.jit(lambda tree: tree, out_shardings=NamedSharding(mesh, P()))(tree)
-    return jax.tree.map(lambda a: jnp.asarray(np.asarray(a)), whole)
+    return jax.tree.map(lambda a: jnp.asarray(np.asarray(a)), _whole(mesh)(tree))
+
+
+@cache
+def _whole(mesh: Mesh) -> Any:
+    return jax.jit(lambda tree: tree, out_shardings=NamedSharding(mesh, P()))
+
+
+def wait(name: str) -> None:
+    """Until all processes are here."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)
 
 
 def leave(code: int) -> None:
-    """Ends a process that has failed at once: the others would wait for it at the usual end."""
+    """Ends a process that has failed, at once: at the usual end it would wait for the others, and they for it."""
     if jax.process_count() > 1:
         sys.stdout.flush()
         sys.stderr.flush()
@@ -135,5 +179,7 @@ def _watch(timeout: int) -> None:
                     f"process {mine} ends too; the same command resumes from the last checkpoint\n"
                 )
                 sys.stderr.flush()
+                if mine == 0:
+                    time.sleep(3.0)  # it keeps the store: the others are to find out for themselves first
                 os._exit(LOST)
         time.sleep(min(1.0, timeout / 4))

@@ -86,7 +86,7 @@ def train(
     try:
         log = _Log(trainer, workdir, step, start, trackers or Trackers())
         progress = Progress(train.steps, step, "train")
-        n = min(stretch, ahead(step))
+        n, _ = hosts.agree(min(stretch, ahead(step)), 0)
         data = feed(step, n) if feed else arrays
         with _signals() as caught:
             while step < train.steps:

@@ -6,8 +6,9 @@ pattern of parameter paths and the mesh axes of the last dimensions of what it m
 
     ("mlp1/kernel$", (None, "tensor"))
 
-Optimizer moments and averages carry the paths of their parameters and so lie as they do. An array is cut on `fsdp`
-along its largest dimension that is still whole and that divides; small ones stay whole. On any mesh the program is the
+Averages and Adam's moments carry the paths of their parameters and so lie as they do; Muon's are stacks by shape, which
+only `fsdp` cuts. An array is cut on `fsdp` along its largest dimension that is still whole and that divides; small ones
+stay whole. On any mesh the program is the
 same function of the same total batch: only the order of sums differs.
 """
 
@@ -52,14 +53,16 @@ RULES: dict[str, tuple[Rule, ...]] = {
     ),
 }
 """For each `model.name`: the first product of a pair is cut along what it makes, the second along what it takes, so
-that the pair needs one sum over devices."""
+that the pair needs one sum over devices. (q, k and v are cut together, as one: their parts change places first.)"""
 
 SMALL = 2**14
 """Arrays with fewer numbers than this stay whole on `fsdp`: to gather them costs more than they do."""
 
 
 def make_mesh(config: Config) -> Mesh:
-    """The mesh of `config.mesh`, over all devices; said aloud to be `Auto` (diffrax fails under explicit axes).
+    """The mesh of `config.mesh`, over the first devices of a process, or all of several.
+
+    Its axes are said aloud to be `Auto`: diffrax fails under explicit ones.
 
     Raises:
         ConfigError: if the devices do not divide into the mesh, or the batch among the devices.
@@ -113,7 +116,13 @@ def _spec(path: str, shape: tuple[int, ...], mesh: Mesh | AbstractMesh, rules: t
     axes: list[str | None] = [None] * len(shape)
     ends = next((ends for pattern, ends in rules if re.search(pattern, path)), ())
     for i, axis in zip(range(len(shape) - len(ends), len(shape)), ends, strict=True):
-        if i >= 0 and axis is not None and shape[i] % mesh.shape[axis] == 0 and mesh.shape[axis] > 1:
+        if (
+            i >= 0
+            and axis is not None
+            and not (whole and axis == "fsdp")
+            and shape[i] % mesh.shape[axis] == 0
+            and mesh.shape[axis] > 1
+        ):
             axes[i] = axis
     n = mesh.shape["fsdp"]
     if n > 1 and not whole and "fsdp" not in axes and math.prod(shape) >= SMALL:
@@ -146,9 +155,10 @@ def rules_of(config: Config, params: PyTree) -> tuple[Rule, ...]:
 def _read(text: str) -> Rule:
     pattern, equals, ends = text.rpartition("=")
     axes = tuple(None if end.strip() == "-" else end.strip() for end in ends.split(","))
-    if not equals or any(axis is not None and axis not in AXES for axis in axes):
+    named = [axis for axis in axes if axis is not None]
+    if not equals or not set(named) <= set(AXES) or len(set(named)) < len(named):
         raise ConfigError(
-            f"mesh.rules: {text!r} is not PATTERN = AXIS, AXIS..., each axis one of {', '.join(AXES)} or -"
+            f"mesh.rules: {text!r} is not PATTERN = AXIS, AXIS..., each axis one of {', '.join(AXES)}, once, or -"
         )
     try:
         re.compile(pattern.strip())

@@ -76,7 +76,8 @@ def make_step(
         batch_size: rows of a batch.
         half_life: of the moving average, in samples; 0 for none.
         widths: of the averages with a power of time as profile.
-        accumulate: parts of a batch whose gradients are computed one after the other, in a part of the memory.
+        accumulate: parts of a batch whose gradients are computed one after the other, in a part of the memory. A
+            coupling pairs the rows of a part.
         gather, scatter: place the parameters for the loss, and its gradient for the optimizer.
     """
     gammas = tuple(map(power_ema.gamma_of, widths))

@@ -13,7 +13,7 @@ from flowjax.config import Config, resolve
 from flowjax.data import Dataset
 from flowjax.models import kernels
 from flowjax.objectives import Batch
-from flowjax.training import flops, optimizers
+from flowjax.training import flops, hosts, optimizers
 from flowjax.training.ahead import Ahead
 from flowjax.training.sharding import make_mesh, replicated, rules_of, shardings
 from flowjax.training.state import TrainState, init_state
@@ -88,7 +88,8 @@ class Trainer:
 
     def arrays(self) -> PyTree:
         """What the compiled run draws from: the resident data set, placed on the mesh."""
-        return jax.device_put(self._loaded, replicated(self.mesh))
+        loaded = self.__dict__.pop("_loaded", None) or self.dataset.arrays()  # no second copy stays on the host
+        return hosts.put(loaded, replicated(self.mesh))
 
     @cached_property
     def _loaded(self) -> PyTree:
@@ -99,7 +100,7 @@ class Trainer:
         assert self._stream is not None
         batches = [self._stream(step + i) for i in range(n)]
         batches += batches[-1:] * (STREAM_STRETCH - n)
-        return jax.device_put(jax.tree.map(lambda *rows: np.stack(rows), *batches), replicated(self.mesh))
+        return hosts.put(jax.tree.map(lambda *rows: np.stack(rows), *batches), replicated(self.mesh))
 
     @property
     def streams(self) -> bool:

@@ -5,8 +5,8 @@
 #   scripts/launch/slurm.sh 2 8 12:00:00 cifar10 /shared/runs/cifar10 --config.mesh.fsdp=8
 #
 # The processes find each other through SLURM's variables. SIGTERM comes two minutes before the end and on preemption: all
-# save at one step and leave with 143, and the job is put back into the queue, where the same command resumes. FLOWJAX_SETUP, if
-# set, is a line that each process runs first, such as "source /shared/venv/bin/activate".
+# save at one step and leave with 143, and the job is put back into the queue, where the same command resumes; also where a
+# process was lost (137, 70), at most 20 times. FLOWJAX_SETUP, if set, is a line that each process runs first, such as "source /shared/venv/bin/activate".
 set -euo pipefail
 dry=; [ "${1:-}" = --dry_run ] && { dry=1; shift; }
 [ $# -ge 5 ] || { sed -n '2,5s/^# \{0,1\}//p' "$0" >&2; exit 2; }
@@ -26,7 +26,7 @@ job=$(cat <<EOF
 #SBATCH --output=$workdir.log
 code=0
 srun --kill-on-bad-exit=0 bash -c $inner || code=\$?
-if [ \$code = 143 ] || [ \$code = 70 ]; then scontrol requeue \$SLURM_JOB_ID; fi
+case \$code in 143 | 137 | 70) [ \${SLURM_RESTART_COUNT:-0} -ge 20 ] || scontrol requeue \$SLURM_JOB_ID ;; esac
 exit \$code
 EOF
 )

@@ -24,7 +24,10 @@ job=$(cat <<EOF
 #SBATCH --signal=TERM@120
 #SBATCH --requeue
 #SBATCH --output=$workdir.%a.log
-srun bash -c $inner
+code=0
+srun bash -c $inner || code=\$?
+case \$code in 143 | 137) [ \${SLURM_RESTART_COUNT:-0} -ge 20 ] || scontrol requeue \$SLURM_JOB_ID ;; esac
+exit \$code
 EOF
 )
 if [ -n "$dry" ]; then printf '%s\n' "$job"; else printf '%s\n' "$job" | sbatch; fi

@@ -13,6 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from flowjax.training import hosts
+
 LIMIT = 6
 """Seconds without a pulse after which a process counts as gone."""
 
@@ -120,6 +122,33 @@ def test_processes_that_disagree_are_told_before_compiling(tmp_path, processes):
     assert line in error0
     assert "flowjax" not in error1
     assert not (tmp_path / "run").exists()
+
+
+STEP = {"SLURM_STEP_NODELIST": "n[1-2]", "SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_TASKS_PER_NODE": "1(x2)"}
+
+
+def test_where_processes_find_each_other():
+    assert hosts.in_a_cluster(STEP)
+    assert not hosts.in_a_cluster({"SLURM_NTASKS": "2", "SLURM_PROCID": "0"})  # a command beside a step
+    assert not hosts.in_a_cluster(STEP | {"SLURM_STEP_NUM_TASKS": "1"})
+    assert hosts.in_a_cluster({"TPU_WORKER_HOSTNAMES": "a,b"})
+    assert not hosts.in_a_cluster({"TPU_WORKER_HOSTNAMES": "localhost"})
+    assert hosts.in_a_cluster({"FLOWJAX_DISTRIBUTED": "1"})
+    assert not hosts.in_a_cluster({})
+
+
+def test_one_task_a_node_has_all_its_gpus():
+    assert hosts.own_gpus(STEP | {"CUDA_VISIBLE_DEVICES": "0,1,2,3"}) == [0, 1, 2, 3]
+    assert hosts.own_gpus(STEP | {"SLURM_GPUS_ON_NODE": "8"}) == list(range(8))
+    assert hosts.own_gpus(STEP | {"SLURM_STEP_TASKS_PER_NODE": "4(x2)", "SLURM_GPUS_ON_NODE": "4"}) is None
+    assert hosts.own_gpus({"CUDA_VISIBLE_DEVICES": "0,1"}) is None
+
+
+def test_a_process_can_be_told_that_it_is_alone(monkeypatch):
+    monkeypatch.setattr(hosts.jax.distributed, "initialize", lambda *a, **k: pytest.fail("it asked"))
+    for name, value in STEP.items():
+        monkeypatch.setenv(name, value)
+    hosts.start(None, 1, None, 60)
 
 
 @pytest.mark.parametrize(

@@ -110,8 +110,9 @@ def test_a_models_rules_come_after_ones_own():
     for text, message in [
         ("nothing = tensor", r"mesh.rules: 'nothing = tensor' matches no parameter; the first is blocks/0/mlp1/bias"),
         ("kernel", r"'kernel' is not PATTERN = AXIS, AXIS"),
-        ("kernel = model", r"each axis one of data, fsdp, tensor or -"),
+        ("kernel = model", r"each axis one of data, fsdp, tensor, once, or -"),
         ("( = tensor", r"mesh.rules: '\( = tensor'"),
+        ("kernel = tensor, tensor", r"each axis one of data, fsdp, tensor, once, or -"),
     ]:
         config = config_of("dit", rules=(text,))
         with pytest.raises(ConfigError, match=message):
