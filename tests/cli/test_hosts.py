@@ -75,6 +75,7 @@ def processes():
             process.communicate()
 
 
+@pytest.mark.slow
 def test_two_processes_train_lose_one_and_go_on_elsewhere(tmp_path, processes):
     """SIGTERM to one saves on both at one step; SIGKILL of one ends the other in time, naming it.
 
