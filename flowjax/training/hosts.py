@@ -41,11 +41,11 @@ def start(address: str | None, number: int | None, index: int | None, timeout: i
         number, index: of processes, and which this one is. One process alone asks nobody.
         timeout: seconds without a pulse after which a process counts as gone.
     """
+    if number == 1 or not (address or in_a_cluster(os.environ)):
+        return
     told: dict[str, Any] = (
         {"cluster_detection_method": "deactivate"} if address else {"local_device_ids": own_gpus(os.environ)}
     )
-    if number == 1 or not (address or in_a_cluster(os.environ)):
-        return
     jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM from us
     jax.distributed.initialize(address, number, index, heartbeat_timeout_seconds=2 * timeout, **told)
     if jax.process_count() > 1:
@@ -76,8 +76,8 @@ def own_gpus(env: Mapping[str, str]) -> list[int] | None:
 
 
 def leader() -> bool:
-    """Whether this process is the one that writes and prints."""
-    return jax.process_index() == 0
+    """Whether this process is the one that writes and prints. A process on its own is not asked for its devices."""
+    return not jax.distributed.is_initialized() or jax.process_index() == 0
 
 
 def agree(steps: int, signal: int) -> tuple[int, int]:
@@ -147,7 +147,7 @@ def wait(name: str) -> None:
 
 def leave(code: int) -> None:
     """Ends a process that has failed, at once: at the usual end it would wait for the others, and they for it."""
-    if jax.process_count() > 1:
+    if jax.distributed.is_initialized() and jax.process_count() > 1:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)

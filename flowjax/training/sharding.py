@@ -8,8 +8,7 @@ pattern of parameter paths and the mesh axes of the last dimensions of what it m
 
 Averages and Adam's moments carry the paths of their parameters and so lie as they do; Muon's are stacks by shape, which
 only `fsdp` cuts. An array is cut on `fsdp` along its largest dimension that is still whole and that divides; small ones
-stay whole. On any mesh the program is the
-same function of the same total batch: only the order of sums differs.
+stay whole. On any mesh the program is the same function of the same total batch: only the order of sums differs.
 """
 
 import math

@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from flowjax.config import Config
 from flowjax.data import Affine, DataSpec
+from flowjax.training import hosts
 
 _PACKAGES = ("flowjax-research", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "diffrax", "numpy")
 
@@ -99,7 +100,7 @@ class MetricsWriter:
         kept = [record for record in read_metrics(path) if record["step"] <= step]
         self.elapsed = kept[-1]["time"] if kept else 0.0
         self._file = None
-        if jax.process_index() == 0:
+        if hosts.leader():
             part = path.with_suffix(".part")
             part.write_text("".join(json.dumps(record) + "\n" for record in kept))
             part.replace(path)
@@ -130,7 +131,7 @@ class Progress:
     """A bar with loss, rate and ETA on a terminal; a plain line a log record where there is none."""
 
     def __init__(self, total: int, start: int, label: str, unit: str = "step"):
-        shown = sys.stderr.isatty() and jax.process_index() == 0
+        shown = sys.stderr.isatty() and hosts.leader()
         self._bar = tqdm(total=total, initial=start, desc=label, unit=unit, dynamic_ncols=True) if shown else None
         self._label, self._total = label, total
 
@@ -155,7 +156,7 @@ class Progress:
 
 def say(line: str) -> None:
     """One line on stderr, past any progress bar; of several processes the first one says it."""
-    if jax.process_index() == 0:
+    if hosts.leader():
         tqdm.write(line, file=sys.stderr)
 
 

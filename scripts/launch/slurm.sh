@@ -6,7 +6,8 @@
 #
 # The processes find each other through SLURM's variables. SIGTERM comes two minutes before the end and on preemption: all
 # save at one step and leave with 143, and the job is put back into the queue, where the same command resumes; also where a
-# process was lost (137, 70), at most 20 times. FLOWJAX_SETUP, if set, is a line that each process runs first, such as "source /shared/venv/bin/activate".
+# process was lost (137, 70), at most 20 times. FLOWJAX_SETUP, if set, is a line that each process runs first, such as
+# "source /shared/venv/bin/activate".
 set -euo pipefail
 dry=; [ "${1:-}" = --dry_run ] && { dry=1; shift; }
 [ $# -ge 5 ] || { sed -n '2,5s/^# \{0,1\}//p' "$0" >&2; exit 2; }
