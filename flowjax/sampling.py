@@ -90,7 +90,7 @@ def sample(
         seed: of the noise and, for a conditional network, of the labels.
         solver: how to integrate.
         label: one class for all.
-        batch: rows a batch on all devices together, 0 for a default; rounded up to divide among them.
+        batch: rows a batch on all devices of a process, 0 for a default; rounded up to divide among them.
         show: progress on stderr.
         guide: guidance, or none.
         labels: where `label` is None, classes uniformly at random, or sample i of class i mod K.

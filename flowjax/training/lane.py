@@ -106,10 +106,11 @@ class Lane:
         return shown if rate is None else shown | {"samples/s": rate}
 
     def save_averages(self, step: int, averages: PyTree) -> None:
-        """Writes a snapshot of the averages with a power of time as profile; of several processes the first does."""
+        """Writes a snapshot of the power-function averages. All processes call it, and the first one writes."""
         began = time.perf_counter()
+        local = hosts.local(averages, self._trainer.mesh)
         if hosts.leader():
-            for width, average in zip(self._trainer.config.ema.widths, averages, strict=True):
+            for width, average in zip(self._trainer.config.ema.widths, local, strict=True):
                 power_ema.write_snapshot(self.workdir / power_ema.FOLDER, step, width, average)
         self._checkpoint_seconds += time.perf_counter() - began
 

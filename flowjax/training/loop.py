@@ -155,7 +155,7 @@ def _record(
         if logs:
             shown.append(lane.write(step, val_loss, int(skipped(own.opt_state))))
         if averages:
-            lane.save_averages(step, hosts.local(own.averages, trainer.mesh))
+            lane.save_averages(step, own.averages)
         if saves or stop:
             lane.save(own, val_loss)
     if shown:
