@@ -192,6 +192,29 @@ def flatten(config: Config | dict, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def literal(text: str) -> Any:
+    """The Python value that a text stands for: 3, 1e-3, True, (1, 2); a name is itself."""
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def changed(config: Config, values: Mapping[str, Any]) -> Config:
+    """A full, checked copy of a config in which the keys of `values`, such as "train.lr", have these.
+
+    Raises:
+        ConfigError: as `resolve`.
+    """
+    known, raw = flatten(config), config.to_dict()
+    for key, value in values.items():
+        if key not in known:
+            raise ConfigError(f"unknown config key {key!r}; the nearest valid one is {nearest_key(key, known)!r}")
+        section, _, leaf = key.rpartition(".")
+        (raw[section] if section else raw)[leaf] = value
+    return resolve(raw)
+
+
 def nearest_key(key: str, known: Iterable[str]) -> str:
     """The known key closest to `key`; a right last part in the wrong place wins over a similar spelling."""
     names = list(known)

@@ -13,7 +13,6 @@ example:
 """
 
 import math
-import sys
 from typing import Any
 
 from absl import flags as absl_flags
@@ -40,6 +39,7 @@ def run(argv: list[str]) -> dict[str, Any]:
     from flowjax import sampling
     from flowjax.cli import cache
     from flowjax.cli.common import join, open_run, points, save_npz, solver
+    from flowjax.training.writers import say
 
     join(values)
     cache.use(values.compilation_cache)
@@ -63,7 +63,7 @@ def run(argv: list[str]) -> dict[str, Any]:
     n, inside = len(log_prob), log_prob[np.isfinite(log_prob)]
     mean = float(log_prob.mean())
     if len(inside) < n:
-        sys.stderr.write(f"likelihood: {1 - len(inside) / n:.2%} of the points lie outside the flow's support: -inf\n")
+        say(f"likelihood: {1 - len(inside) / n:.2%} of the points lie outside the flow's support: -inf")
     return {
         "out": str(out),
         "num": n,

@@ -58,8 +58,8 @@ def entry() -> None:
 
 def _leave(code: int) -> None:
     """Of several processes, one that fails does not wait for the others."""
-    if "flowjax.training.hosts" in sys.modules:
-        sys.modules["flowjax.training.hosts"].leave(code)
+    if "flowjax.training.pulse" in sys.modules:
+        sys.modules["flowjax.training.pulse"].leave(code)
 
 
 def main(argv: list[str]) -> int:
@@ -99,26 +99,34 @@ def _speaks(name: str) -> bool:
 
 
 def _report(name: str, error: Exception) -> int:
-    """One line for any error, and the exit code of its kind."""
+    """Tells an error in one line, of the processes that work as one once; returns the exit code."""
     if os.environ.get("FLOWJAX_TRACEBACK"):
         traceback.print_exc()
+    told, code = _line(name, error)
+    line: str | None = f"{name}: {told}"
+    if "flowjax.training.pulse" in sys.modules:
+        line = sys.modules["flowjax.training.pulse"].signed(line)
+    return code if line is None else _fail(line, code)
+
+
+def _line(name: str, error: Exception) -> tuple[str, int]:
+    """One line for any error, and the exit code of its kind."""
     line = " ".join(str(error).split())
     if isinstance(error, UsageError) or type(error).__name__ in ("ConfigError", "WeightsError"):
-        heard = "jax" not in sys.modules or _speaks(name)  # all processes find the same fault: one tells it
-        return _fail(f"{name}: {line}", 2) if heard else 2
+        return line, 2
     if "jax" in sys.modules:
         errors = importlib.import_module("flowjax.cli.errors")
         if isinstance(error, errors.Preempted):
-            return _fail(f"{name}: {line}", 128 + getattr(error, "number", 0))
+            return line, 128 + getattr(error, "number", 0)
         if isinstance(error, errors.USAGE):
-            return _fail(f"{name}: {line}", 2)
+            return line, 2
         if isinstance(error, errors.FAULTS):
-            return _fail(f"{name}: {line}", 1)
+            return line, 1
         if (told := errors.memory_line(name, error)) is not None:
-            return _fail(f"{name}: {told}", 1)
+            return told, 1
     if isinstance(error, OSError) and error.strerror:
-        return _fail(f"{name}: {error.strerror}{f': {error.filename}' if error.filename else ''}", 1)
-    return _fail(f"{name}: {type(error).__name__}: {line[:300]} (FLOWJAX_TRACEBACK=1 shows where)", 1)
+        return f"{error.strerror}{f': {error.filename}' if error.filename else ''}", 1
+    return f"{type(error).__name__}: {line[:300]} (FLOWJAX_TRACEBACK=1 shows where)", 1
 
 
 def _fail(line: str, code: int) -> int:

@@ -10,14 +10,13 @@ array does (scripts/launch/slurm_sweep.sh), and --collect makes the table of wha
 
 --together trains the runs of one point that differ in `seed` alone in one program, vectorised over the seeds: the same
 runs but for the order of sums. It serves small networks on an accelerator, which one alone would leave idle, and is
-done there unless told otherwise (not yet timed on one); on a CPU it saves only the compilations (five seeds of
-gaussians8: 3.3 ms a step and seed for 1.5 alone, on 2 cores).
+done there unless told otherwise (not yet timed on one), where one device is visible or config.mesh says so; on a CPU
+it saves only the compilations (five seeds of gaussians8: 3.3 ms a step and seed for 1.5 alone, on 2 cores).
 
 example:
   flowjax sweep --config gaussians8 --workdir runs/lr --grid train.lr=1e-3,3e-3 seed=0..2 --config.train.steps=2000
 """
 
-import ast
 import itertools
 import json
 import math
@@ -30,7 +29,7 @@ from absl import flags as absl_flags
 
 from flowjax.cli import flags
 from flowjax.cli.train import read_config
-from flowjax.config import Config, ConfigError, flatten, nearest_key, resolve
+from flowjax.config import Config, changed, literal
 
 Point = dict[str, Any]
 """A value for each key of the grid."""
@@ -50,7 +49,7 @@ def run(argv: list[str]) -> dict[str, Any]:
     if not grid:
         raise flags.UsageError("--grid is required: KEY=VALUES, such as train.lr=1e-3,3e-3 or seed=0..4")
     points = [dict(zip(grid, chosen, strict=True)) for chosen in itertools.product(*grid.values())]
-    configs = [_at(config, point) for point in points]  # all are checked before the first is run
+    configs = [changed(config, point) for point in points]  # all are checked before the first is run
     folders = [workdir / _name(point) for point in points]
     if again := next((folder.name for folder in folders if folders.count(folder) > 1), None):
         raise flags.UsageError(f"--grid has {again} twice")
@@ -99,23 +98,7 @@ def _add(grid: dict[str, list[Any]], text: str) -> None:
 def _values(text: str) -> list[Any]:
     if match := re.fullmatch(r"(-?\d+)\.\.(-?\d+)", text):
         return list(range(int(match[1]), int(match[2]) + 1))
-    try:
-        return [ast.literal_eval(text)]
-    except (ValueError, SyntaxError):
-        return [text]
-
-
-def _at(config: Config, point: Point) -> Config:
-    """The config with a point's values, checked."""
-    flat, raw = flatten(config), config.to_dict()
-    for key, value in point.items():
-        if key not in flat:
-            raise ConfigError(
-                f"--grid: unknown config key {key!r}; the nearest valid one is {nearest_key(key, flat)!r}"
-            )
-        section, _, leaf = key.rpartition(".")
-        (raw[section] if section else raw)[leaf] = value
-    return resolve(raw)
+    return [literal(text)]
 
 
 def _name(point: Point) -> str:
@@ -134,7 +117,7 @@ def _train(runs: Runs, cache_folder: str | None, together: str) -> dict[str, str
     cache.use(cache_folder)
     failed: dict[str, str] = {}
     number = {folder: i for i, (_, folder) in enumerate(runs, 1)}
-    for group in _by_seed(runs):
+    for group in _groups(runs):
         first, last = group[0][1], group[-1][1]
         faults = None
         if len(group) > 1 and together != "no":
@@ -148,12 +131,15 @@ def _train(runs: Runs, cache_folder: str | None, together: str) -> dict[str, str
     return failed
 
 
-def _by_seed(runs: Runs) -> list[Runs]:
-    """The runs in groups that differ in their seed alone."""
+def _groups(runs: Runs) -> list[Runs]:
+    """The runs in groups that differ in their seed alone and stand at one step."""
+    from flowjax.training.checkpoints import Checkpoints
+
     groups: dict[str, Runs] = {}
     for config, folder in runs:
         rest = {key: value for key, value in config.to_dict().items() if key != "seed"}
-        groups.setdefault(json.dumps(rest, sort_keys=True), []).append((config, folder))
+        last = Checkpoints(folder / "checkpoints").steps()[-1:]
+        groups.setdefault(json.dumps([rest, last], sort_keys=True), []).append((config, folder))
     return list(groups.values())
 
 
@@ -176,9 +162,11 @@ def _together(group: Runs, asked: bool, label: str) -> list[str | None] | None:
     except Preempted:
         raise
     except Exception as error:
-        if not begun or out_of_memory(error):
-            return None  # the error of one run, which it has alone too; or too many for the device
-        return [" ".join(str(error).split()) for _ in group]
+        line = " ".join(str(error).split()) or type(error).__name__
+        if not begun or out_of_memory(error):  # it may be one run's own, which it has alone too
+            say(f"sweep: one after the other: {line}")
+            return None
+        return [line for _ in group]
 
 
 def _one(run: tuple[Config, Path], strict: bool, label: str) -> str | None:

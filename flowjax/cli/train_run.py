@@ -14,9 +14,9 @@ from flowjax.cli.flags import UsageError
 from flowjax.config import Config, differences, resolve
 from flowjax.data import Dataset, open_dataset
 from flowjax.run import Run, load
-from flowjax.sampling import SolverFault
 from flowjax.training import hosts, loop, power_ema, together
 from flowjax.training.checkpoints import Checkpoints
+from flowjax.training.hardware import out_of_memory
 from flowjax.training.lane import Lane
 from flowjax.training.sharding import table
 from flowjax.training.trace import Trace
@@ -64,6 +64,7 @@ def train(
     hosts.check_shared(workdir)
     checkpoints = Checkpoints(workdir / "checkpoints")
     resume = _resume_step(config, workdir, checkpoints, checkpoint)
+    hosts.check_same("checkpoint", str(resume))  # a network's file system may show one of them an older folder
     if resume is not None and resume >= config.train.steps:
         return _already_finished(config, workdir, resume, start)
     trainer = _assemble(config)
@@ -84,12 +85,13 @@ def train(
     with _trackers(config, workdir, resume or 0, tensorboard, wandb) as trackers:
         [result] = loop.train(trainer, [Lane(workdir, checkpoints, trackers)], state, trace)
     say(f"train: {result.step} steps in {result.seconds:.1f} s; drawing {workdir}/plots")
-    params = hosts.local(result.state.ema, trainer.mesh)
+    params, step, loss = hosts.to_first(result.state.ema, trainer.mesh), result.step, result.loss
+    del state, result  # the rest of the state leaves the device
     if hosts.leader():
         with hosts.alone():
-            _draw(Run(workdir, config, result.step, trainer.problem, params), trainer.dataset)
+            _draw(Run(workdir, config, step, trainer.problem, jax.device_put(params)), trainer.dataset)
     hosts.wait("drawn")
-    return _result(config, workdir, "finished", result.step, result.loss, start, size)
+    return _result(config, workdir, "finished", step, loss, start, size)
 
 
 def train_together(
@@ -103,19 +105,18 @@ def train_together(
         begin: called when all is ready and the training begins. What is raised before is one run's own fault.
 
     Returns:
-        why a run stopped before its end, for each; None for the whole, with nothing done, where they do not stand at
-        one step, or are better trained one after the other.
+        why a run stopped before its end, for each; None for the whole, with nothing done, where they are finished, do
+        not stand at one step, or are better trained one after the other.
     """
     if jax.default_backend() == "cpu" and not asked:
         return None
     checkpoints = [Checkpoints(workdir / "checkpoints") for workdir in workdirs]
     found = [_resume_step(*run, "last") for run in zip(configs, workdirs, checkpoints, strict=True)]
     resume = found[0]
-    if len(set(found)) == 1 and (resume or 0) >= configs[0].train.steps:
+    if len(set(found)) > 1 or (resume or 0) >= configs[0].train.steps:
         return None
     trainer = _assemble(configs[0])
-    reason = "the runs stand at different steps" if len(set(found)) > 1 else together.alone(trainer)
-    if reason and asked:
+    if reason := together.alone(trainer):
         say(f"sweep: one after the other: {reason}")
     if reason or not (asked or together.worthwhile(trainer, len(configs))):
         return None
@@ -206,11 +207,12 @@ def _already_finished(config: Config, workdir: Path, step: int, start: float) ->
 
 
 def _draw(run: Run, dataset: Dataset) -> None:
-    """The figures are no reason to call a finished run a failure."""
+    """The figures are no reason to call a finished run a failure, whatever is wrong with them."""
     try:
         plots.draw_all(run, dataset)
-    except (OSError, SolverFault) as error:
-        say(f"train: the plots could not be drawn: {error}; the same command draws them")
+    except Exception as error:
+        reason = out_of_memory(error) or " ".join(str(error).split())[:300] or type(error).__name__
+        say(f"train: the plots could not be drawn: {reason}; the same command draws them")
 
 
 def _result(

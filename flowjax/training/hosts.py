@@ -1,19 +1,15 @@
-"""Several processes as one run: how they start, agree, and notice that one of them is gone.
+"""Several processes as one run: how they start, agree, and share what there is to do.
 
 Every process runs the same program over the whole mesh, each with its own devices. Only the first one writes, prints
 and draws. What each decides from its own clock or signals is agreed upon at the end of every stretch, so that all of
-them take the same steps, save at the same one and stop together. JAX's coordination service carries the start and a
-pulse of each process: a collective waits for ever for a process that was killed, so whoever misses a pulse ends.
+them take the same steps, save at the same one and stop together.
 """
 
-import atexit
 import contextlib
 import hashlib
 import importlib.util
 import os
 import re
-import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
@@ -21,24 +17,20 @@ from functools import cache
 from typing import Any, TypeVar
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from flowjax.config import ConfigError
+from flowjax.training import pulse
 from flowjax.typing import PyTree
 
 T = TypeVar("T")
 
 _SHARED_SECONDS = 40.0
-_CHUNK = 2**28  # bytes of each process that are gathered at once
-_ENDED = "ended"  # the last pulse of a process that has done its work
+_CHUNK = 2**28  # bytes, of all processes together, that are gathered at once
 _alone: ContextVar[bool] = ContextVar("alone", default=False)
-
-LOST = 70
-"""Exit code of a process that has lost another: that of an internal error in sysexits.h, which schedulers retry."""
 
 
 def start(address: str | None, number: int | None, index: int | None, timeout: int) -> None:
@@ -58,10 +50,7 @@ def start(address: str | None, number: int | None, index: int | None, timeout: i
     # JAX aborts from half its own limit on, since its tasks beat twice in it: ours, which says what to do, comes first
     jax.distributed.initialize(address, number, index, heartbeat_timeout_seconds=4 * timeout + 20, **told)
     if jax.process_count() > 1:
-        ending = threading.Event()
-        watch = threading.Thread(target=_watch, args=(timeout, ending), daemon=True)
-        watch.start()
-        atexit.register(lambda: (ending.set(), watch.join(timeout)))  # before JAX's own, which waits for the others
+        pulse.watch(timeout)
 
 
 def in_a_cluster(env: Mapping[str, str]) -> bool:
@@ -139,16 +128,24 @@ def put(tree: PyTree, sharding: NamedSharding) -> PyTree:
     return jax.tree.map(lambda a: jax.make_array_from_callback(a.shape, sharding, lambda i: np.asarray(a)[i]), tree)
 
 
-def local(tree: PyTree, mesh: Mesh) -> PyTree:
-    """Of several processes, the whole tree on each one's first device, for work that it does alone; all call it."""
+def to_first(tree: PyTree, mesh: Mesh) -> PyTree:
+    """Of several processes, the whole tree for the first one, as NumPy; None's for the others. All of them call it.
+
+    One array after the other: a device holds no more than one that is whole.
+    """
     if jax.process_count() == 1:
         return tree
-    return jax.tree.map(lambda a: jnp.asarray(np.asarray(a)), _whole(mesh)(tree))
+
+    def take(a: jax.Array) -> np.ndarray | None:
+        whole = _whole(mesh)(a)
+        return np.asarray(whole) if leader() else None
+
+    return jax.tree.map(take, tree)
 
 
 @cache
 def _whole(mesh: Mesh) -> Any:
-    return jax.jit(lambda tree: tree, out_shardings=NamedSharding(mesh, P()))
+    return jax.jit(lambda a: a, out_shardings=NamedSharding(mesh, P()))
 
 
 @contextlib.contextmanager
@@ -183,12 +180,13 @@ def gathered(a: np.ndarray) -> np.ndarray:
     if sharing() == 1:
         return a
     own = np.ascontiguousarray(a).reshape(-1).view(np.uint8)  # bytes: JAX would make float64 float32
-    told = np.asarray(multihost_utils.process_allgather(np.array(divmod(own.size, _CHUNK), np.uint32)))
-    sizes = [int(chunks) * _CHUNK + int(rest) for chunks, rest in told]
+    told = np.asarray(multihost_utils.process_allgather(np.array(divmod(own.size, 2**31), np.uint32)))
+    sizes = [int(high) * 2**31 + int(low) for high, low in told]
     parts: list[list[np.ndarray]] = [[] for _ in sizes]
-    for start in range(0, max(sizes), _CHUNK):  # at most so many bytes of each process on a device at once
-        piece = own[start : start + _CHUNK]
-        longest = min(_CHUNK, max(sizes) - start)
+    chunk = max(1, _CHUNK // sharing())
+    for start in range(0, max(sizes), chunk):  # each device holds the pieces of all
+        piece = own[start : start + chunk]
+        longest = min(chunk, max(sizes) - start)
         all_ = np.asarray(multihost_utils.process_allgather(np.pad(piece, (0, longest - piece.size))))
         for part, row, size in zip(parts, all_, sizes, strict=True):
             part.append(row[: max(0, size - start)])
@@ -211,44 +209,3 @@ def wait(name: str) -> None:
     """Until all processes are here."""
     if sharing() > 1:
         multihost_utils.sync_global_devices(name)
-
-
-def leave(code: int) -> None:
-    """Ends a process that has failed, at once: at the usual end it would wait for the others, and they for it."""
-    if jax.distributed.is_initialized() and jax.process_count() > 1:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
-
-
-def _watch(timeout: int, ending: threading.Event) -> None:
-    """Beats until the end, and ends this process once another has not beaten for `timeout` seconds."""
-    from jax._src import distributed  # the only way to the store of keys that JAX opens anyway
-
-    client: Any = distributed.global_state.client
-    mine, n = jax.process_index(), jax.process_count()
-    seen: dict[int, tuple[str, float]] = {}
-    beat = 0
-    while not ending.wait(min(1.0, timeout / 4)):
-        beat += 1
-        try:
-            client.key_value_set(f"flowjax/pulse/{mine}", str(beat), allow_overwrite=True)
-            pulses = dict(client.key_value_dir_get("flowjax/pulse/"))
-        except Exception:
-            pulses = None  # the first process, which keeps the store, is gone; or this one is ending
-        now = time.monotonic()
-        for other in range(n):
-            pulse = "" if pulses is None else pulses.get(f"flowjax/pulse/{other}", "")
-            if other not in seen or (pulse and pulse != seen[other][0]):
-                seen[other] = (pulse, now)
-            elif other != mine and seen[other][0] != _ENDED and now - seen[other][1] > timeout:
-                sys.stderr.write(
-                    f"flowjax: process {other} of {n} has not been heard of for {timeout} s: it is gone, and "
-                    f"process {mine} ends too; start all of them again: training resumes from its last checkpoint\n"
-                )
-                sys.stderr.flush()
-                if mine == 0:
-                    time.sleep(3.0)  # it keeps the store: the others are to find out for themselves first
-                os._exit(LOST)
-    with contextlib.suppress(Exception):  # the store may be gone
-        client.key_value_set(f"flowjax/pulse/{mine}", _ENDED, allow_overwrite=True)

@@ -106,12 +106,21 @@ class Lane:
         return shown if rate is None else shown | {"samples/s": rate}
 
     def save_averages(self, step: int, averages: PyTree) -> None:
-        """Writes a snapshot of the power-function averages. All processes call it, and the first one writes."""
-        began = time.perf_counter()
-        local = hosts.local(averages, self._trainer.mesh)
+        """Writes a snapshot of the power-function averages; one that has none is the run's end.
+
+        All processes call it, and the first one writes.
+        """
+        began, fault = time.perf_counter(), None
+        known = hosts.to_first(averages, self._trainer.mesh)
         if hosts.leader():
-            for width, average in zip(self._trainer.config.ema.widths, local, strict=True):
-                power_ema.write_snapshot(self.workdir / power_ema.FOLDER, step, width, average)
+            try:
+                for width, average in zip(self._trainer.config.ema.widths, known, strict=True):
+                    power_ema.write_snapshot(self.workdir / power_ema.FOLDER, step, width, average)
+            except power_ema.SnapshotError as error:
+                fault = f"{error}; {_kept(self.checkpoints)}; try a lower train.lr in another workdir"
+        if hosts.agree(0, int(fault is not None))[1]:
+            self.wait()
+            self.fault = fault or "the first process could not write a snapshot of the averages"
         self._checkpoint_seconds += time.perf_counter() - began
 
     def save(self, state: TrainState, val_loss: float) -> None:
@@ -135,11 +144,15 @@ class Lane:
 
 
 def _bad_line(step: int, violation: float, checkpoints: Checkpoints) -> str:
-    steps = checkpoints.steps()
-    kept = f"the checkpoint of step {steps[-1]} is kept" if steps else "no checkpoint had been saved yet"
+    kept = _kept(checkpoints)
     if violation > LARGEST_VIOLATION:
         return (
             f"the coupling has not converged: at step {step} its plan misses its marginals by {violation:.2g}, more "
             f"than {LARGEST_VIOLATION}; {kept}; take a larger eps in coupling.name, or 'ot', which is exact"
         )
     return f"the loss or its gradient is not finite at step {step}; {kept}; try a lower train.lr in another workdir"
+
+
+def _kept(checkpoints: Checkpoints) -> str:
+    steps = checkpoints.steps()
+    return f"the checkpoint of step {steps[-1]} is kept" if steps else "no checkpoint had been saved yet"

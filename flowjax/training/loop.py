@@ -8,7 +8,7 @@ import math
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,50 +70,10 @@ def train(
         RunFault: if the only lane fails, or a disk cannot be written; all is kept as it was saved.
         Preempted: on SIGTERM or SIGINT, after saving.
     """
-    train = trainer.config.train
     start = time.perf_counter()
-    step, progress = int(np.max(np.asarray(state.step))), None
-    feed = trainer.feed
-    arrays = None if feed else trainer.arrays()
-    stretch = STRETCH if feed else 1
-    trace = trace or Trace(Path())
-    ahead = lambda step: min([_next_stop(step, trainer.config), *trace.borders(step)]) - step
     try:
-        for lane in lanes:
-            lane.open(trainer, step, start, len(lanes))
-        progress = Progress(train.steps, step, "train")
-        n, _ = hosts.agree(min(stretch, ahead(step)), 0)
-        data = feed(step, n) if feed else arrays
-        with _signals() as caught:
-            while step < train.steps:
-                trace.begin(step)
-                began = time.perf_counter()
-                state, metrics = trainer.run(state, data, n)
-                step, done = step + n, n
-                n = min(stretch, ahead(step)) if step < train.steps else 0
-                if feed and n:
-                    running: Any = metrics.loss
-                    data = feed(step, n, running.is_ready)  # while the device works
-                for lane, own in zip(lanes, trainer.apart(metrics), strict=True):
-                    lane.add(done, step, own)
-                if all(lane.fault for lane in lanes):
-                    break
-                if not feed:
-                    stretch = _next_stretch(done, time.perf_counter() - began)
-                    n = min(stretch, ahead(step)) if n else 0
-                trace.end(step)
-                progress.advance(step)
-                n, number = hosts.agree(n, caught[0] if caught else 0)
-                stop = number if step < train.steps else 0
-                _record(trainer, lanes, state, step, bool(stop), progress)
-                if stop:
-                    for lane in lanes:
-                        lane.wait()
-                    raise Preempted(stop, step)
-            for lane in lanes:
-                lane.wait()
-            if len(lanes) == 1 and lanes[0].fault:
-                raise RunFault(lanes[0].fault)
+        with ExitStack() as closing:
+            state = _train(trainer, lanes, state, trace or Trace(Path()), start, closing)
     except (RunFault, Preempted):
         raise
     except Exception as error:
@@ -124,18 +84,69 @@ def train(
         raise RunFault(
             f"cannot write to {folder}: {reason}; what was saved is kept, the same command resumes"
         ) from error
-    finally:
-        trace.close(step)
-        if progress is not None:
-            progress.close()
-        for lane in lanes:
-            lane.close()
-        if feed:
-            feed.close()
     seconds = time.perf_counter() - start
-    states = trainer.apart(state)
-    pairs = zip(lanes, states, strict=True)
+    pairs = zip(lanes, trainer.apart(state), strict=True)
     return [Result(own, int(own.step), lane.loss, seconds, lane.fault) for lane, own in pairs]
+
+
+def _train(
+    trainer: Trainer | Together,
+    lanes: Sequence[Lane],
+    state: TrainState,
+    trace: Trace,
+    start: float,
+    closing: ExitStack,
+) -> TrainState:
+    """The stretches, one after the other; what they open is closed by `closing`. Returns the last state."""
+    steps, feed = trainer.config.train.steps, trainer.feed
+    step = int(np.max(np.asarray(state.step)))
+    if feed:
+        closing.callback(feed.close)
+    for lane in lanes:
+        closing.callback(lane.close)
+        lane.open(trainer, step, start, len(lanes))
+    progress = Progress(steps, step, "train")
+    closing.callback(progress.close)
+    closing.callback(lambda: trace.close(step))
+    arrays = None if feed else trainer.arrays()
+    stretch = STRETCH if feed else 1
+    ahead = lambda step: min([_next_stop(step, trainer.config), *trace.borders(step)]) - step
+    n, _ = hosts.agree(min(stretch, ahead(step)), 0)
+    data = feed(step, n) if feed else arrays
+    with _signals() as caught:
+        while step < steps:
+            trace.begin(step)
+            began = time.perf_counter()
+            state, metrics = trainer.run(state, data, n)
+            step, done = step + n, n
+            n = min(stretch, ahead(step)) if step < steps else 0
+            if feed and n:
+                running: Any = metrics.loss
+                data = feed(step, n, running.is_ready)  # while the device works
+            for lane, own in zip(lanes, trainer.apart(metrics), strict=True):
+                lane.add(done, step, own)
+            if all(lane.fault for lane in lanes):
+                break
+            if not feed:
+                stretch = _next_stretch(done, time.perf_counter() - began)
+                n = min(stretch, ahead(step)) if n else 0
+            trace.end(step)
+            progress.advance(step)
+            n, number = hosts.agree(n, caught[0] if caught else 0)
+            stop = number if step < steps else 0
+            _record(trainer, lanes, state, step, bool(stop), progress)
+            if stop:
+                _wait(lanes)
+                raise Preempted(stop, step)
+        _wait(lanes)
+    if len(lanes) == 1 and lanes[0].fault:
+        raise RunFault(lanes[0].fault)
+    return state
+
+
+def _wait(lanes: Sequence[Lane]) -> None:
+    for lane in lanes:
+        lane.wait()
 
 
 def _record(
@@ -156,7 +167,7 @@ def _record(
             shown.append(lane.write(step, val_loss, int(skipped(own.opt_state))))
         if averages:
             lane.save_averages(step, own.averages)
-        if saves or stop:
+        if (saves or stop) and not lane.fault:
             lane.save(own, val_loss)
     if shown:
         progress.log(step, **{key: sum(one[key] for one in shown) / len(shown) for key in shown[0]})
@@ -190,7 +201,10 @@ def _next_stretch(n: int, seconds: float) -> int:
 
 @contextmanager
 def _signals() -> Iterator[list[int]]:
-    """Collects SIGTERM and SIGINT instead of dying of them; a second one kills as usual."""
+    """Collects SIGTERM and SIGINT instead of dying of them; a second one kills as usual.
+
+    One that nobody has acted upon, since it came when all was done, is sent again at the end.
+    """
     caught: list[int] = []
     old: dict[int, Callable[..., Any] | int | None] = {}
 
@@ -208,3 +222,5 @@ def _signals() -> Iterator[list[int]]:
     finally:
         for number, handler in old.items():
             signal.signal(number, handler)
+    if caught:
+        signal.raise_signal(caught[0])

@@ -116,10 +116,14 @@ def measured(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """The same of the devices that are here, and how fast they are."""
     import jax
 
+    from flowjax.training.ahead import Ahead
+
     if args.mesh[0] != "1x1":
         raise SystemExit("the first --mesh must be 1x1: efficiency is told against it")
     trainers = [assembled(args, mesh, jax.devices()) for mesh in args.mesh]
     for trainer in trainers:
+        if not isinstance(trainer.run, Ahead):
+            raise SystemExit(f"{args.model} has no compiled loop on a CPU: take a GPU or TPU, or --model dit_l2")
         trainer.run.start(trainer.like(), trainer.arrays_like(), 1)  # side by side
     programs = [trainer.run.program() for trainer in trainers]
     runs = [[trainer.init(), trainer.arrays()] for trainer in trainers]
@@ -177,7 +181,7 @@ def assembled(args: argparse.Namespace, mesh: str, devices: Any) -> Any:
     import numpy as np
 
     from flowjax.build import build
-    from flowjax.config import defaults, resolve
+    from flowjax.config import changed, defaults, literal
     from flowjax.data import Dataset, DataSpec
     from flowjax.data.dataset import image_scale, sample_rows
     from flowjax.training.trainer import Trainer
@@ -189,10 +193,7 @@ def assembled(args: argparse.Namespace, mesh: str, devices: Any) -> Any:
         config.model.depth, config.model.width, config.model.heads = DITS[args.model]
     config.train.batch_size = (args.batch or BATCH[args.model]) * data * fsdp
     config.mesh.data, config.mesh.fsdp = data, fsdp
-    for key, _, value in (pair.partition("=") for pair in args.set):
-        section, _, leaf = key.rpartition(".")
-        config[section][leaf] = type(config[section][leaf])(value)
-    config = resolve(config)
+    config = changed(config, {key: literal(value) for key, _, value in (pair.partition("=") for pair in args.set)})
     x = np.random.default_rng(0).integers(0, 256, (1024, *shape), np.uint8)
     spec = DataSpec("images", shape, image_scale(256), levels=256)
     dataset = Dataset(spec, x[:8].astype(np.float32), arrays=lambda: (x, None), sample=sample_rows)

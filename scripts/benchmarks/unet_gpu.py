@@ -11,8 +11,6 @@ each case, compiled side by side and timed in turns. One JSON line on stdout; of
 """
 
 import argparse
-import ast
-import contextlib
 import gzip
 import json
 import statistics
@@ -28,7 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from flowjax.build import build
-from flowjax.config import Config, defaults, resolve
+from flowjax.config import Config, changed, defaults, literal
 from flowjax.data.arrays import open_npz
 from flowjax.data.dataset import Dataset
 from flowjax.solvers import sample
@@ -37,19 +35,13 @@ from flowjax.training.trainer import Trainer
 
 def setting(overrides: list[str], npz: str) -> Config:
     """torchcfm's CIFAR-10 network without dropout, Adam, flips; then the overrides."""
-    pairs = [(key, value) for key, _, value in (o.partition("=") for o in overrides)]
-    config = defaults(dict(pairs).get("model.name", "adm"))
+    values = {key: literal(value) for key, _, value in (o.partition("=") for o in overrides)}
+    config = defaults(values.get("model.name", "adm"))
     config.data.name, config.data.path, config.data.augment = "npz", npz, "flip"
     config.train.batch_size, config.train.clip, config.ema.half_life = 512, 1.0, 500_000.0
     if config.model.name == "adm":
         config.model.dropout = 0.0
-    for key, text in pairs:
-        section, _, leaf = key.rpartition(".")
-        value: Any = text
-        with contextlib.suppress(ValueError, SyntaxError):
-            value = ast.literal_eval(text)
-        (config[section] if section else config)[leaf] = value
-    return resolve(config)
+    return changed(config, values)
 
 
 def images(npz: str) -> Dataset:
@@ -110,12 +102,15 @@ def train(args: argparse.Namespace) -> list[dict[str, Any]]:
 def compare(args: argparse.Namespace) -> list[dict[str, Any]]:
     cases = ["", *args.case]
     runs = [Training(args.set + list(filter(None, case.split(";"))), args.npz) for case in cases]
-    seconds: list[list[float]] = [timed(go, args.steps, 1)[1:] for go in runs]
-    for _ in range(3):
+    seconds: list[list[float]] = [[] for _ in runs]
+    for go in runs:
+        go(2)  # the last of them waits for all that is compiled beside
+    for turn in range(5):  # the first one warms up
         for go, mine in zip(runs, seconds, strict=True):
             start = time.perf_counter()
             go(args.steps)
-            mine.append(time.perf_counter() - start)
+            if turn:
+                mine.append(time.perf_counter() - start)
     if args.profile:
         profile(lambda: runs[-1](5), args.profile)
     return [{"case": c, **go.speed(args.steps, s)} for c, go, s in zip(cases, runs, seconds, strict=True)]

@@ -1,8 +1,10 @@
 """Training: the parts, and that a run cut anywhere is bitwise the run that never stopped."""
 
 import dataclasses
+import errno
 import json
 import shutil
+import signal
 import subprocess
 import sys
 
@@ -16,7 +18,7 @@ from flowjax.config import ConfigError, defaults, resolve
 from flowjax.data import open_dataset
 from flowjax.data.dataset import ArrayRows
 from flowjax.models.embeddings import NO_LABEL
-from flowjax.training import ema, optimizers
+from flowjax.training import ema, loop, optimizers
 from flowjax.training.checkpoints import CheckpointError, Checkpoints, Saver
 from flowjax.training.lane import Lane
 from flowjax.training.loop import RunFault, train
@@ -327,3 +329,50 @@ def test_of_seeds_together_one_that_fails_stops_alone(trainer, tmp_path):
     spoilt = dataclasses.replace(seeds.init(), params=jax.tree.map(lambda a: a * jnp.nan, seeds.init().params))
     ended = train(seeds, [Lane(tmp_path / str(i), Checkpoints(tmp_path / f"x{i}")) for i in range(3)], spoilt)
     assert all("not finite at step 1" in r.fault for r in ended)
+
+
+def test_averages_beyond_a_snapshots_numbers_are_the_runs_end(tmp_path):
+    lane = Lane(tmp_path, Checkpoints(tmp_path / "checkpoints"))
+    c = config(steps=4, log_every=2, save_every=4)
+    c.ema.widths = (0.1,)
+    averaging = assemble(c)
+    state = averaging.init()
+    biases = jax.tree.map(lambda a: jnp.full_like(a, 7e4) if a.ndim == 1 else a, state.params)
+    large = dataclasses.replace(state, params=biases)
+    with pytest.raises(RunFault, match=r"beyond float16; no checkpoint had been saved yet; try a lower train\.lr"):
+        train(averaging, [lane], large)
+    assert lane.checkpoints.steps() == []
+
+
+def interrupted(*, handled):
+    with loop._signals() as caught:
+        signal.raise_signal(signal.SIGINT)
+        assert caught == [signal.SIGINT]
+        if handled:
+            raise loop.Preempted(signal.SIGINT, 3)
+
+
+def test_a_signal_that_comes_when_all_is_done_is_not_lost():
+    with pytest.raises(KeyboardInterrupt):
+        interrupted(handled=False)
+    with pytest.raises(loop.Preempted):
+        interrupted(handled=True)
+
+
+def test_all_is_closed_though_closing_one_fails(tmp_path, trainer):
+    """The last save of a lane fails at its end: the other lane is closed, and the disk is told in one line."""
+    closed = []
+
+    class Failing(Lane):
+        def close(self):
+            super().close()
+            closed.append(self.workdir.name)
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    lanes = [Failing(tmp_path / str(i), Checkpoints(tmp_path / str(i) / "checkpoints")) for i in range(2)]
+    for lane in lanes:
+        lane.workdir.mkdir()
+    seeds = Together(trainer, [0, 1])
+    with pytest.raises(RunFault, match="No space left on device"):
+        train(seeds, lanes, seeds.init())
+    assert closed == ["1", "0"]
