@@ -16,8 +16,8 @@ import json
 import os
 import statistics
 import time
-from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,10 @@ DITS = {"dit_l2": (24, 1024, 16), "dit_xl2": (28, 1152, 16)}
 
 UTILISATION = 0.4
 """Of a device's peak that the arithmetic alone reaches."""
+
+
+Link = tuple[Sequence[int], Sequence[Sequence[int]], float]
+"""Devices of a group, or pairs of a permutation, and the bytes that each of them sends."""
 
 
 @dataclass(frozen=True)
@@ -48,22 +52,24 @@ class Machine:
     near: int = 0
     far: float = 0.0
 
-    def seconds(self, among: Mapping[str, float], data: int, fsdp: int) -> float:
-        """To send so many bytes from each device among groups of so many, one after the other.
+    def seconds(self, links: Sequence[Link]) -> float:
+        """To send all of it, one after the other.
 
-        Neighbours on `fsdp` are neighbours on the machine. A sum over more than are near runs among those first, then
-        each of them carries its share beyond.
+        Devices are side by side in the order of the mesh, whose last axis is `fsdp`. A collective over several hosts
+        runs among the devices of a host first, then each of them carries its share beyond. A permutation is as slow as
+        its slowest pair.
         """
+        host = lambda device: device // self.near if self.near else 0
         total = 0.0
-        for n, sent in ((int(n), sent) for n, sent in among.items()):
-            if not self.near or n not in (data, fsdp, data * fsdp) or n * (fsdp if n == data else 1) <= self.near:
-                total += sent / self.link
-            elif n == data and fsdp >= self.near:  # one of each host
-                total += sent / self.far
-            else:
-                volume, groups = sent * n / (n - 1), n / self.near
-                near, far = volume * (self.near - 1) / self.near, volume / self.near * (groups - 1) / groups
-                total += near / self.link + far / self.far
+        for group, pairs, sent in links:
+            if pairs:
+                total += sent / (self.link if all(host(a) == host(b) for a, b in pairs) else self.far)
+                continue
+            n, near = len(group), max(Counter(map(host, group)).values())
+            volume, hosts = sent * n / (n - 1), n / near
+            total += volume * (near - 1) / near / self.link
+            if hosts > 1:
+                total += volume / near * (hosts - 1) / hosts / self.far
         return total
 
 
@@ -149,17 +155,16 @@ def measured(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
 def described(args: argparse.Namespace, mesh: str, trainer: Any, program: Any) -> dict[str, Any]:
     """What a compiled program says of itself."""
     import jax
-
-    from flowjax.training.collectives import collectives, summary
+    from collectives import collectives, summary
 
     memory, text = program.memory_analysis(), program.as_text()
     if args.text:
         args.text.mkdir(parents=True, exist_ok=True)
         (args.text / f"{args.model}_{mesh}.txt").write_text(text)
     found = [one for one in collectives(text) if one.looped]
-    among: Counter[int] = Counter()
+    links = defaultdict[Any, float](float)
     for one in found:
-        among[one.devices] += round(one.sent)
+        links[one.group, one.pairs] += one.sent
     return {
         "model": args.model,
         "parameters": trainer.parameters(),
@@ -167,8 +172,8 @@ def described(args: argparse.Namespace, mesh: str, trainer: Any, program: Any) -
         "device": trainer.mesh.devices.flat[0].device_kind,
         "batch": trainer.config.train.batch_size,
         "flops": trainer.flops_per_step,
-        "sent": among.total(),
-        "sent_among": dict(among),
+        "sent": sum(links.values()),
+        "links": [(*among, sent) for among, sent in links.items()],
         "collectives": summary(found),
         "state_gib": memory.argument_size_in_bytes / 2**30,
         "temporary_gib": memory.temp_size_in_bytes / 2**30,
@@ -212,7 +217,7 @@ def table(rows: list[dict[str, Any]]) -> str:
         n = data * fsdp
         for name, machine in MACHINES.items():
             work = row["flops"] / n / machine.flops / UTILISATION
-            links = machine.seconds(row["sent_among"], data, fsdp)
+            links = machine.seconds(row["links"])
             lines.append(
                 f"| {row['model']} | {n} | {row['mesh']} | {row['sent'] / 1e6:,.0f} | {name} "
                 f"| {work * 1e3:.1f} | {links * 1e3:.2f} | {work / (work + links):.1%} "

@@ -18,6 +18,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 
 _BITS = {"pred": 8, "bf16": 16, "f16": 16, "f32": 32, "f64": 64, "c64": 64, "c128": 128}
@@ -31,7 +33,8 @@ class Collective:
         kind: one of `KINDS`.
         dtypes: of what is sent, such as "bf16".
         result: bytes of the result on a device.
-        devices: that send each other; of a permutation the number of pairs.
+        group: devices that send each other, the first of such groups, numbered along the mesh; none of a permutation.
+        pairs: of a permutation, who sends and who is sent to.
         times: that it runs each time the outermost loop goes round, or, outside of it, each time the program runs.
         looped: whether it is in that loop.
         source: the operation of the traced program that it comes from.
@@ -40,7 +43,8 @@ class Collective:
     kind: str
     dtypes: str
     result: int
-    devices: int
+    group: tuple[int, ...]
+    pairs: tuple[tuple[int, int], ...]
     times: int
     looped: bool
     source: str
@@ -48,8 +52,10 @@ class Collective:
     @property
     def sent(self) -> float:
         """Bytes that each device sends, as by a ring, each time the loop goes round."""
-        n, each = self.devices, self.result * self.times
-        factors = {"all-reduce": 2 * (n - 1) / n, "reduce-scatter": n - 1.0, "collective-permute": 1.0}
+        n, each = len(self.group), self.result * self.times
+        if self.pairs:
+            return float(each)
+        factors = {"all-reduce": 2 * (n - 1) / n, "reduce-scatter": n - 1.0}
         return each * factors.get(self.kind, (n - 1) / n)
 
 
@@ -64,19 +70,19 @@ def collectives(text: str) -> list[Collective]:
     computations = dict(_computations(text))
     [entry] = [name for name in computations if name.startswith("ENTRY")]
     found = _walk(entry, computations, 1, False)
-    return [one for one in found if one.devices > 1 or one.kind == "collective-permute"]
+    return [one for one in found if len(one.group) > 1 or one.pairs]
 
 
 def summary(found: list[Collective]) -> list[str]:
     """A line for each kind, type and number of devices: how many instructions, and the bytes sent each round."""
     count, sent = defaultdict[Any, int](int), defaultdict[Any, float](float)
     for one in found:
-        key = (one.kind, one.dtypes, one.devices, one.looped)
+        among = f"{len(one.pairs)} pairs" if one.pairs else f"{len(one.group)} devices"
+        key = (one.kind, one.dtypes, among, one.looped)
         count[key] += one.times
         sent[key] += one.sent
     return [
-        f"{count[key]:>5} {key[0]} of {key[1]} over {key[2]} devices: {sent[key] / 1e6:,.1f} MB"
-        + ("" if key[3] else ", once")
+        f"{count[key]:>5} {key[0]} of {key[1]} over {key[2]}: {sent[key] / 1e6:,.1f} MB" + ("" if key[3] else ", once")
         for key in sorted(count, key=lambda key: -sent[key])
     ]
 
@@ -128,7 +134,9 @@ def _read(kind: str, type_: str, started: bool, line: str, times: int, looped: b
     sizes = [math.prod(map(int, filter(None, shape.split(",")))) * _bits(dtype) // 8 for dtype, shape in arrays]
     dtypes = ", ".join(sorted({dtype for dtype, _ in arrays}))
     source = re.search(r'op_name="([^"]*)"', line)
-    return Collective(kind, dtypes, sum(sizes), _devices(line), times, looped, source[1] if source else "")
+    pairs = _pairs(line) if kind == "collective-permute" else ()
+    group = () if kind == "collective-permute" else _group(line)
+    return Collective(kind, dtypes, sum(sizes), group, pairs, times, looped, source[1] if source else "")
 
 
 def _bits(dtype: str) -> int:
@@ -138,16 +146,35 @@ def _bits(dtype: str) -> int:
     return int(digits[1]) if digits else 8
 
 
-def _devices(line: str) -> int:
-    """How many devices are in one group."""
-    if match := re.search(r"source_target_pairs=\{(.*?)\}\}", line):
-        return match[1].count("{")
-    if match := re.search(r"replica_groups=\[(\d+),(\d+)\]", line):
-        return int(match[2])
+def _pairs(line: str) -> tuple[tuple[int, int], ...]:
+    match = re.search(r"source_target_pairs=\{(.*?)\}\}", line)
+    return tuple((int(a), int(b)) for a, b in re.findall(r"(\d+),(\d+)", match[1] if match else ""))
+
+
+def _group(line: str) -> tuple[int, ...]:
+    """The first of the groups."""
+    if match := re.search(r"replica_groups=\[(\d+),(\d+)\]<=(\S+?),? ", line + " "):
+        return tuple(_iota(match[3]).reshape(int(match[1]), int(match[2]))[0].tolist())
     if match := re.search(r"replica_groups=\{\{([\d,]*)\}", line):
-        return match[1].count(",") + 1
-    if match := re.search(r"replica_groups=mesh\[(.*?)\](?:, device_ids=\(.*?\))? \{(.*?)\}", line):
-        sizes = dict(re.findall(r"'(\w+)'=(\d+)", match[1]))
-        parts = re.findall(r"'(\w+)'(?::\(\d+\)(\d+))?", match[2])
-        return math.prod(int(part or sizes[axis]) for axis, part in parts)
+        return tuple(map(int, match[1].split(",")))
+    if match := re.search(r"replica_groups=mesh\[(.*?)\](?:, device_ids=\((.*?)\))? \{(.*?)\}", line):
+        sizes = {axis: int(n) for axis, n in re.findall(r"'(\w+)'=(\d+)", match[1])}
+        ids = (_iota(match[2]) if match[2] else np.arange(math.prod(sizes.values()))).reshape(*sizes.values())
+        taken: dict[str, Any] = dict.fromkeys(sizes, 0)
+        for axis, before, n in re.findall(r"'(\w+)'(?::\((\d+)\)(\d+))?", match[3]):
+            whole = sizes[axis]  # or a part of it: n steps, after an outer part of so many
+            step = whole // (int(before) * int(n)) if n else 1
+            taken[axis] = slice(0, step * int(n) if n else whole, step)
+        return tuple(ids[tuple(taken.values())].reshape(-1).tolist())
     raise ValueError(f"groups of devices in a form that is not known: {line.strip()[:200]}")
+
+
+def _iota(text: str) -> np.ndarray:
+    """The numbers 0, 1, ... laid out as `[2,8]T(1,0)` says: in that shape, its axes then permuted."""
+    shape, _, axes = text.partition("T")
+    numbers = np.arange(math.prod(_numbers(shape))).reshape(_numbers(shape))
+    return numbers.transpose(_numbers(axes)) if axes else numbers
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(n) for n in re.findall(r"\d+", text)]

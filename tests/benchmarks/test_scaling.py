@@ -4,8 +4,11 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
-from flowjax.training.collectives import KINDS, collectives, summary
+import pytest
+import scaling
+from collectives import KINDS, collectives, summary
 
 EIGHT = """
 import json
@@ -13,7 +16,7 @@ from dataclasses import asdict
 import jax, jax.numpy as jnp
 from jax import lax
 from jax.sharding import PartitionSpec as P
-from flowjax.training.collectives import collectives
+from collectives import collectives
 
 mesh = jax.make_mesh((2, 4), ("a", "b"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
 
@@ -38,6 +41,7 @@ print(json.dumps([asdict(c) | {"sent": c.sent} for c in collectives(text)]))
 def test_those_of_a_program_with_one_of_each():
     """Kinds, bytes and how often, against what was written: 8 x 32 numbers of 4 bytes on each of 8 devices."""
     env = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
+    env |= {"PYTHONPATH": str(Path(scaling.__file__).parent)}
     done = subprocess.run([sys.executable, "-c", EIGHT], env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads(done.stdout.splitlines()[-1])
@@ -49,10 +53,12 @@ def test_those_of_a_program_with_one_of_each():
         ("reduce-scatter", 8, 1, True, rows / 8 * 7),
         ("all-to-all", 4, 1, True, rows * 3 / 4),
     ]
-    told = [(c["kind"], c["devices"], c["times"], c["looped"], c["sent"]) for c in found]
+    told = [(c["kind"], len(c["group"]), c["times"], c["looped"], c["sent"]) for c in found]
     permute = [c for c in told if c[0] == "collective-permute"]
     assert sorted(c for c in told if c[0] != "collective-permute") == sorted(expected)
     assert [(c[2], c[3], c[4]) for c in permute] == [(3, True, 3 * rows)]
+    assert {tuple(c["group"]) for c in found} == {tuple(range(8)), (0, 1, 2, 3), (0, 4), ()}
+    assert [c["pairs"] for c in found if c["pairs"]] == [[[0, 1], [1, 2], [2, 3], [4, 5], [5, 6], [6, 7]]]
     assert {c["kind"] for c in found} == set(KINDS)
     assert {c["dtypes"] for c in found} == {"f32"}
 
@@ -81,17 +87,31 @@ ENTRY %main (a: s32[]) -> s32[] {
 def test_started_collectives_and_groups_of_a_mesh():
     """The forms of a TPU's programs. The outermost loop's trips are the steps: they do not multiply."""
     gather, reduce, permute, scatter, transposed = collectives(TPU)
-    assert (gather.result, gather.devices, gather.times, gather.sent) == (16 * 8 * 2, 4, 1, 192)
-    assert (reduce.result, reduce.devices, reduce.dtypes) == (4 * 8 * 2 + 4, 8, "bf16, f32")
-    assert (permute.result, permute.devices, permute.sent) == (32, 2, 32)
-    assert (scatter.kind, scatter.devices, scatter.result, scatter.sent) == ("reduce-scatter", 8, 40, 280)
-    assert (transposed.devices, transposed.sent) == (8, 28)
-    lines = summary([gather, gather, reduce])
+    assert (gather.result, gather.group, gather.times, gather.sent) == (16 * 8 * 2, (0, 1, 2, 3), 1, 192)
+    assert (reduce.result, reduce.group, reduce.dtypes) == (4 * 8 * 2 + 4, (0, 1, 2, 3, 8, 9, 10, 11), "bf16, f32")
+    assert (permute.result, permute.pairs, permute.sent) == (32, ((0, 1), (1, 0)), 32)
+    assert (scatter.kind, scatter.group, scatter.result, scatter.sent) == ("reduce-scatter", tuple(range(8)), 40, 280)
+    assert (transposed.group, transposed.sent) == (tuple(range(8)), 28)
+    lines = summary([gather, gather, reduce, permute])
     assert [line.split(":")[0].strip() for line in lines] == [
         "2 all-gather of bf16 over 4 devices",
         "1 all-reduce of bf16, f32 over 8 devices",
+        "1 collective-permute of u8 over 2 pairs",
     ]
 
 
 def test_a_program_of_one_device_has_none():
     assert collectives("ENTRY %main (a: f32[]) -> f32[] {\n  ROOT %b = f32[] add(%a, %a)\n}\n") == []
+
+
+def test_seconds_of_links_within_and_between_hosts():
+    """By hand: 4 devices a host, 100 bytes a second within and 10 beyond."""
+    machine = scaling.Machine(flops=1.0, link=100.0, near=4, far=10.0)
+    assert machine.seconds([(range(4), (), 300.0)]) == pytest.approx(3.0)
+    # each hands 3/4 of 400 bytes round its host, and carries a quarter to the other, half of it at a time
+    assert machine.seconds([(range(8), (), 350.0)]) == pytest.approx(3.0 + 100 / 2 / 10)
+    assert machine.seconds([((0, 4, 8, 12), (), 300.0)]) == pytest.approx(30.0)  # one of each host
+    assert machine.seconds([((0, 2, 4, 6), (), 300.0)]) == pytest.approx(2.0 + 200 / 2 / 10)  # two of each
+    assert machine.seconds([((), ((0, 1), (4, 5)), 50.0)]) == pytest.approx(0.5)
+    assert machine.seconds([((), ((0, 1), (3, 4)), 50.0)]) == pytest.approx(5.0)
+    assert scaling.Machine(1.0, 100.0).seconds([(range(64), (), 630.0)]) == pytest.approx(6.3)  # all are near
