@@ -1,8 +1,4 @@
-"""From a config to the objects it names; every name a config may use is bound in a table here.
-
-Adding a schedule, source, path noise, coupling, prediction, loss weight, time sampler or model is one file (or class)
-and one line below. A name may carry arguments: `vp(0.1, 20)`, `sinkhorn(eps=2)`.
-"""
+"""From a config to the objects that it names (`names`), checked to fit together: the problem that it describes."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,116 +9,18 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from flowjax import couplings, predictions, schedules, sources
+from flowjax import couplings, predictions, sources
 from flowjax.config import MODEL_DEFAULTS, Config, ConfigError, lookup, make
 from flowjax.data import DataSpec
 from flowjax.data.augment import AUGMENTATIONS, Augmentation
-from flowjax.data.densities import DENSITIES
-from flowjax.data.digits import digits_of
-from flowjax.models import ADM, EDM2, MLP, DiT, UNet
-from flowjax.objectives import Batch, Diagnosed, DiagnosedLoss, diagnosed, times, weights
+from flowjax.names import COUPLINGS, LOSSES, MODELS, NOISES, PATHS, PREDICTIONS, SOURCES, TIMES, WEIGHTS, make_schedule
+from flowjax.objectives import Batch, Diagnosed, DiagnosedLoss, diagnosed, times
 from flowjax.objectives import variational as bound
 from flowjax.objectives.flow_matching import ParametricApply
 from flowjax.paths import AffinePath, GaussianPath
-from flowjax.paths import noise as path_noise
 from flowjax.paths.affine import is_standard_normal
 from flowjax.predictions import Denoiser, Prediction
 from flowjax.typing import Field, Params, PRNGKey
-
-SCHEDULES: dict[str, Callable[..., Any]] = {
-    "condot": schedules.CondOT,
-    "cosine": schedules.Cosine,
-    "polynomial": schedules.Polynomial,
-    "vp": schedules.VP,
-    "subvp": schedules.SubVP,
-    "ve": schedules.VE,
-    "edm": schedules.EDM,
-    "ddpm_linear": schedules.ddpm_linear,
-    "nichol_cosine": schedules.nichol_cosine,
-}
-
-NOISES: dict[str, Callable[..., Any]] = {
-    "constant": path_noise.Constant,
-    "bridge": path_noise.Bridge,
-    "sine2": path_noise.Sine2,
-}
-
-SOURCES: dict[str, Callable[..., sources.Source]] = {
-    "normal": lambda spec: sources.Normal(spec.shape),
-    "uniform": lambda spec: sources.Uniform(spec.shape, -(3.0**0.5), 3.0**0.5),  # unit variance, as the normal
-    "digits": lambda spec, label: _digits_source(spec, label),
-    **{name: lambda spec, make=make: make() for name, make in DENSITIES.items()},
-}
-
-PATHS: dict[str, Callable[..., AffinePath]] = {"affine": AffinePath, "gaussian": GaussianPath}
-"""`affine` is a Gaussian path wherever it can be: from N(0, I), independently, without noise. `gaussian` insists on
-it."""
-
-COUPLINGS: dict[str, Callable[..., couplings.Coupling]] = {
-    "independent": lambda path: couplings.Independent(),
-    "ot": lambda path: couplings.MinibatchOT(),
-    "auction": lambda path, tolerance=0.01: couplings.MinibatchOT("auction", float(tolerance)),
-    "class_ot": lambda path: couplings.MinibatchOT(condition_weight=float("inf")),
-    "conditional_ot": lambda path, weight: couplings.MinibatchOT(condition_weight=float(weight)),
-    "sinkhorn": lambda path, eps=None: couplings.Sinkhorn(_eps(path, eps)),
-    "class_sinkhorn": lambda path, eps=None: couplings.Sinkhorn(_eps(path, eps), condition_weight=float("inf")),
-    "unbalanced": lambda path, eps, tau: couplings.Sinkhorn(float(eps), tau=float(tau)),
-}
-
-PREDICTIONS: dict[str, Callable[..., Prediction]] = {
-    **{
-        p.name: lambda p=p: p
-        for p in (
-            predictions.velocity,
-            predictions.noise,
-            predictions.data,
-            predictions.score,
-            predictions.v,
-            predictions.velocity_score,
-            predictions.noise_variance,
-        )
-    },
-    "edm": predictions.edm,
-}
-
-WEIGHTS: dict[str, Callable[..., weights.Weighting]] = {
-    "own": lambda: weights.OWN,
-    **{
-        p.name: lambda p=p: weights.uniform(p)
-        for p in (predictions.velocity, predictions.noise, predictions.data, predictions.score, predictions.v)
-    },
-    "snr": lambda: weights.uniform(predictions.noise),
-    "min_snr": weights.min_snr,
-    "edm": lambda sigma_data=0.5: weights.uniform(predictions.edm(sigma_data)),
-    "sigmoid": weights.sigmoid,
-    "likelihood": weights.likelihood,
-}
-
-TIMES: dict[str, Callable[..., times.Times]] = {
-    "uniform": times.Uniform,
-    "stratified": times.Stratified,
-    "logit_normal": times.LogitNormal,
-    "log_normal": times.LogNormal,
-    "levels": times.Levels,
-    "importance": times.Importance,
-}
-
-LOSSES: dict[str, Callable[..., Any]] = {
-    "matching": lambda: None,
-    "variational": lambda variance="small", levels=1000: (variance, times.Levels(levels), False),
-    "hybrid": lambda levels=1000: ("learned", times.Levels(levels), True),
-}
-"""`matching`, or the variational bound of a discrete chain: its variance, levels, and whether beside the simple
-loss."""
-
-MODELS: dict[str, Callable[..., nnx.Module]] = {
-    "mlp": MLP,
-    "unet": UNet,
-    "adm": ADM,
-    "edm2": EDM2,
-    "dit": DiT,
-}
-
 
 _DROPOUT = 2**31 - 3
 """Folded into a step's key for the dropout, so that the other draws are those of a network without it."""
@@ -215,39 +113,6 @@ def make_augmentation(config: Config, spec: DataSpec) -> Augmentation:
             f"data.augment {config.data.augment!r} is for images, and data {spec.name!r} has {spec.shape}"
         )
     return make("data.augment", config.data.augment, AUGMENTATIONS)
-
-
-def make_schedule(text: str, shift: float = 1.0) -> schedules.Schedule:
-    """`condot`, `polynomial(2)`, `vp(0.1, 20)`: a name in `SCHEDULES`, shifted if shift is not 1.
-
-    Raises:
-        ConfigError: on an unknown name, arguments it does not take, or a schedule that is not monotone.
-    """
-    schedule = make("path.schedule", text, SCHEDULES)
-    schedule = schedule if shift == 1.0 else schedules.Shifted(schedule, shift)
-    try:
-        schedules.check_monotone(schedule)
-    except ValueError as error:
-        raise ConfigError(f"path.schedule {text!r}: {error}") from None
-    return schedule
-
-
-def _eps(path: AffinePath, eps: float | int | None) -> float:
-    """The regularisation of a bridge's coupling is 2 sigma^2 (Tong et al. 2024, sec. 3.2.4)."""
-    if eps is not None:
-        return float(eps)
-    if not isinstance(path.noise, path_noise.Bridge):
-        raise ValueError("say its regularisation eps in brackets, or take path.noise 'bridge(sigma)', for 2 sigma^2")
-    return 2.0 * path.noise.scale**2
-
-
-def _digits_source(spec: DataSpec, label: int) -> sources.Empirical:
-    """One class of scikit-learn's digits, in model space, dequantised as the data are."""
-    if not spec.name.startswith("digits"):
-        raise ValueError(f"digits go to digits: data.name is {spec.name!r}")
-    to_model = spec.normalise.to_model
-    step = float(to_model(jnp.ones(1))[0] - to_model(jnp.zeros(1))[0])
-    return sources.Empirical(to_model(jnp.asarray(digits_of(label)[0], jnp.float32)), step)
 
 
 def _make_path(config: Config, plain: AffinePath, source: Any, coupling: Any) -> AffinePath:

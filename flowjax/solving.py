@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from flowjax import guidance
-from flowjax.build import make_schedule
 from flowjax.config import ConfigError, make, unknown
+from flowjax.names import make_schedule
 from flowjax.paths import AffinePath
 from flowjax.paths.transition import Variance
 from flowjax.predictions import Denoiser, defined_on

@@ -4,9 +4,10 @@ import jax
 import numpy as np
 import pytest
 
-from flowjax.build import COUPLINGS, NOISES, PREDICTIONS, SCHEDULES, TIMES, WEIGHTS, build
+from flowjax.build import build
 from flowjax.config import ConfigError, defaults, resolve
 from flowjax.data import open_dataset
+from flowjax.names import COUPLINGS, NOISES, PREDICTIONS, SCHEDULES, TIMES, WEIGHTS
 from flowjax.objectives import Batch
 from flowjax.paths import AffinePath, GaussianPath
 from flowjax.training.trainer import Trainer
