@@ -17,6 +17,7 @@ import jax
 import numpy as np
 
 from flowjax.config import ConfigError
+from flowjax.files import written
 from flowjax.metrics.cache import write_npz
 from flowjax.run import Run
 from flowjax.solving import Guide, Solver
@@ -68,9 +69,8 @@ def open_parts(folder: Path, request: dict[str, Any]) -> Parts:
         if any(not _is_part(p) for p in folder.iterdir()) or (_blocks(folder) and not (folder / _REQUEST).exists()):
             raise ConfigError(f"{folder} holds other files than finished batches: {fix}")
         if not (folder / _REQUEST).exists():
-            part = folder / f"{_REQUEST}.part"
-            part.write_text(json.dumps(request, indent=2) + "\n")
-            part.replace(folder / _REQUEST)
+            with written(folder / _REQUEST) as part:
+                part.write_text(json.dumps(request, indent=2) + "\n")
             return Parts(folder)
         known = json.loads((folder / _REQUEST).read_text())
     except OSError as error:

@@ -1,6 +1,5 @@
 """What the commands on a trained run share, after the heavy imports."""
 
-import contextlib
 import math
 import re
 from pathlib import Path
@@ -14,6 +13,7 @@ from flowjax.cli.flags import UsageError
 from flowjax.config import unknown
 from flowjax.data import DataError, open_dataset
 from flowjax.data.arrays import read_npz
+from flowjax.metrics.cache import write_npz
 from flowjax.run import Run, load
 from flowjax.solvers import ode
 from flowjax.solving import Guide, Solver
@@ -116,13 +116,7 @@ def save_npz(path: Path, **arrays: Any) -> None:
     """Writes the arrays that are not None, whole or not at all; of several processes the first one does."""
     if not hosts.leader():
         return
-    part = path.with_name(path.name + ".part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("wb") as file:
-            np.savez(file, **{name: array for name, array in arrays.items() if array is not None})
-        part.replace(path)
+        write_npz(path, {name: array for name, array in arrays.items() if array is not None})
     except OSError as error:
-        with contextlib.suppress(OSError):
-            part.unlink()
         raise RunFault(f"cannot write {path}: {error.strerror}") from None

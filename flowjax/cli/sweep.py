@@ -30,6 +30,7 @@ from absl import flags as absl_flags
 from flowjax.cli import flags
 from flowjax.cli.train import read_config
 from flowjax.config import Config, changed, literal
+from flowjax.files import written
 
 Point = dict[str, Any]
 """A value for each key of the grid."""
@@ -63,10 +64,8 @@ def run(argv: list[str]) -> dict[str, Any]:
         failed = _train([(configs[i], folders[i]) for i in chosen], values.compilation_cache, values.together)
     result = _collect(points, configs, folders, failed) | {"workdir": str(workdir)}
     if values.only is None:
-        workdir.mkdir(parents=True, exist_ok=True)
-        part = workdir / "sweep.json.part"
-        part.write_text(json.dumps(result, indent=2) + "\n")
-        part.replace(workdir / "sweep.json")
+        with written(workdir / "sweep.json") as part:
+            part.write_text(json.dumps(result, indent=2) + "\n")
     return result
 
 

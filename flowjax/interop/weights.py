@@ -19,6 +19,7 @@ from safetensors.numpy import load_file, save_file
 from flowjax.build import build
 from flowjax.config import Config, resolve
 from flowjax.data import Affine, DataSpec
+from flowjax.files import written
 from flowjax.interop import WeightsError
 from flowjax.interop.tree import fill, flatten
 from flowjax.run import Run, load
@@ -66,13 +67,10 @@ def save_weights(path: str | Path, weights: Weights, dtype: str = "float32") -> 
     # safetensors writes memory as it lies: only contiguous arrays are what they seem
     arrays = {name: np.array(a, DTYPES[dtype], order="C") for name, a in flatten(weights.params).items()}
     record = {"config": weights.config.to_dict(), "data": dataclasses.asdict(weights.spec), "step": weights.step}
-    part = path.with_name(path.name + ".part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(arrays, part, {_KEY: json.dumps(record)})
-        part.replace(path)
+        with written(path) as part:
+            save_file(arrays, part, {_KEY: json.dumps(record)})
     except (OSError, SafetensorError) as error:
-        part.unlink(missing_ok=True)
         raise WeightsError(f"cannot write {path}: {error}") from None
     return {"parameters": sum(a.size for a in arrays.values()), "bytes": path.stat().st_size}
 

@@ -8,7 +8,6 @@ opens on another.
 import json
 import logging
 import math
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
+from flowjax import files
 from flowjax.training.hardware import out_of_memory
 from flowjax.training.state import TrainState
 
@@ -113,10 +113,7 @@ class Checkpoints:
         """Moves checkpoints newer than `after` into `target`, so that their steps can be saved again; returns them."""
         moved = [s for s in self.steps() if s > after]
         for step in moved:
-            target.mkdir(parents=True, exist_ok=True)
-            (self.folder / str(step)).rename(
-                target / f"{step}-{time.strftime('%Y%m%dT%H%M%S')}.{time.time_ns() % 10**9:09d}"
-            )
+            files.set_aside(self.folder / str(step), target)
         return moved
 
     def saver(self, keep_last: int, keep_every: int, keep_at: Sequence[int] = ()) -> "Saver":

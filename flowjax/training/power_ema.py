@@ -12,8 +12,6 @@ average is the integral of its profile exactly, of parameters that are constant 
 
 import json
 import math
-import os
-import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -23,6 +21,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from flowjax import files
+from flowjax.files import written
 from flowjax.typing import Params
 
 FOLDER = "averages"
@@ -161,7 +161,7 @@ def reconstruct(snapshots: Iterable[Params], coefficients: Float[np.ndarray, " n
 
 
 def write_snapshot(folder: Path, step: int, sigma_rel: float, params: Params) -> Path:
-    """Stores an average as `STEP-SIGMA.npz`, written aside and then renamed; returns the path.
+    """Stores an average as `STEP-SIGMA.npz`, whole or not at all; returns the path.
 
     One float16 array a parameter, named by its keys as a JSON list. Half the bytes, and the rounding, of 2^-11 of a
     number, is far below what averages of different widths differ by.
@@ -181,12 +181,9 @@ def write_snapshot(folder: Path, step: int, sigma_rel: float, params: Params) ->
             flat[json.dumps([entry.key for entry in path])] = half = np.asarray(leaf).astype(np.float16)
         if not np.isfinite(half).all():
             raise SnapshotError(f"no snapshot at step {step}: {jax.tree_util.keystr(path)} has numbers beyond float16")
-    folder.mkdir(parents=True, exist_ok=True)
     target = folder / f"{step:09d}-{sigma_rel:g}.npz"
-    aside = target.with_suffix(".tmp")
-    with aside.open("wb") as file:
+    with written(target) as part, part.open("wb") as file:
         np.savez(file, allow_pickle=False, **flat)
-    os.replace(aside, target)
     return target
 
 
@@ -210,10 +207,7 @@ def set_aside(folder: Path, after: int, target: Path) -> list[int]:
     """
     moved = [s for s in read_snapshots(folder) if s.step > after]
     for snapshot in moved:
-        target.mkdir(parents=True, exist_ok=True)
-        snapshot.path.rename(
-            target / f"{snapshot.path.name}-{time.strftime('%Y%m%dT%H%M%S')}.{time.time_ns() % 10**9:09d}"
-        )
+        files.set_aside(snapshot.path, target)
     return sorted({s.step for s in moved})
 
 

@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from flowjax.config import Config
 from flowjax.data import Affine, DataSpec
+from flowjax.files import written
 from flowjax.training import hosts
 
 _PACKAGES = ("flowjax-research", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "diffrax", "numpy")
@@ -39,9 +40,8 @@ def write_config(workdir: Path, config: Config, spec: DataSpec, size: dict[str, 
         "git_commit": _git_commit(),
         "devices": [d.device_kind for d in jax.devices()],
     }
-    part = workdir / "config.json.part"
-    part.write_text(json.dumps(record, indent=2) + "\n")
-    part.replace(workdir / "config.json")  # whole or not at all
+    with written(workdir / "config.json") as part:
+        part.write_text(json.dumps(record, indent=2) + "\n")
 
 
 def read_config(workdir: Path) -> tuple[dict[str, Any], DataSpec]:
@@ -101,9 +101,8 @@ class MetricsWriter:
         self.elapsed = kept[-1]["time"] if kept else 0.0
         self._file = None
         if hosts.leader():
-            part = path.with_suffix(".part")
-            part.write_text("".join(json.dumps(record) + "\n" for record in kept))
-            part.replace(path)
+            with written(path) as part:
+                part.write_text("".join(json.dumps(record) + "\n" for record in kept))
             self._file = path.open("a")
 
     def write(self, record: dict[str, float | int | None]) -> None:

@@ -1,0 +1,34 @@
+"""Files that are whole or not there, and folders moved out of the way."""
+
+import contextlib
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+
+@contextlib.contextmanager
+def written(path: Path) -> Iterator[Path]:
+    """A path beside `path` to write to, which takes its place at the end; after an error nothing has changed.
+
+    Two processes may write at once: one of them is the last. The folder is made.
+
+    Example:
+        with written(workdir / "config.json") as part:
+            part.write_text("{}")
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        yield part
+        part.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            part.unlink()
+        raise
+
+
+def set_aside(path: Path, folder: Path) -> None:
+    """Moves a file or folder into `folder`, under a name that says when."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path.rename(folder / f"{path.name}-{time.strftime('%Y%m%dT%H%M%S')}.{time.time_ns() % 10**9:09d}")
