@@ -37,8 +37,8 @@ def adds_up(ends, t, x, path=PATH):
 def test_classifier_free_scales(t):
     """0 is unconditional, 1 conditional, 2 as far again; a scalar time and one a row."""
     labels = jnp.array([0, 1, 0, 1, 0, 1])
-    at = lambda scale: ClassifierFree(by_label, scale)(t, X, labels)
-    none, plain = WHOLE.denoiser(t, X), by_label(t, X, labels)
+    at = jax.jit(lambda scale: ClassifierFree(by_label, scale)(t, X, labels), static_argnums=0)
+    none, plain = jax.jit(lambda: (WHOLE.denoiser(t, X), by_label(t, X, labels)))()
     np.testing.assert_allclose(at(0.0).x1, none.x1, atol=1e-5)
     np.testing.assert_allclose(at(1.0).x1, plain.x1, atol=1e-5)
     np.testing.assert_allclose(at(2.0).x0, 2 * plain.x0 - none.x0, atol=1e-5)

@@ -54,7 +54,7 @@ def test_the_largest_has_the_known_count():
 
 @pytest.mark.parametrize("changes", [{}, {"qk_norm": True, "time_scale": 1.0}, {"patch": 4, "outputs": 2}])
 def test_shape_time_and_label(changes, x):
-    model = network(**changes)
+    model = nnx.jit(network(**changes))
     labels = jnp.array([0, 1, 2, NO_LABEL])
     out = model(0.3, x, labels)
     assert out.shape == (4, 4, 8, 2 * changes.get("outputs", 1))

@@ -51,7 +51,7 @@ def test_shape_time_and_label(name, request):
     np.testing.assert_allclose(alone[0], out[1], rtol=1e-4, atol=1e-4)  # rows do not see each other
 
 
-@pytest.mark.parametrize("name", ["mlp", "unet"])
+@pytest.mark.parametrize("name", ["mlp", pytest.param("unet", marks=pytest.mark.slow)])
 def test_forward_mode(name, request):
     """jvp against a central difference: h^2 and rounding / h at h = 1e-2 are both below 1e-2."""
     model = request.getfixturevalue(name)

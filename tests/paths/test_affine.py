@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flowjax.paths import AffinePath, Bridge, Constant, GaussianPath, Path, Sine2
@@ -17,6 +17,7 @@ SCHEDULES = [CondOT(), Cosine(), Polynomial(2.0), VP()]
 shapes = st.lists(st.integers(1, 4), min_size=0, max_size=3).map(tuple)
 
 
+@settings(max_examples=8)  # each is compiled
 @given(
     batch=st.integers(1, 5),
     event=shapes,
