@@ -15,7 +15,7 @@ pytestmark = pytest.mark.analytic
 PATH = GaussianPath(CondOT())
 
 
-@pytest.mark.parametrize("mean", [0.0, 1.0])
+@pytest.mark.parametrize("mean", [pytest.param(0.0, marks=pytest.mark.slow), 1.0])
 @pytest.mark.parametrize("shape", [(2,), (4, 4, 3)])
 def test_gaussian_to_gaussian(mean, shape):
     """|log_prob - exact| <= 1e-5 (1 + |exact|) D at rtol = atol = 1e-6 in float32."""
@@ -27,7 +27,7 @@ def test_gaussian_to_gaussian(mean, shape):
     assert stats_.nfe.shape == (32,)
 
 
-@pytest.mark.parametrize("schedule", [CondOT(), Cosine()])
+@pytest.mark.parametrize("schedule", [CondOT(), pytest.param(Cosine(), marks=pytest.mark.slow)])
 def test_mixture(schedule):
     mixture = GaussianMixture(jnp.array([[2.0, 0.0], [-1.0, 1.0]]), jnp.array([0.5, 0.8]), jnp.array([1.0, 2.0]))
     x = mixture.sample(jax.random.key(0), 64)

@@ -37,10 +37,10 @@ def digits_run(tmp_path_factory):
         ("--solver unipc --steps 6 --guidance cfg --scale 2 --label 7 --interval 0.2,0.8 --rescale 0.5", 6),
         ("--solver edm --steps 5 --churn 4", 9),
         ("--solver euler --steps 5 --g sigma(0.5)", 5),
-        ("--solver ddim --steps 5 --eta 1 --grid log_snr", 5),
+        pytest.param("--solver ddim --steps 5 --eta 1 --grid log_snr", 5, marks=pytest.mark.slow),
         ("--solver dpmpp_2m --steps 4 --schedule vp", 4),
         ("--solver ab2 --steps 4 --grid learned", 4),
-        ("--solver sra1 --steps 4", 7),
+        pytest.param("--solver sra1 --steps 4", 7, marks=pytest.mark.slow),
     ],
 )
 def test_samplers_from_the_command_line(flowjax, digits_run, tmp_path, flags, nfe):

@@ -60,6 +60,7 @@ def test_a_table_over_seeds(flowjax, tmp_path, monkeypatch):
     assert "has no config.json" in failed["failed"]["train.lr=0.01,seed=1"]
 
 
+@pytest.mark.slow
 def test_seeds_together_are_the_runs_they_are_alone(flowjax, tmp_path, monkeypatch):
     """Losses, validation losses and parameters agree to the rounding of sums, also where training went on."""
     from flowjax import load, plots

@@ -13,7 +13,7 @@ from flowjax.data.stream import Stream
 DENSITIES = ["gaussians8", "moons", "checkerboard", "s_curve", "two_spirals", "swiss_roll"]
 
 
-@pytest.mark.parametrize("name", DENSITIES)
+@pytest.mark.parametrize("name", [*DENSITIES[:3], *(pytest.param(n, marks=pytest.mark.slow) for n in DENSITIES[3:])])
 def test_density_is_normalised_and_agrees_with_its_samples(name):
     """Sums to 1 on a grid, whose coarse cells hold their share of samples within 5 standard errors."""
     dataset = open_dataset(name)

@@ -44,7 +44,7 @@ def draws(loss, p):
 
 @pytest.mark.parametrize(
     "prediction",
-    [velocity, score, *(pytest.param(p, marks=pytest.mark.slow) for p in (noise, data))],
+    [velocity, *(pytest.param(p, marks=pytest.mark.slow) for p in (score, noise, data))],
     ids=lambda p: p.name,
 )
 def test_conditional_and_marginal_losses_differ_by_a_constant(prediction):

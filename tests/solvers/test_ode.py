@@ -28,6 +28,7 @@ ORDERS = {
     "leapfrogmidpoint": 2,
     "reversibleheun": 2,
 }
+LONG = ("tsit5", "leapfrogmidpoint", "reversibleheun")
 
 
 def exact(x):
@@ -35,7 +36,7 @@ def exact(x):
     return 1.0 + 0.5 * x
 
 
-@pytest.mark.parametrize("name", ORDERS)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in LONG else n for n in ORDERS])
 def test_order_of_convergence(name):
     """Errors at n and 2n steps on a mixture, float64, against RK4 with 50 times the steps: order within 0.2 of
     nominal."""

@@ -18,6 +18,8 @@ from flowjax.solvers.sample import SAMPLERS, check_solver, interval, known_solve
 from flowjax.sources import GaussianMixture
 
 pytestmark = pytest.mark.analytic
+SLOW = pytest.mark.slow
+MORE = [pytest.param(name, marks=SLOW) for name in ("eulerheun", "slowrk")]
 KEYS = jax.random.split(jax.random.key(0), 1)
 MIXTURE = GaussianMixture(jnp.array([[1.5, 0.0], [-1.0, 1.0]]), jnp.array([0.7, 0.9]))
 PATHS = {"cosine": GaussianPath(Cosine()), "condot": GaussianPath(CondOT()), "vp": GaussianPath(VP())}
@@ -194,11 +196,13 @@ def test_ddpm_is_the_posterior_and_goes_to_the_reverse_sde(monkeypatch):
 
 @pytest.mark.parametrize(
     "g",
-    [diffusions.Constant(0.0), diffusions.Sigma(2.0), diffusions.Canonical(0.5)],
+    [diffusions.Constant(0.0), pytest.param(diffusions.Sigma(2.0), marks=SLOW), diffusions.Canonical(0.5)],
     ids=str,
 )
 @pytest.mark.parametrize(
-    "path", [GaussianPath(CondOT()), GaussianPath(VP()), AffinePath(CondOT(), Bridge(1.0))], ids=str
+    "path",
+    [GaussianPath(CondOT()), pytest.param(GaussianPath(VP()), marks=SLOW), AffinePath(CondOT(), Bridge(1.0))],
+    ids=str,
 )
 def test_every_g_keeps_the_marginals(g, path):
     """From p at t = 0.1 to p at 0.9 with 200 steps of stochastic Heun: mean and covariance within 5 standard errors and
@@ -230,7 +234,7 @@ def test_every_g_keeps_the_marginals(g, path):
         ("edm", GaussianPath(EDM(0.02, 20)), Options(churn=0.2)),
         ("ddpm", GaussianPath(VP()), Options(variance="large")),
         ("dpmpp_sde", GaussianPath(CondOT()), Options()),
-        ("shark", GaussianPath(CondOT()), Options()),
+        pytest.param("shark", GaussianPath(CondOT()), Options(), marks=SLOW),
         ("euler", GaussianPath(CondOT()), Options(g=diffusions.Constant(0.5))),
     ],
 )
@@ -260,7 +264,7 @@ def test_langevin_runs_at_the_last_level():
     assert float(states[-1].std()) == pytest.approx(s / 2**0.5, rel=0.05)
 
 
-@pytest.mark.parametrize("name", ["unipc", "ddpm", "heun", "shark"])
+@pytest.mark.parametrize("name", ["unipc", "ddpm", "heun", pytest.param("shark", marks=SLOW)])
 def test_half_precision_states(name):
     path = GaussianPath(CondOT())
     x = jnp.ones((2, 2), jnp.bfloat16)
@@ -286,7 +290,7 @@ def counted(path):
     return calls, denoiser
 
 
-@pytest.mark.parametrize("name", [*SAMPLERS, "heun", "eulerheun", "sra1", "slowrk", "leapfrogmidpoint"])
+@pytest.mark.parametrize("name", [*SAMPLERS, "heun", "sra1", "leapfrogmidpoint", *MORE])
 def test_nfe_is_what_a_counter_counts(name):
     path = GaussianPath(VE(0.1, 10)) if name == "langevin" else GaussianPath(CondOT())
     calls, denoiser = counted(path)

@@ -314,9 +314,13 @@ def test_a_streamed_set_trains_and_resumes_the_same(tmp_path):
     assert_same_bits(state, whole.state)
 
 
-def test_of_seeds_together_one_that_fails_stops_alone(trainer, tmp_path):
+@pytest.fixture(scope="module")
+def seeds(trainer):
+    return Together(trainer, [0, 1, 2])
+
+
+def test_of_seeds_together_one_that_fails_stops_alone(seeds, tmp_path):
     """Its last sound state is kept, the others reach the end; where all fail the run is over."""
-    seeds = Together(trainer, [0, 1, 2])
     lanes = [Lane(tmp_path / str(i), Checkpoints(tmp_path / str(i) / "checkpoints")) for i in range(3)]
     for lane in lanes:
         lane.workdir.mkdir()
@@ -344,22 +348,26 @@ def test_averages_beyond_a_snapshots_numbers_are_the_runs_end(tmp_path):
     assert lane.checkpoints.steps() == []
 
 
-def interrupted(*, handled):
+def terminated(*, handled):
     with loop._signals() as caught:
-        signal.raise_signal(signal.SIGINT)
-        assert caught == [signal.SIGINT]
+        signal.raise_signal(signal.SIGTERM)
+        assert caught == [signal.SIGTERM]
         if handled:
-            raise loop.Preempted(signal.SIGINT, 3)
+            raise loop.Preempted(signal.SIGTERM, 3)
 
 
 def test_a_signal_that_comes_when_all_is_done_is_not_lost():
-    with pytest.raises(KeyboardInterrupt):
-        interrupted(handled=False)
-    with pytest.raises(loop.Preempted):
-        interrupted(handled=True)
+    before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # as the command line does
+    try:
+        with pytest.raises(SystemExit, match="143"):
+            terminated(handled=False)
+        with pytest.raises(loop.Preempted):
+            terminated(handled=True)
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
-def test_all_is_closed_though_closing_one_fails(tmp_path, trainer):
+def test_all_is_closed_though_closing_one_fails(tmp_path, seeds):
     """The last save of a lane fails at its end: the other lane is closed, and the disk is told in one line."""
     closed = []
 
@@ -369,10 +377,9 @@ def test_all_is_closed_though_closing_one_fails(tmp_path, trainer):
             closed.append(self.workdir.name)
             raise OSError(errno.ENOSPC, "No space left on device")
 
-    lanes = [Failing(tmp_path / str(i), Checkpoints(tmp_path / str(i) / "checkpoints")) for i in range(2)]
+    lanes = [Failing(tmp_path / str(i), Checkpoints(tmp_path / str(i) / "checkpoints")) for i in range(3)]
     for lane in lanes:
         lane.workdir.mkdir()
-    seeds = Together(trainer, [0, 1])
     with pytest.raises(RunFault, match="No space left on device"):
         train(seeds, lanes, seeds.init())
-    assert closed == ["1", "0"]
+    assert closed == ["2", "1", "0"]
