@@ -5,10 +5,11 @@
     python scripts/benchmarks/scaling.py report rows.jsonl
 
 A mesh is DATAxFSDP. `measure` compiles the loop of `flowjax train` for each and times them in turns: the rate, its
-share of as many devices without links, memory, and what the devices send each other. `compile` does the same but the
-timing for the devices of a TPU topology; it needs `libtpu` (`pip install 'flowjax-research[tpu]'`) and no TPU. Both
-print a JSON line a mesh. `report` makes the table of weak scaling of such lines, with the step times that the links of
-MACHINES imply; `experiments/scaling/README.md` says what it assumes.
+share of as many devices without links, memory, and what the devices send each other. Devices are not equally fast:
+`efficiency` is against the slowest of them alone, since it is the one that the others wait for. `compile` does the
+same but the timing for the devices of a TPU topology; it needs `libtpu` (`pip install 'flowjax-research[tpu]'`) and
+no TPU. Both print a JSON line a mesh. `report` makes the table of weak scaling of such lines, with the step times
+that the links of MACHINES imply; `experiments/scaling/README.md` says what it assumes.
 """
 
 import argparse
@@ -91,6 +92,7 @@ def main() -> None:
         one.add_argument("--text", type=Path, help="a folder for the programs")
     here.add_argument("--steps", type=int, default=20)
     here.add_argument("--rounds", type=int, default=3)
+    here.add_argument("--profile", help="a folder for the kernels of each mesh by time")
     pod.add_argument("--topology", default="v5p:2x2x2")
     report = commands.add_parser("report")
     report.add_argument("rows", nargs="+", type=Path)
@@ -121,12 +123,17 @@ def compiled(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
 def measured(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """The same of the devices that are here, and how fast they are."""
     import jax
+    import numpy as np
+    from unet_gpu import profile
 
     from flowjax.training.ahead import Ahead
 
-    if args.mesh[0] != "1x1":
-        raise SystemExit("the first --mesh must be 1x1: efficiency is told against it")
-    trainers = [assembled(args, mesh, jax.devices()) for mesh in args.mesh]
+    devices = jax.devices()
+    used = max(int(np.prod([int(n) for n in mesh.split("x")])) for mesh in args.mesh)
+    if used > len(devices):
+        raise SystemExit(f"a --mesh of {used} devices; there are {len(devices)}")
+    meshes = ["1x1"] * used + [mesh for mesh in args.mesh if mesh != "1x1"]  # each device alone first
+    trainers = [assembled(args, mesh, devices[i:] if i < used else devices) for i, mesh in enumerate(meshes)]
     for trainer in trainers:
         if not isinstance(trainer.run, Ahead):
             raise SystemExit(f"{args.model} has no compiled loop on a CPU: take a GPU or TPU, or --model dit_l2")
@@ -143,13 +150,22 @@ def measured(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
                 mine.append((time.perf_counter() - start) / args.steps)
     batch = args.batch or BATCH[args.model]
     rate = lambda mine: batch / statistics.median(mine)  # of a device
-    for mesh, trainer, program, mine in zip(args.mesh, trainers, programs, seconds, strict=True):
+    alone = min(map(rate, seconds[:used]))
+    for i, (mesh, trainer, program, mine) in enumerate(zip(meshes, trainers, programs, seconds, strict=True)):
+        if args.profile:
+            profile(lambda program=program, run=runs[i]: again(program, run), f"{args.profile}/{i}_{mesh}")
         yield described(args, mesh, trainer, program) | {
             "milliseconds": 1e3 * statistics.median(mine),
             "range": [round(1e3 * s, 2) for s in (min(mine), max(mine))],
             "images_per_second": rate(mine) * trainer.mesh.size,
-            "efficiency": rate(mine) / rate(seconds[0]),
+            "efficiency": rate(mine) / alone,
         }
+
+
+def again(program: Any, run: list[Any]) -> None:
+    """Five more steps."""
+    run[0], metrics = program(*run, 5)
+    metrics.loss.block_until_ready()
 
 
 def described(args: argparse.Namespace, mesh: str, trainer: Any, program: Any) -> dict[str, Any]:
