@@ -84,6 +84,8 @@ _NOT_NEGATIVE = (
 
 CADENCE = (
     "train.steps",
+    "train.accumulate",  # with remat, what fewer devices need; it draws other noise
+    "model.remat",
     "train.log_every",
     "train.save_every",
     "train.keep_last",

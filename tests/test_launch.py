@@ -88,3 +88,15 @@ def test_slurm_sweep(monkeypatch):
     monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "7")
     words = ["flowjax", "sweep", "--config", "moons", "--workdir", "/shared/lr", "--grid", *grid, "--only", "7"]
     assert words_of(inner, "exec") == words
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("slurm.sh", ["2", "8", "12:00:00", "cifar10", "/c"]),
+        ("tpu_pod.sh", ["pod", "zone", "source", "cifar10", "/c"]),
+        ("skypilot.sh", ["1", "H200:1", "cifar10", "/bucket/c"]),
+    ],
+)
+def test_a_dry_run_may_be_asked_for_anywhere(name, arguments):
+    assert dry(name, *arguments, "--dry_run") == dry(name, "--dry_run", *arguments)

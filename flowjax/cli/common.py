@@ -32,6 +32,8 @@ def open_run(values: absl_flags.FlagValues, workdir: str) -> Run:
     solver(values)  # a bad solver is told before anything is read
     if values.width is not None and not values.ema:
         raise UsageError("--width is of an average, and --no-ema asks for none")
+    if values.width is not None and not 0 < values.width < 12**-0.5:
+        raise UsageError(f"--width is a share of the run between 0 and 0.288, not {values.width:g}")
     return load(workdir, values.ema, values.checkpoint, values.width)
 
 

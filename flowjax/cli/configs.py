@@ -21,5 +21,5 @@ def run(argv: list[str]) -> dict[str, Any]:
     for name, path in flags.shipped_configs().items():
         text = ast.get_docstring(ast.parse(path.read_text())) or ""
         lines[name] = text.partition("\n")[0]
-        sys.stderr.write(f"{name:<16}{lines[name]}\n")
+        sys.stderr.write(f"{name:<18} {lines[name]}\n")
     return {"configs": lines}

@@ -141,7 +141,7 @@ def _describe(values: flags.FlagValues) -> str:
         flag: Any = values[name]
         default = "" if flag.default in (None, "", False) else f" (default {flag.default})"
         shown = f"--[no-]{name}" if flag.boolean and flag.default else f"--{name}"
-        lines.append(f"  {shown:<21}{flag.help.splitlines()[0]}{default}")
+        lines.append(f"  {shown:<20} {flag.help.splitlines()[0]}{default}")
     return "\n".join(lines)
 
 

@@ -80,7 +80,7 @@ def main(argv: list[str]) -> int:
         if _speaks(name):
             sys.stdout.write(json.dumps(_finite(result)) + "\n")
             sys.stdout.flush()
-        return 0
+        return 1 if result.get("failed") else 0  # runs of a sweep
     except Help as text:
         sys.stdout.write(str(text))
         return 0

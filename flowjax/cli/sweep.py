@@ -96,7 +96,9 @@ def _add(grid: dict[str, list[Any]], text: str) -> None:
 
 def _values(text: str) -> list[Any]:
     if match := re.fullmatch(r"(-?\d+)\.\.(-?\d+)", text):
-        return list(range(int(match[1]), int(match[2]) + 1))
+        if numbers := list(range(int(match[1]), int(match[2]) + 1)):
+            return numbers
+        raise flags.UsageError(f"--grid {text!r} is empty: write the smaller number first")
     return [literal(text)]
 
 

@@ -5,9 +5,9 @@ usage: flowjax train --config FILE|NAME --workdir DIR [--config.KEY=VALUE ...] [
            [--coordinator_address HOST:PORT --num_processes N --process_id I]
 
 Writes config.json, metrics.jsonl, checkpoints/ and plots/ into the workdir. The same command on the same workdir
-resumes; only train.steps and the logging and saving cadence may differ then. `flowjax configs` lists the shipped
-configs. --tensorboard and --wandb also write the records of metrics.jsonl there; --trace writes what XProf shows of
-some steps into WORKDIR/trace.
+resumes; only train.steps, the logging and saving cadence and what the devices ask for (mesh, data.workers,
+train.accumulate, model.remat) may differ then. `flowjax configs` lists the shipped configs. --tensorboard and --wandb
+also write the records of metrics.jsonl there; --trace writes what XProf shows of some steps into WORKDIR/trace.
 
 Several processes train as one: on SLURM, TPU pods and Kubernetes they find each other, elsewhere the three flags say
 how (--num_processes=1 alone: this one is on its own). All need the same config and see the same workdir. If one dies,
@@ -29,7 +29,7 @@ from absl import flags as absl_flags
 from ml_collections import config_flags
 
 from flowjax.cli import flags
-from flowjax.config import Config, ConfigError, defaults, flatten, nearest_key, resolve
+from flowjax.config import MODEL_DEFAULTS, Config, ConfigError, defaults, flatten, nearest_key, resolve
 
 
 def run(argv: list[str]) -> dict[str, Any]:
@@ -66,7 +66,12 @@ def read_config(values: absl_flags.FlagValues, argv: list[str], usage: str = __d
     config = defaults() if where is None else load_config(flags.config_path(where))
     known = flatten(config)
     for argument in rest:
-        key = argument.lstrip("-").partition("=")[0]
+        key, _, value = argument.lstrip("-").partition("=")
+        if key == "config.model.name" and value in MODEL_DEFAULTS and value != config.model.name:
+            raise flags.UsageError(
+                f"{argument}: the config is of {config.model.name!r}, and each model has its own keys: take a file "
+                f"that starts from defaults({value!r})"
+            )
         if argument.startswith("-") and key.startswith("config.") and key[7:] not in known:
             raise flags.UsageError(
                 f"unknown config key {key[7:]!r}; the nearest valid one is {nearest_key(key[7:], known)!r}"

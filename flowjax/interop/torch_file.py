@@ -18,6 +18,8 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
 
 from flowjax.interop import WeightsError
 
@@ -94,10 +96,11 @@ def read_torch(path: str | Path) -> Any:
 
 
 def read_state_dict(path: str | Path, parts: Sequence[str] = ("ema", "ema_model", "model", "net_model")) -> Any:
-    """The arrays of one network in a `.pt` file, by their PyTorch names.
+    """The arrays of one network in a `.pt` or `.safetensors` file, by their PyTorch names.
 
     Args:
         path: of the file: a state dict, or a dictionary of several things with a state dict under one of `parts`.
+            Safetensors hold one state dict.
         parts: names to look under, the first that is there; moving averages come first by default.
 
     Returns:
@@ -106,7 +109,7 @@ def read_state_dict(path: str | Path, parts: Sequence[str] = ("ema", "ema_model"
     Raises:
         WeightsError: as `read_torch`, or if there is no state dict.
     """
-    tree = read_torch(path)
+    tree: Any = _read_safetensors(Path(path)) if Path(path).suffix == ".safetensors" else read_torch(path)
     if isinstance(tree, Mapping):
         part = next((name for name in parts if isinstance(tree.get(name), Mapping)), None)
         state = tree if part is None else tree[part]
@@ -115,6 +118,15 @@ def read_state_dict(path: str | Path, parts: Sequence[str] = ("ema", "ema_model"
             wrapped = all(name.startswith("module.") for name in state)
             return {name.removeprefix("module.") if wrapped else name: a for name, a in state.items()}
     raise WeightsError(f"{path} holds no state dict, neither by itself nor under {', '.join(parts)}")
+
+
+def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
+    try:
+        return load_file(path)
+    except FileNotFoundError:
+        raise WeightsError(f"no such file: {path}") from None
+    except (OSError, SafetensorError) as error:
+        raise WeightsError(f"{path} cannot be read: {' '.join(str(error).split())}") from None
 
 
 def _read(path: Path, archive: zipfile.ZipFile) -> Any:

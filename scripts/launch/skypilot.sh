@@ -7,9 +7,12 @@
 # FLOWJAX_BUCKET, such as s3://mine, is mounted at /bucket, so that WORKDIR outlives the machines. A managed job: after a
 # preemption SkyPilot starts it again, and the same command resumes.
 set -euo pipefail
-dry=; [ "${1:-}" = --dry_run ] && { dry=1; shift; }
+dry=; rest=()
+for word in "$@"; do if [ "$word" = --dry_run ]; then dry=1; else rest+=("$word"); fi; done  # wherever it stands
+set -- "${rest[@]+"${rest[@]}"}"
 [ $# -ge 4 ] || { sed -n '2,5s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 nodes=$1 accelerators=$2 config=$3 workdir=$4; shift 4
+[ -n "${FLOWJAX_BUCKET:-}" ] || echo "skypilot.sh: FLOWJAX_BUCKET is not set: $workdir goes with the machine" >&2
 quoted=$(printf ' %q' .venv/bin/flowjax train --config "$config" --workdir "$workdir" "$@")
 task=$(cat <<EOF
 name: flowjax-$(basename "$workdir")

@@ -9,7 +9,9 @@
 # process was lost (137, 70), at most 20 times. FLOWJAX_SETUP, if set, is a line that each process runs first, such as
 # "source /shared/venv/bin/activate".
 set -euo pipefail
-dry=; [ "${1:-}" = --dry_run ] && { dry=1; shift; }
+dry=; rest=()
+for word in "$@"; do if [ "$word" = --dry_run ]; then dry=1; else rest+=("$word"); fi; done  # wherever it stands
+set -- "${rest[@]+"${rest[@]}"}"
 [ $# -ge 5 ] || { sed -n '2,5s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 nodes=$1 gpus=$2 time=$3 config=$4 workdir=$5; shift 5
 quoted=$(printf ' %q' flowjax train --config "$config" --workdir "$workdir" "$@")

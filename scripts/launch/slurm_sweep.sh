@@ -6,7 +6,9 @@
 #
 # Afterwards `flowjax sweep` with the same arguments and --collect makes the table. FLOWJAX_SETUP as for slurm.sh.
 set -euo pipefail
-dry=; [ "${1:-}" = --dry_run ] && { dry=1; shift; }
+dry=; rest=()
+for word in "$@"; do if [ "$word" = --dry_run ]; then dry=1; else rest+=("$word"); fi; done  # wherever it stands
+set -- "${rest[@]+"${rest[@]}"}"
 [ $# -ge 5 ] || { sed -n '2,5s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 gpus=$1 time=$2 config=$3 workdir=$4; shift 4
 grid=(--grid "$@")

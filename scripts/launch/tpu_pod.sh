@@ -6,7 +6,9 @@
 #
 # SOURCE is what pip installs; WORKDIR a path that all workers see (a mounted bucket or Filestore). The same command resumes.
 set -euo pipefail
-dry=; [ "${1:-}" = --dry_run ] && { dry=1; shift; }
+dry=; rest=()
+for word in "$@"; do if [ "$word" = --dry_run ]; then dry=1; else rest+=("$word"); fi; done  # wherever it stands
+set -- "${rest[@]+"${rest[@]}"}"
 [ $# -ge 5 ] || { sed -n '2,5s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 name=$1 zone=$2 source=$3 config=$4 workdir=$5; shift 5
 quoted=$(printf ' %q' env FLOWJAX_DISTRIBUTED=1 .flowjax/bin/flowjax train --config "$config" --workdir "$workdir" "$@")

@@ -55,7 +55,7 @@ def test_a_table_over_seeds(flowjax, tmp_path, monkeypatch):
     assert error.count("already finished") == 1
     (tmp_path / "w" / "train.lr=0.01,seed=1" / "config.json").unlink()
     code, failed, error = flowjax(*command, "train.lr=1e-3,1e-2", "seed=0..1")
-    assert code == 0
+    assert code == 1
     assert failed["table"][1]["runs"] == 1
     assert "has no config.json" in failed["failed"]["train.lr=0.01,seed=1"]
 
@@ -101,6 +101,7 @@ def test_seeds_together_are_the_runs_they_are_alone(flowjax, tmp_path, monkeypat
         (["--grid", "train.lr"], "'train.lr' is not KEY=VALUES"),
         (["--grid", "train.rate=1"], "unknown config key 'train.rate'; the nearest valid one is 'train."),
         (["--grid", "train.lr=fast"], "train.lr must be a number"),
+        (["--grid", "seed=3..1"], "'3..1' is empty"),
         (["--grid", "seed=0,1,0"], "--grid has seed=0 twice"),
         (["--grid", "seed=0..1", "--only", "2"], "--only 2: the grid has points 0 to 1"),
     ],

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from safetensors.numpy import save_file
 
 from flowjax.interop import WeightsError, from_dit, from_sit, from_torchcfm, read_state_dict
 from flowjax.interop.dit import reverse_time
@@ -57,6 +58,18 @@ def test_torchcfm_answers_as_stored(name, changes):
     network, stored = cfm(**changes), np.load(DATA / f"{name}.npz")
     params = from_torchcfm(read_state_dict(DATA / f"{name}.pt"), network.like, head_width=16)
     assert_agree(network(params, stored["t"], stored["x"], stored["y"].astype(np.int32)), stored["out"])
+
+
+def test_a_state_dict_is_read_from_safetensors_too(tmp_path):
+    known, path = read_state_dict(DATA / "torchcfm.pt"), tmp_path / "weights.safetensors"
+    save_file({name: np.ascontiguousarray(a) for name, a in known.items()}, path)
+    found = read_state_dict(path)
+    assert sorted(found) == sorted(known)
+    for name, a in known.items():
+        np.testing.assert_array_equal(found[name], a)
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(WeightsError, match="cannot be read"):
+        read_state_dict(path)
 
 
 def test_the_order_of_heads_matters():
