@@ -42,7 +42,7 @@ TRAIN = ("train", "--config=gaussians8")
         ((*TRAIN, "--workdir=w", "--config.data.name=digits", "--config.source.name=moons"), "has shape (2,)"),
         ((*TRAIN, "--workdir=w", "--config.data.name=npz"), "data.path"),
         ((*TRAIN, "--workdir=w", "--config.path.schedule=vp", "--config.source.name=uniform"), "needs the source"),
-        (("train", "--config=digits", "--workdir=w", "--config.model.name=unet"), "a file that starts from defaults('unet')"),
+        (("train", "--config=digits", "--workdir=w", "--config.model.name=unet"), "starts from defaults('unet')"),
         ((*TRAIN, "--workdir=w", "--stpes=3"), "unknown flag --stpes"),
         ((*TRAIN, "--workdir=w", "extra"), "unexpected argument 'extra'"),
         (("sample", "--out=a.npz"), "--workdir is required"),
