@@ -194,7 +194,7 @@ def evaluate_images(
             result["network_evaluations"] = 2 * drawn.nfe
     else:
         if hosts.sharing() > 1:
-            hosts.check_same("file of samples", str(zlib.crc32(np.ascontiguousarray(samples).tobytes())))
+            hosts.check_same("file of samples", {"its checksum": zlib.crc32(np.ascontiguousarray(samples).tobytes())})
         num, samples = len(samples), samples[hosts.share(len(samples))]
     say(f"evaluate: {', '.join(names)} against the {split} split of {run.spec.name}")
     scores = score_images(samples, reference, names, seed=seed, say=say, gather=hosts.gathered, **options)

@@ -37,6 +37,7 @@ def new(command: str) -> flags.FlagValues:
     if command != "train":
         flags.DEFINE_bool("ema", True, "use the moving average of the parameters", flag_values=values)
         flags.DEFINE_float("width", None, "the average of this width, of a run with ema.widths", flag_values=values)
+    if command in COMPILING and command != "train":
         flags.DEFINE_integer("batch", 0, "rows at a time; 0 for a default", lower_bound=0, flag_values=values)
         flags.DEFINE_integer("seed", 0, "of all randomness", lower_bound=0, upper_bound=2**32 - 1, flag_values=values)
     return values

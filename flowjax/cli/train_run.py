@@ -11,7 +11,7 @@ import jax
 from flowjax import plots
 from flowjax.build import build
 from flowjax.cli.flags import UsageError
-from flowjax.config import Config, differences, resolve
+from flowjax.config import Config, differences, flatten, resolve
 from flowjax.data import Dataset, open_dataset
 from flowjax.run import Run, load
 from flowjax.training import hosts, loop, power_ema, together
@@ -39,8 +39,13 @@ def dry_run(config: Config, workdir: Path) -> dict[str, Any]:
     say(table(trainer.like(), trainer.places))
     flops = size["flops_per_step"] or float("nan")
     axes = " x ".join(f"{n} {axis}" for axis, n in trainer.mesh.shape.items())
-    say(f"{size['parameters']:,} parameters, {flops:,.0f} FLOPs a step, {trainer.mesh.size} devices: {axes}")
+    say(f"{size['parameters']:,} parameters, {flops:,.0f} FLOPs a step, {_devices(trainer)}: {axes}")
     return _result(config, workdir, "dry_run", 0, None, start, size)
+
+
+def _devices(trainer: Trainer) -> str:
+    n, there = trainer.mesh.size, jax.device_count()
+    return f"{n} devices" if n == there else f"{n} of {there} devices"
 
 
 def train(
@@ -60,14 +65,18 @@ def train(
         traced: the first and the last step to profile; none if they are the same.
     """
     start = time.perf_counter()
-    hosts.check_same("config", json.dumps([config.to_dict(), checkpoint, traced], sort_keys=True))
+    hosts.check_same("config", flatten(config) | {"--checkpoint": checkpoint, "--trace": traced})
     hosts.check_shared(workdir)
     checkpoints = Checkpoints(workdir / "checkpoints")
     resume = _resume_step(config, workdir, checkpoints, checkpoint)
-    hosts.check_same("checkpoint", str(resume))  # a network's file system may show one of them an older folder
+    hosts.check_same("newest checkpoint", {"its step": resume})  # a network's file system may show an older folder
     if resume is not None and resume >= config.train.steps:
         return _already_finished(config, workdir, resume, start)
     trainer = _assemble(config)
+    if hosts.sharing() > 1:
+        hosts.check_same("data set", trainer.fingerprint())
+    if trainer.mesh.size < jax.device_count():
+        say(f"train: on {_devices(trainer)}, as config.mesh says")
     if config.train.warmup >= (samples := config.train.steps * config.train.batch_size):
         say(f"train: train.warmup {config.train.warmup:g} is not shorter than the run, {samples} samples")
     if resume is None:
@@ -84,7 +93,7 @@ def train(
     trace = Trace(workdir / "trace", *traced)
     with _trackers(config, workdir, resume or 0, tensorboard, wandb) as trackers:
         [result] = loop.train(trainer, [Lane(workdir, checkpoints, trackers)], state, trace)
-    say(f"train: {result.step} steps in {result.seconds:.1f} s; drawing {workdir}/plots")
+    say(f"train: {result.step - (resume or 0)} steps in {result.seconds:.1f} s; drawing {workdir}/plots")
     params, step, loss = hosts.to_first(result.state.ema, trainer.mesh), result.step, result.loss
     del state, result  # the rest of the state leaves the device
     if hosts.leader():
@@ -133,7 +142,7 @@ def train_together(
     lanes = [Lane(workdir, own) for workdir, own in zip(workdirs, checkpoints, strict=True)]
     begin()
     results = loop.train(seeds, lanes, state)
-    say(f"train: {len(lanes)} runs of {results[0].step} steps in {results[0].seconds:.1f} s")
+    say(f"train: {len(lanes)} runs of {results[0].step - (resume or 0)} steps in {results[0].seconds:.1f} s")
     for config, workdir, result in zip(configs, workdirs, results, strict=True):
         if result.fault is None:
             _draw(Run(workdir, config, result.step, trainer.problem, result.state.ema), trainer.dataset)

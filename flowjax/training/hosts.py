@@ -8,6 +8,7 @@ them take the same steps, save at the same one and stop together.
 import contextlib
 import hashlib
 import importlib.util
+import json
 import os
 import re
 import time
@@ -89,15 +90,23 @@ def agree(steps: int, signal: int) -> tuple[int, int]:
     return int(asked[:, 0].min()), int(asked[:, 1].max())
 
 
-def check_same(what: str, text: str) -> None:
-    """ConfigError on all processes unless the text is the same on all."""
+def check_same(what: str, values: Mapping[str, Any]) -> None:
+    """ConfigError on all processes unless all have the same values, which JSON can hold; it names one that differs."""
     if sharing() == 1:
         return
-    mine = np.frombuffer(hashlib.sha256(text.encode()).digest()[:8], np.uint32)
+    text = json.dumps(values, sort_keys=True, default=str).encode()
+    mine = np.frombuffer(hashlib.sha256(text).digest()[:8], np.uint32)
     all_ = np.asarray(multihost_utils.process_allgather(mine))
-    other = [i for i, digest in enumerate(all_) if not np.array_equal(digest, all_[0])]
-    if other:
-        raise ConfigError(f"process {other[0]} has another {what} than process 0: start all of them with the same")
+    other = next((i for i, digest in enumerate(all_) if not np.array_equal(digest, all_[0])), None)
+    if other is None:
+        return
+    texts = gathered(np.frombuffer(text + b"\n", np.uint8)).tobytes().splitlines()
+    first, its = json.loads(texts[0]), json.loads(texts[other])
+    key = next(k for k in first | its if first.get(k) != its.get(k))
+    raise ConfigError(
+        f"process {other} has another {what} than process 0: {key} is {its.get(key)!r} there and {first.get(key)!r} "
+        "here; start all of them with the same"
+    )
 
 
 def check_shared(folder: Any) -> None:

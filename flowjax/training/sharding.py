@@ -122,17 +122,8 @@ def shardings(tree: PyTree, mesh: Mesh | AbstractMesh, rules: Iterable[Rule], wh
 
 
 def _spec(path: str, shape: tuple[int, ...], mesh: Mesh | AbstractMesh, rules: tuple[Rule, ...], whole: bool) -> P:
-    axes: list[str | None] = [None] * len(shape)
     ends = next((ends for pattern, ends in rules if re.search(pattern, path)), ())
-    for i, axis in zip(range(len(shape) - len(ends), len(shape)), ends, strict=True):
-        if (
-            i >= 0
-            and axis is not None
-            and not (whole and axis == "fsdp")
-            and shape[i] % mesh.shape[axis] == 0
-            and mesh.shape[axis] > 1
-        ):
-            axes[i] = axis
+    axes = [None if whole and axis == "fsdp" else axis for axis in _ends(shape, ends, mesh)]
     n = mesh.shape["fsdp"]
     if n > 1 and not whole and "fsdp" not in axes and math.prod(shape) >= SMALL:
         free = [i for i, axis in enumerate(axes) if axis is None and shape[i] % n == 0]
@@ -143,21 +134,37 @@ def _spec(path: str, shape: tuple[int, ...], mesh: Mesh | AbstractMesh, rules: t
     return P(*axes)
 
 
-def rules_of(config: Config, params: PyTree) -> tuple[Rule, ...]:
+def _ends(shape: tuple[int, ...], ends: tuple[str | None, ...], mesh: Mesh | AbstractMesh) -> list[str | None]:
+    """The axis that cuts each dimension, where a rule's axes of the last ones divide them."""
+    axes: list[str | None] = [None] * len(shape)
+    for i, axis in zip(range(len(shape) - len(ends), len(shape)), ends, strict=True):
+        if i >= 0 and axis is not None and shape[i] % mesh.shape[axis] == 0 and mesh.shape[axis] > 1:
+            axes[i] = axis
+    return axes
+
+
+def rules_of(config: Config, params: PyTree, mesh: Mesh | AbstractMesh) -> tuple[Rule, ...]:
     """The rules of `mesh.rules`, then those of the model.
 
     Args:
         config: `mesh.rules` holds texts such as "mlp1/kernel$ = -, tensor", with - for a dimension left whole.
         params: or their shapes.
+        mesh: of the run.
 
     Raises:
-        ConfigError: on a rule that cannot be read or matches no parameter.
+        ConfigError: on a rule that cannot be read, matches no parameter, or has no dimension that it could cut.
     """
-    paths = [path_of(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+    shapes = {path_of(path): leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
     own = tuple(_read(text) for text in config.mesh.rules)
-    for text, (pattern, _) in zip(config.mesh.rules, own, strict=True):
-        if not any(re.search(pattern, path) for path in paths):
-            raise ConfigError(f"mesh.rules: {text!r} matches no parameter; the first is {paths[0]}")
+    for text, (pattern, axes) in zip(config.mesh.rules, own, strict=True):
+        found = {path: shape for path, shape in shapes.items() if re.search(pattern, path)}
+        if not found:
+            raise ConfigError(f"mesh.rules: {text!r} matches no parameter; the first is {next(iter(shapes))}")
+        asked = {axis: mesh.shape[axis] for axis in axes if axis is not None and mesh.shape[axis] > 1}
+        if asked and not any(any(_ends(shape, axes, mesh)) for shape in found.values()):
+            (path, shape), (axis, n) = next(iter(found.items())), next(iter(asked.items()))
+            size = " x ".join(map(str, shape))
+            raise ConfigError(f"mesh.rules: {text!r} cuts nothing: {path} is {size}, and mesh.{axis} {n}")
     return own + RULES.get(config.model.name, ())
 
 

@@ -1,6 +1,7 @@
 """A config's training, assembled: the loss, the compiled run, what feeds it, and the validation loss."""
 
 import math
+import zlib
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
@@ -27,6 +28,11 @@ _VAL_ROWS = 1024
 _AUGMENT = 3  # folded into a batch's key: the other draws are those of a run without augmentation
 
 
+def _checksum(arrays: PyTree) -> int:
+    sums = (zlib.crc32(np.ascontiguousarray(a)) for a in jax.tree.leaves(arrays))
+    return zlib.crc32(repr(list(sums)).encode())
+
+
 class Trainer:
     """A config's training, assembled: the loss, the compiled run, the validation loss.
 
@@ -46,7 +52,7 @@ class Trainer:
         self.mesh = make_mesh(config, devices)
         self.schedule = optimizers.learning_rate(train)
         self._shapes = jax.eval_shape(lambda: init_state(config, problem))
-        rules = rules_of(config, self._shapes.params)
+        rules = rules_of(config, self._shapes.params, self.mesh)
         self.places = shardings(self._shapes, self.mesh, rules)
         whole = shardings(self._shapes.params, self.mesh, rules, whole=True)
         self._step = make_step(
@@ -94,6 +100,17 @@ class Trainer:
         """What the compiled run draws from: the resident data set, placed on the mesh."""
         loaded = self.__dict__.pop("_loaded", None) or self.dataset.arrays()  # no second copy stays on the host
         return hosts.put(loaded, replicated(self.mesh))
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What tells this data set from others: what it is, and checksums of what was read into memory."""
+        data, spec = self.dataset, self.dataset.spec
+        found: dict[str, Any] = {"name": spec.name, "shape": list(spec.shape), "num_classes": spec.num_classes}
+        if data.rows is not None:
+            found["rows"] = len(data.rows)
+        if data.draw is None:  # what is computed may differ in a last bit between kinds of hosts
+            found["checksum of its rows"] = _checksum(self._loaded)
+            found["checksum of its test rows"] = _checksum((data.test, data.test_labels))
+        return found
 
     def _as_used(self, params: Params) -> Params:
         """Cut up on `fsdp`, parameters are gathered in the types in which the network takes them."""

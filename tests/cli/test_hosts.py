@@ -25,20 +25,21 @@ def free_port():
         return s.getsockname()[1]
 
 
-def spawn(devices, *argv):
+def spawn(devices, *argv, cwd=None):
     """Python with these arguments, in a process with that many CPU devices."""
     env = os.environ | {
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
         "JAX_PLATFORMS": "cpu",
         "MPLBACKEND": "agg",
     }
-    return subprocess.Popen([sys.executable, *argv], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen([sys.executable, *argv], env=env, cwd=cwd, text=True, **pipes)
 
 
-def two(devices, *argv):
+def two(devices, *argv, cwds=(None, None)):
     """The same in two processes that work as one."""
     flags = [f"--coordinator_address=localhost:{free_port()}", "--num_processes=2", f"--heartbeat_timeout={LIMIT}"]
-    return [spawn(devices, *argv, *flags, f"--process_id={i}") for i in range(2)]
+    return [spawn(devices, *argv, *flags, f"--process_id={i}", cwd=cwd) for i, cwd in enumerate(cwds)]
 
 
 def start(workdir, devices, steps, *more):
@@ -238,10 +239,28 @@ def test_processes_that_disagree_are_told_before_compiling(tmp_path, processes):
     processes += pair(tmp_path / "run", 100, second=["--config.train.lr=0.1"])
     (code0, _, error0), (code1, _, error1) = map(ended, processes)
     assert (code0, code1) == (2, 2), error0 + error1
-    line = "flowjax: train: process 1 has another config than process 0: start all of them with the same"
+    line = (
+        "flowjax: train: process 1 has another config than process 0: train.lr is 0.1 there and 0.004 here; "
+        "start all of them with the same\n"
+    )
     assert line in error0
     assert "flowjax" not in error1
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_processes_with_other_data_under_one_name_are_told(tmp_path, processes):
+    """Rows in memory are taken for one array by all: it would be another on each."""
+    for i in range(2):
+        (tmp_path / str(i)).mkdir()
+        np.savez(tmp_path / str(i) / "a.npz", x=np.random.default_rng(i).choice([-1.0, 1.0], (400, 2)))
+    data = ["--config.data.name=npz", "--config.data.path=a.npz", f"--workdir={tmp_path / 'run'}"]
+    processes += two(1, "-m", "flowjax", "train", "--config=gaussians8", *data, cwds=(tmp_path / "0", tmp_path / "1"))
+    (code0, _, error0), (code1, _, error1) = map(ended, processes)
+    assert (code0, code1) == (2, 2), error0 + error1
+    assert "flowjax: train: process 1 has another data set than process 0: " in error0
+    assert "flowjax" not in error1
+    assert not (tmp_path / "run" / "config.json").exists()
 
 
 STEP = {"SLURM_STEP_NODELIST": "n[1-2]", "SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_TASKS_PER_NODE": "1(x2)"}

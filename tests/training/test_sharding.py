@@ -106,17 +106,22 @@ def test_optimizer_and_averages_lie_as_their_parameters(monkeypatch):
 def test_a_models_rules_come_after_ones_own():
     config = config_of("dit", rules=("mlp1/kernel$ = tensor, -",))
     params = shapes_of(config).params
-    assert specs(params, mesh_of(1, 1, 2), rules_of(config, params))["blocks/0/mlp1/kernel"] == P("tensor")
+    mesh = mesh_of(1, 1, 2)
+    assert specs(params, mesh, rules_of(config, params, mesh))["blocks/0/mlp1/kernel"] == P("tensor")
     for text, message in [
         ("nothing = tensor", r"mesh.rules: 'nothing = tensor' matches no parameter; the first is blocks/0/mlp1/bias"),
         ("kernel", r"'kernel' is not PATTERN = AXIS, AXIS"),
         ("kernel = model", r"each axis one of data, fsdp, tensor, once, or -"),
+        (
+            "stem/kernel = tensor, -, -",
+            r"'stem/kernel = tensor, -, -' cuts nothing: stem/kernel is 12 x 384, and mesh.ten",
+        ),
         ("( = tensor", r"mesh.rules: '\( = tensor'"),
         ("kernel = tensor, tensor", r"each axis one of data, fsdp, tensor, once, or -"),
     ]:
         config = config_of("dit", rules=(text,))
         with pytest.raises(ConfigError, match=message):
-            rules_of(config, params)
+            rules_of(config, params, mesh)
 
 
 def test_bytes_on_a_device():
