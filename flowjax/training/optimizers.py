@@ -56,6 +56,9 @@ OPTIMIZERS: dict[str, Callable[[optax.Schedule, Config], optax.GradientTransform
     "muon": _muon,
 }
 
+ELEMENTWISE = ("adam", "adamw")
+"""Those to which a parameter is so many numbers, wherever they lie."""
+
 Shape = Callable[[Array, float], Array]
 """(samples since the warm-up, samples in all after it) -> the share of the peak rate."""
 

@@ -1,48 +1,82 @@
-"""An optimizer that sees all parameters of one shape as one array: few large operations, not hundreds of small ones."""
+"""Parameters of one shape side by side in one array: few large operations, not hundreds of small ones.
 
+A network has hundreds of parameters and few shapes. On a GPU an operation on each is a kernel of its own, and those of
+biases and norms take longer to start than to run.
+"""
+
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax import lax
 
 from flowjax.typing import PyTree
 
+LARGEST = 2**21
+"""Numbers: to copy what is larger costs more than a kernel of its own, and memory."""
+
+PLATFORMS = ["gpu"]
+"""Where each operation is started on its own."""
+
+
+class Stacks:
+    """How trees like one lie side by side: leaves of one shape and type on a new first axis, in a dictionary by shape.
+
+    Args:
+        like: parameters, or their shapes.
+        largest: leaves of more numbers stay alone.
+    """
+
+    def __init__(self, like: PyTree, largest: int | None = None):
+        leaves, self._tree = jax.tree.flatten(like)
+        self._places: dict[str, list[int]] = {}
+        for i, leaf in enumerate(leaves):
+            alone = f"_{i}" if largest is not None and leaf.size > largest else ""
+            name = "x".join(map(str, leaf.shape)) + f"_{leaf.dtype}{alone}"
+            self._places.setdefault(name, []).append(i)
+        self._stacked = jax.tree.structure(dict.fromkeys(self._places, 0))
+
+    def stack(self, tree: PyTree) -> Any:
+        """The tree with every part of it that is built like the parameters (their moments, averages) as stacks."""
+        return self._in_parts(self._stack, self._tree, tree)
+
+    def unstack(self, tree: PyTree) -> Any:
+        """The tree that `stack` made these stacks of."""
+        return self._in_parts(self._unstack, self._stacked, tree)
+
+    def _in_parts(self, f: Callable[[PyTree], PyTree], structure: Any, tree: PyTree) -> Any:
+        is_part = lambda part: jax.tree.structure(part) == structure
+        return jax.tree.map(lambda part: f(part) if is_part(part) else part, tree, is_leaf=is_part)
+
+    def _stack(self, tree: PyTree) -> dict[str, jax.Array]:
+        leaves = jax.tree.leaves(tree)
+        return {name: jnp.stack([leaves[i] for i in places]) for name, places in self._places.items()}
+
+    def _unstack(self, stacks: dict[str, jax.Array]) -> PyTree:
+        leaves: list[Any] = [None] * self._tree.num_leaves
+        for name, places in self._places.items():
+            rows = lax.split(stacks[name], [1] * len(places))
+            for i, row in zip(places, rows, strict=True):
+                leaves[i] = row[0]
+        return jax.tree.unflatten(self._tree, leaves)
+
 
 def stacked(tx: optax.GradientTransformation) -> optax.GradientTransformation:
-    """`tx` on stacks: leaves of one shape side by side on a new first axis, in a dictionary by shape.
+    """`tx` on stacks.
 
     Exact for an optimizer that treats every number alike (Adam), and for one that is told that the first axis is a
     batch (Muon).
     """
 
     def init(params: PyTree) -> Any:
-        return tx.init(_stack(params))
+        return tx.init(Stacks(params).stack(params))
 
     def update(updates: PyTree, state: Any, params: PyTree | None = None) -> tuple[PyTree, Any]:
+        stacks = Stacks(updates)
         new: Any
-        new, state = tx.update(_stack(updates), state, None if params is None else _stack(params))
-        return _unstack(new, updates), state
+        new, state = tx.update(stacks.stack(updates), state, None if params is None else stacks.stack(params))
+        return stacks.unstack(new), state
 
     return optax.GradientTransformation(init, update)
-
-
-def _groups(tree: PyTree) -> dict[str, list[int]]:
-    """The places of the leaves of each shape and type, by name."""
-    groups: dict[str, list[int]] = {}
-    for i, leaf in enumerate(jax.tree.leaves(tree)):
-        groups.setdefault("x".join(map(str, leaf.shape)) + f"_{leaf.dtype}", []).append(i)
-    return groups
-
-
-def _stack(tree: PyTree) -> dict[str, jax.Array]:
-    leaves = jax.tree.leaves(tree)
-    return {name: jnp.stack([leaves[i] for i in places]) for name, places in _groups(tree).items()}
-
-
-def _unstack(stacks: dict[str, jax.Array], like: PyTree) -> PyTree:
-    leaves, structure = jax.tree.flatten(like)
-    for name, places in _groups(like).items():
-        for row, i in enumerate(places):
-            leaves[i] = stacks[name][row]
-    return jax.tree.unflatten(structure, leaves)

@@ -20,6 +20,7 @@ from flowjax.objectives import Batch, Diagnosed, DiagnosedLoss
 from flowjax.training import ema, power_ema
 from flowjax.training.norms import global_norm
 from flowjax.training.sharding import replicated, shard_batch
+from flowjax.training.stacked import Stacks
 from flowjax.training.state import TrainState
 from flowjax.typing import Params, PRNGKey, PyTree
 
@@ -79,8 +80,8 @@ def make_step(
         widths: of the averages with a power of time as profile.
         accumulate: parts of a batch whose gradients are computed one after the other, in a part of the memory. A
             coupling pairs the rows of a part.
-        gather, scatter: place the parameters for the loss, maybe in a narrower type, and its gradient for the
-            optimizer.
+        gather, scatter: make of the state's parameters those of the loss, elsewhere, in a narrower type or in another
+            tree; and of its gradient that of the optimizer.
     """
     gammas = tuple(map(power_ema.gamma_of, widths))
 
@@ -92,7 +93,7 @@ def make_step(
 
     def step(state: TrainState, key: PRNGKey, batch: Batch) -> tuple[TrainState, Taken]:
         diagnosed, grads = gradient(gather(state.params), key, batch)
-        grads = scatter(jax.tree.map(lambda g, p: g.astype(p.dtype), grads, state.params))
+        grads = scatter(grads)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         done = state.step + 1
@@ -140,6 +141,7 @@ def make_run(
     mesh: Mesh,
     places: TrainState,
     on_host: bool = False,
+    stacks: Stacks | None = None,
 ) -> Run:
     """Many steps in one compiled loop over the mesh.
 
@@ -152,7 +154,9 @@ def make_run(
         mesh: of the devices.
         places: a sharding for each leaf of the state.
         on_host: compile one step and loop on the host instead; see `loops_badly`.
+        stacks: what the state is inside the loop, where the step is one of stacks; not on the host.
     """
+    everywhere = replicated(mesh)
 
     def body(carry: Carry, arrays: PyTree, start: Int[Array, ""]) -> Carry:
         state, metrics = carry
@@ -170,7 +174,7 @@ def make_run(
             keep(new.averages, state.averages),
             state.key,
         )
-        kept = lax.with_sharding_constraint(kept, places)
+        kept = lax.with_sharding_constraint(kept, places if stacks is None else everywhere)
         bad = jnp.where(sound, 0, state.step + 1)
         total = metrics.loss + jnp.where(sound, value, 0.0)
         return kept, Metrics(total, taken.grad_norm, bad, jnp.maximum(metrics.violation, violation))
@@ -178,10 +182,11 @@ def make_run(
     def run(state: TrainState, arrays: PyTree, n: Int[Array, ""]) -> Carry:
         start = state.step
         going = lambda carry: (carry[0].step - start < n) & (carry[1].bad_step == 0)
+        state = state if stacks is None else stacks.stack(state)
         state, metrics = lax.while_loop(going, lambda carry: body(carry, arrays, start), (state, _no_metrics()))
+        state = state if stacks is None else stacks.unstack(state)
         return state, metrics._replace(loss=metrics.loss / jnp.maximum(state.step - start, 1))
 
-    everywhere = replicated(mesh)
     if not on_host:
         return jax.jit(run, donate_argnums=0, out_shardings=(places, everywhere))
     one = jax.jit(body, donate_argnums=0, out_shardings=(places, everywhere))

@@ -14,14 +14,16 @@ from flowjax.build import Problem, build, make_augmentation
 from flowjax.config import Config, resolve
 from flowjax.data import Dataset
 from flowjax.models import kernels
+from flowjax.models.magnitude import is_weight
 from flowjax.objectives import Batch
 from flowjax.training import flops, hosts, optimizers
 from flowjax.training.ahead import Ahead
 from flowjax.training.feed import Feed
 from flowjax.training.narrow import travelling
 from flowjax.training.sharding import make_mesh, replicated, rules_of, shardings
+from flowjax.training.stacked import LARGEST, PLATFORMS, Stacks
 from flowjax.training.state import TrainState, init_state
-from flowjax.training.step import GetBatch, drop_labels, loops_badly, make_run, make_step
+from flowjax.training.step import GetBatch, Step, drop_labels, loops_badly, make_run, make_step
 from flowjax.typing import Params, PRNGKey, PyTree
 
 _VAL_ROWS = 1024
@@ -29,8 +31,11 @@ _AUGMENT = 3  # folded into a batch's key: the other draws are those of a run wi
 
 
 def _checksum(arrays: PyTree) -> int:
-    sums = (zlib.crc32(np.ascontiguousarray(a)) for a in jax.tree.leaves(arrays))
-    return zlib.crc32(repr(list(sums)).encode())
+    found = 0
+    for a in jax.tree.leaves(arrays):
+        rows: Any = np.ascontiguousarray(a)
+        found = zlib.crc32(rows, found)
+    return found
 
 
 class Trainer:
@@ -54,20 +59,10 @@ class Trainer:
         self._shapes = jax.eval_shape(lambda: init_state(config, problem))
         rules = rules_of(config, self._shapes.params, self.mesh)
         self.places = shardings(self._shapes, self.mesh, rules)
-        whole = shardings(self._shapes.params, self.mesh, rules, whole=True)
-        self._step = make_step(
-            problem.train_loss,
-            optimizers.optimizer(train),
-            train.batch_size,
-            config.ema.half_life,
-            config.ema.widths,
-            train.accumulate,
-            gather=lambda params: jax.lax.with_sharding_constraint(self._as_used(params), whole),
-            scatter=lambda grads: jax.lax.with_sharding_constraint(grads, self.places.params),
-        )
+        whole = self._whole = shardings(self._shapes.params, self.mesh, rules, whole=True)
         self._get_batch = self._make_get_batch()
-        on_host = self._loops_badly()
-        run = make_run(self._step, self._get_batch, self.mesh, self.places, on_host)
+        on_host, stacks = self._loops_badly(), self._stacks()
+        run = make_run(self.step(stacks), self._get_batch, self.mesh, self.places, on_host, stacks)
         self.run = run if on_host else Ahead(run)
         self._init = Ahead(jax.jit(lambda: init_state(config, problem), out_shardings=self.places))
         place = jax.lax.with_sharding_constraint
@@ -75,6 +70,36 @@ class Trainer:
         self._val = Ahead(jax.jit(self.loss_of))
         rows, workers = dataset.rows, config.data.workers
         self.feed = None if rows is None else Feed(rows, config.seed, train.batch_size, self.mesh, workers)
+
+    def step(self, stacks: Stacks | None = None) -> Step:
+        """One step of the state, or of the state in stacks."""
+        config, place, shapes = self.config, jax.lax.with_sharding_constraint, self._shapes.params
+
+        def gather(params: Params) -> Params:
+            return place(self._as_used(params if stacks is None else stacks.unstack(params)), self._whole)
+
+        def scatter(grads: Params) -> Params:
+            grads = place(jax.tree.map(lambda g, p: g.astype(p.dtype), grads, shapes), self.places.params)
+            return grads if stacks is None else stacks.stack(grads)
+
+        return make_step(
+            self.problem.train_loss,
+            optimizers.optimizer(config.train),
+            config.train.batch_size,
+            config.ema.half_life,
+            config.ema.widths,
+            config.train.accumulate,
+            gather,
+            scatter,
+        )
+
+    def _stacks(self) -> Stacks | None:
+        """For parameters whole on each GPU, which the optimizer treats number by number."""
+        cut = self.mesh.shape["fsdp"] * self.mesh.shape["tensor"] > 1
+        layers = any(jax.tree.leaves(is_weight(self._shapes.params)))
+        elementwise = self.config.train.optimizer in optimizers.ELEMENTWISE and not layers
+        here = self.mesh.devices.flat[0].platform in PLATFORMS
+        return Stacks(self._shapes.params, LARGEST) if here and elementwise and not cut else None
 
     def compile_ahead(self, fresh: bool) -> None:
         """Starts to compile what training will call: the loop, the initial state if `fresh`, the validation loss."""
@@ -148,7 +173,7 @@ class Trainer:
 
     def _loops_badly(self) -> bool:
         like, (x1, cond) = self.like(), self._batch_like()
-        step = lambda state, key, x, c: self._step(state, key, Batch(x, c))
+        step = lambda state, key, x, c: self.step()(state, key, Batch(x, c))
         return self.mesh.devices.flat[0].platform == "cpu" and loops_badly(step, like, like.key, x1, cond)
 
     @cached_property

@@ -11,7 +11,7 @@ import pytest
 from flowjax.config import ConfigError, defaults, resolve
 from flowjax.training.guard import SpikeState, skip_spikes, skipped
 from flowjax.training.optimizers import OPTIMIZERS, SCHEDULES, learning_rate, optimizer
-from flowjax.training.stacked import stacked
+from flowjax.training.stacked import Stacks, stacked
 
 pytestmark = pytest.mark.analytic
 
@@ -106,6 +106,25 @@ def test_stacked_adam_is_adam_bit_for_bit():
         assert jax.tree.map(lambda a: (a.shape, a.dtype), one) == jax.tree.map(lambda a: (a.shape, a.dtype), two)
     shapes = sorted(a.shape for a in jax.tree.leaves(other[0].mu))
     assert shapes == [(1, 3, 4), (1, 4), (3, 3, 4)]  # bfloat16 apart
+
+
+def test_stacks_of_what_follows_the_parameters():
+    """Moments and averages are parts built like the parameters; large leaves stay alone; back again it is the same."""
+    params = {"a": jnp.arange(6.0).reshape(2, 3), "b": -jnp.ones((2, 3)), "c": {"bias": jnp.arange(3.0)}}
+    params |= {"large": jnp.ones((5, 5)), "too": jnp.zeros((5, 5))}
+    tx = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(1e-2))
+    tree = {"state": tx.init(params), "averages": (params, params), "step": jnp.ones(())}
+    stacks = Stacks(params, largest=10)
+    found = stacks.stack(tree)
+    assert jax.tree.map(jnp.shape, found["averages"][1]) == {
+        "2x3_float32": (2, 2, 3),
+        "3_float32": (1, 3),
+        "5x5_float32_3": (1, 5, 5),
+        "5x5_float32_4": (1, 5, 5),
+    }
+    assert jax.tree.structure(found["state"]) == jax.tree.structure(tx.init(found["averages"][0]))
+    back = stacks.unstack(found)
+    jax.tree.map(np.testing.assert_array_equal, back, tree)
 
 
 # The guard

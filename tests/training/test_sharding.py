@@ -178,7 +178,7 @@ from flowjax.build import build
 from flowjax.config import defaults, resolve
 from flowjax.data import Dataset, DataSpec
 from flowjax.data.dataset import image_scale, sample_rows
-from flowjax.training import sharding
+from flowjax.training import sharding, stacked
 from flowjax.training.trainer import Trainer
 
 sharding.SMALL = 256
@@ -206,6 +206,7 @@ def losses(model, own, mesh):
 
 MODELS = {
     "mlp": {},
+    "mlp_stacks": {},
     "dit": {"width": 64, "depth": 2, "heads": 4, "patch": 4, "dtype": "float32"},
     "dit_bf16": {"width": 64, "depth": 1, "heads": 4, "patch": 4},
     "adm": {"channels": 64, "multipliers": (1, 2), "blocks": 1, "attention": (8,), "head_width": 32,
@@ -214,6 +215,8 @@ MODELS = {
 MESHES = [{"data": 1}, {"data": 2}, {"data": 8}, {"fsdp": 8}, {"fsdp": 4, "tensor": 2},
           {"data": 2, "fsdp": 2, "tensor": 2}]
 model, chosen = sys.argv[1], json.loads(sys.argv[2])
+if model.endswith("_stacks"):
+    stacked.PLATFORMS.append("cpu")  # as on GPUs, where parameters are not cut up
 print(json.dumps([losses(model.split("_")[0], MODELS[model], MESHES[i]) for i in chosen]))
 """
 
@@ -232,7 +235,8 @@ def _eight(model, meshes=(0, 5)):
 
 
 _SLOW = [
-    pytest.param(*one, marks=pytest.mark.slow) for one in (("mlp", (0, 1, 3, 4)), ("dit", (0, 5)), ("adm", (0, 5)))
+    pytest.param(*one, marks=pytest.mark.slow)
+    for one in (("mlp", (0, 1, 3, 4)), ("mlp_stacks", (0, 2, 5)), ("dit", (0, 5)), ("adm", (0, 5)))
 ]
 
 
