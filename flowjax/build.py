@@ -26,6 +26,10 @@ _DROPOUT = 2**31 - 3
 """Folded into a step's key for the dropout, so that the other draws are those of a network without it."""
 
 
+Wrap = Callable[[Callable[..., Any]], Callable[..., Any]]
+"""Makes of network(params, t, x, cond, **key) the same function, computed in another way."""
+
+
 @dataclass(frozen=True)
 class Problem:
     """What a config describes, apart from its data and its training.
@@ -36,7 +40,7 @@ class Problem:
         init: key -> parameters, jitted.
         apply: (params, t, x, cond) -> output.
         loss: (params, key, batch) -> the loss, diagnosed; without dropout.
-        train_loss: the same with dropout, where the network has it.
+        make_train_loss: the same with dropout, where the network has it, of a network that is wrapped.
     """
 
     spec: DataSpec
@@ -47,7 +51,12 @@ class Problem:
     init: Callable[[PRNGKey], Params]
     apply: ParametricApply
     loss: DiagnosedLoss
-    train_loss: DiagnosedLoss
+    make_train_loss: Callable[[Wrap], DiagnosedLoss]
+
+    @property
+    def train_loss(self) -> DiagnosedLoss:
+        """The loss with dropout, where the network has it."""
+        return self.make_train_loss(lambda network: network)
 
     @property
     def interval(self) -> tuple[float, float]:
@@ -90,20 +99,24 @@ def build(config: Config, spec: DataSpec) -> Problem:
             f"coupling.name {config.coupling.name!r} pairs within labels: it needs model.conditional=true"
         )
     init, network = _make_model(config, spec, prediction.heads)
-    apply: ParametricApply = lambda params, t, x, cond: network(params, t, x, cond)
     drawn = make("loss.times", config.loss.times, TIMES)
     learned = config.loss.uncertainty or getattr(drawn, "needs_profile", False)
     if learned:
-        init, network = _with_profile(init, network)
+        init = _with_profile(init)
+    own = (lambda params: params["network"]) if learned else (lambda params: params)
+    bind = lambda network: lambda params, t, x, cond, **key: network(own(params), t, x, cond, **key)
     make_loss = lambda apply: _make_loss(config, apply, path, source, coupling, prediction, drawn, learned)
-    loss = make_loss(apply)
+    apply: ParametricApply = bind(network)
 
-    def with_dropout(params: Params, key: PRNGKey, batch: Batch) -> Diagnosed:
-        dropped = partial(network, key=jax.random.fold_in(key, _DROPOUT))
-        return make_loss(dropped)(params, key, batch)
+    def make_train_loss(wrap: Wrap) -> DiagnosedLoss:
+        wrapped = bind(wrap(network))
 
-    train_loss = with_dropout if config.model.get("dropout", 0.0) else loss
-    return Problem(spec, path, source, coupling, prediction, init, apply, loss, train_loss)
+        def with_dropout(params: Params, key: PRNGKey, batch: Batch) -> Diagnosed:
+            return make_loss(partial(wrapped, key=jax.random.fold_in(key, _DROPOUT)))(params, key, batch)
+
+        return with_dropout if config.model.get("dropout", 0.0) else make_loss(wrapped)
+
+    return Problem(spec, path, source, coupling, prediction, init, apply, make_loss(apply), make_train_loss)
 
 
 def make_augmentation(config: Config, spec: DataSpec) -> Augmentation:
@@ -184,10 +197,9 @@ def _make_loss(
         raise ConfigError(f"loss.name {config.loss.name!r}: {error}") from None
 
 
-def _with_profile(init: Any, network: Any) -> tuple[Any, Any]:
+def _with_profile(init: Callable[[PRNGKey], Params]) -> Callable[[PRNGKey], Params]:
     """The network's parameters beside a learned profile of the loss over time."""
-    both = lambda key: {"network": init(key), "profile": jnp.zeros(times.BINS)}
-    return both, lambda params, *args, **kwargs: network(params["network"], *args, **kwargs)
+    return lambda key: {"network": init(key), "profile": jnp.zeros(times.BINS)}
 
 
 def _make_model(config: Config, spec: DataSpec, outputs: int) -> tuple[Callable[[PRNGKey], Params], Callable[..., Any]]:

@@ -20,7 +20,18 @@ from jaxtyping import Array, Float
 
 from flowjax.models.attention import attend
 from flowjax.models.embeddings import LabelEmbedding, batch_time, label_and_augment, positional
-from flowjax.models.layers import DTYPES, REMAT, Conv, check_name, dropout, remat, uniform_init
+from flowjax.models.layers import (
+    DTYPES,
+    REMAT,
+    Conv,
+    RowKeys,
+    check_name,
+    dropout,
+    remat,
+    row_keys,
+    split_keys,
+    uniform_init,
+)
 from flowjax.models.norm import GroupNorm, Parts
 from flowjax.typing import Cond, PRNGKey
 
@@ -64,7 +75,7 @@ class ResBlock(nnx.Module):
         self.conv2 = Conv(b, b, init=_zeros, rngs=rngs)
         self.skip = Conv(a, b, 1, rngs=rngs) if a != b else None
 
-    def __call__(self, m: Map, embedding: Float[Array, "B E"], key: PRNGKey | None) -> Map:
+    def __call__(self, m: Map, embedding: Float[Array, "B E"], key: RowKeys | None) -> Map:
         h = self.conv1.linear(self.norm1(*m.parts, add=m.bias))
         e, bias = self.embed(embedding), self.conv1.bias[...]
         if self.film:
@@ -124,7 +135,7 @@ class Stage(nnx.Module):
         self.block = ResBlock(a, b, width, film, rate, rngs=rngs)
         self.attention = Attention(b, head_width, rngs=rngs) if attention else None
 
-    def __call__(self, m: Map, embedding: Float[Array, "B E"], key: PRNGKey | None) -> Map:
+    def __call__(self, m: Map, embedding: Float[Array, "B E"], key: RowKeys | None) -> Map:
         m = self.block(m, embedding, key)
         return m if self.attention is None else self.attention(m)
 
@@ -220,7 +231,7 @@ class ADM(nnx.Module):
         self.out = Conv(now, outputs * c, init=_zeros, rngs=rngs)
 
     def __call__(
-        self, t: Array | float, x: Float[Array, "B H W C"], cond: Cond = None, *, key: PRNGKey | None = None
+        self, t: Array | float, x: Float[Array, "B H W C"], cond: Cond = None, *, key: PRNGKey | RowKeys | None = None
     ) -> Float[Array, "B H W D"]:
         """The network's output, in float32.
 
@@ -228,11 +239,11 @@ class ADM(nnx.Module):
             t: () or (B,) in [0, 1].
             x: (B, H, W, C).
             cond: (B,) labels; or a dictionary of `label` and `augment`, (B, n); or None.
-            key: of the dropout; None for none.
+            key: of the dropout, for all rows or one for each; None for none.
         """
         embedding = self._embed(batch_time(t, x), cond)
         n = 2 + sum(len(level) for level in (*self.down, *self.up))
-        keys = iter([None] * n if key is None else list(jax.random.split(key, n)))
+        keys = iter(split_keys(row_keys(key, x.shape[0]), n))
         run = lambda stage, m: remat(self.remat, lambda m, e, key: stage(m, e, key))(m, embedding, next(keys))
         m = Map((self.stem.linear(x.astype(self.dtype)),), self.stem.bias[...])
         skips = [m]

@@ -9,6 +9,7 @@ Computes in `dtype`, with float32 parameters, norms, modulations and softmax. Th
 the backward pass: they cost one read of what is kept anyway.
 """
 
+from collections.abc import Sequence
 from functools import partial
 
 import jax
@@ -19,7 +20,7 @@ from jaxtyping import Array, Float
 
 from flowjax.models.attention import attend
 from flowjax.models.embeddings import LabelEmbedding, batch_time, label_and_augment, positional
-from flowjax.models.layers import DTYPES, REMAT, check_name, dropout, remat
+from flowjax.models.layers import DTYPES, REMAT, RowKeys, check_name, dropout, remat, row_keys, split_keys
 from flowjax.typing import Cond, PRNGKey
 
 SIZES: dict[str, dict[str, int]] = {
@@ -110,7 +111,7 @@ class Block(nnx.Module):
         self.k_gain = nnx.Param(jnp.ones(width // heads)) if qk_norm else None
 
     def __call__(
-        self, x: Float[Array, "B T W"], c: Float[Array, "B W"], keys: tuple[PRNGKey | None, PRNGKey | None]
+        self, x: Float[Array, "B T W"], c: Float[Array, "B W"], keys: Sequence[RowKeys | None]
     ) -> Float[Array, "B T W"]:
         shift1, scale1, gate1, shift2, scale2, gate2 = jnp.split(self.modulation(c), 6, -1)
         h = dropout(self._attention(_modulated_norm(x, shift1, scale1)), self.rate, keys[0])
@@ -188,7 +189,7 @@ class DiT(nnx.Module):
         self.out = dense(width, patch**2 * outputs * c, _zeros)
 
     def __call__(
-        self, t: Array | float, x: Float[Array, "B H W C"], cond: Cond = None, *, key: PRNGKey | None = None
+        self, t: Array | float, x: Float[Array, "B H W C"], cond: Cond = None, *, key: PRNGKey | RowKeys | None = None
     ) -> Float[Array, "B H W D"]:
         """The network's output, in float32.
 
@@ -196,14 +197,14 @@ class DiT(nnx.Module):
             t: () or (B,) in [0, 1].
             x: (B, H, W, C).
             cond: (B,) labels; or a dictionary of `label` and `augment`, (B, n); or None.
-            key: of the dropout; None for none.
+            key: of the dropout, for all rows or one for each; None for none.
         """
         _, height, width, _ = x.shape
         c = self._embed(batch_time(t, x), cond)
         h = _linear(self.stem, patches(x.astype(self.dtype), self.patch))
         h = h + positions(height // self.patch, width // self.patch, h.shape[-1]).astype(h.dtype)
-        for i, block in enumerate(self.blocks):
-            keys = (None, None) if key is None else tuple(jax.random.split(jax.random.fold_in(key, i)))
+        drawn = split_keys(row_keys(key, x.shape[0]), 2 * len(self.blocks))
+        for block, *keys in zip(self.blocks, drawn[::2], drawn[1::2], strict=True):
             h = remat(self.remat, lambda h, c, block=block, keys=keys: block(h, c, keys))(h, c)
         shift, scale = jnp.split(self.modulation(c), 2, -1)
         h = _linear(self.out, _modulated_norm(h, shift, scale))

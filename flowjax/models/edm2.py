@@ -12,14 +12,13 @@ instead of zero, so that its embedding has the magnitude of all others; and noth
 only float16 had use.
 """
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
 from flowjax.models.attention import attend
 from flowjax.models.embeddings import batch_time, label_and_augment
-from flowjax.models.layers import DTYPES, REMAT, check_name, dropout, remat
+from flowjax.models.layers import DTYPES, REMAT, RowKeys, check_name, dropout, remat, row_keys, split_keys
 from flowjax.models.magnitude import (
     MPConv,
     MPEmbedding,
@@ -82,7 +81,7 @@ class Residual(nnx.Module):
         parts: tuple[Float[Array, "B H W _"], ...],
         gains: tuple[float, ...],
         embedding: Float[Array, "B E"],
-        key: PRNGKey | None,
+        key: RowKeys | None,
     ) -> Float[Array, "B h w b"]:
         pieces = [mp_silu(p, g) for p, g in zip(parts, gains, strict=True)]
         h = self.conv1(pieces[0] if len(pieces) == 1 else jnp.concatenate(pieces, -1))
@@ -125,7 +124,7 @@ class Encoder(nnx.Module):
         self.attention = Attention(b, head_width, rngs=rngs) if head_width else None
 
     def __call__(
-        self, x: Float[Array, "B H W a"], embedding: Float[Array, "B E"], key: PRNGKey | None
+        self, x: Float[Array, "B H W a"], embedding: Float[Array, "B E"], key: RowKeys | None
     ) -> Float[Array, "B h w b"]:
         x = halve(x) if self.down else x
         x = pixel_norm(x if self.skip is None else self.skip(x))
@@ -165,7 +164,7 @@ class Decoder(nnx.Module):
         self.attention = Attention(b, head_width, rngs=rngs) if head_width else None
 
     def __call__(
-        self, parts: tuple[Float[Array, "B H W _"], ...], embedding: Float[Array, "B E"], key: PRNGKey | None
+        self, parts: tuple[Float[Array, "B H W _"], ...], embedding: Float[Array, "B E"], key: RowKeys | None
     ) -> Float[Array, "B h w b"]:
         y = self.residual(parts, self.gains, embedding, key)
         x = parts[0] if self.skip is None else self.skip(*parts, gains=self.gains)
@@ -253,7 +252,7 @@ class EDM2(nnx.Module):
         self.gain = nnx.Param(jnp.zeros(()))
 
     def __call__(
-        self, t: Array | float, x: Float[Array, "B H W C"], cond: Cond = None, *, key: PRNGKey | None = None
+        self, t: Array | float, x: Float[Array, "B H W C"], cond: Cond = None, *, key: PRNGKey | RowKeys | None = None
     ) -> Float[Array, "B H W D"]:
         """The network's output, in float32.
 
@@ -261,11 +260,11 @@ class EDM2(nnx.Module):
             t: () or (B,) in [0, 1].
             x: (B, H, W, C).
             cond: (B,) labels; or a dictionary of `label` and `augment`, (B, n); or None.
-            key: of the dropout; None for none.
+            key: of the dropout, for all rows or one for each; None for none.
         """
         embedding = self._embed(batch_time(t, x), cond)
         blocks = len(self.enc) + len(self.dec)
-        keys = iter([None] * blocks if key is None else list(jax.random.split(key, blocks)))
+        keys = iter(split_keys(row_keys(key, x.shape[0]), blocks))
         run = lambda block, h, key: remat(self.remat, lambda *args: block(*args, key))(h, embedding)
         # a channel of ones stands in for all biases
         h = self.stem(jnp.pad(x.astype(self.dtype), ((0, 0), (0, 0), (0, 0), (0, 1)), constant_values=1))

@@ -11,10 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Key
 
 from flowjax.models import kernels
 from flowjax.typing import PRNGKey
+
+RowKeys = Key[Array, " B"]
 
 REMAT: dict[str, Callable[..., Any] | None] = {
     "none": None,
@@ -44,12 +46,26 @@ def remat(policy: str, f: Callable[..., Any]) -> Callable[..., Any]:
     return f if REMAT[policy] is None else jax.checkpoint(f, policy=REMAT[policy])
 
 
-def dropout(x: Float[Array, "..."], rate: float, key: PRNGKey | None) -> Float[Array, "..."]:
-    """Zeroes each number with that probability and scales the rest up; nothing where the key is None."""
-    if key is None or not rate:
+def row_keys(key: PRNGKey | RowKeys | None, rows: int) -> RowKeys | None:
+    """A key for each row, of one for all: what is drawn for a row depends on its number, not on who else is there."""
+    if key is None or key.ndim:
+        return key
+    return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(rows))
+
+
+def split_keys(keys: RowKeys | None, n: int) -> list[RowKeys | None]:
+    """n times keys for each row."""
+    if keys is None:
+        return [None] * n
+    return list(jnp.moveaxis(jax.vmap(lambda key: jax.random.split(key, n))(keys), 1, 0))
+
+
+def dropout(x: Float[Array, "B ..."], rate: float, keys: RowKeys | None) -> Float[Array, "B ..."]:
+    """Zeroes each number with that probability and scales the rest up; nothing where there are no keys."""
+    if keys is None or not rate:
         return x
-    kept = jax.random.bits(key, x.shape, jnp.uint16) >= min(round(rate * 65536), 65535)
-    return jnp.where(kept, x / (1 - rate), 0)
+    bits = jax.vmap(lambda key: jax.random.bits(key, x.shape[1:], jnp.uint16))(keys)
+    return jnp.where(bits >= min(round(rate * 65536), 65535), x / (1 - rate), 0)
 
 
 def uniform_init(scale: float = 1.0) -> nnx.Initializer:

@@ -3,7 +3,7 @@
 import math
 import zlib
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import jax
@@ -15,11 +15,12 @@ from flowjax.config import Config, resolve
 from flowjax.data import Dataset
 from flowjax.models import kernels
 from flowjax.models.magnitude import is_weight
-from flowjax.objectives import Batch
+from flowjax.objectives import Batch, DiagnosedLoss
 from flowjax.training import flops, hosts, optimizers
 from flowjax.training.ahead import Ahead
 from flowjax.training.feed import Feed
 from flowjax.training.narrow import travelling
+from flowjax.training.replicas import over_rows
 from flowjax.training.sharding import make_mesh, replicated, rules_of, shardings
 from flowjax.training.stacked import LARGEST, PLATFORMS, Stacks
 from flowjax.training.state import TrainState, init_state
@@ -61,7 +62,8 @@ class Trainer:
         self.places = shardings(self._shapes, self.mesh, rules)
         whole = self._whole = shardings(self._shapes.params, self.mesh, rules, whole=True)
         self._get_batch = self._make_get_batch()
-        on_host, stacks = self._loops_badly(), self._stacks()
+        on_host = self._loops_badly()
+        stacks = None if on_host else self._stacks()
         run = make_run(self.step(stacks), self._get_batch, self.mesh, self.places, on_host, stacks)
         self.run = run if on_host else Ahead(run)
         self._init = Ahead(jax.jit(lambda: init_state(config, problem), out_shardings=self.places))
@@ -83,7 +85,7 @@ class Trainer:
             return grads if stacks is None else stacks.stack(grads)
 
         return make_step(
-            self.problem.train_loss,
+            self._train_loss(),
             optimizers.optimizer(config.train),
             config.train.batch_size,
             config.ema.half_life,
@@ -93,13 +95,22 @@ class Trainer:
             scatter,
         )
 
+    def _train_loss(self) -> DiagnosedLoss:
+        """With the network spread over the rows by hand, where that is data parallel on GPUs."""
+        spread = self.mesh.size > 1 and self._whole_on_gpus()
+        wrap = partial(over_rows, mesh=self.mesh) if spread else lambda network: network
+        return self.problem.make_train_loss(wrap)
+
+    def _whole_on_gpus(self) -> bool:
+        """Whether every parameter is whole on each device, and that a GPU."""
+        whole = self.mesh.shape["fsdp"] * self.mesh.shape["tensor"] == 1
+        return whole and self.mesh.devices.flat[0].platform in PLATFORMS
+
     def _stacks(self) -> Stacks | None:
         """For parameters whole on each GPU, which the optimizer treats number by number."""
-        cut = self.mesh.shape["fsdp"] * self.mesh.shape["tensor"] > 1
         layers = any(jax.tree.leaves(is_weight(self._shapes.params)))
         elementwise = self.config.train.optimizer in optimizers.ELEMENTWISE and not layers
-        here = self.mesh.devices.flat[0].platform in PLATFORMS
-        return Stacks(self._shapes.params, LARGEST) if here and elementwise and not cut else None
+        return Stacks(self._shapes.params, LARGEST) if elementwise and self._whole_on_gpus() else None
 
     def compile_ahead(self, fresh: bool) -> None:
         """Starts to compile what training will call: the loop, the initial state if `fresh`, the validation loss."""

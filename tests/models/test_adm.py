@@ -14,7 +14,7 @@ from jax import lax
 from flowjax.models import adm, attention, kernels
 from flowjax.models.adm import ADM
 from flowjax.models.embeddings import NO_LABEL
-from flowjax.models.layers import REMAT, Conv, dropout, remat, upsample_conv
+from flowjax.models.layers import REMAT, Conv, dropout, remat, row_keys, upsample_conv
 
 SMALL = {
     "channels": 32,
@@ -235,20 +235,21 @@ def test_both_forms_of_a_doubling_convolution(monkeypatch):
 @pytest.mark.analytic
 def test_dropout_keeps_the_mean():
     """Of n numbers the share kept is off by 5 deviations at most; kept ones are x / (1 - rate), to one rounding."""
-    n = 1 << 18
-    x = jnp.asarray(np.random.default_rng(0).uniform(1, 2, n), jnp.float32)
+    n, keys = 1 << 18, row_keys(jax.random.key(3), 8)
+    x = jnp.asarray(np.random.default_rng(0).uniform(1, 2, (8, n // 8)), jnp.float32)
     for rate in (0.1, 0.5):
-        out = np.asarray(dropout(x, rate, jax.random.key(3)), np.float64)
+        out = np.asarray(dropout(x, rate, keys), np.float64)
         kept = out != 0
         assert abs(kept.mean() - (1 - rate)) < 5 * math.sqrt(rate * (1 - rate) / n)
         np.testing.assert_allclose(out[kept], np.asarray(x)[kept] / (1 - rate), rtol=1e-6)
         spread = math.sqrt(rate / (1 - rate) * np.mean(np.square(x)) / n)
         assert abs(out.mean() - float(x.mean())) < 5 * spread
+        np.testing.assert_array_equal(out[3:5], dropout(x[3:5], rate, keys[3:5]))  # a row by its own key
     np.testing.assert_array_equal(dropout(x, 0.5, None), x)
-    np.testing.assert_array_equal(dropout(x, 0.0, jax.random.key(3)), x)
-    nearly_all = dropout(x, 1 - 1e-7, jax.random.key(3))  # rounds to all of 16 bits
+    np.testing.assert_array_equal(dropout(x, 0.0, keys), x)
+    nearly_all = dropout(x, 1 - 1e-7, keys)  # rounds to all of 16 bits
     assert int((nearly_all != 0).sum()) < 30  # 4 of 2^18 expected
-    assert dropout(x.astype(jnp.bfloat16), 0.5, jax.random.key(3)).dtype == jnp.bfloat16
+    assert dropout(x.astype(jnp.bfloat16), 0.5, keys).dtype == jnp.bfloat16
 
 
 @pytest.mark.analytic
@@ -407,7 +408,7 @@ def test_every_policy_of_rematerialisation_gives_the_same_gradient():
 
     def gradient(policy):
         f = remat(policy, lambda w, x, key: jnp.tanh(dropout(jnp.tanh(x @ w), 0.3, key) @ w))
-        return jax.grad(lambda w, x: jnp.sum(f(w, x, jax.random.key(0)) ** 2), (0, 1))
+        return jax.grad(lambda w, x: jnp.sum(f(w, x, row_keys(jax.random.key(0), 4)) ** 2), (0, 1))
 
     gradients = {policy: gradient(policy)(w, x) for policy in REMAT}
     for policy in REMAT:
@@ -458,7 +459,7 @@ def test_every_block_has_a_key_of_its_own(monkeypatch):
     model = nnx.merge(*filled(lambda rngs: ADM((2, 2, 1), **SMALL | {"multipliers": (1, 1), "blocks": 24}, rngs=rngs)))
     model(0.3, jnp.zeros((1, 2, 2, 1)), key=jax.random.key(0))
     assert len(seen) == 2 * 24 + 2 + 2 * 25 == 100
-    assert len({tuple(np.asarray(jax.random.key_data(key))) for key in seen}) == 100
+    assert len({tuple(np.asarray(jax.random.key_data(keys))[0]) for keys in seen}) == 100
     model(0.3, jnp.zeros((1, 2, 2, 1)))
     assert seen[100:] == [None] * 100
 

@@ -210,8 +210,9 @@ MODELS = {
     "dit": {"width": 64, "depth": 2, "heads": 4, "patch": 4, "dtype": "float32"},
     "dit_bf16": {"width": 64, "depth": 1, "heads": 4, "patch": 4},
     "adm": {"channels": 64, "multipliers": (1, 2), "blocks": 1, "attention": (8,), "head_width": 32,
-            "dtype": "float32", "film": True, "dropout": 0.0},
+            "dtype": "float32", "film": True, "dropout": 0.1},
 }
+MODELS["adm_stacks"] = MODELS["adm"] | {"channels": 32}
 MESHES = [{"data": 1}, {"data": 2}, {"data": 8}, {"fsdp": 8}, {"fsdp": 4, "tensor": 2},
           {"data": 2, "fsdp": 2, "tensor": 2}]
 model, chosen = sys.argv[1], json.loads(sys.argv[2])
@@ -236,7 +237,13 @@ def _eight(model, meshes=(0, 5)):
 
 _SLOW = [
     pytest.param(*one, marks=pytest.mark.slow)
-    for one in (("mlp", (0, 1, 3, 4)), ("mlp_stacks", (0, 2, 5)), ("dit", (0, 5)), ("adm", (0, 5)))
+    for one in (
+        ("mlp", (0, 1, 3, 4)),
+        ("mlp_stacks", (0, 2, 5)),
+        ("adm_stacks", (0, 2)),
+        ("dit", (0, 5)),
+        ("adm", (0, 5)),
+    )
 ]
 
 
