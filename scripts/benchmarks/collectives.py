@@ -127,10 +127,11 @@ def _scattered(lines: list[str]) -> str:
 
 def _read(kind: str, type_: str, started: bool, line: str, times: int, looped: bool) -> Collective:
     arrays = re.findall(r"\b(pred|bf16|[fcsu]\d+\w*)\[([\d,]*)\]", type_)
-    if started and kind == "all-gather":
-        arrays = arrays[len(arrays) // 2 :]  # (what goes in, what comes out)
-    elif started and kind == "collective-permute":
+    given = len(re.findall(r"%[\w.-]+", line.split(f"{kind}-start(")[-1].split(")")[0])) if started else 0
+    if started and kind == "collective-permute":
         arrays = arrays[1:2]  # and two counters
+    elif started and len(arrays) == 2 * given:
+        arrays = arrays[given:]  # (what goes in, what comes out)
     sizes = [math.prod(map(int, filter(None, shape.split(",")))) * _bits(dtype) // 8 for dtype, shape in arrays]
     dtypes = ", ".join(sorted({dtype for dtype, _ in arrays}))
     source = re.search(r'op_name="([^"]*)"', line)

@@ -7,9 +7,9 @@
 A mesh is DATAxFSDP. `measure` compiles the loop of `flowjax train` for each and times them in turns: the rate, its
 share of as many devices without links, memory, and what the devices send each other. Devices are not equally fast:
 `efficiency` is against the slowest of them alone, since it is the one that the others wait for. `compile` does the
-same but the timing for the devices of a TPU topology; it needs `libtpu` (`pip install 'flowjax-research[tpu]'`) and
-no TPU. Both print a JSON line a mesh. `report` makes the table of weak scaling of such lines, with the step times
-that the links of MACHINES imply; `experiments/scaling/README.md` says what it assumes.
+same but the timing for devices that are not here (`topologies.py`). Both print a JSON line a mesh. `report` makes the
+table of weak scaling of such lines, with the step times that the links of MACHINES imply;
+`experiments/scaling/README.md` says what it assumes.
 """
 
 import argparse
@@ -75,9 +75,10 @@ class Machine:
 
 
 MACHINES = {
-    "TPU v5p": Machine(459e12, 2 * 90e9),  # along one dimension of its torus, both ways
-    "H200, 8 a host, 400 Gb/s each": Machine(790e12, 450e9, 8, 50e9),
+    "v5p": ("TPU v5p", Machine(459e12, 2 * 90e9)),  # along one dimension of its torus, both ways
+    "h200": ("H200, 8 a host, 400 Gb/s each", Machine(790e12, 450e9, 8, 50e9)),
 }
+"""By the kind of a topology."""
 
 
 def main() -> None:
@@ -93,7 +94,7 @@ def main() -> None:
     here.add_argument("--steps", type=int, default=20)
     here.add_argument("--rounds", type=int, default=3)
     here.add_argument("--profile", help="a folder for the kernels of each mesh by time")
-    pod.add_argument("--topology", default="v5p:2x2x2")
+    pod.add_argument("--topology", default="v5p:2x2x2", help="or h200:HOSTSxGPUS")
     report = commands.add_parser("report")
     report.add_argument("rows", nargs="+", type=Path)
     args = parser.parse_args()
@@ -107,15 +108,13 @@ def main() -> None:
 
 def compiled(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """What can be said of the programs for a topology."""
-    for name, value in (("TPU_SKIP_MDS_QUERY", "1"), ("TPU_WORKER_HOSTNAMES", "localhost"), ("JAX_PLATFORMS", "cpu")):
-        os.environ.setdefault(name, value)
-    from jax.experimental import topologies
+    from topologies import OPTIONS, devices
 
-    devices = topologies.get_topology_desc(platform="tpu", topology_name=args.topology).devices
+    there, options = devices(args.topology), OPTIONS.get(args.topology.partition(":")[0])
     for mesh in args.mesh:
-        trainer = assembled(args, mesh, devices)
+        trainer = assembled(args, mesh, there)
         start = time.perf_counter()
-        program = trainer.run.jitted.lower(trainer.like(), trainer.arrays_like(), 1).compile()
+        program = trainer.run.jitted.lower(trainer.like(), trainer.arrays_like(), 1).compile(options)
         took = {"topology": args.topology, "compile_seconds": round(time.perf_counter() - start, 1)}
         yield described(args, mesh, trainer, program) | took
 
@@ -222,7 +221,7 @@ def assembled(args: argparse.Namespace, mesh: str, devices: Any) -> Any:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Markdown: a line a program and machine."""
+    """Markdown: a line a program."""
     lines = [
         "| model | devices | data x fsdp | sent by a device, MB a step | machine | arithmetic, ms | links, ms "
         "| efficiency, nothing hidden | all hidden |",
@@ -231,14 +230,14 @@ def table(rows: list[dict[str, Any]]) -> str:
     for row in rows:
         data, fsdp = map(int, row["mesh"].split("x"))
         n = data * fsdp
-        for name, machine in MACHINES.items():
-            work = row["flops"] / n / machine.flops / UTILISATION
-            links = machine.seconds(row["links"])
-            lines.append(
-                f"| {row['model']} | {n} | {row['mesh']} | {row['sent'] / 1e6:,.0f} | {name} "
-                f"| {work * 1e3:.1f} | {links * 1e3:.2f} | {work / (work + links):.1%} "
-                f"| {min(1.0, work / max(work, links)):.0%} |"
-            )
+        name, machine = MACHINES[row["topology"].partition(":")[0]]
+        work = row["flops"] / n / machine.flops / UTILISATION
+        links = machine.seconds(row["links"])
+        lines.append(
+            f"| {row['model']} | {n} | {row['mesh']} | {row['sent'] / 1e6:,.0f} | {name} "
+            f"| {work * 1e3:.1f} | {links * 1e3:.2f} | {work / (work + links):.1%} "
+            f"| {min(1.0, work / max(work, links)):.0%} |"
+        )
     return "\n".join(lines)
 
 

@@ -63,7 +63,7 @@ def test_those_of_a_program_with_one_of_each():
     assert {c["dtypes"] for c in found} == {"f32"}
 
 
-TPU = """
+FORMS = """
 %all-reduce-scatter.1 (i: bf16[16,8], j: f32[16]) -> (bf16[2,8], f32[2]) {
   %s = (bf16[16,8]{1,0:T(8,128)(2,1)}, f32[16]{0}) all-reduce(%i, %j), replica_groups={{0,1,2,3,4,5,6,7}}, to_apply=%add
   %slice = bf16[2,8]{1,0} dynamic-slice(%s, %n)
@@ -76,6 +76,8 @@ TPU = """
   %p = (u8[4,8]{1,0}, u8[4,8]{1,0}, u32[], u32[]) collective-permute-start(%z), source_target_pairs={{0,1},{1,0}}
   %f = (bf16[2,8]{1,0}, f32[2]{0}) fusion(%q), kind=kCustom, calls=%all-reduce-scatter.1
   %h = bf16[8,2]{1,0} all-gather(%u), replica_groups=mesh['a'=8,'b'=2], device_ids=([2,8]T(1,0)) {'a'}, dimensions={0}
+  %s = (bf16[4,8]{1,0}, f32[2]{0}, bf16[4,8]{1,0}, f32[2]{0}) all-reduce-start(%x, %y), replica_groups={{0,1}}
+  %one = f32[4]{0} all-reduce-start(%y), replica_groups={{0,1}}
   %alone = f32[4] all-reduce(%w), replica_groups={{0},{1}}
 }
 ENTRY %main (a: s32[]) -> s32[] {
@@ -85,13 +87,14 @@ ENTRY %main (a: s32[]) -> s32[] {
 
 
 def test_started_collectives_and_groups_of_a_mesh():
-    """The forms of a TPU's programs. The outermost loop's trips are the steps: they do not multiply."""
-    gather, reduce, permute, scatter, transposed = collectives(TPU)
+    """The forms of programs of TPUs and GPUs. The outermost loop's trips are the steps: they do not multiply."""
+    gather, reduce, permute, scatter, transposed, started, one = collectives(FORMS)
     assert (gather.result, gather.group, gather.times, gather.sent) == (16 * 8 * 2, (0, 1, 2, 3), 1, 192)
     assert (reduce.result, reduce.group, reduce.dtypes) == (4 * 8 * 2 + 4, (0, 1, 2, 3, 8, 9, 10, 11), "bf16, f32")
     assert (permute.result, permute.pairs, permute.sent) == (32, ((0, 1), (1, 0)), 32)
     assert (scatter.kind, scatter.group, scatter.result, scatter.sent) == ("reduce-scatter", tuple(range(8)), 40, 280)
     assert (transposed.group, transposed.sent) == (tuple(range(8)), 28)
+    assert (started.result, started.sent, one.result) == (4 * 8 * 2 + 2 * 4, 72, 16)  # with and without what goes in
     lines = summary([gather, gather, reduce, permute])
     assert [line.split(":")[0].strip() for line in lines] == [
         "2 all-gather of bf16 over 4 devices",
