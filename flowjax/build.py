@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import jax
@@ -53,7 +53,7 @@ class Problem:
     loss: DiagnosedLoss
     make_train_loss: Callable[[Wrap], DiagnosedLoss]
 
-    @property
+    @cached_property
     def train_loss(self) -> DiagnosedLoss:
         """The loss with dropout, where the network has it."""
         return self.make_train_loss(lambda network: network)

@@ -12,7 +12,7 @@ CONFIG_FOLDERS = (Path(__file__).parent.parent / "configs", Path(__file__).paren
 
 
 COMPILING = ("train", "sample", "evaluate", "likelihood")
-"""Commands whose time is partly compilation: they have --compilation_cache."""
+"""Commands whose time is partly compilation: they have --compilation_cache, and, but `train`, --batch and --seed."""
 
 
 class UsageError(ValueError):

@@ -69,7 +69,8 @@ def train(
     hosts.check_shared(workdir)
     checkpoints = Checkpoints(workdir / "checkpoints")
     resume = _resume_step(config, workdir, checkpoints, checkpoint)
-    hosts.check_same("newest checkpoint", {"its step": resume})  # a network's file system may show an older folder
+    late = "the file system is late: start them again"
+    hosts.check_same("checkpoint to go on from", {"its step": resume}, late)
     if resume is not None and resume >= config.train.steps:
         return _already_finished(config, workdir, resume, start)
     trainer = _assemble(config)

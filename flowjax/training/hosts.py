@@ -90,11 +90,11 @@ def agree(steps: int, signal: int) -> tuple[int, int]:
     return int(asked[:, 0].min()), int(asked[:, 1].max())
 
 
-def check_same(what: str, values: Mapping[str, Any]) -> None:
+def check_same(what: str, values: Mapping[str, Any], mend: str = "start all of them with the same") -> None:
     """ConfigError on all processes unless all have the same values, which JSON can hold; it names one that differs."""
     if sharing() == 1:
         return
-    text = json.dumps(values, sort_keys=True, default=str).encode()
+    text = json.dumps(values, sort_keys=True).encode()
     mine = np.frombuffer(hashlib.sha256(text).digest()[:8], np.uint32)
     all_ = np.asarray(multihost_utils.process_allgather(mine))
     other = next((i for i, digest in enumerate(all_) if not np.array_equal(digest, all_[0])), None)
@@ -102,10 +102,11 @@ def check_same(what: str, values: Mapping[str, Any]) -> None:
         return
     texts = gathered(np.frombuffer(text + b"\n", np.uint8)).tobytes().splitlines()
     first, its = json.loads(texts[0]), json.loads(texts[other])
-    key = next(k for k in first | its if first.get(k) != its.get(k))
+    told = lambda values, key: json.dumps(values[key]) if key in values else "missing"  # 1 is not 1.0, nor None nothing
+    key = next(k for k in first | its if told(first, k) != told(its, k))
     raise ConfigError(
-        f"process {other} has another {what} than process 0: {key} is {its.get(key)!r} there and {first.get(key)!r} "
-        "here; start all of them with the same"
+        f"process {other} has another {what} than process 0: {key} is {told(its, key)} there and {told(first, key)} "
+        f"here; {mend}"
     )
 
 

@@ -14,11 +14,12 @@ from jax import lax
 
 from flowjax.typing import PyTree
 
-LARGEST = 2**21
-"""Numbers: to copy what is larger costs more than a kernel of its own, and memory."""
+PLATFORMS = ("gpu",)
+"""Where each operation is started on its own, so that stacks pay: in the loop, in sums over devices (`replicas`)."""
 
-PLATFORMS = ["gpu"]
-"""Where each operation is started on its own."""
+SMALL = 2**16
+"""Numbers. What the loop holds in stacks is in memory twice, for the memory of the state before is kept for the state
+after it; and the operation on a larger leaf takes longer than its start."""
 
 
 class Stacks:

@@ -81,7 +81,7 @@ def make_step(
         accumulate: parts of a batch whose gradients are computed one after the other, in a part of the memory. A
             coupling pairs the rows of a part.
         gather, scatter: make of the state's parameters those of the loss, elsewhere, in a narrower type or in another
-            tree; and of its gradient that of the optimizer.
+            tree; and of its gradient that of the optimizer, in the state's types.
     """
     gammas = tuple(map(power_ema.gamma_of, widths))
 

@@ -16,13 +16,13 @@ from flowjax.data import Dataset
 from flowjax.models import kernels
 from flowjax.models.magnitude import is_weight
 from flowjax.objectives import Batch, DiagnosedLoss
-from flowjax.training import flops, hosts, optimizers
+from flowjax.training import flops, hosts, optimizers, stacked
 from flowjax.training.ahead import Ahead
 from flowjax.training.feed import Feed
 from flowjax.training.narrow import travelling
-from flowjax.training.replicas import over_rows
+from flowjax.training.replicas import network_over_rows
 from flowjax.training.sharding import make_mesh, replicated, rules_of, shardings
-from flowjax.training.stacked import LARGEST, PLATFORMS, Stacks
+from flowjax.training.stacked import Stacks
 from flowjax.training.state import TrainState, init_state
 from flowjax.training.step import GetBatch, Step, drop_labels, loops_badly, make_run, make_step
 from flowjax.typing import Params, PRNGKey, PyTree
@@ -60,7 +60,7 @@ class Trainer:
         self._shapes = jax.eval_shape(lambda: init_state(config, problem))
         rules = rules_of(config, self._shapes.params, self.mesh)
         self.places = shardings(self._shapes, self.mesh, rules)
-        whole = self._whole = shardings(self._shapes.params, self.mesh, rules, whole=True)
+        self._whole = shardings(self._shapes.params, self.mesh, rules, whole=True)
         self._get_batch = self._make_get_batch()
         on_host = self._loops_badly()
         stacks = None if on_host else self._stacks()
@@ -68,7 +68,7 @@ class Trainer:
         self.run = run if on_host else Ahead(run)
         self._init = Ahead(jax.jit(lambda: init_state(config, problem), out_shardings=self.places))
         place = jax.lax.with_sharding_constraint
-        self.loss_of = lambda params, key, batch: problem.loss(place(params, whole), key, batch).value
+        self.loss_of = lambda params, key, batch: problem.loss(place(params, self._whole), key, batch).value
         self._val = Ahead(jax.jit(self.loss_of))
         rows, workers = dataset.rows, config.data.workers
         self.feed = None if rows is None else Feed(rows, config.seed, train.batch_size, self.mesh, workers)
@@ -98,19 +98,19 @@ class Trainer:
     def _train_loss(self) -> DiagnosedLoss:
         """With the network spread over the rows by hand, where that is data parallel on GPUs."""
         spread = self.mesh.size > 1 and self._whole_on_gpus()
-        wrap = partial(over_rows, mesh=self.mesh) if spread else lambda network: network
+        wrap = partial(network_over_rows, mesh=self.mesh) if spread else lambda network: network
         return self.problem.make_train_loss(wrap)
 
     def _whole_on_gpus(self) -> bool:
         """Whether every parameter is whole on each device, and that a GPU."""
         whole = self.mesh.shape["fsdp"] * self.mesh.shape["tensor"] == 1
-        return whole and self.mesh.devices.flat[0].platform in PLATFORMS
+        return whole and self.mesh.devices.flat[0].platform in stacked.PLATFORMS
 
     def _stacks(self) -> Stacks | None:
         """For parameters whole on each GPU, which the optimizer treats number by number."""
         layers = any(jax.tree.leaves(is_weight(self._shapes.params)))
         elementwise = self.config.train.optimizer in optimizers.ELEMENTWISE and not layers
-        return Stacks(self._shapes.params, LARGEST) if elementwise and self._whole_on_gpus() else None
+        return Stacks(self._shapes.params, stacked.SMALL) if elementwise and self._whole_on_gpus() else None
 
     def compile_ahead(self, fresh: bool) -> None:
         """Starts to compile what training will call: the loop, the initial state if `fresh`, the validation loss."""
@@ -138,11 +138,14 @@ class Trainer:
         return hosts.put(loaded, replicated(self.mesh))
 
     def fingerprint(self) -> dict[str, Any]:
-        """What tells this data set from others: what it is, and checksums of what was read into memory."""
+        """What tells this data set from others: what it is, and checksums of what was read, or of three rows."""
         data, spec = self.dataset, self.dataset.spec
-        found: dict[str, Any] = {"name": spec.name, "shape": list(spec.shape), "num_classes": spec.num_classes}
-        if data.rows is not None:
-            found["rows"] = len(data.rows)
+        found: dict[str, Any] = {key: getattr(spec, key) for key in ("name", "num_classes", "levels")}
+        found["shape"] = list(spec.shape)
+        if (rows := data.rows) is not None:
+            found["rows"] = len(rows)
+            some = [rows[i] for i in (0, len(rows) // 2, len(rows) - 1)]
+            found["checksum of its first, middle and last row"] = _checksum(some)
         if data.draw is None:  # what is computed may differ in a last bit between kinds of hosts
             found["checksum of its rows"] = _checksum(self._loaded)
             found["checksum of its test rows"] = _checksum((data.test, data.test_labels))
@@ -152,7 +155,9 @@ class Trainer:
         """Cut up on `fsdp`, parameters are gathered in the types in which the network takes them."""
         if self.mesh.shape["fsdp"] == 1:
             return params
-        return jax.tree.map(lambda p, dtype: p.astype(dtype), params, self._travelling)
+        narrow = jax.tree.map(lambda p, dtype: p.astype(dtype), params, self._travelling)
+        # said aloud where they are cast: else the compiler may gather first, in the wider type
+        return jax.lax.with_sharding_constraint(narrow, self.places.params)
 
     @cached_property
     def _travelling(self) -> PyTree:

@@ -22,6 +22,8 @@ import numpy as np
 
 KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 
+_FREE = ("get-tuple-element", "parameter", "tuple", "constant", "bitcast")
+
 _BITS = {"pred": 8, "bf16": 16, "f16": 16, "f32": 32, "f64": 64, "c64": 64, "c128": 128}
 
 
@@ -85,6 +87,17 @@ def summary(found: list[Collective]) -> list[str]:
         f"{count[key]:>5} {key[0]} of {key[1]} over {key[2]}: {sent[key] / 1e6:,.1f} MB" + ("" if key[3] else ", once")
         for key in sorted(count, key=lambda key: -sent[key])
     ]
+
+
+def kernels(text: str) -> int:
+    """How many operations a GPU starts each time the longest loop goes round."""
+    computations = dict(_computations(text))
+    bodies = [
+        name for lines in computations.values() for line in lines for name in re.findall(r"body=%?([\w.-]+)", line)
+    ]
+    longest = max((computations[name] for name in bodies), key=len, default=[])
+    names = [match[1] for line in longest if (match := re.search(r" = .+? ([\w-]+)\(", line))]
+    return sum(name not in _FREE and not name.endswith("-done") for name in names)
 
 
 def _computations(text: str) -> Iterator[tuple[str, list[str]]]:

@@ -8,7 +8,7 @@ A mesh is DATAxFSDP. `measure` compiles the loop of `flowjax train` for each and
 share of as many devices without links, memory, and what the devices send each other. Devices are not equally fast:
 `efficiency` is against the slowest of them alone, since it is the one that the others wait for. `compile` does the
 same but the timing for devices that are not here (`topologies.py`). Both print a JSON line a mesh. `report` makes the
-table of weak scaling of such lines, with the step times that the links of MACHINES imply;
+table of weak scaling of `compile`'s lines, with the step times that the links of MACHINES imply;
 `experiments/scaling/README.md` says what it assumes.
 """
 
@@ -99,7 +99,8 @@ def main() -> None:
     report.add_argument("rows", nargs="+", type=Path)
     args = parser.parse_args()
     if args.command == "report":
-        print(table([json.loads(line) for path in args.rows for line in path.read_text().splitlines()]))
+        rows = [json.loads(line) for path in args.rows for line in path.read_text().splitlines()]
+        print(table([row for row in rows if "topology" in row]))
         return
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     for line in measured(args) if args.command == "measure" else compiled(args):
@@ -108,9 +109,11 @@ def main() -> None:
 
 def compiled(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """What can be said of the programs for a topology."""
-    from topologies import OPTIONS, devices
+    from topologies import OPTIONS, devices, fuse
 
     there, options = devices(args.topology), OPTIONS.get(args.topology.partition(":")[0])
+    if options:
+        fuse()
     for mesh in args.mesh:
         trainer = assembled(args, mesh, there)
         start = time.perf_counter()
@@ -170,7 +173,7 @@ def again(program: Any, run: list[Any]) -> None:
 def described(args: argparse.Namespace, mesh: str, trainer: Any, program: Any) -> dict[str, Any]:
     """What a compiled program says of itself."""
     import jax
-    from collectives import collectives, summary
+    from collectives import collectives, kernels, summary
 
     memory, text = program.memory_analysis(), program.as_text()
     if args.text:
@@ -190,6 +193,7 @@ def described(args: argparse.Namespace, mesh: str, trainer: Any, program: Any) -
         "sent": sum(links.values()),
         "links": [(*among, sent) for among, sent in links.items()],
         "collectives": summary(found),
+        "kernels": kernels(text),
         "state_gib": memory.argument_size_in_bytes / 2**30,
         "temporary_gib": memory.temp_size_in_bytes / 2**30,
         "jax": jax.__version__,

@@ -27,6 +27,17 @@ device_description_str: "NVIDIA H200"
 """What XLA asks of a GPU, from NVIDIA's data sheet and the limits of compute capability 9.0."""
 
 
+def fuse() -> None:
+    """From here on programs have the kernels of our own and of cuDNN that `flowjax.models.kernels` takes on a GPU."""
+    from jax._src.cudnn import fused_attention_stablehlo as cudnn  # asks the devices that are here
+
+    from flowjax.models import kernels
+
+    kernels.serve = lambda: not kernels._forward_mode.get()
+    cudnn.check_compute_capability = lambda *_: True
+    cudnn.check_cudnn_version = lambda: 91200
+
+
 OPTIONS = {"h200": {"xla_gpu_enable_triton_gemm": False}}
 """Of the compiler, by kind: where nothing can be tried, some products find no form that Triton takes."""
 

@@ -1,4 +1,4 @@
-"""A network spread over rows by hand is the same function. On 2 and 8 devices: `test_sharding.py`, `*_stacks`."""
+"""A network spread over rows by hand is the same function. On 2 and 8 devices: `test_sharding.py`, `*_as_on_gpu`."""
 
 import jax
 import jax.numpy as jnp
@@ -7,7 +7,7 @@ import pytest
 
 from flowjax.models.layers import dropout, row_keys
 from flowjax.training import sharding
-from flowjax.training.replicas import over_rows
+from flowjax.training.replicas import network_over_rows
 
 
 def network(params, t, x, cond, key=None):
@@ -25,7 +25,7 @@ def test_output_and_gradient_are_those_of_the_network(cond):
     a, b, x = jax.random.normal(jax.random.key(0), (3, 4, 4))
     params, key = {"a": a, "b": b, "unused": jnp.ones(3)}, jax.random.key(1)
     loss = lambda f: lambda params: jnp.mean(f(params, 0.5 * jnp.ones(4), x, cond, key=key) ** 2)
-    spread = loss(over_rows(network, mesh))
+    spread = loss(network_over_rows(network, mesh))
     (one, own), (two, other) = (jax.jit(jax.value_and_grad(f))(params) for f in (loss(network), spread))
     assert float(one) == pytest.approx(float(two), rel=2**-7)
     for name in params:
