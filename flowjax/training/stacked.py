@@ -17,9 +17,15 @@ from flowjax.typing import PyTree
 PLATFORMS = ("gpu",)
 """Where each operation is started on its own, so that stacks pay: in the loop, in sums over devices (`replicas`)."""
 
-SMALL = 2**16
-"""Numbers. What the loop holds in stacks is in memory twice, for the memory of the state before is kept for the state
-after it; and the operation on a larger leaf takes longer than its start."""
+HELD = 2**26
+"""Numbers that the loop holds in stacks, at most: they are in memory twice, for the memory of the state before is kept
+for the state after it. The smallest parameters gain most."""
+
+
+def largest_within(like: PyTree, numbers: int) -> int:
+    """The largest size of a leaf such that all leaves up to it have at most so many numbers together."""
+    sizes = [leaf.size for leaf in jax.tree.leaves(like)]
+    return max((size for size in set(sizes) if sum(n for n in sizes if n <= size) <= numbers), default=0)
 
 
 class Stacks:

@@ -110,7 +110,9 @@ class Trainer:
         """For parameters whole on each GPU, which the optimizer treats number by number."""
         layers = any(jax.tree.leaves(is_weight(self._shapes.params)))
         elementwise = self.config.train.optimizer in optimizers.ELEMENTWISE and not layers
-        return Stacks(self._shapes.params, stacked.SMALL) if elementwise and self._whole_on_gpus() else None
+        if not elementwise or not self._whole_on_gpus():
+            return None
+        return Stacks(self._shapes.params, stacked.largest_within(self._shapes.params, stacked.HELD))
 
     def compile_ahead(self, fresh: bool) -> None:
         """Starts to compile what training will call: the loop, the initial state if `fresh`, the validation loss."""
