@@ -11,7 +11,7 @@ import pytest
 from flowjax.config import ConfigError, defaults, resolve
 from flowjax.training.guard import SpikeState, skip_spikes, skipped
 from flowjax.training.optimizers import OPTIMIZERS, SCHEDULES, learning_rate, optimizer
-from flowjax.training.stacked import Stacks, stacked
+from flowjax.training.stacked import Stacks, largest_within, stacked
 
 pytestmark = pytest.mark.analytic
 
@@ -125,6 +125,13 @@ def test_stacks_of_what_follows_the_parameters():
     assert jax.tree.structure(found["state"]) == jax.tree.structure(tx.init(found["averages"][0]))
     back = stacks.unstack(found)
     jax.tree.map(np.testing.assert_array_equal, back, tree)
+
+
+def test_what_stacks_may_hold():
+    """The smallest first, all of one size or none of it."""
+    like = [jnp.zeros(n) for n in (1, 4, 4, 4, 10, 100)]
+    found = [largest_within(like, numbers) for numbers in (0, 1, 12, 13, 22, 23, 122, 123)]
+    assert found == [0, 1, 1, 4, 4, 10, 10, 100]
 
 
 # The guard
