@@ -1,6 +1,6 @@
 """Unconditional CIFAR-10, the long recipe: 50M images, EDM's augmentation, dropout. Not yet run.
 
-Written for one H200 (about two hours at the rate of the speedrun) and, with the same total batch, for eight. Its
+Written for one H200 (80 minutes at the rate of `cifar10_hour`) and, with the same total batch, for eight. Its
 snapshots of averages, 64 of two widths in float16, take about 10 GB in the workdir.
 """
 

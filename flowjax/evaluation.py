@@ -17,7 +17,7 @@ import numpy as np
 from flowjax import metrics, sampling
 from flowjax.config import ConfigError
 from flowjax.data import DataError, Dataset
-from flowjax.metrics.images import METRICS, as_rgb, check_names, score_images
+from flowjax.metrics.images import METRICS, USUAL, as_rgb, check_names, score_images
 from flowjax.metrics.inception import Precision, WeightsError, load_inception
 from flowjax.metrics.reference import reference_statistics
 from flowjax.run import Run
@@ -174,6 +174,9 @@ def evaluate_images(
         _check_samples(samples, run.spec.shape)
     elif num < 4:
         raise ConfigError(f"image metrics need at least 4 samples, not {num}")
+    total = num if samples is None else len(samples)
+    if total < USUAL and not {"fid", "sfid"}.isdisjoint(names):  # before minutes of work
+        say(f"evaluate: FID of {total:,} samples, fewer than {USUAL:,}, is too large; the bias is estimated at the end")
     try:
         options: Any = {"network": load_inception(), "precision": precision}
     except WeightsError as error:
@@ -206,7 +209,9 @@ def _reference_images(run: Run, dataset: Dataset, split: str, metric: str) -> np
     spec = run.spec
     if not spec.is_image or spec.levels != 256 or spec.shape[-1] not in (1, 3):
         kind = f"images of {spec.levels} levels" if spec.is_image and spec.levels else "no 8-bit images"
-        raise DataError(f"{metric} is of 8-bit images with 1 or 3 channels, and {spec.name} holds {kind} {spec.shape}")
+        raise DataError(
+            f"{metric} is of 8-bit images with 1 or 3 channels, and {spec.name} holds {kind}: its shape is {spec.shape}"
+        )
     if split == "test":
         return dataset.test.astype(np.uint8)
     if split != "train":

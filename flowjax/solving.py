@@ -166,10 +166,11 @@ def _guided(run: Run, denoiser: Denoiser, guide: Guide | None) -> Denoiser:
     if guide.name == "auto":
         weak = guide.weak
         same = lambda run: (run.path, run.spec, run.config.source, run.config.coupling, run.config.model.conditional)
-        if weak is None or same(weak) != same(run):
-            raise ConfigError(
-                "guidance 'auto' needs --weak WORKDIR, a run of the same data, source, path, coupling and condition"
-            )
+        if weak is None:
+            raise ConfigError("guidance 'auto' needs a weaker network: --weak WORKDIR or --weak_checkpoint STEP")
+        kinds = ("path", "data", "source", "coupling", "condition")
+        if differs := [kind for kind, a, b in zip(kinds, same(weak), same(run), strict=True) if a != b]:
+            raise ConfigError(f"--weak is a run of another {' and '.join(differs)}: guidance 'auto' needs the same")
         return guidance.Auto(denoiser, weak.denoiser, guide.scale)
     if guide.name != "cfg":
         raise ConfigError(f"guidance: {unknown(guide.name, ('cfg', 'auto'))}")

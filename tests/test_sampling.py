@@ -13,7 +13,9 @@ import pytest
 from flowjax import batching, drawing, load, parts, sampling
 from flowjax.config import ConfigError
 from flowjax.data import Affine, DataSpec
+from flowjax.paths import GaussianPath
 from flowjax.sampling import SolverFault
+from flowjax.schedules import VP
 from flowjax.solvers import Stats
 from flowjax.solving import Guide, Solver
 
@@ -56,6 +58,9 @@ def test_the_weaker_network_is_an_argument(run, compiled):
     assert compiled().count("jit(draw)") == 1
     np.testing.assert_allclose(drawn[0], sampling.sample(weak, 8, 0, HEUN).samples, rtol=1e-5, atol=1e-4)
     np.testing.assert_allclose(drawn[1], sampling.sample(run, 8, 0, HEUN).samples, rtol=1e-5, atol=1e-4)
+    other = dataclasses.replace(run, problem=dataclasses.replace(run.problem, path=GaussianPath(VP())))
+    with pytest.raises(ConfigError, match="--weak is a run of another path: guidance 'auto' needs the same"):
+        sampling.sample(run, 8, 0, HEUN, guide=Guide("auto", 0.0, weak=other))
 
 
 def test_programs_hold_no_parameters(run):

@@ -76,7 +76,7 @@ def _define(of_images: bool) -> absl_flags.FlagValues:
     """All flags; or, for densities and likelihoods, with those of an ODE's solver alone."""
     values = flags.new("evaluate")
     absl_flags.DEFINE_list("metrics", None, "of images: fid, sfid, kid, precision, recall", flag_values=values)
-    absl_flags.DEFINE_integer("num", 50_000, "samples to draw for --metrics", lower_bound=4, flag_values=values)
+    absl_flags.DEFINE_integer("num", 50_000, "samples to draw for --metrics, at least 4", flag_values=values)
     absl_flags.DEFINE_string("samples", None, "an .npz file of samples for --metrics", flag_values=values)
     kinds = ["balanced", "random"]
     absl_flags.DEFINE_enum("labels", "balanced", kinds, "classes of a conditional network", flag_values=values)

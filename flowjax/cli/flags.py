@@ -67,7 +67,12 @@ def define_sampler(values: flags.FlagValues) -> None:
     flags.DEFINE_float("scale", None, "of the guidance: 0 unconditional, 1 conditional", flag_values=values)
     flags.DEFINE_list("interval", None, "of cfg: two times, 0.2,0.8", flag_values=values)
     flags.DEFINE_float("rescale", None, "of cfg, 0 to 1", flag_values=values)
-    flags.DEFINE_string("weak", None, "workdir of the weaker network of auto; --workdir", flag_values=values)
+    flags.DEFINE_string(
+        "weak",
+        None,
+        "workdir of the weaker network of auto; that of --workdir where --weak_checkpoint is given",
+        flag_values=values,
+    )
     flags.DEFINE_string("weak_checkpoint", None, "its checkpoint, as for --checkpoint", flag_values=values)
 
 

@@ -57,6 +57,7 @@ def run(argv: list[str]) -> dict[str, Any]:
     opened = open_run(values, workdir)
     _check_labels(values, opened.config.model.conditional, opened.spec.num_classes)
     parts = out.with_name(f"{out.name}.parts{hosts.suffix()}")
+    asked = guide(values)
     start = time.perf_counter()
     drawn = sampling.sample(
         opened,
@@ -66,7 +67,7 @@ def run(argv: list[str]) -> dict[str, Any]:
         values.label,
         values.batch,
         show=True,
-        guide=guide(values),
+        guide=asked,
         labels=values.labels,
         keep=parts,
     )
@@ -81,6 +82,7 @@ def run(argv: list[str]) -> dict[str, Any]:
         "out": str(out),
         "num": len(drawn.samples),
         "nfe": drawn.nfe,
+        **({} if asked is None else {"network_evaluations": 2 * drawn.nfe}),
         "seconds": round(seconds, 3),
         "samples_per_second": None if rate is None else float(f"{rate:.4g}"),
     }

@@ -79,7 +79,8 @@ def train(
     if trainer.mesh.size < jax.device_count():
         say(f"train: on {_devices(trainer)}, as config.mesh says")
     if config.train.warmup >= (samples := config.train.steps * config.train.batch_size):
-        say(f"train: train.warmup {config.train.warmup:g} is not shorter than the run, {samples} samples")
+        warmup = f"{config.train.warmup:g}"
+        say(f"train: warning: the learning rate only rises: train.warmup is {warmup} samples, of a run of {samples}")
     if resume is None:
         trainer.compile_ahead(fresh=True)
         state = trainer.init()

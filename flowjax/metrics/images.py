@@ -15,7 +15,8 @@ from flowjax.metrics.reference import Reference, joined
 
 METRICS = ("fid", "sfid", "kid", "precision", "recall")
 
-_USUAL = 50_000  # images that published values of FID are of
+USUAL = 50_000
+"""Images that published values of FID are of."""
 
 
 def check_names(names: Iterable[str]) -> tuple[str, ...]:
@@ -82,7 +83,7 @@ def score_images(
     # spatial even where it is not asked for: so the program is the one that was compiled for the reference
     features = joined(batches(images, batch, network=network, precision=precision, spatial=True, say=say))
     result: dict[str, float] = {}
-    enough = num >= _USUAL
+    enough = num >= USUAL
     if not enough or not {"fid", "sfid"}.issuperset(names):
         features = Features(*(gather(rows) for rows in features))
         gather = lambda rows: rows
@@ -116,6 +117,6 @@ def _frechet(
     else:
         say(
             f"{name} of {n} images: {value:.4g} is too large by about {bias:.3g}, so {value - bias:.4g} of infinitely "
-            f"many (extrapolated in 1/N); published values are of {_USUAL}"
+            f"many (extrapolated in 1/N); published values are of {USUAL}"
         )
     return {name: value, f"{name}_bias": bias}

@@ -154,7 +154,10 @@ def _load(path: Path, changed: int) -> Inception:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in sorted(file.files)}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise WeightsError(f"{path} is not a readable .npz file ({error}): write it again") from None
+        del error  # NumPy's advice is not ours
+        raise WeightsError(
+            f"{path} is not a readable .npz file: write it again by scripts/convert_inception.py"
+        ) from None
     digest = hashlib.sha256()
     for name, array in arrays.items():
         digest.update(f"{name} {array.dtype} {array.shape}".encode() + array.tobytes())

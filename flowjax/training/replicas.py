@@ -4,8 +4,8 @@
 puts the sums of hundreds of arrays together in one buffer, and takes each of them out of it again by a kernel of its
 own: torchcfm's CIFAR-10 network has 513 kernels more in a step of two devices than in a step of one, of 1,697. Here
 what travels lies in stacks of equal shape before it is summed. What a network does with a row depends on that row
-alone, so the numbers are the same but for the order of sums; the rest of the loss (couplings, stratified times) goes on
-to see the whole batch.
+alone, so the numbers are the same but for the order of sums, and that a gradient which travels in bfloat16 is rounded
+to it on each device; the rest of the loss (couplings, stratified times) goes on to see the whole batch.
 """
 
 from collections.abc import Callable

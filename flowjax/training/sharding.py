@@ -9,7 +9,7 @@ pattern of parameter paths and the mesh axes of the last dimensions of what it m
 Averages and Adam's moments carry the paths of their parameters and so lie as they do; Muon's are stacks by shape, which
 only `fsdp` cuts. An array is cut on `fsdp` along the first dimension that is still whole and that divides, where parts
 are put together without another copy; small ones stay whole. On any mesh the program is the same function of the same
-total batch: only the order of sums differs.
+total batch: the order of sums differs, and in bfloat16 how often they are rounded.
 """
 
 import math

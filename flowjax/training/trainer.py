@@ -50,6 +50,7 @@ class Trainer:
 
     Attributes:
         loss_of: (params, key, batch) -> the validation loss, to be compiled.
+        stacks: in which the loop holds the state, if it does.
     """
 
     def __init__(self, config: Config, problem: Problem, dataset: Dataset, devices: Sequence[Any] | None = None):
@@ -63,8 +64,8 @@ class Trainer:
         self._whole = shardings(self._shapes.params, self.mesh, rules, whole=True)
         self._get_batch = self._make_get_batch()
         on_host = self._loops_badly()
-        stacks = None if on_host else self._stacks()
-        run = make_run(self.step(stacks), self._get_batch, self.mesh, self.places, on_host, stacks)
+        stacks = self.stacks = None if on_host else self._make_stacks()
+        run = make_run(self.make_step(stacks), self._get_batch, self.mesh, self.places, on_host, stacks)
         self.run = run if on_host else Ahead(run)
         self._init = Ahead(jax.jit(lambda: init_state(config, problem), out_shardings=self.places))
         place = jax.lax.with_sharding_constraint
@@ -73,7 +74,7 @@ class Trainer:
         rows, workers = dataset.rows, config.data.workers
         self.feed = None if rows is None else Feed(rows, config.seed, train.batch_size, self.mesh, workers)
 
-    def step(self, stacks: Stacks | None = None) -> Step:
+    def make_step(self, stacks: Stacks | None = None) -> Step:
         """One step of the state, or of the state in stacks."""
         config, place, shapes = self.config, jax.lax.with_sharding_constraint, self._shapes.params
 
@@ -103,10 +104,10 @@ class Trainer:
 
     def _whole_on_gpus(self) -> bool:
         """Whether every parameter is whole on each device, and that a GPU."""
-        whole = self.mesh.shape["fsdp"] * self.mesh.shape["tensor"] == 1
+        whole = all(place.is_fully_replicated for place in jax.tree.leaves(self.places.params))
         return whole and self.mesh.devices.flat[0].platform in stacked.PLATFORMS
 
-    def _stacks(self) -> Stacks | None:
+    def _make_stacks(self) -> Stacks | None:
         """For parameters whole on each GPU, which the optimizer treats number by number."""
         layers = any(jax.tree.leaves(is_weight(self._shapes.params)))
         elementwise = self.config.train.optimizer in optimizers.ELEMENTWISE and not layers
@@ -191,7 +192,7 @@ class Trainer:
 
     def _loops_badly(self) -> bool:
         like, (x1, cond) = self.like(), self._batch_like()
-        step = lambda state, key, x, c: self.step()(state, key, Batch(x, c))
+        step = lambda state, key, x, c: self.make_step()(state, key, Batch(x, c))
         return self.mesh.devices.flat[0].platform == "cpu" and loops_badly(step, like, like.key, x1, cond)
 
     @cached_property

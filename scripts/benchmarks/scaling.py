@@ -8,7 +8,7 @@ A mesh is DATAxFSDP. `measure` compiles the loop of `flowjax train` for each and
 share of as many devices without links, memory, and what the devices send each other. Devices are not equally fast:
 `efficiency` is against the slowest of them alone, since it is the one that the others wait for. `compile` does the
 same but the timing for devices that are not here (`topologies.py`). Both print a JSON line a mesh. `report` makes the
-table of weak scaling of `compile`'s lines, with the step times that the links of MACHINES imply;
+table of weak scaling of `compile`'s lines, with the step times that the links of MACHINES imply, or of their programs;
 `experiments/scaling/README.md` says what it assumes.
 """
 
@@ -95,12 +95,14 @@ def main() -> None:
     here.add_argument("--rounds", type=int, default=3)
     here.add_argument("--profile", help="a folder for the kernels of each mesh by time")
     pod.add_argument("--topology", default="v5p:2x2x2", help="or h200:HOSTSxGPUS")
+    pod.add_argument("--apart", action="store_true", help="parameters by themselves also on GPUs, not in stacks")
     report = commands.add_parser("report")
+    report.add_argument("--programs", action="store_true", help="what is in memory and how many kernels, no times")
     report.add_argument("rows", nargs="+", type=Path)
     args = parser.parse_args()
     if args.command == "report":
         rows = [json.loads(line) for path in args.rows for line in path.read_text().splitlines()]
-        print(table([row for row in rows if "topology" in row]))
+        print((programs if args.programs else table)([row for row in rows if "topology" in row]))
         return
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     for line in measured(args) if args.command == "measure" else compiled(args):
@@ -111,14 +113,23 @@ def compiled(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """What can be said of the programs for a topology."""
     from topologies import OPTIONS, devices, fuse
 
-    there, options = devices(args.topology), OPTIONS.get(args.topology.partition(":")[0])
-    if options:
+    from flowjax.training import stacked
+
+    kind = args.topology.partition(":")[0]
+    there, options = devices(args.topology), OPTIONS.get(kind)
+    if kind == "h200":
         fuse()
+    if args.apart:
+        stacked.PLATFORMS = ()
     for mesh in args.mesh:
         trainer = assembled(args, mesh, there)
         start = time.perf_counter()
         program = trainer.run.jitted.lower(trainer.like(), trainer.arrays_like(), 1).compile(options)
-        took = {"topology": args.topology, "compile_seconds": round(time.perf_counter() - start, 1)}
+        took = {
+            "topology": args.topology,
+            "apart": args.apart,
+            "compile_seconds": round(time.perf_counter() - start, 1),
+        }
         yield described(args, mesh, trainer, program) | took
 
 
@@ -189,6 +200,7 @@ def described(args: argparse.Namespace, mesh: str, trainer: Any, program: Any) -
         "mesh": mesh,
         "device": trainer.mesh.devices.flat[0].device_kind,
         "batch": trainer.config.train.batch_size,
+        "set": args.set,
         "flops": trainer.flops_per_step,
         "sent": sum(links.values()),
         "links": [(*among, sent) for among, sent in links.items()],
@@ -241,6 +253,18 @@ def table(rows: list[dict[str, Any]]) -> str:
             f"| {row['model']} | {n} | {row['mesh']} | {row['sent'] / 1e6:,.0f} | {name} "
             f"| {work * 1e3:.1f} | {links * 1e3:.2f} | {work / (work + links):.1%} "
             f"| {min(1.0, work / max(work, links)):.0%} |"
+        )
+    return "\n".join(lines)
+
+
+def programs(rows: list[dict[str, Any]]) -> str:
+    """Markdown: a line a program."""
+    lines = ["| model | data x fsdp | state, GiB | besides | sent, MB | kernels |", "|---|---|---|---|---|---|"]
+    for row in rows:
+        name = ", ".join([row["model"], *row["set"], *["apart"] * row["apart"]])
+        lines.append(
+            f"| {name} | {row['mesh']} | {row['state_gib']:.1f} | {row['temporary_gib']:.1f} "
+            f"| {row['sent'] / 1e6:,.0f} | {row['kernels']:,} |"
         )
     return "\n".join(lines)
 

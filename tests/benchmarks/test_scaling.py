@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import scaling
-from collectives import KINDS, collectives, summary
+from collectives import KINDS, collectives, kernels, summary
 
 EIGHT = """
 import json
@@ -79,6 +79,8 @@ FORMS = """
   %s = (bf16[4,8]{1,0}, f32[2]{0}, bf16[4,8]{1,0}, f32[2]{0}) all-reduce-start(%x, %y), replica_groups={{0,1}}
   %one = f32[4]{0} all-reduce-start(%y), replica_groups={{0,1}}
   %alone = f32[4] all-reduce(%w), replica_groups={{0},{1}}
+  %e = f32[2]{0:T(8)} get-tuple-element(%s), index=1
+  %v = f32[1,2]{1,0} bitcast(%e)
 }
 ENTRY %main (a: s32[]) -> s32[] {
   %w = (s32[], bf16[4,8]) while(%t), condition=%cond, body=%body, backend_config={"known_trip_count":{"n":"7"}}
@@ -101,6 +103,12 @@ def test_started_collectives_and_groups_of_a_mesh():
         "1 all-reduce of bf16, f32 over 8 devices",
         "1 collective-permute of u8 over 2 pairs",
     ]
+
+
+def test_kernels_are_what_a_loop_starts():
+    """Eight of the loop's eleven lines: what ends a started one, and names for what is there, start nothing."""
+    assert kernels(FORMS) == 8
+    assert kernels("ENTRY %main (a: f32[]) -> f32[] {\n  ROOT %b = f32[] add(%a, %a)\n}\n") == 0
 
 
 def test_a_program_of_one_device_has_none():

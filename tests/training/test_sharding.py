@@ -199,9 +199,9 @@ def losses(model, own, mesh):
     if own.get("dtype") is None and mesh.get("fsdp", 1) > 1 and model == "dit":
         assert {str(dtype) for dtype in jax.tree.leaves(trainer._travelling)} == {"float32", "bfloat16"}
     if stacked.PLATFORMS == ("cpu",):
-        step = jax.make_jaxpr(trainer.step())(trainer._shapes, trainer._shapes.key, Batch(*trainer._batch_like()))
+        step = jax.make_jaxpr(trainer.make_step())(trainer._shapes, trainer._shapes.key, Batch(*trainer._batch_like()))
         assert ("shard_map" in str(step)) == (mesh.get("data", 1) > 1)
-        assert trainer._stacks() is not None
+        assert (trainer.stacks is not None) == (model != "adm")  # whose convolutions take the loop to the host
     state, found = trainer.init(), []
     for _ in range(4):
         state, metrics = trainer.run(state, trainer.arrays(), 5)
@@ -256,11 +256,16 @@ _SLOW = [
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("model", "meshes"), [("dit_bf16", (0, 5)), ("dit_bf16_as_on_gpu", (0, 1))])
+@pytest.mark.parametrize(("model", "meshes"), [("dit_bf16", (0, 5)), ("dit_bf16_as_on_gpu", (0, 1, 2))])
 def test_losses_of_a_network_in_bfloat16_whose_parameters_travel_so(model, meshes):
-    """A cast before a gather is the cast after it: what is left is the order of sums, as in float32 (below)."""
+    """A cast before a gather is the cast after it: what is left is the order of sums, as in float32 (below).
+
+    Summed over devices in bfloat16 a gradient is off by 2^-9 of a part of it on each, at random: less than that of what
+    20 steps change, a tenth of the loss, so 2e-4 of it. That is twice the room that the order of sums has.
+    """
     found = _eight(model, meshes)
-    np.testing.assert_allclose(found[1], found[0], rtol=1e-4)
+    rtol = 2e-4 if model.endswith("_as_on_gpu") else 1e-4
+    np.testing.assert_allclose(found[1:], np.broadcast_to(found[0], found[1:].shape), rtol=rtol)
     assert np.ptp(found[0, :-1]) > 0.03  # it did train
 
 

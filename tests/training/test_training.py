@@ -190,18 +190,21 @@ def test_loops_on_the_host_and_in_stacks_take_the_same_steps(trainer):
     from flowjax.training.stacked import Stacks
     from flowjax.training.step import make_run
 
-    on_host = make_run(trainer.step(), trainer._get_batch, trainer.mesh, trainer.places, on_host=True)
+    on_host = make_run(trainer.make_step(), trainer._get_batch, trainer.mesh, trainer.places, on_host=True)
     a, ma = on_host(trainer.init(), trainer.arrays(), 5)
     b, mb = trainer.run(trainer.init(), trainer.arrays(), 5)
     for x, y in zip(jax.tree.leaves(a.params), jax.tree.leaves(b.params), strict=True):
         np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6)
     assert float(ma.loss) == pytest.approx(float(mb.loss), rel=1e-5)
     stacks = Stacks(trainer.like().params, largest=100)
-    in_stacks = make_run(trainer.step(stacks), trainer._get_batch, trainer.mesh, trainer.places, stacks=stacks)
+    in_stacks = make_run(trainer.make_step(stacks), trainer._get_batch, trainer.mesh, trainer.places, stacks=stacks)
     c, mc = in_stacks(trainer.init(), trainer.arrays(), 5)
     assert jax.tree.structure(c) == jax.tree.structure(b)
-    for x, y in zip(jax.tree.leaves((c.opt_state, c.ema)), jax.tree.leaves((b.opt_state, b.ema)), strict=True):
+    of = lambda state: jax.tree.leaves((state.params, state.opt_state, state.ema))
+    for x, y in zip(of(c), of(b), strict=True):
         np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6)
+    cut, _ = in_stacks(trainer.init(), trainer.arrays(), 2)
+    assert_same_bits(in_stacks(cut, trainer.arrays(), 3)[0], c)
     assert float(mc.grad_norm) == pytest.approx(float(mb.grad_norm), rel=1e-5)
     x = jnp.ones((1, 4, 4, 1))
     assert loops_badly(lambda k: jax.lax.conv(x, k, (1, 1), "SAME"), jnp.ones((1, 4, 3, 3)))
