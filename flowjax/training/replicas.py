@@ -2,7 +2,7 @@
 
 (Of `train.accumulate` parts: once for each part.) Left to itself XLA sums each parameter's gradient where it is made,
 puts the sums of hundreds of arrays together in one buffer, and takes each of them out of it again by a kernel of its
-own: torchcfm's CIFAR-10 network has 513 kernels more in a step of two devices than in a step of one, of 1,697. Here
+own: torchcfm's CIFAR-10 network has 496 kernels more in a step of two devices than in a step of one, of 1,682. Here
 what travels lies in stacks of equal shape before it is summed. What a network does with a row depends on that row
 alone, so the numbers are the same but for the order of sums, and that a gradient which travels in bfloat16 is rounded
 to it on each device; the rest of the loss (couplings, stratified times) goes on to see the whole batch.
