@@ -27,7 +27,10 @@ run() { # LIMIT SCRIPT|-c ARGUMENTS...
 
 run 240 unet_gpu.py train --profile "$out/train"
 run 300 torch_unet.py
-run 180 unet_gpu.py sample
+export XLA_FLAGS="${XLA_FLAGS:-} --xla_gpu_enable_triton_gemm=false" # sums as part of cuBLAS's products
+run 180 unet_gpu.py sample --profile "$out/sample"
+run 180 unet_gpu.py sample --batch 500
+export XLA_FLAGS="${XLA_FLAGS% *}"
 if ((devices > 1)); then
   run 600 scaling.py measure --model unet --batch 512 --set model.dropout=0.0 --mesh 2x1 1x2 --profile "$out/scaling"
   run 600 scaling.py measure --model dit_l2 --mesh 2x1 1x2
@@ -35,7 +38,6 @@ if ((devices > 1)); then
 else
   run 300 scaling.py measure --model dit_xl2 --set model.remat=block --mesh 1x1
 fi
-run 180 unet_gpu.py sample --batch 500
 [[ -n $pngs ]] || exit 0
 run 60 stream.py --path "$pngs" --workers 0 4 12
 export FLOWJAX_RESIDENT_BYTES=0 # a real run's wait for them is in stall_seconds of its records
