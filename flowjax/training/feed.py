@@ -1,7 +1,12 @@
-"""A streamed set on its way to the devices: stretches of batches, placed while the step before them runs."""
+"""A streamed set on its way to the devices: stretches of batches, read and placed while the one before them runs.
+
+In a thread of its own: the call of a compiled loop may return at once or, where the host decides after every turn
+whether to go on (a GPU), only when the loop has ended.
+"""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 
 import jax
 import numpy as np
@@ -29,7 +34,7 @@ class Feed:
         workers: processes that read; 0 for threads.
 
     Attributes:
-        stalled: seconds that the devices have waited for data, since it was last set to 0.
+        stalled: seconds that were waited for what `start` began, since it was last set to 0.
     """
 
     def __init__(self, rows: Rows, seed: int, size: int, mesh: Mesh, workers: int = 0):
@@ -38,39 +43,48 @@ class Feed:
         self._size, self._workers = size, workers
         self._batches: Iterator[Batch] | None = None
         self._next = -1
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="feed")
+        self._begun: tuple[int, int, Future[PyTree]] | None = None
         self.stalled = 0.0
 
-    def __call__(self, step: int, n: int, idle: Callable[[], bool] = lambda: False) -> PyTree:
+    def start(self, step: int, n: int) -> None:
+        """Begins with what the next call will ask for, while the devices work."""
+        self._begun = step, n, self._thread.submit(self._read, step, n)
+
+    def __call__(self, step: int, n: int) -> PyTree:
         """The n batches from number `step` on, stacked, and padded to one size: one program for all stretches.
+
+        To be called when the devices are done: waiting for what was begun counts as stalled.
 
         Args:
             step: the one after the last that was asked for; another one starts the stream there.
             n: at most `STRETCH`.
-            idle: whether the devices have nothing to do. Asked after every batch: if so the time it took counts as
-                stalled, all of it, so the sum is no less than what was lost.
         """
+        begun, self._begun = self._begun, None
+        if begun is None:
+            return self._read(step, n)
+        since = time.perf_counter()
+        placed = begun[2].result()
+        self.stalled += time.perf_counter() - since
+        return placed if begun[:2] == (step, n) else self._read(step, n)
+
+    def _read(self, step: int, n: int) -> PyTree:
         if self._batches is None or step != self._next:
-            self.close()
+            self._stop()
             self._batches = self._stream.start(step, self._workers)
         self._next = step + n
-        batches, began = [], time.perf_counter()
-
-        def note() -> None:
-            nonlocal began
-            now = time.perf_counter()
-            self.stalled += (now - began) * idle()
-            began = now
-
-        for _ in range(n):
-            batches.append(next(self._batches))
-            note()
+        batches = [next(self._batches) for _ in range(n)]
         batches += batches[-1:] * (STRETCH - n)
-        placed = jax.tree.map(lambda *rows: self._put(np.stack(rows)), *batches)
-        note()
-        return placed
+        return jax.tree.map(lambda *rows: self._put(np.stack(rows)), *batches)
 
     def close(self) -> None:
-        """Ends what reads ahead."""
+        """Ends what reads ahead; another call starts it again."""
+        begun, self._begun = self._begun, None
+        if begun is not None:
+            wait([begun[2]])
+        self._stop()
+
+    def _stop(self) -> None:
         close = getattr(self._batches, "close", None)
         if close is not None:
             close()

@@ -117,17 +117,18 @@ def _train(
         while step < steps:
             trace.begin(step)
             began = time.perf_counter()
-            state, metrics = trainer.run(state, data, n)
             step, done = step + n, n
             n = min(stretch, ahead(step)) if step < steps else 0
             if feed and n:
-                running: Any = metrics.loss
-                data = feed(step, n, running.is_ready)  # while the device works
+                feed.start(step, n)  # while the devices work
+            state, metrics = trainer.run(state, data, done)
             for lane, own in zip(lanes, trainer.apart(metrics), strict=True):
                 lane.add(done, step, own)
             if all(lane.fault for lane in lanes):
                 break
-            if not feed:
+            if feed:
+                data = feed(step, n) if n else None
+            else:
                 stretch = _next_stretch(done, time.perf_counter() - began)
                 n = min(stretch, ahead(step)) if n else 0
             trace.end(step)

@@ -1,5 +1,8 @@
 """What a feed places where, and what it counts as stalled."""
 
+import threading
+import time
+
 import jax
 import numpy as np
 import pytest
@@ -30,12 +33,61 @@ def test_stretches_are_padded_and_split_over_the_mesh(mesh):
     np.testing.assert_array_equal(feed(0, 1).cond[0], Stream(ROWS, 0, 8)[0].cond)  # back to the start
 
 
-def test_time_counts_as_stalled_while_the_devices_are_idle(mesh):
+class Gated:
+    """Rows that nobody gets before the gate is open; row 7 cannot be read."""
+
+    def __init__(self):
+        self.gate = threading.Event()
+
+    def __len__(self):
+        return 40
+
+    def __getitem__(self, i):
+        self.gate.wait()
+        if i == 7:
+            raise OSError("row 7")
+        return ROWS[i]
+
+
+def without_row_7(stream, batches):
+    """The first of so many steps one after the other whose rows can be read."""
+    bad = [7 in stream[step].cond for step in range(80)]
+    return next(s for s in range(80) if not any(bad[s : s + batches]))
+
+
+def test_what_was_begun_is_read_while_the_devices_work(mesh):
+    rows = Gated()
+    feed, plain = Feed(rows, 0, 2, mesh), Stream(ROWS, 0, 2)
+    step = without_row_7(plain, 12)  # threads read ahead
+    feed.start(step, 2)  # does not wait for the gate
+    began = time.perf_counter()
+    threading.Timer(0.05, rows.gate.set).start()
+    batches = feed(step, 2)
+    assert 0 < feed.stalled < time.perf_counter() - began
+    np.testing.assert_array_equal(batches.cond[:2], [plain[step].cond, plain[step + 1].cond])
+    stalled = feed.stalled
+    feed(step + 2, 1)
+    assert feed.stalled == stalled  # nothing runs while what was not begun is read
+    feed.close()
+
+
+def test_what_was_begun_and_is_not_wanted_is_left(mesh):
     feed = Feed(ROWS, 0, 8, mesh)
-    feed(0, 4, lambda: False)
-    assert feed.stalled == 0
-    feed(4, 4, lambda: True)
-    assert feed.stalled > 0
+    feed.start(0, 2)
+    np.testing.assert_array_equal(feed(5, 1).cond[0], Stream(ROWS, 0, 8)[5].cond)
+    feed.start(6, 2)
+    feed.close()
+    np.testing.assert_array_equal(feed(6, 1).cond[0], Stream(ROWS, 0, 8)[6].cond)
+
+
+def test_an_error_of_reading_comes_with_the_call(mesh):
+    rows = Gated()
+    rows.gate.set()
+    feed = Feed(rows, 0, 40, mesh)
+    feed.start(0, 1)
+    with pytest.raises(OSError, match="row 7"):
+        feed(0, 1)
+    feed.close()
 
 
 def test_a_process_alone_reads_whole_batches(mesh):
