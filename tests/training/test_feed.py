@@ -42,11 +42,11 @@ class Gated:
     def __len__(self):
         return 40
 
-    def __getitem__(self, i):
+    def __getitem__(self, index):
         self.gate.wait()
-        if i == 7:
+        if index == 7:
             raise OSError("row 7")
-        return ROWS[i]
+        return ROWS[index]
 
 
 def without_row_7(stream, batches):
