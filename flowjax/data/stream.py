@@ -20,6 +20,9 @@ _THREADS = 8
 _AHEAD = 4
 """Batches that a worker process has ready, or all threads together have twice."""
 
+_ENDLESS = 2**60
+"""Rows of a stream, about."""
+
 
 @dataclass(frozen=True)
 class Stream:
@@ -60,7 +63,8 @@ class Stream:
     def _batches(self) -> Any:
         import grain
 
-        order: Any = grain.MapDataset.range(len(self.rows)).seed(self.seed).shuffle().repeat()
+        order: Any = grain.MapDataset.range(len(self.rows)).seed(self.seed).shuffle()
+        order = order.repeat(_ENDLESS // max(len(self.rows), 1))  # without a number batches of one row overflow
         return order.batch(self.size).map(partial(_read, self.rows, slice(*(self.own or (None,)))))
 
 

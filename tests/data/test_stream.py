@@ -40,5 +40,11 @@ def test_processes_read_their_rows_of_the_same_batches():
         np.testing.assert_array_equal(labels(part[step] for part in parts), whole[step].cond)
 
 
+def test_batches_of_one_row():
+    one, all_rows = Stream(ROWS, 1, 1), Stream(ROWS, 1, len(ROWS))
+    np.testing.assert_array_equal([int(one[i].cond[0]) for i in range(len(ROWS))], all_rows[0].cond)
+    np.testing.assert_array_equal(next(one.start(2)).cond, one[2].cond)
+
+
 def test_rows_without_labels():
     assert Stream(ArrayRows(np.zeros((4, 2), np.float32)), 0, 2)[1].cond is None
