@@ -64,7 +64,7 @@ class Stream:
         import grain
 
         order: Any = grain.MapDataset.range(len(self.rows)).seed(self.seed).shuffle()
-        order = order.repeat(_ENDLESS // max(len(self.rows), 1))  # without a number batches of one row overflow
+        order = order.repeat(_ENDLESS // max(len(self.rows), 1))  # or batches of one row overflow: 2^63 - 1, in a float
         return order.batch(self.size).map(partial(_read, self.rows, slice(*(self.own or (None,)))))
 
 

@@ -6,7 +6,9 @@ whether to go on (a GPU), only when the loop has ended.
 
 import time
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, wait
+from threading import Event
+from typing import Any
 
 import jax
 import numpy as np
@@ -34,7 +36,8 @@ class Feed:
         workers: processes that read; 0 for threads.
 
     Attributes:
-        stalled: seconds that were waited for what `start` began, since it was last set to 0.
+        stalled: seconds that were waited for what `start` began, since it was last set to 0; the first stretch, for
+            which nothing waits yet, and copies to the devices that are still under way are not in it.
     """
 
     def __init__(self, rows: Rows, seed: int, size: int, mesh: Mesh, workers: int = 0):
@@ -45,7 +48,18 @@ class Feed:
         self._next = -1
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="feed")
         self._begun: tuple[int, int, Future[PyTree]] | None = None
+        self._closing = Event()
         self.stalled = 0.0
+
+    def like(self) -> Batch:
+        """Shapes, types and shardings of what a call returns."""
+        x, label = self._stream.rows[0]
+
+        def stretch(shape: tuple[int, ...], dtype: Any) -> Any:
+            whole = STRETCH, self._size, *shape
+            return jax.ShapeDtypeStruct(whole, jax.dtypes.canonicalize_dtype(dtype), sharding=self._sharding)
+
+        return Batch(stretch(x.shape, x.dtype), None if label is None else stretch((), np.int32))
 
     def start(self, step: int, n: int) -> None:
         """Begins with what the next call will ask for, while the devices work."""
@@ -60,28 +74,36 @@ class Feed:
             step: the one after the last that was asked for; another one starts the stream there.
             n: at most `STRETCH`.
         """
-        begun, self._begun = self._begun, None
-        if begun is None:
+        if self._begun is None:
             return self._read(step, n)
+        *begun, read = self._begun
         since = time.perf_counter()
-        placed = begun[2].result()
+        wait([read])  # a second Ctrl-C comes here: what was begun is still known then, for `close`
+        self._begun = None
         self.stalled += time.perf_counter() - since
-        return placed if begun[:2] == (step, n) else self._read(step, n)
+        placed = read.result()
+        return placed if begun == [step, n] else self._read(step, n)
 
     def _read(self, step: int, n: int) -> PyTree:
         if self._batches is None or step != self._next:
             self._stop()
             self._batches = self._stream.start(step, self._workers)
         self._next = step + n
-        batches = [next(self._batches) for _ in range(n)]
+        batches = []
+        for _ in range(n):
+            if self._closing.is_set():
+                raise CancelledError
+            batches.append(next(self._batches))
         batches += batches[-1:] * (STRETCH - n)
         return jax.tree.map(lambda *rows: self._put(np.stack(rows)), *batches)
 
     def close(self) -> None:
-        """Ends what reads ahead; another call starts it again."""
-        begun, self._begun = self._begun, None
-        if begun is not None:
-            wait([begun[2]])
+        """Ends what reads ahead, after the batch that is being read; another call starts it again."""
+        if self._begun is not None:
+            self._closing.set()
+            wait([self._begun[2]])
+            self._begun = None
+            self._closing.clear()
         self._stop()
 
     def _stop(self) -> None:

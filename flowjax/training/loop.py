@@ -117,18 +117,17 @@ def _train(
         while step < steps:
             trace.begin(step)
             began = time.perf_counter()
-            step, done = step + n, n
-            n = min(stretch, ahead(step)) if step < steps else 0
+            following, done = step + n, n
+            n = min(stretch, ahead(following)) if following < steps else 0
             if feed and n:
-                feed.start(step, n)  # while the devices work
+                feed.start(following, n)  # while the devices work
             state, metrics = trainer.run(state, data, done)
+            step, data = following, arrays
             for lane, own in zip(lanes, trainer.apart(metrics), strict=True):
                 lane.add(done, step, own)
             if all(lane.fault for lane in lanes):
                 break
-            if feed:
-                data = feed(step, n) if n else None
-            else:
+            if not feed:
                 stretch = _next_stretch(done, time.perf_counter() - began)
                 n = min(stretch, ahead(step)) if n else 0
             trace.end(step)
@@ -139,6 +138,8 @@ def _train(
             if stop:
                 _wait(lanes)
                 raise Preempted(stop, step)
+            if feed and n:
+                data = feed(step, n)
         _wait(lanes)
     if len(lanes) == 1 and lanes[0].fault:
         raise RunFault(lanes[0].fault)

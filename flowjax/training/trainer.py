@@ -120,8 +120,8 @@ class Trainer:
         like = self.like()
         if jax.process_count() > 1:
             return  # processes must not differ in the order of what they compile
-        if isinstance(self.run, Ahead) and self.feed is None:
-            self.run.start(like, self.arrays_like(), 1)
+        if isinstance(self.run, Ahead):
+            self.run.start(like, self.feed.like() if self.feed else self.arrays_like(), 1)
         if fresh:
             self._init.start()
         self._val.start(like.ema, *self._validation)

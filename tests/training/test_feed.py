@@ -43,7 +43,7 @@ class Gated:
         return 40
 
     def __getitem__(self, index):
-        self.gate.wait()
+        assert self.gate.wait(60)
         if index == 7:
             raise OSError("row 7")
         return ROWS[index]
@@ -59,7 +59,8 @@ def test_what_was_begun_is_read_while_the_devices_work(mesh):
     rows = Gated()
     feed, plain = Feed(rows, 0, 2, mesh), Stream(ROWS, 0, 2)
     step = without_row_7(plain, 12)  # threads read ahead
-    feed.start(step, 2)  # does not wait for the gate
+    feed.start(step, 2)
+    assert not rows.gate.is_set()  # nor was it waited for
     began = time.perf_counter()
     threading.Timer(0.05, rows.gate.set).start()
     batches = feed(step, 2)
@@ -78,6 +79,26 @@ def test_what_was_begun_and_is_not_wanted_is_left(mesh):
     feed.start(6, 2)
     feed.close()
     np.testing.assert_array_equal(feed(6, 1).cond[0], Stream(ROWS, 0, 8)[6].cond)
+
+
+def test_closing_waits_for_a_batch_not_for_all(mesh):
+    """What was begun ends after the batch at hand; the stream starts again where it is asked for next."""
+    read = []
+
+    class Slow(Gated):
+        def __getitem__(self, index):
+            read.append(index)
+            return super().__getitem__(index)
+
+    rows = Slow()
+    feed = Feed(rows, 0, 2, mesh)
+    step = without_row_7(Stream(ROWS, 0, 2), 12)
+    feed.start(step, STRETCH)
+    threading.Thread(target=lambda: feed._closing.wait(60) and rows.gate.set()).start()
+    feed.close()
+    assert len(read) < 2 * STRETCH
+    np.testing.assert_array_equal(feed(step, 1).cond[0], Stream(ROWS, 0, 2)[step].cond)
+    feed.close()
 
 
 def test_an_error_of_reading_comes_with_the_call(mesh):

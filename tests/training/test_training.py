@@ -320,6 +320,7 @@ def test_a_streamed_set_trains_and_resumes_the_same(tmp_path):
     whole = run(make(), tmp_path / "whole")
     c.data.workers = 2
     trainer = make()
+    trainer.compile_ahead(fresh=True)
     state, _ = trainer.run(trainer.init(), trainer.feed(0, 11), 11)
     state, _ = trainer.run(state, trainer.feed(11, 9), 9)
     assert_same_bits(state, whole.state)
