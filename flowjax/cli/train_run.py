@@ -22,7 +22,7 @@ from flowjax.training.sharding import table
 from flowjax.training.trace import Trace
 from flowjax.training.trackers import TensorBoard, Tracker, Trackers, Wandb
 from flowjax.training.trainer import Trainer
-from flowjax.training.writers import read_config, read_metrics, read_size, say, write_config
+from flowjax.training.writers import read_config, read_metrics, read_size, read_streamed, say, write_config
 
 
 def _assemble(config: Config) -> Trainer:
@@ -76,6 +76,8 @@ def train(
     trainer = _assemble(config)
     if hosts.sharing() > 1:
         hosts.check_same("data set", trainer.fingerprint())
+    if (rows := trainer.dataset.rows) is not None:
+        say(f"train: streaming {len(rows):,} rows from the host: they are more than FLOWJAX_RESIDENT_BYTES")
     if trainer.mesh.size < jax.device_count():
         say(f"train: on {_devices(trainer)}, as config.mesh says")
     if config.train.warmup >= (samples := config.train.steps * config.train.batch_size):
@@ -191,6 +193,12 @@ def _check_same_data(workdir: Path, trainer: Trainer) -> None:
         raise UsageError(
             f"the data of {workdir} have changed since it was started (shape, scale or labels); take another"
         )
+    streamed, now = read_streamed(workdir), trainer.feed is not None
+    if streamed is not None and streamed != now:
+        raise UsageError(
+            f"the data of {workdir} were {'streamed' if streamed else 'on the device'} and would now be "
+            f"{'streamed' if now else 'on the device'}, in another order: set FLOWJAX_RESIDENT_BYTES as it was"
+        )
 
 
 def _prepare_workdir(
@@ -199,7 +207,7 @@ def _prepare_workdir(
     """Writes the config, and moves what is newer than `step` out of the way."""
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        write_config(workdir, config, trainer.problem.spec, size)
+        write_config(workdir, config, trainer.problem.spec, size, trainer.feed is not None)
     except OSError as error:
         raise loop.RunFault(f"cannot write to {workdir}: {error.strerror}") from None
     for newer in checkpoints.set_aside(step, workdir / "set_aside"):

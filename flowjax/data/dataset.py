@@ -23,8 +23,8 @@ from flowjax.typing import Batched, PRNGKey
 Numbers = TypeVar("Numbers", Array, np.ndarray, np.float32, float)
 
 
-RESIDENT_BYTES = int(os.environ.get("FLOWJAX_RESIDENT_BYTES", 2**31))
-"""Sets up to this size live on the device (2 GiB; the environment variable FLOWJAX_RESIDENT_BYTES changes it)."""
+RESIDENT_BYTES = 2**31
+"""Sets up to this size live on the device; the environment variable FLOWJAX_RESIDENT_BYTES changes it."""
 
 _TEST_BYTES = 2**30
 """Of the held-out rows of the user's own data, in float32: those beyond are left out."""
@@ -157,8 +157,16 @@ class Dataset:
 
 
 def resident(size: int) -> bool:
-    """Whether a set of so many bytes lives on the device."""
-    return size <= RESIDENT_BYTES
+    """Whether a set of so many bytes lives on the device.
+
+    Raises:
+        DataError: if FLOWJAX_RESIDENT_BYTES is no number.
+    """
+    text = os.environ.get("FLOWJAX_RESIDENT_BYTES", str(RESIDENT_BYTES))
+    try:
+        return size <= int(text)
+    except ValueError:
+        raise DataError(f"FLOWJAX_RESIDENT_BYTES is a number of bytes, like {RESIDENT_BYTES}, not {text!r}") from None
 
 
 def held_out(rows: int, shape: tuple[int, ...]) -> int:

@@ -6,6 +6,7 @@ every checkpoint has; a resumed run reads on in the same order. Of several proce
 batch: the order does not depend on how many there are.
 """
 
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -58,7 +59,7 @@ class Stream:
             return iter(rest.to_iter_dataset(grain.ReadOptions(_THREADS, 2 * _AHEAD)))
         _let_grain_read_flags()
         one_by_one = rest.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=1))
-        return iter(one_by_one.mp_prefetch(grain.MultiprocessingOptions(workers, _AHEAD)))
+        return iter(one_by_one.mp_prefetch(grain.MultiprocessingOptions(workers, _AHEAD), _ignore_interrupts))
 
     def _batches(self) -> Any:
         import grain
@@ -73,6 +74,11 @@ def _read(rows: Rows, own: slice, numbers: np.ndarray) -> Batch:
     x, labels = zip(*(rows[int(i)] for i in numbers[own]), strict=True)
     side_by_side: Any = np.stack(x)  # still on the host, in data space
     return Batch(side_by_side, None if labels[0] is None else np.asarray(labels, np.int32))
+
+
+def _ignore_interrupts(index: int, count: int) -> None:
+    """In a worker: a terminal sends Ctrl-C to all processes, and it is for their parent to end them."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _let_grain_read_flags() -> None:

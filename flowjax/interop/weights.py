@@ -69,7 +69,10 @@ def save_weights(path: str | Path, weights: Weights, dtype: str = "float32") -> 
     record = {"config": weights.config.to_dict(), "data": dataclasses.asdict(weights.spec), "step": weights.step}
     try:
         with written(path) as part:
+            part.touch()
+            mode = part.stat().st_mode
             save_file(arrays, part, {_KEY: json.dumps(record)})
+            part.chmod(mode)  # safetensors lets nobody else read it
     except (OSError, SafetensorError) as error:
         raise WeightsError(f"cannot write {path}: {error}") from None
     return {"parameters": sum(a.size for a in arrays.values()), "bytes": path.stat().st_size}

@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 
 from flowjax.config import Config
+from flowjax.data import DataError
 from flowjax.training import hosts
-from flowjax.training.feed import STRETCH
+from flowjax.training.feed import STRETCH, Feed
 from flowjax.training.guard import skipped
 from flowjax.training.lane import Lane
 from flowjax.training.state import TrainState
@@ -25,6 +26,7 @@ from flowjax.training.together import Together
 from flowjax.training.trace import Trace
 from flowjax.training.trainer import Trainer
 from flowjax.training.writers import Progress, disk_problem, say
+from flowjax.typing import PyTree
 
 _STRETCH_SECONDS = 1.0
 
@@ -139,11 +141,27 @@ def _train(
                 _wait(lanes)
                 raise Preempted(stop, step)
             if feed and n:
-                data = feed(step, n)
+                data = _next_batches(trainer, feed, lanes, state, step, n)
         _wait(lanes)
     if len(lanes) == 1 and lanes[0].fault:
         raise RunFault(lanes[0].fault)
     return state
+
+
+def _next_batches(
+    trainer: Trainer | Together, feed: Feed, lanes: Sequence[Lane], state: TrainState, step: int, n: int
+) -> PyTree:
+    """Those of the next stretch; where a row cannot be read, what is trained is saved, unless others have to help."""
+    try:
+        return feed(step, n)
+    except DataError as error:
+        if hosts.sharing() > 1:
+            raise
+        if not _saves(step, trainer.config.train):
+            for lane, own, val_loss in zip(lanes, trainer.apart(state), trainer.val_losses(state.ema), strict=True):
+                lane.save(own, val_loss)
+        _wait(lanes)
+        raise RunFault(f"{error}; saved at step {step}, from where the same command goes on") from None
 
 
 def _wait(lanes: Sequence[Lane]) -> None:

@@ -23,7 +23,7 @@ class WorkdirError(ValueError):
     """A folder that is not a run; one line."""
 
 
-def write_config(workdir: Path, config: Config, spec: DataSpec, size: dict[str, Any]) -> None:
+def write_config(workdir: Path, config: Config, spec: DataSpec, size: dict[str, Any], streamed: bool) -> None:
     """All resolved values, what the model must remember of its data, its size, versions, git commit and devices."""
     record = {
         "config": config.to_dict(),
@@ -34,6 +34,7 @@ def write_config(workdir: Path, config: Config, spec: DataSpec, size: dict[str, 
             "shift": spec.normalise.shift,
             "num_classes": spec.num_classes,
             "levels": spec.levels,
+            "streamed": streamed,
         },
         "size": size,
         "versions": {"python": sys.version.split()[0]} | {p: _version(p) for p in _PACKAGES},
@@ -63,8 +64,16 @@ def read_config(workdir: Path) -> tuple[dict[str, Any], DataSpec]:
         return record["config"], spec
     except FileNotFoundError:
         raise WorkdirError(f"{workdir} is not the workdir of a run: it has no config.json") from None
+    except NotADirectoryError:
+        hint = "; files of weights are for Python: flowjax.interop.open_weights" * (workdir.suffix == ".safetensors")
+        raise WorkdirError(f"{workdir} is a file, not the workdir of a run{hint}") from None
     except (json.JSONDecodeError, KeyError, TypeError) as error:
         raise WorkdirError(f"{workdir}/config.json cannot be read: {error!r}") from None
+
+
+def read_streamed(workdir: Path) -> bool | None:
+    """Whether the run's set was streamed; None of a run that did not say so."""
+    return json.loads((workdir / "config.json").read_text())["data"].get("streamed")
 
 
 def read_size(workdir: Path) -> dict[str, Any]:

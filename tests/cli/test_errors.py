@@ -168,6 +168,28 @@ def test_data_that_changed_under_the_same_name_are_refused(flowjax, tmp_path):
     assert (code, "have changed" in err) == (2, True)
 
 
+def test_data_that_would_come_in_another_order_are_refused(flowjax, copy, tmp_path, monkeypatch):
+    """A run of data on the device cannot go on as one of streamed data."""
+    record = json.loads((copy / "config.json").read_text())
+    assert record["data"]["streamed"] is False
+    record["data"]["streamed"] = True
+    (copy / "config.json").write_text(json.dumps(record))
+    code, _, err = flowjax("train", *TINY, f"--workdir={copy}", "--config.train.steps=200")
+    assert (code, "were streamed and would now be on the device" in err) == (2, True), err
+    monkeypatch.setenv("FLOWJAX_RESIDENT_BYTES", "2GiB")
+    np.savez(tmp_path / "a.npz", x=np.zeros((20, 2), np.float32))
+    mine = ["--config.data.name=npz", f"--config.data.path={tmp_path}/a.npz", f"--workdir={tmp_path}/other"]
+    code, _, err = flowjax("train", *TINY, *mine)
+    assert (code, len(err.splitlines())) == (2, 1)
+    assert "FLOWJAX_RESIDENT_BYTES is a number of bytes, like 2147483648, not '2GiB'" in err
+
+
+def test_a_file_of_weights_is_not_a_workdir(flowjax, tmp_path):
+    (tmp_path / "w.safetensors").write_bytes(b"")
+    code, _, err = flowjax("sample", f"--workdir={tmp_path}/w.safetensors", f"--out={tmp_path}/a.npz")
+    assert (code, "is a file, not the workdir of a run; files of weights are for Python" in err) == (2, True)
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [

@@ -1,5 +1,9 @@
 """Streams of batches: their order, where they start, and who reads what."""
 
+import multiprocessing
+import os
+import signal
+
 import numpy as np
 import pytest
 
@@ -27,6 +31,9 @@ def test_it_starts_anywhere_in_the_same_order(workers):
     stream = Stream(ROWS, 0, 8)
     going = stream.start(4, workers)
     for step in range(4, 18):
+        if step == 6:  # Ctrl-C in a terminal goes to all processes: it is for the parent to act on
+            for child in multiprocessing.active_children():
+                os.kill(child.pid, signal.SIGINT)
         batch = next(going)
         np.testing.assert_array_equal(batch.cond, stream[step].cond)
         np.testing.assert_array_equal(batch.x1[:, 0], batch.cond)

@@ -46,6 +46,11 @@ def test_a_round_trip_is_bitwise(exported, tiny_run):
     assert weights.config.to_dict() == run.config.to_dict()
 
 
+def test_others_may_read_the_file(exported):
+    (exported.parent / "plain").touch()
+    assert exported.stat().st_mode == (exported.parent / "plain").stat().st_mode
+
+
 def test_an_opened_file_samples_as_its_run(exported, tiny_run):
     solver = Solver("euler", steps=4)
     a, b = (sampling.sample(run, 5, 0, solver).samples for run in (package.load(tiny_run), open_weights(exported)))

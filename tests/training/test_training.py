@@ -15,8 +15,9 @@ import pytest
 
 from flowjax.build import build
 from flowjax.config import ConfigError, defaults, resolve
-from flowjax.data import open_dataset
+from flowjax.data import DataError, open_dataset
 from flowjax.data.dataset import ArrayRows
+from flowjax.data.stream import Stream
 from flowjax.models.embeddings import NO_LABEL
 from flowjax.training import ema, loop, optimizers
 from flowjax.training.checkpoints import CheckpointError, Checkpoints, Saver
@@ -324,6 +325,28 @@ def test_a_streamed_set_trains_and_resumes_the_same(tmp_path):
     state, _ = trainer.run(trainer.init(), trainer.feed(0, 11), 11)
     state, _ = trainer.run(state, trainer.feed(11, 9), 9)
     assert_same_bits(state, whole.state)
+
+
+def test_a_row_that_cannot_be_read_ends_the_run_after_it_is_saved(tmp_path):
+    dataset, c = open_dataset("digits"), config(steps=60, log_every=8, save_every=60)
+    c.data.name = "digits"
+    c = resolve(c)
+    x, _ = dataset.arrays()
+    known = ArrayRows(x, np.arange(len(x), dtype=np.int32))
+    bad = int(Stream(known, c.seed, c.train.batch_size)[20].cond[0])
+
+    class Broken:
+        __len__ = known.__len__
+
+        def __getitem__(self, index):
+            if index == bad:
+                raise DataError(f"row {bad} cannot be read")
+            return known[index]
+
+    streamed = dataclasses.replace(dataset, sample=None, arrays=tuple, rows=Broken())
+    with pytest.raises(RunFault, match=f"row {bad} cannot be read; saved at step 16, from where the same command"):
+        run(Trainer(c, build(c, dataset.spec), streamed), tmp_path / "run")
+    assert Checkpoints(tmp_path / "run" / "checkpoints").steps() == [16]
 
 
 @pytest.fixture(scope="module")
