@@ -26,6 +26,9 @@ Numbers = TypeVar("Numbers", Array, np.ndarray, np.float32, float)
 RESIDENT_BYTES = 2**31
 """Sets up to this size live on the device; the environment variable FLOWJAX_RESIDENT_BYTES changes it."""
 
+_LARGEST_ENTRY, _LARGEST_LIST = 2**31, 100_000
+"""Bounds on the integers and on the lists of a description that is read from a file."""
+
 _TEST_BYTES = 2**30
 """Of the held-out rows of the user's own data, in float32: those beyond are left out."""
 
@@ -62,6 +65,10 @@ class DataSpec:
         normalise: between model and data space.
         num_classes: 0 where there are no labels.
         levels: number of integer values a pixel takes; 0 for continuous data.
+        class_names: the name of each class; empty where classes have numbers only.
+        class_shares: the share of the training rows that each class has; empty where it is not known, which is read as
+            equal shares. A class of share 0 has no example: labels 1 to K make K + 1 classes, and class 0 is never
+            drawn.
     """
 
     name: str
@@ -69,6 +76,89 @@ class DataSpec:
     normalise: Affine = Affine()
     num_classes: int = 0
     levels: int = 0
+    class_names: tuple[str, ...] = ()
+    class_shares: tuple[float, ...] = ()
+
+    @property
+    def shares(self) -> tuple[float, ...]:
+        """The share of each class: `class_shares`, or equal shares where these are not known."""
+        return self.class_shares or (1.0 / max(self.num_classes, 1),) * self.num_classes
+
+    @property
+    def classes(self) -> tuple[int, ...]:
+        """The classes of which the training data have an example."""
+        return tuple(k for k, share in enumerate(self.shares) if share > 0)
+
+    def to_record(self) -> dict[str, Any]:
+        """The spec as a dictionary for JSON; `from_record` reads it."""
+        return {
+            "name": self.name,
+            "shape": list(self.shape),
+            "scale": self.normalise.scale,
+            "shift": self.normalise.shift,
+            "num_classes": self.num_classes,
+            "levels": self.levels,
+            "class_names": list(self.class_names),
+            "class_shares": list(self.class_shares),
+        }
+
+    @classmethod
+    def from_record(cls, record: Any) -> "DataSpec":
+        """Reads what `to_record` wrote, from a file that may hold anything.
+
+        Raises:
+            DataError: one line that names the entry which is missing or wrong.
+        """
+        if not isinstance(record, dict):
+            raise DataError(f"the description of the data must be a JSON object, not {record!r:.40}")
+        whole = lambda value: type(value) is int and 0 <= value <= _LARGEST_ENTRY
+        number = lambda value: type(value) in (int, float) and math.isfinite(value)
+        listed = lambda one: (
+            lambda value: isinstance(value, list) and len(value) <= _LARGEST_LIST and all(map(one, value))
+        )
+        kinds: dict[str, tuple[str, Callable[[Any], Any]]] = {
+            "name": ("a string", lambda value: isinstance(value, str)),
+            "shape": ("a list of positive integers", lambda value: listed(whole)(value) and value and min(value) > 0),
+            "scale": ("a positive number", lambda value: number(value) and value > 0),
+            "shift": ("a number", number),
+            "num_classes": ("an integer that is not negative", whole),
+            "levels": ("an integer that is not negative", whole),
+            "class_names": ("a list of strings", listed(lambda one: isinstance(one, str))),
+            "class_shares": ("a list of shares", listed(lambda one: number(one) and 0 <= one <= 1)),
+        }
+        found = {"class_names": [], "class_shares": [], **record}
+        for key, (kind, fits) in kinds.items():
+            if key not in found or not fits(found[key]):
+                what = f"is {found[key]!r:.40}" if key in found else "is missing"
+                raise DataError(f"the description of the data: {key} {what}; it must be {kind}")
+        classes = found["num_classes"]
+        for key in ("class_names", "class_shares"):
+            if len(found[key]) not in (0, classes):
+                raise DataError(
+                    f"the description of the data: {key} has {len(found[key])} entries for {classes} classes"
+                )
+        if found["class_shares"] and not any(found["class_shares"]):
+            raise DataError("the description of the data: class_shares are all 0")
+        return cls(
+            found["name"],
+            tuple(found["shape"]),
+            Affine(float(found["scale"]), float(found["shift"])),
+            classes,
+            found["levels"],
+            tuple(found["class_names"]),
+            tuple(map(float, found["class_shares"])),
+        )
+
+    def differences(self, other: "DataSpec") -> list[str]:
+        """The entries in which two descriptions differ, as "shape is [2] and was [3]"; self is the present one.
+
+        Names and shares of classes that one of them does not know are not compared.
+        """
+        now, then = self.to_record(), other.to_record()
+        unknown = [key for key in ("class_names", "class_shares") if not (now[key] and then[key])]
+        return [
+            f"{key} is {now[key]} and was {then[key]}" for key in now if key not in unknown and now[key] != then[key]
+        ]
 
     @property
     def d(self) -> int:

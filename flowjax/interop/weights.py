@@ -5,10 +5,9 @@ The config, the data spec and the step are JSON under `flowjax` in the file's me
 with the `safetensors` package alone.
 """
 
-import dataclasses
 import json
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import ml_dtypes
@@ -18,7 +17,7 @@ from safetensors.numpy import load_file, save_file
 
 from flowjax.build import build
 from flowjax.config import Config, resolve
-from flowjax.data import Affine, DataSpec
+from flowjax.data import DataError, DataSpec
 from flowjax.files import written
 from flowjax.interop import WeightsError
 from flowjax.interop.tree import fill, flatten
@@ -66,7 +65,7 @@ def save_weights(path: str | Path, weights: Weights, dtype: str = "float32") -> 
         raise WeightsError(f"unknown dtype {dtype!r}: known are {', '.join(DTYPES)}")
     # safetensors writes memory as it lies: only contiguous arrays are what they seem
     arrays = {name: np.array(a, DTYPES[dtype], order="C") for name, a in flatten(weights.params).items()}
-    record = {"config": weights.config.to_dict(), "data": dataclasses.asdict(weights.spec), "step": weights.step}
+    record = {"config": weights.config.to_dict(), "data": weights.spec.to_record(), "step": weights.step}
     try:
         with written(path) as part:
             part.touch()
@@ -91,11 +90,11 @@ def load_weights(path: str | Path) -> Weights:
         if text is None:
             raise WeightsError(f"{path} has no config in its metadata: it was not written by `flowjax export`")
         record = json.loads(text)
-        config, spec, step = resolve(record["config"]), _spec(record["data"]), int(record["step"])
+        config, spec, step = resolve(record["config"]), DataSpec.from_record(record["data"]), int(record["step"])
         arrays = load_file(path)
     except FileNotFoundError:
         raise WeightsError(f"no such file: {path}") from None
-    except (SafetensorError, OSError, json.JSONDecodeError, KeyError, TypeError) as error:
+    except (SafetensorError, OSError, json.JSONDecodeError, KeyError, TypeError, DataError) as error:
         raise WeightsError(f"{path} cannot be read: {type(error).__name__}: {error}") from None
     try:
         return Weights(config, spec, fill(abstract_params(config, spec), arrays), step)
@@ -121,8 +120,3 @@ def export_run(
 def abstract_params(config: Config, spec: DataSpec) -> Params:
     """The shapes of the parameters of a config's network, without making any."""
     return jax.eval_shape(build(config, spec).init, jax.random.key(0))
-
-
-def _spec(record: dict[str, Any]) -> DataSpec:
-    """The inverse of `dataclasses.asdict`, after JSON."""
-    return DataSpec(**record | {"shape": tuple(record["shape"]), "normalise": Affine(**record["normalise"])})

@@ -12,7 +12,7 @@ import jax
 from tqdm import tqdm
 
 from flowjax.config import Config
-from flowjax.data import Affine, DataSpec
+from flowjax.data import DataError, DataSpec
 from flowjax.files import written
 from flowjax.training import hosts
 
@@ -27,15 +27,7 @@ def write_config(workdir: Path, config: Config, spec: DataSpec, size: dict[str, 
     """All resolved values, what the model must remember of its data, its size, versions, git commit and devices."""
     record = {
         "config": config.to_dict(),
-        "data": {
-            "name": spec.name,
-            "shape": list(spec.shape),
-            "scale": spec.normalise.scale,
-            "shift": spec.normalise.shift,
-            "num_classes": spec.num_classes,
-            "levels": spec.levels,
-            "streamed": streamed,
-        },
+        "data": spec.to_record() | {"streamed": streamed},
         "size": size,
         "versions": {"python": sys.version.split()[0]} | {p: _version(p) for p in _PACKAGES},
         "git_commit": _git_commit(),
@@ -53,21 +45,13 @@ def read_config(workdir: Path) -> tuple[dict[str, Any], DataSpec]:
     """
     try:
         record = json.loads((workdir / "config.json").read_text())
-        data = record["data"]
-        spec = DataSpec(
-            data["name"],
-            tuple(data["shape"]),
-            Affine(data["scale"], data["shift"]),
-            data["num_classes"],
-            data["levels"],
-        )
-        return record["config"], spec
+        return record["config"], DataSpec.from_record(record["data"])
     except FileNotFoundError:
         raise WorkdirError(f"{workdir} is not the workdir of a run: it has no config.json") from None
     except NotADirectoryError:
         hint = "; files of weights are for Python: flowjax.interop.open_weights" * (workdir.suffix == ".safetensors")
         raise WorkdirError(f"{workdir} is a file, not the workdir of a run{hint}") from None
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+    except (json.JSONDecodeError, KeyError, TypeError, DataError) as error:
         raise WorkdirError(f"{workdir}/config.json cannot be read: {error!r}") from None
 
 

@@ -1,5 +1,8 @@
 """Data sets: densities against their samples, normalisation, users' arrays, TFDS."""
 
+import dataclasses
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -180,3 +183,25 @@ def test_tfds_set(name, monkeypatch):
 def test_all_names_are_in_the_table():
     files = {"npz", "npy", "zarr", "folder"}
     assert set(DENSITIES) | {"pinwheel", "digits", "mnist", "fashion_mnist", "cifar10"} | files == set(DATASETS)
+
+
+SPEC = DataSpec("npz", (2, 3), Affine(2.0, -1.5), 3, 0, ("cat", "dog", "owl"), (0.0, 0.25, 0.75))
+
+
+def test_a_spec_survives_json_and_compares_what_both_sides_know():
+    assert DataSpec.from_record(json.loads(json.dumps(SPEC.to_record()))) == SPEC
+    assert (SPEC.classes, dataclasses.replace(SPEC, class_shares=()).classes) == ((1, 2), (0, 1, 2))
+    older = {k: v for k, v in SPEC.to_record().items() if k not in ("class_names", "class_shares")}
+    assert SPEC.differences(DataSpec.from_record(older)) == []
+    assert SPEC.differences(dataclasses.replace(SPEC, shape=(2, 4))) == ["shape is [2, 3] and was [2, 4]"]
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("shape", [0]), ("shape", [2.0]), ("shape", []), ("scale", 0), ("scale", float("nan")), ("scale", "1"),
+     ("shift", float("inf")), ("num_classes", 2**62), ("num_classes", True), ("levels", -1), ("name", 5),
+     ("class_names", ["a"]), ("class_shares", [1, -1, 1]), ("class_shares", [0, 0, 0]), ("class_shares", {})],
+)  # fmt: skip
+def test_a_damaged_description_names_the_entry(key, value):
+    with pytest.raises(DataError, match=key):
+        DataSpec.from_record(SPEC.to_record() | {key: value})
