@@ -115,6 +115,26 @@ def test_the_auction_is_within_its_tolerance_of_the_exact_cost(points, tolerance
     assert least * (1 - 1e-5) <= mean_cost(x0, x1, rows) <= least * (1 + tolerance) * (1 + 1e-5)
 
 
+@pytest.mark.parametrize("offset", [0.0, 1000.0])
+def test_far_from_the_origin_plans_keep_their_digits(offset):
+    """64 points in 8 dimensions against float64 references of the same float32 points.
+
+    Centred, the squared norms are at most about 40, so a cost is wrong by a few roundings of 40 * 2^-24 = 2.4e-6.
+    (With norms of 8e6 it would be wrong by 3.) A plan's entries then change by the factor exp(+-2e / eps): the L1
+    distance is below 2e-5 at eps = 2, and both plans are within their own tolerance of 1e-5 of their marginals.
+    """
+    x0, x1 = (np.random.default_rng(0).normal(size=(2, 64, 8)) + offset).astype(np.float32)
+    exact = ((x1[:, None].astype(np.float64) - x0) ** 2).sum(-1)
+    cost = pairwise_cost(jnp.asarray(x0), jnp.asarray(x1))
+    np.testing.assert_allclose(cost, exact, atol=2e-5)
+    rows, _ = auction(cost, 0.01)
+    assert exact[np.arange(64), rows].sum() <= 1.01 * exact[linear_sum_assignment(exact)].sum()
+    plan = sinkhorn(cost, 2.0, tolerance=1e-5).matrix
+    with jax.enable_x64(True):
+        reference = np.asarray(sinkhorn(jnp.asarray(exact), 2.0, tolerance=1e-9).matrix)
+    assert np.abs(np.asarray(plan, np.float64) - reference).sum() < 1e-4
+
+
 @given(seed=st.integers(0, 10_000), n=st.sampled_from([1, 4, 9]))
 def test_the_auction_always_gives_a_permutation(seed, n):
     x0, x1 = np.random.default_rng(seed).normal(size=(2, n, 2)).astype(np.float32)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from flowjax.transport import assign, entropic_potentials, pairwise_cost
+from flowjax.transport import assign, entropic_potentials, pairwise_cost, squared_distances
 
 
 def wasserstein2_squared(x: Float[np.ndarray, "N *event"], y: Float[np.ndarray, "M *event"]) -> float:
@@ -18,8 +18,10 @@ def wasserstein2_squared(x: Float[np.ndarray, "N *event"], y: Float[np.ndarray, 
     x, y = x.reshape(len(x), -1), y.reshape(len(y), -1)
     if x.shape != y.shape:
         raise ValueError(f"two samples of one size are needed, got {x.shape} and {y.shape}")
+    centre = y.mean(0, dtype=np.float64)  # subtracted before the conversion to float32, which would round the distances
+    x, y = x - centre, y - centre
     rows = assign(x, y, *_potentials(jnp.asarray(x, jnp.float32), jnp.asarray(y, jnp.float32)))
-    return float(((x[rows].astype(np.float64) - y) ** 2).sum(1).mean())
+    return float(((x[rows] - y) ** 2).sum(1).mean())
 
 
 _potentials = jax.jit(lambda x, y: entropic_potentials(pairwise_cost(x, y)))
@@ -41,17 +43,18 @@ def wasserstein2_squared_pairs(x: np.ndarray, y: np.ndarray, size: int = 1000, p
 def mmd(x: Float[Array, "N *event"], y: Float[Array, "M *event"]) -> Float[Array, ""]:
     """Squared maximum mean discrepancy, unbiased, of a sum of Gaussian kernels (Gretton et al. 2012, eq. 3).
 
-    Bandwidths are 1/4, 1/2, 1, 2 and 4 times the median distance between x and y. Zero on average for equal
-    distributions, so it may be negative.
+    Bandwidths are 1/4, 1/2, 1, 2 and 4 times the median distance between x and y. Where that median is 0 (most rows of
+    x and y are equal) the root of the mean squared distance takes its place, and where all distances are 0 the result
+    is 0. Zero on average for equal distributions, so it may be negative.
     """
     x, y = x.reshape(x.shape[0], -1), y.reshape(y.shape[0], -1)
     n, m = x.shape[0], y.shape[0]
     if n < 2 or m < 2:
         raise ValueError(f"at least two points of each are needed, got {n} and {m}")
-    square = lambda a, b: jnp.maximum((a**2).sum(1)[:, None] - 2 * a @ b.T + (b**2).sum(1), 0.0)
-    xy = square(x, y)
-    median = jnp.median(xy)
+    xx, yy, xy = squared_distances(x, x), squared_distances(y, y), squared_distances(x, y)
+    median, mean = jnp.median(xy), xy.mean()
+    unit = jnp.where(median > 0, median, jnp.where(mean > 0, mean, 1.0))
     bandwidths = jnp.array([0.25, 0.5, 1.0, 2.0, 4.0])
-    kernel = lambda d: jnp.exp(-d[..., None] / (2 * bandwidths**2 * median)).sum(-1)
+    kernel = lambda d: jnp.exp(-d[..., None] / (2 * bandwidths**2 * unit)).sum(-1)
     off = lambda d: (kernel(d).sum() - jnp.trace(kernel(d))) / (d.shape[0] * (d.shape[0] - 1))
-    return off(square(x, x)) + off(square(y, y)) - 2 * kernel(xy).mean()
+    return off(xx) + off(yy) - 2 * kernel(xy).mean()

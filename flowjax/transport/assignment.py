@@ -54,6 +54,8 @@ def assign(
     a, b = a.reshape(a.shape[0], -1), b.reshape(b.shape[0], -1)
     if not (np.isfinite(a).all() and np.isfinite(b).all()):
         return np.arange(len(b), dtype=np.int32)
+    centre = (a.mean(0) + b.mean(0)) / 2  # rounding is then relative to the spread of the points
+    a, b = a - centre, b - centre
     cost = (b**2).sum(1)[:, None] - 2 * b @ a.T + (a**2).sum(1)
     if penalty is not None:
         cost += np.asarray(penalty)

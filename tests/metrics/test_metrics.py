@@ -47,6 +47,32 @@ def test_mmd_against_the_plain_double_sum():
     assert float(got) == pytest.approx(xx + yy - 2 * xy, abs=1e-5)
 
 
+def test_mmd_does_not_change_with_an_offset():
+    """Rounding to float32 at 20,000 moves a coordinate by at most 2^-10 = 1e-3, independently for each point, and each
+    kernel value by at most about that much; their mean moves by far less. Uncentred, a squared distance near 16 between
+    points of squared norm 3e9 would be wrong by hundreds."""
+    x, y = np.random.default_rng(0).normal(size=(2, 200, 8)) + np.array([0.0, 0.5])[:, None, None]
+    near, far = (float(metrics.mmd(*(jnp.asarray(a + o, jnp.float32) for a in (x, y)))) for o in (0.0, 20_000.0))
+    assert far == pytest.approx(near, abs=1e-3)
+    assert near > 0.1
+    shifted = [a + 1e9 for a in (x, y)]
+    assert metrics.wasserstein2_squared(*shifted) == pytest.approx(metrics.wasserstein2_squared(x, y), rel=1e-5)
+
+
+def test_mmd_of_equal_rows_is_a_number():
+    """A median distance of 0. All rows equal: 0. Of 3 + 3 rows one differs: the plain double sum, by hand.
+
+    With unit = mean squared distance = (1/3) d^2 the kernel of a pair at distance d is k = sum exp(-3 / (2 s^2)) and of
+    an equal pair 5. x has one row of three at d: its mean over pairs is (2 * 5 + 4 k) / 6; y has (5 * 6) / 6, and of
+    the 9 cross pairs 3 are at d.
+    """
+    assert float(metrics.mmd(jnp.ones((4, 8)), jnp.ones((4, 8)))) == 0.0
+    x = jnp.zeros((3, 8)).at[0].set(2.0)
+    k = sum(np.exp(-3 / (2 * s**2)) for s in (0.25, 0.5, 1, 2, 4))
+    expected = (10 + 4 * k) / 6 + 5 - 2 * (6 * 5 + 3 * k) / 9
+    assert float(metrics.mmd(x, jnp.zeros((3, 8)))) == pytest.approx(expected, abs=1e-5)
+
+
 def test_mmd_is_zero_on_average_for_one_distribution():
     draws = jax.random.normal(jax.random.key(0), (40, 2, 100, 2))
     values = jax.vmap(lambda pair: metrics.mmd(pair[0], pair[1]))(draws)
