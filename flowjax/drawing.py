@@ -23,8 +23,12 @@ from flowjax.solving import Guide, Solver, denoiser_of, grid_of, options_of
 from flowjax.spread import over_rows
 from flowjax.typing import Batched, Params, PRNGKey
 
-Labels = Literal["random", "balanced", "one", "none"]
-"""Of sample i: a class drawn by i's key, class i mod K, the class that was asked for, or no label."""
+DrawnLabels = Literal["shares", "random", "balanced"]
+"""How the class of sample i is chosen: drawn with the classes' shares of the training data (`shares`) or with equal
+chances (`random`) from a key of i, or class i mod K of the K classes that the training data have (`balanced`)."""
+
+Labels = Literal["shares", "random", "balanced", "one", "none"]
+"""`DrawnLabels`, or one class for all samples, or no class for a network without labels."""
 
 _PROGRAMS = 8
 """How many are kept: each holds its problem and its executable, but no parameters."""
@@ -52,15 +56,31 @@ def source_noise(run: Run, key: Array, rows: Array) -> Array:
     return jax.vmap(lambda i: run.prior.sample(jax.random.fold_in(key, i), 1)[0])(rows)
 
 
-def labels_of(kind: Labels, classes: int, inputs: Inputs, rows: Array) -> Array | None:
-    """Labels of these rows: each a function of its row alone."""
+def labels_of(kind: Labels, spec: DataSpec, inputs: Inputs, rows: Array) -> Array | None:
+    """The labels of these rows, each a function of its row alone; only of classes that the training data have.
+
+    Args:
+        kind: how classes are chosen.
+        spec: of the data that the network was trained on.
+        inputs: the key that every row folds its number into, and the class of `one`.
+        rows: (B,) numbers of the samples.
+
+    Returns:
+        (B,) int32, or None for `none`.
+    """
     if kind == "none":
         return None
     if kind == "one":
         return jnp.full(rows.shape, inputs.label)
+    classes = jnp.asarray(spec.classes, jnp.int32)
     if kind == "balanced":
-        return jnp.asarray(rows % classes, jnp.int32)
-    return jax.vmap(lambda i: jax.random.randint(jax.random.fold_in(inputs.labels, i), (), 0, classes))(rows)
+        return classes[rows % len(classes)]
+    key_of = lambda i: jax.random.fold_in(inputs.labels, i)
+    if kind == "random":
+        return classes[jax.vmap(lambda i: jax.random.randint(key_of(i), (), 0, len(classes)))(rows)]
+    below = jnp.asarray(np.cumsum([spec.shares[k] for k in spec.classes])[:-1], jnp.float32)
+    uniform = jax.vmap(lambda i: jax.random.uniform(key_of(i)))(rows)
+    return classes[jnp.searchsorted(below, uniform, side="right")]
 
 
 @dataclass(frozen=True)
@@ -89,7 +109,7 @@ class Program:
         guide = self.guide
         if guide is not None and guide.weak is not None:
             guide = dataclasses.replace(guide, weak=dataclasses.replace(guide.weak, params=inputs.weak))
-        labels = labels_of(self.labels, self.run.spec.num_classes, inputs, rows)
+        labels = labels_of(self.labels, self.run.spec, inputs, rows)
         x, stats = solvers.sample(
             denoiser_of(self.run, inputs.params, self.path, guide),
             self.path,

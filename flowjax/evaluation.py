@@ -3,6 +3,7 @@
 Each returns one dictionary; a key is absent where it is undefined.
 """
 
+import dataclasses
 import math
 import zlib
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ import numpy as np
 from flowjax import metrics, sampling
 from flowjax.config import ConfigError
 from flowjax.data import DataError, Dataset
+from flowjax.drawing import DrawnLabels
 from flowjax.metrics.images import METRICS, USUAL, as_rgb, check_names, score_images
 from flowjax.metrics.inception import Precision, WeightsError, load_inception
 from flowjax.metrics.reference import reference_statistics
@@ -34,10 +36,25 @@ _EXACT_UP_TO = 64
 _DRAW_SEED = 71
 
 
-def evaluate(run: Run, dataset: Dataset, seed: int = 0, solver: Solver = DOPRI5, batch: int = 0) -> dict[str, Any]:
-    """All metrics of a run.
+def evaluate(
+    run: Run,
+    dataset: Dataset,
+    seed: int = 0,
+    solver: Solver = DOPRI5,
+    batch: int = 0,
+    labels: DrawnLabels = "shares",
+) -> dict[str, Any]:
+    """Computes all metrics that are defined for a run and its data set.
 
-    Returns, where they are defined:
+    Args:
+        run: opened with `flowjax.load`.
+        dataset: the data set that the run was trained on.
+        seed, solver, batch: as for `sampling.sample`.
+        labels: how the classes of a conditional network's samples are chosen, as for `sampling.sample`. The metrics
+            compare the samples with the test set, so classes have their shares of the training data by default.
+
+    Returns:
+        A dictionary with these keys, where they are defined:
         nll: mean of -log p on held-out points, nats of the data space; nll_stderr.
         bits_per_dim: of images.
         kl: mean of log p_true - log p on held-out points, where p_true is known; kl_stderr.
@@ -47,20 +64,21 @@ def evaluate(run: Run, dataset: Dataset, seed: int = 0, solver: Solver = DOPRI5,
         npe: normalised path energy; path_energy; w2_squared_source: between source and data.
         mode_share_min, mode_share_max: smallest and largest share of samples whose nearest mode is one mode.
     """
+    run = _with_shares(run, dataset) if labels == "shares" else run
     if not has_density(run.prior):
         say(f"evaluate: source.name {run.config.source.name!r} has no density: no nll, no kl")
-        return _sample_metrics(run, dataset, seed, solver, batch)
-    points, labels = _held_out(run, dataset)
+        return _sample_metrics(run, dataset, seed, solver, batch, labels)
+    points, known = _held_out(run, dataset)
     exact = run.spec.d <= _EXACT_UP_TO
     say(f"evaluate: log-likelihood of {len(points)} points ({'exact' if exact else 'hutchinson'})")
     scored = sampling.log_prob(
-        run, points, labels, "exact" if exact else "hutchinson", seed=seed, solver=solver, batch=batch
+        run, points, known, "exact" if exact else "hutchinson", seed=seed, solver=solver, batch=batch
     ).log_prob
     if not np.isfinite(scored).all():
         say(
             f"evaluate: {np.mean(~np.isfinite(scored)):.2%} of the points lie outside the flow's support: no nll, no kl"
         )
-        return _sample_metrics(run, dataset, seed, solver, batch) if dataset.draw is not None else {}
+        return _sample_metrics(run, dataset, seed, solver, batch, labels) if dataset.draw is not None else {}
     result: dict[str, Any] = {"nll": -float(scored.mean()), "nll_stderr": _stderr(scored)}
     if run.spec.levels:
         result["bits_per_dim"] = result["nll"] / (run.spec.d * math.log(2))
@@ -69,8 +87,19 @@ def evaluate(run: Run, dataset: Dataset, seed: int = 0, solver: Solver = DOPRI5,
         result |= {"kl": float(gap.mean()), "kl_stderr": _stderr(gap)}
     enough = dataset.draw is not None or len(dataset.test) >= 4
     if enough and (len(run.spec.shape) == 1 or run.spec.d <= _EXACT_UP_TO):
-        result |= _sample_metrics(run, dataset, seed, solver, batch)
+        result |= _sample_metrics(run, dataset, seed, solver, batch, labels)
     return result
+
+
+def _with_shares(run: Run, dataset: Dataset) -> Run:
+    """The run with the classes' shares of the test set, where those of its training data are not known."""
+    spec = run.spec
+    if not run.config.model.conditional or spec.class_shares or dataset.test_labels is None:
+        return run
+    counts = np.bincount(dataset.test_labels, minlength=spec.num_classes)
+    say("evaluate: the classes of the samples have their shares of the test set; those of the training set are unknown")
+    spec = dataclasses.replace(spec, class_shares=tuple((counts / counts.sum()).tolist()))
+    return dataclasses.replace(run, problem=dataclasses.replace(run.problem, spec=spec))
 
 
 def _held_out(run: Run, dataset: Dataset) -> tuple[np.ndarray, np.ndarray | None]:
@@ -82,8 +111,10 @@ def _held_out(run: Run, dataset: Dataset) -> tuple[np.ndarray, np.ndarray | None
     return dataset.test[rows], None if labels is None else labels[rows]
 
 
-def _sample_metrics(run: Run, dataset: Dataset, seed: int, solver: Solver, batch: int) -> dict[str, Any]:
-    """What compares samples with data, for points and small images."""
+def _sample_metrics(
+    run: Run, dataset: Dataset, seed: int, solver: Solver, batch: int, labels: DrawnLabels
+) -> dict[str, Any]:
+    """The metrics that compare samples with data, for points and small images."""
     if dataset.draw is not None:
         num, size = 50_000, _PAIR_SIZE
         true = np.asarray(dataset.draw(jax.random.key(_DRAW_SEED + 1), 2 * _PAIRS * size))
@@ -93,7 +124,7 @@ def _sample_metrics(run: Run, dataset: Dataset, seed: int, solver: Solver, batch
         num = max(2, len(dataset.test) // 2)
         true, other = dataset.test[:num], dataset.test[num : 2 * num]
     say(f"evaluate: {num} samples")
-    drawn = sampling.sample(run, num, seed, solver, batch=batch).samples.astype(np.float32)
+    drawn = sampling.sample(run, num, seed, solver, batch=batch, labels=labels).samples.astype(np.float32)
     say("evaluate: distances")
     pairs = partial(metrics.wasserstein2_squared_pairs, size=size, pairs=_PAIRS)
     w2 = pairs(drawn, true)
@@ -140,7 +171,7 @@ def evaluate_images(
     solver: Solver = DOPRI5,
     batch: int = 0,
     guide: Guide | None = None,
-    labels: Literal["random", "balanced"] = "balanced",
+    labels: DrawnLabels = "shares",
 ) -> dict[str, Any]:
     """Image metrics of a run's samples against a split of its data set; see `flowjax.metrics.images.score_images`.
 
@@ -154,8 +185,8 @@ def evaluate_images(
         samples: (N, H, W, C) uint8, drawn before; then none are drawn.
         precision: of the Inception network's convolutions.
         seed, solver, batch, guide: as for `sampling.sample`.
-        labels: of a conditional network's samples, as for `sampling.sample`: published values are of as many of each
-            class.
+        labels: how the classes of a conditional network's samples are chosen, as for `sampling.sample`. Published
+            values are of equally many samples of each class: `balanced`.
 
     Returns:
         The metrics by name, `num`, and where samples were drawn `nfe`, the denoiser's evaluations; of a guided one,
@@ -169,6 +200,7 @@ def evaluate_images(
         names = check_names(names)
     except ValueError as error:
         raise ConfigError(str(error)) from None
+    run = _with_shares(run, dataset) if labels == "shares" else run
     rows = _reference_images(run, dataset, split, names[0])
     if samples is not None:
         _check_samples(samples, run.spec.shape)

@@ -4,10 +4,12 @@ Sample i depends on the seed and on i alone, not on how many are drawn or in wha
 `fold_in(key(seed), i)`, each row is its own solve, and the last batch is padded to the size of the others.
 """
 
+import math
 import zlib
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +19,8 @@ from jaxtyping import Array
 from flowjax import likelihood
 from flowjax.batching import SolverFault, in_batches
 from flowjax.config import ConfigError
-from flowjax.drawing import Inputs, Labels, labels_of, level_thresholds, program, source_noise, to_levels
+from flowjax.data import DataSpec
+from flowjax.drawing import DrawnLabels, Inputs, Labels, labels_of, level_thresholds, program, source_noise, to_levels
 from flowjax.likelihood import Divergence
 from flowjax.models.embeddings import NO_LABEL
 from flowjax.parts import open_parts, request_of
@@ -30,6 +33,10 @@ from flowjax.training import hosts
 from flowjax.training.writers import say
 
 __all__ = ["Drawn", "Scored", "SolverFault", "default_batch", "log_prob", "sample", "source_noise"]
+
+
+_CLASSES_SUMMED = 100
+"""The largest number of classes over which a density without labels is summed."""
 
 
 class Drawn(NamedTuple):
@@ -77,7 +84,7 @@ def sample(
     batch: int = 0,
     show: bool = False,
     guide: Guide | None = None,
-    labels: Literal["random", "balanced"] = "random",
+    labels: DrawnLabels = "random",
     keep: Path | None = None,
     gather: bool = True,
 ) -> Drawn:
@@ -92,7 +99,9 @@ def sample(
         batch: rows a batch on all devices of a process, 0 for a default; rounded up to divide among them.
         show: progress on stderr.
         guide: guidance, or none.
-        labels: where `label` is None, classes uniformly at random, or sample i of class i mod K.
+        labels: how classes are chosen where `label` is None: `random` draws them with equal chances, `shares` with
+            their shares of the training data, and with `balanced` sample i has class i mod K. Classes of which the
+            training data have no example are never chosen.
         keep: a folder for finished batches, where there is more than one: the same call goes on from there after a
             kill, to the same bits. It is left, for `parts.remove_parts` once the samples are safe.
         gather: give each process all samples, not its share alone.
@@ -160,7 +169,7 @@ def _learned_times(
     say("sample: learning the time grid on 256 samples")
     rows = jnp.arange(2**31 - 256, 2**31)
     x0 = scale * source_noise(run, inputs.noise, rows)
-    labels = labels_of(kind, run.spec.num_classes, inputs, rows)
+    labels = labels_of(kind, run.spec, inputs, rows)
     try:
         known = denoiser_of(run, run.params, path, guide)
         grid = grids.learn(sampler, known, x0, solver.steps, cond=labels, t0=interval[0], t1=interval[1])
@@ -185,15 +194,26 @@ def log_prob(
     Args:
         run: opened with `flowjax.load`.
         x: (N, *event) in data space. If the run's data are integers and all of x are, they are dequantised by `seed`.
-        labels: (N,) for a conditional network; None asks for the density without a label.
+        labels: (N,) for a conditional network. With None, the network is asked without a label if it was trained so
+            now and then (`train.label_dropout`). Otherwise the density is the sum over the classes of their shares of
+            the training data times the density given the class: one solve for each class.
         divergence, probes: as in `flowjax.likelihood.log_prob`.
         seed: of dequantisation and of Hutchinson's probes; row i depends on it and on i alone.
         solver, batch, show: as for `sample`.
+
+    Raises:
+        SolverFault: if an adaptive solve does not arrive.
+        ConfigError: if the source has no density, or if the sum would be over more than 100 classes.
     """
     if not has_density(run.prior):
         raise ConfigError(
             f"source.name {run.config.source.name!r} has no density, so there is no likelihood: sample instead"
         )
+    if labels is None and run.config.model.conditional and not run.config.train.label_dropout:
+        score_as = lambda label: log_prob(
+            run, x, np.full(len(x), label, np.int32), divergence, seed, probes, solver, batch, show
+        )
+        return _summed_over_classes(run.spec, score_as)
     size = batch or max(16, default_batch(run) // (min(run.spec.d, 64) if divergence == "exact" else 1))
     size = rows_of_a_block(size)
     t0, t1 = run.interval
@@ -229,3 +249,19 @@ def log_prob(
     found = in_batches(score_block, points, size, solver=solver.name, label="likelihood", show=show).values
     found = {name: hosts.gathered(a) for name, a in found.items()}
     return Scored(run.spec.normalise.log_prob_to_data(found["log_prob"], run.spec.d), int(found["nfe"].max()))
+
+
+def _summed_over_classes(spec: DataSpec, score_as: Callable[[int], Scored]) -> Scored:
+    """log p(x) = log sum_k p(k) p(x | k), of a network that is never asked without a label."""
+    if len(spec.classes) > _CLASSES_SUMMED:
+        raise ConfigError(
+            f"this network was always trained with labels (train.label_dropout is 0), and the sum over its "
+            f"{len(spec.classes)} classes takes as many solves: give the labels of the points as y"
+        )
+    say(
+        "likelihood: this network was always trained with labels (train.label_dropout is 0), and the points have none: "
+        f"their density is the sum over {len(spec.classes)} classes, weighted by their shares of the training data"
+    )
+    scored = [score_as(label) for label in spec.classes]
+    terms = [one.log_prob + math.log(spec.shares[label]) for label, one in zip(spec.classes, scored, strict=True)]
+    return Scored(np.logaddexp.reduce(terms, axis=0), sum(one.nfe for one in scored))

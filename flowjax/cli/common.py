@@ -11,7 +11,7 @@ from absl import flags as absl_flags
 from flowjax.cli import flags
 from flowjax.cli.flags import UsageError
 from flowjax.config import unknown
-from flowjax.data import DataError, open_dataset
+from flowjax.data import DataError, Dataset, DataSpec, open_dataset
 from flowjax.data.arrays import read_npz
 from flowjax.metrics.cache import write_npz
 from flowjax.run import Run, load
@@ -90,11 +90,35 @@ def guide(values: absl_flags.FlagValues) -> Guide | None:
     return Guide(values.guidance, values.scale, (low, high), rescale, weak)
 
 
+def own_dataset(run: Run) -> Dataset:
+    """Opens the data set that the run was trained on.
+
+    Raises:
+        DataError: if the data are missing, or if another file under the same name has taken their place.
+    """
+    dataset = open_dataset(run.config.data.name, run.config.data.path)
+    check_same_data(run.workdir, dataset.spec, run.spec)
+    return dataset
+
+
+def check_same_data(workdir: Path, now: DataSpec, trained: DataSpec) -> None:
+    """Raises DataError in one line if the data of a run are others than it was trained on."""
+    if differences := now.differences(trained):
+        raise DataError(f"the data of {workdir} have changed since it was started: {'; '.join(differences)[:300]}")
+
+
+def check_labels(values: absl_flags.FlagValues, run: Run) -> None:
+    """Raises UsageError if a flag about classes has no meaning for the run."""
+    given = next((name for name in ("label", "labels") if name in values and values[name].present), None)
+    if given is not None and not run.config.model.conditional:
+        raise UsageError(f"--{given}: the network of {values.workdir} is not conditional")
+
+
 def points(run: Run, path: str | None) -> tuple[np.ndarray, np.ndarray | None]:
     """The points to score: `x` (and `y`) of a file, or the test split of the run's data."""
     spec = run.spec
     if path is None:
-        dataset = open_dataset(run.config.data.name, run.config.data.path)
+        dataset = own_dataset(run)
         x, labels = dataset.test, dataset.test_labels
     else:
         arrays = read_npz(path)
@@ -107,9 +131,11 @@ def points(run: Run, path: str | None) -> tuple[np.ndarray, np.ndarray | None]:
             raise DataError(f"{path}: pixels of this run lie in 0 to {spec.levels}, not {x.min()} to {x.max()}")
     if not run.config.model.conditional or labels is None:
         return x, None
-    if labels.shape != x.shape[:1] or labels.min() < 0 or labels.max() >= spec.num_classes:
+    fits = labels.shape == x.shape[:1] and np.issubdtype(labels.dtype, np.integer)
+    if not fits or not np.isin(labels, spec.classes).all():
         raise DataError(
-            f"{path or run.config.data.name}: y must hold a label 0 to {spec.num_classes - 1} for each row of x"
+            f"{path or run.config.data.name}: y must hold a label for each row of x, one of the classes "
+            f"that the run was trained on: {spec.describe_classes()}"
         )
     return x, labels.astype(np.int32)
 

@@ -2,16 +2,19 @@
 
 usage: flowjax evaluate --workdir DIR
        flowjax evaluate --workdir DIR --metrics fid,sfid,kid,precision,recall [--num N | --samples FILE.npz]
-           [--labels balanced|random] [--split train|test] [--inception highest|high|default]
+           [--labels shares|balanced|random] [--split train|test] [--inception highest|high|default]
            [the flags of flowjax sample]
 
-Without --metrics, those that fit the run's data set. Densities: nll, kl (where the true density is known), w2, mmd,
-npe, mode shares. Images: nll, bits_per_dim; small ones also w2, mmd.
+Without --metrics, the metrics that fit the run's data set are computed. Densities: nll, kl (where the true density is
+known), w2, mmd, npe, mode shares. Images: nll, bits_per_dim; small ones also w2, mmd.
+
+The samples of a conditional network have classes with their shares of the training data, so that they can be compared
+with the test set. --labels balanced draws equally many samples of each class, as for published values of FID, and
+--labels random draws the classes with equal chances.
 
 --metrics are of Inception features of 8-bit images: --num samples are drawn, or taken from the array `samples` of a
 file that `flowjax sample` wrote, and compared with a split of the data set, whose statistics are computed once and kept
-in $FLOWJAX_CACHE or ~/.cache/flowjax. A conditional network draws equally many samples of each class, as for published
-values; --labels random draws the classes too. FID depends on the number of samples: below 50,000 its bias is estimated.
+in $FLOWJAX_CACHE or ~/.cache/flowjax. FID depends on the number of samples: below 50,000 its bias is estimated.
 Several processes (the flags of `flowjax train`) draw a share each; of images they find the features of it too.
 --inception is the precision of that network's convolutions: default is TF32 on a GPU, and faster.
 
@@ -26,7 +29,7 @@ from absl import flags as absl_flags
 
 from flowjax.cli import flags
 
-_OF_IMAGES = ("num", "samples", "labels", "split", "inception")
+_OF_IMAGES = ("num", "samples", "split", "inception")
 
 
 def run(argv: list[str]) -> dict[str, Any]:
@@ -34,24 +37,24 @@ def run(argv: list[str]) -> dict[str, Any]:
     if values.metrics is None:
         values = _without_metrics(values, argv)
     elif values.samples is not None:
-        for name, why in (("num", "which are all scored"), ("labels", "which are drawn already")):
+        for name, why in (("num", "all samples of the file are scored"), ("labels", "the samples are already drawn")):
             if values[name].present:
-                raise flags.UsageError(f"--{name} is not of --samples, {why}")
+                raise flags.UsageError(f"--{name} and --samples cannot be used together: {why}")
     workdir = flags.require(values, "workdir")
 
     from flowjax import evaluation
     from flowjax.cli import cache
-    from flowjax.cli.common import guide, join, open_run, solver
-    from flowjax.data import open_dataset
+    from flowjax.cli.common import check_labels, guide, join, open_run, own_dataset, solver
     from flowjax.data.arrays import read_npz
     from flowjax.training.writers import say
 
     join(values)
     cache.use(values.compilation_cache)
     opened = open_run(values, workdir)
-    dataset = open_dataset(opened.config.data.name, opened.config.data.path)
+    check_labels(values, opened)
+    dataset = own_dataset(opened)
     if values.metrics is None:
-        result = evaluation.evaluate(opened, dataset, values.seed, solver(values), values.batch)
+        result = evaluation.evaluate(opened, dataset, values.seed, solver(values), values.batch, values.labels)
     else:
         result = evaluation.evaluate_images(
             opened,
@@ -78,8 +81,7 @@ def _define(of_images: bool) -> absl_flags.FlagValues:
     absl_flags.DEFINE_list("metrics", None, "of images: fid, sfid, kid, precision, recall", flag_values=values)
     absl_flags.DEFINE_integer("num", 50_000, "samples to draw for --metrics, at least 4", flag_values=values)
     absl_flags.DEFINE_string("samples", None, "an .npz file of samples for --metrics", flag_values=values)
-    kinds = ["balanced", "random"]
-    absl_flags.DEFINE_enum("labels", "balanced", kinds, "classes of a conditional network", flag_values=values)
+    flags.define_labels(values, "shares")
     absl_flags.DEFINE_enum("split", "train", ["train", "test"], "the reference of --metrics", flag_values=values)
     precisions = ["highest", "high", "default"]
     absl_flags.DEFINE_enum("inception", "highest", precisions, "precision of its convolutions", flag_values=values)
@@ -93,5 +95,5 @@ def _without_metrics(values: absl_flags.FlagValues, argv: list[str]) -> absl_fla
     plain = _define(of_images=False)
     for name in values:
         if values[name].present and (name in _OF_IMAGES or name not in plain):
-            raise flags.UsageError(f"--{name} is of --metrics, which is not given")
+            raise flags.UsageError(f"--{name} has a meaning only together with --metrics")
     return flags.parse(plain, argv, __doc__ or "")

@@ -76,6 +76,17 @@ def define_sampler(values: flags.FlagValues) -> None:
     flags.DEFINE_string("weak_checkpoint", None, "its checkpoint, as for --checkpoint", flag_values=values)
 
 
+def define_labels(values: flags.FlagValues, default: str) -> None:
+    """--labels, the way in which the classes of a conditional network's samples are chosen."""
+    kinds = {
+        "shares": "drawn with their shares of the training data",
+        "random": "drawn with equal chances",
+        "balanced": "sample i has class i mod K",
+    }
+    text = "classes of a conditional network: " + "; ".join(f"{kind}: {what}" for kind, what in kinds.items())
+    flags.DEFINE_enum("labels", default, list(kinds), text, flag_values=values)
+
+
 def define_processes(values: flags.FlagValues) -> None:
     """--coordinator_address, --num_processes, --process_id and --heartbeat_timeout, of several processes as one."""
     flags.DEFINE_string("coordinator_address", None, "HOST:PORT of the first of several", flag_values=values)

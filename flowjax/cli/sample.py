@@ -1,13 +1,14 @@
 """Draw samples from a trained run.
 
-usage: flowjax sample --workdir DIR --num N --out FILE.npz [--label K | --labels random|balanced]
+usage: flowjax sample --workdir DIR --num N --out FILE.npz [--label K | --labels random|shares|balanced]
            [--solver NAME] [--rtol R --atol A | --steps N [--grid NAME]] [--eta E | --churn S | --g G] [--schedule NAME]
            [--guidance cfg --scale S [--interval A,B] [--rescale R]]
            [--guidance auto --scale S [--weak DIR] [--weak_checkpoint STEP]]
 
 Writes the array `samples` (N, *shape), and `labels` (N,) for a conditional network. Images come out as uint8, with a
-grid of the first 64 in a .png beside. Sample i depends on --seed and on i alone: with --labels balanced it is of class
-i mod K, and of a random one by default.
+grid of the first 64 in a .png beside. Sample i depends on --seed and on i alone. Its class is drawn with equal chances
+by default, with the classes' shares of the training data by --labels shares, and is i mod K by --labels balanced.
+Classes of which the training data have no example are left out.
 
 Several processes (the flags of `flowjax train`) draw a share each; the first one writes the file.
 
@@ -34,28 +35,28 @@ def run(argv: list[str]) -> dict[str, Any]:
     values = flags.new("sample")
     absl_flags.DEFINE_integer("num", 1000, "number of samples", lower_bound=1, flag_values=values)
     absl_flags.DEFINE_integer("label", None, "one class for all samples", lower_bound=0, flag_values=values)
-    absl_flags.DEFINE_enum(
-        "labels", "random", ["random", "balanced"], "classes: random, or i mod K of sample i", flag_values=values
-    )
+    flags.define_labels(values, "random")
     absl_flags.DEFINE_string("out", None, "the .npz file to write", flag_values=values)
     flags.define_sampler(values)
     flags.define_processes(values)
     flags.parse(values, argv, __doc__ or "")
     if values.label is not None and values["labels"].present:
-        raise flags.UsageError("--labels is not of --label, which gives all samples one class")
+        raise flags.UsageError("--labels and --label cannot be used together: --label gives all samples one class")
     out = flags.out_path(values)
     workdir = flags.require(values, "workdir")
 
     from flowjax import plots, sampling
     from flowjax.cli import cache
-    from flowjax.cli.common import guide, join, open_run, save_npz, solver
+    from flowjax.cli.common import check_labels, guide, join, open_run, save_npz, solver
     from flowjax.parts import remove_parts
     from flowjax.training import hosts
 
     join(values)
     cache.use(values.compilation_cache)
     opened = open_run(values, workdir)
-    _check_labels(values, opened.config.model.conditional, opened.spec.num_classes)
+    check_labels(values, opened)
+    if values.label is not None and values.label not in opened.spec.classes:
+        raise flags.UsageError(f"--label {values.label}: the classes are {opened.spec.describe_classes()}")
     parts = out.with_name(f"{out.name}.parts{hosts.suffix()}")
     asked = guide(values)
     start = time.perf_counter()
@@ -86,11 +87,3 @@ def run(argv: list[str]) -> dict[str, Any]:
         "seconds": round(seconds, 3),
         "samples_per_second": None if rate is None else float(f"{rate:.4g}"),
     }
-
-
-def _check_labels(values: absl_flags.FlagValues, conditional: bool, classes: int) -> None:
-    given = next((name for name in ("label", "labels") if values[name].present), None)
-    if given is not None and not conditional:
-        raise flags.UsageError(f"--{given}: the network of {values.workdir} is not conditional")
-    if values.label is not None and values.label >= classes:
-        raise flags.UsageError(f"--label {values.label}: the classes are 0 to {classes - 1}")

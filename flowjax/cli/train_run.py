@@ -10,6 +10,7 @@ import jax
 
 from flowjax import plots
 from flowjax.build import build
+from flowjax.cli.common import check_same_data
 from flowjax.cli.flags import UsageError
 from flowjax.config import Config, differences, flatten, resolve
 from flowjax.data import Dataset, open_dataset
@@ -189,10 +190,7 @@ def _resume_step(config: Config, workdir: Path, checkpoints: Checkpoints, checkp
 
 def _check_same_data(workdir: Path, trainer: Trainer) -> None:
     """A file under the same name may hold other data: its normalisation would not fit the weights."""
-    if read_config(workdir)[1] != trainer.problem.spec:
-        raise UsageError(
-            f"the data of {workdir} have changed since it was started (shape, scale or labels); take another"
-        )
+    check_same_data(workdir, trainer.problem.spec, read_config(workdir)[1])
     streamed, now = read_streamed(workdir), trainer.feed is not None
     if streamed is not None and streamed != now:
         raise UsageError(

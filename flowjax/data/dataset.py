@@ -8,7 +8,7 @@ So bits/dim = -log p_data / (D ln 2).
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
@@ -88,6 +88,14 @@ class DataSpec:
     def classes(self) -> tuple[int, ...]:
         """The classes of which the training data have an example."""
         return tuple(k for k, share in enumerate(self.shares) if share > 0)
+
+    def describe_classes(self) -> str:
+        """The classes of which the training data have an example, for a message: "0 to 9", "1, 3, 4", "cat, dog"."""
+        if self.class_names:
+            return shortened([f"{k} ({self.class_names[k]})" for k in self.classes])
+        if self.classes == tuple(range(self.num_classes)):
+            return f"0 to {self.num_classes - 1}"
+        return shortened([str(k) for k in self.classes])
 
     def to_record(self) -> dict[str, Any]:
         """The spec as a dictionary for JSON; `from_record` reads it."""
@@ -244,6 +252,11 @@ class Dataset:
     log_prob: Callable[[Array], Float[Array, " N"]] | None = None
     draw: Callable[[PRNGKey, int], Array] | None = None
     modes: np.ndarray | None = field(default=None, repr=False)
+
+
+def shortened(names: Sequence[str], most: int = 20) -> str:
+    """The names with commas between them; of many, the first ones and how many there are."""
+    return ", ".join(names[:most]) + (f", ... ({len(names)} in all)" if len(names) > most else "")
 
 
 def resident(size: int) -> bool:

@@ -160,25 +160,34 @@ def test_balanced_labels_are_the_index_modulo_the_classes(flowjax, digits_run, t
 def test_labels_of_nothing_are_refused(flowjax, digits_run, tiny_run, tmp_path):
     out = f"--out={tmp_path / 's.npz'}"
     for argv, message in (
-        (["sample", f"--workdir={digits_run}", out, "--label=3", "--labels=balanced"], "--labels is not of --label"),
+        (
+            ["sample", f"--workdir={digits_run}", out, "--label=3", "--labels=balanced"],
+            "--labels and --label cannot be used together",
+        ),
         (["sample", f"--workdir={tiny_run}", out, "--labels=balanced"], "is not conditional"),
         (["sample", f"--workdir={digits_run}", out, "--labels=all"], "--labels"),
-        (["evaluate", f"--workdir={digits_run}", "--labels=random"], "--labels is of --metrics"),
-        (["evaluate", "--metrics=fid", "--samples=x.npz", "--labels=random"], "--labels is not of --samples"),
+        (["evaluate", f"--workdir={tiny_run}", "--labels=random"], "is not conditional"),
+        (["sample", f"--workdir={digits_run}", out, "--label=10"], "the classes are 0"),
+        (
+            ["evaluate", "--metrics=fid", "--samples=x.npz", "--labels=random"],
+            "--labels and --samples cannot be used together",
+        ),
     ):
         code, line, err = flowjax(*argv)
         assert (code, line) == (2, None)
         assert message in err.splitlines()[-1]
 
 
-def test_image_metrics_are_of_balanced_labels(flowjax, digits_run, monkeypatch):
+def test_metrics_are_of_samples_with_the_shares_of_the_training_data(flowjax, digits_run, monkeypatch):
     from flowjax import evaluation
 
     asked = []
-    monkeypatch.setattr(evaluation, "evaluate_images", lambda *a, labels, **more: asked.append(labels) or {})
-    for flags in ([], ["--labels=random"]):
-        assert flowjax("evaluate", f"--workdir={digits_run}", "--metrics=fid", *flags)[0] == 0
-    assert asked == ["balanced", "random"]
+    note = lambda *a, labels="shares", **more: asked.append(labels) or {}
+    monkeypatch.setattr(evaluation, "evaluate_images", note)
+    monkeypatch.setattr(evaluation, "evaluate", lambda run, data, seed, solver, batch, labels: note(labels=labels))
+    for flags in (["--metrics=fid"], ["--metrics=fid", "--labels=balanced"], [], ["--labels=random"]):
+        assert flowjax("evaluate", f"--workdir={digits_run}", *flags)[0] == 0
+    assert asked == ["shares", "balanced", "shares", "random"]
 
 
 def test_a_killed_job_goes_on_to_the_same_bits(flowjax, tiny_run, tmp_path):

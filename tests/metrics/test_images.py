@@ -192,11 +192,11 @@ def test_the_command_scores_samples(flowjax, image_run, cheap, tmp_path, monkeyp
 @pytest.mark.parametrize(
     ("argv", "line"),
     [
-        (["--num=9"], "--num is of --metrics"),
-        (["--guidance=cfg"], "--guidance is of --metrics"),
+        (["--num=9"], "--num has a meaning only together with --metrics"),
+        (["--guidance=cfg"], "--guidance has a meaning only"),
         (["--metrics=fod"], "unknown metric 'fod'"),
         (["--metrics=fid", "--samples=none.npz"], "no such file: none.npz"),
-        (["--metrics=fid", "--samples=x.npz", "--num=9"], "--num is not of --samples"),
+        (["--metrics=fid", "--samples=x.npz", "--num=9"], "--num and --samples cannot be used together"),
         (["--metrics=fid", "--split=val"], "--split"),
         (["--metrics=fid", "--num=8", "--steps=2", "--solver=rk4"], r"convert_inception.py"),
     ],
