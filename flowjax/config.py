@@ -27,6 +27,7 @@ MODEL_DEFAULTS: dict[str, dict[str, Any]] = {
         "blocks": 2,
         "attention": (16,),
         "head_width": 64,
+        "heads": 0,
         "film": False,
         "dropout": 0.1,
         "time_scale": 1.0,
@@ -296,8 +297,12 @@ def _check_ranges(flat: dict[str, Any]) -> None:
         raise ConfigError(f"train.label_dropout is a probability, not {flat['train.label_dropout']}")
     if not 0 <= flat.get("model.dropout", 0.0) < 1:
         raise ConfigError(f"model.dropout is a rate in [0, 1), not {flat['model.dropout']}")
+    # 0 means: no features; as many heads as `head_width` makes
+    may_be_zero = ("model.features", *(("model.heads",) if "model.head_width" in flat else ()))
+    if flat.get("model.heads", 0) < 0:
+        raise ConfigError(f"model.heads must not be negative, it is {flat['model.heads']}")
     for key, value in flat.items():
-        if key.startswith("model.") and key != "model.features" and _smallest(value) < 1:
+        if key.startswith("model.") and key not in may_be_zero and _smallest(value) < 1:
             raise ConfigError(f"{key} must be at least 1, it is {value}")
     if flat.get("model.features", 0) % 2 or flat.get("model.features", 0) < 0:
         raise ConfigError(f"model.features must be even and not negative, it is {flat['model.features']}")

@@ -47,7 +47,9 @@ PUBLISHED: dict[str, Published] = {
     "torchcfm": Published(
         {"model.name": "adm"},
         _CIFAR10,
-        lambda state, like, config: from_torchcfm(state, like, config.model.head_width),
+        lambda state, like, config: from_torchcfm(
+            state, like, 0 if config.model.heads else config.model.head_width, heads=config.model.heads
+        ),
     ),
     "dit": Published(
         _XL
@@ -75,8 +77,9 @@ def convert(
 ) -> Weights:
     """A published checkpoint as weights of ours, ready for `save_weights`.
 
-    A state dict does not tell how its attention is cut into heads: with another `model.width`, say `model.heads`; with
-    other heads than torchcfm's usual ones, `model.head_width`.
+    A state dict does not hold the number of its attention heads, and the same tensors with another number make another
+    network. So a torchcfm network needs `model.head_width` or `model.heads` among the overrides, and a DiT or SiT of
+    another `model.width` needs `model.heads`.
 
     Args:
         project: a name in `PUBLISHED`.
@@ -87,7 +90,7 @@ def convert(
         ema: take the moving average where the file holds both.
 
     Raises:
-        ConfigError: on an unknown project or key, or a width without its heads.
+        ConfigError: on an unknown project or key, or if the number of attention heads is left open.
         WeightsError: if the file cannot be read, or is of another model.
     """
     usual = lookup("project", project, PUBLISHED)
@@ -96,14 +99,26 @@ def convert(
     keys = {**usual.config, "data.name": spec.name, **(overrides or {})}
     if keys["model.name"] != usual.config["model.name"]:
         raise ConfigError(f"model.name: {project}'s networks are {usual.config['model.name']!r} here")
-    if "model.width" in (overrides or {}) and "model.heads" not in (overrides or {}):
-        raise ConfigError("model.heads: a checkpoint does not tell them; say them together with model.width")
+    _check_heads(project, overrides or {})
     config = resolve(keys)
     state = read_state_dict(path, ("ema", "ema_model", "model", "net_model") if ema else ("model", "net_model"))
     params = usual.convert(state, abstract_params(config, spec), config)
     if "pos_embed" in state and (told := np.shape(state["pos_embed"])[1]) != (n := _tokens(config, spec)):
         raise WeightsError(f"{path} is of images of {told} patches, and {spec.shape} has {n}: say its shape")
     return Weights(config, spec, params)
+
+
+def _check_heads(project: str, overrides: Mapping[str, Any]) -> None:
+    """Refuses to guess the number of attention heads, which a state dict does not hold."""
+    given = [key for key in ("model.heads", "model.head_width") if overrides.get(key)]
+    if project == "torchcfm" and len(given) != 1:
+        raise ConfigError(
+            "a torchcfm checkpoint does not hold its number of attention heads: give either --head_width 64 (its "
+            "num_head_channels, 64 in the published CIFAR-10 networks) or --heads 1 (its num_heads, where "
+            "num_head_channels is -1, the default of UNetModelWrapper)"
+        )
+    if project != "torchcfm" and "model.width" in overrides and not overrides.get("model.heads"):
+        raise ConfigError("model.heads: a checkpoint does not hold its number of attention heads; give --heads too")
 
 
 def _tokens(config: Config, spec: DataSpec) -> int:

@@ -3,7 +3,9 @@
 Theirs numbers its blocks in one list down and one up, with the halving and doubling convolutions among them; ours has a
 list a level. Kernels are (out, in, row, column) there and (row, column, in, out) here. Its attention is ADM's "legacy"
 one, whose 3 C outputs are ordered (head, q or k or v, width) and ours (q or k or v, head, width); `legacy=False` is for
-networks trained with `use_new_attention_order=True`, which a state dict does not tell.
+networks trained with `use_new_attention_order=True`. A state dict holds neither this nor the number of attention heads:
+the same tensors make different networks, so the number or the width of the heads has to be given. torchcfm's
+`num_heads_upsample`, another number of heads on the way up, cannot be expressed.
 
 What t is: as here, 0 noise and 1 data, unscaled. The network predicts the velocity, of images in [-1, 1].
 """
@@ -37,27 +39,39 @@ ENDS = {
 """Before and after the blocks."""
 
 
-def from_torchcfm(state: Mapping[str, Any], like: Params, head_width: int = 64, legacy: bool = True) -> Params:
-    """A torchcfm checkpoint for the `ADM` of the same multipliers, blocks, attention, `head_width` and `film`.
+def from_torchcfm(
+    state: Mapping[str, Any], like: Params, head_width: int = 0, legacy: bool = True, heads: int = 0
+) -> Params:
+    """Converts a torchcfm checkpoint for the `ADM` of the same multipliers, blocks, attention, heads and `film`.
+
+    Exactly one of `head_width` and `heads` is given, the one that the network was trained with. The other is 0.
 
     Args:
         state: the state dict (`read_state_dict`).
         like: the parameters of the network, or their shapes.
-        head_width: of a head of attention, torchcfm's `num_head_channels`.
+        head_width: channels of each attention head: torchcfm's `num_head_channels`, unless that is -1.
         legacy: the order of q, k and v, as above.
+        heads: number of attention heads in every layer: torchcfm's `num_heads`, where `num_head_channels` is -1.
 
     Returns:
         Parameters like `like`. Where the network has classes, torchcfm has no embedding for "no label"; it is zero.
 
     Raises:
-        WeightsError: if the checkpoint is of another model, or one that ADM cannot express.
+        WeightsError: if the checkpoint is of another model, or one that ADM cannot express, or if neither or both of
+            `head_width` and `heads` are given.
     """
+    if (head_width > 0) == (heads > 0):
+        raise WeightsError(
+            "a torchcfm checkpoint does not hold its number of attention heads: give either head_width "
+            "(num_head_channels, 64 in the published CIFAR-10 networks) or heads (num_heads, where num_head_channels "
+            "is -1)"
+        )
     wanted = flatten(like)
     table = layers(wanted)
     take, flat = Taken(state), {}
     for theirs, (ours, kind) in table.items():
-        weight = _weight(kind, head_width, legacy)
-        bias = _bias(kind, head_width, legacy)
+        weight = _weight(kind, head_width, heads, legacy)
+        bias = _bias(kind, head_width, heads, legacy)
         flat[f"{ours}.{'scale' if kind == 'norm' else 'kernel'}"] = take(f"{theirs}.weight", weight)
         flat[f"{ours}.bias"] = take(f"{theirs}.bias", bias)
     if "label.table" in wanted:
@@ -114,21 +128,22 @@ def _levels(wanted: Mapping[str, Any], side: str) -> list[int]:
     return [sum(level == i for level, _ in places) for i in range(len({level for level, _ in places}))]
 
 
-def _weight(kind: str, head_width: int, legacy: bool) -> Any:
+def _weight(kind: str, head_width: int, heads: int, legacy: bool) -> Any:
     """(out, in, ...) to (..., in, out); the 1 x 1 convolutions of attention have one axis too many."""
     if kind == "norm":
         return lambda a: a
     if kind == "conv":
         return lambda a: a.transpose(2, 3, 1, 0)
     if kind == "qkv":
-        return lambda a: _ordered(a.reshape(a.shape[:2]).T, head_width, legacy)
+        return lambda a: _ordered(a.reshape(a.shape[:2]).T, head_width, heads, legacy)
     return lambda a: a.reshape(a.shape[:2]).T
 
 
-def _bias(kind: str, head_width: int, legacy: bool) -> Any:
-    return (lambda a: _ordered(a, head_width, legacy)) if kind == "qkv" else lambda a: a
+def _bias(kind: str, head_width: int, heads: int, legacy: bool) -> Any:
+    return (lambda a: _ordered(a, head_width, heads, legacy)) if kind == "qkv" else lambda a: a
 
 
-def _ordered(a: Float[np.ndarray, "*in D"], head_width: int, legacy: bool) -> Float[np.ndarray, "*in D"]:
+def _ordered(a: Float[np.ndarray, "*in D"], head_width: int, heads: int, legacy: bool) -> Float[np.ndarray, "*in D"]:
     """The last axis from (head, 3, width) to (3, head, width)."""
-    return a.reshape(*a.shape[:-1], -1, 3, head_width).swapaxes(-3, -2).reshape(a.shape) if legacy else a
+    width = head_width or a.shape[-1] // (3 * heads)
+    return a.reshape(*a.shape[:-1], -1, 3, width).swapaxes(-3, -2).reshape(a.shape) if legacy else a

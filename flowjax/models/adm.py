@@ -100,10 +100,12 @@ def _mixed(conv: Conv, m: Map) -> Map:
 class Attention(nnx.Module):
     """Self-attention over the pixels of a map, with a residual that starts at zero."""
 
-    def __init__(self, channels: int, head_width: int, *, rngs: nnx.Rngs):
-        if channels % head_width:
+    def __init__(self, channels: int, head_width: int, heads: int = 0, *, rngs: nnx.Rngs):
+        if heads and channels % heads:
+            raise ValueError(f"{heads} heads do not divide {channels} channels")
+        if not heads and channels % head_width:
             raise ValueError(f"heads of width {head_width} do not divide {channels} channels")
-        self.heads = channels // head_width
+        self.heads = heads or channels // head_width
         self.norm = GroupNorm(channels, act=False, rngs=rngs)
         self.qkv = nnx.Linear(channels, 3 * channels, kernel_init=uniform_init(), rngs=rngs)
         self.out = nnx.Linear(channels, channels, kernel_init=_zeros, rngs=rngs)
@@ -130,10 +132,20 @@ class Stage(nnx.Module):
     """A residual block, and attention after it on some maps."""
 
     def __init__(
-        self, a: int, b: int, width: int, film: bool, rate: float, attention: bool, head_width: int, *, rngs: nnx.Rngs
+        self,
+        a: int,
+        b: int,
+        width: int,
+        film: bool,
+        rate: float,
+        attention: bool,
+        head_width: int,
+        heads: int = 0,
+        *,
+        rngs: nnx.Rngs,
     ):
         self.block = ResBlock(a, b, width, film, rate, rngs=rngs)
-        self.attention = Attention(b, head_width, rngs=rngs) if attention else None
+        self.attention = Attention(b, head_width, heads, rngs=rngs) if attention else None
 
     def __call__(self, m: Map, embedding: Float[Array, "B E"], key: RowKeys | None) -> Map:
         m = self.block(m, embedding, key)
@@ -154,7 +166,9 @@ class ADM(nnx.Module):
         multipliers: channels of each level, in units of `channels`; each level after the first halves the map.
         blocks: residual blocks a level.
         attention: sides of the maps with attention; the middle has it always.
-        head_width: of a head.
+        head_width: channels of each attention head, where `heads` is 0.
+        heads: number of attention heads in every attention layer, whatever its number of channels; 0 for
+            `channels of the layer / head_width`.
         film: the embedding scales and shifts after the norm (ADM) instead of being added before it.
         dropout: rate, inside each residual block; applied where the call passes a key.
         time_scale: what multiplies t before its sines; torchcfm's is 1, ADM's 1000.
@@ -175,6 +189,7 @@ class ADM(nnx.Module):
         blocks: int = 2,
         attention: tuple[int, ...] = (16,),
         head_width: int = 64,
+        heads: int = 0,
         film: bool = False,
         dropout: float = 0.1,
         time_scale: float = 1.0,
@@ -200,7 +215,7 @@ class ADM(nnx.Module):
         self.label = LabelEmbedding(num_classes, e, rngs=rngs) if num_classes else None
         self.augment = nnx.Linear(augment, e, use_bias=False, rngs=rngs) if augment else None
         self.stem = Conv(c, channels, rngs=rngs)
-        stage = lambda a, b, side: Stage(a, b, e, film, dropout, side in attention, head_width, rngs=rngs)
+        stage = lambda a, b, side: Stage(a, b, e, film, dropout, side in attention, head_width, heads, rngs=rngs)
         widths = [channels * m for m in multipliers]
         sides = [height // 2**i for i in range(len(widths))]
         down, downs, skips, now = [], [], [channels], channels
@@ -215,8 +230,8 @@ class ADM(nnx.Module):
                 skips.append(now)
             down.append(nnx.List(level))
         self.down, self.downs = nnx.List(down), nnx.List(downs)
-        self.middle1 = Stage(now, now, e, film, dropout, True, head_width, rngs=rngs)
-        self.middle2 = Stage(now, now, e, film, dropout, False, head_width, rngs=rngs)
+        self.middle1 = Stage(now, now, e, film, dropout, True, head_width, heads, rngs=rngs)
+        self.middle2 = Stage(now, now, e, film, dropout, False, head_width, heads, rngs=rngs)
         up, ups = [], []
         for i, (w, side) in reversed(list(enumerate(zip(widths, sides, strict=True)))):
             level = []

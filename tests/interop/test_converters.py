@@ -60,6 +60,32 @@ def test_torchcfm_answers_as_stored(name, changes):
     assert_agree(network(params, stored["t"], stored["x"], stored["y"].astype(np.int32)), stored["out"])
 
 
+def weights(shape, i):
+    """The i-th array of `torchcfm_heads.npz`: uniform, of the variance that keeps the size of what passes through."""
+    n = int(np.prod(shape))
+    scale = np.sqrt(12 / (n // shape[0] if len(shape) > 1 else 100))
+    return ((np.random.default_rng(i).random(n) - 0.5) * scale).astype(np.float32).reshape(shape)
+
+
+@pytest.mark.parametrize("heads", [1, pytest.param(2, marks=pytest.mark.slow), 4])
+def test_torchcfm_with_a_fixed_number_of_heads_answers_as_stored(heads):
+    """torchcfm's default, `num_head_channels=-1`: the width of a head differs between maps of 32 and of 64 channels."""
+    stored = np.load(DATA / "torchcfm_heads.npz")
+    layout = [entry.split(":") for entry in stored["layout"].tolist()]
+    state = {name: weights(tuple(map(int, shape.split(","))), i) for i, (name, shape) in enumerate(layout)}
+    network = cfm(attention=(8, 4), heads=heads)
+    got = network(from_torchcfm(state, network.like, heads=heads), stored["t"], stored["x"])
+    assert_agree(got, stored[f"heads{heads}"])
+    others = [stored[f"heads{n}"] for n in (1, 2, 4) if n != heads]
+    assert min(np.abs(got - other).max() / np.abs(other).max() for other in others) > 0.01  # 100 times the tolerance
+
+
+@pytest.mark.parametrize("given", [{}, {"head_width": 16, "heads": 2}])
+def test_the_number_of_heads_is_never_guessed(given):
+    with pytest.raises(WeightsError, match="give either head_width"):
+        from_torchcfm({}, cfm().like, **given)
+
+
 def test_a_state_dict_is_read_from_safetensors_too(tmp_path):
     known, path = read_state_dict(DATA / "torchcfm.pt"), tmp_path / "weights.safetensors"
     save_file({name: np.ascontiguousarray(a) for name, a in known.items()}, path)

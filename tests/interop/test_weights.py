@@ -179,7 +179,7 @@ def test_a_step_of_a_converted_dit_is_ddpms(flowjax, tmp_path, row):
 def test_convert_torchcfm(flowjax, tmp_path):
     out = tmp_path / "w.safetensors"
     changes = ("--config.model.channels=32", "--config.model.multipliers=(1,2)", "--config.model.blocks=1",
-               "--config.model.attention=(4,)", "--config.model.head_width=16", "--shape=8,8,3")  # fmt: skip
+               "--config.model.attention=(4,)", "--head_width=16", "--shape=8,8,3")  # fmt: skip
     code, result, err = flowjax("convert", "--from=torchcfm", f"--weights={DATA}/torchcfm.pt", f"--out={out}", *changes)
     assert (code, result and result["parameters"]) == (0, 702_499), err
     weights = load_weights(out)
@@ -208,7 +208,10 @@ def test_convert_torchcfm(flowjax, tmp_path):
         (("convert", "--from=sit", "--out=w.safetensors", "--weights=a.pt", "--config.model.name=mlp"), "are 'dit'"),
         (("convert", "--from=dit", "--out=w.safetensors", f"--weights={DATA}/dit.pt", *DIT, "--config.model.depth=1"),
          "another model"),
-        (("convert", "--from=dit", "--out=w.safetensors", "--weights=a.pt", "--config.model.width=32"), "model.heads"),
+        (("convert", "--from=dit", "--out=w.safetensors", "--weights=a.pt", "--config.model.width=32"), "give --heads"),
+        (("convert", "--from=torchcfm", "--out=w.safetensors", "--weights=a.pt"), "give either --head_width 64"),
+        (("convert", "--from=torchcfm", "--out=w.safetensors", "--weights=a.pt", "--heads=1", "--head_width=8"),
+         "give either --head_width 64"),
         (("convert", "--from=dit", "--out=w.safetensors", f"--weights={DATA}/dit.pt", "--shape=16,16,4", *DIT[1:]),
          "images of 16 patches, and (16, 16, 4) has 64"),
     ],

@@ -471,6 +471,7 @@ def test_bad_sizes_are_told():
         ({"dtype": "float8"}, "unknown dtype 'float8'"),
         ({"remat": "all"}, "unknown remat 'all'"),
         ({"head_width": 24}, "heads of width 24 do not divide"),
+        ({"heads": 3}, "3 heads do not divide"),
     ]:
         with pytest.raises(ValueError, match=message):
             nnx.eval_shape(lambda keys=keys: ADM((8, 8, 3), **SMALL | keys, rngs=nnx.Rngs(0)))
