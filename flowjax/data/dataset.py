@@ -9,7 +9,7 @@ So bits/dim = -log p_data / (D ln 2).
 import math
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import jax
@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from flowjax.data.splits import permutation
 from flowjax.objectives import Batch
 from flowjax.typing import Batched, PRNGKey
 
@@ -232,7 +233,7 @@ class Dataset:
 
     Attributes:
         spec: shape, normalisation, labels.
-        test: (N, *shape) held-out points in data space, float32, fixed.
+        test: (N, *shape) held-out points in data space, float32, fixed; from `open_dataset`, in a random order.
         test_labels: (N,) int32, or None.
         arrays: loads what `sample` draws from, once; () where it needs nothing. Passed to the compiled step as an
             argument.
@@ -241,6 +242,9 @@ class Dataset:
         log_prob: (N, *shape) -> (N,) nats in data space, where it is known.
         draw: (key, n) -> fresh true samples, where the distribution is known.
         modes: (K, D) centres of a mixture's modes, where it has them.
+        test_rows: (N,) the row that each test point has in the array or list of files that it was read from; None where
+            the test points are not read from one. `open_dataset` puts the test points into a fixed random order.
+        notes: what the user should know of how the data were read, one line each; the commands print them on stderr.
     """
 
     spec: DataSpec
@@ -252,6 +256,21 @@ class Dataset:
     log_prob: Callable[[Array], Float[Array, " N"]] | None = None
     draw: Callable[[PRNGKey, int], Array] | None = None
     modes: np.ndarray | None = field(default=None, repr=False)
+    test_rows: np.ndarray | None = field(default=None, repr=False)
+    notes: tuple[str, ...] = ()
+
+    def with_permuted_test(self) -> "Dataset":
+        """The same data set with its test points in a fixed random order, so that the first ones represent all."""
+        if self.draw is not None:
+            return self  # independent draws already
+        order = permutation(len(self.test))
+        labels, rows = self.test_labels, self.test_rows
+        return replace(
+            self,
+            test=self.test[order],
+            test_labels=None if labels is None else labels[order],
+            test_rows=order if rows is None else rows[order],
+        )
 
 
 def shortened(names: Sequence[str], most: int = 20) -> str:

@@ -30,8 +30,12 @@ def open_dataset(name: str, path: str = "") -> Dataset:
     """Opens a data set by its config name; `path` is the file of `npz`, the folder of `npy`, `zarr` and `folder`, or
     that of TFDS sets ("" for TFDS's own).
 
+    Returns:
+        The data set. Its test points are in a fixed random order, so any first few of them represent the whole test set
+        (validation loss, metrics and figures use the first ones); `Dataset.test_rows` says where each one comes from.
+
     Raises:
         ConfigError: if the name is unknown.
         DataError: if the data are missing or malformed.
     """
-    return make("data.name", name, DATASETS, path)
+    return make("data.name", name, DATASETS, path).with_permuted_test()

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import stats
 
 from flowjax.config import ConfigError
 from flowjax.data import DATASETS, Affine, DataError, DataSpec, open_dataset
@@ -93,7 +94,7 @@ def test_npz_of_points(tmp_path):
     assert dataset.spec.shape == (3,)
     assert dataset.spec.num_classes == 4
     assert len(dataset.test) == 20
-    np.testing.assert_allclose(dataset.test, x[-20:], rtol=1e-6)
+    np.testing.assert_allclose(dataset.test, x[-20:][dataset.test_rows], rtol=1e-6)
     model = dataset.spec.normalise.to_model(x[:180])
     assert model.mean() == pytest.approx(0, abs=1e-5)
     assert model.std() == pytest.approx(1, abs=1e-5)
@@ -205,3 +206,16 @@ def test_a_spec_survives_json_and_compares_what_both_sides_know():
 def test_a_damaged_description_names_the_entry(key, value):
     with pytest.raises(DataError, match=key):
         DataSpec.from_record(SPEC.to_record() | {key: value})
+
+
+def test_the_first_test_rows_of_a_sorted_file_have_the_shares_of_the_whole(tmp_path):
+    """x_test is sorted into clusters of 6,000, 3,000, 900 and 100 rows. Of the first 1,000 rows, a chi-square test of
+    the clusters' counts at level 1e-3; labels and row numbers stay with their points."""
+    cluster = np.repeat(np.arange(4), [6000, 3000, 900, 100])
+    x_test = np.stack([cluster, np.arange(10_000)], -1).astype(np.float32)
+    np.savez(tmp_path / "a.npz", x=x_test[::10], y=cluster[::10], x_test=x_test, y_test=cluster)
+    dataset = open_dataset("npz", str(tmp_path / "a.npz"))
+    first = dataset.test[:1000, 0].astype(int)
+    assert stats.chisquare(np.bincount(first, minlength=4), [600, 300, 90, 10]).pvalue > 1e-3
+    np.testing.assert_array_equal(dataset.test[:, 0], dataset.test_labels)
+    np.testing.assert_array_equal(dataset.test, x_test[dataset.test_rows])
