@@ -10,7 +10,7 @@ from absl import flags as absl_flags
 
 from flowjax.cli import flags
 from flowjax.cli.flags import UsageError
-from flowjax.config import unknown
+from flowjax.config import Config, unknown
 from flowjax.data import DataError, Dataset, DataSpec, open_dataset
 from flowjax.data.arrays import read_npz
 from flowjax.metrics.cache import write_npz
@@ -19,6 +19,7 @@ from flowjax.solvers import ode
 from flowjax.solving import Guide, Solver
 from flowjax.training import hosts
 from flowjax.training.loop import RunFault
+from flowjax.training.writers import say
 
 
 def join(values: absl_flags.FlagValues) -> None:
@@ -90,13 +91,21 @@ def guide(values: absl_flags.FlagValues) -> Guide | None:
     return Guide(values.guidance, values.scale, (low, high), rescale, weak)
 
 
+def open_data(config: Config) -> Dataset:
+    """Opens the data set of a config, and prints its notes on stderr."""
+    dataset = open_dataset(config.data.name, config.data.path)
+    for note in dataset.notes:
+        say(f"data: {note}")
+    return dataset
+
+
 def own_dataset(run: Run) -> Dataset:
     """Opens the data set that the run was trained on.
 
     Raises:
         DataError: if the data are missing, or if another file under the same name has taken their place.
     """
-    dataset = open_dataset(run.config.data.name, run.config.data.path)
+    dataset = open_data(run.config)
     check_same_data(run.workdir, dataset.spec, run.spec)
     return dataset
 
@@ -112,6 +121,14 @@ def check_labels(values: absl_flags.FlagValues, run: Run) -> None:
     given = next((name for name in ("label", "labels") if name in values and values[name].present), None)
     if given is not None and not run.config.model.conditional:
         raise UsageError(f"--{given}: the network of {values.workdir} is not conditional")
+
+
+def class_of(text: str, spec: DataSpec) -> int:
+    """The label that --label asks for, by the name or the number of a class."""
+    try:
+        return spec.label(text)
+    except DataError as error:
+        raise UsageError(f"--label: {error}") from None
 
 
 def points(run: Run, path: str | None) -> tuple[np.ndarray, np.ndarray | None]:

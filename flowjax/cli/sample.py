@@ -1,6 +1,6 @@
 """Draw samples from a trained run.
 
-usage: flowjax sample --workdir DIR --num N --out FILE.npz [--label K | --labels random|shares|balanced]
+usage: flowjax sample --workdir DIR --num N --out FILE.npz [--label CLASS | --labels random|shares|balanced]
            [--solver NAME] [--rtol R --atol A | --steps N [--grid NAME]] [--eta E | --churn S | --g G] [--schedule NAME]
            [--guidance cfg --scale S [--interval A,B] [--rescale R]]
            [--guidance auto --scale S [--weak DIR] [--weak_checkpoint STEP]]
@@ -8,7 +8,8 @@ usage: flowjax sample --workdir DIR --num N --out FILE.npz [--label K | --labels
 Writes the array `samples` (N, *shape), and `labels` (N,) for a conditional network. Images come out as uint8, with a
 grid of the first 64 in a .png beside. Sample i depends on --seed and on i alone. Its class is drawn with equal chances
 by default, with the classes' shares of the training data by --labels shares, and is i mod K by --labels balanced.
-Classes of which the training data have no example are left out.
+Classes of which the training data have no example are left out. --label takes a class by its number, or by its name
+where the data set has class names, as image folders have.
 
 Several processes (the flags of `flowjax train`) draw a share each; the first one writes the file.
 
@@ -34,7 +35,7 @@ from flowjax.cli import flags
 def run(argv: list[str]) -> dict[str, Any]:
     values = flags.new("sample")
     absl_flags.DEFINE_integer("num", 1000, "number of samples", lower_bound=1, flag_values=values)
-    absl_flags.DEFINE_integer("label", None, "one class for all samples", lower_bound=0, flag_values=values)
+    absl_flags.DEFINE_string("label", None, "one class for all samples: its name or its number", flag_values=values)
     flags.define_labels(values, "random")
     absl_flags.DEFINE_string("out", None, "the .npz file to write", flag_values=values)
     flags.define_sampler(values)
@@ -47,7 +48,7 @@ def run(argv: list[str]) -> dict[str, Any]:
 
     from flowjax import plots, sampling
     from flowjax.cli import cache
-    from flowjax.cli.common import check_labels, guide, join, open_run, save_npz, solver
+    from flowjax.cli.common import check_labels, class_of, guide, join, open_run, save_npz, solver
     from flowjax.parts import remove_parts
     from flowjax.training import hosts
 
@@ -55,8 +56,7 @@ def run(argv: list[str]) -> dict[str, Any]:
     cache.use(values.compilation_cache)
     opened = open_run(values, workdir)
     check_labels(values, opened)
-    if values.label is not None and values.label not in opened.spec.classes:
-        raise flags.UsageError(f"--label {values.label}: the classes are {opened.spec.describe_classes()}")
+    label = None if values.label is None else class_of(values.label, opened.spec)
     parts = out.with_name(f"{out.name}.parts{hosts.suffix()}")
     asked = guide(values)
     start = time.perf_counter()
@@ -65,7 +65,7 @@ def run(argv: list[str]) -> dict[str, Any]:
         values.num,
         values.seed,
         solver(values),
-        values.label,
+        label,
         values.batch,
         show=True,
         guide=asked,

@@ -10,10 +10,10 @@ import jax
 
 from flowjax import plots
 from flowjax.build import build
-from flowjax.cli.common import check_same_data
+from flowjax.cli.common import check_same_data, open_data
 from flowjax.cli.flags import UsageError
 from flowjax.config import Config, differences, flatten, resolve
-from flowjax.data import Dataset, open_dataset
+from flowjax.data import Dataset
 from flowjax.run import Run, load
 from flowjax.training import hosts, loop, power_ema, together
 from flowjax.training.checkpoints import Checkpoints
@@ -27,7 +27,7 @@ from flowjax.training.writers import read_config, read_metrics, read_size, read_
 
 
 def _assemble(config: Config) -> Trainer:
-    dataset = open_dataset(config.data.name, config.data.path)
+    dataset = open_data(config)
     return Trainer(config, build(config, dataset.spec), dataset)
 
 
@@ -216,7 +216,7 @@ def _prepare_workdir(
 def _already_finished(config: Config, workdir: Path, step: int, start: float) -> dict[str, Any]:
     say(f"train: {workdir} is already finished at step {step}; a larger train.steps would go on from there")
     if not (workdir / "plots").is_dir() and jax.process_count() == 1:  # stopped while drawing
-        _draw(load(workdir), open_dataset(config.data.name, config.data.path))
+        _draw(load(workdir), open_data(config))
     records = read_metrics(workdir / "metrics.jsonl")
     return _result(
         config, workdir, "already_finished", step, records[-1]["loss"] if records else None, start, read_size(workdir)

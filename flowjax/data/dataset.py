@@ -6,8 +6,10 @@ a value k becomes uniform on [k, k + 1), then x / half - 1 with half = (levels -
 So bits/dim = -log p_data / (D ln 2).
 """
 
+import difflib
 import math
 import os
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeVar, runtime_checkable
@@ -98,6 +100,31 @@ class DataSpec:
             return f"0 to {self.num_classes - 1}"
         return shortened([str(k) for k in self.classes])
 
+    def label(self, text: str) -> int:
+        """The label of a class that is given by its name or by its number.
+
+        A name wins over a number: where a class is called "7", "7" means that class.
+
+        Args:
+            text: a class name, in any case if only one name fits, or a label.
+
+        Raises:
+            DataError: one line that lists the classes, if the training data have no example of such a class.
+        """
+        same = [k for k, name in enumerate(self.class_names) if name.lower() == text.lower()]
+        if text in self.class_names:
+            label = self.class_names.index(text)
+        elif len(same) == 1:
+            label = same[0]
+        else:
+            label = int(text) if re.fullmatch("[0-9]{1,9}", text) else -1
+        if label in self.classes:
+            return label
+        near = difflib.get_close_matches(text, self.class_names, n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        nameless = "" if self.class_names else "; this run has no class names"
+        raise DataError(f"no class {text!r}: {hint}the classes are {self.describe_classes()}{nameless}")
+
     def to_record(self) -> dict[str, Any]:
         """The spec as a dictionary for JSON; `from_record` reads it."""
         return {
@@ -135,7 +162,8 @@ class DataSpec:
             "class_names": ("a list of strings", listed(lambda one: isinstance(one, str))),
             "class_shares": ("a list of shares", listed(lambda one: number(one) and 0 <= one <= 1)),
         }
-        found = {"class_names": [], "class_shares": [], **record}
+        nested = record.get("normalise")  # files of weights of earlier versions have scale and shift in here
+        found = {"class_names": [], "class_shares": [], **(nested if isinstance(nested, dict) else {}), **record}
         for key, (kind, fits) in kinds.items():
             if key not in found or not fits(found[key]):
                 what = f"is {found[key]!r:.40}" if key in found else "is missing"

@@ -13,6 +13,10 @@ import numpy as np
 from flowjax.data.dataset import DataError, Dataset, DataSpec, image_scale, resident, sample_rows
 
 _SHAPES = {"mnist": (28, 28, 1), "fashion_mnist": (28, 28, 1), "cifar10": (32, 32, 3)}
+_CLASSES = {
+    "fashion_mnist": "T-shirt/top,Trouser,Pullover,Dress,Coat,Sandal,Shirt,Sneaker,Bag,Ankle boot",
+    "cifar10": "airplane,automobile,bird,cat,deer,dog,frog,horse,ship,truck",
+}
 
 
 def prepare_line(name: str, path: str = "") -> str:
@@ -37,9 +41,10 @@ def open_tfds(name: str, path: str = "") -> Dataset:
     train, test = _sources(name, path)
     shape = _SHAPES[name]
     x_test, y_test = _decode(test, shape)
+    names = tuple(_CLASSES[name].split(",")) if name in _CLASSES else ()
     fits = resident(len(train) * int(np.prod(shape)))
     return Dataset(
-        spec=DataSpec(name, shape, image_scale(256), num_classes=10, levels=256),
+        spec=DataSpec(name, shape, image_scale(256), num_classes=10, levels=256, class_names=names),
         test=x_test.astype(np.float32),
         test_labels=y_test,
         arrays=(lambda: _decode(train, shape)) if fits else tuple,

@@ -1,5 +1,7 @@
 """`flowjax sample` with every kind of solver, grid, schedule and guidance, and what it refuses."""
 
+import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -174,6 +176,29 @@ def test_labels_of_nothing_are_refused(flowjax, digits_run, tiny_run, tmp_path):
         ),
     ):
         code, line, err = flowjax(*argv)
+        assert (code, line) == (2, None)
+        assert message in err.splitlines()[-1]
+
+
+def test_a_label_is_a_class_name_or_a_number(flowjax, digits_run, tmp_path):
+    """A run with class names: a name wins over a number, and its case is ignored where only one name fits."""
+    named = tmp_path / "named"
+    shutil.copytree(digits_run, named)
+    record = json.loads((named / "config.json").read_text())
+    record["data"]["class_names"] = ["zero", "One", "two", "3", "four", "five", "six", "seven", "eight", "4"]
+    (named / "config.json").write_text(json.dumps(record))
+    draw = ["sample", "--num=2", "--solver=euler", "--steps=2", "--batch=8", f"--out={tmp_path / 's.npz'}"]
+    for text, label in (("seven", 7), ("one", 1), ("2", 2), ("4", 9)):
+        code, _, err = flowjax(*draw, f"--workdir={named}", f"--label={text}")
+        assert code == 0, err
+        assert set(np.load(tmp_path / "s.npz")["labels"]) == {label}
+    for workdir, text, message in (
+        (named, "sevn", "no class 'sevn': did you mean 'seven'? the classes are 0 (zero), 1 (One)"),
+        (named, "10", "no class '10': the classes are 0 (zero)"),
+        (digits_run, "circles", "no class 'circles': the classes are 0 to 9; this run has no class names"),
+        (digits_run, "-1", "no class '-1'"),
+    ):
+        code, line, err = flowjax(*draw, f"--workdir={workdir}", f"--label={text}")
         assert (code, line) == (2, None)
         assert message in err.splitlines()[-1]
 
