@@ -194,6 +194,8 @@ def test_a_spec_survives_json_and_compares_what_both_sides_know():
     assert (SPEC.classes, dataclasses.replace(SPEC, class_shares=()).classes) == ((1, 2), (0, 1, 2))
     older = {k: v for k, v in SPEC.to_record().items() if k not in ("class_names", "class_shares")}
     assert SPEC.differences(DataSpec.from_record(older)) == []
+    nested = {"normalise": {key: older.pop(key) for key in ("scale", "shift")}} | older  # files of weights had this
+    assert DataSpec.from_record(nested).normalise == SPEC.normalise
     assert SPEC.differences(dataclasses.replace(SPEC, shape=(2, 4))) == ["shape is [2, 3] and was [2, 4]"]
 
 
