@@ -1,5 +1,7 @@
 """Schedules against formulas written again in float64, and against what a schedule must satisfy."""
 
+from dataclasses import dataclass
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -228,5 +230,78 @@ class Bump:
 def test_a_schedule_that_is_not_monotone_is_refused():
     with pytest.raises(ValueError, match=r"not monotone.* t = 0\.5"):
         check_monotone(Bump())
-    for schedule, _ in CASES.values():
-        check_monotone(schedule)
+
+
+SHIPPED = [
+    *(schedule for schedule, _ in CASES.values()),
+    Polynomial(2),
+    Polynomial(0.5),
+    Polynomial(20.0),
+    VP(0.1, 0.1),
+    ddpm_linear(),
+    ddpm_linear(2),
+    nichol_cosine(),
+    nichol_cosine(7),
+]
+
+
+@pytest.mark.parametrize("shift", [1.0, 0.3, 3.0])
+def test_all_schedules_pass_their_checks(shift):
+    for schedule in SHIPPED:
+        check_monotone(schedule if shift == 1.0 else Shifted(schedule, shift))
+
+
+@dataclass(frozen=True)
+class Joined:
+    """CondOT, its log-SNR l(t) = 2 log(t / (1 - t)) put together from two halves at `at` by another function of t.
+
+    The kinked forms have the right values everywhere, and at `at` a derivative of 0.
+    """
+
+    form: str
+    at: float = 0.5
+    t_min, t_max = 1e-3, 1 - 1e-3
+
+    def log_snr(self, t):
+        t = jnp.asarray(t)
+        line = lambda t: 2 * (jnp.log(t) - jnp.log1p(-t))
+        gap = t - self.at
+        if self.form == "abs":
+            return line(self.at + jnp.sign(gap) * jnp.abs(gap))
+        if self.form == "root":  # 0 / 0 in its derivative
+            return line(self.at + jnp.sign(gap) * jnp.sqrt(gap**2))
+        if self.form == "maximum":  # half of either derivative at a tie
+            return jnp.maximum(line(t), 2 * line(t) - line(jnp.asarray(self.at)))
+        return jnp.where(gap < 0, line(t), line(t))
+
+    def alpha(self, t):
+        return jnp.sqrt(jax.nn.sigmoid(self.log_snr(t)))
+
+    def sigma(self, t):
+        return jnp.sqrt(jax.nn.sigmoid(-self.log_snr(t)))
+
+    def time_of_log_snr(self, log_snr):
+        return bisect_log_snr(self, log_snr)
+
+
+@pytest.mark.parametrize("at", [0.5, 0.25, 2 / 3])
+@pytest.mark.parametrize(("form", "slope"), [("abs", "0"), ("root", "nan")])
+def test_a_derivative_that_disagrees_with_differences_is_refused(form, slope, at):
+    """alpha'(0.5) of this schedule is sqrt(2) by hand: alpha^2 = t^2 / (t^2 + (1 - t)^2) = s, and alpha' = s' /
+    (2 alpha) with s'(0.5) = 2."""
+    with pytest.raises(ValueError, match=f"derivative of alpha at t = {at:.4g} is {slope} by") as error:
+        check_monotone(Joined(form, at))
+    if at == 0.5:
+        assert " 1.414 by finite differences" in str(error.value)
+
+
+@pytest.mark.parametrize("form", ["where", "maximum"])
+def test_a_derivative_between_the_one_sided_ones_is_accepted(form):
+    """A kink, as the discrete schedules have at every level; also when the check runs while `jit` traces."""
+
+    @jax.jit
+    def traced(x):
+        check_monotone(Joined(form))
+        return x
+
+    traced(0.0)

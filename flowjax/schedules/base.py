@@ -1,6 +1,7 @@
 """What a schedule is, its derivatives, its inverse and its checks."""
 
 import math
+from functools import lru_cache
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import jax
@@ -10,6 +11,9 @@ from jax import lax
 from jaxtyping import Array, ArrayLike, Float
 
 _CHECK_POINTS = 257
+_CHECK_FRACTIONS = sorted({p / q for q in range(2, 13) for p in range(1, q)})
+"""Where a formula is likely to change its form: 1/2, 1/3, 2/3, 1/4, ..."""
+_CHECK_ACCURACY = 1e-3
 _BISECTIONS = 40
 
 
@@ -96,11 +100,23 @@ def log_snr_range(schedule: Schedule) -> tuple[float, float]:
 
 
 def check_monotone(schedule: Schedule) -> None:
-    """Refuses a schedule whose signal-to-noise ratio does not grow from t_min to t_max.
+    """Refuses a schedule whose signal-to-noise ratio does not grow, or whose derivatives are wrong.
+
+    The derivatives of alpha, sigma and log-SNR by automatic differentiation are compared with finite differences in
+    float64, on a grid of [t_min, t_max] that includes simple fractions of it. They differ where a formula is joined of
+    pieces: `jnp.abs` and `jnp.sign`, for example, have derivative 0 at 0. A schedule that passes is not checked again.
 
     Raises:
-        ValueError: naming the time at which log-SNR falls, or is not a number.
+        ValueError: naming the time at which log-SNR falls or is not a number, or at which a derivative is wrong.
     """
+    try:
+        _check(schedule)
+    except TypeError:  # a schedule that cannot be hashed is checked each time
+        _check.__wrapped__(schedule)
+
+
+@lru_cache(256)
+def _check(schedule: Schedule) -> None:
     times = np.linspace(schedule.t_min, schedule.t_max, _CHECK_POINTS)
     with jax.ensure_compile_time_eval():
         values = np.asarray(schedule.log_snr(jnp.asarray(times, float)))
@@ -110,6 +126,37 @@ def check_monotone(schedule: Schedule) -> None:
         raise ValueError(
             f"{schedule} is not monotone: its log-SNR does not grow at t = {t:.3g}; alpha must rise against sigma from "
             "t_min to t_max"
+        )
+    low, span, fractions = schedule.t_min, schedule.t_max - schedule.t_min, np.asarray(_CHECK_FRACTIONS)
+    times = np.unique(np.concatenate([times, low + span * fractions, fractions]))
+    with jax.ensure_compile_time_eval(), jax.enable_x64(True):
+        for name in ("alpha", "sigma", "log_snr"):
+            _check_derivative(schedule, name, times)
+
+
+def _check_derivative(schedule: Schedule, name: str, times: Float[np.ndarray, " T"]) -> None:
+    """Whether the derivative lies between the differences to either side, up to their errors.
+
+    With steps h = eps^(1/3) of the interval these are the rounding of the values, a few eps |f| / h, and the third
+    derivative's h^2 / 6 |f'''|, which is below a thousandth of the slope for all that changes over more than a
+    thousandth of the interval. The second derivative moves the two differences to either side of the slope.
+    """
+    f = getattr(schedule, name)
+    eps = jnp.finfo(f(jnp.asarray(times)).dtype).eps
+    h = (schedule.t_max - schedule.t_min) * float(eps) ** (1 / 3)
+    t = jnp.asarray(times[(times >= schedule.t_min + h) & (times <= schedule.t_max - h)])
+    middle, slope = (np.asarray(a, np.float64) for a in jax.jvp(f, (t,), (jnp.ones_like(t),)))
+    before, after = (np.asarray(f(t + d), np.float64) for d in (-h, h))
+    left, right = (middle - before) / h, (after - middle) / h
+    rounding = 8 * float(eps) * np.maximum(np.abs(before), np.abs(after)) / h
+    error = rounding + _CHECK_ACCURACY * np.maximum(np.abs(left), np.abs(right))
+    right_slope = (slope >= np.minimum(left, right) - error) & (slope <= np.maximum(left, right) + error)
+    if not right_slope.all():
+        i = int(np.argmin(right_slope))
+        raise ValueError(
+            f"{schedule}: the derivative of {name} at t = {float(t[i]):.4g} is {slope[i]:.4g} by jax.jvp and "
+            f"{(left[i] + right[i]) / 2:.4g} by finite differences, so velocities would be wrong there; write {name} "
+            "with jnp.where instead of jnp.sign, jnp.abs, jnp.minimum or jnp.maximum"
         )
 
 
