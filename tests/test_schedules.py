@@ -245,7 +245,7 @@ SHIPPED = [
 ]
 
 
-@pytest.mark.parametrize("shift", [1.0, 0.3, 3.0])
+@pytest.mark.parametrize("shift", [1.0, pytest.param(0.3, marks=pytest.mark.slow), 3.0])
 def test_all_schedules_pass_their_checks(shift):
     for schedule in SHIPPED:
         check_monotone(schedule if shift == 1.0 else Shifted(schedule, shift))

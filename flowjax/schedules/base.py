@@ -142,11 +142,11 @@ def _check_derivative(schedule: Schedule, name: str, times: Float[np.ndarray, " 
     thousandth of the interval. The second derivative moves the two differences to either side of the slope.
     """
     f = getattr(schedule, name)
-    eps = jnp.finfo(f(jnp.asarray(times)).dtype).eps
+    eps = jnp.finfo(jax.eval_shape(f, jnp.asarray(times)).dtype).eps
     h = (schedule.t_max - schedule.t_min) * float(eps) ** (1 / 3)
     t = jnp.asarray(times[(times >= schedule.t_min + h) & (times <= schedule.t_max - h)])
-    middle, slope = (np.asarray(a, np.float64) for a in jax.jvp(f, (t,), (jnp.ones_like(t),)))
-    before, after = (np.asarray(f(t + d), np.float64) for d in (-h, h))
+    evaluate = jax.jit(lambda t: (*jax.jvp(f, (t,), (jnp.ones_like(t),)), f(t - h), f(t + h)))  # one small program
+    middle, slope, before, after = (np.asarray(a, np.float64) for a in evaluate(t))
     left, right = (middle - before) / h, (after - middle) / h
     rounding = 8 * float(eps) * np.maximum(np.abs(before), np.abs(after)) / h
     error = rounding + _CHECK_ACCURACY * np.maximum(np.abs(left), np.abs(right))
