@@ -91,6 +91,7 @@ def load(workdir: str | Path, ema: bool = True, checkpoint: str | int = "last", 
     step = checkpoints.choose(str(checkpoint))
     state = checkpoints.restore(step, abstract_state(config, problem))
     if width is not None:
-        averaged = posthoc(workdir / FOLDER, width, step)
+        tracked = dict(zip(config.ema.widths, state.averages, strict=True))
+        averaged = posthoc(workdir / FOLDER, width, step, tracked)
         return Run(workdir, config, step, problem, jax.tree.map(jnp.asarray, averaged))
     return Run(workdir, config, step, problem, state.ema if ema else state.params)

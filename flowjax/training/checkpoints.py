@@ -9,6 +9,7 @@ import json
 import logging
 import math
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from orbax.checkpoint import checkpoint_managers as policies
 
 from flowjax import files
 from flowjax.training.hardware import out_of_memory
-from flowjax.training.state import TrainState
+from flowjax.training.state import TrainState, with_empty_metrics
 
 _ITEM = "default"  # where the manager puts a checkpoint's arrays
 
@@ -72,13 +73,22 @@ class Checkpoints:
     def restore(self, step: int, like: TrainState) -> TrainState:
         """The state at `step`, shaped and placed as `like`, whose leaves are `jax.ShapeDtypeStruct`s with shardings.
 
+        A checkpoint of an earlier version, without running metrics, gets empty ones.
+
         Raises:
             CheckpointError: if it is empty or corrupt, and the one before it is offered, or of another network.
         """
-        self._check_same_network(step, like)
+        saved = self._saved_tree(step)
+        self._check_same_network(step, like, saved)
+        known = {field.name: getattr(like, field.name) for field in fields(like)}
         try:
             with ocp.StandardCheckpointer() as checkpointer:
-                return jax.block_until_ready(checkpointer.restore(self.folder / str(step) / _ITEM, like))
+                folder = self.folder / str(step) / _ITEM
+                if saved is None or "running" in saved:
+                    return jax.block_until_ready(checkpointer.restore(folder, like))
+                running = known.pop("running")
+                state = TrainState(**checkpointer.restore(folder, known), running=running)
+                return jax.block_until_ready(with_empty_metrics(state))
         except Exception as error:  # Orbax and TensorStore raise what they like on damaged files
             if out_of_memory(error):
                 raise
@@ -91,14 +101,20 @@ class Checkpoints:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
             raise CheckpointError(f"checkpoint {step} in {self.folder} cannot be read ({reason}); {offer}") from error
 
-    def _check_same_network(self, step: int, like: TrainState) -> None:
-        """Tells the first parameter that differs; Orbax would tell all of them, after many lines of other things."""
+    def _saved_tree(self, step: int) -> dict[str, Any] | None:
+        """Orbax's metadata of each array of a checkpoint; None if they cannot be read, which `restore` then reports."""
         try:
             with ocp.StandardCheckpointer() as checkpointer:
                 saved: Any = checkpointer.metadata(self.folder / str(step) / _ITEM).item_metadata
-                there = {leaf.name: tuple(leaf.shape) for leaf in jax.tree.leaves(saved.tree["params"])}
-        except Exception:  # what cannot be read is told by reading it
+                return dict(saved.tree)
+        except Exception:
+            return None
+
+    def _check_same_network(self, step: int, like: TrainState, saved: dict[str, Any] | None) -> None:
+        """Names the first parameter that differs; Orbax would list all of them, after many other lines."""
+        if saved is None or "params" not in saved:
             return
+        there = {leaf.name: tuple(leaf.shape) for leaf in jax.tree.leaves(saved["params"])}
         leaves = jax.tree_util.tree_leaves_with_path({"params": like.params})
         here = {jax.tree_util.keystr(path, simple=True, separator="."): leaf.shape for path, leaf in leaves}
         for name in [*here, *there]:

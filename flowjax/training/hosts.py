@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh, NamedSharding, Sharding
 from jax.sharding import PartitionSpec as P
 
 from flowjax.config import ConfigError
@@ -131,7 +131,7 @@ def check_shared(folder: Any) -> None:
         raise ConfigError(f"process {lost} does not see what process 0 writes to {folder}: take a shared --workdir")
 
 
-def put(tree: PyTree, sharding: NamedSharding) -> PyTree:
+def put(tree: PyTree, sharding: Sharding) -> PyTree:
     """NumPy arrays that all processes have, placed on the mesh: each puts what its devices hold."""
     if jax.process_count() == 1:
         return jax.device_put(tree, sharding)

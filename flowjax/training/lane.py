@@ -39,7 +39,7 @@ class Lane:
         self._writer: MetricsWriter | None = None
         self._checkpoint_seconds = 0.0  # that saving has taken from training since the last record
         self._mark: tuple[float, int] | None = None  # clock and step since which the rate is counted
-        self._steps, self._sum, self._norm, self._violation = 0, 0.0, 0.0, 0.0
+        self._metrics: Metrics | None = None  # since the last record
 
     def open(self, trainer: Trainer | Together, step: int, start: float, lanes: int = 1) -> None:
         """Opens the files to write.
@@ -56,28 +56,29 @@ class Lane:
         self._saver = self.checkpoints.saver(train.keep_last, train.keep_every, train.keep_at)
         self._writer = MetricsWriter(self.workdir / "metrics.jsonl", step)
 
-    def add(self, n: int, step: int, metrics: Metrics) -> None:
-        """Takes the metrics of the n steps up to `step`; a step that was not sound is the run's end."""
+    def add(self, step: int, metrics: Metrics) -> None:
+        """Takes the metrics at `step`; a step that was not sound is the run's end."""
         if self.fault:
             return
         if bad := int(metrics.bad_step):
             self.wait()
             self.fault = _bad_line(bad, float(metrics.violation), self.checkpoints)
             return
-        self._steps += n
-        self._sum += n * float(metrics.loss)
-        self._norm = float(metrics.grad_norm)
-        self._violation = max(self._violation, float(metrics.violation))
+        self._metrics = metrics
         if self._mark is None:
             self._mark = time.perf_counter(), step  # the first stretch compiles: it does not count
 
     def write(self, step: int, val_loss: float, skipped_steps: int) -> dict[str, float]:
-        """Writes the record of `step` and returns what a person wants to see of it."""
+        """Writes the record of `step` and returns what a person wants to see of it.
+
+        All but rates, times and memory (from `samples_per_second` on) is a function of the config and the step alone.
+        """
+        assert self._metrics is not None
         assert self._mark is not None
         assert self._writer is not None
         now, batch = time.perf_counter(), self._trainer.config.train.batch_size
         rate = (step - self._mark[1]) * batch / (now - self._mark[0]) if step > self._mark[1] else None
-        self.loss = self._sum / self._steps
+        self.loss = float(self._metrics.loss)
         flops, feed = self._trainer.flops_per_step * self._lanes, self._trainer.feed
         mfu = None if rate is None else hardware.utilisation(flops, rate / batch, self._peak)
         record = {
@@ -86,8 +87,8 @@ class Lane:
             "loss": self.loss,
             "val_loss": val_loss,
             "learning_rate": float(jnp.asarray(self._trainer.schedule(step - 1))),
-            "grad_norm": self._norm,
-            "coupling_violation": self._violation,
+            "grad_norm": float(self._metrics.grad_norm),
+            "coupling_violation": float(self._metrics.violation),
             "skipped_steps": skipped_steps,
             "samples_per_second": rate,
             "mfu": mfu,
@@ -101,7 +102,7 @@ class Lane:
         self._checkpoint_seconds = 0.0
         if feed:
             feed.stalled = 0.0
-        self._mark, self._steps, self._sum, self._violation = (now, step), 0, 0.0, 0.0
+        self._mark = now, step
         shown = {"loss": self.loss, "val_loss": val_loss}
         return shown if rate is None else shown | {"samples/s": rate}
 

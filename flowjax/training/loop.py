@@ -21,7 +21,7 @@ from flowjax.training import hosts
 from flowjax.training.feed import STRETCH, Feed
 from flowjax.training.guard import skipped
 from flowjax.training.lane import Lane
-from flowjax.training.state import TrainState
+from flowjax.training.state import TrainState, with_empty_metrics
 from flowjax.training.together import Together
 from flowjax.training.trace import Trace
 from flowjax.training.trainer import Trainer
@@ -123,10 +123,12 @@ def _train(
             n = min(stretch, ahead(following)) if following < steps else 0
             if feed and n:
                 feed.start(following, n)  # while the devices work
+            if step % trainer.config.train.log_every == 0:
+                state = with_empty_metrics(state)
             state, metrics = trainer.run(state, data, done)
             step, data = following, arrays
             for lane, own in zip(lanes, trainer.apart(metrics), strict=True):
-                lane.add(done, step, own)
+                lane.add(step, own)
             if all(lane.fault for lane in lanes):
                 break
             if not feed:
@@ -172,10 +174,13 @@ def _wait(lanes: Sequence[Lane]) -> None:
 def _record(
     trainer: Trainer | Together, lanes: Sequence[Lane], state: TrainState, step: int, stop: bool, progress: Progress
 ) -> None:
-    """What is due at `step`: records, averages, checkpoints; all of it before a stop."""
+    """Writes what is due at `step`: records, averages, checkpoints; and a checkpoint before a stop.
+
+    A stop adds neither a record nor a snapshot of averages: both are functions of the config and the step alone.
+    """
     train, ema = trainer.config.train, trainer.config.ema
     logs, saves = _logs(step, train), _saves(step, train)
-    averages = bool(ema.widths) and (saves or stop or step % _spacing(trainer.config) == 0)
+    averages = bool(ema.widths) and (saves or step % _spacing(trainer.config) == 0)
     if not (logs or saves or stop or averages):
         return
     val_losses = trainer.val_losses(state.ema) if logs or saves or stop else [math.nan] * len(lanes)
@@ -202,7 +207,7 @@ def _saves(step: int, train: Config) -> bool:
 
 
 def _spacing(config: Config) -> int:
-    """Steps between snapshots of averages, which each checkpoint has too: a profile ends sharply, at its step."""
+    """Steps between snapshots of averages; one is also written with each checkpoint that is due."""
     return max(1, config.train.steps // config.ema.snapshots)
 
 

@@ -12,7 +12,8 @@ average is the integral of its profile exactly, of parameters that are constant 
 
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -231,13 +232,18 @@ def read_params(path: Path) -> Params:
     return params
 
 
-def posthoc(folder: Path, sigma_rel: float, step: int | None = None) -> Params:
+def posthoc(
+    folder: Path, sigma_rel: float, step: int | None = None, tracked: Mapping[float, Params] | None = None
+) -> Params:
     """The average of any width, at any step, from the snapshots in a folder.
 
     Args:
         folder: of `write_snapshot`.
         sigma_rel: the width asked for.
-        step: at its end, one of the snapshots' (a profile ends sharply); None for the newest.
+        step: at its end, None for the newest snapshot's. A profile ends sharply, so that averages of this very step
+            are needed: snapshots, or those in `tracked`.
+        tracked: the averages in the training state at `step`, by width. Training that was stopped between two
+            snapshots has none of that step in the folder.
 
     Returns:
         A nested dictionary of float32 arrays.
@@ -247,17 +253,21 @@ def posthoc(folder: Path, sigma_rel: float, step: int | None = None) -> Params:
         ValueError: on a width that no profile has.
     """
     snapshots = read_snapshots(folder)
-    if not snapshots:
+    there = {s.sigma_rel for s in snapshots if s.step == step}
+    held = {width: average for width, average in (tracked or {}).items() if width not in there}
+    if not snapshots and not held:
         raise SnapshotError(f"{folder} holds no snapshots of averages")
-    profiles = [(s.step, gamma_of(s.sigma_rel)) for s in snapshots]
-    target = (snapshots[-1].step if step is None else step, gamma_of(sigma_rel))
+    end = snapshots[-1].step if step is None else step
+    known = [(s.step, s.sigma_rel) for s in snapshots] + [(end, width) for width in held]
+    profiles = [(s, gamma_of(width)) for s, width in known]
+    target = (end, gamma_of(sigma_rel))
     coefficients = solve_weights(profiles, target)
     missed = misfit(profiles, target, coefficients)
     if not missed <= LARGEST_MISFIT:
-        widths = ", ".join(f"{w:g}" for w in sorted({s.sigma_rel for s in snapshots}))
+        widths = ", ".join(f"{w:g}" for w in sorted({width for _, width in known}))
+        steps = [s for s, _ in known]
         raise SnapshotError(
-            f"the average of width {sigma_rel:g} at step {target[0]} is out of reach of the {len(snapshots)} snapshots "
-            f"in {folder} (steps {snapshots[0].step} to {snapshots[-1].step}, widths {widths}): its profile would be "
-            f"{missed:.0%} off"
+            f"the average of width {sigma_rel:g} at step {end} is out of reach of the {len(known)} snapshots "
+            f"in {folder} (steps {min(steps)} to {max(steps)}, widths {widths}): its profile would be {missed:.0%} off"
         )
-    return reconstruct((read_params(s.path) for s in snapshots), coefficients)
+    return reconstruct(chain((read_params(s.path) for s in snapshots), held.values()), coefficients)

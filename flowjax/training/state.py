@@ -1,24 +1,46 @@
 """Everything that training changes, in one pytree."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Sharding, SingleDeviceSharding
 
 from flowjax.build import Problem
 from flowjax.config import Config
-from flowjax.training import power_ema
+from flowjax.training import hosts, power_ema
 from flowjax.training.optimizers import optimizer
 from flowjax.typing import Params
 
 
+class RunningMetrics(NamedTuple):
+    """What the next record of `metrics.jsonl` needs of the steps since the record before it.
+
+    It is part of the state, so that a record is the same whether or not training was stopped and resumed before it.
+
+    Attributes:
+        since: the step at which it was last emptied, () int32.
+        loss_sum: sum of the losses of the steps since then, added one after the other.
+        violation: the largest marginal error of the coupling's plans since then.
+    """
+
+    since: Any
+    loss_sum: Any
+    violation: Any
+
+
+def no_metrics() -> RunningMetrics:
+    """Running metrics at step 0."""
+    return RunningMetrics(jnp.zeros((), jnp.int32), jnp.zeros(()), jnp.zeros(()))
+
+
 @partial(
     jax.tree_util.register_dataclass,
-    data_fields=["step", "params", "opt_state", "ema", "averages", "key"],
+    data_fields=["step", "params", "opt_state", "ema", "averages", "key", "running"],
     meta_fields=[],
 )
 @dataclass(frozen=True)
@@ -34,6 +56,7 @@ class TrainState:
         ema: exponential moving average of the parameters.
         averages: those with a power of time as profile, one for each of `ema.widths` (`training.power_ema`).
         key: the run's typed key. It never changes: step i draws from `fold_in(key, i)`.
+        running: metrics summed up since the last record.
     """
 
     step: Any
@@ -42,6 +65,26 @@ class TrainState:
     ema: Params
     averages: Any
     key: Any
+    running: Any = field(default_factory=no_metrics)
+
+
+def with_empty_metrics(state: TrainState) -> TrainState:
+    """The state with its running metrics emptied, as the step after a record needs it.
+
+    The new values have memory of their own, because the training loop reuses the memory of the state.
+
+    Args:
+        state: of one run, or of several with an axis of seeds. Its other leaves are kept as they are.
+    """
+    step = np.array(state.step)  # a copy
+    empty = RunningMetrics(step, np.zeros(step.shape, np.float32), np.zeros(step.shape, np.float32))
+
+    def placed(new: np.ndarray, old: Any) -> jax.Array:
+        if not getattr(old, "committed", True):  # an array bound to a device would have the loop compiled once more
+            return jax.device_put(new)
+        return hosts.put(new, old.sharding)
+
+    return replace(state, running=jax.tree.map(placed, empty, state.running))
 
 
 def init_state(config: Config, problem: Problem, seed: Any = None) -> TrainState:

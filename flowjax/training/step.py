@@ -5,6 +5,7 @@ same compiled code: a run that is cut anywhere and resumed takes bitwise the sam
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
@@ -21,7 +22,7 @@ from flowjax.training import ema, power_ema
 from flowjax.training.norms import global_norm
 from flowjax.training.sharding import replicated, shard_batch
 from flowjax.training.stacked import Stacks
-from flowjax.training.state import TrainState
+from flowjax.training.state import RunningMetrics, TrainState
 from flowjax.typing import Params, PRNGKey, PyTree
 
 GetBatch = Callable[[PyTree, PRNGKey, Int[Array, ""]], Batch]
@@ -29,14 +30,18 @@ GetBatch = Callable[[PyTree, PRNGKey, Int[Array, ""]], Batch]
 
 
 class Metrics(NamedTuple):
-    """Of one stretch of steps.
+    """What a call of the compiled loop reports.
+
+    `loss` and `violation` cover the steps since the last record, not those of the call: how many steps a call takes
+    depends on their speed, and metrics must not.
 
     Attributes:
-        loss: mean over the stretch.
+        loss: mean over the steps since the running metrics of the state were emptied.
         grad_norm: global norm of the gradient before clipping, at the last step.
         bad_step: the first step whose loss or gradient was not finite, or whose coupling had not converged; 0 if none.
             Training stops there.
-        violation: the largest of the coupling's plans from their marginals (`flowjax.couplings`).
+        violation: the largest marginal error of the coupling's plans (`flowjax.couplings`) over the same steps as
+            `loss`, and at the bad step if there is one.
     """
 
     loss: Float[Array, ""]
@@ -99,7 +104,7 @@ def make_step(
         done = state.step + 1
         average = ema.update(state.ema, params, ema.decay(half_life, batch_size, done)) if half_life else params
         averages = power_ema.update(state.averages, params, gammas, done)
-        new = TrainState(done, params, opt_state, average, averages, state.key)
+        new = replace(state, step=done, params=params, opt_state=opt_state, ema=average, averages=averages)
         return new, Taken(diagnosed, global_norm(grads))
 
     return step
@@ -129,9 +134,17 @@ def _in_parts(
     return gradient
 
 
-Carry = tuple[TrainState, Metrics]
+class _Last(NamedTuple):
+    """What the loop carries of its last step beside the state: the attributes of `Metrics`, of that step alone."""
 
-Run = Callable[[TrainState, Any, int], Carry]
+    grad_norm: Float[Array, ""]
+    bad_step: Int[Array, ""]
+    violation: Float[Array, ""]
+
+
+Carry = tuple[TrainState, _Last]
+
+Run = Callable[[TrainState, Any, int], tuple[TrainState, Metrics]]
 """`run(state, arrays, n)`: n steps; the old state's memory is reused."""
 
 
@@ -159,13 +172,14 @@ def make_run(
     everywhere = replicated(mesh)
 
     def body(carry: Carry, arrays: PyTree, start: Int[Array, ""]) -> Carry:
-        state, metrics = carry
+        state, _ = carry
         key_batch, key_step = jax.random.split(jax.random.fold_in(state.key, state.step))
         batch = shard_batch(get_batch(arrays, key_batch, state.step - start), mesh)
         new, taken = step(state, key_step, batch)
         value, violation = taken.loss
         sound = jnp.isfinite(value) & jnp.isfinite(taken.grad_norm) & (violation <= LARGEST_VIOLATION)
         keep = lambda new, old: jax.tree.map(lambda a, b: jnp.where(sound, a, b), new, old)
+        since, loss_sum, largest = state.running
         kept = TrainState(
             keep(new.step, state.step),
             keep(new.params, state.params),
@@ -173,32 +187,32 @@ def make_run(
             keep(new.ema, state.ema),
             keep(new.averages, state.averages),
             state.key,
+            RunningMetrics(since, keep(loss_sum + value, loss_sum), keep(jnp.maximum(largest, violation), largest)),
         )
         kept = lax.with_sharding_constraint(kept, places if stacks is None else everywhere)
         bad = jnp.where(sound, 0, state.step + 1)
-        total = metrics.loss + jnp.where(sound, value, 0.0)
-        return kept, Metrics(total, taken.grad_norm, bad, jnp.maximum(metrics.violation, violation))
+        return kept, _Last(taken.grad_norm, bad, violation)
 
-    def run(state: TrainState, arrays: PyTree, n: Int[Array, ""]) -> Carry:
+    def run(state: TrainState, arrays: PyTree, n: Int[Array, ""]) -> tuple[TrainState, Metrics]:
         start = state.step
         going = lambda carry: (carry[0].step - start < n) & (carry[1].bad_step == 0)
         state = state if stacks is None else stacks.stack(state)
-        state, metrics = lax.while_loop(going, lambda carry: body(carry, arrays, start), (state, _no_metrics()))
+        state, last = lax.while_loop(going, lambda carry: body(carry, arrays, start), (state, _no_step()))
         state = state if stacks is None else stacks.unstack(state)
-        return state, metrics._replace(loss=metrics.loss / jnp.maximum(state.step - start, 1))
+        return state, _report(state, last)
 
     if not on_host:
         return jax.jit(run, donate_argnums=0, out_shardings=(places, everywhere))
     one = jax.jit(body, donate_argnums=0, out_shardings=(places, everywhere))
 
-    def run_on_host(state: TrainState, arrays: PyTree, n: int) -> Carry:
-        start, carry = jnp.copy(state.step), (state, jax.device_put(_no_metrics(), everywhere))
+    def run_on_host(state: TrainState, arrays: PyTree, n: int) -> tuple[TrainState, Metrics]:
+        start, carry = jnp.copy(state.step), (state, jax.device_put(_no_step(), everywhere))
         for _ in range(n):
             carry = one(carry, arrays, start)
             if int(carry[1].bad_step):
                 break
-        state, metrics = carry
-        return state, metrics._replace(loss=metrics.loss / jnp.maximum(state.step - start, 1))
+        state, last = carry
+        return state, _report(state, last)
 
     return run_on_host
 
@@ -213,5 +227,11 @@ def loops_badly(step: Callable[..., Any], *arguments: Any) -> bool:
     return "conv_general_dilated" in str(jax.make_jaxpr(step)(*arguments))
 
 
-def _no_metrics() -> Metrics:
-    return Metrics(jnp.zeros(()), jnp.zeros(()), jnp.zeros((), jnp.int32), jnp.zeros(()))
+def _no_step() -> _Last:
+    return _Last(jnp.zeros(()), jnp.zeros((), jnp.int32), jnp.zeros(()))
+
+
+def _report(state: TrainState, last: _Last) -> Metrics:
+    running = state.running
+    mean = running.loss_sum / jnp.maximum(state.step - running.since, 1)
+    return Metrics(mean, last.grad_norm, last.bad_step, jnp.maximum(running.violation, last.violation))
