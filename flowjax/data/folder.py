@@ -1,10 +1,16 @@
 """A folder of images: a subfolder for each class, or images alone.
 
     cats-and-dogs/train/cat/001.png         FOLDER/train and FOLDER/test (or val): the splits
-    cats-and-dogs/cat/001.png               no splits: every tenth image of the sorted names is held out
+    cats-and-dogs/cat/001.png               no splits: a tenth of each class is held out, by a fixed random choice
     faces/001.jpg                           no classes
 
-`folder(64)` crops the middle square of each and brings it to 64 x 64; `folder` takes images of one size as they are.
+`data.layout` has the rules in full, and `data.decode` says which files are read and how they become 8-bit pixels.
+`folder(64)` crops the middle square of each image and brings it to 64 x 64; `folder` takes images of one size as they
+are.
+
+Images have one channel if all are grey by the modes in their headers, and three otherwise; `folder(64, 1)` and
+`folder(64, 3)` choose. For this the headers of all images are read, or of 10,000 by a fixed choice where there are
+more; an image in colour that is then found among greys is an error.
 """
 
 from collections.abc import Sequence
@@ -13,11 +19,25 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from PIL import Image, ImageOps
 
-from flowjax.data.dataset import DataError, Dataset, DataSpec, held_out, image_scale, resident, sample_rows
+from flowjax.data.dataset import (
+    DataError,
+    Dataset,
+    DataSpec,
+    held_out,
+    image_scale,
+    resident,
+    sample_rows,
+    shortened,
+)
+from flowjax.data.decode import SUFFIXES, read_header, read_image
+from flowjax.data.layout import Layout, printable, read_layout
+from flowjax.data.splits import complement, held_out_tenth, spread
 
-_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
-_MODES = {1: "L", 3: "RGB"}
+_LARGEST_SIDE = 4096
+_INSPECTED = 10_000
+"""The number of images, at most, whose headers decide on the channels."""
 
 
 @dataclass(frozen=True)
@@ -25,113 +45,143 @@ class ImageRows:
     """Images of files, decoded when they are asked for.
 
     Args:
-        files: in order.
-        labels: of each, or None.
-        shape: of all, (H, W, C).
-        fit: crop and resize to it; otherwise another size is an error.
+        files: the image files.
+        labels: the label of each file, or None.
+        shape: of all images, (H, W, C).
+        fit: crop and resize every image to `shape`; otherwise an image of another size is an error.
+        grey_only: an image in colour is an error; otherwise it is converted where C is 1.
     """
 
     files: Sequence[Path]
     labels: tuple[int, ...] | None
     shape: tuple[int, int, int]
     fit: bool
+    grey_only: bool = False
 
     def __len__(self) -> int:
         return len(self.files)
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, np.int32 | None]:
-        label = None if self.labels is None else np.int32(self.labels[index])
-        return _read(self.files[index], self.shape, self.fit), label
+        return self._read(self.files[index]), None if self.labels is None else np.int32(self.labels[index])
 
     def decode(self) -> np.ndarray:
         """All images, (N, H, W, C) uint8."""
         with ThreadPoolExecutor() as pool:
-            return np.stack(list(pool.map(lambda file: _read(file, self.shape, self.fit), self.files)))
+            return np.stack(list(pool.map(self._read, self.files)))
+
+    def label_array(self) -> np.ndarray | None:
+        """The labels as int32, or None."""
+        return None if self.labels is None else np.asarray(self.labels, np.int32)
+
+    def _read(self, file: Path) -> np.ndarray:
+        height, width, channels = self.shape
+        image = read_image(file, channels, self.grey_only)
+        if self.fit:
+            image = ImageOps.fit(image, (width, height), Image.Resampling.LANCZOS)
+        if (image.height, image.width) != (height, width):
+            raise DataError(
+                f"{file} is {image.height} x {image.width}, and the first image {height} x {width}: give all of them "
+                "one side with data.name=folder(64)"
+            )
+        return np.asarray(image, np.uint8).reshape(self.shape)
 
 
-def open_folder(path: str, size: int = 0, channels: int = 3) -> Dataset:
+def open_folder(path: str, size: int = 0, channels: int = 0) -> Dataset:
     """The images below a folder.
 
     Args:
-        path: of the folder.
+        path: the folder.
         size: the side to crop and resize to; 0 for images that have one size.
-        channels: 3 for colours, 1 for grey.
+        channels: 3 for colours, 1 for grey, 0 for grey if all images are grey.
+
+    Returns:
+        The data set. Its spec has the class names, and one note says what was found and what was ignored.
 
     Raises:
-        DataError: one line, if there are none, too few, or the first cannot be read.
+        DataError: one line, if there are no images, too few, or one whose header is read is damaged.
     """
     if not path or not Path(path).is_dir():
         raise DataError(f"data.name is folder, so data.path must name a folder of images, not {path!r}")
-    if channels not in _MODES or size < 0:
-        raise DataError(f"folder({size}, {channels}): channels are 1 or 3, and the size is a side or 0")
+    if not (type(size) is int and 0 <= size <= _LARGEST_SIDE and type(channels) is int and channels in (0, 1, 3)):
+        raise DataError(
+            f"folder({size}, {channels}): the side is a whole number up to {_LARGEST_SIDE} (0 keeps the size of the "
+            "images), and the channels are 1 or 3 (0 chooses by the images)"
+        )
     root = Path(path)
-    splits = {name: root / name for name in ("train", "test", "val", "valid") if (root / name).is_dir()}
-    apart = next((splits[name] for name in ("test", "val", "valid") if name in splits), None)
-    train = _files(splits.get("train", root))
-    if apart is None:
-        test, train = train[::10], [file for i, file in enumerate(train) if i % 10]
-    else:
-        test = _files(apart)
-    if not train or not test:
-        suffixes = ", ".join(sorted(_SUFFIXES))
-        raise DataError(f"{root}: {len(train)} images to train on and {len(test)} to test on ({suffixes}) are too few")
-    classes = sorted({label for _, label in train} | {label for _, label in test})
-    shape = (size, size, channels) if size else (*_size(train[0][0]), channels)
-    test = test[:: -(-len(test) // held_out(len(test), shape))]
-    rows, test_set = (_rows(part, classes, shape, bool(size)) for part in (train, test))
+    layout = read_layout(root)
+    images, test = layout.train, layout.test
+    if len(images) < 1 + (test is None):
+        suffixes, ignored = ", ".join(SUFFIXES), layout.ignored.describe()
+        raise DataError(
+            f"{root}: too few images to train on ({len(images)}); images are files with {suffixes}"
+            + f"; ignored: {ignored}" * bool(ignored)
+        )
+    several, grey = _inspect([file for file, _ in [*images, *(test or ())]])
+    grey_only = channels == 0 and grey
+    channels = channels or (1 if grey else 3)
+    width, height = (size, size) if size else read_image(images[0][0], channels).size
+    shape = (height, width, channels)
+    rows, test_rows = _split(layout, shape)
+    train, chosen = [images[i] for i in rows], [(images if test is None else test)[i] for i in test_rows]
+    rows, test_set = (_rows(part, layout.classes, shape, bool(size), grey_only) for part in (train, chosen))
     fits = resident(len(rows) * int(np.prod(shape)))
+    counts = np.bincount([label for _, label in train], minlength=len(layout.classes))
+    spec = DataSpec(
+        "folder",
+        shape,
+        image_scale(256),
+        num_classes=len(layout.classes),
+        levels=256,
+        class_names=layout.classes,
+        class_shares=tuple((counts / counts.sum()).tolist()) if layout.classes else (),
+    )
     return Dataset(
-        spec=DataSpec("folder", shape, image_scale(256), num_classes=_count(classes), levels=256),
+        spec=spec,
         test=test_set.decode().astype(np.float32),
-        test_labels=None if test_set.labels is None else np.asarray(test_set.labels, np.int32),
-        arrays=(lambda: (rows.decode(), None if rows.labels is None else np.asarray(rows.labels, np.int32)))
-        if fits
-        else tuple,
+        test_labels=test_set.label_array(),
+        arrays=(lambda: (rows.decode(), rows.label_array())) if fits else tuple,
         sample=sample_rows if fits else None,
         rows=None if fits else rows,
+        test_rows=test_rows,
+        notes=(_note(root, layout, counts, len(test_rows), grey_only, several),),
     )
 
 
-def _files(folder: Path) -> list[tuple[Path, str]]:
-    """The images below a folder, sorted, each with the name of the subfolder that it is in, "" for none."""
-    found = sorted(file for file in folder.rglob("*") if file.suffix.lower() in _SUFFIXES)
-    return [(file, parts[0] if len(parts := file.relative_to(folder).parts) > 1 else "") for file in found]
+def _inspect(files: list[Path]) -> tuple[int, bool]:
+    """How many files hold several images, and whether all are grey, by the headers of at most `_INSPECTED`."""
+    chosen = [files[i] for i in spread(len(files), min(len(files), _INSPECTED))]
+    with ThreadPoolExecutor() as pool:
+        headers = list(pool.map(read_header, chosen))
+    return sum(header.several for header in headers), all(header.grey for header in headers)
 
 
-def _count(classes: list[str]) -> int:
-    return len(classes) if len(classes) > 1 else 0
+def _split(layout: Layout, shape: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """The row numbers of the images to train on, and of those to test on in their own list or in that of all images."""
+    n = len(layout.train)
+    if layout.test is not None:
+        return np.arange(n), spread(len(layout.test), held_out(len(layout.test), shape))
+    labels = np.array([label for _, label in layout.train])
+    test_rows = held_out_tenth(n, labels if layout.classes else None, held_out(n, shape))
+    return complement(n, test_rows), test_rows
 
 
-def _rows(files: list[tuple[Path, str]], classes: list[str], shape: tuple[int, int, int], fit: bool) -> ImageRows:
-    labels = tuple(classes.index(label) for _, label in files) if _count(classes) else None
-    return ImageRows([file for file, _ in files], labels, shape, fit)
+def _rows(
+    part: list[tuple[Path, int]], classes: tuple[str, ...], shape: tuple[int, int, int], fit: bool, grey_only: bool
+) -> ImageRows:
+    labels = tuple(label for _, label in part) if classes else None
+    return ImageRows([file for file, _ in part], labels, shape, fit, grey_only)
 
 
-def _size(file: Path) -> tuple[int, int]:
-    """(H, W)."""
-    from PIL import Image
-
-    try:
-        with Image.open(file) as image:
-            return image.height, image.width
-    except OSError as error:
-        raise DataError(f"{file} is not a readable image: {str(error).splitlines()[0]}") from None
-
-
-def _read(file: Path, shape: tuple[int, int, int], fit: bool) -> np.ndarray:
-    from PIL import Image, ImageOps
-
-    height, width, channels = shape
-    try:
-        with Image.open(file) as image:
-            image = image.convert(_MODES[channels])
-    except OSError as error:
-        raise DataError(f"{file} is not a readable image: {str(error).splitlines()[0]}") from None
-    if fit:
-        image = ImageOps.fit(image, (width, height), Image.Resampling.LANCZOS)
-    if (image.height, image.width) != (height, width):
-        raise DataError(
-            f"{file} is {image.height} x {image.width}, and the first image {height} x {width}: give all of them one "
-            "side with data.name=folder(64)"
-        )
-    return np.asarray(image, np.uint8).reshape(shape)
+def _note(root: Path, layout: Layout, counts: np.ndarray, tested: int, grey: bool, several: int) -> str:
+    """One line that says what was found, what was made of it, and what was ignored."""
+    names = [f"{printable(name)} {n:,}" for name, n in zip(layout.classes, counts, strict=False)]
+    classes = f"{len(names)} classes ({shortened(names, 10)})" if names else "no classes"
+    held = f"of {layout.test_name}/" if layout.test is not None else "held out at random"
+    parts = [f"{root}: {counts.sum():,} images to train on, {classes}; {tested:,} to test on, {held}"]
+    if grey:
+        parts.append("all grey, so one channel")
+    if several:
+        parts.append(f"files with several images, of which the first is taken: {several:,}")
+    if ignored := layout.ignored.describe():
+        parts.append(f"ignored: {ignored}")
+    return "; ".join(parts)

@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 
 from flowjax.data import DataError, open_dataset
+from flowjax.data.splits import held_out_tenth
 from flowjax.data.stream import Stream
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (30, 8, 6, 3), np.uint8)
@@ -25,9 +26,11 @@ def streams(monkeypatch):
 def test_a_folder_without_splits_or_classes(tmp_path):
     dataset = open_dataset("folder", str(save(tmp_path / "a", PIXELS)))
     assert (dataset.spec.shape, dataset.spec.num_classes, dataset.spec.levels) == ((8, 6, 3), 0, 256)
-    np.testing.assert_array_equal(dataset.test, PIXELS[::10])
+    held = held_out_tenth(30)
+    np.testing.assert_array_equal(dataset.test, PIXELS[dataset.test_rows])
+    assert sorted(dataset.test_rows) == held.tolist()
     x, labels = dataset.arrays()
-    np.testing.assert_array_equal(x, np.delete(PIXELS, [0, 10, 20], 0))
+    np.testing.assert_array_equal(x, np.delete(PIXELS, held, 0))
     assert labels is None
 
 
@@ -39,8 +42,9 @@ def test_splits_and_classes(tmp_path):
     x, labels = dataset.arrays()
     np.testing.assert_array_equal(x, PIXELS[:20])
     np.testing.assert_array_equal(labels, np.repeat([0, 1], 10))
-    np.testing.assert_array_equal(dataset.test, PIXELS[20:])
-    assert dataset.spec.num_classes == 2
+    np.testing.assert_array_equal(dataset.test, PIXELS[20:][dataset.test_rows])
+    np.testing.assert_array_equal(dataset.test_labels, np.repeat([0, 1], 5)[dataset.test_rows])
+    assert (dataset.spec.num_classes, dataset.spec.class_names) == (2, ("cat", "dog"))
 
 
 def test_images_are_cropped_resized_and_made_grey(tmp_path):
@@ -58,7 +62,7 @@ def test_a_streamed_folder(tmp_path, streams, workers):
     dataset = open_dataset("folder", str(save(tmp_path / "a", PIXELS)))
     assert dataset.sample is None
     batch = next(Stream(dataset.rows, 0, 27).start(0, workers))
-    trained = np.delete(PIXELS, [0, 10, 20], 0)
+    trained = np.delete(PIXELS, held_out_tenth(30), 0)
     assert sorted(x.tobytes() for x in batch.x1) == sorted(x.tobytes() for x in trained)
 
 
@@ -115,8 +119,8 @@ def test_numbers_are_standardised_by_what_is_seen_of_them(tmp_path, streams):
     ("name", "make", "message"),
     [
         ("folder", lambda path: None, "must name a folder of images"),
-        ("folder", lambda path: path.mkdir(), "0 images to train on"),
-        ("folder", lambda path: save(path, PIXELS[:1]), "0 images to train on and 1 to test on"),
+        ("folder", lambda path: path.mkdir(), "too few images to train on \\(0\\)"),
+        ("folder", lambda path: save(path, PIXELS[:1]), "too few images to train on \\(1\\)"),
         (r"folder(8, 2)", lambda path: save(path, PIXELS), "channels are 1 or 3"),
         ("npy", lambda path: path.mkdir(), "holds no x.npy"),
         ("zarr", lambda path: path.mkdir(), "holds no x or x.zarr"),
