@@ -78,13 +78,8 @@ def with_empty_metrics(state: TrainState) -> TrainState:
     """
     step = np.array(state.step)  # a copy
     empty = RunningMetrics(step, np.zeros(step.shape, np.float32), np.zeros(step.shape, np.float32))
-
-    def placed(new: np.ndarray, old: Any) -> jax.Array:
-        if not getattr(old, "committed", True):  # an array bound to a device would have the loop compiled once more
-            return jax.device_put(new)
-        return hosts.put(new, old.sharding)
-
-    return replace(state, running=jax.tree.map(placed, empty, state.running))
+    placed = jax.tree.map(lambda new, old: hosts.put(new, old.sharding), empty, state.running)
+    return replace(state, running=placed)
 
 
 def init_state(config: Config, problem: Problem, seed: Any = None) -> TrainState:

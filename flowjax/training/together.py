@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from flowjax.training.ahead import Ahead
+from flowjax.training.sharding import replicated
 from flowjax.training.state import TrainState, init_state
 from flowjax.training.trainer import Trainer
 from flowjax.typing import Params, PyTree
@@ -42,7 +43,8 @@ class Together:
         self.config, self.mesh, self.schedule = trainer.config, trainer.mesh, trainer.schedule
         self.feed, self.arrays = None, trainer.arrays
         self._seeds = np.array([seed % 2**32 for seed in seeds], np.uint32)
-        self.run = jax.jit(jax.vmap(trainer.run.jitted, in_axes=(0, None, None)), donate_argnums=0)
+        vmapped = jax.vmap(trainer.run.jitted, in_axes=(0, None, None))
+        self.run = jax.jit(vmapped, donate_argnums=0, out_shardings=replicated(self.mesh))
         self._val = jax.jit(jax.vmap(trainer.loss_of))
         self._validation = jax.jit(jax.vmap(trainer.validation, (0, None, None)))(self._seeds, *trainer.held_out())
         self._apart = jax.jit(lambda tree: [jax.tree.map(itemgetter(i), tree) for i in range(len(seeds))])
@@ -54,11 +56,14 @@ class Together:
 
     def init(self) -> TrainState:
         """The states at step 0."""
-        return jax.jit(jax.vmap(lambda seed: init_state(self.config, self.one.problem, seed)))(self._seeds)
+        init = jax.vmap(lambda seed: init_state(self.config, self.one.problem, seed))
+        # placed as `run` returns it, or the loop would be compiled once for its first call and once for the others
+        return jax.jit(init, out_shardings=replicated(self.mesh))(self._seeds)
 
     def join(self, states: Sequence[TrainState]) -> TrainState:
         """The states of all seeds, at one step, as one."""
-        return jax.jit(lambda *states: jax.tree.map(lambda *rows: jnp.stack(rows), *states))(*states)
+        stack = lambda *states: jax.tree.map(lambda *rows: jnp.stack(rows), *states)
+        return jax.jit(stack, out_shardings=replicated(self.mesh))(*states)
 
     def apart(self, tree: PyTree) -> list[PyTree]:
         """What each seed has of a tree whose leaves have an axis of seeds."""
