@@ -1,5 +1,6 @@
 """From a config to the objects that it names (`names`), checked to fit together: the problem that it describes."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -10,7 +11,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from flowjax import couplings, predictions, sources
-from flowjax.config import MODEL_DEFAULTS, Config, ConfigError, lookup, make
+from flowjax.arguments import make
+from flowjax.config import MODEL_DEFAULTS, Config, ConfigError, lookup
 from flowjax.data import DataSpec
 from flowjax.data.augment import AUGMENTATIONS, Augmentation
 from flowjax.names import COUPLINGS, LOSSES, MODELS, NOISES, PATHS, PREDICTIONS, SOURCES, TIMES, WEIGHTS, make_schedule
@@ -20,6 +22,7 @@ from flowjax.objectives.flow_matching import ParametricApply
 from flowjax.paths import AffinePath, GaussianPath
 from flowjax.paths.affine import is_standard_normal
 from flowjax.predictions import Denoiser, Prediction
+from flowjax.ranges import MAX_COORDINATES, MAX_PARAMETERS
 from flowjax.typing import Field, Params, PRNGKey
 
 _DROPOUT = 2**31 - 3
@@ -81,6 +84,11 @@ def build(config: Config, spec: DataSpec) -> Problem:
     Raises:
         ConfigError: on an unknown name, or parts that do not fit together.
     """
+    if spec.d > MAX_COORDINATES:
+        raise ConfigError(
+            f"data {spec.name!r}: an example of shape {spec.shape} has {spec.d:,} numbers, and at most "
+            f"{MAX_COORDINATES:,} are possible"
+        )
     schedule = make_schedule(config.path.schedule, config.path.shift)
     noise = make("path.noise", config.path.noise, NOISES) if config.path.noise else None
     source = make("source.name", config.source.name, SOURCES, spec)
@@ -227,8 +235,10 @@ def _make_model(config: Config, spec: DataSpec, outputs: int) -> tuple[Callable[
         return module(spec.shape, num_classes=classes, outputs=outputs, rngs=rngs, **own)
 
     try:
-        graphdef, _ = nnx.split(nnx.eval_shape(lambda: construct(nnx.Rngs(0))))
+        graphdef, abstract = nnx.split(nnx.eval_shape(lambda: construct(nnx.Rngs(0))))
     except ValueError as error:
         raise ConfigError(f"model: {str(error).splitlines()[0]}") from None
+    if (count := sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(abstract))) > MAX_PARAMETERS:
+        raise ConfigError(f"model: the network has {count:,} parameters, and at most {MAX_PARAMETERS:,} are possible")
     init = jax.jit(lambda key: nnx.to_pure_dict(nnx.split(construct(nnx.Rngs(key)))[1]))
     return init, lambda params, t, x, cond, **kwargs: nnx.merge(graphdef, params)(t, x, cond, **kwargs)

@@ -6,10 +6,12 @@ ml_collections and nothing heavier.
 
 import ast
 import difflib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ml_collections import ConfigDict
+
+from flowjax.ranges import fault, shown
 
 if TYPE_CHECKING:
     Config = Any  # its keys are checked by `resolve`, at run time; a type checker knows nothing of them
@@ -59,29 +61,6 @@ MODEL_DEFAULTS: dict[str, dict[str, Any]] = {
     },
 }
 """Each model's own keys, as its constructor takes them."""
-
-_POSITIVE = (
-    "train.steps",
-    "train.batch_size",
-    "train.accumulate",
-    "train.log_every",
-    "train.save_every",
-    "train.keep_last",
-    "mesh.fsdp",
-    "mesh.tensor",
-)
-
-_NOT_NEGATIVE = (
-    "data.workers",
-    "train.warmup",
-    "train.clip",
-    "train.spike",
-    "train.peak_tflops",
-    "train.weight_decay",
-    "train.keep_every",
-    "ema.half_life",
-    "seed",
-)
 
 CADENCE = (
     "train.steps",
@@ -150,7 +129,9 @@ def unknown(name: object, known: Iterable[str]) -> str:
     names = [str(k) for k in known]
     close = difflib.get_close_matches(str(name), names, n=1, cutoff=0.5)
     return (
-        f"unknown {str(name)!r}" + (f"; did you mean {close[0]!r}?" if close else "") + f" (known: {', '.join(names)})"
+        f"unknown {shown(str(name))}"
+        + (f"; did you mean {close[0]!r}?" if close else "")
+        + f" (known: {', '.join(names)})"
     )
 
 
@@ -161,34 +142,11 @@ def lookup(key: str, name: str, table: Mapping[str, T]) -> T:
     return table[name]
 
 
-def make(key: str, text: str, table: Mapping[str, Callable[..., T]], *first: Any) -> T:
-    """What `name`, `name(1, 2)` or `name(eps=2)` stands for in a table: table[name](*first, *arguments).
-
-    Raises:
-        ConfigError: on an unknown name, arguments that are not literals, or ones that it does not take.
-    """
-    name, bracket, _ = text.partition("(")
-    build = lookup(key, name.strip(), table)
-    try:
-        call = ast.parse(text.strip(), mode="eval").body if bracket else ast.Call(ast.Name(name), [], [])
-        if not isinstance(call, ast.Call):
-            raise ValueError("no closing bracket")
-        arguments = [ast.literal_eval(node) for node in call.args]
-        keywords = {str(word.arg): ast.literal_eval(word.value) for word in call.keywords}
-        return build(*first, *arguments, **keywords)
-    except (TypeError, SyntaxError, ValueError) as error:
-        if type(error) not in (TypeError, SyntaxError, ValueError):
-            raise  # a line of its own, as DataError's
-        reason = str(error).replace("<unknown>, ", "").replace("<lambda>()", name.strip())
-        hint = "" if type(error) is ValueError else f"; write it like {name.strip()}(number, ...)"
-        raise ConfigError(f"{key} {text!r}: {reason}{hint}") from None
-
-
 def flatten(config: Config | dict, prefix: str = "") -> dict[str, Any]:
-    """{"train.steps": 1000, ...}; tuples become lists, as JSON has them."""
+    """{"train.steps": 1000, ...}, from a config and its sections; tuples become lists, as JSON has them."""
     flat: dict[str, Any] = {}
     for key, value in config.items():
-        if isinstance(value, ConfigDict | dict):
+        if isinstance(value, ConfigDict | dict) and not prefix:
             flat |= flatten(value, f"{prefix}{key}.")
         else:
             flat[f"{prefix}{key}"] = list(value) if isinstance(value, tuple) else value
@@ -228,11 +186,18 @@ def nearest_key(key: str, known: Iterable[str]) -> str:
 def resolve(config: Config | dict) -> Config:
     """A full, checked config from one that may leave keys out (they take their defaults).
 
+    Configs of files, of flags, of a workdir and of files of weights all pass through here, before anything is built.
+
     Raises:
-        ConfigError: on an unknown key, a value of the wrong type or out of range.
+        ConfigError: on an unknown key, or a value of the wrong type or outside its range (`flowjax.ranges.RANGES`).
     """
+    if not isinstance(config, ConfigDict | dict):
+        raise ConfigError(f"a config must be a dictionary of keys and sections, not {shown(config)}")
     flat = flatten(config)
-    full = defaults(str(flat.get("model.name", "mlp")))
+    name = flat.get("model.name", "mlp")
+    if told := fault("model.name", name, "mlp"):
+        raise ConfigError(f"model.name {told}")
+    full = defaults(name)
     known = flatten(full)
     for key, value in flat.items():
         if key not in known and (owner := _model_of(key)):
@@ -242,13 +207,13 @@ def resolve(config: Config | dict) -> Config:
             )
         if key not in known:
             raise ConfigError(f"unknown config key {key!r}; the nearest valid one is {nearest_key(key, known)!r}")
-        if not _same_kind(value, known[key]):
-            raise ConfigError(f"{key} must be {_kind(known[key])} like {known[key]!r}, not {value!r}")
+        if told := fault(key, value, known[key]):
+            raise ConfigError(f"{key} {told}")
         section, _, leaf = key.rpartition(".")
         like = known[key]
         typed = tuple(value) if isinstance(like, list) else (float(value) if isinstance(like, float) else value)
         (full[section] if section else full)[leaf] = typed
-    _check_ranges(flatten(full))
+    _check_together(flatten(full))
     return full
 
 
@@ -257,61 +222,21 @@ def _model_of(key: str) -> str | None:
     return next((name for name, own in MODEL_DEFAULTS.items() if key.removeprefix("model.") in own), None)
 
 
-def _same_kind(value: Any, like: Any) -> bool:
-    if isinstance(like, bool) or isinstance(value, bool):
-        return isinstance(like, bool) and isinstance(value, bool)
-    if isinstance(like, float):
-        return isinstance(value, int | float)
-    return isinstance(value, type(like))
-
-
-def _kind(like: Any) -> str:
-    return {bool: "true or false", int: "a whole number", float: "a number", str: "a name", list: "a tuple"}[type(like)]
-
-
-def _check_ranges(flat: dict[str, Any]) -> None:
-    for key in _POSITIVE:
-        if flat[key] < 1:
-            raise ConfigError(f"{key} must be at least 1, not {flat[key]}")
-    if flat["mesh.data"] < 0:
-        raise ConfigError(f"mesh.data is a number of devices, or 0 for all that are left, not {flat['mesh.data']}")
-    for key in _NOT_NEGATIVE:
-        if not flat[key] >= 0:
-            raise ConfigError(f"{key} must not be negative, it is {flat[key]}")
-    if flat["ema.snapshots"] < 1:
-        raise ConfigError(f"ema.snapshots must be at least 1, not {flat['ema.snapshots']}")
-    if any(not isinstance(s, int) or isinstance(s, bool) or s < 1 for s in flat["train.keep_at"]):
-        raise ConfigError(f"train.keep_at are steps to save and keep, like (500,), not {flat['train.keep_at']}")
-    if any(not isinstance(w, float | int) or not 0 < w < 12**-0.5 for w in flat["ema.widths"]):
+def _check_together(flat: dict[str, Any]) -> None:
+    """What no single key decides."""
+    if "model.head_width" not in flat and flat.get("model.heads", 1) < 1:
+        raise ConfigError(f"model.heads must be at least 1, not {flat['model.heads']}")
+    if flat.get("model.features", 0) % 2:
+        raise ConfigError(f"model.features must be even, it is {flat['model.features']}")
+    multipliers = flat.get("model.multipliers", [1])
+    if flat.get("model.blocks", 1) * len(multipliers) > 48:
         raise ConfigError(
-            f"ema.widths are shares of the run between 0 and 0.288, like (0.05, 0.1), not {flat['ema.widths']}"
+            f"model.blocks times the number of model.multipliers must be at most 48, not {flat['model.blocks']} times "
+            f"{len(multipliers)}"
         )
-    for key in ("train.beta2", "train.momentum"):
-        if not 0 <= flat[key] < 1:
-            raise ConfigError(f"{key} must be in [0, 1), it is {flat[key]}")
-    if not flat["path.shift"] > 0:
-        raise ConfigError(f"path.shift must be positive, not {flat['path.shift']}")
-    if not 0 < flat["train.lr"] < float("inf"):
-        raise ConfigError(f"train.lr must be positive and finite, not {flat['train.lr']}")
-    if not 0 <= flat["train.label_dropout"] <= 1:
-        raise ConfigError(f"train.label_dropout is a probability, not {flat['train.label_dropout']}")
-    if not 0 <= flat.get("model.dropout", 0.0) < 1:
-        raise ConfigError(f"model.dropout is a rate in [0, 1), not {flat['model.dropout']}")
-    # 0 means: no features; as many heads as `head_width` makes
-    may_be_zero = ("model.features", *(("model.heads",) if "model.head_width" in flat else ()))
-    if flat.get("model.heads", 0) < 0:
-        raise ConfigError(f"model.heads must not be negative, it is {flat['model.heads']}")
-    for key, value in flat.items():
-        if key.startswith("model.") and key not in may_be_zero and _smallest(value) < 1:
-            raise ConfigError(f"{key} must be at least 1, it is {value}")
-    if flat.get("model.features", 0) % 2 or flat.get("model.features", 0) < 0:
-        raise ConfigError(f"model.features must be even and not negative, it is {flat['model.features']}")
-
-
-def _smallest(value: Any) -> int:
-    """The smallest whole number of a value that is one, or a list of them; 1 for anything else."""
-    numbers = value if isinstance(value, list) else [value]
-    return min((n for n in numbers if isinstance(n, int) and not isinstance(n, bool)), default=1)
+    widest = flat.get("model.channels", 1) * max(multipliers)
+    if widest > 65_536:
+        raise ConfigError(f"model.channels times the largest multiplier must be at most 65,536, not {widest:,}")
 
 
 def differences(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:

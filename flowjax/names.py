@@ -6,13 +6,14 @@ augmentations in `data.augment`, samplers in `solvers.sample`.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import jax.numpy as jnp
 from flax import nnx
 
 from flowjax import couplings, predictions, schedules, sources
-from flowjax.config import ConfigError, make
+from flowjax.arguments import make
+from flowjax.config import ConfigError
 from flowjax.data import DataSpec
 from flowjax.data.densities import DENSITIES
 from flowjax.data.digits import digits_of
@@ -21,6 +22,27 @@ from flowjax.objectives import times, weights
 from flowjax.paths import AffinePath, GaussianPath
 from flowjax.paths import noise as path_noise
 from flowjax.predictions import Prediction
+
+T = TypeVar("T")
+
+
+def _always(thing: T) -> Callable[[], T]:
+    """A name without arguments."""
+    return lambda: thing
+
+
+def _density(distribution: Callable[[], sources.Source]) -> Callable[[DataSpec], sources.Source]:
+    return lambda spec: distribution()
+
+
+def _digits_source(spec: DataSpec, label: int) -> sources.Empirical:
+    """One class of scikit-learn's digits, in model space, dequantised as the data are."""
+    if not spec.name.startswith("digits"):
+        raise ValueError(f"digits go to digits: data.name is {spec.name!r}")
+    to_model = spec.normalise.to_model
+    step = float(to_model(jnp.ones(1))[0] - to_model(jnp.zeros(1))[0])
+    return sources.Empirical(to_model(jnp.asarray(digits_of(label)[0], jnp.float32)), step)
+
 
 SCHEDULES: dict[str, Callable[..., Any]] = {
     "condot": schedules.CondOT,
@@ -43,8 +65,8 @@ NOISES: dict[str, Callable[..., Any]] = {
 SOURCES: dict[str, Callable[..., sources.Source]] = {
     "normal": lambda spec: sources.Normal(spec.shape),
     "uniform": lambda spec: sources.Uniform(spec.shape, -(3.0**0.5), 3.0**0.5),  # unit variance, as the normal
-    "digits": lambda spec, label: _digits_source(spec, label),
-    **{name: lambda spec, make=make: make() for name, make in DENSITIES.items()},
+    "digits": _digits_source,
+    **{name: _density(distribution) for name, distribution in DENSITIES.items()},
 }
 
 PATHS: dict[str, Callable[..., AffinePath]] = {"affine": AffinePath, "gaussian": GaussianPath}
@@ -64,7 +86,7 @@ COUPLINGS: dict[str, Callable[..., couplings.Coupling]] = {
 
 PREDICTIONS: dict[str, Callable[..., Prediction]] = {
     **{
-        p.name: lambda p=p: p
+        p.name: _always(p)
         for p in (
             predictions.velocity,
             predictions.noise,
@@ -81,7 +103,7 @@ PREDICTIONS: dict[str, Callable[..., Prediction]] = {
 WEIGHTS: dict[str, Callable[..., weights.Weighting]] = {
     "own": lambda: weights.OWN,
     **{
-        p.name: lambda p=p: weights.uniform(p)
+        p.name: _always(weights.uniform(p))
         for p in (predictions.velocity, predictions.noise, predictions.data, predictions.score, predictions.v)
     },
     "snr": lambda: weights.uniform(predictions.noise),
@@ -139,12 +161,3 @@ def _eps(path: AffinePath, eps: float | int | None) -> float:
     if not isinstance(path.noise, path_noise.Bridge):
         raise ValueError("say its regularisation eps in brackets, or take path.noise 'bridge(sigma)', for 2 sigma^2")
     return 2.0 * path.noise.scale**2
-
-
-def _digits_source(spec: DataSpec, label: int) -> sources.Empirical:
-    """One class of scikit-learn's digits, in model space, dequantised as the data are."""
-    if not spec.name.startswith("digits"):
-        raise ValueError(f"digits go to digits: data.name is {spec.name!r}")
-    to_model = spec.normalise.to_model
-    step = float(to_model(jnp.ones(1))[0] - to_model(jnp.zeros(1))[0])
-    return sources.Empirical(to_model(jnp.asarray(digits_of(label)[0], jnp.float32)), step)

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from flowjax import guidance
-from flowjax.config import ConfigError, make, unknown
+from flowjax.arguments import make
+from flowjax.config import ConfigError, unknown
 from flowjax.names import make_schedule
 from flowjax.paths import AffinePath
 from flowjax.paths.transition import Variance

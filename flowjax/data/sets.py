@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from functools import partial
 
-from flowjax.config import make
+from flowjax.arguments import make
 from flowjax.data.arrays import open_npy, open_npz, open_zarr
 from flowjax.data.dataset import Dataset
 from flowjax.data.densities import open_density
@@ -11,12 +11,21 @@ from flowjax.data.digits import open_digits
 from flowjax.data.folder import open_folder
 from flowjax.data.images import open_tfds
 
+
+def _density(name: str) -> Callable[[str], Dataset]:
+    return lambda path: open_density(name)
+
+
+def _digits(path: str, label: int | None = None) -> Dataset:
+    return open_digits(label)
+
+
 DATASETS: dict[str, Callable[..., Dataset]] = {
     **{
-        name: lambda path, name=name: open_density(name)
+        name: _density(name)
         for name in ("gaussians8", "moons", "checkerboard", "s_curve", "two_spirals", "pinwheel", "swiss_roll")
     },
-    "digits": lambda path, label=None: open_digits(label),
+    "digits": _digits,
     **{name: partial(open_tfds, name) for name in ("mnist", "fashion_mnist", "cifar10")},
     "npz": open_npz,
     "npy": open_npy,

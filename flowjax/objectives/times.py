@@ -161,7 +161,7 @@ class Importance:
     For an L of constant relative spread at each t, E[L | t] is the density of least variance.
     """
 
-    even: float = 0.1
+    even: float | int = 0.1
     needs_profile: ClassVar[bool] = True
 
     def __post_init__(self):

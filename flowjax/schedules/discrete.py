@@ -7,13 +7,18 @@ grids of N steps are the chain itself.
 
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
+from flowjax.ranges import Range
 from flowjax.schedules.base import as_time
+
+Levels = Annotated[int, Range(2, 100_000)]
+"""How many noise levels a chain may have; a schedule holds a table of them."""
 
 
 @jax.tree_util.register_static
@@ -79,13 +84,15 @@ class Discrete:
 
 
 @lru_cache
-def ddpm_linear(steps: int = 1000, first: float = 1e-4, last: float = 0.02) -> Discrete:
+def ddpm_linear(steps: Levels = 1000, first: float | int = 1e-4, last: float | int = 0.02) -> Discrete:
     """Betas linear from `first` to `last` (Ho et al. 2020, sec. 4)."""
     return Discrete("ddpm_linear", tuple(np.linspace(first, last, steps).tolist()))
 
 
 @lru_cache
-def nichol_cosine(steps: int = 1000, s: float = 0.008, largest: float = 0.999) -> Discrete:
+def nichol_cosine(
+    steps: Levels = 1000, s: Annotated[float | int, Range(0, 10)] = 0.008, largest: float | int = 0.999
+) -> Discrete:
     """Betas whose products follow cos^2((k / N + s) / (1 + s) pi / 2), cut at `largest` (Nichol & Dhariwal 2021, eq.
     17).
     """

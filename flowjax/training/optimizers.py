@@ -2,14 +2,16 @@
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array
 from optax.contrib import MuonDimensionNumbers, muon
 
-from flowjax.config import Config, ConfigError, lookup, make
+from flowjax.arguments import make
+from flowjax.config import Config, ConfigError, lookup
+from flowjax.ranges import Range
 from flowjax.training.guard import skip_spikes
 from flowjax.training.norms import clip
 from flowjax.training.projection import normalise_weights
@@ -70,7 +72,7 @@ def _decay(curve: Callable[[Array], Array], constant: float | int = 0.0) -> Shap
     return lambda seen, total: curve(jnp.clip((seen / total - constant) / (1 - constant), 0.0, 1.0))
 
 
-def _inverse_sqrt(samples: float | int) -> Shape:
+def _inverse_sqrt(samples: Annotated[float | int, Range(0, 1e15)]) -> Shape:
     """1 / sqrt(max(samples seen / samples, 1)): Karras et al. 2024 (EDM2), eq. 67.
 
     Seen since the warm-up, here.

@@ -214,10 +214,10 @@ def config(name, path="", **model):
     ("text", "message"),
     [
         ("edm(2)", "p is a probability, not 2"),
-        ("edm('a')", "p is a probability, not 'a'"),
+        ("edm('a')", "p must be a number, not 'a'"),
         ("crop(0)", "at least one"),
-        ("crop(1.5)", "a whole number of pixels"),
-        ("flip(1)", "takes 0 positional arguments"),
+        ("crop(1.5)", "pad must be a whole number, not 1.5"),
+        ("flip(1)", "flip takes no arguments"),
         ("edn", "did you mean 'edm'"),
     ],
 )

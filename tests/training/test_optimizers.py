@@ -274,8 +274,8 @@ def test_normalised_weights_keep_unit_magnitude(name):
         ({"schedule": "cosin"}, "train.schedule: unknown 'cosin'; did you mean 'cosine'"),
         ({"schedule": "cosine(1)"}, "the constant share must be in [0, 1), not 1"),
         ({"schedule": "linear(-0.1)"}, "the constant share must be in [0, 1), not -0.1"),
-        ({"schedule": "constant(1)"}, "write it like constant(number, ...)"),
-        ({"schedule": "inverse_sqrt"}, "missing 1 required positional argument"),
+        ({"schedule": "constant(1)"}, "constant takes no arguments"),
+        ({"schedule": "inverse_sqrt"}, "inverse_sqrt needs its argument samples"),
         ({"schedule": "inverse_sqrt(0)"}, "a positive number of samples is needed, not 0"),
         ({"schedule": "inverse_sqrt('a')"}, "train.schedule"),
         ({"schedule": "cosine('a')"}, "train.schedule"),
@@ -301,8 +301,8 @@ def test_bad_arguments_are_one_line(changes, message):
         ("train", "momentum", 1.0, "train.momentum must be in [0, 1)"),
         ("train", "spike", -1.0, "train.spike must not be negative"),
         ("train", "warmup", -1.0, "train.warmup must not be negative"),
-        ("model", "dropout", 1.0, "model.dropout is a rate in [0, 1)"),
-        ("model", "dropout", -0.1, "model.dropout is a rate in [0, 1)"),
+        ("model", "dropout", 1.0, "model.dropout must be in [0, 1)"),
+        ("model", "dropout", -0.1, "model.dropout must be in [0, 1)"),
     ],
 )
 def test_keys_out_of_range_are_one_line(section, key, value, message):

@@ -1,0 +1,147 @@
+"""Names with arguments, such as `vp(0.1, 20)`: read, and checked against the signature of what the name stands for.
+
+A parameter says what it takes by its annotation (`int`, `float | int`, `bool`, `str`, or `Annotated` with a
+`flowjax.ranges.Range`), or, where it has none, by the type of its default. Nothing is called with arguments that do
+not fit.
+"""
+
+import ast
+import inspect
+import types
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from flowjax.config import ConfigError, lookup
+from flowjax.ranges import KINDS, NUMBER, WHOLE, Range, is_kind, shown, text_fault
+
+T = TypeVar("T")
+
+_MAX_CHARACTERS = 300
+
+
+def make(key: str, text: str, table: Mapping[str, Callable[..., T]], *first: Any) -> T:
+    """What `name`, `name(1, 2)` or `name(eps=2)` stands for in a table: table[name](*first, *arguments).
+
+    Args:
+        key: the config key or the flag, for messages.
+        text: its value.
+        table: what each name stands for.
+        first: arguments that come before those in brackets.
+
+    Raises:
+        ConfigError: if the name is unknown, if it does not take these arguments, or if the builder refuses their values
+            with a plain ValueError. Any other exception of the builder is not about the arguments and is passed on.
+    """
+    where = f"{key} {shown(text)}"
+    name, arguments, keywords = _read(where, text)
+    build = lookup(key, name, table)
+    takes = _parameters(build, len(first))
+    try:
+        _check(name, takes, arguments, keywords)
+        return build(*first, *arguments, **keywords)
+    except (ValueError, ArithmeticError) as error:
+        if isinstance(error, ValueError) and type(error) is not ValueError:
+            raise  # a ConfigError or DataError says all by itself, and a subclass of ValueError has another cause
+        raise ConfigError(f"{where}: {error}") from None
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """What one argument of a name may be."""
+
+    name: str
+    kinds: tuple[type, ...]
+    range: Range | None
+    default: Any = inspect.Parameter.empty
+
+    @property
+    def required(self) -> bool:
+        return self.default is inspect.Parameter.empty
+
+    def __str__(self) -> str:
+        kinds = " or ".join(KINDS[kind] for kind in self.kinds if kind is not type(None))
+        return f"{self.name}: {kinds}" + ("" if self.required or self.default is None else f" = {self.default!r}")
+
+    def fault(self, value: Any) -> str | None:
+        """Why the parameter cannot have this value, to be read after its name; None if it can."""
+        if not any(is_kind(value, kind) for kind in self.kinds):
+            kinds = [KINDS[kind] for kind in self.kinds if kind is not type(None)]
+            return f"must be {' or '.join(k if k == KINDS[bool] else f'a {k}' for k in kinds)}, not {shown(value)}"
+        if isinstance(value, str):
+            return text_fault(value)
+        if value is None or isinstance(value, bool):
+            return None
+        return (self.range or (NUMBER if float in self.kinds else WHOLE)).fault(value)
+
+
+def usage(name: str, takes: list[Parameter]) -> str:
+    """`vp(beta_min: number = 0.1, beta_max: number = 20.0)`."""
+    return f"{name}({', '.join(map(str, takes))})"
+
+
+def _read(where: str, text: str) -> tuple[str, list[Any], dict[str, Any]]:
+    """The name, the arguments and the keyword arguments that a text holds."""
+    if len(text) > _MAX_CHARACTERS:
+        raise ConfigError(f"{where}: a name with its arguments has at most {_MAX_CHARACTERS} characters")
+    name, bracket, _ = text.partition("(")
+    name = name.strip()
+    if not bracket:
+        return name, [], {}
+    try:
+        call = ast.parse(text.strip(), mode="eval").body
+        if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name):
+            raise SyntaxError("a name, and its arguments in one pair of brackets, are expected")
+        arguments = [ast.literal_eval(node) for node in call.args]
+        keywords = {word.arg: ast.literal_eval(word.value) for word in call.keywords if word.arg is not None}
+    except SyntaxError as error:
+        reason = str(error.msg).replace("<unknown>, ", "")
+        raise ConfigError(f"{where}: {reason}; write it like {name}(1, 2)") from None
+    except (ValueError, TypeError, ArithmeticError, MemoryError, RecursionError):
+        raise ConfigError(f"{where}: the arguments in brackets must be plain numbers or quoted strings") from None
+    if len(keywords) < len(call.keywords):
+        raise ConfigError(f"{where}: ** is not possible in the brackets")
+    return call.func.id, arguments, keywords
+
+
+def _parameters(build: Callable[..., Any], skip: int) -> list[Parameter]:
+    """What `build` takes after its first `skip` arguments."""
+    signature = inspect.signature(build, eval_str=True)
+    known = [p for p in signature.parameters.values() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.POSITIONAL_ONLY)]
+    return [Parameter(p.name, *_kinds(p), p.default) for p in known[skip:]]
+
+
+def _kinds(parameter: inspect.Parameter) -> tuple[tuple[type, ...], Range | None]:
+    hint, bounds = parameter.annotation, None
+    if hint is inspect.Parameter.empty:
+        known = type(parameter.default) in (bool, int, float, str)
+        return ((type(parameter.default),) if known else (float,)), None
+    if typing.get_origin(hint) is typing.Annotated:
+        hint, *extra = typing.get_args(hint)
+        bounds = next((e for e in extra if isinstance(e, Range)), None)
+    union = typing.get_origin(hint) in (typing.Union, types.UnionType)
+    kinds = typing.get_args(hint) if union else (hint,)
+    return tuple(kind for kind in kinds if kind is not int or float not in kinds), bounds
+
+
+def _check(name: str, takes: list[Parameter], arguments: list[Any], keywords: dict[str, Any]) -> None:
+    """Raises ValueError, in one line that shows what the name takes, unless the arguments fit."""
+    written = f"it is written {usage(name, takes)}"
+    if (arguments or keywords) and not takes:
+        raise ValueError(f"{name} takes no arguments")
+    if len(arguments) > len(takes):
+        raise ValueError(f"{name} takes at most {len(takes)} arguments, not {len(arguments)}; {written}")
+    given = {p.name: value for p, value in zip(takes, arguments, strict=False)}
+    for word in keywords:
+        if word not in {p.name for p in takes}:
+            raise ValueError(f"{name} has no argument {word!r}; {written}")
+        if word in given:
+            raise ValueError(f"{name} is given {word} twice; {written}")
+    given |= keywords
+    for parameter in takes:
+        if parameter.name not in given:
+            if parameter.required:
+                raise ValueError(f"{name} needs its argument {parameter.name}; {written}")
+        elif told := parameter.fault(given[parameter.name]):
+            raise ValueError(f"{parameter.name} {told}; {written}")

@@ -1,0 +1,196 @@
+"""The values that a config may hold: one table of bounds, checked before anything is built.
+
+Every number has a finite range. The upper bounds are far above any useful setting: they exist so that a mistyped or
+malicious value is refused in one line, instead of filling the memory or running for hours.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+INFINITY = math.inf
+
+MAX_PARAMETERS = 2**34
+"""The largest network that is built: 64 GiB of parameters in float32."""
+
+MAX_COORDINATES = 2**26
+"""The largest single example, in numbers: an image of 4,096 x 4,096 pixels with 4 channels."""
+
+_MAX_TEXT = 4096
+"""Characters of a string in a config."""
+
+
+@dataclass(frozen=True)
+class Range:
+    """An interval of numbers.
+
+    Attributes:
+        low, high: its ends.
+        ends: which of them belong to it, in the notation of intervals: "[]", "(]", "[)" or "()".
+        least: the smallest absolute value of a number other than 0.
+    """
+
+    low: float | int
+    high: float | int
+    ends: str = "[]"
+    least: float | int = 0.0
+
+    def fault(self, value: float | int) -> str | None:
+        """Why a number is not in the range, to be read after its name; None if it is."""
+        above_low = value >= self.low if self.ends[0] == "[" else value > self.low
+        below_high = value <= self.high if self.ends[1] == "]" else value < self.high
+        if above_low and below_high and (value == 0 or abs(value) >= self.least):
+            return None
+        if self.high <= 1:
+            end = f"{self.high:.3g}" if self.high < INFINITY else "inf"
+            return f"must be in {self.ends[0]}{self.low:g}, {end}{self.ends[1]}, not {shown(value)}"
+        if isinstance(value, float) and not math.isfinite(value):
+            return f"must be a finite number, not {value}"
+        if not above_low and self.low == 0:
+            return f"must {'not be negative' if self.ends[0] == '[' else 'be positive'}, it is {shown(value)}"
+        if not above_low:
+            return f"must be at least {_number(self.low)}, not {shown(value)}"
+        if not below_high:
+            return f"must be at most {_number(self.high)}, not {shown(value)}"
+        return f"must be 0 or at least {self.least:g} in absolute value, not {shown(value)}"
+
+
+@dataclass(frozen=True)
+class Items:
+    """The elements of a tuple.
+
+    Attributes:
+        kind: int, float (which includes whole numbers) or str.
+        range: of each number.
+        shortest, longest: how many elements there may be.
+        example: shown in messages.
+    """
+
+    kind: type
+    range: Range
+    shortest: int
+    longest: int
+    example: str
+
+    def fault(self, values: Sequence[Any]) -> str | None:
+        """Why a tuple is none of these, to be read after its name; None if it is."""
+        if not self.shortest <= len(values) <= self.longest:
+            return f"must have {self.shortest} to {self.longest:,} elements, like {self.example}, not {len(values):,}"
+        for value in values:
+            if not is_kind(value, self.kind):
+                return f"must be a tuple of {KINDS[self.kind]}s like {self.example}, and one element is {shown(value)}"
+            if self.kind is str and (told := text_fault(value)):
+                return f"like {self.example} has an element that {told}"
+            if self.kind is not str and (told := self.range.fault(value)):
+                return f"has an element that {told}"
+        return None
+
+
+KINDS = {bool: "true or false", int: "whole number", float: "number", str: "string", type(None): "None"}
+"""Types as they are called in messages."""
+
+WHOLE = Range(-1_000_000, 1_000_000)
+"""Whole numbers in the brackets after a name, unless the parameter has a range of its own."""
+
+NUMBER = Range(-1e9, 1e9, least=1e-12)
+"""The same for numbers. Their squares, which the code takes, are finite and not 0 in float32."""
+
+_STEPS = Range(1, 2_000_000_000)  # steps are counted in 32 bits
+_STEPS_OR_NONE = Range(0, 2_000_000_000)
+_SAMPLES = Range(0, 1e15)
+
+RANGES: dict[str, Range | Items] = {
+    "seed": Range(0, 2**32 - 1),
+    "data.workers": Range(0, 1024),
+    "path.shift": Range(0, 1e6, "(]", least=1e-6),
+    "model.width": Range(1, 65_536),
+    "model.depth": Range(1, 64),
+    "model.features": Range(0, 65_536),
+    "model.channels": Range(1, 65_536),
+    "model.multipliers": Items(int, Range(1, 1024), 1, 10, "(1, 2, 2)"),
+    "model.blocks": Range(1, 16),
+    "model.patch": Range(1, 1024),
+    "model.heads": Range(0, 4096),
+    "model.attention": Items(int, Range(1, 65_536), 0, 16, "(16, 8)"),
+    "model.head_width": Range(1, 65_536),
+    "model.dropout": Range(0, 1, "[)"),
+    "model.time_scale": Range(0, 1e6, "(]", least=1e-6),
+    "train.steps": _STEPS,
+    "train.batch_size": Range(1, 2**24),
+    "train.accumulate": Range(1, 65_536),
+    "train.lr": Range(0, 1e6, "(]"),
+    "train.beta2": Range(0, 1, "[)"),
+    "train.momentum": Range(0, 1, "[)"),
+    "train.weight_decay": Range(0, 1e6),
+    "train.warmup": _SAMPLES,
+    "train.clip": Range(0, 1e30),
+    "train.spike": Range(0, 1e6),
+    "train.peak_tflops": Range(0, 1e9),
+    "train.label_dropout": Range(0, 1),
+    "train.log_every": _STEPS,
+    "train.save_every": _STEPS,
+    "train.keep_last": Range(1, 1_000_000),
+    "train.keep_every": _STEPS_OR_NONE,
+    "train.keep_at": Items(int, _STEPS, 0, 10_000, "(500, 1000)"),
+    "ema.half_life": _SAMPLES,
+    "ema.widths": Items(float, Range(0, 12**-0.5, "()"), 0, 64, "(0.05, 0.1)"),
+    "ema.snapshots": Range(1, 1_000_000),
+    "mesh.data": Range(0, 65_536),
+    "mesh.fsdp": Range(1, 65_536),
+    "mesh.tensor": Range(1, 65_536),
+    "mesh.rules": Items(str, NUMBER, 0, 1000, "('mlp1/kernel$ = -, tensor',)"),
+}
+"""The range of every key of a config that holds numbers or a tuple."""
+
+
+def fault(key: str, value: Any, like: Any) -> str | None:
+    """Why a value cannot be that of a config key, to be read after the key; None if it can.
+
+    Args:
+        key: such as "train.lr".
+        value: given for it, with lists for tuples.
+        like: the key's default, which says the type.
+    """
+    kind = type(like)
+    if kind is list:
+        bounds = RANGES[key]
+        if not isinstance(value, list) or not isinstance(bounds, Items):
+            return f"must be a tuple, not {shown(value)}"
+        return bounds.fault(value)
+    if not is_kind(value, kind):
+        return f"must be {'' if kind is bool else 'a '}{KINDS[kind]} like {like!r}, not {shown(value)}"
+    if kind is str:
+        return text_fault(value)
+    return None if kind is bool else RANGES[key].fault(value)
+
+
+def is_kind(value: Any, kind: type) -> bool:
+    """Whether a value has this type; a whole number is also a number, and True is neither."""
+    if isinstance(value, bool):
+        return kind is bool
+    return isinstance(value, int | float) if kind is float else isinstance(value, kind)
+
+
+def text_fault(text: str) -> str | None:
+    """Why a string is refused, to be read after its name; None if it is not."""
+    if len(text) > _MAX_TEXT:
+        return f"must have at most {_MAX_TEXT:,} characters, not {len(text):,}"
+    if any(ord(c) < 32 or ord(c) == 127 for c in text):
+        return f"must not contain control characters, as {shown(text)} does"
+    return None
+
+
+def shown(value: Any) -> str:
+    """A value for a message: its `repr`, shortened."""
+    try:
+        text = " ".join(repr(value).split())
+    except ValueError:  # Python refuses to print integers of more than 4,300 digits
+        return "a number of more than 4,300 digits"
+    except RecursionError:
+        return f"a deeply nested {type(value).__name__}"
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _number(value: float | int) -> str:
+    return f"{value:,}" if isinstance(value, int) else f"{value:g}"
