@@ -9,6 +9,7 @@ import time
 
 import numpy as np
 import pytest
+from PIL import Image
 
 DIGITS = [
     "--config=digits",
@@ -201,6 +202,30 @@ def test_a_label_is_a_class_name_or_a_number(flowjax, digits_run, tmp_path):
         code, line, err = flowjax(*draw, f"--workdir={workdir}", f"--label={text}")
         assert (code, line) == (2, None)
         assert message in err.splitlines()[-1]
+
+
+@pytest.mark.slow
+def test_a_folder_of_classes_is_trained_on_and_sampled_by_name(flowjax, tmp_path):
+    """Class names reach config.json and files of weights; one line says what was found; grey images stay grey."""
+    from flowjax.interop.weights import load_weights
+
+    for name in ("circles", "squares"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        for i in range(20):
+            Image.fromarray(np.full((8, 8), 12 * i, np.uint8)).save(tmp_path / "data" / name / f"{i:02d}.png")
+    data = ["--config.data.name=folder(8)", f"--config.data.path={tmp_path / 'data'}"]
+    workdir, out = tmp_path / "run", tmp_path / "s.npz"
+    code, _, err = flowjax("train", *DIGITS, *data, f"--workdir={workdir}")
+    assert code == 0, err
+    assert "36 images to train on, 2 classes (circles 18, squares 18); 4 to test on" in err.splitlines()[0]
+    draw = ["--num=3", "--solver=euler", "--steps=2", "--batch=8", f"--out={out}"]
+    code, _, err = flowjax("sample", f"--workdir={workdir}", "--label=squares", *draw)
+    assert code == 0, err
+    drawn = np.load(out)
+    assert (drawn["labels"].tolist(), drawn["samples"].shape) == ([1, 1, 1], (3, 8, 8, 1))
+    code, _, err = flowjax("export", f"--workdir={workdir}", f"--out={tmp_path / 'w.safetensors'}")
+    assert code == 0, err
+    assert load_weights(tmp_path / "w.safetensors").spec.class_names == ("circles", "squares")
 
 
 def test_metrics_are_of_samples_with_the_shares_of_the_training_data(flowjax, digits_run, monkeypatch):

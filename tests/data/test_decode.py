@@ -207,3 +207,27 @@ def test_a_content_of_another_known_format_is_read(tmp_path):
     """The suffix only selects files: a PNG image that is called .jpg is a PNG image."""
     Image.fromarray(RGB).save(tmp_path / "a.jpg", "PNG")
     np.testing.assert_array_equal(np.asarray(read_image(tmp_path / "a.jpg", 3)), RGB)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", ["png", "jpeg", "webp", "bmp", "tiff"])
+def test_damaged_bytes_never_raise_anything_else(tmp_path, name):
+    """100 files with up to eight random bytes or a random end: each is read or ends in one line."""
+    rng = np.random.default_rng(0)
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010E] = 6, "a description"
+    Image.fromarray(RGB).save(tmp_path / "whole", name, exif=exif)
+    whole = np.frombuffer((tmp_path / "whole").read_bytes(), np.uint8)
+    read, refused = 0, []
+    for i in range(100):
+        damaged = whole.copy()
+        damaged[rng.integers(0, len(whole), 1 + i % 8)] = rng.integers(0, 256, 1 + i % 8)
+        file = tmp_path / f"{i}.{name}"
+        file.write_bytes(damaged[: rng.integers(1, len(whole))].tobytes() if i % 10 == 0 else damaged.tobytes())
+        try:
+            read += read_image(file, 3).mode == "RGB"
+        except DataError as error:
+            refused.append((str(file), str(error)))
+    assert read + len(refused) == 100
+    assert min(read, len(refused)) > 0
+    assert all(file in line and "\n" not in line for file, line in refused)
