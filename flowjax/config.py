@@ -170,20 +170,42 @@ def changed(config: Config, values: Mapping[str, Any]) -> Config:
     known, raw = flatten(config), config.to_dict()
     for key, value in values.items():
         if key not in known:
-            raise ConfigError(f"unknown config key {key!r}; the nearest valid one is {nearest_key(key, known)!r}")
+            raise ConfigError(unknown_key(key, known))
         section, _, leaf = key.rpartition(".")
         (raw[section] if section else raw)[leaf] = value
     return resolve(raw)
 
 
-def nearest_key(key: str, known: Iterable[str]) -> str:
-    """The known key closest to `key`; a right last part in the wrong place wins over a similar spelling."""
+def unknown_key(key: str, known: Iterable[str]) -> str:
+    """One line on a key that does not exist: the one that was probably meant, or those that there are."""
     names = list(known)
-    last = [k for k in names if k.rsplit(".", 1)[-1] == key.rsplit(".", 1)[-1]]
-    return (last or difflib.get_close_matches(key, names, n=1, cutoff=0.0) or [names[0]])[0]
+    section = key.partition(".")[0]
+    own = [name.partition(".")[2] for name in names if name.startswith(f"{section}.")]
+    if (not own or key != section) and (near := nearest_key(key, names)) is not None:
+        return f"unknown config key {shown(key)}; the nearest valid one is {near!r}"
+    if own:
+        what = f"{section!r} is a section" if key == section else f"unknown config key {shown(key)}"
+        return f"{what}; the keys of {section} are {', '.join(own)}"
+    sections = dict.fromkeys(name.partition(".")[0] for name in names)
+    return f"unknown config key {shown(key)}; the keys and sections are {', '.join(sections)}"
 
 
-def resolve(config: Config | dict) -> Config:
+def nearest_key(key: str, known: Iterable[str]) -> str | None:
+    """The known key that `key` is probably meant for; None if none is close.
+
+    It has the same last part in another section, or a similar last part, and then preferably in the same section.
+    """
+    section, _, last = key.rpartition(".")
+    leaves = [(name.rpartition(".")[0], name.rpartition(".")[2], name) for name in known]
+    if same := [name for _, leaf, name in leaves if leaf == last]:
+        return same[0]
+    for choice in ([x for x in leaves if x[0] == section], leaves):
+        if close := difflib.get_close_matches(last, [leaf for _, leaf, _ in choice], n=1, cutoff=0.7):
+            return next(name for _, leaf, name in choice if leaf == close[0])
+    return None
+
+
+def resolve(config: object) -> Config:
     """A full, checked config from one that may leave keys out (they take their defaults).
 
     Configs of files, of flags, of a workdir and of files of weights all pass through here, before anything is built.
@@ -206,7 +228,7 @@ def resolve(config: Config | dict) -> Config:
                 f"model.name is {name!r} and {key} a key of {owner!r}: start the file from defaults({name!r})"
             )
         if key not in known:
-            raise ConfigError(f"unknown config key {key!r}; the nearest valid one is {nearest_key(key, known)!r}")
+            raise ConfigError(unknown_key(key, known))
         if told := fault(key, value, known[key]):
             raise ConfigError(f"{key} {told}")
         section, _, leaf = key.rpartition(".")

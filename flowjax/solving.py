@@ -11,6 +11,7 @@ from flowjax.names import make_schedule
 from flowjax.paths import AffinePath
 from flowjax.paths.transition import Variance
 from flowjax.predictions import Denoiser, defined_on
+from flowjax.ranges import Range
 from flowjax.reschedule import reschedule
 from flowjax.run import Run
 from flowjax.solvers import Options, diffusions, grids, make_sampler
@@ -74,11 +75,12 @@ class Solver:
 
 def _diffusion(text: str) -> Diffusion:
     try:
-        return diffusions.Constant(float(text))
-    except ValueError as error:
-        if "negative" in str(error):
-            raise ConfigError(str(error)) from None
-    return make("g", text, diffusions.DIFFUSIONS)
+        constant = float(text)
+    except ValueError:
+        return make("g", text, diffusions.DIFFUSIONS)
+    if told := Range(0, 1e9).fault(constant):
+        raise ConfigError(f"g {told}")
+    return diffusions.Constant(constant)
 
 
 @dataclass(frozen=True)

@@ -92,7 +92,6 @@ def test_messages_of_ranges(key, value, told):
     assert told in refused(key, value)
 
 
-@pytest.mark.usefixtures("as_users_call")
 @pytest.mark.parametrize("config", [None, 3, [1], "mlp"])
 def test_a_config_must_be_a_dictionary(config):
     with pytest.raises(ConfigError, match="must be a dictionary"):

@@ -40,7 +40,7 @@ def run(argv: list[str]) -> dict[str, Any]:
         for name, why in (("num", "all samples of the file are scored"), ("labels", "the samples are already drawn")):
             if values[name].present:
                 raise flags.UsageError(f"--{name} and --samples cannot be used together: {why}")
-    workdir = flags.require(values, "workdir")
+    workdir = flags.run_workdir(values)
 
     from flowjax import evaluation
     from flowjax.cli import cache

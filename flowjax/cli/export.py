@@ -24,7 +24,7 @@ def run(argv: list[str]) -> dict[str, Any]:
     absl_flags.DEFINE_string("out", None, f"the {SUFFIX} file to write", flag_values=values)
     flags.parse(values, argv, __doc__ or "")
     out = weights_path(values)
-    workdir = flags.require(values, "workdir")
+    workdir = flags.run_workdir(values)
 
     from flowjax.interop import export_run
 

@@ -7,12 +7,33 @@ from typing import Any
 
 from absl import flags
 
+from flowjax.ranges import Range, shown, text_fault
+
 CONFIG_FOLDERS = (Path(__file__).parent.parent / "configs", Path(__file__).parent.parent.parent / "configs")
 """Where shipped configs are: inside the package when installed, beside it in a checkout."""
 
 
 COMPILING = ("train", "sample", "evaluate", "likelihood")
 """Commands whose time is partly compilation: they have --compilation_cache, and, but `train`, --batch and --seed."""
+
+
+_NUMBER = Range(-1e9, 1e9)
+
+RANGES = {
+    "num": Range(0, 1_000_000_000),
+    "batch": Range(0, 2**24),
+    "seed": Range(0, 2**32 - 1),
+    "steps": Range(1, 1_000_000),
+    "rtol": Range(0, 1),
+    "atol": Range(0, 1e6),
+    "churn": Range(0, 1e9),
+    "scale": Range(-1e6, 1e6),
+    "probes": Range(1, 1_000_000),
+    "num_processes": Range(1, 65_536),
+    "process_id": Range(0, 65_535),
+    "heartbeat_timeout": Range(2, 86_400),
+}
+"""The ranges of flags that take numbers; any other lies between -1e9 and 1e9."""
 
 
 class UsageError(ValueError):
@@ -121,10 +142,26 @@ def parse(values: flags.FlagValues, argv: list[str], usage: str) -> flags.FlagVa
     except flags.UnrecognizedFlagError as error:
         raise UsageError(_unrecognised(error.flagname, values)) from None
     except flags.Error as error:
-        raise UsageError(" ".join(str(error).split())) from None
+        raise UsageError(" ".join(str(error).split())[:300]) from None
     if len(rest) > 1:
-        raise UsageError(f"unexpected argument {rest[1]!r}; flags start with --")
+        raise UsageError(_unexpected(rest[1], values))
+    _check_values(values)
     return values
+
+
+def _check_values(values: flags.FlagValues) -> None:
+    """Numbers are finite and in the ranges of `RANGES`, and strings have no control characters."""
+    for name in values:
+        if name.startswith("config"):
+            continue  # `flowjax.config.resolve` checks these
+        value: Any = values[name].value
+        told = None
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            told = RANGES.get(name, _NUMBER).fault(value)
+        elif isinstance(value, str | list):
+            told = next(filter(None, map(text_fault, [value] if isinstance(value, str) else value)), None)
+        if told:
+            raise UsageError(f"--{name} {told}")
 
 
 def require(values: flags.FlagValues, name: str) -> str:
@@ -133,6 +170,16 @@ def require(values: flags.FlagValues, name: str) -> str:
     if not value:
         raise UsageError(f"--{name} is required")
     return value
+
+
+def run_workdir(values: flags.FlagValues) -> str:
+    """--workdir, the folder of a run; whether there is one is found before anything heavy is imported."""
+    folder = Path(require(values, "workdir")).expanduser()
+    if not folder.exists():
+        raise UsageError(f"{folder} is not the workdir of a run: there is no such folder")
+    if folder.is_dir() and not (folder / "config.json").exists():
+        raise UsageError(f"{folder} is not the workdir of a run: it has no config.json")
+    return str(folder)
 
 
 def _normalise(argument: str, values: flags.FlagValues) -> str:
@@ -147,9 +194,40 @@ def _normalise(argument: str, values: flags.FlagValues) -> str:
 
 
 def _unrecognised(name: str, values: flags.FlagValues) -> str:
-    known = [n for n in values if n not in ("h", "?")]
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
-    return f"unknown flag --{name}; the nearest valid one is --{close[0] if close else 'help'}"
+    """What to say about a flag that does not exist, with the one that was probably meant."""
+    known = [n for n in values if "." not in n and n not in ("h", "?", "help", "config")]
+    takes_config = "config" in values
+    if close := difflib.get_close_matches(name, known, n=1, cutoff=0.7):
+        return f"unknown flag --{name}; did you mean --{close[0]}?"
+    if key := _config_key(name.removeprefix("config."), values):
+        if takes_config:
+            return f"unknown flag --{name}; did you mean --config.{key}?"
+        return f"unknown flag --{name}: config keys are set by `flowjax train`, and a run keeps its own"
+    if name.startswith("config"):
+        return f"unknown flag --{name}: configs are for `flowjax train`, and a run keeps its own"
+    more = " and --config.KEY=VALUE" if takes_config else ""
+    return f"unknown flag --{shown(name)[1:-1]}; the flags are --{', --'.join(sorted(known))}{more}"
+
+
+def _unexpected(argument: str, values: flags.FlagValues) -> str:
+    """What to say about an argument that is no flag."""
+    name, equals, _ = argument.partition("=")
+    text = f"unexpected argument {shown(argument)}"
+    if "config" in values and equals and (key := _config_key(name.removeprefix("config."), values)):
+        return f"{text}; did you mean --config.{key}{argument[len(name) :][:60]}?"
+    if equals and name in values:
+        return f"{text}; did you mean --{argument}?"
+    if "config" in values and (argument in shipped_configs() or argument.endswith(".py")):
+        return f"{text}; did you mean --config {argument}?"
+    return f"{text}; flags start with --"
+
+
+def _config_key(name: str, values: flags.FlagValues) -> str | None:
+    """The config key that a name is, or is close to; of the command's config, or of any model's."""
+    from flowjax.config import MODEL_DEFAULTS, defaults, flatten, nearest_key
+
+    configs = [values["config"].value] if "config" in values else map(defaults, MODEL_DEFAULTS)
+    return nearest_key(name, dict.fromkeys(key for config in configs for key in flatten(config)))
 
 
 def _describe(values: flags.FlagValues) -> str:
@@ -180,8 +258,9 @@ def config_path(text: str) -> Path:
         return shipped[stem]
     if stem.startswith("configs/") and stem.removeprefix("configs/") in shipped:
         return shipped[stem.removeprefix("configs/")]
-    close = difflib.get_close_matches(Path(stem).name, shipped, n=1, cutoff=0.0)
-    raise UsageError(f"--config: no file {text!r} and no shipped config of that name; the nearest is {close[0]!r}")
+    close = difflib.get_close_matches(Path(stem).name, shipped, n=1)
+    hint = f"the nearest is {close[0]!r}" if close else "`flowjax configs` lists them"
+    raise UsageError(f"--config: no file {shown(text)} and no shipped config of that name; {hint}")
 
 
 def out_path(values: flags.FlagValues) -> Path:

@@ -32,7 +32,7 @@ def run(argv: list[str]) -> dict[str, Any]:
     flags.define_processes(values)
     flags.parse(values, argv, __doc__ or "")
     out = flags.out_path(values)
-    workdir = flags.require(values, "workdir")
+    workdir = flags.run_workdir(values)
 
     import numpy as np
 

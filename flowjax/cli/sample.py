@@ -44,7 +44,7 @@ def run(argv: list[str]) -> dict[str, Any]:
     if values.label is not None and values["labels"].present:
         raise flags.UsageError("--labels and --label cannot be used together: --label gives all samples one class")
     out = flags.out_path(values)
-    workdir = flags.require(values, "workdir")
+    workdir = flags.run_workdir(values)
 
     from flowjax import plots, sampling
     from flowjax.cli import cache

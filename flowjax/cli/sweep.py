@@ -23,15 +23,19 @@ import json
 import math
 import re
 import statistics
+import sys
 from pathlib import Path
 from typing import Any
 
 from absl import flags as absl_flags
 
 from flowjax.cli import flags
-from flowjax.cli.train import read_config
+from flowjax.cli.cautions import cautions
+from flowjax.cli.config_file import read_config
 from flowjax.config import Config, changed, literal
 from flowjax.files import written
+
+_MAX_POINTS = 10_000
 
 Point = dict[str, Any]
 """A value for each key of the grid."""
@@ -43,19 +47,29 @@ def run(argv: list[str]) -> dict[str, Any]:
     values = flags.new("train")
     absl_flags.DEFINE_integer("only", None, "train this point of the grid alone", lower_bound=0, flag_values=values)
     absl_flags.DEFINE_bool("collect", False, "train nothing: the table of what is there", flag_values=values)
-    absl_flags.DEFINE_bool("dry_run", False, "print the points of the grid, stop", flag_values=values)
+    absl_flags.DEFINE_bool("dry_run", False, "build every point of the grid, print them, stop", flag_values=values)
     seeds = "train seeds in one program"
     absl_flags.DEFINE_enum("together", "auto", ["auto", "yes", "no"], seeds, flag_values=values)
     config = read_config(values, rest, __doc__ or "")
     workdir = Path(flags.require(values, "workdir"))
     if not grid:
         raise flags.UsageError("--grid is required: KEY=VALUES, such as train.lr=1e-3,3e-3 or seed=0..4")
+    count = math.prod(map(len, grid.values()))
+    if count > _MAX_POINTS:
+        raise flags.UsageError(f"--grid has {count:,} points, and at most {_MAX_POINTS:,} are possible")
     points = [dict(zip(grid, chosen, strict=True)) for chosen in itertools.product(*grid.values())]
     configs = [changed(config, point) for point in points]  # all are checked before the first is run
     folders = [workdir / _name(point) for point in points]
+    if long := next((folder.name for folder in folders if len(folder.name.encode()) > 250), None):
+        raise flags.UsageError(
+            f"--grid: {long[:60]}... is too long for the name of a folder: give fewer keys at a time"
+        )
     if again := next((folder.name for folder in folders if folders.count(folder) > 1), None):
         raise flags.UsageError(f"--grid has {again} twice")
+    for line in dict.fromkeys(line for config in configs for line in cautions(config)):
+        sys.stderr.write(f"sweep: warning: {line}\n")
     if values.dry_run:
+        _build_all(configs, folders)
         return {"workdir": str(workdir), "points": [folder.name for folder in folders]}
     if values.only is not None and values.only >= len(points):
         raise flags.UsageError(f"--only {values.only}: the grid has points 0 to {len(points) - 1}")
@@ -68,6 +82,36 @@ def run(argv: list[str]) -> dict[str, Any]:
         with written(workdir / "sweep.json") as part:
             part.write_text(json.dumps(result, indent=2) + "\n")
     return result
+
+
+def _build_all(configs: list[Config], folders: list[Path]) -> None:
+    """Builds the problem of every point, without training it; points that differ in their seed alone are built once.
+
+    Raises:
+        UsageError: naming the first point that cannot be trained.
+    """
+    from flowjax.build import build, make_augmentation
+    from flowjax.data import Dataset, open_dataset
+    from flowjax.training.optimizers import optimizer
+    from flowjax.training.sharding import make_mesh
+
+    datasets: dict[tuple[str, str], Dataset] = {}
+    built = set()
+    for config, folder in zip(configs, folders, strict=True):
+        kind = json.dumps(config.to_dict() | {"seed": 0}, sort_keys=True)
+        if kind in built:
+            continue
+        built.add(kind)
+        name = config.data.name, config.data.path
+        try:
+            if name not in datasets:
+                datasets[name] = open_dataset(*name)
+            build(config, datasets[name].spec)
+            make_augmentation(config, datasets[name].spec)
+            optimizer(config.train)
+            make_mesh(config)
+        except ValueError as error:  # ConfigError and DataError among them
+            raise flags.UsageError(f"{folder.name}: {' '.join(str(error).split())}") from None
 
 
 def _take_grid(argv: list[str]) -> tuple[dict[str, list[Any]], list[str]]:
@@ -92,13 +136,20 @@ def _add(grid: dict[str, list[Any]], text: str) -> None:
     key, equals, values = text.partition("=")
     if not equals or not values:
         raise flags.UsageError(f"--grid {text!r} is not KEY=VALUES, such as train.lr=1e-3,3e-3 or seed=0..4")
+    if key in grid:
+        raise flags.UsageError(f"--grid has the key {key} twice: give all its values at once, separated by commas")
     grid[key] = [value for part in re.split(r",(?![^(\[]*[)\]])", values) for value in _values(part.strip())]
 
 
 def _values(text: str) -> list[Any]:
-    if match := re.fullmatch(r"(-?\d+)\.\.(-?\d+)", text):
-        if numbers := list(range(int(match[1]), int(match[2]) + 1)):
-            return numbers
+    if match := re.fullmatch(r"(-?\d{1,18})\.\.(-?\d{1,18})", text):
+        numbers = range(int(match[1]), int(match[2]) + 1)
+        if len(numbers) > _MAX_POINTS:
+            raise flags.UsageError(
+                f"--grid {text!r} has {len(numbers):,} values, and at most {_MAX_POINTS:,} are possible"
+            )
+        if numbers:
+            return list(numbers)
         raise flags.UsageError(f"--grid {text!r} is empty: write the smaller number first")
     return [literal(text)]
 

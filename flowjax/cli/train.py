@@ -19,17 +19,14 @@ example:
 
 import importlib.util
 import re
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from absl import flags as absl_flags
-from ml_collections import config_flags
 
 from flowjax.cli import flags
-from flowjax.config import MODEL_DEFAULTS, Config, ConfigError, defaults, flatten, nearest_key, resolve
+from flowjax.cli.cautions import cautions
+from flowjax.cli.config_file import read_config
 
 
 def run(argv: list[str]) -> dict[str, Any]:
@@ -40,7 +37,7 @@ def run(argv: list[str]) -> dict[str, Any]:
     absl_flags.DEFINE_string("wandb", None, "also log to this project of Weights & Biases", flag_values=values)
     flags.define_processes(values)
     absl_flags.DEFINE_string("trace", None, "START:STOP, steps to profile into WORKDIR/trace", flag_values=values)
-    config = read_config(values, argv)
+    config = read_config(values, argv, __doc__ or "")
     workdir = Path(flags.require(values, "workdir"))
     if workdir.exists() and not workdir.is_dir():
         raise flags.UsageError(f"--workdir {workdir} is a file")
@@ -49,39 +46,15 @@ def run(argv: list[str]) -> dict[str, Any]:
     flags.check_processes(values)
     from flowjax.cli import cache, train_run
     from flowjax.training import hosts
+    from flowjax.training.writers import say
 
     hosts.start(values.coordinator_address, values.num_processes, values.process_id, values.heartbeat_timeout)
     cache.use(values.compilation_cache)
+    for line in cautions(config):
+        say(f"train: warning: {line}")
     if values.dry_run:
         return train_run.dry_run(config, workdir)
     return train_run.train(config, workdir, values.checkpoint, values.tensorboard, values.wandb, traced)
-
-
-def read_config(values: absl_flags.FlagValues, argv: list[str], usage: str = __doc__ or "") -> Config:
-    """Parses all flags; returns the file's config with the overrides of the command line, checked.
-
-    ml_collections types and applies the overrides. Their keys are checked here first, to name the nearest valid one.
-    """
-    rest, where = _take_config(argv)
-    config = defaults() if where is None else load_config(flags.config_path(where))
-    known = flatten(config)
-    for argument in rest:
-        key, _, value = argument.lstrip("-").partition("=")
-        if key == "config.model.name" and value in MODEL_DEFAULTS and value != config.model.name:
-            raise flags.UsageError(
-                f"{argument}: the config is of {config.model.name!r}, and each model has its own keys: take a file "
-                f"that starts from defaults({value!r})"
-            )
-        if argument.startswith("-") and key.startswith("config.") and key[7:] not in known:
-            raise flags.UsageError(
-                f"unknown config key {key[7:]!r}; the nearest valid one is {nearest_key(key[7:], known)!r}"
-            )
-    with _argv(rest):
-        config_flags.DEFINE_config_dict("config", config, "", flag_values=values)
-        flags.parse(values, rest, usage)
-    if where is None:
-        raise flags.UsageError("--config is required: a file, or a name that `flowjax configs` lists")
-    return resolve(values.config)
 
 
 def _steps_to_trace(text: str | None, steps: int) -> tuple[int, int]:
@@ -104,46 +77,3 @@ def _check_extras(values: absl_flags.FlagValues) -> None:
         found = importlib.util.find_spec(package)
         if found is None or found.origin is None:  # no origin: a mere folder of that name
             raise flags.UsageError(f"--{name} needs {package}: pip install 'flowjax-research[{name}]'")
-
-
-def load_config(path: Path) -> Config:
-    """The resolved result of a config file's `get_config()`; a file that fails is one line."""
-    spec = importlib.util.spec_from_file_location("flowjax_config", path)
-    if spec is None or spec.loader is None:
-        raise flags.UsageError(f"--config {path} is not a Python file")
-    module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-        if not hasattr(module, "get_config"):
-            raise ConfigError("it defines no get_config()")
-        return resolve(module.get_config())
-    except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from None
-    except Exception as error:
-        raise flags.UsageError(f"--config {path}: {type(error).__name__}: {' '.join(str(error).split())}") from None
-
-
-def _take_config(argv: list[str]) -> tuple[list[str], str | None]:
-    """argv without --config FILE (or --config=FILE), and FILE."""
-    rest, where, i = [], None, 0
-    while i < len(argv):
-        if argv[i] in ("--config", "-config"):
-            if i + 1 == len(argv):
-                raise flags.UsageError("--config needs a value: a file, or a name that `flowjax configs` lists")
-            where, i = argv[i + 1], i + 1
-        elif argv[i].startswith(("--config=", "-config=")):
-            where = argv[i].partition("=")[2]
-        else:
-            rest.append(argv[i])
-        i += 1
-    return rest, where
-
-
-@contextmanager
-def _argv(argv: list[str]) -> Iterator[None]:
-    """ml_collections looks for overrides in sys.argv."""
-    old, sys.argv = sys.argv, ["flowjax", *argv]
-    try:
-        yield
-    finally:
-        sys.argv = old

@@ -2,11 +2,17 @@
 
 import json
 import shutil
+import subprocess
+import sys
 
 import jax
 import numpy as np
 import pytest
 
+from flowjax.cli.cautions import cautions
+from flowjax.cli.config_file import load_config
+from flowjax.cli.flags import shipped_configs
+from flowjax.config import changed, defaults
 from tests.conftest import TINY
 
 TRAIN = ("train", "--config=gaussians8")
@@ -43,13 +49,29 @@ TRAIN = ("train", "--config=gaussians8")
         ((*TRAIN, "--workdir=w", "--config.data.name=npz"), "data.path"),
         ((*TRAIN, "--workdir=w", "--config.path.schedule=vp", "--config.source.name=uniform"), "needs the source"),
         (("train", "--config=digits", "--workdir=w", "--config.model.name=unet"), "starts from defaults('unet')"),
-        ((*TRAIN, "--workdir=w", "--stpes=3"), "unknown flag --stpes"),
+        ((*TRAIN, "--workdir=w", "--stpes=3"), "unknown flag --stpes; did you mean --config.train.steps?"),
+        ((*TRAIN, "--workdri=w"), "unknown flag --workdri; did you mean --workdir?"),
+        ((*TRAIN, "--workdir=w", "--path.schedule=vp"), "--path.schedule; did you mean --config.path.schedule?"),
+        ((*TRAIN, "--workdir=w", "--lr=3"), "unknown flag --lr; did you mean --config.train.lr?"),
+        ((*TRAIN, "--workdir=w", "--zzzzzz=3"), "unknown flag --zzzzzz; the flags are --checkpoint, "),
+        ((*TRAIN, "--workdir=w", "train.lr=3"), "argument 'train.lr=3'; did you mean --config.train.lr=3?"),
+        (("train", "moons", "--workdir=w"), "argument 'moons'; did you mean --config moons?"),
+        ((*TRAIN, "--workdir=w", "--config.my.key=3"), "key 'my.key'; the keys and sections are coupling, "),
+        ((*TRAIN, "--workdir=w", "--config.data=3"), "'data' is a section; the keys of data are augment, name, path"),
+        ((*TRAIN, "--workdir=w", "--config.train.zzz=3"), "config key 'train.zzz'; the keys of train are accumulate, "),
+        ((*TRAIN, "--workdir=w", "--config.seed=4294967296"), "seed must be at most 4,294,967,295"),
+        ((*TRAIN, "--workdir=w", f"--config.train.steps={10**19}"), "train.steps must be at most 2,000,000,000"),
+        ((*TRAIN, "--workdir=w", "--config.train.warmup=inf"), "train.warmup must be a finite number, not inf"),
         ((*TRAIN, "--workdir=w", "extra"), "unexpected argument 'extra'"),
+        (("sample", "--workdir=nowhere", "--out=a.npz", "--config.train.lr=1"), "config keys are set by `flowjax"),
+        (("sample", "--workdir=nowhere", "--out=a.npz", f"--num={10**20}"), "--num must be at most 1,000,000,000"),
+        (("sample", "--workdir=nowhere", "--out=a.npz", "--rtol=inf"), "--rtol must be in [0, 1], not inf"),
+        (("sample", "--workdir=nowhere", "--out=a.npz", "--rtol=nan"), "--rtol must be in [0, 1], not nan"),
+        (("sample", "--workdir=nowhere", "--out=a.npz", "--churn=inf"), "--churn must be a finite number, not inf"),
+        (("sample", "--workdir=a\0b", "--out=a.npz"), "--workdir must not contain control characters"),
         (("sample", "--out=a.npz"), "--workdir is required"),
         (("sample", "--workdir=nowhere", "--out=a.npz"), "is not the workdir of a run"),
         (("sample", "--workdir=w", "--out=a.png"), "must end in .npz"),
-        (("sample", "--workdir=w", "--out=a.npz", "--solver=dopry5"), "nearest is 'dopri5'"),
-        (("sample", "--workdir=w", "--out=a.npz", "--solver=euler"), "--steps N"),
         (("sample", "--workdir=w", "--out=a.npz", "--num=0"), "num"),
         (("likelihood", "--workdir=w", "--out=a.npz", "--divergence=exakt"), "divergence"),
     ],
@@ -65,17 +87,102 @@ def test_usage_errors(flowjax, tmp_path, monkeypatch, argv, message):
     assert not (tmp_path / "w").exists()
 
 
-def test_a_config_file_that_fails_is_one_line(flowjax, tmp_path):
-    for text, message in (
-        ("def get_config():\n    return 1 / 0\n", "ZeroDivisionError"),
-        ("x = 1\n", "get_config"),
-        ("def get_config(:\n", "SyntaxError"),
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        ("--solver=dopry5", "nearest is 'dopri5'"),
+        ("--solver=euler", "--steps N"),
+        ("--g=1e308", "--g must be at most 1e+09, not 1e+308"),
+        ("--g=nan", "--g must be a finite number, not nan"),
+        ("--g=sigma(1e999)", "--g 'sigma(1e999)': c must be a finite number, not inf"),
+        ("--schedule=vp(1)(2)", "--schedule 'vp(1)(2)': a name, and its arguments in one pair of brackets"),
+    ],
+)
+def test_usage_errors_of_solvers(flowjax, tiny_run, tmp_path, flag, message):
+    more = [] if flag.startswith("--solver") else ["--solver=euler_maruyama", "--steps=2"]
+    code, result, err = flowjax("sample", f"--workdir={tiny_run}", f"--out={tmp_path}/a.npz", *more, flag)
+    assert (code, result, len(err.splitlines())) == (2, None, 1), err
+    assert message in err
+
+
+DEFAULTS = "from flowjax.config import defaults\ndef get_config():\n    config = defaults()\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("def get_config():\n    return 1 / 0\n", "c.py, line 2: ZeroDivisionError: division by zero"),
+        ("x = 1\n", "c.py: it defines no function get_config()"),
+        ("x = 1\ndef get_config(:\n", "c.py, line 2: SyntaxError: invalid syntax"),
         ("def get_config():\n    return {'train': {'stepz': 3}}\n", "nearest valid one is 'train.steps'"),
+        ("def get_config():\n    return None\n", "a config must be a dictionary of keys and sections, not None"),
+        ("import sys\nsys.exit(0)\n", "c.py, line 2: the file ended the program with exit code 0 instead of returning"),
+        ("def get_config():\n    raise BaseException('mine')\n", "c.py, line 2: BaseException: mine"),
+        ("def get_config():\n    return get_config()\n", "c.py, line 2: RecursionError: maximum recursion depth"),
+        (f"{DEFAULTS}    config.my.key = 3\n", "line 4: unknown config key 'my'; the keys and sections are coupling"),
+        (f"{DEFAULTS}    config.train.stepz += 3\n", "the nearest valid one is 'train.steps', in the line `config.t"),
+        (f"{DEFAULTS}    config.my = 3\n    return config\n", "unknown config key 'my'; the keys and sections are"),
+        (f"{DEFAULTS}    config.seed = 2**40\n    return config\n", "seed must be at most 4,294,967,295"),
+        ("d = {}\nd['a'] = d\ndef get_config():\n    return d\n", "unknown config key 'a.a'"),
+    ],
+)  # fmt: skip
+def test_a_config_file_that_fails_is_one_line(flowjax, tmp_path, monkeypatch, text, message):
+    """Whatever a file raises is one line with its line number; nothing is written, neither on stdout nor on disk."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "c.py").write_text(text)
+    code, result, err = flowjax("train", "--config=c.py", f"--workdir={tmp_path}/w")
+    assert (code, result, len(err.strip().splitlines())) == (2, None, 1), err
+    assert message in err
+    assert not (tmp_path / "w").exists()
+
+
+def test_what_a_config_file_prints_goes_to_stderr(flowjax, tmp_path):
+    (tmp_path / "c.py").write_text(f"print('hello')\n{DEFAULTS}    print('there')\n    return config\n")
+    argv = [f"--config={tmp_path}/c.py", f"--workdir={tmp_path}/w", "--grid=seed=0..1"]
+    code, result, err = flowjax("sweep", *argv, "--dry_run")
+    assert (code, result["points"]) == (0, ["seed=0", "seed=1"])
+    assert err.splitlines()[:2] == ["hello", "there"]
+
+
+def test_a_missing_workdir_is_told_before_jax_is_imported(tmp_path):
+    command = [sys.executable, "-X", "importtime", "-m", "flowjax"]
+    for argv in (
+        ["sample", "--out=a.npz"],
+        ["likelihood", "--out=a.npz"],
+        ["evaluate"],
+        ["export", "--out=a.safetensors"],
     ):
-        (tmp_path / "c.py").write_text(text)
-        code, _, err = flowjax("train", f"--config={tmp_path}/c.py", f"--workdir={tmp_path}/w")
-        assert (code, len(err.strip().splitlines())) == (2, 1), err
-        assert message in err
+        done = subprocess.run([*command, *argv, f"--workdir={tmp_path}/w"], capture_output=True, text=True, timeout=60)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr.splitlines()[-1] == (
+            f"flowjax: {argv[0]}: {tmp_path}/w is not the workdir of a run: there is no such folder"
+        )
+        assert not [line for line in done.stderr.splitlines() if line.rpartition("|")[2].strip() in ("jax", "numpy")]
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"train.clip": 1e-300}, "train.clip = 1e-300 makes all gradients so small that nothing is trained"),
+        ({"train.lr": 1e-12}, "train.lr = 1e-12 is so small"),
+        ({"train.lr": 100.0}, "train.lr = 100 is so large"),
+        ({"train.optimizer": "adamw", "train.weight_decay": 1e5}, "each step shrinks the parameters to zero or beyond"),
+        ({"train.weight_decay": 0.1}, "has no effect on train.optimizer 'adam'"),
+        ({"model.conditional": True, "train.label_dropout": 1.0}, "hides every label from the network"),
+        ({"ema.half_life": 1.0}, "the moving average equals the parameters"),
+        ({"train.keep_at": (5, 20_000)}, "train.keep_at has steps after the last one, 10000: 20000"),
+        ({"train.log_every": 20_000}, "only the last step is logged"),
+        ({"train.batch_size": 1, "coupling.name": "ot", "ema.half_life": 1.0}, "and train.batch_size is 1"),
+    ],
+)
+def test_settings_that_train_nothing_are_warned_about(change, told):
+    [line] = cautions(changed(defaults(), change))
+    assert told in line
+
+
+def test_no_shipped_config_is_warned_about():
+    for path in shipped_configs().values():
+        assert cautions(load_config(path)) == []
 
 
 @pytest.fixture

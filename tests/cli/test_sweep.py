@@ -99,9 +99,22 @@ def test_seeds_together_are_the_runs_they_are_alone(flowjax, tmp_path, monkeypat
     [
         ([], "--grid is required"),
         (["--grid", "train.lr"], "'train.lr' is not KEY=VALUES"),
-        (["--grid", "train.rate=1"], "unknown config key 'train.rate'; the nearest valid one is 'train."),
+        (["--grid", "train.rate=1"], "unknown config key 'train.rate'; the keys of train are accumulate, batch_size"),
         (["--grid", "train.lr=fast"], "train.lr must be a number"),
         (["--grid", "seed=3..1"], "'3..1' is empty"),
+        (["--grid", "seed=0..99999999"], "has 100,000,000 values, and at most 10,000 are possible"),
+        (["--grid", "seed=0..999", "train.lr=1,2,3,4,5,6,7,8,9,10,11"], "--grid has 11,000 points, and at most 10,000"),
+        (["--grid", "seed=4294967296,0"], "seed must be at most 4,294,967,295"),
+        (["--grid", "seed=0", "seed=1"], "--grid has the key seed twice"),
+        (["--grid", f"data.path={'x' * 300}"], "is too long for the name of a folder"),
+        (
+            ["--dry_run", "--grid", "seed=0..9", "path.schedule=vp,vp(3)(2)"],
+            "seed=0,path.schedule=vp(3)(2): path.sched",
+        ),
+        (
+            ["--dry_run", "--grid", "source.name=normal,digits(0)"],
+            "source.name=digits(0): source.name 'digits(0)': digit",
+        ),
         (["--grid", "seed=0,1,0"], "--grid has seed=0 twice"),
         (["--grid", "seed=0..1", "--only", "2"], "--only 2: the grid has points 0 to 1"),
     ],

@@ -1,0 +1,150 @@
+"""The config of `train` and `sweep`: a Python file, with the overrides of the command line."""
+
+import contextlib
+import importlib.util
+import linecache
+import sys
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from absl import flags as absl_flags
+from ml_collections import config_flags
+
+from flowjax.cli import flags
+from flowjax.config import MODEL_DEFAULTS, Config, ConfigError, defaults, flatten, resolve, unknown_key
+from flowjax.ranges import shown
+
+_MAIN = str(Path(__file__).with_name("main.py"))
+
+
+def read_config(values: absl_flags.FlagValues, argv: list[str], usage: str) -> Config:
+    """Parses all flags; returns the file's config with the overrides of the command line, checked.
+
+    ml_collections converts and applies the overrides. Their keys are checked here first, to name the nearest valid one.
+
+    Args:
+        values: the other flags of the command.
+        argv: its arguments.
+        usage: its help.
+
+    Raises:
+        UsageError, ConfigError: one line each.
+    """
+    rest, where = _take_config(argv)
+    config = defaults() if where is None else load_config(flags.config_path(where))
+    known = flatten(config)
+    for argument in rest:
+        key, _, value = argument.lstrip("-").partition("=")
+        if key == "config.model.name" and value in MODEL_DEFAULTS and value != config.model.name:
+            raise flags.UsageError(
+                f"{argument}: the config is of {config.model.name!r}, and each model has its own keys: take a file "
+                f"that starts from defaults({value!r})"
+            )
+        if argument.startswith("-") and key.startswith("config.") and key[7:] not in known:
+            raise flags.UsageError(unknown_key(key[7:], known))
+    with _argv(rest):
+        config_flags.DEFINE_config_dict("config", config, "", flag_values=values)
+        flags.parse(values, rest, usage)
+    if where is None:
+        raise flags.UsageError("--config is required: a file, or a name that `flowjax configs` lists")
+    return resolve(values.config)
+
+
+def load_config(path: Path) -> Config:
+    """The resolved result of a config file's `get_config()`.
+
+    Whatever the file prints goes to stderr, and whatever it raises, also SystemExit, becomes one line that names the
+    line of the file.
+
+    Raises:
+        UsageError, ConfigError: one line each.
+    """
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            raw = _result_of(path)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        if _from_signal(error):
+            raise
+        raise flags.UsageError(_told(path, error)) from None
+    try:
+        return resolve(raw)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
+
+
+def _result_of(path: Path) -> Any:
+    """What `get_config()` of the file returns, in plain dictionaries that nothing in the file can change any more."""
+    spec = importlib.util.spec_from_file_location("flowjax_config", path)
+    if spec is None or spec.loader is None:
+        raise ConfigError("it is not a Python file: its name must end in .py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if not callable(getattr(module, "get_config", None)):
+        raise ConfigError("it defines no function get_config()")
+    result = module.get_config()
+    return result.to_dict() if hasattr(result, "to_dict") else result
+
+
+def _from_signal(error: BaseException) -> bool:
+    """Whether this is the SystemExit with which the command line's own handler answers SIGTERM."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return isinstance(error, SystemExit) and bool(frames) and frames[-1].filename == _MAIN
+
+
+def _told(path: Path, error: BaseException) -> str:
+    """One line on what a config file has raised, with the line of the file where it happened."""
+    where, code = f"--config {path}", ""
+    here = lambda name: name is not None and Path(name).resolve() == path.resolve()
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if here(frame.filename)]
+    line = error.lineno if isinstance(error, SyntaxError) and here(error.filename) else (lines or [None])[-1]
+    if line is not None:
+        where += f", line {line}"
+        linecache.checkcache(str(path))
+        code = linecache.getline(str(path), line).strip()
+    if isinstance(error, ConfigError):
+        return f"{where}: {error}"
+    if isinstance(error, SystemExit):
+        return f"{where}: the file ended the program with exit code {shown(error.code)} instead of returning a config"
+    if isinstance(error, AttributeError | KeyError) and _inside_config_dict(error):
+        key = str(error).split("\n")[0].split("\\n")[0].strip("\"'\\ ")
+        return f"{where}: {unknown_key(key, flatten(defaults()))}, in the line `{code[:80]}`"
+    try:
+        text = " ".join(str(error).split())
+    except Exception:
+        text = ""
+    return f"{where}: {type(error).__name__}: {text[:300]}".removesuffix(": ")
+
+
+def _inside_config_dict(error: BaseException) -> bool:
+    frames = traceback.extract_tb(error.__traceback__)
+    return bool(frames) and "ml_collections" in frames[-1].filename
+
+
+def _take_config(argv: list[str]) -> tuple[list[str], str | None]:
+    """argv without --config FILE (or --config=FILE), and FILE."""
+    rest, where, i = [], None, 0
+    while i < len(argv):
+        if argv[i] in ("--config", "-config"):
+            if i + 1 == len(argv):
+                raise flags.UsageError("--config needs a value: a file, or a name that `flowjax configs` lists")
+            where, i = argv[i + 1], i + 1
+        elif argv[i].startswith(("--config=", "-config=")):
+            where = argv[i].partition("=")[2]
+        else:
+            rest.append(argv[i])
+        i += 1
+    return rest, where
+
+
+@contextlib.contextmanager
+def _argv(argv: list[str]) -> Iterator[None]:
+    """ml_collections looks for overrides in sys.argv."""
+    old, sys.argv = sys.argv, ["flowjax", *argv]
+    try:
+        yield
+    finally:
+        sys.argv = old
