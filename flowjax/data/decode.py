@@ -2,8 +2,8 @@
 
 Only the formats in `FORMATS` are tried, whatever a file is called: Pillow knows formats that start other programs
 (Ghostscript for PostScript) or that are rarely tested against damaged files. A file must be a regular one, not a FIFO
-or a device, and its image must not have more than `MAX_PIXELS` pixels; this is checked before any pixel is decoded.
-Every error of a decoder becomes one `DataError` that names the file.
+or a device, of at most `MAX_BYTES`, and its image must not have more than `MAX_PIXELS` pixels; this is checked before
+any pixel is decoded. Every error of a decoder becomes one `DataError` that names the file.
 
 What becomes of an image:
 
@@ -34,6 +34,9 @@ FORMATS = ("BMP", "JPEG", "PNG", "TIFF", "WEBP")
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 MAX_PIXELS = 2**26
 """64 megapixels: an image of this size takes 200 MB while it is decoded."""
+
+MAX_BYTES = 2**30
+"""1 GiB, twice an uncompressed image of `MAX_PIXELS` pixels with four channels of 16 bits."""
 
 _MODES = {1: "L", 3: "RGB"}
 _GREY = ("1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "I;16N")
@@ -89,8 +92,11 @@ def read_image(file: Path, channels: int, grey_only: bool = False) -> Image.Imag
 def _opened(file: Path) -> Iterator[Image.Image]:
     """Opens an image file; every error of its decoder, also inside the `with` block, becomes a `DataError`."""
     try:
-        if not stat.S_ISREG(file.stat().st_mode):
+        status = file.stat()
+        if not stat.S_ISREG(status.st_mode):
             raise DataError(f"{file} is not a regular file, so it is not read as an image")
+        if status.st_size > MAX_BYTES:
+            raise DataError(_too_large(file, f"{status.st_size:,} bytes", f"{MAX_BYTES:,} bytes"))
         with Image.open(file, formats=FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise DataError(_too_large(file, f"{image.width} x {image.height} pixels"))
@@ -109,8 +115,8 @@ def _opened(file: Path) -> Iterator[Image.Image]:
         raise DataError(f"{file} is not a readable image: {kind}{reason}".rstrip(": ")) from None
 
 
-def _too_large(file: Path, size: str) -> str:
-    return f"{file} has {size}, and images of more than {MAX_PIXELS:,} are not read: make it smaller or remove it"
+def _too_large(file: Path, size: str, limit: str = f"{MAX_PIXELS:,} pixels") -> str:
+    return f"{file} has {size}, and images of more than {limit} are not read: make it smaller or remove it"
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:

@@ -150,6 +150,11 @@ def wide_integers(path):
     Image.fromarray(RAMP.astype(np.int32) * 1000).save(path, "TIFF")
 
 
+def sparse(path):
+    path.touch()
+    os.truncate(path, 2**30 + 1)
+
+
 def postscript(path):
     path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n")
 
@@ -165,6 +170,7 @@ def gif(path):
         (bomb, "has too many pixels, and images of more than 67,108,864 are not read"),
         (large, "has 8193 x 8192 pixels, and images of more than"),
         (warned_of, "has too many pixels, and images of more than"),
+        (sparse, "has 1,073,741,825 bytes, and images of more than 1,073,741,824 bytes are not read"),
         (truncated, "is not a readable image: .*truncated"),
         (huge_text, "is not a readable image: ValueError: Decompressed data too large"),
         (broken_chunk, "it is damaged, or its format is none of"),
