@@ -28,7 +28,8 @@ def png(width, height, depth, colour, rows, *more):
 
 
 def test_16_bit_greys_are_divided_by_257(tmp_path):
-    """Against round(v / 257) in exact arithmetic, at the ends and on both sides of a tie; clipping gives mostly 255."""
+    """Against round(v / 257) in exact arithmetic, at the ends and on both sides of a tie; clipping gives mostly 255.
+    Of 16 bits in colour the upper 8 are read."""
     values = [0, 128, 129, 255, 257, 385, 386, 32767, 40000, 65407, 65535]
     (tmp_path / "a.png").write_bytes(png(len(values), 1, 16, 0, [struct.pack(f">{len(values)}H", *values)]))
     expected = [(2 * v + 257) // 514 for v in values]
@@ -39,6 +40,8 @@ def test_16_bit_greys_are_divided_by_257(tmp_path):
         np.testing.assert_array_equal(np.asarray(image)[0], expected)
         assert read_header(tmp_path / name).grey
     assert (expected[0], expected[-1]) == (0, 255)
+    (tmp_path / "d.png").write_bytes(png(2, 1, 16, 2, [struct.pack(">6H", *values[-6:])]))
+    np.testing.assert_array_equal(np.asarray(read_image(tmp_path / "d.png", 3)).ravel(), [v >> 8 for v in values[-6:]])
 
 
 def on_white(colour, alpha):
@@ -167,7 +170,7 @@ def gif(path):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (bomb, "has too many pixels, and images of more than 67,108,864 are not read"),
+        (bomb, "has too many pixels, and images of more than 67,108,864 pixels are not read"),
         (large, "has 8193 x 8192 pixels, and images of more than"),
         (warned_of, "has too many pixels, and images of more than"),
         (sparse, "has 1,073,741,825 bytes, and images of more than 1,073,741,824 bytes are not read"),
