@@ -25,7 +25,7 @@ from flowjax.training.writers import say
 def join(values: absl_flags.FlagValues) -> None:
     """Joins the other processes of this command, if there are any; before JAX is asked for its devices."""
     flags.check_processes(values)
-    hosts.start(values.coordinator_address, values.num_processes, values.process_id, values.heartbeat_timeout)
+    flags.start_processes(values)
 
 
 def open_run(values: absl_flags.FlagValues, workdir: str) -> Run:

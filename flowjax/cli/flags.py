@@ -109,12 +109,14 @@ def define_labels(values: flags.FlagValues, default: str) -> None:
 
 
 def define_processes(values: flags.FlagValues) -> None:
-    """--coordinator_address, --num_processes, --process_id and --heartbeat_timeout, of several processes as one."""
+    """The flags of several processes as one run: where they meet, which one this is, how long they wait."""
     flags.DEFINE_string("coordinator_address", None, "HOST:PORT of the first of several", flag_values=values)
     flags.DEFINE_integer("num_processes", None, "how many there are", lower_bound=1, flag_values=values)
     flags.DEFINE_integer("process_id", None, "which of them this is, from 0", lower_bound=0, flag_values=values)
     lost = "seconds without a pulse after which a process counts as gone"
     flags.DEFINE_integer("heartbeat_timeout", 60, lost, lower_bound=2, flag_values=values)
+    late = "seconds to wait at the start until all processes are there"
+    flags.DEFINE_integer("initialization_timeout", 300, late, 1, 86_400, flag_values=values)
 
 
 def check_processes(values: flags.FlagValues) -> None:
@@ -130,6 +132,14 @@ def check_processes(values: flags.FlagValues) -> None:
         raise UsageError(f"--process_id {values.process_id} is not below --num_processes {values.num_processes}")
     if given and not re.fullmatch(r"\S+:\d+", values.coordinator_address):
         raise UsageError(f"--coordinator_address {values.coordinator_address!r} is not HOST:PORT")
+
+
+def start_processes(values: flags.FlagValues) -> None:
+    """Joins the other processes that these flags, or the cluster, speak of."""
+    from flowjax.training import hosts
+
+    address, waits = values.coordinator_address, (values.heartbeat_timeout, values.initialization_timeout)
+    hosts.start(address, values.num_processes, values.process_id, *waits)
 
 
 def parse(values: flags.FlagValues, argv: list[str], usage: str) -> flags.FlagValues:

@@ -46,8 +46,9 @@ A command prints one line of JSON on stdout; progress and errors go to stderr.
 def entry() -> None:
     """The console script. SIGTERM outside the training loop, which saves first, still exits 143."""
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    out = _stdout_for_results()
     try:
-        code = main(sys.argv[1:])
+        code = main(sys.argv[1:], out)
     except SystemExit as stop:
         _leave(int(stop.code or 0))
         raise
@@ -56,20 +57,56 @@ def entry() -> None:
     sys.exit(code)
 
 
+def _stdout_for_results() -> Any:
+    """The standard output, for the JSON line alone: file descriptor 1 becomes a copy of stderr.
+
+    Native libraries print to file descriptor 1 (gloo greets there), and so do child processes and whatever calls
+    `print`. What they print goes to stderr, so that nothing but the result reaches whoever reads the standard output.
+    """
+    try:
+        out = os.fdopen(os.dup(1), "w")
+    except OSError:  # the caller has closed it
+        return open(os.devnull, "w")
+    try:
+        os.dup2(2, 1)
+    except OSError:  # stderr is closed
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    return out
+
+
 def _leave(code: int) -> None:
     """Of several processes, one that fails does not wait for the others."""
     if "flowjax.training.pulse" in sys.modules:
         sys.modules["flowjax.training.pulse"].leave(code)
 
 
-def main(argv: list[str]) -> int:
-    """Runs one command; returns the exit code."""
+def main(argv: list[str], out: Any = None) -> int:
+    """Runs one command.
+
+    Args:
+        argv: the command and its flags.
+        out: the text stream for the JSON line, or for help that was asked for; `sys.stdout` by default.
+
+    Returns:
+        The exit code.
+    """
+    out = sys.stdout if out is None else out
+    try:
+        code = _main(argv, out)
+        out.flush()
+        return code
+    except BrokenPipeError:  # nobody reads any more
+        os.dup2(os.open(os.devnull, os.O_WRONLY), out.fileno())
+        return 1
+
+
+def _main(argv: list[str], out: Any) -> int:
     if not argv or argv[0] in ("-h", "--help", "help"):
         text = _HELP.format(commands="\n".join(f"  {name:<12}{text}" for name, text in COMMANDS.items()))
-        (sys.stdout if argv else sys.stderr).write(text)
+        (out if argv else sys.stderr).write(text)
         return 0 if argv else 2
     if argv[0] == "--version":
-        sys.stdout.write(f"{importlib.import_module('flowjax').__version__}\n")
+        out.write(f"{importlib.import_module('flowjax').__version__}\n")
         return 0
     name, rest = argv[0], argv[1:]
     if name not in COMMANDS:
@@ -78,15 +115,14 @@ def main(argv: list[str]) -> int:
     try:
         result = importlib.import_module(f"flowjax.cli.{name}").run(rest)
         if _speaks(name):
-            sys.stdout.write(json.dumps(_finite(result)) + "\n")
-            sys.stdout.flush()
+            out.write(json.dumps(_finite(result)) + "\n")
+            out.flush()
         return 1 if result.get("failed") else 0  # runs of a sweep
     except Help as text:
-        sys.stdout.write(str(text))
+        out.write(str(text))
         return 0
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+    except BrokenPipeError:  # for `main`: it is no error of the command
+        raise
     except KeyboardInterrupt:
         return _fail(f"{name}: interrupted", 130)
     except Exception as error:
@@ -105,7 +141,10 @@ def _report(name: str, error: Exception) -> int:
     told, code = _line(name, error)
     line: str | None = f"{name}: {told}"
     if "flowjax.training.pulse" in sys.modules:
-        line = sys.modules["flowjax.training.pulse"].signed(line)
+        pulse = sys.modules["flowjax.training.pulse"]
+        if (lost := pulse.lost_by(error)) is not None:
+            return _fail(f"{name}: {lost}", pulse.LOST)
+        line = pulse.signed(line)
     return code if line is None else _fail(line, code)
 
 

@@ -11,7 +11,8 @@ also write the records of metrics.jsonl there; --trace writes what XProf shows o
 
 Several processes train as one: on SLURM, TPU pods and Kubernetes they find each other, elsewhere the three flags say
 how (--num_processes=1 alone: this one is on its own). All need the same config and see the same workdir. If one dies,
-the others end within --heartbeat_timeout.
+the others end within --heartbeat_timeout. If they have not all started within --initialization_timeout, those that
+have end with exit code 70.
 
 example:
   flowjax train --config gaussians8 --workdir runs/g8 --config.train.steps=2000
@@ -45,10 +46,9 @@ def run(argv: list[str]) -> dict[str, Any]:
     _check_extras(values)
     flags.check_processes(values)
     from flowjax.cli import cache, train_run
-    from flowjax.training import hosts
     from flowjax.training.writers import say
 
-    hosts.start(values.coordinator_address, values.num_processes, values.process_id, values.heartbeat_timeout)
+    flags.start_processes(values)
     cache.use(values.compilation_cache)
     for line in cautions(config):
         say(f"train: warning: {line}")

@@ -11,6 +11,7 @@ import importlib.util
 import json
 import os
 import re
+import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
@@ -34,13 +35,18 @@ _CHUNK = 2**28  # bytes, of all processes together, that are gathered at once
 _alone: ContextVar[bool] = ContextVar("alone", default=False)
 
 
-def start(address: str | None, number: int | None, index: int | None, timeout: int) -> None:
-    """Joins the other processes, if there are any: as told, or as SLURM, a TPU pod or Kubernetes say.
+def start(address: str | None, number: int | None, index: int | None, timeout: int, patience: int = 300) -> None:
+    """Joins the other processes, if there are any: as given here, or as SLURM, a TPU pod or Kubernetes say.
 
     Args:
         address: HOST:PORT of the first process, or None to find out.
-        number, index: of processes, and which this one is. One process alone asks nobody.
+        number, index: how many processes there are, and which this one is. A single process skips all of this.
         timeout: seconds without a pulse after which a process counts as gone.
+        patience: seconds to wait for the others. If they have not all come by then, this process writes one line and
+            ends with `pulse.LOST`.
+
+    Raises:
+        ConfigError: if the address is unknown, or its port is in use on the machine of the first process.
     """
     if number == 1 or not (address or in_a_cluster(os.environ)):
         return
@@ -48,10 +54,34 @@ def start(address: str | None, number: int | None, index: int | None, timeout: i
         {"cluster_detection_method": "deactivate"} if address else {"local_device_ids": own_gpus(os.environ)}
     )
     jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM from us
+    if address:
+        _check_address(address, first=index == 0)
     # JAX aborts from half its own limit on, since its tasks beat twice in it: ours, which says what to do, comes first
-    jax.distributed.initialize(address, number, index, heartbeat_timeout_seconds=4 * timeout + 20, **told)
+    told |= {"heartbeat_timeout_seconds": 4 * timeout + 20, "initialization_timeout": patience + 60}
+    whom = f"process 0 at {address}" if address and index else "all of the other processes"
+    try:
+        with pulse.deadline(patience, f"could not reach {whom} within {patience} s (--initialization_timeout)"):
+            jax.distributed.initialize(address, number, index, **told)
+    except jax.errors.JaxRuntimeError as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"the processes cannot be connected ({reason}); try another --coordinator_address") from error
     if jax.process_count() > 1:
         pulse.watch(timeout)
+
+
+def _check_address(address: str, first: bool) -> None:
+    host, _, port = address.rpartition(":")
+    try:
+        if not first:
+            socket.getaddrinfo(host.strip("[]"), int(port))
+            return
+        family = socket.AF_INET6 if socket.has_dualstack_ipv6() else socket.AF_INET
+        # JAX would share the port with another program that allows that, such as another run of several processes
+        socket.create_server(("", int(port)), family=family, dualstack_ipv6=family == socket.AF_INET6).close()
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or error
+        what = f"port {port} of this machine cannot be used" if first else f"the host {host!r} cannot be found"
+        raise ConfigError(f"--coordinator_address {address}: {what} ({reason}); take another") from None
 
 
 def in_a_cluster(env: Mapping[str, str]) -> bool:

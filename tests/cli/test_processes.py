@@ -89,6 +89,19 @@ def test_light_commands_import_nothing_heavy(argv):
     assert done.returncode == 0, (done.returncode, done.stderr)
 
 
+def test_nothing_but_the_result_reaches_stdout():
+    """Native code, child processes and `print` write to file descriptor 1: all of that goes to stderr."""
+    script = (
+        "import os, sys, subprocess; from flowjax.cli import configs, main; run = configs.run; "
+        "configs.run = lambda argv: (os.write(1, b'native\\n'), subprocess.run(['echo', 'child']), "
+        "print('python'), run(argv))[-1]; main.entry()"
+    )
+    done = subprocess.run([sys.executable, "-c", script, "configs"], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "gaussians8" in json.dumps(json.loads(done.stdout))
+    assert {"native", "child", "python"} <= set(done.stderr.split())
+
+
 def test_importing_flowjax_is_cheap():
     script = (
         "import sys, flowjax; assert 'jax' not in sys.modules; flowjax.schedules.CondOT(); assert 'jax' in sys.modules"
