@@ -7,7 +7,6 @@ or not at all, so a kill at any moment leaves a folder that can be gone on from.
 import contextlib
 import dataclasses
 import json
-import zipfile
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from flowjax.archives import ArchiveError, read_npz
 from flowjax.config import ConfigError
 from flowjax.files import written
 from flowjax.metrics.cache import write_npz
@@ -39,9 +39,8 @@ class Parts:
     def read(self, start: int) -> Block | None:
         """The block whose first row is `start`; None where there is none, or a damaged one, which is drawn again."""
         try:
-            with np.load(self._file(start)) as file:
-                return {name: file[name] for name in file.files}
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error):
+            return read_npz(self._file(start))
+        except ArchiveError:
             return None
 
     def write(self, start: int, block: Block) -> None:

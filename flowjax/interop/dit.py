@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Float
 
 from flowjax.interop import WeightsError
-from flowjax.interop.tree import Taken, fill, flatten
+from flowjax.interop.tree import Taken, check, fill, flatten
 from flowjax.models.dit import TIME_FEATURES, positions
 from flowjax.typing import Params
 
@@ -55,6 +55,7 @@ def from_dit(state: Mapping[str, Any], like: Params, steps: int = 1000) -> Param
         WeightsError: if the checkpoint is of another model.
     """
     flat = _convert(state, flatten(like))
+    check(like, flat)
     flat["time1.kernel"] = reverse_time(flat["time1.kernel"], steps)
     return fill(like, flat)
 
@@ -70,7 +71,8 @@ def from_sit(state: Mapping[str, Any], like: Params) -> Params:
     wanted = flatten(like)
     flat = _convert(state, wanted)
     pixels, used = wanted["stem.kernel"].shape[0], np.shape(wanted["out.bias"])[0]  # in and out, p * p * channels each
-    if used == pixels and flat["out.bias"].shape == (2 * pixels,):
+    twice = all(np.shape(flat[name])[-1:] == (2 * pixels,) for name in ("out.kernel", "out.bias"))
+    if used == pixels and twice and flat["stem.kernel"].shape[0] == pixels:
         channels = np.shape(state["x_embedder.proj.weight"])[1]
         first = lambda a: a.reshape(*a.shape[:-1], -1, 2, channels)[..., 0, :].reshape(*a.shape[:-1], pixels)
         flat |= {name: first(flat[name]) for name in ("out.kernel", "out.bias")}
@@ -96,18 +98,20 @@ def _convert(state: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, n
         flat[f"{ours}.kernel"] = take(f"{theirs}.weight", lambda a: a.astype(np.float32).T)
         flat[f"{ours}.bias"] = take(f"{theirs}.bias")
     # (width, channel, row, column) to (row, column, channel, width)
-    stem = take("x_embedder.proj.weight", lambda a: a.astype(np.float32).transpose(2, 3, 1, 0))
-    flat["stem.kernel"], flat["stem.bias"] = stem.reshape(-1, stem.shape[-1]), take("x_embedder.proj.bias")
+    patches = lambda a: a.astype(np.float32).transpose(2, 3, 1, 0).reshape(-1, a.shape[0])
+    flat["stem.kernel"], flat["stem.bias"] = take("x_embedder.proj.weight", patches), take("x_embedder.proj.bias")
     if "label.table" in wanted:
         flat["label.table"] = take("y_embedder.embedding_table.weight")
-    _check_positions(take("pos_embed", lambda a: a.astype(np.float32)[0]))
+    _check_positions(take("pos_embed"), wanted["stem.bias"].shape[0])
     take.finish()
     return flat
 
 
-def _check_positions(table: np.ndarray) -> None:
-    side = round(len(table) ** 0.5)
-    if side**2 != len(table) or np.abs(table - positions(side, side, table.shape[-1])).max() > 1e-2:
+def _check_positions(table: np.ndarray, width: int) -> None:
+    """Compares `pos_embed`, (1, tokens, width), with the fixed sines, which it must be."""
+    side = round(np.size(table) ** 0.5 / width**0.5)
+    fits = side > 0 and table.shape == (1, side**2, width)
+    if not fits or not np.abs(table[0].astype(np.float32) - positions(side, side, width)).max() <= 1e-2:
         raise WeightsError(
             "these weights are of another model: pos_embed is not the fixed sines of a square of patches"
         )

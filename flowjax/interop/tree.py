@@ -7,8 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from flowjax.archives import printable
 from flowjax.interop import WeightsError
 from flowjax.typing import Params
+
+FLOATS = ("float32", "bfloat16", "float16", "float64")
+"""Types of the numbers that are read as parameters."""
 
 
 def flatten(params: Params) -> dict[str, Any]:
@@ -25,7 +29,23 @@ def fill(like: Params, flat: Mapping[str, Any]) -> Params:
         flat: an array for each path of `like`, of its shape; its type is converted.
 
     Raises:
-        WeightsError: on missing, extra or misshapen parameters; the first few are named.
+        WeightsError: as `check`.
+    """
+    check(like, flat)
+    leaves = [jnp.asarray(flat[name], a.dtype) for name, a in flatten(like).items()]
+    return jax.tree.unflatten(jax.tree.structure(like), leaves)
+
+
+def check(like: Params, flat: Mapping[str, Any]) -> None:
+    """Compares the names, shapes and types of arrays with those that a network wants, before anything is allocated.
+
+    Args:
+        like: nested dictionaries of arrays, or of shapes (`jax.eval_shape`).
+        flat: arrays by their paths, or what has their `shape` and `dtype`.
+
+    Raises:
+        WeightsError: on missing, extra or misshapen parameters, or numbers that are not floating-point; the first few
+            are named.
     """
     wanted = flatten(like)
     told = [
@@ -34,20 +54,26 @@ def fill(like: Params, flat: Mapping[str, Any]) -> Params:
         _told(
             "has in another shape",
             [
-                f"{name} {tuple(np.shape(flat[name]))} for {tuple(a.shape)}"
+                f"{name} {tuple(flat[name].shape)} for {tuple(a.shape)}"
                 for name, a in wanted.items()
-                if name in flat and tuple(np.shape(flat[name])) != tuple(a.shape)
+                if name in flat and tuple(flat[name].shape) != tuple(a.shape)
+            ],
+        ),
+        _told(
+            "has in a type that is not read",
+            [
+                f"{name} {flat[name].dtype}"
+                for name, a in wanted.items()
+                if name in flat and str(flat[name].dtype) not in (*FLOATS, str(a.dtype))
             ],
         ),
     ]
     if any(told):
         raise WeightsError(f"these weights are of another model: the file {'; it '.join(t for t in told if t)}")
-    leaves = [jnp.asarray(flat[name], a.dtype) for name, a in wanted.items()]
-    return jax.tree.unflatten(jax.tree.structure(like), leaves)
 
 
 def _told(what: str, names: Iterable[str], shown: int = 3) -> str:
-    names = list(names)
+    names = [printable(name, 120) for name in names]
     more = f" and {len(names) - shown} more" if len(names) > shown else ""
     return f"{what} {', '.join(names[:shown])}{more}" if names else ""
 
@@ -66,13 +92,17 @@ class Taken:
         """The entry of that name, changed.
 
         Raises:
-            WeightsError: if there is none, or it has not the axes that `change` needs.
+            WeightsError: if there is none, it has not the axes that `change` needs, or its numbers are not
+                floating-point.
         """
         if name not in self._state:
             raise WeightsError(f"these weights are of another model: the file lacks {name}")
         self._left.pop(name, None)
+        found = np.asarray(self._state[name])
+        if str(found.dtype) not in FLOATS:
+            raise WeightsError(f"these weights are of another model: {name} has the type {found.dtype}")
         try:
-            return change(np.asarray(self._state[name]))
+            return change(found)
         except (ValueError, IndexError, TypeError):
             shape = np.shape(self._state[name])
             raise WeightsError(f"these weights are of another model: {name} has shape {shape}") from None

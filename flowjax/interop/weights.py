@@ -7,20 +7,21 @@ with the `safetensors` package alone.
 
 import json
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import ml_dtypes
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import save_file
 
+from flowjax.archives import ArchiveError, check_regular, one_line
 from flowjax.build import build
-from flowjax.config import Config, resolve
+from flowjax.config import Config, ConfigError, resolve
 from flowjax.data import DataError, DataSpec
 from flowjax.files import written
 from flowjax.interop import WeightsError
-from flowjax.interop.tree import fill, flatten
+from flowjax.interop.tree import check, fill, flatten
 from flowjax.run import Run, load
 from flowjax.typing import Params
 
@@ -28,6 +29,9 @@ DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat
 """Types in which parameters are stored; they are float32 in memory."""
 
 _KEY = "flowjax"
+
+_LARGEST_EXAMPLE = 2**28
+"""Numbers of one example, of the data that a file of weights describes: a gibibyte of float32."""
 
 
 class Weights(NamedTuple):
@@ -84,22 +88,58 @@ def load_weights(path: str | Path) -> Weights:
         WeightsError: if it is no such file, or its parameters are not those of its config's network.
         ConfigError: if its config is not one of this version.
     """
+    path = Path(path)
+    try:
+        check_regular(path)
+    except ArchiveError as error:
+        raise WeightsError(str(error)) from None
     try:
         with safe_open(path, "np") as file:
-            text = (file.metadata() or {}).get(_KEY)
-        if text is None:
-            raise WeightsError(f"{path} has no config in its metadata: it was not written by `flowjax export`")
-        record = json.loads(text)
-        config, spec, step = resolve(record["config"]), DataSpec.from_record(record["data"]), int(record["step"])
-        arrays = load_file(path)
-    except FileNotFoundError:
-        raise WeightsError(f"no such file: {path}") from None
-    except (SafetensorError, OSError, json.JSONDecodeError, KeyError, TypeError, DataError) as error:
-        raise WeightsError(f"{path} cannot be read: {type(error).__name__}: {error}") from None
-    try:
-        return Weights(config, spec, fill(abstract_params(config, spec), arrays), step)
+            declared = {name: _Declared.of(file.get_slice(name)) for name in file.keys()}  # noqa: SIM118
+            config, spec, step = _read_record((file.metadata() or {}).get(_KEY), len(declared))
+            like = abstract_params(config, spec)
+            check(like, declared)
+            return Weights(config, spec, fill(like, {name: file.get_tensor(name) for name in declared}), step)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
     except WeightsError as error:
         raise WeightsError(f"{path}: {error}") from None
+    except DataError as error:
+        raise WeightsError(f"{path}: {error}") from None
+    except Exception as error:  # a damaged file, and a config of absurd values, can raise anything
+        raise WeightsError(f"{path} cannot be read: {type(error).__name__}: {one_line(error)}") from None
+
+
+class _Declared(NamedTuple):
+    """What the header of a safetensors file says of one array."""
+
+    shape: tuple[int, ...]
+    dtype: str
+
+    @classmethod
+    def of(cls, view: Any) -> "_Declared":
+        names = {"F32": "float32", "BF16": "bfloat16", "F16": "float16", "F64": "float64"}
+        return cls(tuple(view.get_shape()), names.get(str(view.get_dtype()), str(view.get_dtype())))
+
+
+def _read_record(text: str | None, tensors: int) -> tuple[Config, DataSpec, int]:
+    """Reads the config, the data spec and the step out of the metadata of a file that holds so many tensors."""
+    if text is None:
+        raise WeightsError("it has no config in its metadata: it was not written by `flowjax export`")
+    record = json.loads(text)
+    entries = {"config": dict, "data": dict, "step": int}
+    if not isinstance(record, dict) or not all(isinstance(record.get(key), kind) for key, kind in entries.items()):
+        raise WeightsError(f"its metadata does not hold {', '.join(entries)} as `flowjax export` writes them")
+    config, data = resolve(record["config"]), record["data"]
+    blocks = config.model.get("depth", 1) * config.model.get("blocks", 1) * len(config.model.get("multipliers", "1"))
+    if blocks > max(tensors, 100):  # refused before the network is built, which takes as long as there are blocks
+        raise WeightsError(
+            f"these weights are of another model: the config has {blocks} blocks, and the file {tensors} tensors"
+        )
+    spec = DataSpec.from_record(data)
+    if spec.d > _LARGEST_EXAMPLE:
+        raise WeightsError(f"an example of shape {spec.shape} has more than {_LARGEST_EXAMPLE} numbers")
+    return config, spec, max(0, record["step"])
 
 
 def open_weights(path: str | Path) -> Run:

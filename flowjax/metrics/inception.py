@@ -14,7 +14,6 @@ Against torchvision's network: average pools leave the padding out of the count,
 
 import hashlib
 import time
-import zipfile
 from collections.abc import Iterator, Mapping
 from functools import cache, partial
 from pathlib import Path
@@ -29,6 +28,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, UInt8
 
+from flowjax.archives import ArchiveError, read_npz
 from flowjax.metrics.cache import WEIGHTS, cache_folder
 from flowjax.metrics.inception_blocks import MIXED, STEM, Layer, Tower, kernel_shapes
 from flowjax.metrics.notes import Say, to_stderr
@@ -151,20 +151,19 @@ def load_inception(path: str | Path | None = None) -> Inception:
 def _load(path: Path, changed: int) -> Inception:
     del changed  # a file that was written anew is read anew
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in sorted(file.files)}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        del error  # NumPy's advice is not ours
-        raise WeightsError(
-            f"{path} is not a readable .npz file: write it again by scripts/convert_inception.py"
-        ) from None
+        arrays = dict(sorted(read_npz(path).items()))
+    except ArchiveError as error:
+        raise WeightsError(f"{error}; write it again by scripts/convert_inception.py") from None
     digest = hashlib.sha256()
     for name, array in arrays.items():
         digest.update(f"{name} {array.dtype} {array.shape}".encode() + array.tobytes())
     weights = {}
     for name, shape in kernel_shapes().items():
         parts = [arrays.get(f"{name}/{key}") for key in ("kernel_OIHW", "bn_beta", "bn_mean", "bn_var")]
-        if any(p is None or p.shape != s for p, s in zip(parts, (shape, *[shape[:1]] * 3), strict=True)):
+        if any(
+            p is None or p.shape != s or p.dtype.kind != "f"
+            for p, s in zip(parts, (shape, *[shape[:1]] * 3), strict=True)
+        ):
             raise WeightsError(f"{path} holds no {name} of kernel shape {shape}: write it again")
         weights[name] = fold(*(np.asarray(p, np.float64) for p in parts))
     return Inception(weights, digest.hexdigest())

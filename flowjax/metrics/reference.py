@@ -3,7 +3,6 @@
 import hashlib
 import json
 import re
-import zipfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -14,6 +13,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, UInt8
 
+from flowjax.archives import read_npz
 from flowjax.metrics.cache import cache_folder, write_npz
 from flowjax.metrics.inception import SIDE, Features, Inception, Precision, batches, load_inception
 from flowjax.metrics.moments import Moments
@@ -110,14 +110,14 @@ def _read(path: Path, wanted: dict[str, Any]) -> tuple[Reference | None, str]:
     if not path.exists():
         return None, "none kept yet"
     try:
-        with np.load(path, allow_pickle=False) as file:
-            kept = json.loads(str(file["provenance"]))
-            differ = [k for k in wanted if k not in _UNCOMPARED and kept.get(k) != wanted[k]]
-            if differ:
-                return None, f"those kept differ in {', '.join(differ)}"
-            read = lambda key: Moments(kept["images"], file[f"{key}_mean"], file[f"{key}_scatter"])
-            return Reference(kept, read("pooled"), read("spatial"), file["features"]), ""
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile):
+        file = read_npz(path)
+        kept = json.loads(str(file["provenance"]))
+        differ = [k for k in wanted if k not in _UNCOMPARED and kept.get(k) != wanted[k]]
+        if differ:
+            return None, f"those kept differ in {', '.join(differ)}"
+        read = lambda key: Moments(kept["images"], file[f"{key}_mean"], file[f"{key}_scatter"])
+        return Reference(kept, read("pooled"), read("spatial"), file["features"]), ""
+    except (ValueError, KeyError, AttributeError, RecursionError):  # a damaged file, or JSON that is not an object
         return None, "those kept cannot be read"
 
 

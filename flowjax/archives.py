@@ -1,0 +1,159 @@
+"""Zip archives that may come from a stranger: `.npz` files, and the checks that PyTorch's `.pt` files share with them.
+
+A zip file can declare much more than it holds: a megabyte of compressed zeros unpacks to a gigabyte, and the header of
+an array can name any shape. So all declared sizes are compared with each other, with the size of the file and with a
+limit before anything is allocated, and a member that turns out to be longer or shorter than declared is an error.
+
+The limit holds for what is compressed: it may unpack to 4 GiB, or to ten times the size of the file where that is more.
+The environment variable FLOWJAX_UNPACKED_BYTES replaces it by another number of bytes. Uncompressed arrays are as large
+as their part of the file, and of any size.
+"""
+
+import io
+import math
+import os
+import stat
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+LIMIT_BYTES, LIMIT_RATIO = 2**32, 10
+"""What compressed members may unpack to: so many bytes, or so many times the size of the file where that is more."""
+
+LIMIT_VARIABLE = "FLOWJAX_UNPACKED_BYTES"
+"""The environment variable that replaces the limit."""
+
+_LARGEST_HEADER = 10_000
+"""Bytes of the header of an array; NumPy's own bound."""
+
+
+class ArchiveError(ValueError):
+    """A file that cannot be read as it should; the message is one line that names the file."""
+
+
+def check_regular(path: Path) -> None:
+    """Refuses what is not a plain file before it is opened: opening a FIFO or a device could wait for ever.
+
+    Raises:
+        ArchiveError: if nothing is there, or a directory, a FIFO, a socket or a device.
+    """
+    try:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        raise ArchiveError(f"no such file: {path}") from None
+    except (OSError, ValueError) as error:  # a name with a zero byte is a ValueError
+        raise ArchiveError(f"{printable(str(path))} cannot be opened: {one_line(error)}") from None
+    if not stat.S_ISREG(mode):
+        raise ArchiveError(f"{path} is {'a directory' if stat.S_ISDIR(mode) else 'not a regular file'}")
+
+
+def unpacked_limit(size: int) -> int:
+    """The number of bytes that a file of `size` bytes may unpack to.
+
+    Raises:
+        ArchiveError: if the environment variable that sets it is not a number.
+    """
+    text = os.environ.get(LIMIT_VARIABLE)
+    try:
+        return max(LIMIT_BYTES, LIMIT_RATIO * size) if text is None else int(text)
+    except ValueError:
+        raise ArchiveError(f"{LIMIT_VARIABLE} must be a number of bytes, like {LIMIT_BYTES}, not {text!r}") from None
+
+
+def check_limit(unpacked: int, size: int) -> None:
+    """Refuses what unpacks from `size` to `unpacked` bytes if that is more than the limit.
+
+    Raises:
+        ArchiveError: one line that says how to raise the limit; it does not name the file.
+    """
+    limit = unpacked_limit(size)
+    if unpacked > limit:
+        raise ArchiveError(
+            f"its {size} bytes unpack to {unpacked}, more than the limit of {limit}: if you trust the file, set the "
+            f"environment variable {LIMIT_VARIABLE}={unpacked}"
+        )
+
+
+def check_members(archive: zipfile.ZipFile, size: int) -> None:
+    """Compares the sizes that a zip directory declares with the size of the file and with the limit.
+
+    Raises:
+        ArchiveError: one line that does not name the file.
+    """
+    members = archive.infolist()
+    if sum(info.compress_size for info in members) > size:
+        raise ArchiveError("its members declare more bytes than the file has")
+    for info in members:
+        if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise ArchiveError(f"{printable(info.filename)} is compressed in a way that is not read")
+        if info.compress_type == zipfile.ZIP_STORED and info.file_size != info.compress_size:
+            raise ArchiveError(f"{printable(info.filename)} declares two different sizes")
+    check_limit(sum(info.file_size for info in members if info.compress_type == zipfile.ZIP_DEFLATED), size)
+
+
+def read_npz(path: str | Path) -> dict[str, np.ndarray]:
+    """Reads the arrays of an `.npz` file, which may come from a stranger; no other members are read.
+
+    Args:
+        path: of the file.
+
+    Returns:
+        The arrays by name.
+
+    Raises:
+        ArchiveError: one line that names the file, if it is not a regular file, is damaged, holds Python objects, or
+            declares sizes that contradict each other or exceed the limit.
+    """
+    path = Path(path)
+    check_regular(path)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            check_members(archive, path.stat().st_size)
+            arrays = [info for info in archive.infolist() if info.filename.endswith(".npy")]
+            return {info.filename.removesuffix(".npy"): _read_array(archive, info) for info in arrays}
+    except PermissionError as error:
+        raise ArchiveError(f"{path} cannot be opened: {one_line(error)}") from None
+    except ArchiveError as error:
+        raise ArchiveError(f"{path} is not a readable .npz file: {error}") from None
+    except Exception as error:  # zipfile and NumPy raise what they like on damaged files
+        reason = "it is a single array, so save it by numpy.savez(path, x=array)" if _is_npy(path) else one_line(error)
+        raise ArchiveError(f"{path} is not a readable .npz file: {reason}") from None
+
+
+def _read_array(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
+    """One array, whose declared shape is compared with the declared size of its member before it is allocated."""
+    with archive.open(info) as stream:
+        head = io.BytesIO(stream.read(_LARGEST_HEADER + 12))
+    version = np.lib.format.read_magic(head)
+    if version not in ((1, 0), (2, 0)):
+        raise ArchiveError(f"{printable(info.filename)} is of an unknown version of NumPy's format")
+    reader = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, _, dtype = reader(head, max_header_size=_LARGEST_HEADER)
+    if dtype.hasobject:
+        raise ArchiveError(f"{printable(info.filename)} holds Python objects, which are not read")
+    if not dtype.itemsize or any(n < 0 for n in shape):
+        raise ArchiveError(f"{printable(info.filename)} has no valid type and shape")
+    declared, held = math.prod(shape) * dtype.itemsize, info.file_size - head.tell()
+    if declared != held:
+        raise ArchiveError(f"{printable(info.filename)} declares an array of {declared} bytes, and holds {held}")
+    with archive.open(info) as stream:
+        return np.lib.format.read_array(stream, allow_pickle=False, max_header_size=_LARGEST_HEADER)
+
+
+def _is_npy(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(6) == b"\x93NUMPY"
+
+
+def printable(text: str, length: int = 80) -> str:
+    """The beginning of a text from a file, safe to show: on one line and without control characters."""
+    return text[:length] if text[:length].isprintable() else ascii(text[:length])
+
+
+def one_line(error: BaseException) -> str:
+    """What an exception says, on one line of bounded length; its type if it says nothing."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    said = " ".join(str(error).split())
+    return printable(said, 160) or type(error).__name__
