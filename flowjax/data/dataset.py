@@ -190,10 +190,11 @@ class DataSpec:
     def differences(self, other: "DataSpec") -> list[str]:
         """The entries in which two descriptions differ, as "shape is [2] and was [3]"; self is the present one.
 
-        Names and shares of classes that one of them does not know are not compared.
+        Shares of classes are not compared, because a few more examples do not make other data, and names of classes
+        only if both know them.
         """
         now, then = self.to_record(), other.to_record()
-        unknown = [key for key in ("class_names", "class_shares") if not (now[key] and then[key])]
+        unknown = ["class_shares"] + ["class_names"] * (not (now["class_names"] and then["class_names"]))
         return [
             f"{key} is {now[key]} and was {then[key]}" for key in now if key not in unknown and now[key] != then[key]
         ]
