@@ -28,6 +28,13 @@ def written(path: Path) -> Iterator[Path]:
         raise
 
 
+def remove_unfinished(folder: Path, names: str = "*") -> None:
+    """Removes what a process that died inside `written` has left: unfinished files of these names (a glob pattern)."""
+    for part in folder.glob(f".{names}.*.part"):
+        with contextlib.suppress(OSError):
+            part.unlink()
+
+
 def set_aside(path: Path, folder: Path) -> None:
     """Moves a file or folder into `folder`, under a name that says when."""
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,5 +1,6 @@
 """The heavy half of `flowjax train`: everything after the flags."""
 
+import contextlib
 import json
 import time
 from collections.abc import Callable, Sequence
@@ -8,14 +9,14 @@ from typing import Any
 
 import jax
 
-from flowjax import plots
+from flowjax import files, plots
 from flowjax.build import build
 from flowjax.cli.common import check_same_data, open_data
 from flowjax.cli.flags import UsageError
 from flowjax.config import Config, differences, flatten, resolve
 from flowjax.data import Dataset
 from flowjax.run import Run, load
-from flowjax.training import hosts, loop, power_ema, together
+from flowjax.training import hosts, lock, loop, power_ema, together
 from flowjax.training.checkpoints import Checkpoints
 from flowjax.training.hardware import out_of_memory
 from flowjax.training.lane import Lane
@@ -69,11 +70,27 @@ def train(
     hosts.check_same("config", flatten(config) | {"--checkpoint": checkpoint, "--trace": traced})
     hosts.check_shared(workdir)
     checkpoints = Checkpoints(workdir / "checkpoints")
-    resume = _resume_step(config, workdir, checkpoints, checkpoint)
-    late = "the file system is late: start them again"
-    hosts.check_same("checkpoint to go on from", {"its step": resume}, late)
-    if resume is not None and resume >= config.train.steps:
-        return _already_finished(config, workdir, resume, start)
+    with contextlib.ExitStack() as stack:
+        resume = _agreed_step(config, workdir, checkpoints, checkpoint)
+        if resume is None or resume < config.train.steps:  # a finished run may be in a folder that is read-only
+            stack.enter_context(lock.held(workdir))
+            resume = _agreed_step(config, workdir, checkpoints, checkpoint)  # another process may have just ended
+        if resume is not None and resume >= config.train.steps:
+            return _already_finished(config, workdir, resume, start)
+        return _train(config, workdir, checkpoints, resume, tensorboard, wandb, traced, start)
+
+
+def _train(
+    config: Config,
+    workdir: Path,
+    checkpoints: Checkpoints,
+    resume: int | None,
+    tensorboard: bool,
+    wandb: str | None,
+    traced: tuple[int, int],
+    start: float,
+) -> dict[str, Any]:
+    """`train` from the step `resume`, in a workdir that no other process writes to."""
     trainer = _assemble(config)
     if hosts.sharing() > 1:
         hosts.check_same("data set", trainer.fingerprint())
@@ -124,6 +141,16 @@ def train_together(
     """
     if jax.default_backend() == "cpu" and not asked:
         return None
+    with contextlib.ExitStack() as stack:
+        for workdir in workdirs:
+            stack.enter_context(lock.held(workdir))
+        return _train_together(configs, workdirs, asked, begin)
+
+
+def _train_together(
+    configs: Sequence[Config], workdirs: Sequence[Path], asked: bool, begin: Callable[[], None]
+) -> list[str | None] | None:
+    """`train_together`, in workdirs that no other process writes to."""
     checkpoints = [Checkpoints(workdir / "checkpoints") for workdir in workdirs]
     found = [_resume_step(*run, "last") for run in zip(configs, workdirs, checkpoints, strict=True)]
     resume = found[0]
@@ -161,6 +188,14 @@ def _trackers(config: Config, workdir: Path, step: int, tensorboard: bool, wandb
     if wandb and hosts.leader():
         makers["wandb"] = lambda: Wandb(workdir, config, wandb)
     return Trackers(makers)
+
+
+def _agreed_step(config: Config, workdir: Path, checkpoints: Checkpoints, checkpoint: str) -> int | None:
+    """`_resume_step` of all processes, which have to find the same."""
+    step = _resume_step(config, workdir, checkpoints, checkpoint)
+    late = "the file system is late: start them again"
+    hosts.check_same("checkpoint to go on from", {"its step": step}, late)
+    return step
 
 
 def _resume_step(config: Config, workdir: Path, checkpoints: Checkpoints, checkpoint: str) -> int | None:
@@ -208,6 +243,11 @@ def _prepare_workdir(
         write_config(workdir, config, trainer.problem.spec, size, trainer.feed is not None)
     except OSError as error:
         raise loop.RunFault(f"cannot write to {workdir}: {error.strerror}") from None
+    for line in checkpoints.clean(workdir / "set_aside"):
+        say(f"train: {line}")
+    for name in ("config.json", "metrics.jsonl"):
+        files.remove_unfinished(workdir, name)
+    files.remove_unfinished(workdir / power_ema.FOLDER)
     for newer in checkpoints.set_aside(step, workdir / "set_aside"):
         say(f"train: the checkpoint of step {newer} is set aside in {workdir}/set_aside")
     power_ema.set_aside(workdir / power_ema.FOLDER, step, workdir / "set_aside")

@@ -3,11 +3,16 @@
 Saves are asynchronous and atomic (written aside, then renamed). Kept are the last k, every n-th step and single ones if
 asked, and the best by validation loss. Restoring passes shapes and shardings, so that a run saved on one set of devices
 opens on another.
+
+A checkpoint gets the checksums of its files before it is renamed, and they are compared when it is opened. Only
+complete checkpoints count: a folder in which a file is missing was left by a process that died while it saved, pruned
+or copied. Checkpoints from before there were checksums are opened unchecked.
 """
 
 import json
 import logging
 import math
+import shutil
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -18,14 +23,18 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
 from flowjax import files
+from flowjax.training import checksums, hosts
 from flowjax.training.hardware import out_of_memory
 from flowjax.training.state import TrainState, with_empty_metrics
 
 _ITEM = "default"  # where the manager puts a checkpoint's arrays
+_METRICS = "metrics"  # where it puts what they are chosen by
+_NEEDED = ("_CHECKPOINT_METADATA", f"{_ITEM}/_METADATA", f"{_ITEM}/manifest.ocdbt")  # of any checkpoint
+_PROMISE = "checksums"  # key of Orbax's custom metadata
 
 
 class CheckpointError(RuntimeError):
-    """A checkpoint that is not there or cannot be read; one line, naming what can be done."""
+    """A checkpoint that does not exist or cannot be read; one line that says what can be done."""
 
 
 class Checkpoints:
@@ -36,20 +45,53 @@ class Checkpoints:
     """
 
     def __init__(self, folder: Path):
-        logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax reports every save at INFO and WARNING
+        # Orbax logs every save, and a traceback from each of its threads for an error that it raises as well
+        logging.getLogger("absl").setLevel(logging.CRITICAL)
         self.folder = folder.absolute()
 
     def steps(self) -> list[int]:
-        """Steps that have a checkpoint, oldest first."""
-        found = self.folder.iterdir() if self.folder.is_dir() else ()
-        return sorted(int(p.name) for p in found if p.name.isdigit() and p.is_dir())
+        """Steps that have a complete checkpoint, oldest first."""
+        return sorted(int(path.name) for path in self._folders() if _complete(path))
 
     def val_loss(self, step: int) -> float | None:
-        """The validation loss saved with a checkpoint; None if that cannot be read."""
+        """The validation loss saved with a checkpoint; None if it cannot be read or is damaged."""
+        folder, name = self.folder / str(step), f"{_METRICS}/metrics"
         try:
-            return float(json.loads((self.folder / str(step) / "metrics" / "metrics").read_text())["val_loss"])
-        except (OSError, ValueError, KeyError, TypeError):
+            entries = checksums.read(folder) or {}
+            if name in entries and checksums.differing(folder, {name: entries[name]}) is not None:
+                return None
+            return float(json.loads((folder / name).read_bytes())["val_loss"])
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return None
+
+    def _folders(self) -> list[Path]:
+        """All folders named after a step, complete or not."""
+        found = self.folder.iterdir() if self.folder.is_dir() else ()
+        # str(int()) as the name of step 40 is not "040", and isdigit() is true of other alphabets' digits
+        return [p for p in found if p.name.isdecimal() and str(int(p.name)) == p.name and p.is_dir()]
+
+    def clean(self, target: Path) -> list[str]:
+        """Removes the folders of incomplete and unfinished checkpoints; called by the only process that trains.
+
+        Args:
+            target: a folder to which those are moved that still hold arrays.
+
+        Returns:
+            a line about each incomplete one.
+        """
+        lines = []
+        for path in self.folder.glob(f"*{ocp.path.atomicity.TMP_DIR_SUFFIX}*"):  # Orbax would, at its first save
+            shutil.rmtree(path, ignore_errors=True)
+        for path in self._folders():
+            if _complete(path):
+                continue
+            if any(p.is_file() for p in (path / _ITEM).rglob("*")):
+                files.set_aside(path, target)
+                lines.append(f"the incomplete checkpoint {path} has been moved to {target}")
+            else:
+                shutil.rmtree(path)
+                lines.append(f"the incomplete checkpoint {path}, which held no arrays, has been removed")
+        return lines
 
     def choose(self, which: str) -> int:
         """The step that `last`, `best` (lowest validation loss) or a number means.
@@ -73,11 +115,13 @@ class Checkpoints:
     def restore(self, step: int, like: TrainState) -> TrainState:
         """The state at `step`, shaped and placed as `like`, whose leaves are `jax.ShapeDtypeStruct`s with shardings.
 
-        A checkpoint of an earlier version, without running metrics, gets empty ones.
+        A checkpoint of an earlier version, without running metrics, gets empty ones. All processes of a run call it, and
+        share the work of comparing the checksums.
 
         Raises:
-            CheckpointError: if it is empty or corrupt, and the one before it is offered, or of another network.
+            CheckpointError: if it is incomplete or damaged, and the one before it is offered, or of another network.
         """
+        self._verify(step)
         saved = self._saved_tree(step)
         self._check_same_network(step, like, saved)
         known = {field.name: getattr(like, field.name) for field in fields(like)}
@@ -92,14 +136,32 @@ class Checkpoints:
         except Exception as error:  # Orbax and TensorStore raise what they like on damaged files
             if out_of_memory(error):
                 raise
-            before = [s for s in self.steps() if s < step]
-            offer = (
-                f"the one before it is {before[-1]}: add --checkpoint {before[-1]}"
-                if before
-                else "there is none before it"
-            )
             reason = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
-            raise CheckpointError(f"checkpoint {step} in {self.folder} cannot be read ({reason}); {offer}") from error
+            raise self._unreadable(step, reason) from error
+
+    def _unreadable(self, step: int, reason: str) -> CheckpointError:
+        before = [s for s in self.steps() if s < step]
+        offer = (
+            f"the one before it is {before[-1]}: add --checkpoint {before[-1]}" if before else "there is none before it"
+        )
+        return CheckpointError(f"checkpoint {step} in {self.folder} cannot be read ({reason}); {offer}")
+
+    def _verify(self, step: int) -> None:
+        """Compares the files of the state with their checksums; CheckpointError names the first that differs.
+
+        The validation loss has a check of its own (`val_loss`), and the other files do not enter the state.
+        """
+        folder = self.folder / str(step)
+        try:
+            entries = checksums.read(folder) or {}
+        except checksums.DamagedError as error:
+            raise self._unreadable(step, str(error)) from None
+        entries = {name: entry for name, entry in entries.items() if name.startswith(f"{_ITEM}/")}
+        index, count = hosts.place()
+        found = checksums.differing(folder, entries, index, count)
+        bad = hosts.largest(-1 if found is None else found)
+        if bad >= 0:
+            raise self._unreadable(step, f"{list(entries)[bad]} has changed since it was written")
 
     def _saved_tree(self, step: int) -> dict[str, Any] | None:
         """Orbax's metadata of each array of a checkpoint; None if they cannot be read, which `restore` then reports."""
@@ -135,7 +197,7 @@ class Checkpoints:
     def saver(self, keep_last: int, keep_every: int, keep_at: Sequence[int] = ()) -> "Saver":
         """Opens the folder to write, creating it."""
         for step in self.steps():
-            metrics = self.folder / str(step) / "metrics" / "metrics"
+            metrics = self.folder / str(step) / _METRICS / "metrics"
             if metrics.exists() and self.val_loss(step) is None:  # Orbax would stop here
                 metrics.write_text(json.dumps({"val_loss": 1e30}))
         return Saver(self.folder, keep_last, keep_every, keep_at)
@@ -152,6 +214,7 @@ class Saver:
     """
 
     def __init__(self, folder: Path, keep_last: int, keep_every: int, keep_at: Sequence[int] = ()):
+        self._folder, self._saving = folder, -1
         kept: list[Any] = [policies.LatestN(keep_last), policies.BestN(get_metric_fn=_loss, reverse=True, n=1)]
         if keep_every:
             kept.append(policies.EveryNSteps(keep_every))
@@ -164,13 +227,27 @@ class Saver:
                 best_mode="min",
                 preservation_policy=policies.AnyPreservationPolicy(kept),
                 cleanup_tmp_directories=True,
+                async_options=ocp.AsyncOptions(post_finalization_callback=self._add_checksums),
             ),
         )
 
     def save(self, state: TrainState, val_loss: float) -> None:
         """Starts saving, after any earlier save has ended; a failure of that one is raised here."""
-        metrics = {"val_loss": val_loss}
-        self._manager.save(int(state.step), args=ocp.args.StandardSave(state), metrics=metrics, force=True)
+        self.wait()
+        self._saving = int(state.step)
+        self._manager.save(
+            self._saving,
+            args=ocp.args.StandardSave(state),
+            metrics={"val_loss": val_loss},
+            custom_metadata={_PROMISE: checksums.NAME},
+            force=True,
+        )
+
+    def _add_checksums(self) -> None:
+        """Orbax calls it in its thread when all files are written, before it gives the folder its final name."""
+        final = self._folder / str(self._saving)
+        written = next(self._folder.glob(f"{self._saving}{ocp.path.atomicity.TMP_DIR_SUFFIX}*"), final)
+        checksums.write(written, (_ITEM, _METRICS))
 
     def wait(self) -> None:
         """Until all is on disk."""
@@ -178,6 +255,25 @@ class Saver:
 
     def close(self) -> None:
         self._manager.close()
+
+
+def _complete(folder: Path) -> bool:
+    """Whether a folder is that of a checkpoint with all its files, damaged or not.
+
+    A checkpoint whose metadata promise checksums is not complete without them.
+    """
+    if checksums.missing(folder, _NEEDED):
+        return False
+    try:
+        entries = checksums.read(folder)
+    except checksums.DamagedError:
+        return True  # opening it says so
+    if entries is not None:
+        return checksums.missing(folder, entries) is None
+    try:
+        return _PROMISE not in json.loads((folder / _NEEDED[0]).read_bytes())["custom_metadata"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return True
 
 
 def _loss(metrics: Any) -> float:

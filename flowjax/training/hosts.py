@@ -120,6 +120,18 @@ def agree(steps: int, signal: int) -> tuple[int, int]:
     return int(asked[:, 0].min()), int(asked[:, 1].max())
 
 
+def place() -> tuple[int, int]:
+    """The index of this process among those that share the work at hand, and their number."""
+    return (0, 1) if sharing() == 1 else (jax.process_index(), sharing())
+
+
+def largest(value: int) -> int:
+    """The largest of the values of the processes that share the work at hand; all of them call it."""
+    if sharing() == 1:
+        return value
+    return int(np.max(multihost_utils.process_allgather(np.array(value))))
+
+
 def check_same(what: str, values: Mapping[str, Any], mend: str = "start all of them with the same") -> None:
     """ConfigError on all processes unless all have the same values, which JSON can hold; it names one that differs."""
     if sharing() == 1:

@@ -1,0 +1,69 @@
+"""What the checksums of a checkpoint cost: seconds to save and to open a state of 500 MB, with and without them.
+
+.venv/bin/python scripts/benchmarks/checkpoints.py [FOLDER]
+
+A state of random numbers, which do not compress, is saved in FOLDER (a temporary folder by default). `save` is what
+training waits for: the call, and the wait until all is on the disk, as at the end of a run. `open` reads the state
+again. The kinds are taken in turns, and the least times are printed, since others may use the machine. The share is
+what the checksums add.
+"""
+
+import sys
+import tempfile
+import time
+from pathlib import Path
+from unittest import mock
+
+import jax
+import numpy as np
+
+from flowjax.training import checksums
+from flowjax.training.checkpoints import Checkpoints
+from flowjax.training.state import TrainState
+
+ROUNDS = 7
+
+
+def state(megabytes: int) -> TrainState:
+    """Parameters, their average and Adam's two moments, each of 64 arrays of one size."""
+    rng, size = np.random.default_rng(0), megabytes * 10**6 // (4 * 4 * 64)
+    tree = lambda: {f"{i:02d}": jax.numpy.asarray(rng.standard_normal(size, np.float32)) for i in range(64)}
+    return TrainState(jax.numpy.zeros((), np.int32), tree(), (tree(), tree()), tree(), (), jax.random.key(0))
+
+
+def once(saved: TrainState, folder: Path) -> tuple[float, float, float]:
+    """Seconds of the call, of the call and the wait, and of opening."""
+    checkpoints = Checkpoints(folder)
+    saver = checkpoints.saver(1, 0)
+    start = time.perf_counter()
+    saver.save(saved, 1.0)
+    called = time.perf_counter() - start
+    saver.wait()
+    waited = time.perf_counter() - start
+    saver.close()
+    place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    like = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=place), saved)
+    start = time.perf_counter()
+    checkpoints.restore(0, like)
+    return called, waited, time.perf_counter() - start
+
+
+def main() -> None:
+    saved = state(500)
+    times: dict[str, list[tuple[float, float, float]]] = {"without": [], "with": []}
+    for i in range(ROUNDS + 1):
+        for kind, found in times.items():
+            with tempfile.TemporaryDirectory(dir=sys.argv[1] if len(sys.argv) > 1 else None) as folder:
+                if kind == "with":
+                    found.append(once(saved, Path(folder)))
+                else:
+                    with mock.patch.object(checksums, "write"), mock.patch.object(checksums, "read", return_value=None):
+                        found.append(once(saved, Path(folder)))
+        print(f"round {i}: {times['without'][-1]} {times['with'][-1]}", file=sys.stderr)
+    for j, name in enumerate(("call of save", "save and wait", "open")):
+        without, with_ = (min(t[j] for t in found[1:]) for found in times.values())  # the first round warms up
+        print(f"{name:<14} {without:6.3f} s without, {with_:6.3f} s with: {with_ / without - 1:+.1%}")
+
+
+if __name__ == "__main__":
+    main()
