@@ -1,9 +1,12 @@
 """What a run leaves behind while it runs: `config.json`, `metrics.jsonl`, and progress on stderr."""
 
 import json
+import math
 import os
 import subprocess
 import sys
+import zlib
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -17,6 +20,8 @@ from flowjax.files import written
 from flowjax.training import hosts
 
 _PACKAGES = ("flowjax-research", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "diffrax", "numpy")
+_CHECKSUM = "crc32"  # a key of config.json
+_LOSSES = ("loss", "val_loss")
 
 
 class WorkdirError(ValueError):
@@ -33,36 +38,62 @@ def write_config(workdir: Path, config: Config, spec: DataSpec, size: dict[str, 
         "git_commit": _git_commit(),
         "devices": [d.device_kind for d in jax.devices()],
     }
+    record = json.loads(json.dumps(record))
     with written(workdir / "config.json") as part:
-        part.write_text(json.dumps(record, indent=2) + "\n")
+        part.write_text(json.dumps(record | {_CHECKSUM: _crc(record)}, indent=2) + "\n")
 
 
 def read_config(workdir: Path) -> tuple[dict[str, Any], DataSpec]:
-    """The config and the data spec of a workdir.
+    """The config, not yet checked, and the data spec of a workdir. Warns if the file was edited or damaged.
 
     Raises:
-        WorkdirError: if it is not the workdir of a run.
+        WorkdirError: if it is not the workdir of a run, or its `config.json` cannot be read.
     """
+    record = _read_record(workdir)
+    if _CHECKSUM in record and record.pop(_CHECKSUM) != _crc(record):
+        _warn(f"{workdir}/config.json has been edited or damaged since it was written: it does not fit its checksum")
     try:
-        record = json.loads((workdir / "config.json").read_text())
-        return record["config"], DataSpec.from_record(record["data"])
+        config, spec = record["config"], DataSpec.from_record(record["data"])
+    except (KeyError, DataError) as error:
+        reason = f"{error} is missing" if isinstance(error, KeyError) else error
+        raise WorkdirError(f"{workdir}/config.json cannot be read: {reason}") from None
+    if not isinstance(config, dict):
+        raise WorkdirError(f"{workdir}/config.json cannot be read: 'config' must be a JSON object")
+    return config, spec
+
+
+def read_streamed(workdir: Path) -> bool | None:
+    """Whether the run's set was streamed; None of a run that did not say so."""
+    data = _read_record(workdir).get("data")
+    return data.get("streamed") if isinstance(data, dict) else None
+
+
+def read_size(workdir: Path) -> dict[str, Any]:
+    """`parameters` and `flops_per_step`, as `write_config` was given them; nothing of a run that did not say so."""
+    size = _read_record(workdir).get("size")
+    return size if isinstance(size, dict) else {}
+
+
+def _read_record(workdir: Path) -> dict[str, Any]:
+    """What `config.json` holds, which may be anything but is a dictionary; WorkdirError otherwise."""
+    try:
+        record = json.loads((workdir / "config.json").read_bytes())
     except FileNotFoundError:
         raise WorkdirError(f"{workdir} is not the workdir of a run: it has no config.json") from None
     except NotADirectoryError:
         hint = "; files of weights are for Python: flowjax.interop.open_weights" * (workdir.suffix == ".safetensors")
         raise WorkdirError(f"{workdir} is a file, not the workdir of a run{hint}") from None
-    except (json.JSONDecodeError, KeyError, TypeError, DataError) as error:
-        raise WorkdirError(f"{workdir}/config.json cannot be read: {error!r}") from None
+    except OSError as error:
+        raise WorkdirError(f"{workdir}/config.json cannot be read: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        raise WorkdirError(f"{workdir}/config.json cannot be read: it is not JSON ({error})") from None
+    if not isinstance(record, dict):
+        raise WorkdirError(f"{workdir}/config.json cannot be read: it is not a JSON object")
+    return record
 
 
-def read_streamed(workdir: Path) -> bool | None:
-    """Whether the run's set was streamed; None of a run that did not say so."""
-    return json.loads((workdir / "config.json").read_text())["data"].get("streamed")
-
-
-def read_size(workdir: Path) -> dict[str, Any]:
-    """`parameters` and `flops_per_step`, as `write_config` was given them."""
-    return json.loads((workdir / "config.json").read_text())["size"]
+def _crc(record: dict[str, Any]) -> int:
+    return zlib.crc32(json.dumps(record, sort_keys=True).encode())
 
 
 def _version(package: str) -> str | None:
@@ -109,14 +140,36 @@ class MetricsWriter:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The records of a `metrics.jsonl`, without a line that was cut short."""
-    records = []
-    for line in path.read_text().splitlines() if path.exists() else []:
-        try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue
+    """The records of a `metrics.jsonl`, which need not exist.
+
+    Lines that are not such a record, since a kill cut them short or a disk damaged them, are skipped with a warning.
+    """
+    lines = [line for line in path.read_bytes().splitlines() if line.strip()] if path.exists() else []
+    records = [record for line in lines if (record := _record(line)) is not None]
+    if skipped := len(lines) - len(records):
+        _warn(f"{skipped} damaged line{'s' * (skipped > 1)} of {path} skipped")
     return records
+
+
+def _record(line: bytes) -> dict[str, Any] | None:
+    """The record on a line; None unless it has what every reader of records needs."""
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(record, dict):
+        return None
+    number = lambda value: type(value) in (int, float) and math.isfinite(value)
+    whole = type(record.get("step")) is int and record["step"] > 0
+    timed = all(number(record.get(key)) for key in ("samples_seen", "time"))
+    losses = all(key in record and (record[key] is None or type(record[key]) in (int, float)) for key in _LOSSES)
+    return record if whole and timed and losses else None
+
+
+@cache
+def _warn(line: str) -> None:
+    """Says a warning, once in a process."""
+    say(f"warning: {line}")
 
 
 class Progress:
