@@ -1,7 +1,8 @@
 """Finished batches of a long job, kept in a folder until the whole is written: the same call goes on from there.
 
-`request.json` says what was asked for; each block is one .npz, named after its first row. Everything is written whole
-or not at all, so a kill at any moment leaves a folder that can be gone on from.
+`request.json` says what was asked for; each block is one .npz, named after its first row. The folder is made for the
+first block, and one without a block may be taken by any call: a call that fails early does not stand in the way of the
+next. All files are written whole or not at all, so a kill at any moment leaves a folder that can be gone on from.
 """
 
 import contextlib
@@ -32,9 +33,15 @@ _REQUEST = "request.json"
 
 @dataclass(frozen=True)
 class Parts:
-    """The blocks in a folder that is known to be of this request."""
+    """The blocks in a folder that is known to be of this request.
+
+    Attributes:
+        folder: which the first `write` makes.
+        request: what the blocks are of, as JSON.
+    """
 
     folder: Path
+    request: dict[str, Any]
 
     def read(self, start: int) -> Block | None:
         """The block whose first row is `start`; None where there is none, or a damaged one, which is drawn again."""
@@ -46,6 +53,9 @@ class Parts:
     def write(self, start: int, block: Block) -> None:
         """Keeps a block; RunFault if the disk will not take it."""
         try:
+            if not (self.folder / _REQUEST).exists():
+                with written(self.folder / _REQUEST) as part:
+                    part.write_text(json.dumps(self.request, indent=2) + "\n")
             write_npz(self._file(start), block)
         except OSError as error:
             raise RunFault(f"cannot write to {self.folder}: {error.strerror}") from None
@@ -55,39 +65,43 @@ class Parts:
 
 
 def open_parts(folder: Path, request: dict[str, Any]) -> Parts:
-    """The parts of a request, made if there are none.
+    """The parts of a request. Nothing is made yet; what an earlier call left there without a block is removed.
 
     Raises:
-        ConfigError: if the folder holds those of another request, or other files.
-        RunFault: if it cannot be written.
+        ConfigError: if the folder holds blocks of another request, or other files.
+        RunFault: if it cannot be used.
     """
     request = json.loads(json.dumps(request))
     fix = "remove the folder, or take another --out"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if any(not _is_part(p) for p in folder.iterdir()) or (_blocks(folder) and not (folder / _REQUEST).exists()):
+        if not folder.exists():
+            return Parts(folder, request)
+        blocks = _blocks(folder)
+        if any(not _is_part(p) for p in folder.iterdir()) or (blocks and not (folder / _REQUEST).exists()):
             raise ConfigError(f"{folder} holds other files than finished batches: {fix}")
-        if not (folder / _REQUEST).exists():
-            with written(folder / _REQUEST) as part:
-                part.write_text(json.dumps(request, indent=2) + "\n")
-            return Parts(folder)
-        known = json.loads((folder / _REQUEST).read_text())
+        if not blocks:
+            remove_parts(folder)
+            return Parts(folder, request)
+        text = (folder / _REQUEST).read_bytes()
     except OSError as error:
-        raise RunFault(f"cannot write to {folder}: {error.strerror}") from None
-    except json.JSONDecodeError:
-        raise ConfigError(f"{folder}/{_REQUEST} cannot be read: {fix}") from None
+        raise RunFault(f"cannot use {folder}: {error.strerror}; {fix}") from None
+    try:
+        known = json.loads(text)
+    except (ValueError, RecursionError):
+        known = None
+    if not isinstance(known, dict):
+        raise ConfigError(f"{folder}/{_REQUEST} cannot be read: {fix}")
     gaps = [name for name in {**known, **request} if known.get(name) != request.get(name)]
     if gaps:
         text = ", ".join(f"{name} is {known.get(name)} there and {request.get(name)} here" for name in gaps)
         raise ConfigError(f"{folder} holds finished batches of another request: {text}; {fix}")
-    if blocks := _blocks(folder):
-        say(f"sample: going on from the {len(blocks)} finished batches in {folder}")
-    return Parts(folder)
+    say(f"sample: going on from the {len(blocks)} finished batches in {folder}")
+    return Parts(folder, request)
 
 
 def remove_parts(folder: Path) -> None:
-    """Removes what `open_parts` and `Parts.write` have left there, and the folder with it; nothing else."""
-    if (folder / _REQUEST).exists():
+    """Removes what `Parts.write` has left there, and the folder with it; nothing else."""
+    if folder.is_dir() and ((folder / _REQUEST).exists() or not _blocks(folder)):
         with contextlib.suppress(OSError):
             # the request last: without it the blocks would be nobody's
             for path in sorted(folder.iterdir(), key=lambda p: p.name == _REQUEST):

@@ -219,6 +219,28 @@ def test_parts_of_another_request_are_refused(run, tmp_path):
     assert json.loads((keep / "request.json").read_text())["solver"] == "heun"
 
 
+@pytest.mark.parametrize("left", ["nothing", '{"seed": 5}', "5", "{", b"\xff"], ids=str)
+def test_a_call_that_failed_before_its_first_batch_is_in_nobodys_way(run, tmp_path, monkeypatch, left):
+    """It leaves no folder; one that an earlier version left, whatever its request, is taken over."""
+    keep = tmp_path / "s.npz.parts"
+    if left != "nothing":
+        keep.mkdir()
+        (keep / "request.json").write_bytes(left if isinstance(left, bytes) else left.encode())
+        (keep / ".0000000000.npz.17.part").write_text("cut short")
+    call = lambda: sampling.sample(run, 40, 0, HEUN, batch=16, keep=keep)
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, 0)
+        with pytest.raises(Interrupted):
+            call()
+    assert list(tmp_path.iterdir()) == []
+    call()
+    assert sorted(p.name for p in keep.iterdir()) == [*(f"{i:010d}.npz" for i in (0, 16, 32)), "request.json"]
+    if left != "nothing":  # beside finished batches it is not known whose they are
+        (keep / "request.json").write_bytes(left if isinstance(left, bytes) else left.encode())
+        with pytest.raises(ConfigError, match="remove the folder, or take another --out"):
+            call()
+
+
 def test_foreign_files_are_neither_taken_nor_removed(run, tmp_path):
     (tmp_path / "0000000000.npz").write_bytes(b"someone's")
     with pytest.raises(ConfigError, match="other files than finished batches"):

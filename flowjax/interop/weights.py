@@ -23,6 +23,8 @@ from flowjax.files import written
 from flowjax.interop import WeightsError
 from flowjax.interop.tree import check, fill, flatten
 from flowjax.run import Run, load
+from flowjax.training.loop import RunFault
+from flowjax.training.writers import disk_problem
 from flowjax.typing import Params
 
 DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
@@ -59,7 +61,8 @@ def save_weights(path: str | Path, weights: Weights, dtype: str = "float32") -> 
         The number of `parameters` and of `bytes`.
 
     Raises:
-        WeightsError: on an unknown dtype, or if the file cannot be written.
+        WeightsError: on an unknown dtype.
+        RunFault: if the file cannot be written.
     """
     path = Path(path)
     if dtype not in DTYPES:
@@ -74,7 +77,7 @@ def save_weights(path: str | Path, weights: Weights, dtype: str = "float32") -> 
             save_file(arrays, part, {_KEY: json.dumps(record)})
             part.chmod(mode)  # safetensors lets nobody else read it
     except (OSError, SafetensorError) as error:
-        raise WeightsError(f"cannot write {path}: {error}") from None
+        raise RunFault(f"cannot write {path}: {disk_problem(error) or error}") from None
     return {"parameters": sum(a.size for a in arrays.values()), "bytes": path.stat().st_size}
 
 

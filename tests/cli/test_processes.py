@@ -78,6 +78,42 @@ def test_a_killed_run_resumes_to_the_same_bits(never_stopped, tmp_path, number, 
     assert steps == list(range(200, 3001, 200))
 
 
+@pytest.mark.slow
+def test_a_run_that_is_killed_twenty_times_ends_with_the_same_bits(tmp_path):
+    """It saves and prunes all the time, so that most kills come in the middle of that; every fifth one at the start."""
+    command = [*TINY, "--config.train.steps=4000", "--config.train.log_every=100", "--config.train.save_every=20"]
+    command += ["--config.train.keep_last=2", "--config.ema.widths=(0.1,)", "--config.ema.snapshots=200"]
+    moments, kills = random.Random(0), 0
+    while kills < 20:
+        checkpoints = tmp_path / "killed" / "checkpoints"
+        before = {path.name for path in checkpoints.glob("*")}
+        process = start("train", *command, f"--workdir={tmp_path}/killed")
+        if kills % 5 == 4:
+            time.sleep(moments.uniform(0.0, 5.0))
+        else:
+            while process.poll() is None and {path.name for path in checkpoints.glob("*")} <= before:
+                time.sleep(0.005)
+            time.sleep(moments.uniform(0.0, 0.4))
+        process.kill()
+        _, err = process.communicate(timeout=60)
+        assert process.returncode == -signal.SIGKILL, err
+        kills += 1
+    for name in ("killed", "whole"):
+        process = start("train", *command, f"--workdir={tmp_path}/{name}")
+        _, err = process.communicate(timeout=600)
+        assert process.returncode == 0, err
+    a, b = tmp_path / "killed", tmp_path / "whole"
+    for x, y in zip(final_parameters(a), final_parameters(b), strict=True):
+        np.testing.assert_array_equal(x, y)
+    for pattern in ("checkpoints/*", "averages/*", "averages/.*"):
+        assert {path.name for path in a.glob(pattern)} == {path.name for path in b.glob(pattern)}
+    for path in (b / "averages").iterdir():
+        assert (a / "averages" / path.name).read_bytes() == path.read_bytes()
+    records = [[json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()] for run in (a, b)]
+    for key in ("step", "val_loss", "learning_rate", "grad_norm"):
+        assert [record[key] for record in records[0]] == [record[key] for record in records[1]]
+
+
 @pytest.mark.parametrize("argv", [["--help"], ["configs"], ["train", "--help"], ["sample", "--workdir=x"]])
 def test_light_commands_import_nothing_heavy(argv):
     """What makes them start in well under a second: neither JAX nor NumPy is imported."""

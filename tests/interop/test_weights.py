@@ -1,6 +1,7 @@
 """Weights out of a run and back, and published checkpoints through the command line."""
 
 import json
+import resource
 from pathlib import Path
 
 import jax
@@ -49,6 +50,19 @@ def test_a_round_trip_is_bitwise(exported, tiny_run):
 def test_others_may_read_the_file(exported):
     (exported.parent / "plain").touch()
     assert exported.stat().st_mode == (exported.parent / "plain").stat().st_mode
+
+
+def test_an_export_that_the_disk_does_not_take_is_a_fault(flowjax, tiny_run, tmp_path):
+    """A limit on the size of files stands in for a full disk; nothing half-written is left."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        code, result, err = flowjax("export", f"--workdir={tiny_run}", f"--out={tmp_path}/w.safetensors")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert (code, result) == (1, None)
+    assert err == f"flowjax: export: cannot write {tmp_path}/w.safetensors: File too large\n"
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_opened_file_samples_as_its_run(exported, tiny_run):
