@@ -115,8 +115,8 @@ class Checkpoints:
     def restore(self, step: int, like: TrainState) -> TrainState:
         """The state at `step`, shaped and placed as `like`, whose leaves are `jax.ShapeDtypeStruct`s with shardings.
 
-        A checkpoint of an earlier version, without running metrics, gets empty ones. All processes of a run call it, and
-        share the work of comparing the checksums.
+        A checkpoint of an earlier version, without running metrics, gets empty ones. All processes of a run call it,
+        and share the work of comparing the checksums.
 
         Raises:
             CheckpointError: if it is incomplete or damaged, and the one before it is offered, or of another network.
