@@ -9,6 +9,10 @@ resumes; only train.steps, the logging and saving cadence and what the devices a
 train.accumulate, model.remat) may differ then. `flowjax configs` lists the shipped configs. --tensorboard and --wandb
 also write the records of metrics.jsonl there; --trace writes what XProf shows of some steps into WORKDIR/trace.
 
+One training at a time uses a workdir: a lock on WORKDIR/.lock refuses a second one, and the operating system releases
+it when the process ends. A checkpoint has checksums of its files; one that is damaged is refused, and --checkpoint STEP
+goes on from an earlier one.
+
 Several processes train as one: on SLURM, TPU pods and Kubernetes they find each other, elsewhere the three flags say
 how (--num_processes=1 alone: this one is on its own). All need the same config and see the same workdir. If one dies,
 the others end within --heartbeat_timeout. If they have not all started within --initialization_timeout, those that
