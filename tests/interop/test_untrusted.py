@@ -2,6 +2,7 @@
 line."""
 
 import functools
+import itertools
 import json
 import os
 import pickle
@@ -16,7 +17,17 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from flowjax.config import ConfigError
-from flowjax.interop import WeightsError, open_weights, read_state_dict, read_torch, weights
+from flowjax.interop import (
+    WeightsError,
+    from_dit,
+    from_sit,
+    from_torchcfm,
+    open_weights,
+    read_state_dict,
+    read_torch,
+    weights,
+)
+from tests.interop.test_converters import cfm, dit
 from tests.interop.test_torch_file import DATA, storage, tensor, write
 from tests.untrusted import assert_read_or_refused, memory_below
 
@@ -239,3 +250,37 @@ def test_damaged_files_of_weights_are_read_or_refused(exported, tmp_path, monkey
     for read in (weights.load_weights, read_state_dict):
         refused = assert_read_or_refused(path, whole, read, (WeightsError, ConfigError), cases)
         assert refused > cases / 3
+
+
+HOSTILE = {
+    "scalar": lambda a: np.float32(1.0).reshape(()),
+    "empty": lambda a: np.zeros((0,), np.float32),
+    "empty axes": lambda a: np.zeros((0,) * a.ndim, np.float32),
+    "another axis": lambda a: np.asarray(a)[None],
+    "longer": lambda a: np.concatenate([a, a]),
+    "turned": lambda a: np.zeros((*a.shape[:-1], a.shape[-1] + 1), np.float32),
+    "complex": lambda a: np.asarray(a, np.complex64),
+    "whole numbers": lambda a: np.asarray(a, np.int64),
+}
+
+
+@pytest.mark.parametrize("kinds", [[*HOSTILE], *(pytest.param([kind], marks=pytest.mark.slow) for kind in HOSTILE)])
+def test_misshapen_tensors_of_published_networks_are_refused(kinds):
+    """Every tensor of each state dict, one at a time, with the kinds in turn."""
+    cfm_like, dit_likes = cfm().like, [dit(outputs=2).like, dit().like]
+    convert = {
+        "torchcfm": [lambda state: from_torchcfm(state, cfm_like, heads=4)],
+        "dit": [lambda state: from_dit(state, dit_likes[0]), lambda state: from_sit(state, dit_likes[1])],
+    }
+    for name, converters in convert.items():
+        state = read_state_dict(DATA / f"{name}.pt")
+        for (tensor_name, a), kind in zip(state.items(), itertools.cycle(kinds), strict=False):
+            for converter in converters:
+                with pytest.raises(WeightsError, match="another model"):
+                    converter({**state, tensor_name: HOSTILE[kind](np.asarray(a, np.float32))})
+
+
+def test_positions_that_are_not_numbers_are_refused():
+    state, like = read_state_dict(DATA / "dit.pt"), dit(outputs=2).like
+    with pytest.raises(WeightsError, match="pos_embed"):
+        from_dit({**state, "pos_embed": np.full_like(state["pos_embed"], np.nan, np.float32)}, like)
