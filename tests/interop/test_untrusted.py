@@ -266,7 +266,7 @@ HOSTILE = {
 
 @pytest.mark.parametrize("kinds", [[*HOSTILE], *(pytest.param([kind], marks=pytest.mark.slow) for kind in HOSTILE)])
 def test_misshapen_tensors_of_published_networks_are_refused(kinds):
-    """Every tensor of each state dict, one at a time, with the kinds in turn."""
+    """Every third tensor of each state dict with the kinds in turn; in the slow tests every one with every kind."""
     cfm_like, dit_likes = cfm().like, [dit(outputs=2).like, dit().like]
     convert = {
         "torchcfm": [lambda state: from_torchcfm(state, cfm_like, heads=4)],
@@ -274,7 +274,8 @@ def test_misshapen_tensors_of_published_networks_are_refused(kinds):
     }
     for name, converters in convert.items():
         state = read_state_dict(DATA / f"{name}.pt")
-        for (tensor_name, a), kind in zip(state.items(), itertools.cycle(kinds), strict=False):
+        entries = list(state.items())[:: 3 if len(kinds) > 1 else 1]
+        for (tensor_name, a), kind in zip(entries, itertools.cycle(kinds), strict=False):
             for converter in converters:
                 with pytest.raises(WeightsError, match="another model"):
                     converter({**state, tensor_name: HOSTILE[kind](np.asarray(a, np.float32))})
