@@ -78,7 +78,12 @@ def define_sampler(values: flags.FlagValues) -> None:
     """The solver's flags, and those that only sampling has."""
     define_solver(values)
     values["solver"].help = "an ODE or SDE solver of diffrax in lower case, rk4, ddim, ddpm, edm, unipc, ..."
-    flags.DEFINE_string("grid", "", "of --steps: uniform, edm, log_snr, learned; the solver's own", flag_values=values)
+    flags.DEFINE_string(
+        "grid",
+        "",
+        "time grid of --steps: uniform, condot, edm, log_snr or learned; by default the solver's own",
+        flag_values=values,
+    )
     flags.DEFINE_float("eta", None, "of ddim: 0 deterministic, 1 DDPM", flag_values=values)
     flags.DEFINE_float("churn", None, "S_churn of edm", lower_bound=0.0, flag_values=values)
     flags.DEFINE_string("g", None, "noise of an SDE: a number, sigma(c), canonical(c)", flag_values=values)

@@ -43,7 +43,6 @@ class Sampler(Protocol):
     Attributes:
         path: whose denoiser it is given.
         evaluations: of the denoiser in a step.
-        extra_evaluations: of the denoiser once, to start.
         grid: the name of the time grid that suits it, in `flowjax.solvers.grids`.
         denoise: whether the last step is E[x1 | x].
         stochastic: whether it draws noise, and so needs keys.
@@ -52,7 +51,6 @@ class Sampler(Protocol):
         needs_noiseless: whether it takes a path without noise of its own.
     """
 
-    extra_evaluations: ClassVar[int]
     grid: ClassVar[str]
     denoise: ClassVar[bool]
     needs_sigma: ClassVar[bool]
@@ -92,7 +90,6 @@ class Method:
     def evaluations(self) -> int:
         return 1
 
-    extra_evaluations: ClassVar[int] = 0
     grid: ClassVar[str] = "uniform"
     denoise: ClassVar[bool] = False
     needs_sigma: ClassVar[bool] = False
@@ -205,7 +202,7 @@ def run(
 def evaluations(sampler: Sampler, steps: int) -> int:
     """Evaluations of the denoiser for each sample in a run of `steps` steps, the denoising counted as one."""
     walked = steps - 1 if sampler.denoise else steps
-    return sampler.evaluations * walked + (sampler.extra_evaluations if walked else 0) + (1 if sampler.denoise else 0)
+    return sampler.evaluations * walked + (1 if sampler.denoise else 0)
 
 
 def blend(path: AffinePath, t: Array, like: Batched, ends: Ends) -> Batched:
