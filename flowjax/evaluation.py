@@ -124,29 +124,33 @@ def _sample_metrics(
         num = max(2, len(dataset.test) // 2)
         true, other = dataset.test[:num], dataset.test[num : 2 * num]
     say(f"evaluate: {num} samples")
-    drawn = sampling.sample(run, num, seed, solver, batch=batch, labels=labels).samples.astype(np.float32)
+    drawn = sampling.sample(run, num, seed, solver, batch=batch, labels=labels).samples
     say("evaluate: distances")
+    # in units of the data's scale and from their mean, so that neither the distances nor their squares lose digits
+    in_units = lambda x: np.asarray(run.spec.normalise.to_model(np.asarray(x, np.float64)), np.float32)
+    drawn, true, other = map(in_units, (drawn, true, other))
     pairs = partial(metrics.wasserstein2_squared_pairs, size=size, pairs=_PAIRS)
-    w2 = pairs(drawn, true)
-    result = {"w2": math.sqrt(w2), "w2_squared": w2, "w2_squared_true": pairs(other, true)}
+    w2, unit = pairs(drawn, true), run.spec.normalise.scale
+    result = {"w2": math.sqrt(w2) * unit, "w2_squared": w2 * unit * unit}
+    result["w2_squared_true"] = pairs(other, true) * unit * unit
     result["mmd"] = float(jax.jit(metrics.mmd)(drawn[:2000], true[:2000]))
     if not run.config.model.conditional:
         result |= _energy_metrics(run, true, seed, pairs)
     if dataset.modes is not None:
-        nearest = ((drawn[:, None] - dataset.modes) ** 2).sum(-1).argmin(1)
+        nearest = ((drawn[:, None] - in_units(dataset.modes)) ** 2).sum(-1).argmin(1)
         shares = np.bincount(nearest, minlength=len(dataset.modes)) / len(drawn)
         result |= {"mode_share_min": float(shares.min()), "mode_share_max": float(shares.max())}
     return result
 
 
 def _energy_metrics(run: Run, true: np.ndarray, seed: int, pairs: Any) -> dict[str, float]:
-    """Path energy against W2^2 between source and data, both in model space."""
+    """Path energy against W2^2 between source and data (`true`), both in model space."""
     rows = max(_ENERGY_ROWS, min(len(true), _PAIRS * _PAIR_SIZE))
     x0 = run.prior.sample(jax.random.key(seed), rows)
     t0, t1 = run.interval
     energy = jax.jit(lambda params, x: metrics.path_energy(run.problem.field(params), x, t0=t0, t1=t1))
     mean = float(energy(run.params, x0[:_ENERGY_ROWS]).mean())
-    distance = pairs(np.asarray(x0), np.asarray(run.spec.normalise.to_model(true)), pairs=_SOURCE_PAIRS)
+    distance = pairs(np.asarray(x0), true, pairs=_SOURCE_PAIRS)
     return {
         "npe": metrics.normalised_path_energy(mean, distance),
         "path_energy": mean,

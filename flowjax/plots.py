@@ -86,7 +86,7 @@ def trajectories(path: Path, run: Run) -> None:
         )[0]
     )
     lines = np.asarray(solve(run.params, sampling.source_noise(run, jax.random.key(0), rows)))
-    lines = np.asarray(run.spec.normalise.to_data(lines))
+    lines = run.spec.finish(lines)
     figure, axes = _figure(1)
     axes[0].plot(lines[..., 0], lines[..., 1], c="0.6", lw=0.4, zorder=1)
     axes[0].scatter(*lines[0].T, s=4, c="k", zorder=2, label="t = 0")
@@ -100,7 +100,7 @@ def density(path: Path, run: Run, dataset: Dataset) -> None:
     """The learned density on a grid, beside the true one where it is known."""
     (x0, x1), (y0, y1) = _limits(dataset.test)
     xs, ys = np.linspace(x0, x1, _DENSITY_SIDE), np.linspace(y0, y1, _DENSITY_SIDE)
-    grid = np.stack(np.meshgrid(xs, ys), -1).reshape(-1, 2).astype(np.float32)
+    grid = np.stack(np.meshgrid(xs, ys), -1).reshape(-1, 2)
     learned = sampling.log_prob(run, grid, solver=Solver("rk4", steps=50)).log_prob
     panels = [("learned density", learned)]
     if dataset.log_prob is not None:

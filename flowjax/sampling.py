@@ -220,10 +220,13 @@ def log_prob(
     noise_key, probe_key = jax.random.split(jax.random.key(seed))
     conditional = run.config.model.conditional
     labels = np.full(len(x), NO_LABEL, np.int32) if labels is None else labels
+    own = _share(len(x))
     if run.spec.levels and np.all(x == np.floor(x)):
+        encoded = np.asarray(x[own], np.float32)
         prepare = lambda key, i, row: run.spec.prepare(jax.random.fold_in(key, i), row)
     else:
-        prepare = lambda key, i, row: run.spec.normalise.to_model(row)
+        encoded = run.spec.to_model(x[own])
+        prepare = lambda key, i, row: row
 
     def score(shared: Any, rows: Array, x: Array, labels: Array) -> tuple[dict[str, Array], Stats]:
         params, noise_key, probe_key = shared
@@ -242,8 +245,7 @@ def log_prob(
         return {"log_prob": values}, stats
 
     _check_same((run, len(x), size, seed, solver, None, f"{divergence} {probes}"), x, labels)
-    own = _share(len(x))
-    points = (np.arange(len(x))[own], np.asarray(x[own], np.float32), labels[own])
+    points = (np.arange(len(x))[own], encoded, labels[own])
     score_block = partial(over_rows(score), everywhere((run.params, noise_key, probe_key)))
     show = show and hosts.leader()
     found = in_batches(score_block, points, size, solver=solver.name, label="likelihood", show=show).values

@@ -3,18 +3,20 @@
 In a folder each array is a NumPy file (`x.npy`, mapped into memory) or a Zarr array (`x/` or `x.zarr/`, of either
 version, opened by TensorStore). A set that does not fit on the device is streamed (`data.stream`) row by row: chunks of
 one or few rows are read fastest.
+
+`x` holds uint8 images (N, H, W, C), or floating-point numbers of any type and byte order, which are standardised by
+one mean and one standard deviation. Where there is no `x_test`, a fixed random tenth of `x` is held out, from each
+class its share; of a streamed set at most 10,000 rows.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from flowjax import archives
 from flowjax.data.dataset import (
-    Affine,
     ArrayRows,
     DataError,
     Dataset,
@@ -24,9 +26,13 @@ from flowjax.data.dataset import (
     resident,
     sample_rows,
 )
+from flowjax.data.labels import names_of, read_labels
+from flowjax.data.scales import standardisation
+from flowjax.data.splits import held_out_tenth, skipping, skips, spread
+from flowjax.data.stored import KEYS, open_files, open_zarrs, unused
 
-_SEEN = 10_000
-"""Rows whose mean and deviation standardise numbers: the first."""
+_SAMPLED = 10_000
+"""Rows of a streamed set whose mean and deviation standardise numbers, and the most that are held out of it."""
 
 
 def read_npz(path: str | Path, key: str = "x") -> dict[str, np.ndarray]:
@@ -47,131 +53,179 @@ def read_npz(path: str | Path, key: str = "x") -> dict[str, np.ndarray]:
 
 
 def open_npz(path: str) -> Dataset:
-    """`x` (N, *event): uint8 images (N, H, W, C), or floats, standardised by one mean and one deviation.
+    """The arrays of an .npz file as a data set.
 
-    Where there is no `x_test`, the last tenth of `x` is held out (the order of the file is kept).
+    Raises:
+        DataError: one line, if the file cannot be read, or an array has a wrong shape, type or value.
     """
     if not path:
         raise DataError("data.name is npz, so data.path must name the file: --config.data.path=mine.npz")
-    return _open("npz", path, read_npz(path))
+    if Path(path).is_dir():
+        raise DataError(
+            f"{path} is a folder, and data.name npz needs one .npz file: take data.name=npy for a folder of x.npy, "
+            "zarr for Zarr arrays, folder for images"
+        )
+    if Path(path).suffix == ".npy":
+        raise DataError(
+            f"{path} is a single array, and data.name npz needs an archive, numpy.savez('mine.npz', x=x); or take "
+            "data.name=npy, and as data.path the folder of a file x.npy"
+        )
+    arrays = read_npz(path)
+    return _open("npz", path, arrays, unused([key for key in arrays if key not in KEYS]))
 
 
 def open_npy(path: str) -> Dataset:
     """A folder of `x.npy` and its like; otherwise as `open_npz`."""
-    return _open("npy", path, _read_folder("npy", path, ("{}.npy",), lambda p: np.load(p, mmap_mode="r")))
+    return _open("npy", path, *open_files(path))
 
 
 def open_zarr(path: str) -> Dataset:
     """A folder of Zarr arrays `x/` or `x.zarr/` and their like; otherwise as `open_npz`."""
-    return _open("zarr", path, _read_folder("zarr", path, ("{}", "{}.zarr"), Stored.at))
+    return _open("zarr", path, *open_zarrs(path))
 
 
-@dataclass(frozen=True)
-class Stored:
-    """A TensorStore array that reads like NumPy's; it can be pickled."""
-
-    store: Any
-
-    @classmethod
-    def at(cls, path: Path) -> "Stored":
-        import tensorstore
-
-        where = {"driver": "file", "path": f"{path}/"}
-        return cls(tensorstore.open({"driver": "auto", "kvstore": where}, open=True, read=True).result())
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return tuple(self.store.shape)
-
-    @property
-    def ndim(self) -> int:
-        return len(self.shape)
-
-    @property
-    def dtype(self) -> np.dtype:
-        return self.store.dtype.numpy_dtype
-
-    @property
-    def nbytes(self) -> int:
-        return int(np.prod(self.shape)) * self.dtype.itemsize
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def __getitem__(self, index: Any) -> Any:
-        return self.store[index].read().result()
-
-
-def _read_folder(
-    name: str, path: str, files: tuple[str, ...], read: Callable[[Path], Any]
-) -> dict[str, np.ndarray | Stored]:
-    if not path:
-        raise DataError(f"data.name is {name}, so data.path must name a folder: --config.data.path=FOLDER")
-    found = {}
-    for key in ("x", "y", "x_test", "y_test"):
-        place = next((p for p in (Path(path) / file.format(key) for file in files) if p.exists()), None)
-        if place is None:
-            continue
-        try:
-            found[key] = read(place)
-        except Exception as error:  # numpy and TensorStore raise what they like on damaged files
-            raise DataError(f"{place} cannot be read: {str(error).splitlines()[0][:160]}") from None
-    if "x" not in found:
-        raise DataError(f"{path} holds no {' or '.join(file.format('x') for file in files)}")
-    return {key: a if key in ("x", "x_test") else np.asarray(a[:]) for key, a in found.items()}
-
-
-def _open(name: str, path: str, arrays: dict[str, Any]) -> Dataset:
-    x, y = arrays["x"], arrays.get("y")
-    if x.ndim < 2 or len(x) < 2:
-        raise DataError(f"{path}: x must be (N, *event) with N >= 2, not {x.shape}")
-    _check_labels(path, "y", y, len(x))
-    if "x_test" in arrays:
-        test, test_labels, rows = arrays["x_test"], arrays.get("y_test"), len(x)
-        if test.shape[1:] != x.shape[1:] or len(test) == 0:
-            raise DataError(f"{path}: x_test must be (N, {', '.join(map(str, x.shape[1:]))}), N >= 1, not {test.shape}")
-        if (y is None) != (test_labels is None):
-            raise DataError(f"{path}: of y and y_test one is there and the other is not")
-        _check_labels(path, "y_test", test_labels, len(test))
+def _open(name: str, path: str, arrays: dict[str, Any], notes: tuple[str, ...]) -> Dataset:
+    x, x_test = arrays["x"], arrays.get("x_test")
+    notes += _check_rows(path, x)
+    labels, test_labels, names = _labels(path, arrays)
+    fits = resident(len(x) * int(np.prod(x.shape[1:])) * (1 if x.dtype == np.uint8 else 4))
+    without, test_rows = _split(x, x_test, labels, fits)
+    if x_test is None:
+        test, test_labels = np.asarray(x[test_rows]), None if labels is None else labels[test_rows]
     else:
-        test, test_labels = x, y
-        rows = len(x) - max(1, len(x) // 10)
-    begin = 0 if "x_test" in arrays else rows
-    kept = held_out(len(test) - begin, x.shape[1:])
-    test = np.asarray(test[begin : begin + kept])
-    test_labels = None if test_labels is None else test_labels[begin : begin + kept]
-    known = None if y is None else y[:rows]
-    num_classes = 0 if known is None or test_labels is None else 1 + int(max(known.max(), test_labels.max()))
-    levels, normalise = _kind(path, x, rows, test)
-    cast = (lambda a: a) if levels else (lambda a: a.astype(np.float32))
-    fits = resident(x.nbytes)
-    spec = DataSpec(name, tuple(x.shape[1:]), normalise, num_classes=num_classes, levels=levels)
+        test, test_labels = np.asarray(x_test[test_rows]), None if test_labels is None else test_labels[test_rows]
+    rows = ArrayRows(x, labels, without)
+    read = lambda index: np.asarray(x[index if without is None else skipping(skips(without), index)])
+    if x.dtype == np.uint8:
+        levels, normalise, test = 256, image_scale(256), _pixels(path, test)
+    else:
+        seen = len(rows) if fits else _SAMPLED
+        normalise, remarks = standardisation(path, len(rows), read, x.shape[1:], x.dtype, seen)
+        levels, notes, test = 0, notes + remarks, _numbers(path, test)
+    known = labels if labels is None or without is None else np.delete(labels, without)
+    classes, shares, gaps = _classes(known, test_labels, names)
+    spec = DataSpec(name, tuple(x.shape[1:]), normalise, classes, levels, names, shares)
+    if not levels:
+        notes += _check_test(spec, test)
+
+    def load() -> tuple[np.ndarray, np.ndarray | None]:
+        some = max(1, 2**22 // spec.d)
+        index = np.arange(len(rows))
+        parts = [spec.encode(read(index[i : i + some])) for i in range(0, len(index), some)]
+        return np.concatenate(parts), known
+
     return Dataset(
         spec=spec,
-        test=test.astype(np.float32),
-        test_labels=None if test_labels is None else test_labels.astype(np.int32),
-        arrays=(lambda: (cast(np.asarray(x[:rows])), None if known is None else known.astype(np.int32)))
-        if fits
-        else tuple,
+        test=test.astype(np.float32 if levels else spec.dtype),
+        test_labels=test_labels,
+        arrays=load if fits else tuple,
         sample=sample_rows if fits else None,
-        rows=None if fits else ArrayRows(x, known, rows),
+        rows=None if fits else ArrayRows(x, labels, without, spec.encode),
+        test_rows=test_rows,
+        notes=notes + gaps,
     )
 
 
-def _kind(path: str, x: Any, rows: int, test: np.ndarray) -> tuple[int, Affine]:
-    """The levels of pixels and their scale; or 0 and the mean and deviation of numbers."""
+def _split(x: Any, x_test: Any, labels: np.ndarray | None, fits: bool) -> tuple[np.ndarray | None, np.ndarray]:
+    """The rows of x that are not trained on (None for none), and the rows of x_test, or of x, that are tested on."""
+    if x_test is not None:
+        return None, spread(len(x_test), held_out(len(x_test), x.shape[1:]))
+    most = held_out(len(x), x.shape[1:])
+    held = held_out_tenth(len(x), labels, most if fits else min(most, _SAMPLED))
+    return held, held
+
+
+def _check_rows(path: str, x: Any) -> tuple[str, ...]:
+    """Refuses a shape or a type of x that cannot be meant; notes for the user about one that may not be."""
+    if x.ndim < 2 or len(x) < 2:
+        raise DataError(f"{path}: x must be (N, *event) with N >= 2, not {x.shape}")
+    if 0 in x.shape:
+        raise DataError(f"{path}: x has an empty axis: its shape is {x.shape}")
+    channels_first = x.ndim == 4 and x.shape[1] in (1, 3, 4) and x.shape[3] > 4
+    turn = f"x of shape {x.shape} has its channels first, and channels come last here: x = x.transpose(0, 2, 3, 1)"
     if x.dtype == np.uint8:
         if x.ndim != 4:
-            raise DataError(f"{path}: uint8 data are images (N, H, W, C), not {x.shape}")
-        return 256, image_scale(256)
-    if not np.issubdtype(x.dtype, np.floating):
-        raise DataError(f"{path}: x must be uint8 or floating point, not {x.dtype}")
-    seen = np.asarray(x[: rows if resident(x.nbytes) else min(rows, _SEEN)], np.float32)
-    if not (np.isfinite(seen).all() and np.isfinite(test).all()):
-        raise DataError(f"{path}: x holds values that are not finite")
-    return 0, Affine(float(seen.std()) or 1.0, float(seen.mean()))
+            hint = ": grey images take x = x[..., None]" if x.ndim == 3 else ""
+            raise DataError(f"{path}: uint8 data are images (N, H, W, C), not {x.shape}{hint}")
+        if channels_first:
+            raise DataError(f"{path}: {turn}")
+    elif not jnp.issubdtype(x.dtype, jnp.floating):
+        raise DataError(
+            f"{path}: x must be uint8 or floating point, not {x.dtype}: convert it, for example by x.astype('float32')"
+        )
+    return (f"perhaps {turn}",) if channels_first else ()
 
 
-def _check_labels(path: str, key: str, y: np.ndarray | None, rows: int) -> None:
-    if y is not None and (y.shape != (rows,) or not np.issubdtype(y.dtype, np.integer) or y.min() < 0):
-        raise DataError(f"{path}: {key} must hold one label 0, 1, ... for each of the {rows} rows")
+def _labels(path: str, arrays: dict[str, Any]) -> tuple[np.ndarray | None, np.ndarray | None, tuple[str, ...]]:
+    """y and y_test as whole numbers, and the names of the classes if they are texts."""
+    y, y_test = arrays.get("y"), arrays.get("y_test")
+    x_test = arrays.get("x_test")
+    if x_test is None and y_test is not None:
+        raise DataError(f"{path}: there is y_test but no x_test")
+    if x_test is not None and (x_test.shape[1:] != arrays["x"].shape[1:] or len(x_test) == 0):
+        shape = ", ".join(map(str, arrays["x"].shape[1:]))
+        raise DataError(f"{path}: x_test must be (N, {shape}), N >= 1, not {x_test.shape}")
+    if x_test is not None and (y is None) != (y_test is None):
+        raise DataError(f"{path}: of y and y_test one is there and the other is not")
+    names = names_of((y, y_test))
+    read = lambda key, rows: read_labels(path, key, arrays[key], len(rows), names)
+    return None if y is None else read("y", arrays["x"]), None if y_test is None else read("y_test", x_test), names
+
+
+def _classes(
+    known: np.ndarray | None, test: np.ndarray | None, names: tuple[str, ...]
+) -> tuple[int, tuple[float, ...], tuple[str, ...]]:
+    """The number of classes, their shares of the training rows, and a note about classes without a training row."""
+    if known is None or test is None:
+        return 0, (), ()
+    classes = len(names) or 1 + int(max(known.max(), test.max()))
+    counts = np.bincount(known, minlength=classes)
+    shares = tuple((counts / counts.sum()).tolist())
+    missing = np.flatnonzero(counts == 0).tolist()
+    if not missing:
+        return classes, shares, ()
+    shown = ", ".join(archives.printable(names[k]) if names else str(k) for k in missing[:8]) + ", ..." * (
+        len(missing) > 8
+    )
+    tested = np.isin(test, missing).sum()
+    more = f"; {tested} test rows have such a label" if tested else ""
+    return classes, shares, (f"of the labels 0 to {classes - 1} these have no training row: {shown}{more}",)
+
+
+def _pixels(path: str, test: np.ndarray) -> np.ndarray:
+    """Test rows beside uint8 images: whole numbers 0 to 255 of any type."""
+    if test.dtype == np.uint8:
+        return test
+    real = test.dtype.kind in "iu" or jnp.issubdtype(test.dtype, jnp.floating)
+    whole = real and bool(np.all((test >= 0) & (test <= 255) & (test == np.floor(test))))
+    if not whole or (test.dtype.kind not in "iu" and test.max() <= 1):
+        seen = f" between {test.min():g} and {test.max():g}" if real else ""
+        raise DataError(
+            f"{path}: x is uint8, so x_test must hold whole numbers 0 to 255 too, and it is {test.dtype}{seen}: store "
+            "both in one type and scale"
+        )
+    return test.astype(np.uint8)
+
+
+def _numbers(path: str, test: np.ndarray) -> np.ndarray:
+    """Test rows beside numbers, in float64 without loss."""
+    if test.dtype.kind not in "iu" and not jnp.issubdtype(test.dtype, jnp.floating):
+        raise DataError(f"{path}: x_test must hold real numbers as x does, not {test.dtype}")
+    if test.dtype.kind in "iu" and np.any((test > 2**53) | (test < -(2**53))):
+        raise DataError(f"{path}: x_test holds integers beyond 2^53, which floating point rounds")
+    test = test.astype(np.float64)
+    if not np.isfinite(test).all():
+        raise DataError(f"{path}: x_test holds values that are not finite")
+    return test
+
+
+def _check_test(spec: DataSpec, test: np.ndarray) -> tuple[str, ...]:
+    """A note if test rows do not look like training rows; DataError if float32 cannot hold them in model space."""
+    y = spec.to_model(test)
+    mean, std = float(y.mean(dtype=np.float64)), float(y.std(dtype=np.float64))
+    if y.size < 100 or (abs(mean) < 3 and 0.1 < std < 10):
+        return ()
+    return (
+        f"the test rows do not look like the training rows: their mean is {mean:.3g} standard deviations of x away, "
+        f"and their standard deviation {std:.3g} times as large",
+    )

@@ -13,6 +13,7 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import jax
@@ -20,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from flowjax.data.splits import permutation
+from flowjax.data.splits import permutation, skipping, skips
 from flowjax.objectives import Batch
 from flowjax.typing import Batched, PRNGKey
 
@@ -30,8 +31,14 @@ Numbers = TypeVar("Numbers", Array, np.ndarray, np.float32, float)
 RESIDENT_BYTES = 2**31
 """Sets up to this size live on the device; the environment variable FLOWJAX_RESIDENT_BYTES changes it."""
 
-_LARGEST_ENTRY, _LARGEST_LIST = 2**31, 100_000
+MOST_CLASSES = 100_000
+"""The limit of labels, and of a description's lists."""
+
+_LARGEST_ENTRY, _LARGEST_LIST = 2**31, MOST_CLASSES
 """Bounds on the integers and on the lists of a description that is read from a file."""
+
+_AT_ONCE = 2**22
+"""Numbers that are converted in float64 at a time."""
 
 _TEST_BYTES = 2**30
 """Of the held-out rows of the user's own data, in float32: those beyond are left out."""
@@ -43,10 +50,20 @@ class DataError(ValueError):
 
 @dataclass(frozen=True)
 class Affine:
-    """data = scale * model + shift, with one scale and shift for the whole set."""
+    """data = scale * model + shift, with one scale and shift for the whole set.
+
+    Raises:
+        DataError: if the scale is not a positive finite number, or the shift is not finite.
+    """
 
     scale: float = 1.0
     shift: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.scale < math.inf:
+            raise DataError(f"the scale of the data must be a positive finite number, not {self.scale}")
+        if not math.isfinite(self.shift):
+            raise DataError(f"the shift of the data must be a finite number, not {self.shift}")
 
     def to_model(self, x: Numbers) -> Numbers:
         return (x - self.shift) / self.scale
@@ -208,24 +225,58 @@ class DataSpec:
     def is_image(self) -> bool:
         return len(self.shape) == 3
 
-    def prepare(self, key: PRNGKey, x: Array) -> Batched:
-        """Data-space rows as float32 in model space, dequantised if pixels are integers."""
-        x = x.astype(jnp.float32)
+    @property
+    def dtype(self) -> np.dtype:
+        """The type of samples in data space: uint8 for pixels; for numbers float32 where it resolves their scale.
+
+        Otherwise float64: for numbers that lie more than 1,000 times their standard deviation from 0, where float32
+        would round them by more than 6e-5 of it, and for numbers outside the range of float32.
+        """
         if self.levels:
-            x = x + jax.random.uniform(key, x.shape)
-        return self.normalise.to_model(x)
+            return np.dtype(np.uint8)
+        scale, shift = self.normalise.scale, abs(self.normalise.shift)
+        enough = shift <= 1000 * scale and 2.0**-100 < scale < 2.0**100
+        return np.dtype(np.float32 if enough else np.float64)
+
+    def to_model(self, x: np.ndarray) -> np.ndarray:
+        """Data-space rows in model space as float32, without dequantisation.
+
+        The shift is subtracted and the scale divided out in float64, before the numbers are rounded to float32.
+
+        Raises:
+            DataError: if a result is not finite in float32.
+        """
+        y = np.empty(x.shape, np.float32)
+        some = max(1, _AT_ONCE // self.d)
+        with np.errstate(over="ignore"):
+            for i in range(0, len(x), some):
+                y[i : i + some] = self.normalise.to_model(np.asarray(x[i : i + some], np.float64))
+                if not np.isfinite(y[i : i + some]).all():
+                    raise DataError(
+                        f"the data ({self.name}) hold values that are not finite, or that are too far from the mean "
+                        f"{self.normalise.shift:g} for float32 in units of the scale {self.normalise.scale:g}"
+                    )
+        return y
+
+    def encode(self, x: np.ndarray) -> np.ndarray:
+        """Data-space rows as `prepare` takes them on the device: pixels as they are, numbers by `to_model`."""
+        return x if self.levels else self.to_model(x)
+
+    def prepare(self, key: PRNGKey, x: Array) -> Batched:
+        """Encoded rows as float32 in model space: pixels are dequantised, numbers are there already."""
+        x = x.astype(jnp.float32)
+        return self.normalise.to_model(x + jax.random.uniform(key, x.shape)) if self.levels else x
 
     def finish(self, x: Array | np.ndarray) -> np.ndarray:
-        """Samples from model space as the user wants them: data space, and uint8 where pixels are integers."""
-        x = self.normalise.to_data(np.asarray(x))
+        """Samples from model space in data space, as `dtype`. Numbers are scaled and shifted in float64."""
         if not self.levels:
-            return x
-        return np.clip(np.floor(x), 0, self.levels - 1).astype(np.uint8)
+            return self.normalise.to_data(np.asarray(x, np.float64)).astype(self.dtype)
+        return np.clip(np.floor(self.normalise.to_data(np.asarray(x))), 0, self.levels - 1).astype(np.uint8)
 
 
 @runtime_checkable
 class Rows(Protocol):
-    """Examples on the host by number, in data space. They can be pickled, for processes that read."""
+    """Encoded examples (`DataSpec.encode`) on the host by number. They can be pickled, for processes that read."""
 
     def __len__(self) -> int: ...
 
@@ -241,18 +292,27 @@ class ArrayRows:
     Args:
         x: (N, *event), of NumPy or alike.
         labels: (N,), or None.
-        rows: the first so many; None for all.
+        without: rows that are left out, in increasing order; None for none.
+        encode: from an array of rows to encoded rows; None leaves them as they are.
     """
 
     x: Any
     labels: np.ndarray | None = None
-    rows: int | None = None
+    without: np.ndarray | None = field(default=None, repr=False)
+    encode: Callable[[np.ndarray], np.ndarray] | None = None
 
     def __len__(self) -> int:
-        return len(self.x) if self.rows is None else self.rows
+        return len(self.x) - (0 if self.without is None else len(self.without))
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, np.int32 | None]:
-        return np.asarray(self.x[index]), None if self.labels is None else np.int32(self.labels[index])
+        row = index if self._skips is None else int(skipping(self._skips, np.array([index]))[0])
+        x = np.asarray(self.x[row])
+        label = None if self.labels is None else np.int32(self.labels[row])
+        return x if self.encode is None else self.encode(x[None])[0], label
+
+    @cached_property
+    def _skips(self) -> np.ndarray | None:
+        return None if self.without is None else skips(self.without)
 
 
 @dataclass(frozen=True)
@@ -263,12 +323,13 @@ class Dataset:
 
     Attributes:
         spec: shape, normalisation, labels.
-        test: (N, *shape) held-out points in data space, float32, fixed; from `open_dataset`, in a random order.
+        test: (N, *shape) held-out points in data space, fixed; from `open_dataset`, in a random order. Numbers have the
+            type `spec.dtype`, pixels are float32.
         test_labels: (N,) int32, or None.
         arrays: loads what `sample` draws from, once; () where it needs nothing. Passed to the compiled step as an
             argument.
-        sample: (arrays, key, n) -> Batch in data space.
-        rows: of a set that is too large for the device, read from the host batch by batch (`data.stream`).
+        sample: (arrays, key, n) -> Batch of encoded rows, from arrays of encoded rows.
+        rows: encoded rows of a set that is too large for the device, read from the host batch by batch (`data.stream`).
         log_prob: (N, *shape) -> (N,) nats in data space, where it is known.
         draw: (key, n) -> fresh true samples, where the distribution is known.
         modes: (K, D) centres of a mixture's modes, where it has them.

@@ -2,10 +2,11 @@
 
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 from flowjax.arguments import make
 from flowjax.data.arrays import open_npy, open_npz, open_zarr
-from flowjax.data.dataset import Dataset
+from flowjax.data.dataset import DataError, Dataset
 from flowjax.data.densities import open_density
 from flowjax.data.digits import open_digits
 from flowjax.data.folder import open_folder
@@ -13,11 +14,24 @@ from flowjax.data.images import open_tfds
 
 
 def _density(name: str) -> Callable[[str], Dataset]:
-    return lambda path: open_density(name)
+    def opened(path: str) -> Dataset:
+        _refuse(name, path)
+        return open_density(name)
+
+    return opened
 
 
 def _digits(path: str, label: int | None = None) -> Dataset:
+    _refuse("digits", path)
     return open_digits(label)
+
+
+def _refuse(name: str, path: str) -> None:
+    if path:
+        raise DataError(
+            f"data.name {name!r} takes no file, and data.path is {path!r}: leave data.path empty, or take data.name "
+            "npz, npy, zarr or folder"
+        )
 
 
 DATASETS: dict[str, Callable[..., Dataset]] = {
@@ -47,4 +61,4 @@ def open_dataset(name: str, path: str = "") -> Dataset:
         ConfigError: if the name is unknown.
         DataError: if the data are missing or malformed.
     """
-    return make("data.name", name, DATASETS, path).with_permuted_test()
+    return make("data.name", name, DATASETS, str(Path(path).expanduser()) if path else "").with_permuted_test()

@@ -57,6 +57,16 @@ def complement(n: int, rows: Int[np.ndarray, " k"]) -> Int[np.ndarray, " rest"]:
     return np.delete(np.arange(n), rows)
 
 
+def skips(rows: Int[np.ndarray, " k"]) -> Int[np.ndarray, " k"]:
+    """What `skipping` needs to know of rows that are left out, which are in increasing order."""
+    return rows - np.arange(len(rows))
+
+
+def skipping(skips: Int[np.ndarray, " k"], index: Int[np.ndarray, " m"]) -> Int[np.ndarray, " m"]:
+    """The rows with these numbers among those that are not left out: `complement(n, rows)[index]` by bisection."""
+    return index + np.searchsorted(skips, index, side="right")
+
+
 def _all_but_one_of_each(labels: np.ndarray) -> Int[np.ndarray, " m"]:
     """Row numbers sorted by label and, within a label, by number, without the first row of each label."""
     order = np.argsort(labels, kind="stable")

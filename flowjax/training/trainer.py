@@ -240,10 +240,11 @@ class Trainer:
         return get_batch
 
     def held_out(self) -> tuple[Any, Any]:
-        """The test points of the validation loss, raw, and their labels or None."""
+        """The test points of the validation loss, encoded for `DataSpec.prepare`, and their labels or None."""
         rows = slice(0, min(_VAL_ROWS, len(self.dataset.test)))
         labels = self.dataset.test_labels if self.config.model.conditional else None
-        return np.asarray(self.dataset.test[rows]), None if labels is None else np.asarray(labels[rows])
+        points = self.dataset.spec.encode(self.dataset.test[rows])
+        return points, None if labels is None else np.asarray(labels[rows])
 
     def validation(self, seed: Any, points: Any, labels: Any) -> tuple[PRNGKey, Batch]:
         """The key and the batch of the validation loss: `held_out` prepared by this seed."""

@@ -89,14 +89,16 @@ KINDS = {"npy": store_npy, "zarr": store_zarr, "zarr2": store_zarr2}
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_arrays_in_a_folder(tmp_path, kind, monkeypatch):
-    """Images and labels as they were stored; resident or streamed the same rows."""
+    """Images and labels as they were stored; resident or streamed the same rows, of which one in ten is held out."""
     labels = np.arange(30) % 3
     KINDS[kind](tmp_path / "a", x=PIXELS, y=labels)
     dataset = open_dataset(kind.rstrip("2"), str(tmp_path / "a"))
     x, y = dataset.arrays()
-    np.testing.assert_array_equal(x, PIXELS[:27])
-    np.testing.assert_array_equal(y, labels[:27])
-    np.testing.assert_array_equal(dataset.test, PIXELS[27:])
+    held = dataset.test_rows
+    assert sorted(labels[held]) == [0, 1, 2]
+    np.testing.assert_array_equal(x, np.delete(PIXELS, held, 0))
+    np.testing.assert_array_equal(y, np.delete(labels, held))
+    np.testing.assert_array_equal(dataset.test, PIXELS[held])
     assert dataset.spec.num_classes == 3
     monkeypatch.setattr("flowjax.data.dataset.RESIDENT_BYTES", 0)
     streamed = open_dataset(kind.rstrip("2"), str(tmp_path / "a"))
@@ -104,15 +106,16 @@ def test_arrays_in_a_folder(tmp_path, kind, monkeypatch):
     batch = next(Stream(streamed.rows, 0, 9).start(2, workers=2))
     for image, label in zip(batch.x1, batch.cond, strict=True):
         (row,) = np.flatnonzero((image == PIXELS).all((1, 2, 3)))
-        assert (row < 27, labels[row]) == (True, label)
+        assert (row in held, labels[row]) == (False, label)
 
 
 def test_numbers_are_standardised_by_what_is_seen_of_them(tmp_path, streams):
     x = np.random.default_rng(0).normal(3.0, 2.0, (4000, 5))
     store_npy(tmp_path / "a", x=x)
     dataset = open_dataset("npy", str(tmp_path / "a"))
-    assert dataset.spec.normalise.shift == pytest.approx(x[:3600].mean(), abs=1e-6)
-    assert dataset.spec.normalise.scale == pytest.approx(x[:3600].std(), abs=1e-6)
+    trained = np.delete(x, dataset.test_rows, 0)
+    assert dataset.spec.normalise.shift == pytest.approx(trained.mean(), rel=1e-12)
+    assert dataset.spec.normalise.scale == pytest.approx(trained.std(), rel=1e-12)
 
 
 @pytest.mark.parametrize(

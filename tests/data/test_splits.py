@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from flowjax.data.splits import _hash, complement, held_out_tenth, permutation, spread
+from flowjax.data.splits import _hash, complement, held_out_tenth, permutation, skipping, skips, spread
 
 
 def test_the_hash_is_splitmix64():
@@ -55,3 +55,10 @@ def test_small_sets_and_limits():
     assert len(held_out_tenth(1000, most=7)) == 7
     assert len(held_out_tenth(3, np.arange(3))) == 1  # no class has two rows
     np.testing.assert_array_equal(held_out_tenth(3, np.array([4, 2, 4])), [2])
+
+
+def test_skipping_is_the_complement_without_its_array():
+    for rows in ([], [0], [4, 5, 6, 19], [0, 1, 2, 18, 19], [7]):
+        left_out = np.array(rows, np.int64)
+        expected = complement(20, left_out)
+        np.testing.assert_array_equal(skipping(skips(left_out), np.arange(len(expected))), expected)

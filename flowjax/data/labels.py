@@ -1,0 +1,68 @@
+"""Labels of the user's own arrays: whole numbers, or texts that become the names of classes."""
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from jaxtyping import Int32
+
+from flowjax.archives import printable
+from flowjax.data.dataset import MOST_CLASSES, DataError, shortened
+
+_RENUMBER = "number them with numpy.unique(y, return_inverse=True)[1]"
+
+
+def names_of(arrays: Iterable[np.ndarray | None]) -> tuple[str, ...]:
+    """The different texts of arrays of labels, sorted; empty if no array holds text."""
+    texts = [_texts(y) for y in arrays if y is not None and y.dtype.kind in "US"]
+    return tuple(str(name) for name in np.unique(np.concatenate(texts))) if texts else ()
+
+
+def read_labels(
+    where: str, key: str, y: np.ndarray, rows: int, names: Sequence[str] = ()
+) -> Int32[np.ndarray, " rows"]:
+    """Labels as whole numbers 0, 1, ..., whatever type they are stored as.
+
+    Args:
+        where: the file, for messages.
+        key: the name of the array, for messages.
+        y: the labels: integers, other numbers that are whole, booleans, or texts.
+        rows: how many there must be.
+        names: the names of classes, in order, for labels that are texts.
+
+    Raises:
+        DataError: one line, if a label cannot be read without loss, or there is not one label for each row.
+    """
+    if y.shape != (rows,):
+        raise DataError(f"{where}: {key} must hold one label for each of the {rows} rows, but its shape is {y.shape}")
+    if y.dtype.kind in "US":
+        return _numbered(where, key, _texts(y), names)
+    if y.dtype.kind not in "biuf":
+        raise DataError(f"{where}: {key} must hold whole numbers or texts as labels, not {y.dtype}")
+    if y.dtype.kind == "f" and not np.all(y == np.floor(y)):  # NaN is not equal to itself
+        wrong = y[~(y == np.floor(y))][0]
+        raise DataError(f"{where}: {key} must hold one whole number for each row, but one label is {wrong}")
+    low, high = y.min(), y.max()
+    if low < 0:
+        raise DataError(f"{where}: {key} must hold labels 0, 1, ..., but one label is {low}")
+    if high >= MOST_CLASSES:
+        raise DataError(
+            f"{where}: {key} holds the label {int(high) if high < 2**64 else high}, and labels end at "
+            f"{MOST_CLASSES - 1}: {_RENUMBER}"
+        )
+    return y.astype(np.int32)
+
+
+def _numbered(where: str, key: str, y: np.ndarray, names: Sequence[str]) -> np.ndarray:
+    if len(names) > MOST_CLASSES:
+        raise DataError(f"{where}: the labels are {len(names)} different texts, and {MOST_CLASSES} is the limit")
+    known, index = np.unique(y, return_inverse=True)
+    number = {name: k for k, name in enumerate(names)}
+    if unknown := [str(name) for name in known if str(name) not in number]:
+        classes = f"the classes are {printable(shortened(names), 200)}" if names else "the classes have no names"
+        raise DataError(f"{where}: {key} holds the label {unknown[0][:80]!r}, and {classes}")
+    return np.array([number[str(name)] for name in known], np.int32)[index]
+
+
+def _texts(y: np.ndarray) -> np.ndarray:
+    """Texts, decoded if they are bytes."""
+    return np.char.decode(y, "utf-8", "replace") if y.dtype.kind == "S" else y

@@ -1,0 +1,111 @@
+"""Where the user's arrays lie: a folder of NumPy files, which are mapped into memory, or of Zarr arrays."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from flowjax.archives import printable
+from flowjax.data.dataset import DataError, shortened
+
+KEYS = ("x", "y", "x_test", "y_test")
+"""The arrays that are read."""
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A TensorStore array that reads like NumPy's; it can be pickled."""
+
+    store: Any
+
+    @classmethod
+    def at(cls, path: Path) -> "Stored":
+        import tensorstore
+
+        where = {"driver": "file", "path": f"{path}/"}
+        return cls(tensorstore.open({"driver": "auto", "kvstore": where}, open=True, read=True).result())
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.store.shape)
+
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
+    @property
+    def dtype(self) -> np.dtype:
+        return self.store.dtype.numpy_dtype
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, index: Any) -> Any:
+        try:
+            return self.store[index].read().result()
+        except Exception as error:  # TensorStore raises what it likes on damaged chunks
+            raise DataError(f"{self.store.kvstore.path} cannot be read: {str(error).splitlines()[0][:160]}") from None
+
+
+def open_files(path: str) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """The arrays `x.npy` and its like of a folder, and notes for the user.
+
+    Raises:
+        DataError: one line, if the folder or `x` is missing, or an array cannot be read.
+    """
+    folder = _folder("npy", path, "NumPy files x.npy, y.npy, x_test.npy and y_test.npy")
+    read = lambda place: np.load(place, mmap_mode="r")
+    return _read(folder, list(folder.glob("*.npy")), read, "x.npy")
+
+
+def open_zarrs(path: str) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """The Zarr arrays `x` or `x.zarr` and their like of a folder, and notes for the user.
+
+    Raises:
+        DataError: one line, if the folder or `x` is missing, or an array cannot be read.
+    """
+    folder = _folder("zarr", path, "Zarr arrays x, y, x_test and y_test")
+    if _is_zarr(folder):
+        raise DataError(f"{folder} is a Zarr array itself: data.path must name the folder that holds the array x")
+    return _read(folder, [place for place in folder.iterdir() if _is_zarr(place)], Stored.at, "x or x.zarr")
+
+
+def unused(names: list[str]) -> tuple[str, ...]:
+    """The note about arrays that are not read, if there are any."""
+    if not names:
+        return ()
+    shown = printable(shortened(sorted(names)), 200)
+    return (f"not used: {shown}; the arrays that are read are called {', '.join(KEYS)}",)
+
+
+def _is_zarr(place: Path) -> bool:
+    return any((place / file).is_file() for file in (".zarray", "zarr.json"))
+
+
+def _folder(name: str, path: str, content: str) -> Path:
+    if not path:
+        raise DataError(f"data.name is {name}, so data.path must name a folder: --config.data.path=FOLDER")
+    folder = Path(path)
+    if folder.is_file():
+        hint = "; for an .npz file take data.name=npz" if folder.suffix == ".npz" else ""
+        raise DataError(f"{path} is a file, and data.name {name} needs a folder of {content}{hint}")
+    if not folder.is_dir():
+        raise DataError(f"no such folder: {path}")
+    return folder
+
+
+def _read(
+    folder: Path, places: list[Path], read: Callable[[Path], Any], wanted: str
+) -> tuple[dict[str, Any], tuple[str, ...]]:
+    found = {}
+    for place in (place for place in sorted(places) if place.stem in KEYS):
+        try:
+            found[place.stem] = read(place)
+        except Exception as error:  # NumPy and TensorStore raise what they like on damaged files
+            raise DataError(f"{place} cannot be read: {str(error).splitlines()[0][:160]}") from None
+    if "x" not in found:
+        raise DataError(f"{folder} holds no {wanted}")
+    arrays = {key: a if key in ("x", "x_test") else np.asarray(a[:]) for key, a in found.items()}
+    return arrays, unused([place.name for place in places if place.stem not in KEYS])

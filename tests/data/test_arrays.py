@@ -1,0 +1,294 @@
+"""The user's own arrays: scales, types, labels and held-out rows, against NumPy in float64."""
+
+import dataclasses
+import shutil
+
+import ml_dtypes
+import numpy as np
+import pytest
+from scipy import stats
+
+import flowjax as package
+from flowjax import sampling
+from flowjax.data import Affine, DataError, DataSpec, open_dataset
+from flowjax.data.stream import Stream
+from flowjax.solving import Solver
+
+RNG = np.random.default_rng(0)
+NORMAL = RNG.normal(size=(400, 2))
+
+
+def store(folder, kind, **arrays):
+    """Writes arrays as .npz, .npy or Zarr; the value of data.path."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    if kind == "npz":
+        np.savez(folder / "a.npz", **arrays)
+        return str(folder / "a.npz")
+    for name, array in arrays.items():
+        if kind == "npy":
+            np.save(folder / f"{name}.npy", array)
+        else:
+            import tensorstore as ts
+
+            where = {"driver": "zarr3", "kvstore": {"driver": "file", "path": str(folder / name)}}
+            ts.open(where, create=True, dtype=array.dtype, shape=array.shape).result().write(array).result()
+    return str(folder)
+
+
+def opened(folder, kind="npz", **arrays):
+    return open_dataset(kind, store(folder, kind, **arrays))
+
+
+# Scales
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize(("scale", "shift"), [(1.0, 1.7e9), (1e20, 0.0), (1e-30, 0.0), (1e-35, 1.0), (3e50, -2e60)])
+def test_scales_and_shifts_of_any_size_are_kept(tmp_path, monkeypatch, streamed, scale, shift):
+    """The moments are NumPy's in float64. In model space the rows are (x - mean) / deviation, rounded to float32: off
+    by 2^-24 of at most 4, and by the rounding of x itself in float64; back in data space by as much in units of the
+    scale. Where float64 cannot tell the values apart, they are constant."""
+    if streamed:
+        monkeypatch.setattr("flowjax.data.dataset.RESIDENT_BYTES", 0)
+    x = NORMAL * scale + shift
+    dataset = opened(tmp_path / "a", "npy", x=x)
+    trained = np.delete(x, dataset.test_rows, 0)
+    if np.ptp(x) == 0:
+        assert dataset.spec.normalise == Affine(1.0, shift)
+        return
+    spec, rounding = dataset.spec, np.spacing(abs(shift)) / x.std()
+    assert spec.normalise.scale == pytest.approx(trained.std(), rel=1e-9 + rounding)
+    assert spec.normalise.shift == pytest.approx(trained.mean(), rel=1e-12, abs=1e-9 * scale)
+    expected = (trained - trained.mean()) / trained.std()
+    tolerance = 4 * 2.0**-24 + 1e-9 + 2 * rounding
+    rows = np.stack([dataset.rows[i][0] for i in range(360)]) if streamed else dataset.arrays()[0]
+    assert rows.dtype == np.float32
+    np.testing.assert_allclose(rows, expected, atol=tolerance)
+    back = spec.finish(rows)
+    resolution = float(np.finfo(spec.dtype).eps) * (4 + abs(shift) / x.std())
+    np.testing.assert_allclose((back.astype(np.float64) - trained) / x.std(), 0, atol=tolerance + resolution)
+    np.testing.assert_allclose((dataset.test - x[dataset.test_rows]) / x.std(), 0, atol=resolution)
+
+
+def test_samples_have_a_type_that_holds_them():
+    """float32 rounds by 2^-24 of the value: up to 1,000 deviations from 0 that is at most 6e-5 of the deviation."""
+    of = lambda scale, shift: DataSpec("x", (1,), Affine(scale, shift)).dtype
+    assert of(1.0, 999.0) == of(1e20, 0.0) == of(1e-30, 0.0) == np.float32
+    assert of(1.0, 1.7e9) == of(1e39, 0.0) == of(1e-39, 0.0) == np.float64
+    assert DataSpec("x", (2, 2, 1), Affine(127.5, 127.5), levels=256).dtype == np.uint8
+
+
+def test_samples_and_likelihoods_far_from_the_origin_are_those_at_the_origin(tiny_run):
+    """The spec of a trained run is replaced by 1.7e9 + 3 x: samples and log-densities are the same up to the map. A
+    float64 at 1.7e9 is off by 2.4e-7, and the field's slope is below 100; tolerances of the solver are far larger, but
+    the solves are the same."""
+    run = package.load(tiny_run)
+    spec = dataclasses.replace(run.spec, normalise=Affine(3.0, 1.7e9))
+    far = dataclasses.replace(run, problem=dataclasses.replace(run.problem, spec=spec))
+    solver = Solver("rk4", steps=10)
+    near, moved = (sampling.sample(r, 64, solver=solver, batch=64).samples for r in (run, far))
+    assert moved.dtype == np.float64
+    np.testing.assert_allclose((moved - 1.7e9) / 3, near, atol=1e-6)
+    x = moved[:16]
+    expected = sampling.log_prob(run, near[:16], solver=solver, batch=16).log_prob - 2 * np.log(3)
+    np.testing.assert_allclose(sampling.log_prob(far, x, solver=solver, batch=16).log_prob, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("factor", [1e-200, 1e200])
+def test_a_scale_that_float64_cannot_hold_is_refused(tmp_path, factor):
+    with pytest.raises(DataError, match="multiply x by a power of ten"):
+        opened(tmp_path / "a", x=NORMAL * factor)
+
+
+@pytest.mark.parametrize("scale", [0.0, -1.0, np.nan, np.inf])
+def test_an_affine_map_needs_a_positive_finite_scale(scale):
+    with pytest.raises(DataError, match="scale of the data must be"):
+        Affine(scale)
+    with pytest.raises(DataError, match="shift of the data must be"):
+        Affine(1.0, np.nan)
+
+
+@pytest.mark.parametrize(
+    ("x", "note"),
+    [
+        (np.ones((40, 3)), "all values of x are 1"),
+        (np.concatenate([NORMAL, [[1e20, 0.0]]]), "outliers make their standard deviation"),
+        (NORMAL[:, :1] * np.array([1.0, 1e6, 1e6]), "columns 0 vary by less than a thousandth"),
+        ((1.7e9 + 100 * NORMAL).astype(np.float32), "stored with too few digits"),
+        (RNG.random((30, 3, 8, 8)), "channels first"),
+        (NORMAL, None),
+    ],
+)
+def test_remarkable_data_are_noted(tmp_path, x, note):
+    notes = opened(tmp_path / "a", x=x, **({} if note else {"y": np.arange(len(x)) % 2})).notes
+    assert [note in line for line in notes] == ([True] if note else [])
+    assert not any("\n" in line for line in notes)
+
+
+# Types
+
+
+@pytest.mark.parametrize(
+    ("kind", "dtype"),
+    [("npz", "float16"), ("npz", ">f8"), ("npy", ">f4"), ("npy", "longdouble"), ("zarr", "float16"),
+     ("zarr", ml_dtypes.bfloat16), ("zarr", ml_dtypes.float8_e4m3fn)],
+)  # fmt: skip
+@pytest.mark.parametrize("streamed", [False, True])
+def test_any_floating_type_is_read_without_loss(tmp_path, monkeypatch, kind, dtype, streamed):
+    """As the same numbers in float64: bit for bit."""
+    if streamed:
+        monkeypatch.setattr("flowjax.data.dataset.RESIDENT_BYTES", 0)
+    x = NORMAL[:50].astype(dtype)
+    found = opened(tmp_path / "a", kind, x=x)
+    known = opened(tmp_path / "b", "npz", x=x.astype(np.float64))
+    assert found.spec.normalise == known.spec.normalise
+    np.testing.assert_array_equal(found.test, known.test)
+    if streamed:
+        found, known = (Stream(d.rows, 0, 45)[0].x1 for d in (found, known))
+    else:
+        found, known = (d.arrays()[0] for d in (found, known))
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(found, known)
+
+
+PIXELS = RNG.integers(0, 256, (20, 4, 5, 3), np.uint8)
+TEN, FLOATS = PIXELS[:10], NORMAL[:20].astype(np.float32)
+
+
+@pytest.mark.parametrize("kind", ["npz", "npy", "zarr"])
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"x": PIXELS, "x_test": TEN / 255}, "must hold whole numbers 0 to 255 too"),
+        ({"x": PIXELS, "x_test": TEN.astype(np.int16) - 1}, "between -1 and"),
+        ({"x": PIXELS, "x_test": TEN.astype(complex)}, "x_test must hold whole numbers"),
+        ({"x": PIXELS.transpose(0, 3, 1, 2).repeat(2, 3)}, r"x = x.transpose\(0, 2, 3, 1\)"),
+        ({"x": PIXELS[..., 0]}, r"x = x\[\.\.\., None\]"),
+        ({"x": FLOATS.astype(complex)}, "uint8 or floating point, not complex128"),
+        ({"x": FLOATS[:, :0]}, "empty axis"),
+        ({"x": FLOATS, "x_test": FLOATS.astype(complex)}, "x_test must hold real numbers"),
+        ({"x": FLOATS, "x_test": np.full((3, 2), 2**62)}, r"beyond 2\^53"),
+        ({"x": FLOATS, "x_test": np.full((3, 2), np.inf)}, "x_test holds values that are not finite"),
+        ({"x": FLOATS, "y": np.full(20, 1.9)}, "one label is 1.9"),
+        ({"x": FLOATS, "y": np.full(20, np.nan)}, "one label is nan"),
+        ({"x": FLOATS, "y": np.full(20, -1)}, "one label is -1"),
+        ({"x": FLOATS, "y": np.full(20, 2**62, np.uint64)}, "label 4611686018427387904.*return_inverse"),
+        ({"x": FLOATS, "y": np.full(20, 1j)}, "whole numbers or texts"),
+        ({"x": FLOATS, "y": np.zeros((20, 1), int)}, r"its shape is \(20, 1\)"),
+        ({"x": FLOATS, "y_test": np.zeros(20, int)}, "y_test but no x_test"),
+    ],
+)
+def test_what_cannot_be_read_without_loss_is_refused(tmp_path, kind, arrays, message):
+    if kind == "zarr" and any(a.size == 0 for a in arrays.values()):
+        pytest.skip("TensorStore writes no empty arrays")
+    with pytest.raises(DataError, match=message) as error:
+        opened(tmp_path / "a", kind, **arrays)
+    assert "\n" not in str(error.value)
+
+
+def test_test_pixels_of_another_whole_type(tmp_path):
+    dataset = opened(tmp_path / "a", x=PIXELS, x_test=TEN.astype(">f8"))
+    np.testing.assert_array_equal(dataset.test, TEN[dataset.test_rows])
+
+
+# Labels
+
+
+@pytest.mark.parametrize("dtype", [bool, np.uint64, ">i2", np.float32, "longdouble"])
+def test_labels_of_any_whole_type(tmp_path, dtype):
+    y = np.arange(20) % 2
+    dataset = opened(tmp_path / "a", x=FLOATS, y=y.astype(dtype))
+    np.testing.assert_array_equal(dataset.test_labels, y[dataset.test_rows])
+    assert (dataset.spec.num_classes, dataset.spec.class_shares) == (2, (0.5, 0.5))
+
+
+@pytest.mark.parametrize("kind", [str, bytes])
+def test_labels_that_are_texts_name_the_classes(tmp_path, kind):
+    y = np.array(["owl", "cat", "dog", "cat"] * 5)
+    stored = y if kind is str else np.char.encode(y)
+    dataset = opened(tmp_path / "a", x=FLOATS, y=stored)
+    names = dataset.spec.class_names
+    assert names == ("cat", "dog", "owl")
+    assert [names[k] for k in dataset.test_labels] == y[dataset.test_rows].tolist()
+
+
+def test_labels_that_never_occur_have_no_share(tmp_path):
+    """Labels 1 to 3, half, a quarter and a quarter; class 0 has no row, and says so."""
+    dataset = opened(tmp_path / "a", x=NORMAL, y=np.repeat([1, 2, 3], [200, 100, 100]))
+    assert dataset.spec.num_classes == 4
+    np.testing.assert_allclose(dataset.spec.class_shares, [0, 0.5, 0.25, 0.25], atol=1 / 360)
+    assert dataset.spec.classes == (1, 2, 3)
+    assert any("have no training row: 0" in note for note in dataset.notes)
+
+
+# Sorted files
+
+
+@pytest.mark.parametrize("labelled", [False, True])
+def test_a_sorted_file_without_test_rows(tmp_path, monkeypatch, labelled):
+    """10,000 rows in four clusters, in their order. The held-out tenth has a tenth of each up to one row for each
+    border, its first 500 rows pass a chi-square test at level 1e-3, and the streamed normalisation is that of the
+    whole: its 10,000 rows are all rows here."""
+    cluster = np.repeat(np.arange(4), [6000, 3000, 900, 100])
+    x = 50.0 * cluster[:, None] + RNG.normal(size=(10_000, 2))
+    monkeypatch.setattr("flowjax.data.arrays._SAMPLED", 1000)
+    monkeypatch.setattr("flowjax.data.dataset.RESIDENT_BYTES", 0)
+    dataset = opened(tmp_path / "a", "npy", x=x, **({"y": cluster} if labelled else {}))
+    of_test = cluster[dataset.test_rows]
+    np.testing.assert_allclose(np.bincount(of_test), [600, 300, 90, 10], atol=2)
+    assert stats.chisquare(np.bincount(of_test[:500], minlength=4), [300, 150, 45, 5]).pvalue > 1e-3
+    # 1,000 rows in equal stretches: each border misplaces one row at most, of 3 borders 50 apart
+    assert dataset.spec.normalise.scale == pytest.approx(x.std(), rel=0.02)
+    assert dataset.spec.normalise.shift == pytest.approx(x.mean(), abs=3 * 50 / 1000 + 0.1)
+
+
+def test_a_streamed_row_that_is_not_finite_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr("flowjax.data.dataset.RESIDENT_BYTES", 0)
+    monkeypatch.setattr("flowjax.data.arrays._SAMPLED", 10)
+    x = np.concatenate([NORMAL, NORMAL])
+    dataset = opened(tmp_path / "a", "npy", x=x, x_test=NORMAL)
+    mapped = np.load(tmp_path / "a" / "x.npy", mmap_mode="r+")
+    mapped[3] = np.nan
+    mapped.flush()
+    with pytest.raises(DataError, match="not finite"):
+        dataset.rows[3]
+
+
+# What is meant
+
+
+def test_arrays_that_nothing_uses_are_named(tmp_path):
+    for kind in ("npz", "npy", "zarr"):
+        notes = opened(tmp_path / "a", kind, x=NORMAL, labels=np.zeros(400)).notes
+        assert len(notes) == 1
+        assert "not used: labels" in notes[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "path", "message"),
+    [
+        ("npz", "x.npy", "single array"),
+        ("npz", "", "take data.name=npy for a folder"),
+        ("npy", "a.npz", "take data.name=npz"),
+        ("zarr", "x.npy", "needs a folder of Zarr arrays"),
+        ("zarr", "z", "must name the folder that holds the array x"),
+        ("npy", "nowhere", "no such folder"),
+        ("moons", "a.npz", "takes no file"),
+        ("digits", "a.npz", "takes no file"),
+    ],
+)
+def test_a_path_of_another_kind_says_what_is_meant(tmp_path, name, path, message):
+    store(tmp_path / "z0", "zarr", z=NORMAL)
+    (tmp_path / "z0" / "z").rename(tmp_path / "z")
+    np.save(tmp_path / "x.npy", NORMAL)
+    np.savez(tmp_path / "a.npz", x=NORMAL)
+    with pytest.raises(DataError, match=message) as error:
+        open_dataset(name, str(tmp_path / path))
+    assert "\n" not in str(error.value)
+
+
+def test_home_is_expanded(tmp_path, monkeypatch):
+    store(tmp_path / "a", "npz", x=NORMAL)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert open_dataset("npz", "~/a/a.npz").spec.shape == (2,)
