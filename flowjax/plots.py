@@ -1,7 +1,7 @@
 """Figures of a run: loss curves, samples against data, trajectories, the density in the plane, grids of images."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -25,20 +25,28 @@ _DENSITY_SIDE = 80
 _GAP = 2
 
 
+class PlotError(ValueError):
+    """Figures that cannot be drawn because numbers of the run are not finite; one line."""
+
+
 def draw_all(run: Run, dataset: Dataset) -> None:
-    """Every figure that fits the data, into `plots/` of the workdir: all of them or none."""
+    """Every figure that fits the data, into `plots/` of the workdir: all of them or none.
+
+    Raises:
+        PlotError: if parameters or samples are not finite.
+    """
+    _check_finite("parameters", *jax.tree.leaves(run.params))
     folder, done = run.workdir / "plots.part", run.workdir / "plots"
     folder.mkdir(exist_ok=True)
     loss_curves(folder / "loss.png", run.workdir / "metrics.jsonl")
     if run.spec.is_image:
-        image_grid(
-            folder / "samples.png",
-            sampling.sample(run, 64, solver=Solver("heun", steps=25), batch=64).samples,
-            run.spec.levels,
-        )
+        drawn = sampling.sample(run, 64, solver=Solver("heun", steps=25), batch=64).samples
+        _check_finite("values of the samples", drawn)
+        image_grid(folder / "samples.png", drawn, run.spec.levels)
         image_grid(folder / "data.png", dataset.test[:64], run.spec.levels)
     elif run.spec.d == 2:
         drawn = sampling.sample(run, _POINTS).samples
+        _check_finite("coordinates of the samples", drawn)
         samples_against_data(folder / "samples.png", drawn, dataset.test[:_POINTS])
         trajectories(folder / "trajectories.png", run)
         density(folder / "density.png", run, dataset)
@@ -50,11 +58,16 @@ def draw_all(run: Run, dataset: Dataset) -> None:
 
 
 def loss_curves(path: Path, metrics: Path) -> None:
-    """Training and validation loss against samples seen."""
+    """Training and validation loss against samples seen; a record without finite neighbours is drawn as a point."""
     records = read_metrics(metrics)
     figure, axes = _figure(1, width=6.0, height=4.0)
     for key, name in (("loss", "training"), ("val_loss", "validation (average of parameters)")):
-        axes[0].plot([r["samples_seen"] for r in records], [r[key] for r in records], label=name, lw=1.2)
+        seen, losses = (np.asarray([r[k] for r in records], float) for k in ("samples_seen", key))
+        finite = np.isfinite(losses)
+        beside = np.pad(finite, 1)
+        alone = finite & ~beside[:-2] & ~beside[2:]  # a line needs two points
+        marker = "o" if alone.any() else None
+        axes[0].plot(seen, losses, label=name, lw=1.2, marker=marker, markersize=4, markevery=alone)
     axes[0].set(xlabel="samples seen", ylabel="loss")
     axes[0].legend()
     axes[0].grid(alpha=0.3)
@@ -127,6 +140,13 @@ def image_grid(path: Path, images: np.ndarray, levels: int = 256) -> None:
     cells[:n, :-_GAP, :-_GAP] = scaled.astype(np.uint8).repeat(zoom, 1).repeat(zoom, 2)
     sheet = cells.reshape(side, side, *cells.shape[1:]).swapaxes(1, 2).reshape(side * cells.shape[1], -1, c)
     Image.fromarray(sheet[..., 0] if c == 1 else sheet[..., :3]).save(path)
+
+
+def _check_finite(what: str, *arrays: Any) -> None:
+    total = sum(a.size for a in arrays)
+    bad = total - sum(int(jnp.isfinite(a).sum()) for a in arrays)
+    if bad:
+        raise PlotError(f"{bad:,} of {total:,} {what} are not finite")
 
 
 def _figure(panels: int, width: float = 4.5, height: float = 4.5) -> "tuple[Figure, list[Axes]]":

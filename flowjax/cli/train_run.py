@@ -264,12 +264,15 @@ def _already_finished(config: Config, workdir: Path, step: int, start: float) ->
 
 
 def _draw(run: Run, dataset: Dataset) -> None:
-    """The figures are no reason to call a finished run a failure, whatever is wrong with them."""
+    """Draws the figures. A run whose figures fail is finished all the same: a line on stderr names the cause."""
     try:
         plots.draw_all(run, dataset)
     except Exception as error:
-        reason = out_of_memory(error) or " ".join(str(error).split())[:300] or type(error).__name__
-        say(f"train: the plots could not be drawn: {reason}; the same command draws them")
+        memory = out_of_memory(error)
+        reason = memory or " ".join(str(error).split())[:300] or type(error).__name__
+        passing = memory or isinstance(error, OSError)  # not a property of the run, such as a loss of NaN
+        again = "; the same command draws them once there is room" if passing else ""
+        say(f"train: the plots could not be drawn: {reason}{again}")
 
 
 def _result(

@@ -1,0 +1,57 @@
+"""Figures of a run: what they show when there is little to show."""
+
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from flowjax import plots
+from flowjax.cli import train_run
+from flowjax.data import open_dataset
+from flowjax.run import load
+
+
+@pytest.mark.parametrize("losses", [[2.0], [2.0, float("nan"), 1.0], [2.0, 1.0]])
+def test_every_finite_loss_is_visible(losses, tmp_path, monkeypatch):
+    """Pixels of the curve's colour, a blue, in a figure without its legend, from the first to the last of its records.
+
+    Blended half with the background, which is white and grey, its blue is still 60 above its red.
+    """
+    drawn = []
+    monkeypatch.setattr(plots, "_save", lambda figure, path: drawn.append(figure))
+    records = [
+        {"step": i + 1, "time": 1.0, "samples_seen": 10 * i, "loss": loss, "val_loss": float("nan")}
+        for i, loss in enumerate(losses)
+    ]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    plots.loss_curves(tmp_path / "loss.png", tmp_path / "metrics.jsonl")
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    [figure] = drawn
+    figure.axes[0].get_legend().remove()
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    pixels = np.asarray(canvas.buffer_rgba()).astype(int)
+    columns = np.flatnonzero((pixels[..., 2] - pixels[..., 0] > 60).any(0))
+    assert len(columns) >= 2
+    if len(losses) > 1:  # from the first record to the last
+        assert np.ptp(columns) > 0.5 * pixels.shape[1]
+
+
+def test_the_cause_of_plots_that_fail_is_named(tiny_run, tmp_path, capsys, monkeypatch):
+    run, dataset = load(tiny_run), open_dataset("gaussians8")
+    broken = dataclasses.replace(run, workdir=tmp_path, params=jax.tree.map(lambda a: a * jnp.nan, run.params))
+    count = sum(a.size for a in jax.tree.leaves(run.params))
+    train_run._draw(broken, dataset)
+    line = capsys.readouterr().err
+    assert line == f"train: the plots could not be drawn: {count:,} of {count:,} parameters are not finite\n"
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(plots, "loss_curves", full)
+    train_run._draw(dataclasses.replace(run, workdir=tmp_path), dataset)
+    assert "No space left on device; the same command draws them" in capsys.readouterr().err
