@@ -20,7 +20,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from flowjax.models.kernels import forward_mode
+from flowjax.precision import at_least_float32
 from flowjax.solvers import Stats, solve_ode
+from flowjax.solvers.ode import times_within
 from flowjax.solvers.samplers import row_keys
 from flowjax.sources import Source
 from flowjax.typing import Batched, Cond, Field, PRNGKey, Time
@@ -67,6 +69,10 @@ class _Augmented:
     field: Field
     divergence: Divergence
 
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        return getattr(self.field, "interval", None)
+
     def __call__(
         self, t: Time, state: tuple[Batched, Array], context: tuple[Cond, Array | None]
     ) -> tuple[Batched, Array]:
@@ -83,8 +89,8 @@ def log_prob(
     source: Source,
     *,
     cond: Cond = None,
-    t0: float = 0.0,
-    t1: float = 1.0,
+    t0: float | None = None,
+    t1: float | None = None,
     divergence: Divergence = "exact",
     key: PRNGKey | Key[Array, " B"] | None = None,
     probes: int = 1,
@@ -97,24 +103,26 @@ def log_prob(
 
     Args:
         field: v(t, x, cond).
-        x: (B, *event) at t1, of any event shape.
+        x: (B, *event) at t1, of any event shape; half precision is converted to float32.
         source: the distribution at t0, in general `path.prior(source)`.
         cond: condition, leading axis B, or None.
-        t0, t1: the interval of the flow.
+        t0, t1: the interval of the flow; by default as for `solve_ode`, from the source to the data.
         divergence: `exact` costs D forward derivatives an evaluation; `hutchinson` costs `probes`.
         key: for Hutchinson's signs: one key, from which row i takes `fold_in(key, i)`; or (B,) keys, one a row.
         probes: number of random directions a row.
         solver, rtol, atol, steps: as for `solve_ode`.
 
     Returns:
-        (B,) log-densities, and the solve's `Stats`. Differentiable in reverse mode.
+        (B,) log-densities in the dtype of x but at least float32, and the solve's `Stats`. Differentiable in reverse
+        mode.
 
     Raises:
         ValueError: on `hutchinson` without a key, probes < 1, an unknown divergence, or what `solve_ode` refuses.
     """
     if divergence not in ("exact", "hutchinson"):
         raise ValueError(f"divergence must be 'exact' or 'hutchinson', not {divergence!r}")
-    signs = None
+    start, end = times_within(field, t0, t1)
+    x, signs = at_least_float32(x), None
     if divergence == "hutchinson":
         if key is None:
             raise ValueError("divergence='hutchinson' draws random directions: pass key=jax.random.key(seed)")
@@ -126,8 +134,8 @@ def log_prob(
         _Augmented(field, divergence),
         state,
         cond=(cond, signs),
-        t0=t1,
-        t1=t0,
+        t0=end,
+        t1=start,
         solver=solver,
         rtol=rtol,
         atol=atol,

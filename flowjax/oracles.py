@@ -25,7 +25,7 @@ from jax.scipy.special import logsumexp
 from jaxtyping import Array, ArrayLike, Float
 
 from flowjax.paths.affine import AffinePath, expand
-from flowjax.predictions import Ends, field
+from flowjax.predictions import Ends, VelocityField, field
 from flowjax.schedules import rates
 from flowjax.sources import GaussianMixture
 from flowjax.typing import Batched, Cond, Time
@@ -118,9 +118,12 @@ class Oracle:
         x0 = jnp.tensordot(r, self._full(self.source_means, x), 1) + self._mix(r * to_source, c, x)
         return Ends(x0, x1, None if self.path.noise is None else self._mix(r * c.gamma / c.variance, c, x))
 
-    def velocity(self, t: Time, x: Batched, cond: Cond = None) -> Batched:
-        """The marginal velocity alpha' E[x1 | x] + sigma' E[x0 | x] + gamma' E[z | x]. `cond` is ignored."""
-        return field(self.denoiser, self.path)(t, x, cond)
+    @property
+    def velocity(self) -> VelocityField:
+        """The marginal velocity v(t, x, cond) = alpha' E[x1 | x] + sigma' E[x0 | x] + gamma' E[z | x], defined on the
+        path's interval. `cond` is ignored.
+        """
+        return field(self.denoiser, self.path)
 
     def sample(self, key: Array, t: Time, n: int, event: tuple[int, ...]) -> Batched:
         """n points of p_t: what a solve that starts at t should start from."""

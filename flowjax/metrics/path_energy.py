@@ -4,21 +4,26 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from flowjax.solvers import solve_ode
+from flowjax.solvers.ode import times_within
 from flowjax.sources import sum_event
 from flowjax.typing import Batched, Cond, Field, Time
 
 
 def path_energy(
-    field: Field, x0: Batched, *, cond: Cond = None, t0: float = 0.0, t1: float = 1.0, steps: int = 100
+    field: Field, x0: Batched, *, cond: Cond = None, t0: float | None = None, t1: float | None = None, steps: int = 100
 ) -> Float[Array, " B"]:
-    """The integral of |v(t, x_t)|^2 dt along the flow from each x0: (B,). RK4 with `steps` steps."""
+    """The integral of |v(t, x_t)|^2 dt along the flow from each x0: (B,). RK4 with `steps` steps.
+
+    t0 and t1 are by default the ends of the field's interval, as in `solve_ode`.
+    """
+    start, end = times_within(field, t0, t1)
 
     def rate(t: Time, state: tuple[Batched, Array], cond: Cond) -> tuple[Batched, Array]:
         v = field(t, state[0], cond)
         return v, sum_event(v**2)
 
     (_, energy), _ = solve_ode(
-        rate, (x0, jnp.zeros(x0.shape[:1], x0.dtype)), cond=cond, t0=t0, t1=t1, solver="rk4", steps=steps
+        rate, (x0, jnp.zeros(x0.shape[:1], x0.dtype)), cond=cond, t0=start, t1=end, solver="rk4", steps=steps
     )
     return energy
 

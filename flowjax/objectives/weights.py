@@ -75,7 +75,12 @@ def min_snr(gamma: float | int = 5.0) -> Weighting:
 
 def sigmoid(bias: float | int = 0.0) -> Weighting:
     """sigmoid(bias - log SNR) d(log SNR)/dt / 2 on the noise's error: an integral over log-SNR, the same for every
-    schedule (Kingma & Gao 2023, eq. 7; Hoogeboom et al. 2024, their bias with its sign turned)."""
+    schedule (Kingma & Gao 2023).
+
+    Hoogeboom et al. 2024 (SiD2) weight the data's error with exp(bias) sigmoid(log SNR - bias) d(log SNR)/dt / 2. The
+    data's error is the noise's divided by SNR, and SNR sigmoid(bias - log SNR) = exp(bias) sigmoid(log SNR - bias), so
+    that is the same weight with the same sign of the bias; theirs are negative, -3 for example.
+    """
     if isinstance(bias, str):
         raise TypeError("sigmoid: the bias must be a number")
 

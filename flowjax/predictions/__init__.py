@@ -17,6 +17,7 @@ from flowjax.predictions.kinds import (
 )
 from flowjax.predictions.reading import (
     Reading,
+    VelocityField,
     defined_on,
     field,
     no_score,
@@ -30,6 +31,7 @@ __all__ = [
     "Ends",
     "Prediction",
     "Reading",
+    "VelocityField",
     "data",
     "defined_on",
     "edm",

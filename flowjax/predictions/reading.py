@@ -2,15 +2,10 @@
 
 from dataclasses import dataclass
 
-import jax.numpy as jnp
-
 from flowjax.paths.affine import AffinePath, GaussianPath
+from flowjax.precision import at_least_float32
 from flowjax.predictions.kinds import Denoiser, Ends, Prediction, velocity
-from flowjax.typing import Apply, Array, Batched, Cond, Field, Time
-
-
-def _wide(x: Array) -> Array:
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+from flowjax.typing import Apply, Batched, Cond, Field, Time
 
 
 @dataclass(frozen=True)
@@ -26,8 +21,8 @@ class Reading:
         return self.prediction.interval(self.path)
 
     def __call__(self, t: Time, x: Batched, cond: Cond = None) -> Ends:
-        x = _wide(x)
-        output = _wide(self.apply(t, self.prediction.inputs(self.path, t, x), cond))
+        x = at_least_float32(x)
+        output = at_least_float32(self.apply(t, self.prediction.inputs(self.path, t, x), cond))
         return self.prediction.to_ends(self.path, t, x, output)
 
 
@@ -50,13 +45,29 @@ def defined_on(denoiser: Denoiser) -> tuple[float, float]:
     return getattr(denoiser, "defined_on", (0.0, 1.0))
 
 
-def field(denoiser: Denoiser, path: AffinePath) -> Field:
-    """The marginal velocity v(t, x, cond) = alpha' E[x1 | x] + sigma' E[x0 | x] + gamma' E[z | x] of a denoiser."""
+@dataclass(frozen=True)
+class VelocityField:
+    """See `field`. Equal for an equal denoiser and path, so that solvers compile it once."""
 
-    def v(t: Time, x: Batched, cond: Cond = None) -> Batched:
-        return velocity.from_ends(path, t, _wide(x), denoiser(t, x, cond))
+    denoiser: Denoiser
+    path: AffinePath
 
-    return v
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The times at which it is defined: those of the path at which the denoiser can be asked."""
+        low, high = defined_on(self.denoiser)
+        return max(self.path.t_min, low), min(self.path.t_max, high)
+
+    def __call__(self, t: Time, x: Batched, cond: Cond = None) -> Batched:
+        return velocity.from_ends(self.path, t, at_least_float32(x), self.denoiser(t, x, cond))
+
+
+def field(denoiser: Denoiser, path: AffinePath) -> VelocityField:
+    """The marginal velocity v(t, x, cond) = alpha' E[x1 | x] + sigma' E[x0 | x] + gamma' E[z | x] of a denoiser.
+
+    Its `interval` is what `solve_ode` and `log_prob` integrate over by default.
+    """
+    return VelocityField(denoiser, path)
 
 
 def score_of(path: AffinePath, t: Time, x: Batched, ends: Ends) -> Batched:
@@ -86,6 +97,6 @@ def score_field(denoiser: Denoiser, path: AffinePath) -> Field:
     """The score grad log p_t(x) of a denoiser: (t, x, cond) -> (B, *event); see `score_of`."""
 
     def s(t: Time, x: Batched, cond: Cond = None) -> Batched:
-        return score_of(path, t, _wide(x), denoiser(t, x, cond))
+        return score_of(path, t, at_least_float32(x), denoiser(t, x, cond))
 
     return s

@@ -59,7 +59,7 @@ def integrate(
         lift = lambda tree: jax.tree.map(lambda leaf: leaf[None], tree)
 
         def v(t: Any, x: PyTree, args: Any) -> PyTree:
-            return jax.tree.map(lambda leaf: leaf[0], field(t, lift(x), lift(cond)))
+            return jax.tree.map(lambda y, leaf: leaf[0].astype(y.dtype), x, field(t, lift(x), lift(cond)))
 
         solution = diffrax.diffeqsolve(
             diffrax.ODETerm(v),

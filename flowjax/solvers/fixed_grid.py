@@ -55,14 +55,16 @@ def step(field: Field, x: PyTree, cond: Cond, t: Array, t_next: Array, tableau: 
 
 
 def _add(x: PyTree, h: Array, weights: tuple[float, ...], ks: list[PyTree]) -> PyTree:
+    """x + h sum_i w_i k_i in the dtype of x, whatever that of the ks."""
     terms = [(w, k) for w, k in zip(weights, ks, strict=True) if w != 0.0]
     if not terms:
         return x
-    return jax.tree.map(
-        lambda y, *k: (y + h * sum(w * ki for (w, _), ki in zip(terms, k, strict=True))).astype(y.dtype),
-        x,
-        *(k for _, k in terms),
-    )
+
+    def add(y: Array, *k: Array) -> Array:
+        slope = sum(w * ki.astype(y.dtype) for (w, _), ki in zip(terms, k, strict=True))
+        return (y + h * slope).astype(y.dtype)
+
+    return jax.tree.map(add, x, *(k for _, k in terms))
 
 
 def integrate(
@@ -72,7 +74,7 @@ def integrate(
 
     Args:
         field: v(t, x, cond), a pytree shaped as x.
-        x: the state, a pytree of arrays.
+        x: the state, a pytree of arrays of at least float32: it keeps its dtype from step to step.
         cond: passed through.
         times: the grid, in either direction.
         tableau: the method.

@@ -133,8 +133,12 @@ def check_times(sampler: Sampler, times: Float[Array, " T"] | Float[np.ndarray, 
     values = np.asarray(times)
     if values.ndim != 1 or len(values) < 2 or not (np.diff(values) > 0).all():
         raise ValueError(f"times must be a strictly increasing grid of at least two, got {values.tolist()[:8]}")
-    if values[0] < -1e-6 or values[-1] > 1 + 1e-6:
-        raise ValueError(f"times must lie in [0, 1], and run from {values[0]:.4g} to {values[-1]:.4g}")
+    low, high = sampler.path.t_min, sampler.path.t_max
+    if values[0] < low - 1e-6 or values[-1] > high + 1e-6:
+        raise ValueError(
+            f"times must lie in [{low:.7g}, {high:.7g}], the interval of the path, and run from {values[0]:.7g} to "
+            f"{values[-1]:.7g}"
+        )
     name = type(sampler).__name__
     schedule = sampler.path.schedule
     with jax.ensure_compile_time_eval():

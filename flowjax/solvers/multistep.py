@@ -1,6 +1,8 @@
 """Fixed grids for the explicit diffrax solvers that are no Runge-Kutta methods: the whole batch in one diffrax
 solve."""
 
+from typing import Any
+
 import diffrax
 import jax
 from jaxtyping import Array, Float
@@ -12,8 +14,12 @@ def integrate(
     field: Field, x: PyTree, cond: Cond, times: Float[Array, " T"], solver: diffrax.AbstractSolver, save: bool = False
 ) -> PyTree:
     """As `fixed_grid.integrate`, by `diffrax.StepTo` through all of `times`."""
+
+    def v(t: Any, y: PyTree, args: Cond) -> PyTree:
+        return jax.tree.map(lambda y, dy: dy.astype(y.dtype), y, field(t, y, args))
+
     solution = diffrax.diffeqsolve(
-        diffrax.ODETerm(lambda t, y, args: field(t, y, args)),
+        diffrax.ODETerm(v),
         solver,
         times[0],
         times[-1],

@@ -16,6 +16,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Int
 
+from flowjax.precision import at_least_float32
 from flowjax.solvers import adaptive, fixed_grid, multistep
 from flowjax.solvers.fixed_grid import EULER, RK4, Tableau, tableau_of
 from flowjax.typing import Cond, Field, PyTree
@@ -38,12 +39,20 @@ MULTISTEP_SOLVERS: dict[str, Any] = {
 }
 """Explicit solvers that carry more than the state from step to step; on a fixed grid they run in diffrax."""
 
-ADAPTIVE_SOLVERS: dict[str, Any] = {s.__name__.lower(): s for s in _RUNGE_KUTTA} | {
-    "reversibleheun": diffrax.ReversibleHeun
+_STEPS_ONLY = ("heun", "midpoint")
+ADAPTIVE_SOLVERS: dict[str, Any] = {
+    **{s.__name__.lower(): s for s in _RUNGE_KUTTA if s.__name__.lower() not in _STEPS_ONLY},
+    "reversibleheun": diffrax.ReversibleHeun,
 }
-"""Solvers with an error estimate, for adaptive steps."""
+"""Solvers with an error estimate, for adaptive steps.
+
+`heun` and `midpoint` have one too, and need hundreds of evaluations with it. In diffusion models these names mean a
+fixed number of steps, so they are refused without one.
+"""
 
 MAX_STEPS = 4096
+_ROUNDING = 1e-6
+"""By how much a time in float32 may lie outside of an interval whose ends are float64."""
 
 
 class Stats(NamedTuple):
@@ -63,8 +72,8 @@ def solve_ode(
     x: PyTree,
     *,
     cond: Cond = None,
-    t0: float | Float[Array, ""] = 0.0,
-    t1: float | Float[Array, ""] = 1.0,
+    t0: float | Float[Array, ""] | None = None,
+    t1: float | Float[Array, ""] | None = None,
     solver: str = "dopri5",
     rtol: float | Float[Array, ""] = 1e-5,
     atol: float | Float[Array, ""] = 1e-5,
@@ -75,27 +84,31 @@ def solve_ode(
 
     Args:
         field: v(t, x, cond). `t` is a scalar; pass the same function object again to reuse its compilation.
-        x: the state at t0: (B, *event), or a pytree of such arrays.
+        x: the state at t0: (B, *event), or a pytree of such arrays. Half precision and integers are converted to
+            float32 here, and stay so.
         cond: condition, a pytree with leading axis B, or None.
-        t0, t1: decode from 0 to 1, encode from 1 to 0.
+        t0, t1: decode from 0 to 1, encode from 1 to 0. By default the ends of `field.interval`, which
+            `predictions.field` and the velocity of an oracle carry, and 0 and 1 for a field without it.
         solver: with `steps` a name in `SOLVERS` or `MULTISTEP_SOLVERS`, without one in `ADAPTIVE_SOLVERS`.
         rtol, atol: tolerances of the adaptive solve.
         steps: take this many equal steps instead of adapting.
         save_at: times at which to return the state, from t0 towards t1; with `steps` they must lie on the grid.
 
     Returns:
-        The state at t1, or with `save_at` the states on a new leading axis (T, B, *event); and `Stats`.
-        Reverse-mode differentiable; on a fixed grid forward-mode too.
+        The state at t1, or with `save_at` the states on a new leading axis (T, B, *event), in the dtype of x but at
+        least float32; and `Stats`. Reverse-mode differentiable; on a fixed grid forward-mode too.
 
     Raises:
-        ValueError: on an unknown solver, an adaptive solve without an error estimate, `steps` < 1, an empty batch, or a
-            time of `save_at` that is not on the grid.
+        ValueError: on an unknown solver, an adaptive solve without an error estimate, `steps` < 1, an empty batch, a
+            time of `save_at` that is not on the grid, or t0 or t1 outside of the field's interval.
         RuntimeError: if an adaptive solve does not arrive (outside `jit`; inside, look at `stats.converged`).
     """
     name = solver.lower()
     check_solver(name, steps)
     if any(leaf.ndim == 0 or leaf.shape[0] == 0 for leaf in jax.tree.leaves(x)):
         raise ValueError("the batch is empty: at least one row is needed")
+    t0, t1 = times_within(field, t0, t1)
+    x = at_least_float32(x)
     times = None if save_at is None else np.asarray(save_at, float)
     if steps is not None:
         index = None if times is None else _grid_index(times, t0, t1, steps)
@@ -105,11 +118,32 @@ def solve_ode(
     saved = None if times is None else jnp.asarray(times, float)
     ys, stats = _adaptive(field, x, cond, jnp.asarray(t0, float), jnp.asarray(t1, float), saved, name, rtol, atol)
     if not isinstance(stats.converged, Tracer) and not bool(stats.converged.all()):
-        failed = int((~stats.converged).sum())
-        raise RuntimeError(
-            f"{name} did not reach t = {t1} in {MAX_STEPS} steps for {failed} samples: loosen rtol and atol"
-        )
+        failed, why = int((~stats.converged).sum()), "loosen rtol and atol"
+        for t in (t0, t1):
+            if not all(bool(jnp.isfinite(v).all()) for v in jax.tree.leaves(field(jnp.asarray(t, float), x, cond))):
+                why = f"the field is not finite at t = {t}; integrate within the times at which it is defined"
+        raise RuntimeError(f"{name} did not reach t = {t1} in {MAX_STEPS} steps for {failed} samples: {why}")
     return ys, stats
+
+
+def times_within(
+    field: Field, t0: float | Float[Array, ""] | None, t1: float | Float[Array, ""] | None
+) -> tuple[float | Float[Array, ""], float | Float[Array, ""]]:
+    """t0 and t1, by default the ends of the interval that the field carries, and 0 and 1 where it carries none.
+
+    Raises:
+        ValueError: if one lies outside of that interval.
+    """
+    known = getattr(field, "interval", None)
+    low, high = known or (0.0, 1.0)
+    start, end = low if t0 is None else t0, high if t1 is None else t1
+    for name, t in (("t0", start), ("t1", end)):
+        if known and not isinstance(t, Tracer) and not low - _ROUNDING <= float(t) <= high + _ROUNDING:
+            raise ValueError(
+                f"{name} = {float(t):.7g} is outside of [{low:.7g}, {high:.7g}], where this field is defined: keep t0 "
+                "and t1 within it, or leave them out"
+            )
+    return start, end
 
 
 def check_solver(name: str, steps: int | None) -> None:
@@ -129,6 +163,10 @@ def check_name(name: str, known: Iterable[str]) -> None:
 
 def check_steps(name: str, steps: int | None, adaptive: bool) -> None:
     """ValueError unless there are steps to take, or the solver adapts them itself."""
+    if steps is None and name in _STEPS_ONLY:
+        raise ValueError(
+            f"{name} takes a fixed number of steps: say how many with steps=N, or take dopri5, which adapts"
+        )
     if steps is None and not adaptive:
         raise ValueError(f"{name} has no error estimate, so it cannot adapt its steps: say how many with steps=N")
     if steps is not None and steps < 1:

@@ -16,6 +16,7 @@ from jaxtyping import Array, Float, Key
 
 from flowjax.paths.affine import AffinePath
 from flowjax.paths.transition import Variance
+from flowjax.precision import at_least_float32
 from flowjax.predictions import Denoiser, defined_on, field
 from flowjax.schedules import check_monotone
 from flowjax.solvers import deterministic, diffusions, exponential, grids, multistep, samplers, sde, stochastic
@@ -159,7 +160,8 @@ def sample(
     Args:
         denoiser: of `path`, possibly guided or rescheduled; the same object reuses its compilation.
         path: its path.
-        x: (B, *event) at t0, in general from `path.prior(source)`.
+        x: (B, *event) at t0, in general from `path.prior(source)`; half precision is converted to float32 here, and
+            stays so.
         solver: a name (`known_solvers`), or a sampler of your own.
         steps: on the grid; None adapts them, where the solver can.
         grid: a name in `GRIDS`, a function like those of `flowjax.solvers.grids`, or the times themselves; where None
@@ -172,7 +174,7 @@ def sample(
         save: return the states at all times of the grid, on a new leading axis.
 
     Returns:
-        The samples, or with `save` all states; and `Stats`.
+        The samples, or with `save` all states, in the dtype of x but at least float32; and `Stats`.
 
     Raises:
         ValueError: before anything is compiled: on an unknown solver, options it does not take, a path that lacks what
@@ -194,11 +196,12 @@ def sample(
     chosen = _choose(solver, name, path, steps, options)
     if x.ndim == 0 or x.shape[0] == 0:
         raise ValueError("the batch is empty: at least one row is needed")
+    x = at_least_float32(x)
     t0, t1 = _ends(name, chosen, denoiser, path, options, t0, t1, given)
     if steps is None:
         if save or grid is not None:
             raise ValueError("an adaptive solve chooses its own times, so it has no grid: say how many steps")
-        return solve_ode(_Field(denoiser, path), x, cond=cond, t0=t0, t1=t1, solver=name, rtol=rtol, atol=atol)
+        return solve_ode(field(denoiser, path), x, cond=cond, t0=t0, t1=t1, solver=name, rtol=rtol, atol=atol)
     draws = name in sde.SDE_SOLVERS if chosen is None else chosen.stochastic
     if draws and key is None:
         raise ValueError("this sampler draws noise: pass key=jax.random.key(seed)")
@@ -240,7 +243,7 @@ def _by_diffrax(
         x = sde.solve_sde(denoiser, path, x, times, keys, g=_g(path, options), name=name, cond=cond)
         return denoiser(times[-1], x, cond).x1, _stats(x, sde.evaluations(name, len(times) - 1) + 1)
     times = grid if isinstance(grid, jax.Array) else (grid or grids.uniform)(path.schedule, t0, t1, steps + 1)
-    y = multistep.integrate(_Field(denoiser, path), x, cond, times, MULTISTEP_SOLVERS[name](), save)
+    y = multistep.integrate(field(denoiser, path), x, cond, times, MULTISTEP_SOLVERS[name](), save)
     return y, _stats(x, multistep_nfe(name, len(times) - 1))
 
 
@@ -286,8 +289,12 @@ def _ends(
     start, end = max(low, asked[0]) if t0 is None else t0, min(high, asked[1]) if t1 is None else t1
     if isinstance(start, Tracer) or isinstance(end, Tracer):
         return start, end
-    if start < -1e-6 or end > 1 + 1e-6 or start >= end:
-        raise ValueError(f"the solve must run forwards within [0, 1], not from {start:.4g} to {end:.4g}")
+    first, last = path.t_min, path.t_max
+    if not (first - 1e-6 <= start < end <= last + 1e-6):
+        raise ValueError(
+            f"the solve must run forwards within [{first:.7g}, {last:.7g}], the interval of its path, not from "
+            f"{start:.7g} to {end:.7g}"
+        )
     if start < asked[0] - 1e-6 or end > asked[1] + 1e-6:
         raise ValueError(
             f"the solve runs from {start:.4g} to {end:.4g}, and the network's prediction determines the ends on "
@@ -298,14 +305,3 @@ def _ends(
 
 def _stats(x: Batched, nfe: int) -> Stats:
     return Stats(jnp.full(x.shape[0], nfe), jnp.ones(x.shape[0], bool))
-
-
-@dataclass(frozen=True)
-class _Field:
-    """`predictions.field` as a value: equal for equal parts, so that each compiles once."""
-
-    denoiser: Denoiser
-    path: AffinePath
-
-    def __call__(self, t: Any, x: Any, cond: Cond = None) -> Any:
-        return field(self.denoiser, self.path)(t, x, cond)

@@ -17,6 +17,7 @@ from jax import lax
 from jaxtyping import Array, Float, Key
 
 from flowjax.paths.affine import AffinePath
+from flowjax.precision import at_least_float32
 from flowjax.predictions import Denoiser, Ends, no_score, well_conditioned
 from flowjax.typing import Batched, Cond, PRNGKey, PyTree
 
@@ -94,6 +95,8 @@ class Method:
     denoise: ClassVar[bool] = False
     needs_sigma: ClassVar[bool] = False
     needs_noiseless: ClassVar[bool] = False
+    needs_constant_alpha: ClassVar[bool] = False
+    """Whether alpha must be 1 at all times, as in a variance-exploding schedule."""
 
     @property
     def needs_alpha(self) -> bool:
@@ -149,6 +152,13 @@ def check(sampler: Sampler) -> None:
         raise ValueError(
             f"{name} takes x_t = alpha x1 + sigma x0, and this path has noise of its own: take heun or ddim"
         )
+    if getattr(sampler, "needs_constant_alpha", False):
+        schedule = sampler.path.schedule
+        with jax.ensure_compile_time_eval():
+            alpha = schedule.alpha(jnp.linspace(schedule.t_min, schedule.t_max, 5))
+            constant = bool((alpha == 1).all())
+        if not constant:
+            raise ValueError(f"{name} needs a path with alpha = 1 at all times: take the schedule 've', not {schedule}")
 
 
 def interval(sampler: Sampler) -> tuple[float, float]:
@@ -174,15 +184,14 @@ def run(
 
     Args:
         sampler, denoiser: hashable; the same objects reuse their compilation.
-        x: (B, *event) at times[0].
+        x: (B, *event) at times[0]. The state, and what is returned, have its dtype but at least float32.
         times: strictly increasing.
         keys: (B,) for a stochastic sampler.
         cond: condition of the denoiser, leading axis B.
         save: return the states at all times (and after the denoising) on a new leading axis.
     """
     bound = lambda t, x: denoiser(t, x, cond)
-    dtype = x.dtype if jnp.issubdtype(x.dtype, jnp.floating) else jnp.result_type(float)
-    x = x.astype(jnp.promote_types(dtype, jnp.float32))  # half precision is for networks; states are wide
+    x = at_least_float32(x)
 
     def advance(carry: Carry, edge: tuple[Array, Array, Array]) -> tuple[Carry, Batched | None]:
         t, t_next, i = edge
@@ -194,9 +203,9 @@ def run(
     carry, states = lax.scan(advance, sampler.init(x, times[0]), (times[:-1], times[1:], jnp.arange(n)))
     end = bound(times[-1], carry.x).x1.astype(x.dtype) if sampler.denoise else None
     if not save:
-        return (carry.x if end is None else end).astype(dtype)
+        return carry.x if end is None else end
     parts = [x[None], states] + ([] if end is None else [end[None]])
-    return jnp.concatenate(parts).astype(dtype)
+    return jnp.concatenate(parts)
 
 
 def evaluations(sampler: Sampler, steps: int) -> int:

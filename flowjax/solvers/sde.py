@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from flowjax.paths.affine import AffinePath
+from flowjax.precision import at_least_float32
 from flowjax.predictions import Denoiser
 from flowjax.solvers.diffusions import Diffusion
 from flowjax.solvers.stochastic import drift
@@ -43,7 +44,11 @@ def solve_sde(
     name: str,
     cond: Cond = None,
 ) -> Batched:
-    """Through all of `times`, by the solver of that name in `SDE_SOLVERS`. Returns the state at the last."""
+    """Through all of `times`, by the solver of that name in `SDE_SOLVERS`.
+
+    Returns the state at the last, in the dtype of x but at least float32.
+    """
+    x = at_least_float32(x)
 
     def one(x: Array, key: Array, cond: Cond) -> Array:
         lift = lambda tree: jax.tree.map(lambda leaf: leaf[None], tree)

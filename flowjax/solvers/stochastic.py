@@ -105,8 +105,11 @@ class Ancestral(Stochastic):
 class PredictorCorrector(Driven):
     """An Euler-Maruyama step, then Langevin steps at the new time (Song et al. 2021, algorithms 2-5).
 
-    Langevin's step is eps = 2 (snr sigma)^2: the paper's 2 (snr |z| / |score|)^2, with the norms at their typical
-    values instead of a batch's, so that a sample does not depend on its neighbours.
+    Langevin's step is eps = 2 (snr sigma)^2: the paper's 2 (snr |z| / |score|)^2 for |score| = |z| / sigma, so that a
+    sample does not depend on its neighbours. The score has about that norm for data near a set of low dimension, such
+    as images, where it is -x0 / sigma up to a few directions. For data that fill the space the paper's step is longer:
+    for N(0, s^2 I) at alpha = 1 the score's norm is |z| / sqrt(s^2 + sigma^2), so the steps differ by the factor
+    1 + (s / sigma)^2, which is 2,501 at sigma = s / 50.
 
     Args:
         path: with a score; the corrector's step is in units of sigma, or of gamma on a path with noise.
@@ -145,7 +148,7 @@ class AnnealedLangevin(Stochastic):
     sigma_L = 0.01).
 
     Args:
-        path: a Gaussian path with alpha > 0, VE for NCSN.
+        path: a Gaussian path with alpha = 1, VE for NCSN.
         each: steps a level; 100 in the paper.
         size: of a step, relative to sigma^2.
     """
@@ -154,6 +157,7 @@ class AnnealedLangevin(Stochastic):
     each: int = 5
     size: float = 0.2
     needs_noiseless: ClassVar[bool] = True
+    needs_constant_alpha: ClassVar[bool] = True
 
     @property
     def needs_alpha(self) -> bool:

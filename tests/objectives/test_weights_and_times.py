@@ -43,6 +43,17 @@ def test_a_weight_means_the_same_whatever_the_network_predicts(weighting, on_dat
     np.testing.assert_allclose(per_data, expected, rtol=1e-4)
 
 
+def test_the_bias_of_the_sigmoid_weight_has_the_sign_of_the_papers():
+    """By hand on CondOT at t = 1/4, where log SNR = -2 log 3 and its slope is 2 (4 + 4/3) = 32/3; bias -3.
+
+    Kingma & Gao: sigmoid(-3 + 2 log 3) = 1 / (1 + e^3 / 9) on the noise's error. Hoogeboom et al.: on the data's error,
+    e^-3 sigmoid(-2 log 3 + 3) = e^-3 / (1 + 9 / e^3). Both times slope / 2.
+    """
+    t, weighting = jnp.array([0.25]), weights.sigmoid(-3.0)
+    assert float(weighting(PATH, noise, t)[0]) == pytest.approx(16 / 3 / (1 + np.e**3 / 9), rel=1e-5)
+    assert float(weighting(PATH, data, t)[0]) == pytest.approx(16 / 3 * np.e**-3 / (1 + 9 / np.e**3), rel=1e-5)
+
+
 def test_equal_losses_for_equal_denoisers():
     """One imperfect denoiser read as noise and as velocity has one likelihood-weighted loss, draw by draw."""
     wrong = oracles.gaussian(PATH, 0.3, 0.7)
