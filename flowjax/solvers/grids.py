@@ -225,6 +225,6 @@ def learn(
         return (logits + updates, state, best, least), value
 
     logits = jnp.log(jnp.diff(whole))
-    carry = (logits, optimizer.init(logits), logits, jnp.asarray(jnp.inf, x.dtype))
+    carry = (logits, optimizer.init(logits), logits, jnp.asarray(jnp.inf, target.dtype))
     (_, _, best, _), _ = jax.jit(lambda c: jax.lax.scan(improve, c, None, length=iterations))(carry)
     return grid_of(best)
