@@ -142,13 +142,13 @@ def points(run: Run, path: str | None) -> tuple[np.ndarray, np.ndarray | None]:
         x, labels = arrays["x"], arrays.get("y")
         if x.shape[1:] != tuple(spec.shape) or len(x) == 0:
             raise DataError(f"{path}: x must be (N, {', '.join(map(str, spec.shape))}) with N >= 1, not {x.shape}")
-        if not (np.issubdtype(x.dtype, np.number) and np.isfinite(x.astype(np.float64)).all()):
-            raise DataError(f"{path}: x must be finite numbers")
+        if x.dtype.kind not in "iuf" or not np.isfinite(x.astype(np.float64)).all():
+            raise DataError(f"{path}: x must hold finite real numbers (its type is {x.dtype})")
         if spec.levels and (x.min() < 0 or x.max() > spec.levels):
             raise DataError(f"{path}: pixels of this run lie in 0 to {spec.levels}, not {x.min()} to {x.max()}")
     if not run.config.model.conditional or labels is None:
         return x, None
-    fits = labels.shape == x.shape[:1] and np.issubdtype(labels.dtype, np.integer)
+    fits = labels.shape == x.shape[:1] and labels.dtype.kind in "iu"
     if not fits or not np.isin(labels, spec.classes).all():
         raise DataError(
             f"{path or run.config.data.name}: y must hold a label for each row of x, one of the classes "

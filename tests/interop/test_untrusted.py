@@ -16,7 +16,9 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
+from flowjax.cli.common import points
 from flowjax.config import ConfigError
+from flowjax.data import DataError
 from flowjax.interop import (
     WeightsError,
     from_dit,
@@ -250,6 +252,15 @@ def test_damaged_files_of_weights_are_read_or_refused(exported, tmp_path, monkey
     for read in (weights.load_weights, read_state_dict):
         refused = assert_read_or_refused(path, whole, read, (WeightsError, ConfigError), cases)
         assert refused > cases / 3
+
+
+@pytest.mark.parametrize(
+    "x",
+    [np.zeros((3, 2), dtype) for dtype in (np.complex64, "m8[s]", "U2", np.bool_, "V2")] + [np.full((3, 2), np.nan)],
+)
+def test_points_that_are_not_real_numbers_are_refused(exported, tmp_path, x):
+    np.savez(tmp_path / "a.npz", x=x)
+    refused(tmp_path / "a.npz", "real numbers", lambda path: points(open_weights(exported), str(path)), DataError)
 
 
 HOSTILE = {
