@@ -69,8 +69,9 @@ def check_limit(unpacked: int, size: int) -> None:
     """
     limit = unpacked_limit(size)
     if unpacked > limit:
+        has = f"its {size} bytes unpack to {unpacked}" if size else f"{unpacked} bytes are declared"
         raise ArchiveError(
-            f"its {size} bytes unpack to {unpacked}, more than the limit of {limit}: if you trust the file, set the "
+            f"{has}, more than the limit of {limit}: if you trust the file, set the "
             f"environment variable {LIMIT_VARIABLE}={unpacked}"
         )
 

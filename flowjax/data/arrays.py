@@ -9,6 +9,7 @@ one mean and one standard deviation. Where there is no `x_test`, a fixed random 
 class its share; of a streamed set at most 10,000 rows.
 """
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from flowjax.data.labels import names_of, read_labels
 from flowjax.data.scales import standardisation
 from flowjax.data.splits import held_out_tenth, skipping, skips, spread
 from flowjax.data.stored import KEYS, open_files, open_zarrs, unused
+from flowjax.ranges import MAX_COORDINATES
 
 _SAMPLED = 10_000
 """Rows of a streamed set whose mean and deviation standardise numbers, and the most that are held out of it."""
@@ -141,6 +143,8 @@ def _check_rows(path: str, x: Any) -> tuple[str, ...]:
         raise DataError(f"{path}: x must be (N, *event) with N >= 2, not {x.shape}")
     if 0 in x.shape:
         raise DataError(f"{path}: x has an empty axis: its shape is {x.shape}")
+    if math.prod(x.shape[1:]) > MAX_COORDINATES:  # before a row is read: a file can declare any shape
+        raise DataError(f"{path}: an example of shape {x.shape[1:]} has more than {MAX_COORDINATES:,} numbers")
     channels_first = x.ndim == 4 and x.shape[1] in (1, 3, 4) and x.shape[3] > 4
     turn = f"x of shape {x.shape} has its channels first, and channels come last here: x = x.transpose(0, 2, 3, 1)"
     if x.dtype == np.uint8:

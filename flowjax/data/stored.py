@@ -1,13 +1,14 @@
 """Where the user's arrays lie: a folder of NumPy files, which are mapped into memory, or of Zarr arrays."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from flowjax.archives import printable
+from flowjax.archives import ArchiveError, check_limit, check_regular, one_line, printable
 from flowjax.data.dataset import DataError, shortened
 
 KEYS = ("x", "y", "x_test", "y_test")
@@ -25,7 +26,11 @@ class Stored:
         import tensorstore
 
         where = {"driver": "file", "path": f"{path}/"}
-        return cls(tensorstore.open({"driver": "auto", "kvstore": where}, open=True, read=True).result())
+        store = tensorstore.open({"driver": "auto", "kvstore": where}, open=True, read=True).result()
+        _check_size(
+            path, "a chunk", [n or 1 for n in store.chunk_layout.read_chunk.shape or ()], store.dtype.numpy_dtype
+        )
+        return cls(store)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -46,7 +51,7 @@ class Stored:
         try:
             return self.store[index].read().result()
         except Exception as error:  # TensorStore raises what it likes on damaged chunks
-            raise DataError(f"{self.store.kvstore.path} cannot be read: {str(error).splitlines()[0][:160]}") from None
+            raise DataError(f"{self.store.kvstore.path} cannot be read: {one_line(error)}") from None
 
 
 def open_files(path: str) -> tuple[dict[str, Any], tuple[str, ...]]:
@@ -96,16 +101,33 @@ def _folder(name: str, path: str, content: str) -> Path:
     return folder
 
 
+def _check_size(place: Path, what: str, shape: Sequence[int], dtype: np.dtype) -> None:
+    """Refuses a part of a Zarr array that is read whole and larger than the limit: any shape can be declared."""
+    try:
+        check_limit(math.prod(shape) * dtype.itemsize, 0)
+    except ArchiveError as error:
+        raise DataError(f"{place}: {what} of shape {tuple(shape)} is too large to be read whole: {error}") from None
+
+
 def _read(
     folder: Path, places: list[Path], read: Callable[[Path], Any], wanted: str
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
     found = {}
     for place in (place for place in sorted(places) if place.stem in KEYS):
         try:
+            if not place.is_dir():
+                check_regular(place)
             found[place.stem] = read(place)
+        except DataError:
+            raise
+        except ArchiveError as error:
+            raise DataError(str(error)) from None
         except Exception as error:  # NumPy and TensorStore raise what they like on damaged files
-            raise DataError(f"{place} cannot be read: {str(error).splitlines()[0][:160]}") from None
+            raise DataError(f"{place} cannot be read: {one_line(error)}") from None
     if "x" not in found:
         raise DataError(f"{folder} holds no {wanted}")
-    arrays = {key: a if key in ("x", "x_test") else np.asarray(a[:]) for key, a in found.items()}
-    return arrays, unused([place.name for place in places if place.stem not in KEYS])
+    for key in found.keys() - {"x", "x_test"}:
+        if isinstance(found[key], Stored):
+            _check_size(folder, key, found[key].shape, found[key].dtype)
+        found[key] = np.asarray(found[key][:])
+    return found, unused([place.name for place in places if place.stem not in KEYS])

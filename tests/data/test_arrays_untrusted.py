@@ -1,6 +1,7 @@
 """`.npz` files and folders of arrays that may come from a stranger."""
 
 import io
+import json
 import os
 import struct
 import zipfile
@@ -145,12 +146,18 @@ def test_other_files(tmp_path):
     refused(tmp_path / "keys.npz", r"holds no array named 'x': it has 'a\\nb\\x1b\[2J'")
     with pytest.raises(DataError, match="not a regular file"):
         read_npz("/dev/zero")
+    os.mkfifo(tmp_path / "x.npy")
+    with pytest.raises(DataError, match="not a regular file"):
+        open_dataset("npy", str(tmp_path))
 
 
 @pytest.mark.parametrize(
     "arrays",
     [
         {"x": np.zeros((0, 5), np.float32)},
+        {"x": np.zeros((5, 0), np.float32)},
+        {"x": np.ones((5, 2)), "y": np.full(5, 2**62, np.uint64)},
+        {"x": np.ones((5, 2)), "y": np.full(5, 2**40)},
         {"x": np.float32(1)},
         {"x": np.zeros((5, 2), np.complex64)},
         {"x": np.zeros((5, 2), "V2")},
@@ -180,3 +187,22 @@ def test_a_folder_of_damaged_arrays(tmp_path):
     assert_read_or_refused(
         tmp_path / "x.npy", whole.getvalue(), lambda path: open_dataset("npy", str(tmp_path)), DataError, 200
     )
+
+
+@pytest.mark.parametrize(
+    ("declared", "message"),
+    [
+        ({"x": ([2, 10**12], [1, 10])}, "has more than 67,108,864 numbers"),
+        ({"x": ([10**12, 2], [10**11, 2])}, "a chunk of shape .* is too large"),
+        ({"x": ([10**12, 2], [10, 2]), "y": ([10**12], [10])}, "y of shape .* is too large"),
+    ],
+)
+def test_zarr_arrays_that_only_declare_a_size(tmp_path, declared, message):
+    """Chunks that are missing are zeros, so that a file of 100 bytes can stand for any number of them."""
+    for name, (shape, chunks) in declared.items():
+        (tmp_path / name).mkdir()
+        header = {"zarr_format": 2, "shape": shape, "chunks": chunks, "dtype": "<i8" if name == "y" else "<f4"}
+        header |= {"compressor": None, "fill_value": 0, "order": "C", "filters": None}
+        (tmp_path / name / ".zarray").write_text(json.dumps(header))
+    with memory_below(100):
+        refused(tmp_path, message, lambda path: open_dataset("zarr", str(path)))
