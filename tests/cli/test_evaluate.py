@@ -1,0 +1,103 @@
+"""`flowjax evaluate` and `flowjax likelihood` on users' data: shares of classes, missing labels, changed files."""
+
+import numpy as np
+import pytest
+
+TINY = [
+    "--config=gaussians8",
+    "--config.data.name=npz",
+    "--config.model.conditional=true",
+    "--config.model.width=32",
+    "--config.model.depth=2",
+    "--config.train.steps=400",
+    "--config.train.batch_size=256",
+    "--config.train.lr=1e-2",
+    "--config.train.warmup=0",
+    "--config.ema.half_life=5000",
+    "--config.train.log_every=400",
+    "--config.train.save_every=400",
+    "--config.train.label_dropout=0",
+]
+FAST = ["--solver=heun", "--steps=10"]
+
+
+def _write(path, shape=(2,), far=8.0, last=1):
+    """2,000 rows, sorted by class: 90% of class 1 around 0, 10% of class 2 (`last` + 1) around `far`."""
+    random = np.random.default_rng(0)
+    y = np.repeat([1, last + 1], [1800, 200])
+    x = random.normal(size=(2000, *shape)) + far * (y == last + 1).reshape(-1, *([1] * len(shape)))
+    np.savez(path, x=x.astype(np.float32), y=y)
+
+
+@pytest.fixture(scope="module")
+def uneven_run(tmp_path_factory):
+    """A conditional run on a 90/10 set that is sorted by class and whose labels start at 1."""
+    from flowjax.cli.main import main
+
+    folder = tmp_path_factory.mktemp("uneven")
+    _write(folder / "x.npz")
+    assert main(["train", *TINY, f"--config.data.path={folder / 'x.npz'}", f"--workdir={folder / 'run'}"]) == 0
+    return folder / "run"
+
+
+def test_samples_are_compared_at_the_shares_of_the_data(flowjax, uneven_run):
+    """The means of the classes are 8 sqrt(2) apart. At the shares 90/10, W2^2 of 100 points to 100 others is about the
+    floor of two true samples; at 50/50, 40% of the mass is moved over 128: about 51.
+    """
+    code, shares, _ = flowjax("evaluate", f"--workdir={uneven_run}", *FAST)
+    assert code == 0
+    code, random, _ = flowjax("evaluate", f"--workdir={uneven_run}", "--labels=random", *FAST)
+    assert code == 0
+    assert shares["w2_squared"] < 10
+    assert random["w2_squared"] > 30
+
+
+def test_a_class_without_examples_is_no_class(flowjax, uneven_run, tmp_path):
+    out = tmp_path / "s.npz"
+    assert flowjax("sample", f"--workdir={uneven_run}", "--num=300", *FAST, f"--out={out}")[0] == 0
+    assert set(np.load(out)["labels"]) == {1, 2}
+    code, _, err = flowjax("sample", f"--workdir={uneven_run}", "--label=0", f"--out={out}")
+    assert (code, "the classes are 1, 2" in err) == (2, True)
+
+
+def test_points_without_labels_are_scored_by_the_sum_over_classes(flowjax, uneven_run, tmp_path):
+    """The negative log-likelihood of N(0, I) and N(8, I) with shares 0.9 and 0.1 is their entropy, 2.84 + 0.33 nats; a
+    network of 400 steps is within 1 of it, and one that is asked for a label it never saw is 20 away.
+    """
+    known = np.load(uneven_run.parent / "x.npz")
+    np.savez(tmp_path / "x.npz", x=known["x"][::20])
+    argv = [
+        "likelihood",
+        f"--workdir={uneven_run}",
+        f"--data={tmp_path / 'x.npz'}",
+        f"--out={tmp_path / 'l.npz'}",
+        *FAST,
+    ]
+    code, line, err = flowjax(*argv)
+    assert (code, "the sum over 2 classes" in err) == (0, True)
+    assert -line["mean"] == pytest.approx(2.84 + 0.33, abs=1)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"), [({"last": 2}, "num_classes is 4 and was 3"), ({"shape": (3,)}, "shape")]
+)
+def test_data_that_have_changed_since_training_are_refused(flowjax, uneven_run, tmp_path, change, message):
+    path = uneven_run.parent / "x.npz"
+    kept = path.read_bytes()
+    try:
+        _write(path, **change)
+        for command in (["evaluate"], ["likelihood", f"--out={tmp_path / 'l.npz'}"]):
+            code, line, err = flowjax(*command, f"--workdir={uneven_run}", *FAST)
+            assert (code, line) == (2, None)
+            assert message in err.splitlines()[-1]
+    finally:
+        path.write_bytes(kept)
+
+
+@pytest.mark.parametrize("y", [[3], [0], [1.5], [-1]])
+def test_labels_that_the_run_does_not_know_are_refused(flowjax, uneven_run, tmp_path, y):
+    np.savez(tmp_path / "x.npz", x=np.zeros((1, 2), np.float32), y=np.array(y))
+    argv = ["likelihood", f"--workdir={uneven_run}", f"--data={tmp_path / 'x.npz'}", f"--out={tmp_path / 'l.npz'}"]
+    code, line, err = flowjax(*argv)
+    assert (code, line) == (2, None)
+    assert "the classes that the run was trained on: 1, 2" in err.splitlines()[-1]
