@@ -31,6 +31,7 @@ from flowjax.sources import has_density
 from flowjax.spread import everywhere, over_rows, rows_of_a_block
 from flowjax.training import hosts
 from flowjax.training.writers import say
+from flowjax.typing import PRNGKey
 
 __all__ = ["Drawn", "Scored", "SolverFault", "default_batch", "log_prob", "sample", "source_noise"]
 
@@ -75,6 +76,13 @@ def default_batch(run: Run) -> int:
     return jax.local_device_count() * max(64, min(4096, 2 ** round(np.log2(2**27 / numbers))))
 
 
+def _key(seed: int) -> PRNGKey:
+    """The key of a seed. JAX would take a seed modulo 2^32, so that two seeds could mean the same samples."""
+    if not 0 <= seed < 2**32:
+        raise ConfigError(f"seed must be in [0, {2**32 - 1}], not {seed}")
+    return jax.random.key(seed)
+
+
 def sample(
     run: Run,
     num: int,
@@ -112,7 +120,7 @@ def sample(
     """
     size = rows_of_a_block(batch or default_batch(run))
     kind = "none" if not run.config.model.conditional else labels if label is None else "one"
-    noise, classes, steps = jax.random.split(jax.random.key(seed), 3)
+    noise, classes, steps = jax.random.split(_key(seed), 3)
     weak = None if guide is None or guide.weak is None else guide.weak.params
     inputs = Inputs(run.params, weak, noise, classes, steps, jnp.asarray(label or 0))
     bound = bind(run, solver, options_of(run, solver), guide, show)
@@ -217,7 +225,7 @@ def log_prob(
     size = batch or max(16, default_batch(run) // (min(run.spec.d, 64) if divergence == "exact" else 1))
     size = rows_of_a_block(size)
     t0, t1 = run.interval
-    noise_key, probe_key = jax.random.split(jax.random.key(seed))
+    noise_key, probe_key = jax.random.split(_key(seed))
     conditional = run.config.model.conditional
     labels = np.full(len(x), NO_LABEL, np.int32) if labels is None else labels
     own = _share(len(x))

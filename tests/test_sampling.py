@@ -291,3 +291,11 @@ def test_a_density_without_labels_is_the_sum_over_classes_where_the_network_alwa
     scored = sampling.log_prob(run, x, solver=Solver(rtol=1e-6, atol=1e-6), batch=8)
     normal = lambda mean: np.exp(-0.5 * (x[:, 0].astype(np.float64) - mean) ** 2) / np.sqrt(2 * np.pi)
     np.testing.assert_allclose(scored.log_prob, np.log(0.9 * normal(-3) + 0.1 * normal(5)), atol=1e-4)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32])
+def test_seeds_that_jax_would_reduce_modulo_2_to_the_32_are_refused(run, seed):
+    with pytest.raises(ConfigError, match=rf"seed must be in \[0, 4294967295\], not {seed}"):
+        sampling.sample(run, 2, seed)
+    with pytest.raises(ConfigError, match="seed must be in"):
+        sampling.log_prob(run, np.zeros((2, 2), np.float32), seed=seed)

@@ -42,7 +42,7 @@ class Together:
         self.one = trainer
         self.config, self.mesh, self.schedule = trainer.config, trainer.mesh, trainer.schedule
         self.feed, self.arrays = None, trainer.arrays
-        self._seeds = np.array([seed % 2**32 for seed in seeds], np.uint32)
+        self._seeds = np.array(seeds, np.uint32)  # OverflowError outside [0, 2^32)
         vmapped = jax.vmap(trainer.run.jitted, in_axes=(0, None, None))
         self.run = jax.jit(vmapped, donate_argnums=0, out_shardings=replicated(self.mesh))
         self._val = jax.jit(jax.vmap(trainer.loss_of))

@@ -184,7 +184,7 @@ class Trainer:
     @cached_property
     def _validation(self) -> tuple[PRNGKey, Batch]:
         prepared = jax.jit(self.validation, out_shardings=replicated(self.mesh))
-        return prepared(np.uint32(self.config.seed % 2**32), *self.held_out())
+        return prepared(np.uint32(self.config.seed), *self.held_out())
 
     def apart(self, tree: PyTree) -> list[PyTree]:
         """What each run has of a state or of its metrics: there is one run."""

@@ -485,3 +485,8 @@ def test_all_is_closed_though_closing_one_fails(tmp_path, seeds):
     with pytest.raises(RunFault, match="No space left on device"):
         train(seeds, lanes, seeds.init())
     assert closed == ["2", "1", "0"]
+
+
+def test_seeds_together_are_not_taken_modulo_2_to_the_32(trainer):
+    with pytest.raises(OverflowError):
+        Together(trainer, [0, 2**32])
