@@ -6,6 +6,7 @@ ml_collections and nothing heavier.
 
 import ast
 import difflib
+import os
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -209,6 +210,7 @@ def resolve(config: object) -> Config:
     """A full, checked config from one that may leave keys out (they take their defaults).
 
     Configs of files, of flags, of a workdir and of files of weights all pass through here, before anything is built.
+    A relative data.path becomes absolute, so that a run can be opened from another folder, and a ~ is expanded.
 
     Raises:
         ConfigError: on an unknown key, or a value of the wrong type or outside its range (`flowjax.ranges.RANGES`).
@@ -235,6 +237,8 @@ def resolve(config: object) -> Config:
         like = known[key]
         typed = tuple(value) if isinstance(like, list) else (float(value) if isinstance(like, float) else value)
         (full[section] if section else full)[leaf] = typed
+    if full.data.path:
+        full.data.path = os.path.abspath(os.path.expanduser(full.data.path))
     _check_together(flatten(full))
     return full
 

@@ -3,7 +3,7 @@
 import math
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from absl import flags as absl_flags
@@ -13,6 +13,7 @@ from flowjax.cli.flags import UsageError
 from flowjax.config import Config, unknown
 from flowjax.data import DataError, Dataset, DataSpec, open_dataset
 from flowjax.data.arrays import read_npz
+from flowjax.data.labels import read_labels
 from flowjax.metrics.cache import write_npz
 from flowjax.run import Run, load
 from flowjax.solvers import ode
@@ -131,12 +132,31 @@ def class_of(text: str, spec: DataSpec) -> int:
         raise UsageError(f"--label: {error}") from None
 
 
-def points(run: Run, path: str | None) -> tuple[np.ndarray, np.ndarray | None]:
+class Points(NamedTuple):
+    """Points to score.
+
+    Attributes:
+        x: (N, *event) in data space.
+        labels: (N,) int32, or None.
+        rows: (N,) the row of each point in the array that it was read from, or None where that is its own number.
+    """
+
+    x: np.ndarray
+    labels: np.ndarray | None
+    rows: np.ndarray | None
+
+    def first(self, num: int) -> "Points":
+        """The first `num` points."""
+        some = lambda a: None if a is None else a[:num]
+        return Points(self.x[:num], some(self.labels), some(self.rows))
+
+
+def points(run: Run, path: str | None) -> Points:
     """The points to score: `x` (and `y`) of a file, or the test split of the run's data."""
-    spec = run.spec
+    spec, rows = run.spec, None
     if path is None:
         dataset = own_dataset(run)
-        x, labels = dataset.test, dataset.test_labels
+        x, labels, rows = dataset.test, dataset.test_labels, dataset.test_rows
     else:
         arrays = read_npz(path)
         x, labels = arrays["x"], arrays.get("y")
@@ -147,14 +167,14 @@ def points(run: Run, path: str | None) -> tuple[np.ndarray, np.ndarray | None]:
         if spec.levels and (x.min() < 0 or x.max() > spec.levels):
             raise DataError(f"{path}: pixels of this run lie in 0 to {spec.levels}, not {x.min()} to {x.max()}")
     if not run.config.model.conditional or labels is None:
-        return x, None
-    fits = labels.shape == x.shape[:1] and labels.dtype.kind in "iu"
-    if not fits or not np.isin(labels, spec.classes).all():
+        return Points(x, None, rows)
+    labels = read_labels(path or run.config.data.name, "y", labels, len(x), spec.class_names)
+    if not np.isin(labels, spec.classes).all():
         raise DataError(
             f"{path or run.config.data.name}: y must hold a label for each row of x, one of the classes "
             f"that the run was trained on: {spec.describe_classes()}"
         )
-    return x, labels.astype(np.int32)
+    return Points(x, labels, rows)
 
 
 def save_npz(path: Path, **arrays: Any) -> None:

@@ -1,6 +1,7 @@
 """Flags through absl, with one line an error; each command has its own `FlagValues`."""
 
 import difflib
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,10 @@ RANGES = {
     "heartbeat_timeout": Range(2, 86_400),
 }
 """The ranges of flags that take numbers; any other lies between -1e9 and 1e9."""
+
+
+_PATHS = ("workdir", "out", "samples", "data", "weak", "weights", "compilation_cache")
+"""Flags whose value is a path: a leading ~ is expanded, which a shell does not do after an equals sign."""
 
 
 class UsageError(ValueError):
@@ -161,6 +166,9 @@ def parse(values: flags.FlagValues, argv: list[str], usage: str) -> flags.FlagVa
     if len(rest) > 1:
         raise UsageError(_unexpected(rest[1], values))
     _check_values(values)
+    for name in _PATHS:
+        if name in values and values[name].value:
+            values[name].value = os.path.expanduser(str(values[name].value))
     return values
 
 
@@ -265,7 +273,7 @@ def shipped_configs() -> dict[str, Path]:
 
 def config_path(text: str) -> Path:
     """The file that `--config` means: a path, or the name of a shipped config."""
-    path, shipped = Path(text), shipped_configs()
+    path, shipped = Path(text).expanduser(), shipped_configs()
     if path.is_file():
         return path
     stem = re.sub(r"\.py$", "", text)

@@ -2,9 +2,10 @@
 
 usage: flowjax likelihood --workdir DIR [--split test | --data FILE.npz] --divergence exact|hutchinson --out FILE.npz
 
-Writes `log_prob` (N,): nats in the data space, in the order of the points. --data holds `x` (N, *shape) in data space
-and, for a conditional network, `y`; without labels the density is the unconditional one. Integer images are
-dequantised by --seed.
+Writes `log_prob` (N,): nats in the data space. Points of --data are scored in their order; those of the test split come
+in a fixed random order, and `rows` (N,) has the row of each in x_test, or in x where there is no x_test. --data holds
+`x` (N, *shape) in data space and, for a conditional network, `y`; without labels the density is the unconditional one.
+Integer images are dequantised by --seed.
 
 Several processes (the flags of `flowjax train`) score a share each; the first one writes the file.
 
@@ -44,13 +45,13 @@ def run(argv: list[str]) -> dict[str, Any]:
     join(values)
     cache.use(values.compilation_cache)
     opened = open_run(values, workdir)
-    x, labels = points(opened, values.data)
+    found = points(opened, values.data)
     if values.num:
-        x, labels = x[: values.num], None if labels is None else labels[: values.num]
+        found = found.first(values.num)
     scored = sampling.log_prob(
         opened,
-        x,
-        labels,
+        found.x,
+        found.labels,
         values.divergence,
         seed=values.seed,
         probes=values.probes,
@@ -59,7 +60,7 @@ def run(argv: list[str]) -> dict[str, Any]:
         show=True,
     )
     log_prob = scored.log_prob
-    save_npz(out, log_prob=log_prob)
+    save_npz(out, log_prob=log_prob, rows=found.rows)
     n, inside = len(log_prob), log_prob[np.isfinite(log_prob)]
     mean = float(log_prob.mean())
     if len(inside) < n:

@@ -67,7 +67,9 @@ def train(
         traced: the first and the last step to profile; none if they are the same.
     """
     start = time.perf_counter()
-    hosts.check_same("config", flatten(config) | {"--checkpoint": checkpoint, "--trace": traced})
+    same = flatten(config) | {"--checkpoint": checkpoint, "--trace": traced}
+    same.pop("data.path")  # each process may have the data at a place of its own; the data are compared below
+    hosts.check_same("config", same)
     hosts.check_shared(workdir)
     checkpoints = Checkpoints(workdir / "checkpoints")
     with contextlib.ExitStack() as stack:

@@ -207,11 +207,14 @@ class DataSpec:
     def differences(self, other: "DataSpec") -> list[str]:
         """The entries in which two descriptions differ, as "shape is [2] and was [3]"; self is the present one.
 
+        Scale and shift are compared up to 1e-5 of the scale: sums may be rounded otherwise on another machine.
+
         Shares of classes are not compared, because a few more examples do not make other data, and names of classes
         only if both know them.
         """
         now, then = self.to_record(), other.to_record()
         unknown = ["class_shares"] + ["class_names"] * (not (now["class_names"] and then["class_names"]))
+        unknown += [key for key in ("scale", "shift") if abs(now[key] - then[key]) <= 1e-5 * then["scale"]]
         return [
             f"{key} is {now[key]} and was {then[key]}" for key in now if key not in unknown and now[key] != then[key]
         ]

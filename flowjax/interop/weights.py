@@ -69,7 +69,9 @@ def save_weights(path: str | Path, weights: Weights, dtype: str = "float32") -> 
         raise WeightsError(f"unknown dtype {dtype!r}: known are {', '.join(DTYPES)}")
     # safetensors writes memory as it lies: only contiguous arrays are what they seem
     arrays = {name: np.array(a, DTYPES[dtype], order="C") for name, a in flatten(weights.params).items()}
-    record = {"config": weights.config.to_dict(), "data": weights.spec.to_record(), "step": weights.step}
+    config = weights.config.to_dict()
+    config["data"]["path"] = Path(config["data"]["path"]).name  # the folder is no business of those who get the file
+    record = {"config": config, "data": weights.spec.to_record(), "step": weights.step}
     try:
         with written(path) as part:
             part.touch()

@@ -222,3 +222,9 @@ def test_the_first_test_rows_of_a_sorted_file_have_the_shares_of_the_whole(tmp_p
     assert stats.chisquare(np.bincount(first, minlength=4), [600, 300, 90, 10]).pvalue > 1e-3
     np.testing.assert_array_equal(dataset.test[:, 0], dataset.test_labels)
     np.testing.assert_array_equal(dataset.test, x_test[dataset.test_rows])
+
+
+def test_the_rounding_of_a_sum_does_not_make_other_data():
+    other = dataclasses.replace(SPEC, normalise=Affine(2.0 + 1e-6, -1.5 - 1e-6))
+    assert SPEC.differences(other) == []
+    assert len(SPEC.differences(dataclasses.replace(SPEC, normalise=Affine(2.1, -1.5)))) == 1
