@@ -13,7 +13,7 @@ scale 0 is unconditional (the weak network), 1 the plain conditional one; beyond
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -164,7 +164,9 @@ class Classifier(_Guide):
 
 Measurement = Callable[[Batched, Float[Array, "..."]], Float[Array, " B"]]
 """`log_likelihood(x1, variance)`: log p(y | x_t) for each row, where x1 | x_t has this mean and about this variance a
-coordinate."""
+coordinate; the variance is one number, or has one a row with the axes of x1. Solvers that solve each sample on its own
+(adaptive ones, and diffrax's SDE solvers) call it with one row; a measurement of your own that holds data with one row
+a sample then needs `rows` and `with_rows` (`flowjax.solvers.rows`)."""
 
 
 @dataclass(frozen=True)
@@ -201,40 +203,62 @@ class Posterior(_Guide):
         # of x1 | x_t for normal data, equation (3) of the oracles
         variance = self.data_std**2 * r.sigma**2 / (r.sigma**2 + (self.data_std * r.alpha) ** 2)
 
-        def likelihood(x: Batched) -> tuple[Array, Ends]:
+        def mean(x: Batched) -> tuple[Batched, Ends]:
             ends = self.denoiser(t, x, cond)
-            return self.measurement(ends.x1, variance).sum(), ends
+            return ends.x1, ends
 
-        slope, ends = jax.grad(likelihood, has_aux=True)(x)
-        return _moved(self.path, t, x, ends, self.scale * slope)
+        x1, pull_back, ends = jax.vjp(mean, x, has_aux=True)
+        toward = self.scale * jax.grad(lambda x1: self.measurement(x1, variance).sum())(x1)
+        return _moved(self.path, t, x, ends, pull_back(toward)[0], self.data_std**2 * toward)
+
+
+@dataclass(frozen=True, eq=False)
+class LinearMeasurement:
+    """See `linear_measurement`."""
+
+    operator: Callable[[Batched], Float[Array, "B *measured"]]
+    y: Float[Array, "rows *measured"]
+    noise_std: float
+    gain: float = 1.0
+
+    @property
+    def rows(self) -> Array | None:
+        """What a solver that solves each sample on its own has to split (`flowjax.solvers.rows`)."""
+        return None if self.y.shape[0] == 1 else self.y
+
+    def with_rows(self, rows: Array) -> "LinearMeasurement":
+        return replace(self, y=rows)
+
+    def __call__(self, x1: Batched, variance: Float[Array, "..."]) -> Float[Array, " B"]:
+        seen = self.operator(x1)
+        if self.y.shape[1:] != seen.shape[1:] or self.y.shape[0] not in (1, seen.shape[0]):
+            raise ValueError(
+                f"the operator gives {seen.shape} and y is {self.y.shape}: give one row of y a sample, or a single row "
+                "for all, each of the operator's shape"
+            )
+        miss = (self.y - seen) ** 2
+        # One variance for all samples, or one a sample, with as many axes as x1 has and not as the measurement has.
+        wide = jnp.reshape(self.noise_std**2 + self.gain * variance, (-1,) + (1,) * (miss.ndim - 1))
+        return -0.5 * (miss / jnp.maximum(wide, 1e-12)).reshape(miss.shape[0], -1).sum(-1)
 
 
 def linear_measurement(
     operator: Callable[[Batched], Float[Array, "B *measured"]],
-    y: Float[Array, "B *measured"],
+    y: Float[Array, "rows *measured"],
     noise_std: float,
     gain: float = 1.0,
-) -> Measurement:
+) -> LinearMeasurement:
     """y = A x1 + noise_std n, for A A^T close to gain I (a mask: 1): its likelihood under a normal x1 | x_t.
 
     Args:
         operator: A, on a batch.
-        y: what was measured, one row a sample.
+        y: what was measured: one row a sample, or a single row for all samples.
         noise_std: of the measurement.
         gain: the size of A A^T, exact for masks and orthonormal rows; a bound on it keeps a blur stable.
     """
     if not noise_std >= 0:
         raise ValueError(f"noise_std must not be negative, it is {noise_std}")
-
-    def log_likelihood(x1: Batched, variance: Float[Array, "..."]) -> Float[Array, " B"]:
-        seen = operator(x1)
-        if seen.shape != y.shape:
-            raise ValueError(f"the operator gives {seen.shape} and y is {y.shape}: one row of y a sample, of one shape")
-        miss = (y - seen) ** 2
-        wide = jnp.broadcast_to(noise_std**2 + gain * variance, x1.shape[:1] + (1,) * (miss.ndim - 1))
-        return -0.5 * (miss / jnp.maximum(wide, 1e-12)).reshape(miss.shape[0], -1).sum(-1)
-
-    return log_likelihood
+    return LinearMeasurement(operator, jnp.asarray(y), noise_std, gain)
 
 
 def _needs_gaussian(path: AffinePath) -> None:
@@ -244,12 +268,15 @@ def _needs_gaussian(path: AffinePath) -> None:
         )
 
 
-def _moved(path: AffinePath, t: Time, x: Batched, ends: Ends, slope: Batched) -> Ends:
+def _moved(path: AffinePath, t: Time, x: Batched, ends: Ends, slope: Batched, at_start: Batched | float = 0.0) -> Ends:
     """The ends when the score moves by `slope`: x0 by -sigma slope, x1 by sigma^2 / alpha slope.
 
-    At alpha = 0 nothing in x_t tells of the data, and the slope of a true likelihood is zero.
+    At alpha = 0 nothing in x_t tells of the data, and the slope of a true likelihood is zero. Its ratio to alpha has a
+    limit all the same, and `at_start` is what x1 moves by there. For a likelihood of E[x1 | x_t] that is the variance
+    of the data times the likelihood's slope in x1, since d E[x1 | x_t] / dx = alpha / sigma^2 Cov(x1 | x_t).
     """
     r = path.rates(t, x)
     no_data = r.alpha == 0
-    gain = jnp.where(no_data, 0.0, r.sigma**2 / jnp.where(no_data, 1.0, r.alpha))
-    return ends._replace(x0=ends.x0 - r.sigma * slope, x1=ends.x1 + gain * slope)
+    x0 = ends.x0 - jnp.where(no_data, 0.0, r.sigma * slope)
+    moved = jnp.where(no_data, at_start, r.sigma**2 / jnp.where(no_data, 1.0, r.alpha) * slope)
+    return ends._replace(x0=x0, x1=ends.x1 + moved)

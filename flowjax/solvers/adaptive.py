@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from flowjax.solvers.rows import rows_of, with_rows
 from flowjax.typing import Cond, Field, PyTree
 
 _FIRST_STEP = 0.01
@@ -55,11 +56,12 @@ def integrate(
         steps included, and whether each row got to t1 within `max_steps`.
     """
 
-    def one(x: PyTree, cond: Cond) -> tuple[PyTree, Array, Array]:
+    def one(x: PyTree, cond: Cond, rows: PyTree) -> tuple[PyTree, Array, Array]:
         lift = lambda tree: jax.tree.map(lambda leaf: leaf[None], tree)
+        own = with_rows(field, lift(rows))
 
         def v(t: Any, x: PyTree, args: Any) -> PyTree:
-            return jax.tree.map(lambda y, leaf: leaf[0].astype(y.dtype), x, field(t, lift(x), lift(cond)))
+            return jax.tree.map(lambda y, leaf: leaf[0].astype(y.dtype), x, own(t, lift(x), lift(cond)))
 
         solution = diffrax.diffeqsolve(
             diffrax.ODETerm(v),
@@ -77,5 +79,6 @@ def integrate(
         return ys, solution.stats["num_steps"], solution.result == diffrax.RESULTS.successful
 
     rows_to = 0 if save_at is None else 1
-    ys, steps, converged = jax.vmap(one, out_axes=(rows_to, 0, 0))(x, cond)
+    rows = rows_of(field, jax.tree.leaves(x)[0].shape[0])
+    ys, steps, converged = jax.vmap(one, out_axes=(rows_to, 0, 0))(x, cond, rows)
     return ys, evaluations(solver, steps), converged

@@ -15,8 +15,9 @@ from flowjax.paths.affine import AffinePath
 from flowjax.precision import at_least_float32
 from flowjax.predictions import Denoiser
 from flowjax.solvers.diffusions import Diffusion
+from flowjax.solvers.rows import rows_of, with_rows
 from flowjax.solvers.stochastic import drift
-from flowjax.typing import Batched, Cond
+from flowjax.typing import Batched, Cond, PyTree
 
 _NAMES = ("EulerHeun", "ItoMilstein", "StratonovichMilstein", "SEA", "SRA1", "ShARK", "GeneralShARK", "SlowRK", "SPaRK")
 SDE_SOLVERS: dict[str, Any] = {name.lower(): getattr(diffrax, name) for name in _NAMES}
@@ -50,12 +51,13 @@ def solve_sde(
     """
     x = at_least_float32(x)
 
-    def one(x: Array, key: Array, cond: Cond) -> Array:
+    def one(x: Array, key: Array, cond: Cond, rows: PyTree) -> Array:
         lift = lambda tree: jax.tree.map(lambda leaf: leaf[None], tree)
+        own = with_rows(denoiser, lift(rows))
 
         def f(t: Any, y: Array, args: Any) -> Array:
             point = y.reshape(1, *x.shape)
-            return drift(path, g(path, t), t, point, denoiser(t, point, lift(cond))).reshape(-1)
+            return drift(path, g(path, t), t, point, own(t, point, lift(cond))).reshape(-1)
 
         def noise(t: Any, y: Array, args: Any) -> lineax.DiagonalLinearOperator:
             return lineax.DiagonalLinearOperator(jnp.full(y.shape, jnp.sqrt(g(path, t)), y.dtype))
@@ -78,4 +80,4 @@ def solve_sde(
         assert solution.ys is not None
         return solution.ys[0].reshape(x.shape)
 
-    return jax.vmap(one)(x, keys, cond)
+    return jax.vmap(one)(x, keys, cond, rows_of(denoiser, x.shape[0]))

@@ -1,0 +1,46 @@
+"""Data that a denoiser holds itself, with one row a sample, for the solvers that solve each sample on its own.
+
+Adaptive solvers and diffrax's SDE solvers split the state and the condition into rows. A measurement that is bound to
+a guide (`flowjax.guidance.linear_measurement`) has to be split in the same way. Such an object has
+
+    rows               a pytree of arrays with the batch as leading axis, or None
+    with_rows(rows)    the same object with these rows instead
+
+and is found wherever it is a field of a frozen dataclass, at any depth: guides, rescheduled denoisers, velocity fields.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+
+from flowjax.typing import PyTree
+
+
+def rows_of(what: Any, batch: int) -> PyTree:
+    """The rows that an object and all that it is made of hold; None if there are none.
+
+    Raises:
+        ValueError: if they are not as many as the samples of the batch.
+    """
+    if hasattr(what, "with_rows"):
+        for leaf in jax.tree.leaves(what.rows):
+            if leaf.shape[0] != batch:
+                raise ValueError(
+                    f"{type(what).__name__} has {leaf.shape[0]} rows and the batch {batch}: give one row a sample, or "
+                    "a single row for all"
+                )
+        return what.rows
+    if not dataclasses.is_dataclass(what) or isinstance(what, type):
+        return None
+    parts = {f.name: rows_of(getattr(what, f.name), batch) for f in dataclasses.fields(what)}
+    return {name: rows for name, rows in parts.items() if rows is not None} or None
+
+
+def with_rows(what: Any, rows: PyTree) -> Any:
+    """The object with other rows, of the structure that `rows_of` returned."""
+    if rows is None:
+        return what
+    if hasattr(what, "with_rows"):
+        return what.with_rows(rows)
+    return dataclasses.replace(what, **{name: with_rows(getattr(what, name), part) for name, part in rows.items()})
