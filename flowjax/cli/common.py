@@ -168,12 +168,13 @@ def points(run: Run, path: str | None) -> Points:
             raise DataError(f"{path}: pixels of this run lie in 0 to {spec.levels}, not {x.min()} to {x.max()}")
     if not run.config.model.conditional or labels is None:
         return Points(x, None, rows)
-    labels = read_labels(path or run.config.data.name, "y", labels, len(x), spec.class_names)
+    classes = f"the classes that the run was trained on: {spec.describe_classes()}"
+    try:
+        labels = read_labels(path or run.config.data.name, "y", labels, len(x), spec.class_names)
+    except DataError as error:
+        raise DataError(f"{error}; {classes}") from None
     if not np.isin(labels, spec.classes).all():
-        raise DataError(
-            f"{path or run.config.data.name}: y must hold a label for each row of x, one of the classes "
-            f"that the run was trained on: {spec.describe_classes()}"
-        )
+        raise DataError(f"{path or run.config.data.name}: y must hold a label for each row of x, one of {classes}")
     return Points(x, labels, rows)
 
 
