@@ -9,8 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-INFINITY = math.inf
-
 MAX_PARAMETERS = 2**34
 """The largest network that is built: 64 GiB of parameters in float32."""
 
@@ -40,20 +38,21 @@ class Range:
         """Why a number is not in the range, to be read after its name; None if it is."""
         above_low = value >= self.low if self.ends[0] == "[" else value > self.low
         below_high = value <= self.high if self.ends[1] == "]" else value < self.high
-        if above_low and below_high and (value == 0 or abs(value) >= self.least):
-            return None
+        if above_low and below_high:
+            if value == 0 or abs(value) >= self.least:
+                return None
+            zero = "0 or " if self.low <= 0 and self.ends[0] == "[" else ""
+            size = " in absolute value" if self.low < 0 else ""
+            return f"must be {zero}at least {self.least:g}{size}, not {shown(value)}"
         if self.high <= 1:
-            end = f"{self.high:.3g}" if self.high < INFINITY else "inf"
-            return f"must be in {self.ends[0]}{self.low:g}, {end}{self.ends[1]}, not {shown(value)}"
+            return f"must be in {self.ends[0]}{self.low:g}, {self.high:.3g}{self.ends[1]}, not {shown(value)}"
         if isinstance(value, float) and not math.isfinite(value):
             return f"must be a finite number, not {value}"
         if not above_low and self.low == 0:
             return f"must {'not be negative' if self.ends[0] == '[' else 'be positive'}, it is {shown(value)}"
         if not above_low:
             return f"must be at least {_number(self.low)}, not {shown(value)}"
-        if not below_high:
-            return f"must be at most {_number(self.high)}, not {shown(value)}"
-        return f"must be 0 or at least {self.least:g} in absolute value, not {shown(value)}"
+        return f"must be at most {_number(self.high)}, not {shown(value)}"
 
 
 @dataclass(frozen=True)
@@ -134,7 +133,7 @@ RANGES: dict[str, Range | Items] = {
     "train.keep_every": _STEPS_OR_NONE,
     "train.keep_at": Items(int, _STEPS, 0, 10_000, "(500, 1000)"),
     "ema.half_life": _SAMPLES,
-    "ema.widths": Items(float, Range(0, 12**-0.5, "()"), 0, 64, "(0.05, 0.1)"),
+    "ema.widths": Items(float, Range(0, 12**-0.5, "()", least=1e-3), 0, 64, "(0.05, 0.1)"),
     "ema.snapshots": Range(1, 1_000_000),
     "mesh.data": Range(0, 65_536),
     "mesh.fsdp": Range(1, 65_536),

@@ -156,6 +156,10 @@ def parse(values: flags.FlagValues, argv: list[str], usage: str) -> flags.FlagVa
     """Parses, or raises `Help` or `UsageError`. `usage` is a command's docstring: it ends in a worked example."""
     if any(a in ("--help", "-h", "-help") for a in argv):
         raise Help(f"{usage.strip()}\n\nflags:\n{_describe(values)}\n")
+    for argument in argv:
+        name = argument.lstrip("-").partition("=")[0]
+        if argument.startswith("-") and len(name) > 200:  # absl compares names by a recursion over their characters
+            raise UsageError(f"unknown flag --{name[:50]}...")
     argv = [_normalise(a, values) for a in argv]
     try:
         rest = values(["flowjax", *argv])

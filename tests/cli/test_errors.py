@@ -53,6 +53,7 @@ TRAIN = ("train", "--config=gaussians8")
         ((*TRAIN, "--workdri=w"), "unknown flag --workdri; did you mean --workdir?"),
         ((*TRAIN, "--workdir=w", "--path.schedule=vp"), "--path.schedule; did you mean --config.path.schedule?"),
         ((*TRAIN, "--workdir=w", "--lr=3"), "unknown flag --lr; did you mean --config.train.lr?"),
+        ((*TRAIN, "--workdir=w", f"--{'x' * 5000}=3"), "unknown flag --xxxxxxxxxx"),
         ((*TRAIN, "--workdir=w", "--zzzzzz=3"), "unknown flag --zzzzzz; the flags are --checkpoint, "),
         ((*TRAIN, "--workdir=w", "train.lr=3"), "argument 'train.lr=3'; did you mean --config.train.lr=3?"),
         (("train", "moons", "--workdir=w"), "argument 'moons'; did you mean --config moons?"),
