@@ -83,6 +83,8 @@ def test_autoguidance(flowjax, digits_run, tmp_path):
     [
         ("--solver ddim --steps 5 --churn 1", "ddim takes no churn; it is for edm"),
         ("--solver unipc", "say how many with --steps N"),
+        ("--solver heun", "heun takes a fixed number of steps: say how many with --steps N"),
+        ("--solver langevin --steps 5", "needs a path with alpha = 1 at all times: take the schedule 've', not"),
         ("--grid edm", "an adaptive solve chooses its own times"),
         ("--solver ddim --steps 5 --grid edn", "did you mean 'edm'"),
         ("--solver dpmpp_2m --steps 1", "at least 2"),
