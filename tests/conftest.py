@@ -1,5 +1,6 @@
 """Run-time shape and type checks for all of flowjax, and one tiny trained run that many tests share."""
 
+import gc
 import json
 import os
 from pathlib import Path
@@ -29,6 +30,17 @@ TINY = [
     "--config.train.log_every=40",
     "--config.train.save_every=40",
 ]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionfinish():
+    """Collects garbage before a worker of pytest-xdist reports its end: 5 s after that it is interrupted.
+
+    pytest itself collects twice at its very end, which takes seconds where JAX has traced much: an interrupt then comes
+    as a traceback out of JAX's callback of the collector. `gc.freeze` leaves nothing to do for it.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture

@@ -37,6 +37,7 @@ def test_it_starts_anywhere_in_the_same_order(workers):
         batch = next(going)
         np.testing.assert_array_equal(batch.cond, stream[step].cond)
         np.testing.assert_array_equal(batch.x1[:, 0], batch.cond)
+    going.close()
 
 
 def test_processes_read_their_rows_of_the_same_batches():
@@ -50,7 +51,9 @@ def test_processes_read_their_rows_of_the_same_batches():
 def test_batches_of_one_row():
     one, all_rows = Stream(ROWS, 1, 1), Stream(ROWS, 1, len(ROWS))
     np.testing.assert_array_equal([int(one[i].cond[0]) for i in range(len(ROWS))], all_rows[0].cond)
-    np.testing.assert_array_equal(next(one.start(2)).cond, one[2].cond)
+    going = one.start(2)
+    np.testing.assert_array_equal(next(going).cond, one[2].cond)
+    going.close()
 
 
 def test_rows_without_labels():

@@ -31,6 +31,7 @@ def test_stretches_are_padded_and_split_over_the_mesh(mesh):
     np.testing.assert_array_equal(second.cond, expected[3:])
     np.testing.assert_array_equal(first.x1[3:, :, 0], np.tile(expected[2], (STRETCH - 3, 1)))
     np.testing.assert_array_equal(feed(0, 1).cond[0], Stream(ROWS, 0, 8)[0].cond)  # back to the start
+    feed.close()
 
 
 class Gated:
@@ -79,6 +80,7 @@ def test_what_was_begun_and_is_not_wanted_is_left(mesh):
     feed.start(6, 2)
     feed.close()
     np.testing.assert_array_equal(feed(6, 1).cond[0], Stream(ROWS, 0, 8)[6].cond)
+    feed.close()
 
 
 def test_closing_waits_for_a_batch_not_for_all(mesh):

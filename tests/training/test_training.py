@@ -327,6 +327,7 @@ def test_a_streamed_set_trains_and_resumes_the_same(tmp_path):
     trainer.compile_ahead(fresh=True)
     state, _ = trainer.run(trainer.init(), trainer.feed(0, 11), 11)
     state, _ = trainer.run(state, trainer.feed(11, 9), 9)
+    trainer.feed.close()
     assert_same_bits(dataclasses.replace(state, running=whole.state.running), whole.state)
 
 
