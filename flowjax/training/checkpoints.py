@@ -13,8 +13,10 @@ import json
 import logging
 import math
 import shutil
+import sys
 from collections.abc import Sequence
 from dataclasses import fields
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -214,6 +216,7 @@ class Saver:
     """
 
     def __init__(self, folder: Path, keep_last: int, keep_every: int, keep_at: Sequence[int] = ()):
+        _hide_late_callbacks()
         self._folder, self._saving = folder, -1
         kept: list[Any] = [policies.LatestN(keep_last), policies.BestN(get_metric_fn=_loss, reverse=True, n=1)]
         if keep_every:
@@ -274,6 +277,18 @@ def _complete(folder: Path) -> bool:
         return _PROMISE not in json.loads((folder / _NEEDED[0]).read_bytes())["custom_metadata"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return True
+
+
+@cache
+def _hide_late_callbacks() -> None:
+    """Hides what other writes of a failed save report when they end after it: the error of the save is raised."""
+    shown = sys.unraisablehook
+
+    def hook(report: Any) -> None:
+        if str(report.exc_value) != "Event loop is closed":
+            shown(report)
+
+    sys.unraisablehook = hook
 
 
 def _loss(metrics: Any) -> float:
