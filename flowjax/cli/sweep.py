@@ -6,7 +6,8 @@ usage: flowjax sweep --config FILE|NAME --workdir DIR --grid KEY=VALUES [KEY=VAL
 VALUES are separated by commas; 0..4 is 0, 1, 2, 3, 4. Each point of the grid is a run of its own in a folder of DIR,
 one after the other; what is finished is not done again, and a run that fails does not stop the others. The table
 averages over `seed` and is written to DIR/sweep.json too. --only trains the I-th point alone, as a task of a SLURM
-array does (scripts/launch/slurm_sweep.sh), and --collect makes the table of what is there.
+array does (scripts/launch/slurm_sweep.sh), and --collect makes the table of what is there. --dry_run builds every point
+without training it, and names the first one that cannot be trained. A grid has at most 10,000 points.
 
 --together trains the runs of one point that differ in `seed` alone in one program, vectorised over the seeds: the same
 runs but for the order of sums. It serves small networks on an accelerator, which one alone would leave idle, and is

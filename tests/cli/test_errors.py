@@ -1,6 +1,7 @@
 """Bad input: exit code 2, one line that names the key and the nearest valid one, nothing on stdout, nothing lost."""
 
 import json
+import math
 import shutil
 import subprocess
 import sys
@@ -244,6 +245,31 @@ def test_a_broken_config_json(flowjax, copy):
     assert code == 2
     assert "config.json cannot be read" in err
     assert json.loads((copy / "metrics.jsonl").read_text().splitlines()[0])["step"] == 40
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value", "told"),
+    [
+        ("path", "schedule", "ddpm_linear(1000000000)", "steps must be at most 100,000, not 1000000000"),
+        ("model", "depth", 10**7, "model.depth must be at most 64, not 10000000"),
+        ("model", "width", 1e9, "model.width must be a whole number like 128, not 1000000000.0"),
+        ("path", "shift", math.nan, "path.shift must be a finite number, not nan"),
+        ("prediction", None, "velocity(0)", "velocity takes no arguments"),
+        ("seed", None, 2**32, "seed must be at most 4,294,967,295"),
+        ("train", None, [1], "'train' is a section; the keys of train are accumulate"),
+    ],
+)
+def test_a_strangers_config_json_is_checked_before_anything_is_built(flowjax, copy, section, key, value, told):
+    record = json.loads((copy / "config.json").read_text())
+    if key is None:
+        record["config"][section] = value
+    else:
+        record["config"][section][key] = value
+    (copy / "config.json").write_text(json.dumps(record))
+    code, result, err = flowjax("sample", f"--workdir={copy}", f"--out={copy}/s.npz", "--num=4", "--steps=2")
+    assert (code, result) == (2, None), err
+    [line] = [line for line in err.splitlines() if line.startswith("flowjax: ")]  # beside a warning about the checksum
+    assert told in line
 
 
 def test_checkpoints_without_their_config_are_not_overwritten(flowjax, copy):
