@@ -308,10 +308,15 @@ class ArrayRows:
         return len(self.x) - (0 if self.without is None else len(self.without))
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, np.int32 | None]:
-        row = index if self._skips is None else int(skipping(self._skips, np.array([index]))[0])
-        x = np.asarray(self.x[row])
-        label = None if self.labels is None else np.int32(self.labels[row])
-        return x if self.encode is None else self.encode(x[None])[0], label
+        x, labels = self.take(np.array([index]))
+        return x[0], None if labels is None else labels[0]
+
+    def take(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        """The examples with these numbers, side by side, and their labels: one reading for all of them."""
+        rows = index if self._skips is None else skipping(self._skips, index)
+        x = np.asarray(self.x[rows])
+        labels = None if self.labels is None else self.labels[rows].astype(np.int32)
+        return x if self.encode is None else self.encode(x), labels
 
     @cached_property
     def _skips(self) -> np.ndarray | None:

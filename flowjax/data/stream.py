@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from flowjax.data.dataset import Rows
+from flowjax.data.dataset import ArrayRows, Rows
 from flowjax.objectives import Batch
 
 _THREADS = 8
@@ -70,10 +70,14 @@ class Stream:
 
 
 def _read(rows: Rows, own: slice, numbers: np.ndarray) -> Batch:
-    """These rows, side by side."""
-    x, labels = zip(*(rows[int(i)] for i in numbers[own]), strict=True)
-    side_by_side: Any = np.stack(x)  # still on the host, in data space
-    return Batch(side_by_side, None if labels[0] is None else np.asarray(labels, np.int32))
+    """These rows, encoded, side by side, still on the host."""
+    x: Any
+    if isinstance(rows, ArrayRows):
+        x, labels = rows.take(numbers[own])
+        return Batch(x, labels)
+    some, labels = zip(*(rows[int(i)] for i in numbers[own]), strict=True)
+    x = np.stack(some)
+    return Batch(x, None if labels[0] is None else np.asarray(labels, np.int32))
 
 
 def _ignore_interrupts(index: int, count: int) -> None:
