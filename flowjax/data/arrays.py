@@ -17,18 +17,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from flowjax import archives
-from flowjax.data.dataset import (
-    ArrayRows,
-    DataError,
-    Dataset,
-    DataSpec,
-    held_out,
-    image_scale,
-    resident,
-    sample_rows,
-)
+from flowjax.data.dataset import ArrayRows, Dataset, held_out, resident, sample_rows
 from flowjax.data.labels import names_of, read_labels
 from flowjax.data.scales import standardisation
+from flowjax.data.spec import DataError, DataSpec, image_scale
 from flowjax.data.splits import held_out_tenth, skipping, skips, spread
 from flowjax.data.stored import KEYS, open_files, open_zarrs, unused
 from flowjax.ranges import MAX_COORDINATES

@@ -16,7 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from flowjax.data.dataset import Dataset, DataSpec
+from flowjax.data.dataset import Dataset
+from flowjax.data.spec import DataSpec
 from flowjax.objectives import Batch
 from flowjax.sources import GaussianMixture
 from flowjax.typing import PRNGKey

@@ -4,7 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from flowjax.data.dataset import Dataset, DataSpec, image_scale, sample_rows
+from flowjax.data.dataset import Dataset, sample_rows
+from flowjax.data.spec import DataSpec, image_scale
 
 _TEST = 297
 

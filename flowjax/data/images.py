@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from flowjax.data.dataset import DataError, Dataset, DataSpec, image_scale, resident, sample_rows
+from flowjax.data.dataset import Dataset, resident, sample_rows
+from flowjax.data.spec import DataError, DataSpec, image_scale
 
 _SHAPES = {"mnist": (28, 28, 1), "fashion_mnist": (28, 28, 1), "cifar10": (32, 32, 3)}
 _CLASSES = {

@@ -23,8 +23,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from flowjax.data.dataset import DataError, shortened
 from flowjax.data.decode import SUFFIXES
+from flowjax.data.spec import DataError, shortened
 
 _SPLITS = {
     "train": "train",

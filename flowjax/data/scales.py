@@ -7,7 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from flowjax.data.dataset import Affine, DataError
+from flowjax.data.spec import Affine, DataError
 from flowjax.data.splits import spread
 
 _AT_ONCE = 2**22

@@ -11,7 +11,8 @@ from scipy import stats
 
 from flowjax.config import ConfigError
 from flowjax.data import DATASETS, Affine, DataError, DataSpec, open_dataset
-from flowjax.data.dataset import image_scale, sample_rows
+from flowjax.data.dataset import sample_rows
+from flowjax.data.spec import image_scale
 from flowjax.data.stream import Stream
 
 DENSITIES = ["gaussians8", "moons", "checkerboard", "s_curve", "two_spirals", "swiss_roll"]

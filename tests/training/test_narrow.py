@@ -8,7 +8,7 @@ import pytest
 from flowjax.build import build
 from flowjax.config import defaults, resolve
 from flowjax.data import DataSpec
-from flowjax.data.dataset import image_scale
+from flowjax.data.spec import image_scale
 from flowjax.objectives import Batch
 from flowjax.training.narrow import travelling
 from flowjax.training.state import init_state

@@ -177,7 +177,8 @@ import numpy as np
 from flowjax.build import build
 from flowjax.config import defaults, resolve
 from flowjax.data import Dataset, DataSpec
-from flowjax.data.dataset import image_scale, sample_rows
+from flowjax.data.dataset import sample_rows
+from flowjax.data.spec import image_scale
 from flowjax.objectives import Batch
 from flowjax.training import sharding, stacked
 from flowjax.training.trainer import Trainer
