@@ -6,7 +6,6 @@ Sample i depends on the seed and on i alone, not on how many are drawn or in wha
 
 import math
 import zlib
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -202,9 +201,9 @@ def log_prob(
     Args:
         run: opened with `flowjax.load`.
         x: (N, *event) in data space. If the run's data are integers and all of x are, they are dequantised by `seed`.
-        labels: (N,) for a conditional network. With None, the network is asked without a label if it was trained so
-            now and then (`train.label_dropout`). Otherwise the density is the sum over the classes of their shares of
-            the training data times the density given the class: one solve for each class.
+        labels: (N,) for a conditional network. With None, the network is evaluated without labels if it was
+            also trained without them (`train.label_dropout` > 0). Otherwise the density is the sum over the classes of
+            their shares of the training data times the density given the class, which takes one solve per class.
         divergence, probes: as in `flowjax.likelihood.log_prob`.
         seed: of dequantisation and of Hutchinson's probes; row i depends on it and on i alone.
         solver, batch, show: as for `sample`.
@@ -217,16 +216,14 @@ def log_prob(
         raise ConfigError(
             f"source.name {run.config.source.name!r} has no density, so there is no likelihood: sample instead"
         )
-    if labels is None and run.config.model.conditional and not run.config.train.label_dropout:
-        score_as = lambda label: log_prob(
-            run, x, np.full(len(x), label, np.int32), divergence, seed, probes, solver, batch, show
-        )
-        return _summed_over_classes(run.spec, score_as)
+    conditional = run.config.model.conditional
+    summed = labels is None and conditional and not run.config.train.label_dropout
+    if summed:
+        _check_summable(run.spec)
     size = batch or max(16, default_batch(run) // (min(run.spec.d, 64) if divergence == "exact" else 1))
     size = rows_of_a_block(size)
     t0, t1 = run.interval
     noise_key, probe_key = jax.random.split(_key(seed))
-    conditional = run.config.model.conditional
     labels = np.full(len(x), NO_LABEL, np.int32) if labels is None else labels
     own = _share(len(x))
     if run.spec.levels and np.all(x == np.floor(x)):
@@ -253,16 +250,25 @@ def log_prob(
         return {"log_prob": values}, stats
 
     _check_same((run, len(x), size, seed, solver, None, f"{divergence} {probes}"), x, labels)
-    points = (np.arange(len(x))[own], encoded, labels[own])
     score_block = partial(over_rows(score), everywhere((run.params, noise_key, probe_key)))
-    show = show and hosts.leader()
-    found = in_batches(score_block, points, size, solver=solver.name, label="likelihood", show=show).values
-    found = {name: hosts.gathered(a) for name, a in found.items()}
-    return Scored(run.spec.normalise.log_prob_to_data(found["log_prob"], run.spec.d), int(found["nfe"].max()))
+
+    def score_as(labels: np.ndarray) -> Scored:
+        points = (np.arange(len(x))[own], encoded, labels[own])
+        shown = show and hosts.leader()
+        found = in_batches(score_block, points, size, solver=solver.name, label="likelihood", show=shown).values
+        found = {name: hosts.gathered(a) for name, a in found.items()}
+        return Scored(run.spec.normalise.log_prob_to_data(found["log_prob"], run.spec.d), int(found["nfe"].max()))
+
+    if not summed:
+        return score_as(labels)
+    # log p(x) = log sum_k p(k) p(x | k)
+    scored = {label: score_as(np.full(len(x), label, np.int32)) for label in run.spec.classes}
+    terms = [one.log_prob + math.log(run.spec.shares[label]) for label, one in scored.items()]
+    return Scored(np.logaddexp.reduce(terms, axis=0), sum(one.nfe for one in scored.values()))
 
 
-def _summed_over_classes(spec: DataSpec, score_as: Callable[[int], Scored]) -> Scored:
-    """log p(x) = log sum_k p(k) p(x | k), of a network that is never asked without a label."""
+def _check_summable(spec: DataSpec) -> None:
+    """Says that a density is summed over the classes; ConfigError if these are too many."""
     if len(spec.classes) > _CLASSES_SUMMED:
         raise ConfigError(
             f"this network was always trained with labels (train.label_dropout is 0), and the sum over its "
@@ -272,6 +278,3 @@ def _summed_over_classes(spec: DataSpec, score_as: Callable[[int], Scored]) -> S
         "likelihood: this network was always trained with labels (train.label_dropout is 0), and the points have none: "
         f"their density is the sum over {len(spec.classes)} classes, weighted by their shares of the training data"
     )
-    scored = [score_as(label) for label in spec.classes]
-    terms = [one.log_prob + math.log(spec.shares[label]) for label, one in zip(spec.classes, scored, strict=True)]
-    return Scored(np.logaddexp.reduce(terms, axis=0), sum(one.nfe for one in scored))

@@ -32,6 +32,16 @@ TINY = [
 ]
 
 
+TIMES = {"samples_per_second", "mfu", "device_gib", "checkpoint_seconds", "stall_seconds", "time"}
+"""Fields of a record of `metrics.jsonl` that depend on the clock and on the machine."""
+
+
+def reproducible_records(workdir: Path) -> list[str]:
+    """The other fields of all records, as text: equal numbers have equal digits."""
+    lines = (workdir / "metrics.jsonl").read_text().splitlines()
+    return [json.dumps({k: v for k, v in json.loads(line).items() if k not in TIMES}) for line in lines]
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_sessionfinish():
     """Collects garbage before a worker of pytest-xdist reports its end: 5 s after that it is interrupted.

@@ -275,12 +275,14 @@ def test_labels_are_only_of_classes_that_the_data_have():
 def test_a_density_without_labels_is_the_sum_over_classes_where_the_network_always_had_labels():
     """Two normal classes with shares 0.9 and 0.1, means -2 and 2 and standard deviation 0.5 in model space, scale 2 and
     shift 1, in closed form: log(0.9 N(x; -3, 1) + 0.1 N(x; 5, 1)) in data space. Adaptive steps at a tolerance of 1e-6
-    leave an error below 1e-4.
+    leave an error below 1e-4. Both classes share one program: the network is traced as often as for known labels.
     """
+    traced = []
     path = AffinePath(CondOT())
     one, three = (oracles.gaussian(path, mean=m, std=0.5) for m in (-2.0, 2.0))
 
     def velocity(params, t, x, label):
+        traced.append(label)
         return jnp.where((label == 1)[:, None], one.velocity(t, x), three.velocity(t, x))
 
     config = defaults("mlp")
@@ -288,7 +290,11 @@ def test_a_density_without_labels_is_the_sum_over_classes_where_the_network_alwa
     problem = dataclasses.replace(build(config, UNEVEN), apply=velocity)
     run = Run(Path("run"), config, 0, problem, {})
     x = np.array([[-4.0], [-2.5], [1.0], [4.0], [6.0]], np.float32)
-    scored = sampling.log_prob(run, x, solver=Solver(rtol=1e-6, atol=1e-6), batch=8)
+    fine = Solver(rtol=1e-6, atol=1e-6)
+    scored = sampling.log_prob(run, x, solver=fine, batch=8)
+    once = len(traced)
+    sampling.log_prob(run, x, np.ones(5, np.int32), solver=fine, batch=8)
+    assert len(traced) == 2 * once
     normal = lambda mean: np.exp(-0.5 * (x[:, 0].astype(np.float64) - mean) ** 2) / np.sqrt(2 * np.pi)
     np.testing.assert_allclose(scored.log_prob, np.log(0.9 * normal(-3) + 0.1 * normal(5)), atol=1e-4)
 

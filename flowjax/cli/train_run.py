@@ -273,7 +273,7 @@ def _draw(run: Run, dataset: Dataset) -> None:
         memory = out_of_memory(error)
         reason = memory or " ".join(str(error).split())[:300] or type(error).__name__
         passing = memory or isinstance(error, OSError)  # not a property of the run, such as a loss of NaN
-        again = "; the same command draws them once there is room" if passing else ""
+        again = "; the same command draws them once that is mended" if passing else ""
         say(f"train: the plots could not be drawn: {reason}{again}")
 
 

@@ -78,7 +78,7 @@ def _check_address(address: str, first: bool) -> None:
         family = socket.AF_INET6 if socket.has_dualstack_ipv6() else socket.AF_INET
         # JAX would share the port with another program that allows that, such as another run of several processes
         socket.create_server(("", int(port)), family=family, dualstack_ipv6=family == socket.AF_INET6).close()
-    except (OSError, OverflowError) as error:
+    except (OSError, OverflowError, UnicodeError) as error:  # UnicodeError: a host name with an empty or a long label
         reason = getattr(error, "strerror", None) or error
         what = f"port {port} of this machine cannot be used" if first else f"the host {host!r} cannot be found"
         raise ConfigError(f"--coordinator_address {address}: {what} ({reason}); take another") from None

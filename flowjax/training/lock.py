@@ -23,8 +23,8 @@ _FILES = ("config.json", "metrics.jsonl")
 def held(workdir: Path) -> Iterator[None]:
     """Keeps other trainings out of a workdir until the block is left or this process dies, by any signal.
 
-    All processes of a run call it, and the first one holds the lock. The folder is made; one that was made here and has
-    got nothing in it is removed at the end.
+    All processes of a run call it, and the first one holds the lock. The folder is created if it does not exist; if it
+    was created here and is still empty at the end, it is removed.
 
     Raises:
         WorkdirError: if another process trains in the workdir.
@@ -43,11 +43,10 @@ def held(workdir: Path) -> Iterator[None]:
         yield
     finally:
         if lock is not None:
-            if made and os.listdir(workdir) == [NAME]:
-                with contextlib.suppress(OSError):
+            with lock, contextlib.suppress(OSError):  # the folder may have been moved away meanwhile
+                if made and os.listdir(workdir) == [NAME]:
                     (workdir / NAME).unlink()
                     workdir.rmdir()
-            lock.close()
 
 
 def _acquire(workdir: Path) -> IO[str]:
@@ -85,7 +84,7 @@ def _acquire(workdir: Path) -> IO[str]:
 
 
 def _probe(workdir: Path) -> None:
-    """RunFault unless the workdir, and the folders that training writes to as far as they exist, take a file."""
+    """RunFault unless a file can be written in the workdir and in those of its folders that exist."""
     for name in _FILES:
         if (workdir / name).is_dir():
             raise RunFault(f"cannot write to {workdir}: {name} is a folder there; move it away")

@@ -22,8 +22,6 @@ from flowjax.training import hosts
 _PACKAGES = ("flowjax-research", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "diffrax", "numpy")
 _CHECKSUM = "crc32"  # a key of config.json
 _LOSSES = ("loss", "val_loss")
-_CHECKSUM = "crc32"  # a key of config.json
-_LOSSES = ("loss", "val_loss")
 
 
 class WorkdirError(ValueError):

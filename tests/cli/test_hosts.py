@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -317,8 +318,9 @@ def test_an_address_that_cannot_be_used_is_named():
         port = taken.getsockname()[1]
         with pytest.raises(ConfigError, match=f"port {port} of this machine cannot be used .*in use"):
             hosts.start(f"localhost:{port}", 2, 0, 6)
-    with pytest.raises(ConfigError, match=r"the host 'nowhere\.invalid' cannot be found"):
-        hosts.start("nowhere.invalid:1", 2, 1, 6)
+    for host in ("nowhere.invalid", "..", "x" * 100):
+        with pytest.raises(ConfigError, match=f"the host {re.escape(repr(host))} cannot be found"):
+            hosts.start(f"{host}:1", 2, 1, 6)
 
 
 STEP = {"SLURM_STEP_NODELIST": "n[1-2]", "SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_TASKS_PER_NODE": "1(x2)"}

@@ -11,7 +11,7 @@ import time
 import numpy as np
 import pytest
 
-from tests.conftest import TINY
+from tests.conftest import TINY, reproducible_records
 
 LONGER = [*TINY, "--config.train.steps=3000", "--config.train.log_every=200", "--config.train.save_every=200"]
 
@@ -74,8 +74,9 @@ def test_a_killed_run_resumes_to_the_same_bits(never_stopped, tmp_path, number, 
     assert result["step"] == whole["step"]
     for a, b in zip(final_parameters(tmp_path / "run"), final_parameters(workdir), strict=True):
         np.testing.assert_array_equal(a, b)
-    steps = [json.loads(line)["step"] for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    assert steps == list(range(200, 3001, 200))
+    records = reproducible_records(tmp_path / "run")
+    assert [json.loads(record)["step"] for record in records] == list(range(200, 3001, 200))
+    assert records == reproducible_records(workdir)
 
 
 @pytest.mark.slow
@@ -109,9 +110,7 @@ def test_a_run_that_is_killed_twenty_times_ends_with_the_same_bits(tmp_path):
         assert {path.name for path in a.glob(pattern)} == {path.name for path in b.glob(pattern)}
     for path in (b / "averages").iterdir():
         assert (a / "averages" / path.name).read_bytes() == path.read_bytes()
-    records = [[json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()] for run in (a, b)]
-    for key in ("step", "val_loss", "learning_rate", "grad_norm"):
-        assert [record[key] for record in records[0]] == [record[key] for record in records[1]]
+    assert reproducible_records(a) == reproducible_records(b)
 
 
 @pytest.mark.parametrize("argv", [["--help"], ["configs"], ["train", "--help"], ["sample", "--workdir=x"]])

@@ -67,7 +67,9 @@ def test_a_workdir_that_got_nothing_is_removed_again(tmp_path):
     for name in ("mine", "new"):
         with lock.held(tmp_path / name):
             pass
-    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+    with lock.held(tmp_path / "moved"):
+        (tmp_path / "moved").rename(tmp_path / "away")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["away", "mine"]
 
 
 @pytest.mark.parametrize("name", ["checkpoints", "averages", "plots", "metrics.jsonl", "config.json"])

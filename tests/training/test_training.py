@@ -28,6 +28,7 @@ from flowjax.training.step import drop_labels, loops_badly
 from flowjax.training.together import Together
 from flowjax.training.trainer import Trainer
 from flowjax.training.writers import read_metrics
+from tests.conftest import reproducible_records
 
 
 def config(**changes):
@@ -331,15 +332,6 @@ def test_a_streamed_set_trains_and_resumes_the_same(tmp_path):
     assert_same_bits(dataclasses.replace(state, running=whole.state.running), whole.state)
 
 
-TIMES = {"samples_per_second", "mfu", "device_gib", "checkpoint_seconds", "stall_seconds", "time"}
-"""Fields of a record that depend on the clock and on the machine."""
-
-
-def records_of(workdir):
-    """What must be reproducible of `metrics.jsonl`, as text: equal numbers have equal digits."""
-    return [json.dumps({k: v for k, v in r.items() if k not in TIMES}) for r in read_metrics(workdir / "metrics.jsonl")]
-
-
 @pytest.mark.parametrize("kind", ["resident", "streamed", "on_host"])
 def test_records_depend_neither_on_stops_nor_on_speed(kind, tmp_path, monkeypatch):
     """Stretches of 1, of 4 and of 7 steps, and a run stopped by a signal between two records and resumed: one text."""
@@ -369,8 +361,8 @@ def test_records_depend_neither_on_stops_nor_on_speed(kind, tmp_path, monkeypatc
                 run(trainer, folder)
             trainer.run = steps
         run(trainer, folder, resume=16 if length == 4 else None)
-    assert len(records_of(folders[0])) == 3
-    assert records_of(folders[0]) == records_of(folders[1]) == records_of(folders[2])
+    assert len(reproducible_records(folders[0])) == 3
+    assert reproducible_records(folders[0]) == reproducible_records(folders[1]) == reproducible_records(folders[2])
     assert snapshots(folders[0]) == snapshots(folders[1]) == [f"{step:09d}-0.1.npz" for step in (12, 24)]
 
 
