@@ -38,8 +38,8 @@ def held(workdir: Path) -> Iterator[None]:
                 _probe(workdir)
             except (WorkdirError, RunFault) as error:
                 fault = error
-        if hosts.largest(int(fault is not None)):
-            raise fault or RunFault(f"the first process could not take {workdir}")
+        if kind := hosts.largest(0 if fault is None else 1 + isinstance(fault, WorkdirError)):
+            raise fault or (RunFault, WorkdirError)[kind - 1](f"process 0 cannot use {workdir}, and says why")
         yield
     finally:
         if lock is not None:

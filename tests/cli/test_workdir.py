@@ -11,6 +11,7 @@ import pytest
 
 from flowjax.cli import train_run
 from flowjax.training import lock
+from flowjax.training.loop import RunFault
 from flowjax.training.writers import WorkdirError
 from tests.conftest import TINY
 
@@ -60,6 +61,18 @@ def test_a_file_system_without_locks_is_warned_about(tmp_path, monkeypatch, caps
     err = capsys.readouterr().err
     assert err.count("\n") == 1
     assert "cannot be locked ([Errno 37] No locks available): make sure that no other training is started" in err
+
+
+@pytest.mark.parametrize(("kind", "error"), [(0, None), (1, RunFault), (2, WorkdirError)])
+def test_the_other_processes_of_a_run_do_as_the_first(tmp_path, monkeypatch, kind, error):
+    """They take no lock of their own, and end with the exit code of the first one."""
+    monkeypatch.setattr(lock.hosts, "leader", lambda: False)
+    monkeypatch.setattr(lock.hosts, "largest", lambda value: max(value, kind))
+    with lock.held(tmp_path / "run") if error is None else pytest.raises(error, match="process 0 cannot use"):
+        if error is not None:
+            with lock.held(tmp_path / "run"):
+                pass
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_workdir_that_got_nothing_is_removed_again(tmp_path):
