@@ -51,11 +51,13 @@ NAMES = {
 
 KEYS = {key: value for model in MODEL_DEFAULTS for key, value in flatten(defaults(model)).items()}
 
+_SMALL = ["--config.model.multipliers=(1,)", "--config.model.blocks=1"]
+
 TINY = {
     "mlp": ["--config.model.width=8", "--config.model.depth=1"],
-    "unet": ["--config.model.channels=4", "--config.model.multipliers=(1,)", "--config.model.blocks=1"],
-    "adm": ["--config.model.channels=32", "--config.model.multipliers=(1,)", "--config.model.blocks=1"],
-    "edm2": ["--config.model.channels=32", "--config.model.multipliers=(1,)", "--config.model.blocks=1"],
+    "unet": [*_SMALL, "--config.model.channels=4"],
+    "adm": [*_SMALL, "--config.model.channels=32", "--config.model.head_width=32"],
+    "edm2": [*_SMALL, "--config.model.channels=32", "--config.model.head_width=32"],
     "dit": ["--config.model.width=8", "--config.model.depth=1", "--config.model.heads=2"],
 }
 
@@ -89,10 +91,10 @@ FLAGS = {
 
 def value_of(draw, key):
     """A value for a config key: a nasty one, one at the ends of its range, or a name of its table."""
-    if draw.random() < 0.35:
+    if draw.random() < 0.2:
         return draw.choice(NASTY)
     if key in NAMES:
-        return draw.choice([*NAMES[key]]) + draw.choice(["", "", "", "(0.5)", "(1)", "(2, 3)", "(1e-12)", "(1e9)"])
+        return draw.choice([*NAMES[key]]) + draw.choice(["", "", "", "", "(0.5)", "(1)", "(2, 3)", "(1e-12)", "(1e9)"])
     bounds, like = RANGES.get(key), KEYS[key]
     if not isinstance(bounds, Range):
         return draw.choice(
@@ -100,7 +102,7 @@ def value_of(draw, key):
         )
     ends = [bounds.low, bounds.high, bounds.low - 1, bounds.high + 1, bounds.least or bounds.low]
     inside = bounds.low + (bounds.high - bounds.low) * 10 ** draw.uniform(-12, 0)
-    number = draw.choice([*ends, inside, inside, inside])
+    number = draw.choice([*ends, *[inside] * 8])
     return str(round(number) if isinstance(like, int) else float(number))
 
 
@@ -108,10 +110,10 @@ def train_case(draw, configs):
     model = draw.choice(["mlp", "mlp", *TINY])
     keys = [*flatten(defaults(model))]
     argv = ["train", f"--config={configs[model]}", "--workdir=w", "--dry_run", *TINY[model]]
-    argv += [f"--config.{key}={value_of(draw, key)}" for key in draw.sample(keys, draw.choice([1, 1, 2, 3]))]
-    if draw.random() < 0.1:
+    argv += [f"--config.{key}={value_of(draw, key)}" for key in draw.sample(keys, draw.choice([1, 1, 1, 2]))]
+    if draw.random() < 0.05:
         argv.append(flag_of(draw, "train"))
-    if draw.random() < 0.1:
+    if draw.random() < 0.05:
         argv.append(draw.choice(["", "--"]) + draw.choice([*keys, *NASTY]) + draw.choice(["", "=3"]))
     return argv
 
@@ -119,7 +121,7 @@ def train_case(draw, configs):
 def flag_of(draw, command):
     name = draw.choice([*FLAGS[command]])
     usual = FLAGS[command][name]
-    value = draw.choice(usual) if usual and draw.random() < 0.5 else draw.choice(NASTY)
+    value = draw.choice(usual) if usual and draw.random() < 0.75 else draw.choice(NASTY)
     return draw.choice([f"--{name}={value}"] * 9 + [f"--{name}"])
 
 
