@@ -1,10 +1,13 @@
-"""Files that are whole or not there, and folders moved out of the way."""
+"""Files that are whole or not there, folders moved out of the way, and JSON without NaN."""
 
 import contextlib
+import json
+import math
 import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 
 @contextlib.contextmanager
@@ -39,3 +42,16 @@ def set_aside(path: Path, folder: Path) -> None:
     """Moves a file or folder into `folder`, under a name that says when."""
     folder.mkdir(parents=True, exist_ok=True)
     path.rename(folder / f"{path.name}-{time.strftime('%Y%m%dT%H%M%S')}.{time.time_ns() % 10**9:09d}")
+
+
+def json_text(value: Any, indent: int | None = None) -> str:
+    """A value as JSON, which has no NaN and no infinity: they become null."""
+    return json.dumps(_finite(value), indent=indent, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,5 +1,8 @@
 """Files that are whole or not there."""
 
+import json
+import math
+
 import pytest
 
 from flowjax import files
@@ -29,3 +32,9 @@ def test_what_is_set_aside_keeps_its_name_and_never_replaces(tmp_path):
         files.set_aside(tmp_path / "a.npz", tmp_path / "old")
     assert sorted(p.read_text() for p in (tmp_path / "old").glob("a.npz-*")) == ["one", "two"]
     assert not (tmp_path / "a.npz").exists()
+
+
+def test_json_has_no_nan():
+    """Rows of a table too: RFC 8259, section 6, permits neither NaN nor infinity."""
+    value = {"a": math.nan, "b": [{"c": -math.inf, "d": 1.5}, (math.inf, "NaN")], "e": True}
+    assert json.loads(files.json_text(value)) == {"a": None, "b": [{"c": None, "d": 1.5}, [None, "NaN"]], "e": True}

@@ -7,8 +7,6 @@ Ctrl-C). Nothing heavy is imported before a command is known.
 """
 
 import importlib
-import json
-import math
 import os
 import signal
 import sys
@@ -16,6 +14,7 @@ import traceback
 from typing import Any
 
 from flowjax.cli.flags import COMPILING, Help, UsageError
+from flowjax.files import json_text
 
 COMMANDS = {
     "train": "train a flow from a config file, or resume it",
@@ -115,7 +114,7 @@ def _main(argv: list[str], out: Any) -> int:
     try:
         result = importlib.import_module(f"flowjax.cli.{name}").run(rest)
         if _speaks(name):
-            out.write(json.dumps(_finite(result)) + "\n")
+            out.write(json_text(result) + "\n")
             out.flush()
         return 1 if result.get("failed") else 0  # runs of a sweep
     except Help as text:
@@ -171,10 +170,3 @@ def _line(name: str, error: Exception) -> tuple[str, int]:
 def _fail(line: str, code: int) -> int:
     sys.stderr.write(f"flowjax: {line}\n")
     return code
-
-
-def _finite(value: Any) -> Any:
-    """JSON has no NaN and no infinity: they become null."""
-    if isinstance(value, dict):
-        return {k: _finite(v) for k, v in value.items()}
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -25,6 +25,7 @@ import math
 import re
 import statistics
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ from flowjax.cli import flags
 from flowjax.cli.cautions import cautions
 from flowjax.cli.config_file import read_config
 from flowjax.config import Config, changed, literal
-from flowjax.files import written
+from flowjax.files import json_text, written
 
 _MAX_POINTS = 10_000
 
@@ -65,8 +66,8 @@ def run(argv: list[str]) -> dict[str, Any]:
         raise flags.UsageError(
             f"--grid: {long[:60]}... is too long for the name of a folder: give fewer keys at a time"
         )
-    if again := next((folder.name for folder in folders if folders.count(folder) > 1), None):
-        raise flags.UsageError(f"--grid has {again} twice")
+    if again := [name for name, times in Counter(folder.name for folder in folders).items() if times > 1]:
+        raise flags.UsageError(f"--grid has {again[0]} twice")
     for line in dict.fromkeys(line for config in configs for line in cautions(config)):
         sys.stderr.write(f"sweep: warning: {line}\n")
     if values.dry_run:
@@ -81,7 +82,7 @@ def run(argv: list[str]) -> dict[str, Any]:
     result = _collect(points, configs, folders, failed) | {"workdir": str(workdir)}
     if values.only is None:
         with written(workdir / "sweep.json") as part:
-            part.write_text(json.dumps(result, indent=2) + "\n")
+            part.write_text(json_text(result, indent=2) + "\n")
     return result
 
 
