@@ -158,7 +158,7 @@ def literal(text: str) -> Any:
     """The Python value that a text stands for: 3, 1e-3, True, (1, 2); a name is itself."""
     try:
         return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):  # "{[]: 1}" and deep nesting raise these
         return text
 
 

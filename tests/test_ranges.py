@@ -6,7 +6,7 @@ import pytest
 
 from flowjax.arguments import make
 from flowjax.build import build
-from flowjax.config import MODEL_DEFAULTS, ConfigError, changed, defaults, flatten, resolve
+from flowjax.config import MODEL_DEFAULTS, ConfigError, changed, defaults, flatten, literal, resolve
 from flowjax.data import DataError, DataSpec
 from flowjax.data.augment import AUGMENTATIONS
 from flowjax.data.sets import DATASETS
@@ -90,6 +90,12 @@ def test_every_range_is_of_a_key_and_holds_its_default():
 )  # fmt: skip
 def test_messages_of_ranges(key, value, told):
     assert told in refused(key, value)
+
+
+@pytest.mark.parametrize("text", ["condot", "{[]: 1}", "-" * 5000 + "1", "-" * 100_000 + "1", "[" * 5000, "\0"])
+def test_a_text_that_is_no_python_value_is_itself(text):
+    """Python's parser raises five kinds of errors on these; none of them is an internal error of a command."""
+    assert literal(text) == text
 
 
 @pytest.mark.parametrize("config", [None, 3, [1], "mlp"])

@@ -18,13 +18,13 @@ example:
   --out sit.safetensors
 """
 
-import ast
 from typing import Any
 
 from absl import flags as absl_flags
 
 from flowjax.cli import flags
 from flowjax.cli.export import SUFFIX, weights_path
+from flowjax.config import literal
 
 
 def run(argv: list[str]) -> dict[str, Any]:
@@ -68,10 +68,7 @@ def _override(argument: str) -> tuple[str, Any]:
         raise flags.UsageError(f"{argument} needs a value: {argument}=VALUE")
     if value in ("true", "false"):
         return key, value == "true"
-    try:
-        return key, ast.literal_eval(value)
-    except (ValueError, SyntaxError):
-        return key, value
+    return key, literal(value)
 
 
 def _shape(parts: list[str]) -> tuple[int, ...]:
