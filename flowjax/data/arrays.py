@@ -18,7 +18,7 @@ import numpy as np
 
 from flowjax import archives
 from flowjax.data.dataset import ArrayRows, Dataset, held_out, resident, sample_rows
-from flowjax.data.labels import names_of, read_labels
+from flowjax.data.labels import is_text, names_of, read_labels
 from flowjax.data.scales import standardisation
 from flowjax.data.spec import DataError, DataSpec, image_scale
 from flowjax.data.splits import held_out_tenth, skipping, skips, spread
@@ -163,6 +163,8 @@ def _labels(path: str, arrays: dict[str, Any]) -> tuple[np.ndarray | None, np.nd
         raise DataError(f"{path}: x_test must be (N, {shape}), N >= 1, not {x_test.shape}")
     if x_test is not None and (y is None) != (y_test is None):
         raise DataError(f"{path}: of y and y_test one is there and the other is not")
+    if y is not None and y_test is not None and is_text(y) != is_text(y_test):
+        raise DataError(f"{path}: of y and y_test one holds texts and the other numbers: store both labels in one way")
     names = names_of((y, y_test))
     read = lambda key, rows: read_labels(path, key, arrays[key], len(rows), names)
     return None if y is None else read("y", arrays["x"]), None if y_test is None else read("y_test", x_test), names

@@ -11,9 +11,14 @@ from flowjax.data.spec import MOST_CLASSES, DataError, shortened
 _RENUMBER = "number them with numpy.unique(y, return_inverse=True)[1]"
 
 
+def is_text(y: np.ndarray) -> bool:
+    """Whether labels are texts."""
+    return y.dtype.kind in "US"
+
+
 def names_of(arrays: Iterable[np.ndarray | None]) -> tuple[str, ...]:
     """The different texts of arrays of labels, sorted; empty if no array holds text."""
-    texts = [_texts(y) for y in arrays if y is not None and y.dtype.kind in "US"]
+    texts = [_texts(y) for y in arrays if y is not None and is_text(y)]
     return tuple(str(name) for name in np.unique(np.concatenate(texts))) if texts else ()
 
 
@@ -34,7 +39,7 @@ def read_labels(
     """
     if y.shape != (rows,):
         raise DataError(f"{where}: {key} must hold one label for each of the {rows} rows, but its shape is {y.shape}")
-    if y.dtype.kind in "US":
+    if is_text(y):
         return _numbered(where, key, _texts(y), names)
     if y.dtype.kind not in "biuf":
         raise DataError(f"{where}: {key} must hold whole numbers or texts as labels, not {y.dtype}")

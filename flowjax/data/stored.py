@@ -61,7 +61,7 @@ def open_files(path: str) -> tuple[dict[str, Any], tuple[str, ...]]:
         DataError: one line, if the folder or `x` is missing, or an array cannot be read.
     """
     folder = _folder("npy", path, "NumPy files x.npy, y.npy, x_test.npy and y_test.npy")
-    read = lambda place: np.load(place, mmap_mode="r")
+    read = lambda place: np.lib.format.open_memmap(place, mode="r")  # np.load would open a zip file of that name too
     return _read(folder, list(folder.glob("*.npy")), read, "x.npy")
 
 
@@ -129,5 +129,5 @@ def _read(
     for key in found.keys() - {"x", "x_test"}:
         if isinstance(found[key], Stored):
             _check_size(folder, key, found[key].shape, found[key].dtype)
-        found[key] = np.asarray(found[key][:])
+        found[key] = np.asarray(found[key][...])
     return found, unused([place.name for place in places if place.stem not in KEYS])

@@ -176,6 +176,7 @@ TEN, FLOATS = PIXELS[:10], NORMAL[:20].astype(np.float32)
         ({"x": FLOATS, "y": np.full(20, 2**62, np.uint64)}, "label 4611686018427387904.*return_inverse"),
         ({"x": FLOATS, "y": np.full(20, 1j)}, "whole numbers or texts"),
         ({"x": FLOATS, "y": np.zeros((20, 1), int)}, r"its shape is \(20, 1\)"),
+        ({"x": FLOATS, "y": np.array(1)}, r"its shape is \(\)"),
         ({"x": FLOATS, "y_test": np.zeros(20, int)}, "y_test but no x_test"),
     ],
 )
@@ -211,6 +212,21 @@ def test_labels_that_are_texts_name_the_classes(tmp_path, kind):
     names = dataset.spec.class_names
     assert names == ("cat", "dog", "owl")
     assert [names[k] for k in dataset.test_labels] == y[dataset.test_rows].tolist()
+
+
+@pytest.mark.parametrize("y", [np.arange(20) % 7, np.array(["a", "b"] * 10)])
+def test_labels_of_two_kinds_are_refused(tmp_path, y):
+    """The texts of one array would number the classes, and the numbers of the other would be read as those."""
+    y_test = np.array(["a", "b"] * 10) if y.dtype.kind == "i" else np.arange(20) % 2
+    with pytest.raises(DataError, match="of y and y_test one holds texts and the other numbers"):
+        opened(tmp_path / "a", x=FLOATS, y=y, x_test=FLOATS, y_test=y_test)
+
+
+def test_names_of_classes_are_shown_without_control_characters(tmp_path):
+    spec = opened(tmp_path / "a", x=FLOATS, y=np.array(["a\nb", "c\x1b[2J"] * 10)).spec
+    with pytest.raises(DataError) as error:
+        spec.label("dog")
+    assert str(error.value).isprintable()
 
 
 def test_labels_that_never_occur_have_no_share(tmp_path):

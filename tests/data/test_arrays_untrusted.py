@@ -146,6 +146,9 @@ def test_other_files(tmp_path):
     refused(tmp_path / "keys.npz", r"holds no array named 'x': it has 'a\\nb\\x1b\[2J'")
     with pytest.raises(DataError, match="not a regular file"):
         read_npz("/dev/zero")
+    (tmp_path / "keys.npz").rename(tmp_path / "x.npy")
+    refused(tmp_path / "x.npy", "cannot be read", lambda path: open_dataset("npy", str(path.parent)))
+    (tmp_path / "x.npy").unlink()
     os.mkfifo(tmp_path / "x.npy")
     with pytest.raises(DataError, match="not a regular file"):
         open_dataset("npy", str(tmp_path))
