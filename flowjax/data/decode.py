@@ -7,7 +7,7 @@ any pixel is decoded. Every error of a decoder becomes one `DataError` that name
 
 What becomes of an image:
 
-- It is turned upright as its EXIF orientation says.
+- It is turned upright as its EXIF orientation says. Damaged EXIF data are ignored.
 - 16-bit greys are divided by 257 and rounded, so that 65535 becomes 255. Mode I (32-bit integers) is read as 16 bits if
   its values fit, and refused otherwise; so are floating-point pixels, which have no fixed range. Of 16 bits per channel
   in colour, Pillow reads the upper 8.
@@ -26,8 +26,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image
 
+from flowjax.archives import one_line
 from flowjax.data.spec import DataError
 
 FORMATS = ("BMP", "JPEG", "PNG", "TIFF", "WEBP")
@@ -39,6 +40,17 @@ MAX_BYTES = 2**30
 """1 GiB, twice an uncompressed image of `MAX_PIXELS` pixels with four channels of 16 bits."""
 
 _MODES = {1: "L", 3: "RGB"}
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""By the EXIF orientation: how to show the image upright."""
+
 _GREY = ("1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "I;16N")
 """Pillow's modes without colour. A palette counts as colour, whatever its entries are."""
 
@@ -85,7 +97,7 @@ def read_image(file: Path, channels: int, grey_only: bool = False) -> Image.Imag
                 f"{file} is in colour, but the images whose headers were inspected are all grey: choose the channels "
                 "yourself, data.name=folder(64, 3) for colours or folder(64, 1) for greys"
             )
-        return _eight_bits(ImageOps.exif_transpose(image)).convert(_MODES[channels])
+        return _eight_bits(_upright(image)).convert(_MODES[channels])
 
 
 @contextmanager
@@ -110,13 +122,22 @@ def _opened(file: Path) -> Iterator[Image.Image]:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise DataError(_too_large(file, "too many pixels")) from None
     except Exception as error:  # decoders raise SyntaxError, ValueError, struct.error, zlib.error and many more
-        kind = "" if isinstance(error, OSError) else f"{type(error).__name__}: "
-        reason = " ".join(str(error).split())[:200]
-        raise DataError(f"{file} is not a readable image: {kind}{reason}".rstrip(": ")) from None
+        kind = "" if isinstance(error, OSError) or not str(error) else f"{type(error).__name__}: "
+        raise DataError(f"{file} is not a readable image: {kind}{one_line(error)}") from None
 
 
 def _too_large(file: Path, size: str, limit: str = f"{MAX_PIXELS:,} pixels") -> str:
     return f"{file} has {size}, and images of more than {limit} are not read: make it smaller or remove it"
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """The image as its EXIF orientation says that it is to be shown."""
+    image.load()  # errors of the pixels are raised here, so that below only the EXIF data can be at fault
+    try:
+        turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # Pillow raises what it likes on damaged EXIF data
+        return image
+    return image if turn is None else image.transpose(turn)
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:

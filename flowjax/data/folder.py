@@ -21,9 +21,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
+from flowjax.archives import printable
 from flowjax.data.dataset import Dataset, held_out, resident, sample_rows
 from flowjax.data.decode import SUFFIXES, read_header, read_image
-from flowjax.data.layout import Layout, printable, read_layout
+from flowjax.data.layout import Layout, read_layout
 from flowjax.data.spec import DataError, DataSpec, image_scale, shortened
 from flowjax.data.splits import complement, held_out_tenth, spread
 

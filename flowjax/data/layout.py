@@ -23,6 +23,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from flowjax.archives import printable
 from flowjax.data.decode import SUFFIXES
 from flowjax.data.spec import DataError, shortened
 
@@ -72,11 +73,6 @@ class Layout:
     test: Sequence[tuple[Path, int]] | None
     test_name: str
     ignored: Ignored
-
-
-def printable(name: str) -> str:
-    """The name, or its representation where it has line breaks or control characters."""
-    return name if name.isprintable() else repr(name)
 
 
 def read_layout(root: Path) -> Layout:
@@ -151,7 +147,8 @@ def _labelled(
     if classes:
         for file in loose:
             ignored.add(reason, file.name)
-        return [(file, classes.index(name)) for name in sorted(below) for file in below[name]]
+        labels = {name: label for label, name in enumerate(classes)}
+        return [(file, labels[name]) for name in sorted(below) for file in below[name]]
     return [(file, 0) for file in sorted([*loose, *(file for files in below.values() for file in files)])]
 
 

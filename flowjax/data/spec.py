@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from flowjax.archives import printable
 from flowjax.typing import Batched, PRNGKey
 
 Numbers = TypeVar("Numbers", Array, np.ndarray, np.float32, float)
@@ -102,7 +103,7 @@ class DataSpec:
     def describe_classes(self) -> str:
         """The classes of which the training data have an example, for a message: "0 to 9" or "0 (cat), 1 (dog)"."""
         if self.class_names:
-            return shortened([f"{k} ({self.class_names[k]})" for k in self.classes])
+            return shortened([f"{k} ({printable(self.class_names[k])})" for k in self.classes])
         if self.classes == tuple(range(self.num_classes)):
             return f"0 to {self.num_classes - 1}"
         return shortened([str(k) for k in self.classes])

@@ -107,6 +107,15 @@ def test_images_are_turned_upright(tmp_path, orientation):
     np.testing.assert_array_equal(np.asarray(read_image(tmp_path / "a.png", 3)), upright)
 
 
+@pytest.mark.parametrize("name", ["png", "jpeg", "webp"])
+def test_damaged_exif_data_do_not_hide_the_image(tmp_path, name):
+    """Bytes that are no TIFF structure: Pillow raises SyntaxError on them, or ignores them, by the format."""
+    Image.fromarray(RGB).save(tmp_path / "whole", name)
+    Image.fromarray(RGB).save(tmp_path / "damaged", name, exif=b"Exif\0\0no TIFF structure")
+    whole, damaged = (np.asarray(read_image(tmp_path / file, 3)) for file in ("whole", "damaged"))
+    np.testing.assert_array_equal(damaged, whole)
+
+
 def test_of_several_images_the_first_is_taken(tmp_path):
     frames = [Image.fromarray(RGB), Image.fromarray(255 - RGB)]
     for name in ("a.png", "a.tif", "a.webp"):
