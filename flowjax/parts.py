@@ -1,8 +1,8 @@
 """Finished batches of a long job, kept in a folder until the whole is written: the same call goes on from there.
 
-`request.json` says what was asked for; each block is one .npz, named after its first row. The folder is made for the
-first block, and one without a block may be taken by any call: a call that fails early does not stand in the way of the
-next. All files are written whole or not at all, so a kill at any moment leaves a folder that can be gone on from.
+`request.json` says what was asked for; each block is one .npz, named after its first row. The folder is created with
+the first block, and any call may use a folder without blocks, so that a call that failed early does not block the next.
+All files are written whole or not at all, so that the same call can go on from the folder after a kill at any moment.
 """
 
 import contextlib
@@ -36,8 +36,8 @@ class Parts:
     """The blocks in a folder that is known to be of this request.
 
     Attributes:
-        folder: which the first `write` makes.
-        request: what the blocks are of, as JSON.
+        folder: where the blocks are; the first `write` creates it.
+        request: all that the blocks depend on, as JSON.
     """
 
     folder: Path
@@ -65,7 +65,7 @@ class Parts:
 
 
 def open_parts(folder: Path, request: dict[str, Any]) -> Parts:
-    """The parts of a request. Nothing is made yet; what an earlier call left there without a block is removed.
+    """Opens the parts of a request. It creates nothing, and removes what an earlier call without a block has left.
 
     Raises:
         ConfigError: if the folder holds blocks of another request, or other files.

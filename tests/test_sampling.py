@@ -220,8 +220,8 @@ def test_parts_of_another_request_are_refused(run, tmp_path):
 
 
 @pytest.mark.parametrize("left", ["nothing", '{"seed": 5}', "5", "{", b"\xff"], ids=str)
-def test_a_call_that_failed_before_its_first_batch_is_in_nobodys_way(run, tmp_path, monkeypatch, left):
-    """It leaves no folder; one that an earlier version left, whatever its request, is taken over."""
+def test_a_call_that_failed_before_its_first_batch_does_not_block_the_next(run, tmp_path, monkeypatch, left):
+    """It leaves no folder. A folder that an earlier version left is used, whatever its request was."""
     keep = tmp_path / "s.npz.parts"
     if left != "nothing":
         keep.mkdir()

@@ -54,7 +54,7 @@ class VelocityField:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """The times at which it is defined: those of the path at which the denoiser can be asked."""
+        """The times at which the velocity is defined: those of the path at which the denoiser is defined too."""
         low, high = defined_on(self.denoiser)
         return max(self.path.t_min, low), min(self.path.t_max, high)
 

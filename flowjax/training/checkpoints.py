@@ -76,10 +76,10 @@ class Checkpoints:
         """Removes the folders of incomplete and unfinished checkpoints; called by the only process that trains.
 
         Args:
-            target: a folder to which those are moved that still hold arrays.
+            target: the folder to which incomplete checkpoints that still hold arrays are moved.
 
         Returns:
-            a line about each incomplete one.
+            A line about each incomplete checkpoint.
         """
         lines = []
         for path in self.folder.glob(f"*{ocp.path.atomicity.TMP_DIR_SUFFIX}*"):  # Orbax would, at its first save

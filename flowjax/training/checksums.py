@@ -56,7 +56,7 @@ def read(folder: Path) -> dict[str, Entry] | None:
     """The entries of `checksums.json` by the files' names; None where there is no such file.
 
     Raises:
-        DamagedError: if they are not as `write` wrote them.
+        DamagedError: if the file is not as `write` wrote it.
     """
     try:
         record = json.loads((folder / NAME).read_bytes())
@@ -71,19 +71,21 @@ def read(folder: Path) -> dict[str, Entry] | None:
 
 
 def missing(folder: Path, files: Iterable[str]) -> str | None:
-    """The first of the files that is not there; None if all are."""
+    """The first of the files that does not exist; None if all of them do."""
     return next((name for name in files if not (folder / name).is_file()), None)
 
 
 def differing(folder: Path, files: Mapping[str, Entry], index: int = 0, count: int = 1) -> int | None:
-    """Reads files again, and finds one that is not as its entry says.
+    """Reads files again and compares their sizes and checksums with their entries.
 
     Args:
-        folder, files: as of `read`.
-        index, count: read only each block whose number is `index` modulo `count`: `count` processes share the work.
+        folder: the folder that was passed to `read`.
+        files: the entries that `read` returned, or some of them.
+        index, count: where `count` processes share the work, the process `index` reads the blocks whose number is
+            `index` modulo `count`.
 
     Returns:
-        the position among the files of the first that differs or cannot be read; None if there is none.
+        The position in `files` of the first file that differs or cannot be read; None if there is none.
     """
     names, blocks = list(files), []
     for position, (name, (size, crcs)) in enumerate(files.items()):

@@ -69,9 +69,10 @@ class Lane:
             self._mark = time.perf_counter(), step  # the first stretch compiles: it does not count
 
     def write(self, step: int, val_loss: float, skipped_steps: int) -> dict[str, float]:
-        """Writes the record of `step` and returns what a person wants to see of it.
+        """Writes the record of `step` and returns the entries that the progress bar shows.
 
-        All but rates, times and memory (from `samples_per_second` on) is a function of the config and the step alone.
+        Apart from rates, times and memory (`samples_per_second` and what follows it), a record is a function of the
+        config and the step alone.
         """
         assert self._metrics is not None
         assert self._mark is not None

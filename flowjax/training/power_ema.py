@@ -240,10 +240,10 @@ def posthoc(
     Args:
         folder: of `write_snapshot`.
         sigma_rel: the width asked for.
-        step: at its end, None for the newest snapshot's. A profile ends sharply, so that averages of this very step
-            are needed: snapshots, or those in `tracked`.
-        tracked: the averages in the training state at `step`, by width. Training that was stopped between two
-            snapshots has none of that step in the folder.
+        step: the step at which the profile ends; None for that of the newest snapshot. Profiles end sharply, so that
+            averages at this step itself are needed: snapshots, or those in `tracked`.
+        tracked: the averages in the training state at `step`, by width. They are needed where training was stopped
+            between two snapshots, so that the folder has no snapshot of that step.
 
     Returns:
         A nested dictionary of float32 arrays.

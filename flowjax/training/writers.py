@@ -63,19 +63,19 @@ def read_config(workdir: Path) -> tuple[dict[str, Any], DataSpec]:
 
 
 def read_streamed(workdir: Path) -> bool | None:
-    """Whether the run's set was streamed; None of a run that did not say so."""
+    """Whether the data of the run were streamed; None if `config.json` does not say so."""
     data = _read_record(workdir).get("data")
     return data.get("streamed") if isinstance(data, dict) else None
 
 
 def read_size(workdir: Path) -> dict[str, Any]:
-    """`parameters` and `flops_per_step`, as `write_config` was given them; nothing of a run that did not say so."""
+    """`parameters` and `flops_per_step`, as passed to `write_config`; empty if `config.json` does not have them."""
     size = _read_record(workdir).get("size")
     return size if isinstance(size, dict) else {}
 
 
 def _read_record(workdir: Path) -> dict[str, Any]:
-    """What `config.json` holds, which may be anything but is a dictionary; WorkdirError otherwise."""
+    """The JSON object in `config.json`, whose entries are not checked; WorkdirError if the file does not hold one."""
     try:
         record = json.loads((workdir / "config.json").read_bytes())
     except FileNotFoundError:
@@ -152,7 +152,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 def _record(line: bytes) -> dict[str, Any] | None:
-    """The record on a line; None unless it has what every reader of records needs."""
+    """The record on a line; None if it lacks an entry that all readers of records need, or one has a wrong type."""
     try:
         record = json.loads(line)
     except (ValueError, RecursionError):
@@ -168,7 +168,7 @@ def _record(line: bytes) -> dict[str, Any] | None:
 
 @cache
 def _warn(line: str) -> None:
-    """Says a warning, once in a process."""
+    """Writes a warning to stderr, each of them once in a process."""
     say(f"warning: {line}")
 
 

@@ -62,7 +62,7 @@ def test_a_class_without_examples_is_no_class(flowjax, uneven_run, tmp_path):
 
 def test_points_without_labels_are_scored_by_the_sum_over_classes(flowjax, uneven_run, tmp_path):
     """The negative log-likelihood of N(0, I) and N(8, I) with shares 0.9 and 0.1 is their entropy, 2.84 + 0.33 nats; a
-    network of 400 steps is within 1 of it, and one that is asked for a label it never saw is 20 away.
+    network of 400 steps is within 1 of it, and one that is evaluated with a label it never saw is 20 away.
     """
     known = np.load(uneven_run.parent / "x.npz")
     np.savez(tmp_path / "x.npz", x=known["x"][::20])

@@ -71,7 +71,7 @@ def test_a_flipped_bit_is_found_or_changes_nothing(saved, copied):
     assert Checkpoints(copied).val_loss(20) == 2.5
 
 
-def test_what_a_damaged_metric_says_is_not_taken(copied):
+def test_a_damaged_validation_loss_is_ignored(copied):
     metrics = copied / "20" / "metrics" / "metrics"
     metrics.write_text(json.dumps({"val_loss": 0.5}))
     checkpoints = Checkpoints(copied)
@@ -121,7 +121,7 @@ def test_checkpoints_from_before_there_were_checksums_are_opened(copied):
 
 
 def test_large_files_have_a_checksum_for_each_block(tmp_path, monkeypatch):
-    """Every block, the last byte, the length and who looks at which block."""
+    """Changes of any block, of the last byte and of the length are found; processes share the blocks."""
     monkeypatch.setattr(checksums, "_BLOCK", 1000)
     monkeypatch.setattr(checksums, "_PIECE", 300)
     (tmp_path / "in").mkdir()

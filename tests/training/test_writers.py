@@ -1,4 +1,4 @@
-"""What a run writes about itself, read again after anything has happened to the files."""
+"""`config.json` and `metrics.jsonl`, read again after they were damaged or edited."""
 
 import json
 import shutil
@@ -12,7 +12,7 @@ RECORD = {"step": 40, "samples_seen": 2560, "loss": 1.5, "val_loss": None, "time
 
 
 @pytest.fixture(autouse=True)
-def warnings_are_said_again():
+def warnings_are_repeated():
     writers._warn.cache_clear()
 
 
@@ -38,7 +38,7 @@ def warnings_are_said_again():
     ids=lambda line: line[:20].decode(errors="replace"),
 )
 def test_a_damaged_record_is_skipped_with_one_warning(tmp_path, capsys, line):
-    """Wherever it stands; and a run that is resumed drops it from the file."""
+    """On any line of the file; a run that is resumed drops it from the file."""
     path = tmp_path / "metrics.jsonl"
     good = [RECORD | {"step": step} for step in (40, 80)]
     path.write_bytes(b"\n".join([line, json.dumps(good[0]).encode(), line, json.dumps(good[1]).encode(), line]))
@@ -105,7 +105,7 @@ def test_a_malformed_config_is_one_line(tiny_run, tmp_path, content, reason):
     ],
     ids=str,
 )
-def test_wrong_values_in_a_config_are_one_line_of_every_command(flowjax, tiny_run, tmp_path, key, value):
+def test_wrong_values_in_a_config_are_one_line_from_every_command(flowjax, tiny_run, tmp_path, key, value):
     workdir = tmp_path / "run"
     workdir.mkdir()
     record = json.loads((tiny_run / "config.json").read_text())
