@@ -147,9 +147,21 @@ def denoiser_of(run: Run, params: Params, path: AffinePath, guide: Guide | None)
     return plain if path == run.path else reschedule(plain, run.path, path)
 
 
+_GRIDS_OF_RUNS: dict[str, grids.Grid] = {"edm": grids.EDM(7, 0.002, 80)}
+"""Samplers whose default grid is another one for runs, because the data of a run are normalised: they have a standard
+deviation near one, for which the published noise levels need fewer steps than all levels of the path."""
+
+
 def grid_of(solver: Solver) -> grids.Grid | None:
-    """The grid of that name; None for the sampler's own, which `learned` starts from too."""
-    return None if solver.grid in ("", "learned") else make("grid", solver.grid, GRIDS)
+    """The time grid of a solver of a run.
+
+    Returns:
+        The grid that `solver.grid` names. Where it names none, or `learned`, which needs a grid to start from: the
+        default for runs, or None for the default of the sampler.
+    """
+    if solver.grid in ("", "learned"):
+        return _GRIDS_OF_RUNS.get(solver.name)
+    return make("grid", solver.grid, GRIDS)
 
 
 def options_of(run: Run, solver: Solver) -> Options:

@@ -14,9 +14,6 @@ from flowjax.solvers.fixed_grid import Tableau
 from flowjax.solvers.samplers import Carry, Keys, Method, blend, standard_normal
 from flowjax.typing import Batched
 
-_SMALLEST_LEVEL_RATIO = 1 / 3
-"""Below this ratio of the noise levels of a step Heun's second slope does harm; derived at `EDMHeun`."""
-
 
 @dataclass(frozen=True)
 class RungeKutta(Method):
@@ -79,11 +76,6 @@ class EDMHeun(Method):
     it lies in [noise_min, noise_max], adding the noise that takes. Churn needs a Gaussian path. Evaluations of N steps:
     2 N - 1.
 
-    Where a step lowers the noise level to less than a third, Heun's second slope is left out. Above the data's standard
-    deviation s the solution is x / alpha = level + s^2 / (2 level) for a normal distribution, up to a factor, and on it
-    a step by the ratio q is off by (1 - q)^2 with Euler's slope and by (1 - q)^3 / (2 q) with Heun's, both times
-    s^2 / (2 level_next): Heun's is the smaller error only for q > 1/3.
-
     Args:
         path: without noise of its own.
         churn: relative growth of the noise level a step; S_churn / N in the paper's terms.
@@ -133,5 +125,4 @@ class EDMHeun(Method):
         slope = (x - denoiser(t, alpha * x).x1) / level
         guess = x + (level_next - level) * slope
         slope_next = (guess - denoiser(t_next, to.alpha * guess).x1) / level_next
-        slope_mean = jnp.where(level_next / level > _SMALLEST_LEVEL_RATIO, 0.5 * (slope + slope_next), slope)
-        return Carry(to.alpha * (x + (level_next - level) * slope_mean))
+        return Carry(to.alpha * (x + (level_next - level) * 0.5 * (slope + slope_next)))

@@ -158,7 +158,7 @@ def test_ddim_is_euler_in_its_own_coordinates():
 def test_first_order_dpm_solver_is_ddim_and_edm_is_heun_on_its_own_schedule():
     with jax.enable_x64(True):
         path = PATHS["cosine"]
-        oracle, times = oracles.mixture(path, wide(MIXTURE)), jnp.array([0.2, 0.4])
+        oracle, times = oracles.mixture(path, wide(MIXTURE)), jnp.array([0.2, 0.5])
         denoiser = lambda t, x: oracle.denoiser(t, x)
         x = jax.random.normal(jax.random.key(0), (4, 2), jnp.float64)
         ddim = walk(solvers.DDIM(path), denoiser, x, times).x
