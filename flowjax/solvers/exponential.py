@@ -75,7 +75,7 @@ def _weight(h: Array, h_prev: Array, longest: float = _LONGEST_STEP) -> Array:
     See the module's docstring for the two conditions. An infinite h_prev, where there is no earlier evaluation, gives
     0 as well.
     """
-    weight = 0.5 * h / h_prev
+    weight = 0.5 * h / jnp.where(h_prev > 0, h_prev, jnp.inf)  # 0 at the limits of l, where points fall together
     return jnp.where((weight <= _LARGEST_WEIGHT) & (h <= longest), weight, 0.0)
 
 
@@ -165,11 +165,13 @@ class DPMSolverPP3M(Method):
         d = denoiser(t, x).x1
         second, third = jnp.isfinite(ls[0]) & ~jnp.isfinite(ls[1]), jnp.isfinite(ls[1]) & (ls[0] > ls[1])
         x = x + jnp.where(second, 0.5 * last_gain, 0.0) * (d - ds[0])
-        # Newton's divided differences; a point infinitely far back weighs nothing
-        slope = (d - ds[0]) / (here - ls[0])
+        # Newton's divided differences. Where there is no earlier point they are not used, and kept finite, because a
+        # derivative by the times would be NaN otherwise
+        h_prev = jnp.where(jnp.isfinite(ls[0]) & (here > ls[0]), here - ls[0], 1.0)
+        slope = (d - ds[0]) / h_prev
         before = (ds[0] - ds[1]) / jnp.where(third, ls[0] - ls[1], 1.0)
         curve = jnp.where(third, (slope - before) / jnp.where(third, here - ls[1], 1.0), 0.0)
-        slope = slope + (here - ls[0]) * curve
+        slope = slope + h_prev * curve
         _, phi2, phi3 = phi(-h)
         higher = h**2 * phi2 * slope + (1 if self.damped else 2) * h**3 * phi3 * curve
         x = decay * x + gain * d + to.alpha * jnp.where(_weight(h, here - ls[0], _LONGEST_STEP_3M) > 0, higher, 0.0)
