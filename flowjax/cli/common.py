@@ -172,7 +172,7 @@ def points(run: Run, path: str | None) -> Points:
     try:
         labels = read_labels(path or run.config.data.name, "y", labels, len(x), spec.class_names)
     except DataError as error:
-        raise DataError(f"{error}; {classes}") from None
+        raise DataError(str(error) if spec.class_names else f"{error}; {classes}") from None  # names are in it already
     if not np.isin(labels, spec.classes).all():
         raise DataError(f"{path or run.config.data.name}: y must hold a label for each row of x, one of {classes}")
     return Points(x, labels, rows)

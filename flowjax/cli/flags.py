@@ -167,6 +167,8 @@ def parse(values: flags.FlagValues, argv: list[str], usage: str) -> flags.FlagVa
         raise UsageError(_unrecognised(error.flagname, values)) from None
     except flags.Error as error:
         raise UsageError(" ".join(str(error).split())[:300]) from None
+    except (RecursionError, MemoryError):  # of Python's parser, on brackets or signs by the thousand
+        raise UsageError("the value of a flag is nested too deeply to be read") from None
     if len(rest) > 1:
         raise UsageError(_unexpected(rest[1], values))
     _check_values(values)

@@ -68,13 +68,13 @@ def run(argv: list[str]) -> dict[str, Any]:
         )
     if again := [name for name, times in Counter(folder.name for folder in folders).items() if times > 1]:
         raise flags.UsageError(f"--grid has {again[0]} twice")
+    if values.only is not None and values.only >= len(points):
+        raise flags.UsageError(f"--only {values.only}: the grid has points 0 to {len(points) - 1}")
     for line in dict.fromkeys(line for config in configs for line in cautions(config)):
         sys.stderr.write(f"sweep: warning: {line}\n")
     if values.dry_run:
         _build_all(configs, folders)
         return {"workdir": str(workdir), "points": [folder.name for folder in folders]}
-    if values.only is not None and values.only >= len(points):
-        raise flags.UsageError(f"--only {values.only}: the grid has points 0 to {len(points) - 1}")
     failed = {}
     if not values.collect:
         chosen = range(len(points)) if values.only is None else [values.only]

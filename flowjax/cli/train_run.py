@@ -214,7 +214,10 @@ def _resume_step(config: Config, workdir: Path, checkpoints: Checkpoints, checkp
     if checkpoint == "last" and not checkpoints.steps():
         return None  # nothing to lose yet: another config may start here
     raw, spec = read_config(workdir)
-    if changed := differences(resolve(raw), config):
+    changed = differences(resolve(raw), config)
+    if "data.path" in changed and not Path(changed["data.path"][0]).exists():
+        del changed["data.path"]  # the files were moved; what is in them is compared later
+    if changed:
         build(config, spec)  # a name that does not exist is told as that
         key, (was, now) = next(iter(changed.items()))
         more = f" (so do {', '.join(list(changed)[1:])})" if len(changed) > 1 else ""

@@ -29,6 +29,7 @@ TRAIN = ("train", "--config=gaussians8")
         ((*TRAIN, "--workdir=w", "--config.train.stpes=3"), "'train.stpes'; the nearest valid one is 'train.steps'"),
         ((*TRAIN, "--workdir=w", "--config.lr=3"), "nearest valid one is 'train.lr'"),
         ((*TRAIN, "--workdir=w", "--config.train.steps=many"), "train.steps"),
+        ((*TRAIN, "--workdir=w", f"--config.train.keep_at={'-' * 5000}1"), "value of a flag is nested too deeply"),
         ((*TRAIN, "--workdir=w", "--config.train.steps=0"), "train.steps must be at least 1"),
         ((*TRAIN, "--workdir=w", "--config.train.lr=-1"), "train.lr must be positive"),
         ((*TRAIN, "--workdir=w", "--config.model.width=0"), "model.width must be at least 1"),

@@ -2,6 +2,7 @@
 
 import errno
 import fcntl
+import json
 import shutil
 import subprocess
 import sys
@@ -10,7 +11,10 @@ import tempfile
 import pytest
 
 from flowjax.cli import train_run
+from flowjax.cli.flags import UsageError
+from flowjax.config import changed, resolve
 from flowjax.training import lock
+from flowjax.training.checkpoints import Checkpoints
 from flowjax.training.loop import RunFault
 from flowjax.training.writers import WorkdirError
 from tests.conftest import TINY
@@ -127,3 +131,20 @@ def test_what_a_kill_has_left_is_cleared_away_by_the_next_training(flowjax, tiny
     assert [p.name[:4] for p in (workdir / "set_aside").iterdir()] == ["120-"]
     assert list((workdir / "averages").iterdir()) == []
     assert sorted(p.name for p in workdir.glob(".*")) == [".lock", ".mine.npz.17.part"]
+
+
+def test_a_run_whose_data_were_moved_goes_on_with_them(tiny_run, tmp_path):
+    """The stored path is gone, as after a move of the whole project; where it is still there, another path means other
+    data."""
+    workdir = shutil.copytree(tiny_run, tmp_path / "run")
+    record = json.loads((workdir / "config.json").read_text())
+    was, now = tmp_path / "was.npz", tmp_path / "now.npz"
+    record["config"]["data"]["path"] = str(was)
+    del record["crc32"]
+    (workdir / "config.json").write_text(json.dumps(record))
+    config = changed(resolve(record["config"]), {"data.path": str(now)})
+    step = lambda: train_run._resume_step(config, workdir, Checkpoints(workdir / "checkpoints"), "last")
+    assert step() == 120
+    was.touch()
+    with pytest.raises(UsageError, match=r"another config: data\.path is"):
+        step()
