@@ -204,8 +204,8 @@ def evaluate_images(
         names = check_names(names)
     except ValueError as error:
         raise ConfigError(str(error)) from None
-    run = _with_shares(run, dataset) if labels == "shares" else run
     rows = _reference_images(run, dataset, split, names[0])
+    run = _with_shares(run, dataset) if labels == "shares" else run
     if samples is not None:
         _check_samples(samples, run.spec.shape)
     elif num < 4:
