@@ -205,7 +205,6 @@ def evaluate_images(
     except ValueError as error:
         raise ConfigError(str(error)) from None
     rows = _reference_images(run, dataset, split, names[0])
-    run = _with_shares(run, dataset) if labels == "shares" else run
     if samples is not None:
         _check_samples(samples, run.spec.shape)
     elif num < 4:
@@ -224,6 +223,7 @@ def evaluate_images(
     )
     result: dict[str, Any] = {}
     if samples is None:
+        run = _with_shares(run, dataset) if labels == "shares" else run
         say(f"evaluate: {num} samples")
         drawn = sampling.sample(
             run, num, seed, solver, batch=batch, show=True, guide=guide, labels=labels, gather=False
