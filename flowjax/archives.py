@@ -117,7 +117,7 @@ def read_npz(path: str | Path) -> dict[str, np.ndarray]:
         raise ArchiveError(f"{path} cannot be opened: {one_line(error)}") from None
     except ArchiveError as error:
         raise ArchiveError(f"{path} is not a readable .npz file: {error}") from None
-    except Exception as error:  # zipfile and NumPy raise what they like on damaged files
+    except Exception as error:  # zipfile and NumPy can raise any exception on damaged files
         reason = "it is a single array, so save it by numpy.savez(path, x=array)" if _is_npy(path) else one_line(error)
         raise ArchiveError(f"{path} is not a readable .npz file: {reason}") from None
 

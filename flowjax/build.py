@@ -163,7 +163,7 @@ def _check_fit(config: Config, path: AffinePath, source: Any, coupling: Any, pre
             "'velocity', or 'velocity_score' for the SDE too"
         )
     if path.noise is None and prediction.noise == "required":
-        raise ConfigError(f"prediction {name!r} is of a path with noise: set path.noise, for example 'bridge(1)'")
+        raise ConfigError(f"prediction {name!r} needs a path with noise: set path.noise, for example 'bridge(1)'")
     try:
         path.prior(source)
     except ValueError as error:
@@ -222,11 +222,13 @@ def _make_model(config: Config, spec: DataSpec, outputs: int) -> tuple[Callable[
     if told:
         if config.coupling.name != "independent":
             raise ConfigError(
-                f"data.augment {config.data.augment!r} is told to the network: take coupling.name 'independent'"
+                f"data.augment {config.data.augment!r} is passed to the network as a condition: "
+                "take coupling.name 'independent'"
             )
         if config.model.name in ("mlp", "unet"):
             raise ConfigError(
-                f"data.augment {config.data.augment!r} is told to the network: take model.name 'adm', 'edm2' or 'dit'"
+                f"data.augment {config.data.augment!r} is passed to the network as a condition: "
+                "take model.name 'adm', 'edm2' or 'dit'"
             )
         own["augment"] = told
 

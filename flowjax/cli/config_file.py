@@ -39,7 +39,7 @@ def read_config(values: absl_flags.FlagValues, argv: list[str], usage: str) -> C
         key, _, value = argument.lstrip("-").partition("=")
         if key == "config.model.name" and value in MODEL_DEFAULTS and value != config.model.name:
             raise flags.UsageError(
-                f"{argument}: the config is of {config.model.name!r}, and each model has its own keys: take a file "
+                f"{argument}: the config is for {config.model.name!r}, and each model has its own keys: take a file "
                 f"that starts from defaults({value!r})"
             )
         if argument.startswith("-") and key.startswith("config.") and key[7:] not in known:

@@ -145,7 +145,7 @@ def check_processes(values: flags.FlagValues) -> None:
 
 
 def start_processes(values: flags.FlagValues) -> None:
-    """Joins the other processes that these flags, or the cluster, speak of."""
+    """Joins the other processes that these flags, or the variables of the cluster, name."""
     from flowjax.training import hosts
 
     address, waits = values.coordinator_address, (values.heartbeat_timeout, values.initialization_timeout)

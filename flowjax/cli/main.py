@@ -94,7 +94,7 @@ def main(argv: list[str], out: Any = None) -> int:
         code = _main(argv, out)
         out.flush()
         return code
-    except BrokenPipeError:  # nobody reads any more
+    except BrokenPipeError:  # the reader has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), out.fileno())
         return 1
 

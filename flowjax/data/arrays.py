@@ -69,12 +69,12 @@ def open_npz(path: str) -> Dataset:
 
 
 def open_npy(path: str) -> Dataset:
-    """A folder of `x.npy` and its like; otherwise as `open_npz`."""
+    """A folder of files `x.npy`, `y.npy`, ...; otherwise as `open_npz`."""
     return _open("npy", path, *open_files(path))
 
 
 def open_zarr(path: str) -> Dataset:
-    """A folder of Zarr arrays `x/` or `x.zarr/` and their like; otherwise as `open_npz`."""
+    """A folder of Zarr arrays `x/` or `x.zarr/` and the others; otherwise as `open_npz`."""
     return _open("zarr", path, *open_zarrs(path))
 
 

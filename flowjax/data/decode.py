@@ -135,7 +135,7 @@ def _upright(image: Image.Image) -> Image.Image:
     image.load()  # errors of the pixels are raised here, so that below only the EXIF data can be at fault
     try:
         turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
-    except Exception:  # Pillow raises what it likes on damaged EXIF data
+    except Exception:  # Pillow can raise any exception on damaged EXIF data
         return image
     return image if turn is None else image.transpose(turn)
 

@@ -50,12 +50,12 @@ class Stored:
     def __getitem__(self, index: Any) -> Any:
         try:
             return self.store[index].read().result()
-        except Exception as error:  # TensorStore raises what it likes on damaged chunks
+        except Exception as error:  # TensorStore can raise any exception on damaged chunks
             raise DataError(f"{self.store.kvstore.path} cannot be read: {one_line(error)}") from None
 
 
 def open_files(path: str) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """The arrays `x.npy` and its like of a folder, and notes for the user.
+    """The arrays `x.npy`, `y.npy`, ... of a folder, and notes for the user.
 
     Raises:
         DataError: one line, if the folder or `x` is missing, or an array cannot be read.
@@ -66,7 +66,7 @@ def open_files(path: str) -> tuple[dict[str, Any], tuple[str, ...]]:
 
 
 def open_zarrs(path: str) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """The Zarr arrays `x` or `x.zarr` and their like of a folder, and notes for the user.
+    """The Zarr arrays `x` or `x.zarr`, and the others, of a folder, and notes for the user.
 
     Raises:
         DataError: one line, if the folder or `x` is missing, or an array cannot be read.
@@ -122,7 +122,7 @@ def _read(
             raise
         except ArchiveError as error:
             raise DataError(str(error)) from None
-        except Exception as error:  # NumPy and TensorStore raise what they like on damaged files
+        except Exception as error:  # NumPy and TensorStore can raise any exception on damaged files
             raise DataError(f"{place} cannot be read: {one_line(error)}") from None
     if "x" not in found:
         raise DataError(f"{folder} holds no {wanted}")

@@ -113,5 +113,5 @@ def _check_positions(table: np.ndarray, width: int) -> None:
     fits = side > 0 and table.shape == (1, side**2, width)
     if not fits or not np.abs(table[0].astype(np.float32) - positions(side, side, width)).max() <= 1e-2:
         raise WeightsError(
-            "these weights are of another model: pos_embed is not the fixed sines of a square of patches"
+            "these weights belong to another model: pos_embed is not the fixed sines of a square of patches"
         )

@@ -46,7 +46,7 @@ _LARGEST_PICKLE = 2**24
 """Bytes of `data.pkl`: each tensor takes about 200."""
 
 _LARGEST_KEY = 2**60
-"""Integers below are their own hashes, so that nobody can make a dictionary slow by keys of one hash."""
+"""Integers below are their own hashes, so a file cannot make a dictionary slow by keys that share a hash."""
 
 _REFUSED = (
     *(pickle.DICT, pickle.EMPTY_SET, pickle.ADDITEMS, pickle.FROZENSET, pickle.BYTEARRAY8),
@@ -148,7 +148,7 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
         return load_file(path)
     except ArchiveError as error:
         raise WeightsError(str(error)) from None
-    except Exception as error:  # the package raises what it likes on types that NumPy does not have
+    except Exception as error:  # the package can raise any exception on types that NumPy does not have
         raise WeightsError(f"{path} cannot be read: {one_line(error)}") from None
 
 
@@ -222,8 +222,8 @@ class _Unpickler(pickle._Unpickler):
         if module == "torch" and name in STORAGES:
             return _Kind(np.dtype(STORAGES[name]))
         raise WeightsError(
-            f"it wants {printable(f'{module}.{name}')}, and only tensors and plain containers are read: save the state "
-            "dict alone"
+            f"it refers to {printable(f'{module}.{name}')}, and only tensors and plain containers are read: save the "
+            "state dict alone"
         )
 
     def persistent_load(self, pid: Any) -> _Storage:

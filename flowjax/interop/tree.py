@@ -69,7 +69,7 @@ def check(like: Params, flat: Mapping[str, Any]) -> None:
         ),
     ]
     if any(told):
-        raise WeightsError(f"these weights are of another model: the file {'; it '.join(t for t in told if t)}")
+        raise WeightsError(f"these weights belong to another model: the file {'; it '.join(t for t in told if t)}")
 
 
 def _told(what: str, names: Iterable[str], shown: int = 3) -> str:
@@ -96,18 +96,18 @@ class Taken:
                 floating-point.
         """
         if name not in self._state:
-            raise WeightsError(f"these weights are of another model: the file lacks {name}")
+            raise WeightsError(f"these weights belong to another model: the file lacks {name}")
         self._left.pop(name, None)
         found = np.asarray(self._state[name])
         if str(found.dtype) not in FLOATS:
-            raise WeightsError(f"these weights are of another model: {name} has the type {found.dtype}")
+            raise WeightsError(f"these weights belong to another model: {name} has the type {found.dtype}")
         try:
             return change(found)
         except (ValueError, IndexError, TypeError):
             shape = np.shape(self._state[name])
-            raise WeightsError(f"these weights are of another model: {name} has shape {shape}") from None
+            raise WeightsError(f"these weights belong to another model: {name} has shape {shape}") from None
 
     def finish(self) -> None:
         """Raises a WeightsError if anything was not taken."""
         if self._left:
-            raise WeightsError(f"these weights are of another model: the file {_told('has besides', self._left)}")
+            raise WeightsError(f"these weights belong to another model: the file {_told('has besides', self._left)}")

@@ -70,7 +70,7 @@ def save_weights(path: str | Path, weights: Weights, dtype: str = "float32") -> 
     # safetensors writes memory as it lies: only contiguous arrays are what they seem
     arrays = {name: np.array(a, DTYPES[dtype], order="C") for name, a in flatten(weights.params).items()}
     config = weights.config.to_dict()
-    config["data"]["path"] = Path(config["data"]["path"]).name  # the folder is no business of those who get the file
+    config["data"]["path"] = Path(config["data"]["path"]).name  # the recipients of the file need not know the folder
     record = {"config": config, "data": weights.spec.to_record(), "step": weights.step}
     try:
         with written(path) as part:
@@ -136,7 +136,7 @@ def _read_record(text: str | None, tensors: int) -> tuple[Config, DataSpec, int]
     blocks = config.model.get("depth", 1) * config.model.get("blocks", 1) * len(config.model.get("multipliers", "1"))
     if blocks > max(tensors, 16):  # refused before the network is built, which takes as long as there are blocks
         raise WeightsError(
-            f"these weights are of another model: the config has {blocks} blocks, and the file {tensors} tensors"
+            f"these weights belong to another model: the config has {blocks} blocks, and the file {tensors} tensors"
         )
     return config, DataSpec.from_record(data), max(0, record["step"])
 

@@ -135,7 +135,7 @@ class Checkpoints:
                 running = known.pop("running")
                 state = TrainState(**checkpointer.restore(folder, known), running=running)
                 return jax.block_until_ready(with_empty_metrics(state))
-        except Exception as error:  # Orbax and TensorStore raise what they like on damaged files
+        except Exception as error:  # Orbax and TensorStore can raise any exception on damaged files
             if out_of_memory(error):
                 raise
             reason = (str(error).strip() or type(error).__name__).splitlines()[0][:160]

@@ -147,7 +147,7 @@ def test_what_a_config_file_prints_goes_to_stderr(flowjax, tmp_path):
     assert err.splitlines()[:2] == ["hello", "there"]
 
 
-def test_a_missing_workdir_is_told_before_jax_is_imported(tmp_path):
+def test_a_missing_workdir_is_reported_before_jax_is_imported(tmp_path):
     command = [sys.executable, "-X", "importtime", "-m", "flowjax"]
     for argv in (
         ["sample", "--out=a.npz"],
@@ -219,7 +219,7 @@ def test_a_damaged_checkpoint_offers_the_one_before_and_nothing_is_lost(flowjax,
     assert list((copy / "set_aside").glob("120-*"))
 
 
-def test_bad_points_are_told(flowjax, copy, tmp_path):
+def test_bad_points_are_refused(flowjax, copy, tmp_path):
     for x, message in (
         (np.zeros((3, 5)), "x must be (N, 2)"),
         (np.full((3, 2), np.nan), "finite"),

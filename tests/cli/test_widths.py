@@ -43,7 +43,7 @@ def test_the_command_line_takes_a_width(flowjax, run, tiny_run, tmp_path):
     assert flowjax(*arguments, "--width=0.07")[0] == 0
     code, _, err = flowjax(*arguments, "--width=0.07", "--no-ema")
     assert code == 2
-    assert "--width is of an average" in err
+    assert "--width selects a moving average" in err
     code, _, err = flowjax("sample", f"--workdir={tiny_run}", "--num=4", f"--out={out}", "--width=0.07")
     assert code == 2
     assert "holds no snapshots" in err

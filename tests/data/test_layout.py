@@ -79,7 +79,7 @@ TREE = {
         ((), {"3.png": 0, "a/2.png": 0, "a/b/1.png": 0}, None),
         [],
     ),
-    "an empty class is said": (
+    "a class without images is reported": (
         "a/1.png b/1.png c/1.gif",
         (("a", "b"), {"a/1.png": 0, "b/1.png": 1}, None),
         ["files of other types (1: .gif)", "folders without images (1: c/)"],
@@ -177,7 +177,7 @@ def test_grey_images_have_one_channel_unless_three_are_asked_for(tmp_path, monke
         open_dataset("folder", str(tmp_path / "a")).arrays()
 
 
-def test_animated_images_are_said(tmp_path):
+def test_animated_images_are_reported(tmp_path):
     save(tmp_path, 7, 12)
     frames = [Image.new("RGB", (4, 4), (i, i, i)) for i in (100, 200)]
     frames[0].save(tmp_path / "000.png", save_all=True, append_images=frames[1:])

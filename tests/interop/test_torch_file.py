@@ -79,7 +79,7 @@ def test_a_malicious_pickle_is_refused_and_not_run(tmp_path):
     pickle.loads(payload).popitem()[1].close()
     assert target.exists()  # the pickle does what it says
     target.unlink()
-    with pytest.raises(WeightsError, match=r"it wants .*open, and only tensors and plain containers are read"):
+    with pytest.raises(WeightsError, match=r"it refers to .*open, and only tensors and plain containers are read"):
         read_torch(write(tmp_path / "a.pt", payload))
     assert not target.exists()
 

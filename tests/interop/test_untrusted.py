@@ -183,7 +183,7 @@ PAYLOADS = {
     # a few bytes for a copy of a long list
     "a long shape": (b"\x80\x02ctorch\nSize\n(](" + b"K\x01" * 1000 + b"etR.", "not a plain one"),
     "a filled dictionary": (b"\x80\x02ccollections\nOrderedDict\n(]tR.", "cannot be read"),
-    "a name": (b"\x80\x02c" + b"a\x1b" * 10_000 + b"\nb\n.", "it wants 'aa|it wants 'a.x1ba"),
+    "a name": (b"\x80\x02c" + b"a\x1b" * 10_000 + b"\nb\n.", "it refers to 'aa|it refers to 'a.x1ba"),
     # 10^12 numbers over a storage of six
     "a wide view": (
         b"\x80\x02}U\x01a" + tensor(storage(6), 0, (10**12,), (0,))[:-1] + b"s.",
