@@ -6,8 +6,9 @@ usage: flowjax train --config FILE|NAME --workdir DIR [--config.KEY=VALUE ...] [
 
 Writes config.json, metrics.jsonl, checkpoints/ and plots/ into the workdir. The same command on the same workdir
 resumes; only train.steps, the logging and saving cadence and what the devices ask for (mesh, data.workers,
-train.accumulate, model.remat) may differ then. `flowjax configs` lists the shipped configs. --tensorboard and --wandb
-also write the records of metrics.jsonl there; --trace writes what XProf shows of some steps into WORKDIR/trace.
+train.accumulate, model.remat) may differ then, and data.path where the data were moved. `flowjax configs` lists the
+shipped configs. --tensorboard and --wandb also write the records of metrics.jsonl there; --trace writes what XProf
+shows of some steps into WORKDIR/trace.
 
 One training at a time uses a workdir: a lock on WORKDIR/.lock refuses a second one, and the operating system releases
 it when the process ends. A checkpoint has checksums of its files; one that is damaged is refused, and --checkpoint STEP
