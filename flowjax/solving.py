@@ -180,7 +180,9 @@ def _guided(run: Run, denoiser: Denoiser, guide: Guide | None) -> Denoiser:
         return denoiser
     if guide.name == "auto":
         weak = guide.weak
-        same = lambda run: (run.path, run.spec, run.config.source, run.config.coupling, run.config.model.conditional)
+        # names and shares of classes, which runs of earlier versions do not know, make no other data
+        spec = lambda run: dataclasses.replace(run.spec, class_names=(), class_shares=())
+        same = lambda run: (run.path, spec(run), run.config.source, run.config.coupling, run.config.model.conditional)
         if weak is None:
             raise ConfigError("guidance 'auto' needs a weaker network: --weak WORKDIR or --weak_checkpoint STEP")
         kinds = ("path", "data", "source", "coupling", "condition")

@@ -21,7 +21,7 @@ from flowjax.run import Run
 from flowjax.sampling import SolverFault
 from flowjax.schedules import VP, CondOT
 from flowjax.solvers import Stats
-from flowjax.solving import Guide, Solver
+from flowjax.solving import Guide, Solver, denoiser_of
 
 HEUN = Solver("heun", steps=3)
 
@@ -65,6 +65,16 @@ def test_the_weaker_network_is_an_argument(run, compiled):
     other = dataclasses.replace(run, problem=dataclasses.replace(run.problem, path=GaussianPath(VP())))
     with pytest.raises(ConfigError, match="--weak is a run of another path: guidance 'auto' needs the same"):
         sampling.sample(run, 8, 0, HEUN, guide=Guide("auto", 0.0, weak=other))
+
+
+def test_a_weaker_network_may_be_of_a_version_that_knew_no_shares_of_classes():
+    config = defaults("mlp")
+    config.data.name, config.model.conditional = "npz", True
+    specs = UNEVEN, dataclasses.replace(UNEVEN, class_shares=()), DataSpec("npz", (1,), Affine(2.0, 1.0), 5)
+    now, before, other = (Run(Path("run"), config, 0, build(config, spec), {}) for spec in specs)
+    denoiser_of(now, {}, now.path, Guide("auto", 2.0, weak=before))
+    with pytest.raises(ConfigError, match="--weak is a run of another data"):
+        denoiser_of(now, {}, now.path, Guide("auto", 2.0, weak=other))
 
 
 def test_programs_hold_no_parameters(run):
