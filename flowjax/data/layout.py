@@ -166,7 +166,10 @@ def _below(folder: Path, ignored: Ignored) -> list[Path]:
     found, seen, waiting = [], set(), [folder]
     while waiting:
         here = waiting.pop()
-        status = here.stat()
+        try:
+            status = here.stat()
+        except OSError as error:  # it has vanished since it was listed
+            raise DataError(f"{here} cannot be listed: {error.strerror}") from None
         if (status.st_dev, status.st_ino) in seen:
             ignored.add("links to a folder that was read already", here.name)
             continue
