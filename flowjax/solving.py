@@ -195,6 +195,6 @@ def _guided(run: Run, denoiser: Denoiser, guide: Guide | None) -> Denoiser:
         raise ConfigError("guidance 'cfg' needs labels, and this network has none: train with model.conditional=true")
     if not run.config.train.label_dropout:
         raise ConfigError(
-            "guidance 'cfg' needs a network that was trained without labels now and then: label_dropout is 0"
+            "guidance 'cfg' needs a network that was trained with train.label_dropout above 0, and for this run it is 0"
         )
     return guidance.ClassifierFree(denoiser, guide.scale, guide.interval, guide.rescale, run.path)

@@ -14,7 +14,7 @@ from ml_collections import config_flags
 
 from flowjax.cli import flags
 from flowjax.config import MODEL_DEFAULTS, Config, ConfigError, defaults, flatten, resolve, unknown_key
-from flowjax.ranges import shown
+from flowjax.ranges import KINDS, shown
 
 _MAIN = str(Path(__file__).with_name("main.py"))
 
@@ -36,7 +36,7 @@ def read_config(values: absl_flags.FlagValues, argv: list[str], usage: str) -> C
     config = defaults() if where is None else load_config(flags.config_path(where))
     known = flatten(config)
     for argument in rest:
-        key, _, value = argument.lstrip("-").partition("=")
+        key, given, value = argument.lstrip("-").partition("=")
         if key == "config.model.name" and value in MODEL_DEFAULTS and value != config.model.name:
             raise flags.UsageError(
                 f"{argument}: the config is for {config.model.name!r}, and each model has its own keys: take a file "
@@ -44,12 +44,28 @@ def read_config(values: absl_flags.FlagValues, argv: list[str], usage: str) -> C
             )
         if argument.startswith("-") and key.startswith("config.") and key[7:] not in known:
             raise flags.UsageError(unknown_key(key[7:], known))
+        if argument.startswith("-") and key.startswith("config.") and given:
+            _check_type(key[7:], value, known[key[7:]])
     with _argv(rest):
         config_flags.DEFINE_config_dict("config", config, "", flag_values=values)
         flags.parse(values, rest, usage)
     if where is None:
         raise flags.UsageError("--config is required: a file, or a name that `flowjax configs` lists")
     return resolve(values.config)
+
+
+def _check_type(key: str, text: str, like: Any) -> None:
+    """Refuses a flag for a number or a truth value that is none, before ml_collections does in Python's own terms."""
+    if isinstance(like, bool):
+        if text.lower() not in ("true", "false", "t", "f", "1", "0"):
+            raise flags.UsageError(f"--config.{key} must be true or false, not {shown(text)}")
+    elif isinstance(like, int | float):
+        try:
+            type(like)(text)
+        except ValueError:
+            raise flags.UsageError(
+                f"--config.{key} must be a {KINDS[type(like)]} like {like!r}, not {shown(text)}"
+            ) from None
 
 
 def load_config(path: Path) -> Config:
@@ -108,7 +124,9 @@ def _told(path: Path, error: BaseException) -> str:
     if isinstance(error, ConfigError):
         return f"{where}: {error}"
     if isinstance(error, SystemExit):
-        return f"{where}: the file ended the program with exit code {shown(error.code)} instead of returning a config"
+        return (
+            f"{where}: the file ended the program with exit code {shown(error.code or 0)} instead of returning a config"
+        )
     if isinstance(error, AttributeError | KeyError) and _inside_config_dict(error):
         key = str(error).split("\n")[0].split("\\n")[0].strip("\"'\\ ")
         return f"{where}: {unknown_key(key, flatten(defaults()))}, in the line `{code[:80]}`"

@@ -24,7 +24,15 @@ from flowjax.training.sharding import table
 from flowjax.training.trace import Trace
 from flowjax.training.trackers import TensorBoard, Tracker, Trackers, Wandb
 from flowjax.training.trainer import Trainer
-from flowjax.training.writers import read_config, read_metrics, read_size, read_streamed, say, write_config
+from flowjax.training.writers import (
+    WorkdirError,
+    read_config,
+    read_metrics,
+    read_size,
+    read_streamed,
+    say,
+    write_config,
+)
 
 
 def _assemble(config: Config) -> Trainer:
@@ -78,7 +86,7 @@ def train(
             stack.enter_context(lock.held(workdir))
             resume = _agreed_step(config, workdir, checkpoints, checkpoint)  # another process may have just ended
         if resume is not None and resume >= config.train.steps:
-            return _already_finished(config, workdir, resume, start)
+            return _already_finished(config, workdir, checkpoints, resume, start)
         return _train(config, workdir, checkpoints, resume, tensorboard, wandb, traced, start)
 
 
@@ -248,19 +256,31 @@ def _prepare_workdir(
         write_config(workdir, config, trainer.problem.spec, size, trainer.feed is not None)
     except OSError as error:
         raise loop.RunFault(f"cannot write to {workdir}: {error.strerror}") from None
-    for line in checkpoints.clean(workdir / "set_aside"):
-        say(f"train: {line}")
-    for name in ("config.json", "metrics.jsonl"):
-        files.remove_unfinished(workdir, name)
-    files.remove_unfinished(workdir / power_ema.FOLDER)
+    _clear_leftovers(workdir, checkpoints)
     for newer in checkpoints.set_aside(step, workdir / "set_aside"):
         say(f"train: the checkpoint of step {newer} is set aside in {workdir}/set_aside")
     power_ema.set_aside(workdir / power_ema.FOLDER, step, workdir / "set_aside")
 
 
-def _already_finished(config: Config, workdir: Path, step: int, start: float) -> dict[str, Any]:
+def _clear_leftovers(workdir: Path, checkpoints: Checkpoints) -> None:
+    """Removes what a killed training has left: incomplete checkpoints and files that were not written to their end."""
+    for line in checkpoints.clean(workdir / "set_aside"):
+        say(f"train: {line}")
+    for name in ("config.json", "metrics.jsonl"):
+        files.remove_unfinished(workdir, name)
+    files.remove_unfinished(workdir / power_ema.FOLDER)
+
+
+def _already_finished(
+    config: Config, workdir: Path, checkpoints: Checkpoints, step: int, start: float
+) -> dict[str, Any]:
     say(f"train: {workdir} is already finished at step {step}; a larger train.steps would go on from there")
+    if hosts.sharing() == 1:
+        # a finished run may be read-only, or another process may be going on with it
+        with contextlib.suppress(WorkdirError, loop.RunFault), lock.held(workdir):
+            _clear_leftovers(workdir, checkpoints)
     if not (workdir / "plots").is_dir() and jax.process_count() == 1:  # stopped while drawing
+        say(f"train: drawing {workdir}/plots, which are missing")
         _draw(load(workdir), open_data(config))
     records = read_metrics(workdir / "metrics.jsonl")
     return _result(

@@ -146,9 +146,9 @@ def _check_rows(path: str, x: Any) -> tuple[str, ...]:
         if channels_first:
             raise DataError(f"{path}: {turn}")
     elif not jnp.issubdtype(x.dtype, jnp.floating):
-        raise DataError(
-            f"{path}: x must be uint8 or floating point, not {x.dtype}: convert it, for example by x.astype('float32')"
-        )
+        complex_ = jnp.issubdtype(x.dtype, jnp.complexfloating)
+        how = "numpy.stack([x.real, x.imag], -1)" if complex_ else "x.astype('float32')"
+        raise DataError(f"{path}: x must be uint8 or floating point, not {x.dtype}: convert it, for example by {how}")
     return (f"perhaps {turn}",) if channels_first else ()
 
 

@@ -111,7 +111,9 @@ def convert(
 def _check_heads(project: str, overrides: Mapping[str, Any]) -> None:
     """Refuses to guess the number of attention heads, which a state dict does not hold."""
     given = [key for key in ("model.heads", "model.head_width") if overrides.get(key)]
-    if project == "torchcfm" and len(given) != 1:
+    if project == "torchcfm" and len(given) == 2:
+        raise ConfigError("--heads and --head_width cannot be used together: give the one that was used in training")
+    if project == "torchcfm" and not given:
         raise ConfigError(
             "a torchcfm checkpoint does not hold its number of attention heads: give either --head_width 64 (its "
             "num_head_channels, 64 in the published CIFAR-10 networks) or --heads 1 (its num_heads, where "

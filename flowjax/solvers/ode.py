@@ -119,7 +119,7 @@ def solve_ode(
     saved = None if times is None else jnp.asarray(times, float)
     ys, stats = _adaptive(field, x, cond, jnp.asarray(t0, float), jnp.asarray(t1, float), saved, name, rtol, atol)
     if not isinstance(stats.converged, Tracer) and not bool(stats.converged.all()):
-        failed, why = int((~stats.converged).sum()), "loosen rtol and atol"
+        failed, why = int((~stats.converged).sum()), "loosen rtol and atol, or take a fixed number of steps (steps=N)"
         for t in (t0, t1):
             if not all(bool(jnp.isfinite(v).all()) for v in jax.tree.leaves(field(jnp.asarray(t, float), x, cond))):
                 why = f"the field is not finite at t = {t}; integrate within the times at which it is defined"
@@ -158,8 +158,9 @@ def check_name(name: str, known: Iterable[str]) -> None:
     """ValueError with the nearest name unless this one is known."""
     names = sorted(known)
     if name not in names:
-        close = difflib.get_close_matches(name, names, n=1, cutoff=0.0)[0]
-        raise ValueError(f"unknown solver {name!r}; the nearest is {close!r} (known: {', '.join(names)})")
+        close = difflib.get_close_matches(name, names, n=1)
+        hint = f"did you mean {close[0]!r}? " if close else ""
+        raise ValueError(f"unknown solver {name!r}; {hint}(known: {', '.join(names)})")
 
 
 def check_steps(name: str, steps: int | None, adaptive: bool) -> None:

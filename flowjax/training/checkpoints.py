@@ -28,6 +28,7 @@ from flowjax import files
 from flowjax.training import checksums, hosts
 from flowjax.training.hardware import out_of_memory
 from flowjax.training.state import TrainState, with_empty_metrics
+from flowjax.training.writers import say
 
 _ITEM = "default"  # where the manager puts a checkpoint's arrays
 _METRICS = "metrics"  # where it puts what they are chosen by
@@ -107,7 +108,13 @@ class Checkpoints:
         if which == "last":
             return steps[-1]
         if which == "best":
-            losses = {s: loss for s in steps if (loss := self.val_loss(s)) is not None and math.isfinite(loss)}
+            found = {s: self.val_loss(s) for s in steps}
+            if unknown := [str(s) for s, loss in found.items() if loss is None]:
+                say(
+                    f"warning: the validation loss in {self.folder} is missing or damaged for step "
+                    f"{', '.join(unknown)}, which is therefore not among those of which the best is taken"
+                )
+            losses = {s: loss for s, loss in found.items() if loss is not None and math.isfinite(loss)}
             return min(losses, key=losses.__getitem__) if losses else steps[-1]
         if not which.isdigit() or int(which) not in steps:
             known = ", ".join(map(str, steps))

@@ -256,7 +256,7 @@ def posthoc(
     there = {s.sigma_rel for s in snapshots if s.step == step}
     held = {width: average for width, average in (tracked or {}).items() if width not in there}
     if not snapshots and not held:
-        raise SnapshotError(f"{folder} holds no snapshots of averages")
+        raise SnapshotError(f"{folder} holds no snapshots of averages: a width needs a run trained with ema.widths")
     end = snapshots[-1].step if step is None else step
     known = [(s.step, s.sigma_rel) for s in snapshots] + [(end, width) for width in held]
     profiles = [(s, gamma_of(width)) for s, width in known]

@@ -28,7 +28,10 @@ TRAIN = ("train", "--config=gaussians8")
         (("train", "--config=gausians8", "--workdir=w"), "nearest is 'gaussians8'"),
         ((*TRAIN, "--workdir=w", "--config.train.stpes=3"), "'train.stpes'; the nearest valid one is 'train.steps'"),
         ((*TRAIN, "--workdir=w", "--config.lr=3"), "nearest valid one is 'train.lr'"),
-        ((*TRAIN, "--workdir=w", "--config.train.steps=many"), "train.steps"),
+        ((*TRAIN, "--workdir=w", "--config.train.steps=many"), "must be a whole number like 7000, not 'many'"),
+        ((*TRAIN, "--workdir=w", "--config.model.width=64.5"), "must be a whole number like 64, not '64.5'"),
+        ((*TRAIN, "--workdir=w", "--config.train.lr=fast"), "train.lr must be a number like 0.004, not 'fast'"),
+        ((*TRAIN, "--workdir=w", "--config.model.conditional=maybe"), "must be true or false, not 'maybe'"),
         ((*TRAIN, "--workdir=w", f"--config.train.keep_at={'-' * 5000}1"), "value of a flag is nested too deeply"),
         ((*TRAIN, "--workdir=w", "--config.train.steps=0"), "train.steps must be at least 1"),
         ((*TRAIN, "--workdir=w", "--config.train.lr=-1"), "train.lr must be positive"),
@@ -93,7 +96,7 @@ def test_usage_errors(flowjax, tmp_path, monkeypatch, argv, message):
 @pytest.mark.parametrize(
     ("flag", "message"),
     [
-        ("--solver=dopry5", "nearest is 'dopri5'"),
+        ("--solver=dopry5", "did you mean 'dopri5'?"),
         ("--solver=euler", "--steps N"),
         ("--g=1e308", "--g must be at most 1e+09, not 1e+308"),
         ("--g=nan", "--g must be a finite number, not nan"),
@@ -253,7 +256,7 @@ def test_a_broken_config_json(flowjax, copy):
     [
         ("path", "schedule", "ddpm_linear(1000000000)", "steps must be at most 100,000, not 1000000000"),
         ("model", "depth", 10**7, "model.depth must be at most 64, not 10000000"),
-        ("model", "width", 1e9, "model.width must be a whole number like 128, not 1000000000.0"),
+        ("model", "width", 1e9, "model.width must be a whole number like 64, not 1000000000.0"),
         ("path", "shift", math.nan, "path.shift must be a finite number, not nan"),
         ("prediction", None, "velocity(0)", "velocity takes no arguments"),
         ("seed", None, 2**32, "seed must be at most 4,294,967,295"),

@@ -148,3 +148,13 @@ def test_a_run_whose_data_were_moved_goes_on_with_them(tiny_run, tmp_path):
     was.touch()
     with pytest.raises(UsageError, match=r"another config: data\.path is"):
         step()
+
+
+def test_a_finished_run_is_cleared_of_leftovers_too(flowjax, tiny_run, tmp_path):
+    workdir = tmp_path / "run"
+    shutil.copytree(tiny_run, workdir)
+    (workdir / "checkpoints" / "99999").mkdir()
+    code, result, err = flowjax("train", *TINY, f"--workdir={workdir}")
+    assert (code, result["status"], result["step"]) == (0, "already_finished", 120)
+    assert not (workdir / "checkpoints" / "99999").exists()
+    assert "checkpoints/99999, which held no arrays, has been removed" in err

@@ -225,7 +225,7 @@ def test_convert_torchcfm(flowjax, tmp_path):
         (("convert", "--from=dit", "--out=w.safetensors", "--weights=a.pt", "--config.model.width=32"), "give --heads"),
         (("convert", "--from=torchcfm", "--out=w.safetensors", "--weights=a.pt"), "give either --head_width 64"),
         (("convert", "--from=torchcfm", "--out=w.safetensors", "--weights=a.pt", "--heads=1", "--head_width=8"),
-         "give either --head_width 64"),
+         "--heads and --head_width cannot be used together"),
         (("convert", "--from=dit", "--out=w.safetensors", f"--weights={DATA}/dit.pt", "--shape=16,16,4", *DIT[1:]),
          "images of 16 patches, and (16, 16, 4) has 64"),
     ],

@@ -163,7 +163,7 @@ def test_any_event_shape(batch, event, name):
 @pytest.mark.parametrize(
     ("keywords", "message"),
     [
-        ({"solver": "dopry5"}, "nearest is 'dopri5'"),
+        ({"solver": "dopry5"}, "did you mean 'dopri5'"),
         ({"solver": "euler"}, "no error estimate"),
         ({"solver": "rk4"}, "no error estimate"),
         ({"steps": 0}, "at least 1"),
