@@ -6,6 +6,9 @@ A state of random numbers, which do not compress, is saved in FOLDER (a temporar
 training waits for: the call, and the wait until all is on the disk, as at the end of a run. `open` reads the state
 again. The kinds are taken in turns, and the least times are printed, since others may use the machine; so are the
 processor's seconds, of all threads. The shares are what the checksums add.
+
+Measured twice on a quiet host with 16 cores, on its disk: the call of save -3% and +8% (a noise of 3 ms), save and
+wait +2% and +5%, open +7% and +10%. In memory (/dev/shm), where nothing hides them: save and wait +13% and +17%.
 """
 
 import sys
