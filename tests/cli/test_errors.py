@@ -256,7 +256,7 @@ def test_a_broken_config_json(flowjax, copy):
     [
         ("path", "schedule", "ddpm_linear(1000000000)", "steps must be at most 100,000, not 1000000000"),
         ("model", "depth", 10**7, "model.depth must be at most 64, not 10000000"),
-        ("model", "width", 1e9, "model.width must be a whole number like 64, not 1000000000.0"),
+        ("model", "width", 1e9, "model.width must be a whole number like 128, not 1000000000.0"),
         ("path", "shift", math.nan, "path.shift must be a finite number, not nan"),
         ("prediction", None, "velocity(0)", "velocity takes no arguments"),
         ("seed", None, 2**32, "seed must be at most 4,294,967,295"),

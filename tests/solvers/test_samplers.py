@@ -400,7 +400,7 @@ AFFINE, NOISY = AffinePath(CondOT()), AffinePath(CondOT(), Bridge())
 @pytest.mark.parametrize(
     ("path", "keywords", "message"),
     [
-        (PATHS["condot"], {"solver": "unipcc", "steps": 3}, "nearest is 'unipc'"),
+        (PATHS["condot"], {"solver": "unipcc", "steps": 3}, "did you mean 'unipc'"),
         (PATHS["condot"], {"solver": "unipc"}, "say how many with steps=N"),
         (PATHS["condot"], {"solver": "unipc", "steps": 1}, "at least 2"),
         (PATHS["condot"], {"solver": "ddpm", "steps": 3}, "pass key"),
