@@ -181,6 +181,7 @@ from flowjax.data.dataset import sample_rows
 from flowjax.data.spec import image_scale
 from flowjax.objectives import Batch
 from flowjax.training import sharding, stacked
+from flowjax.training.state import with_empty_metrics
 from flowjax.training.trainer import Trainer
 
 sharding.SMALL = 256
@@ -205,7 +206,7 @@ def losses(model, own, mesh):
         assert (trainer.stacks is not None) == (model != "adm")  # whose convolutions take the loop to the host
     state, found = trainer.init(), []
     for _ in range(4):
-        state, metrics = trainer.run(state, trainer.arrays(), 5)
+        state, metrics = trainer.run(with_empty_metrics(state), trainer.arrays(), 5)
         found.append(float(metrics.loss))
     cut = any(a.sharding.spec for a in jax.tree.leaves((state.params, state.ema)))
     assert cut == (mesh.get("fsdp", 1) > 1)
