@@ -178,7 +178,7 @@ def changed(config: Config, values: Mapping[str, Any]) -> Config:
 
 
 def unknown_key(key: str, known: Iterable[str]) -> str:
-    """One line on a key that does not exist: the one that was probably meant, or those that there are."""
+    """A message of one line about an unknown key: it suggests the nearest key, or lists the valid ones."""
     names = list(known)
     section = key.partition(".")[0]
     own = [name.partition(".")[2] for name in names if name.startswith(f"{section}.")]

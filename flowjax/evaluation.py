@@ -18,6 +18,7 @@ import numpy as np
 from flowjax import metrics, sampling
 from flowjax.config import ConfigError
 from flowjax.data import DataError, Dataset
+from flowjax.data.spec import shares_of
 from flowjax.drawing import DrawnLabels
 from flowjax.metrics.images import METRICS, USUAL, as_rgb, check_names, score_images
 from flowjax.metrics.inception import Precision, WeightsError, load_inception
@@ -96,9 +97,10 @@ def _with_shares(run: Run, dataset: Dataset) -> Run:
     spec = run.spec
     if not run.config.model.conditional or spec.class_shares or dataset.test_labels is None:
         return run
-    counts = np.bincount(dataset.test_labels, minlength=spec.num_classes)
     say("evaluate: the classes of the samples have their shares of the test set; those of the training set are unknown")
-    spec = dataclasses.replace(spec, class_shares=tuple((counts / counts.sum()).tolist()))
+    spec = dataclasses.replace(
+        spec, class_shares=shares_of(np.bincount(dataset.test_labels, minlength=spec.num_classes))
+    )
     return dataclasses.replace(run, problem=dataclasses.replace(run.problem, spec=spec))
 
 

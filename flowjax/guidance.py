@@ -273,7 +273,7 @@ def _needs_gaussian(path: AffinePath) -> None:
 def _moved(path: AffinePath, t: Time, x: Batched, ends: Ends, slope: Batched, at_start: Batched | float = 0.0) -> Ends:
     """The ends when the score moves by `slope`: x0 by -sigma slope, x1 by sigma^2 / alpha slope.
 
-    At alpha = 0 nothing in x_t tells of the data, and the slope of a true likelihood is zero. Its ratio to alpha has a
+    At alpha = 0 x_t does not depend on the data, and the slope of a true likelihood is zero. Its ratio to alpha has a
     limit all the same, and `at_start` is what x1 moves by there. For a likelihood of E[x1 | x_t] that is the variance
     of the data times the likelihood's slope in x1, since d E[x1 | x_t] / dx = alpha / sigma^2 Cov(x1 | x_t).
     """

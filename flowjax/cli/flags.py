@@ -223,7 +223,7 @@ def _normalise(argument: str, values: flags.FlagValues) -> str:
 
 
 def _unrecognised(name: str, values: flags.FlagValues) -> str:
-    """What to say about a flag that does not exist, with the one that was probably meant."""
+    """A message about an unknown flag, which suggests the nearest valid flag."""
     known = [n for n in values if "." not in n and n not in ("h", "?", "help", "config")]
     takes_config = "config" in values
     if close := difflib.get_close_matches(name, known, n=1, cutoff=0.7):

@@ -10,6 +10,7 @@ class its share; of a streamed set at most 10,000 rows.
 """
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,8 @@ from flowjax import archives
 from flowjax.data.dataset import ArrayRows, Dataset, held_out, resident, sample_rows
 from flowjax.data.labels import is_text, names_of, read_labels
 from flowjax.data.scales import standardisation
-from flowjax.data.spec import DataError, DataSpec, image_scale
-from flowjax.data.splits import held_out_tenth, skipping, skips, spread
+from flowjax.data.spec import AT_ONCE, DataError, DataSpec, image_scale, shares_of
+from flowjax.data.splits import held_out_tenth, spread
 from flowjax.data.stored import KEYS, open_files, open_zarrs, unused
 from flowjax.ranges import MAX_COORDINATES
 
@@ -89,7 +90,7 @@ def _open(name: str, path: str, arrays: dict[str, Any], notes: tuple[str, ...]) 
     else:
         test, test_labels = np.asarray(x_test[test_rows]), None if test_labels is None else test_labels[test_rows]
     rows = ArrayRows(x, labels, without)
-    read = lambda index: np.asarray(x[index if without is None else skipping(skips(without), index)])
+    read = lambda index: rows.take(index)[0]
     if x.dtype == np.uint8:
         levels, normalise, test = 256, image_scale(256), _pixels(path, test)
     else:
@@ -99,13 +100,13 @@ def _open(name: str, path: str, arrays: dict[str, Any], notes: tuple[str, ...]) 
     known = labels if labels is None or without is None else np.delete(labels, without)
     classes, shares, gaps = _classes(known, test_labels, names)
     spec = DataSpec(name, tuple(x.shape[1:]), normalise, classes, levels, names, shares)
+    encoded = replace(rows, encode=spec.encode)
     if not levels:
         notes += _check_test(spec, test)
 
     def load() -> tuple[np.ndarray, np.ndarray | None]:
-        some = max(1, 2**22 // spec.d)
-        index = np.arange(len(rows))
-        parts = [spec.encode(read(index[i : i + some])) for i in range(0, len(index), some)]
+        some, index = max(1, AT_ONCE // spec.d), np.arange(len(encoded))
+        parts = [encoded.take(index[i : i + some])[0] for i in range(0, len(index), some)]
         return np.concatenate(parts), known
 
     return Dataset(
@@ -114,7 +115,7 @@ def _open(name: str, path: str, arrays: dict[str, Any], notes: tuple[str, ...]) 
         test_labels=test_labels,
         arrays=load if fits else tuple,
         sample=sample_rows if fits else None,
-        rows=None if fits else ArrayRows(x, labels, without, spec.encode),
+        rows=None if fits else encoded,
         test_rows=test_rows,
         notes=notes + gaps,
     )
@@ -178,8 +179,7 @@ def _classes(
         return 0, (), ()
     classes = len(names) or 1 + int(max(known.max(), test.max()))
     counts = np.bincount(known, minlength=classes)
-    shares = tuple((counts / counts.sum()).tolist())
-    missing = np.flatnonzero(counts == 0).tolist()
+    shares, missing = shares_of(counts), np.flatnonzero(counts == 0).tolist()
     if not missing:
         return classes, shares, ()
     shown = ", ".join(archives.printable(names[k]) if names else str(k) for k in missing[:8]) + ", ..." * (

@@ -25,7 +25,7 @@ from flowjax.archives import printable
 from flowjax.data.dataset import Dataset, held_out, resident, sample_rows
 from flowjax.data.decode import SUFFIXES, read_header, read_image
 from flowjax.data.layout import Layout, read_layout
-from flowjax.data.spec import DataError, DataSpec, image_scale, shortened
+from flowjax.data.spec import DataError, DataSpec, image_scale, shares_of, shortened
 from flowjax.data.splits import complement, held_out_tenth, spread
 
 _LARGEST_SIDE = 4096
@@ -126,7 +126,7 @@ def open_folder(path: str, size: int = 0, channels: int = 0) -> Dataset:
         num_classes=len(layout.classes),
         levels=256,
         class_names=layout.classes,
-        class_shares=tuple((counts / counts.sum()).tolist()) if layout.classes else (),
+        class_shares=shares_of(counts) if layout.classes else (),
     )
     return Dataset(
         spec=spec,

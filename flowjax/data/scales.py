@@ -7,11 +7,8 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from flowjax.data.spec import Affine, DataError
+from flowjax.data.spec import AT_ONCE, Affine, DataError
 from flowjax.data.splits import spread
-
-_AT_ONCE = 2**22
-"""Numbers that are read in float64 at a time."""
 
 _SAMPLE = 2**20
 """Numbers of the sample that is looked at for outliers and for features of different scales."""
@@ -43,7 +40,7 @@ def standardisation(
         DataError: one line, if values are not finite, or if they vary and their deviation is not a positive number.
     """
     d = math.prod(shape)
-    rows, some = spread(n, min(n, most)), max(1, _AT_ONCE // d)
+    rows, some = spread(n, min(n, most)), max(1, AT_ONCE // d)
     chunks = (np.asarray(read(rows[i : i + some]), np.float64) for i in range(0, len(rows), some))
     mean, std, low, high = _moments(chunks)
     if not (math.isfinite(low) and math.isfinite(high)):

@@ -30,7 +30,7 @@ MOST_CLASSES = 100_000
 _LARGEST_ENTRY, _LARGEST_LIST = 2**31, MOST_CLASSES
 """Bounds on the integers and on the lists of a description that is read from a file."""
 
-_AT_ONCE = 2**22
+AT_ONCE = 2**22
 """Numbers that are converted in float64 at a time."""
 
 
@@ -240,7 +240,7 @@ class DataSpec:
             DataError: if a result is not finite in float32.
         """
         y = np.empty(x.shape, np.float32)
-        some = max(1, _AT_ONCE // self.d)
+        some = max(1, AT_ONCE // self.d)
         with np.errstate(over="ignore"):
             for i in range(0, len(x), some):
                 y[i : i + some] = self.normalise.to_model(np.asarray(x[i : i + some], np.float64))
@@ -265,6 +265,11 @@ class DataSpec:
         if not self.levels:
             return self.normalise.to_data(np.asarray(x, np.float64)).astype(self.dtype)
         return np.clip(np.floor(self.normalise.to_data(np.asarray(x))), 0, self.levels - 1).astype(np.uint8)
+
+
+def shares_of(counts: np.ndarray) -> tuple[float, ...]:
+    """The share of each class, from the number of its rows."""
+    return tuple((counts / counts.sum()).tolist())
 
 
 def image_scale(levels: int) -> Affine:

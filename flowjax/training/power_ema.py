@@ -227,7 +227,7 @@ def read_params(path: Path) -> Params:
             for key in above:
                 inside = inside.setdefault(key, {})
             inside[last] = array
-    except Exception as error:  # names that are no lists of keys raise what they like
+    except Exception as error:  # names that are not lists of keys can raise any exception
         raise SnapshotError(f"snapshot {path} cannot be read: {one_line(error)}") from error
     return params
 

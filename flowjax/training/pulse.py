@@ -93,8 +93,8 @@ def signed(line: str) -> str | None:
 def lost_by(error: Exception) -> str | None:
     """One line if an error is that of a collective whose other processes have ended; None for any other error.
 
-    The runtime's error tells that a connection was closed, and not why. This waits until a process that has ended is
-    known: because it said so (`leave`), or because its pulse is missing, upon which the watch ends this process.
+    The runtime's error states that a connection was closed, but not why. So this waits until it is known which process
+    has ended: either that process has reported it (`leave`), or its pulse is missing, and the watch ends this process.
     """
     if not _several() or not isinstance(error, jax.errors.JaxRuntimeError) or out_of_memory(error):
         return None

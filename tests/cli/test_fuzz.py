@@ -1,4 +1,4 @@
-"""Random command lines with a fixed seed: whatever is asked for, a command ends in order.
+"""Random command lines with a fixed seed: a command ends in order whatever its arguments are.
 
 Exit code 0 or 2; at most one line of JSON on stdout; at most one line of error on stderr; no traceback, no internal
 error, no warning from a library; and a bounded time.

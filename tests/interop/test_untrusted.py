@@ -75,7 +75,7 @@ def test_a_scale_that_is_not_positive_is_refused(changed, scale):
 def test_a_scale_that_is_not_positive_is_refused_in_a_workdir(flowjax, tiny_run, tmp_path, scale):
     record = json.loads((tiny_run / "config.json").read_text())
     record["data"]["scale"] = scale
-    record.pop("crc32", None)  # as a stranger would: a wrong one is told by a warning of its own
+    record.pop("crc32", None)  # a checksum that does not fit would print a warning of its own
     (tmp_path / "config.json").write_text(json.dumps(record))
     code, _, err = flowjax("sample", f"--workdir={tmp_path}", "--num=2", f"--out={tmp_path}/a.npz")
     assert code == 2

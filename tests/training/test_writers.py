@@ -118,7 +118,7 @@ def test_wrong_values_in_a_config_are_one_line_from_every_command(flowjax, tiny_
 
 
 def test_an_edited_config_is_warned_about(tiny_run, tmp_path, capsys):
-    """The checksum is of the values: another layout is no edit, and configs of earlier versions have none."""
+    """The checksum covers the values, so another layout is not an edit; configs of earlier versions have none."""
     shutil.copy(tiny_run / "config.json", tmp_path)
     path = tmp_path / "config.json"
     record = json.loads(path.read_text())
