@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from flowjax.config import ConfigError, lookup
+from flowjax.errors import ConfigError, lookup
 from flowjax.ranges import KINDS, NUMBER, WHOLE, Range, is_kind, shown, text_fault
 
 T = TypeVar("T")

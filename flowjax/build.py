@@ -12,9 +12,10 @@ from flax import nnx
 
 from flowjax import couplings, predictions, sources
 from flowjax.arguments import make
-from flowjax.config import MODEL_DEFAULTS, Config, ConfigError, lookup
+from flowjax.config import MODEL_DEFAULTS, Config
 from flowjax.data import DataSpec
 from flowjax.data.augment import AUGMENTATIONS, Augmentation
+from flowjax.errors import ConfigError, lookup
 from flowjax.names import COUPLINGS, LOSSES, MODELS, NOISES, PATHS, PREDICTIONS, SOURCES, TIMES, WEIGHTS, make_schedule
 from flowjax.objectives import Batch, Diagnosed, DiagnosedLoss, diagnosed, times
 from flowjax.objectives import variational as bound

@@ -8,18 +8,17 @@ import ast
 import difflib
 import os
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from ml_collections import ConfigDict
 
+from flowjax.errors import ConfigError, lookup
 from flowjax.ranges import fault, shown
 
 if TYPE_CHECKING:
     Config = Any  # its keys are checked by `resolve`, at run time; a type checker knows nothing of them
 else:
     Config = ConfigDict
-
-T = TypeVar("T")
 
 MODEL_DEFAULTS: dict[str, dict[str, Any]] = {
     "mlp": {"width": 128, "depth": 3, "features": 16, "activation": "silu"},
@@ -82,10 +81,6 @@ CADENCE = (
 """Keys that a resumed run may change; with any other it would be another run."""
 
 
-class ConfigError(ValueError):
-    """A config that cannot be run; the message is one line that names the key."""
-
-
 def defaults(model: str = "mlp") -> Config:
     """All keys of a run with their defaults, for one of the models in `MODEL_DEFAULTS`."""
     return ConfigDict(
@@ -123,24 +118,6 @@ def defaults(model: str = "mlp") -> Config:
             "mesh": {"data": 0, "fsdp": 1, "tensor": 1, "rules": ()},
         }
     )
-
-
-def unknown(name: object, known: Iterable[str]) -> str:
-    """`unknown 'x'; did you mean 'y'? (known: ...)`."""
-    names = [str(k) for k in known]
-    close = difflib.get_close_matches(str(name), names, n=1, cutoff=0.5)
-    return (
-        f"unknown {shown(str(name))}"
-        + (f"; did you mean {close[0]!r}?" if close else "")
-        + f" (known: {', '.join(names)})"
-    )
-
-
-def lookup(key: str, name: str, table: Mapping[str, T]) -> T:
-    """table[name], or a ConfigError that names the key and the nearest valid name."""
-    if name not in table:
-        raise ConfigError(f"{key}: {unknown(name, table)}")
-    return table[name]
 
 
 def flatten(config: Config | dict, prefix: str = "") -> dict[str, Any]:

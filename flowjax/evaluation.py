@@ -16,10 +16,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from flowjax import metrics, sampling
-from flowjax.config import ConfigError
 from flowjax.data import DataError, Dataset
 from flowjax.data.spec import shares_of
 from flowjax.drawing import DrawnLabels
+from flowjax.errors import ConfigError
 from flowjax.metrics.images import METRICS, USUAL, as_rgb, check_names, score_images
 from flowjax.metrics.inception import Precision, WeightsError, load_inception
 from flowjax.metrics.reference import reference_statistics

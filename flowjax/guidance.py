@@ -19,7 +19,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from flowjax.models.embeddings import NO_LABEL
+from flowjax.conditions import NO_LABEL
 from flowjax.paths.affine import AffinePath
 from flowjax.predictions import Denoiser, Ends, defined_on
 from flowjax.typing import Array, Batched, Cond, Float, Time

@@ -13,10 +13,10 @@ from flax import nnx
 
 from flowjax import couplings, predictions, schedules, sources
 from flowjax.arguments import make
-from flowjax.config import ConfigError
 from flowjax.data import DataSpec
 from flowjax.data.densities import DENSITIES
 from flowjax.data.digits import digits_of
+from flowjax.errors import ConfigError
 from flowjax.models import ADM, EDM2, MLP, DiT, UNet
 from flowjax.objectives import times, weights
 from flowjax.paths import AffinePath, GaussianPath

@@ -17,7 +17,7 @@ import jax
 import numpy as np
 
 from flowjax.archives import ArchiveError, read_npz
-from flowjax.config import ConfigError
+from flowjax.errors import ConfigError
 from flowjax.files import written
 from flowjax.metrics.cache import write_npz
 from flowjax.run import Run

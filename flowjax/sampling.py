@@ -17,11 +17,11 @@ from jaxtyping import Array
 
 from flowjax import likelihood
 from flowjax.batching import SolverFault, in_batches
-from flowjax.config import ConfigError
+from flowjax.conditions import NO_LABEL
 from flowjax.data import DataSpec
 from flowjax.drawing import DrawnLabels, Inputs, Labels, labels_of, level_thresholds, program, source_noise, to_levels
+from flowjax.errors import ConfigError
 from flowjax.likelihood import Divergence
-from flowjax.models.embeddings import NO_LABEL
 from flowjax.parts import open_parts, request_of
 from flowjax.run import Run
 from flowjax.solvers import Stats, grids, make_sampler

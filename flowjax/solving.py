@@ -6,7 +6,7 @@ from typing import Any
 
 from flowjax import guidance
 from flowjax.arguments import make
-from flowjax.config import ConfigError, unknown
+from flowjax.errors import ConfigError, unknown
 from flowjax.names import make_schedule
 from flowjax.paths import AffinePath
 from flowjax.paths.transition import Variance

@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 
 from flowjax.build import build
-from flowjax.config import ConfigError, defaults, resolve
+from flowjax.config import defaults, resolve
 from flowjax.data import open_dataset
+from flowjax.errors import ConfigError
 from flowjax.names import COUPLINGS, NOISES, PREDICTIONS, SCHEDULES, TIMES, WEIGHTS
 from flowjax.objectives import Batch
 from flowjax.paths import AffinePath, GaussianPath

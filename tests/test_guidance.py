@@ -7,8 +7,8 @@ import pytest
 from scipy import stats
 
 from flowjax import likelihood, oracles, solvers
+from flowjax.conditions import NO_LABEL
 from flowjax.guidance import Auto, Classifier, ClassifierFree, Posterior, linear_measurement
-from flowjax.models.embeddings import NO_LABEL
 from flowjax.paths import AffinePath, GaussianPath
 from flowjax.predictions import Ends, field, noise, read, velocity
 from flowjax.schedules import VP, CondOT

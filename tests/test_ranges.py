@@ -6,10 +6,11 @@ import pytest
 
 from flowjax.arguments import make
 from flowjax.build import build
-from flowjax.config import MODEL_DEFAULTS, ConfigError, changed, defaults, flatten, literal, resolve
+from flowjax.config import MODEL_DEFAULTS, changed, defaults, flatten, literal, resolve
 from flowjax.data import DataError, DataSpec
 from flowjax.data.augment import AUGMENTATIONS
 from flowjax.data.sets import DATASETS
+from flowjax.errors import ConfigError
 from flowjax.names import COUPLINGS, LOSSES, NOISES, PREDICTIONS, SCHEDULES, SOURCES, TIMES, WEIGHTS
 from flowjax.paths import AffinePath
 from flowjax.ranges import RANGES, Items

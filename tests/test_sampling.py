@@ -13,9 +13,10 @@ import pytest
 
 from flowjax import batching, drawing, load, oracles, parts, sampling
 from flowjax.build import build
-from flowjax.config import ConfigError, defaults
+from flowjax.config import defaults
 from flowjax.data import Affine, DataSpec
 from flowjax.drawing import Inputs, labels_of
+from flowjax.errors import ConfigError
 from flowjax.paths import AffinePath, GaussianPath
 from flowjax.run import Run
 from flowjax.sampling import SolverFault

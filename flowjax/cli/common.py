@@ -10,10 +10,11 @@ from absl import flags as absl_flags
 
 from flowjax.cli import flags
 from flowjax.cli.flags import UsageError
-from flowjax.config import Config, unknown
+from flowjax.config import Config
 from flowjax.data import DataError, Dataset, DataSpec, open_dataset
 from flowjax.data.arrays import read_npz
 from flowjax.data.labels import read_labels
+from flowjax.errors import unknown
 from flowjax.metrics.cache import write_npz
 from flowjax.run import Run, load
 from flowjax.solvers import ode

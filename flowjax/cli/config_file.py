@@ -13,7 +13,8 @@ from absl import flags as absl_flags
 from ml_collections import config_flags
 
 from flowjax.cli import flags
-from flowjax.config import MODEL_DEFAULTS, Config, ConfigError, defaults, flatten, resolve, unknown_key
+from flowjax.config import MODEL_DEFAULTS, Config, defaults, flatten, resolve, unknown_key
+from flowjax.errors import ConfigError
 from flowjax.ranges import KINDS, shown
 
 _MAIN = str(Path(__file__).with_name("main.py"))

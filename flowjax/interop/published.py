@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from flowjax.config import Config, ConfigError, lookup, resolve
+from flowjax.config import Config, resolve
 from flowjax.data import Affine, DataSpec
+from flowjax.errors import ConfigError, lookup
 from flowjax.interop import WeightsError
 from flowjax.interop.dit import from_dit, from_sit
 from flowjax.interop.torch_file import read_state_dict

@@ -17,8 +17,9 @@ from safetensors.numpy import save_file
 
 from flowjax.archives import ArchiveError, check_regular, one_line
 from flowjax.build import build
-from flowjax.config import Config, ConfigError, resolve
+from flowjax.config import Config, resolve
 from flowjax.data import DataError, DataSpec
+from flowjax.errors import ConfigError
 from flowjax.files import written
 from flowjax.interop import WeightsError
 from flowjax.interop.tree import check, fill, flatten

@@ -10,9 +10,6 @@ from jaxtyping import Array, Float, Int
 
 from flowjax.typing import Cond
 
-NO_LABEL = -1
-"""The label that means "no label": what label dropout writes, and what unconditional sampling passes."""
-
 
 def time_features(t: Float[Array, " B"], n: int) -> Float[Array, "B n"]:
     """Sines and cosines of pi k t for k = 1 ... n / 2, of unit mean square over the interval: smooth in t in [0, 1]."""

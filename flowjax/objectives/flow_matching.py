@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from flowjax.batch import Batch
 from flowjax.couplings import Coupling, Independent, Pairs, pair
 from flowjax.objectives import times as times_
 from flowjax.objectives.times import Interval, Profile, Times, Uniform
@@ -29,14 +30,6 @@ from flowjax.predictions import Denoiser, Prediction, velocity
 from flowjax.schedules import check_monotone
 from flowjax.sources import Source
 from flowjax.typing import Batched, Cond, Output, Params, PRNGKey
-
-
-class Batch(NamedTuple):
-    """Data samples (B, *event) and their conditions (leading axis B), or None."""
-
-    x1: Batched
-    cond: Cond = None
-
 
 ParametricApply = Callable[[Params, Float[Array, " B"], Batched, Cond], Output]
 """A network with free parameters: `apply(params, t, x, cond) -> output`, shaped like x for each head."""

@@ -24,7 +24,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, Sharding
 from jax.sharding import PartitionSpec as P
 
-from flowjax.config import ConfigError
+from flowjax.errors import ConfigError
 from flowjax.training import pulse
 from flowjax.typing import PyTree
 

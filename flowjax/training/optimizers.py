@@ -10,7 +10,8 @@ from jaxtyping import Array
 from optax.contrib import MuonDimensionNumbers, muon
 
 from flowjax.arguments import make
-from flowjax.config import Config, ConfigError, lookup
+from flowjax.config import Config
+from flowjax.errors import ConfigError, lookup
 from flowjax.ranges import Range
 from flowjax.training.guard import skip_spikes
 from flowjax.training.norms import clip

@@ -22,7 +22,8 @@ from jax.experimental import mesh_utils
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from flowjax.config import Config, ConfigError
+from flowjax.config import Config
+from flowjax.errors import ConfigError
 from flowjax.typing import PyTree
 
 AXES = ("data", "fsdp", "tensor")

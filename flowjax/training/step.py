@@ -15,8 +15,8 @@ from jax import lax
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
+from flowjax.conditions import NO_LABEL
 from flowjax.couplings import LARGEST_VIOLATION
-from flowjax.models.embeddings import NO_LABEL
 from flowjax.objectives import Batch, Diagnosed, DiagnosedLoss
 from flowjax.training import ema, power_ema
 from flowjax.training.norms import global_norm

@@ -7,7 +7,7 @@ import pytest
 
 from flowjax import load
 from flowjax.cli import train_run
-from flowjax.config import ConfigError
+from flowjax.errors import ConfigError
 from flowjax.interop import WeightsError, open_weights
 from tests.conftest import TINY
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from flowjax.config import ConfigError
+from flowjax.errors import ConfigError
 from flowjax.training import hosts, pulse
 
 LIMIT = 6

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from flowjax.cli import flags
-from flowjax.config import ConfigError, defaults, differences, resolve
+from flowjax.config import defaults, differences, resolve
+from flowjax.errors import ConfigError
 from tests.conftest import TINY
 
 

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from flowjax.config import ConfigError
 from flowjax.data import DATASETS, Affine, DataError, DataSpec, open_dataset
 from flowjax.data.dataset import sample_rows
 from flowjax.data.spec import image_scale
 from flowjax.data.stream import Stream
+from flowjax.errors import ConfigError
 
 DENSITIES = ["gaussians8", "moons", "checkerboard", "s_curve", "two_spirals", "swiss_roll"]
 

@@ -17,8 +17,8 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from flowjax.cli.common import points
-from flowjax.config import ConfigError
 from flowjax.data import DataError
+from flowjax.errors import ConfigError
 from flowjax.interop import (
     WeightsError,
     from_dit,

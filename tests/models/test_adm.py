@@ -11,9 +11,9 @@ import pytest
 from flax import nnx
 from jax import lax
 
+from flowjax.conditions import NO_LABEL
 from flowjax.models import adm, attention, kernels
 from flowjax.models.adm import ADM
-from flowjax.models.embeddings import NO_LABEL
 from flowjax.models.layers import REMAT, Conv, dropout, remat, row_keys, upsample_conv
 
 SMALL = {

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from flowjax.conditions import NO_LABEL
 from flowjax.models.dit import SIZES, DiT, patches, pixels, positions
-from flowjax.models.embeddings import NO_LABEL
 from flowjax.models.layers import REMAT
 from tests.models.test_models import perturbed
 

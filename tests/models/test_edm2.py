@@ -10,9 +10,9 @@ import pytest
 from flax import nnx
 from scipy.integrate import quad
 
+from flowjax.conditions import NO_LABEL
 from flowjax.models import magnitude
 from flowjax.models.edm2 import EDM2, Attention, Decoder, Encoder, noise_level
-from flowjax.models.embeddings import NO_LABEL
 
 SMALL = {
     "channels": 8,

@@ -8,7 +8,8 @@ import numpy as np
 import optax
 import pytest
 
-from flowjax.config import ConfigError, defaults, resolve
+from flowjax.config import defaults, resolve
+from flowjax.errors import ConfigError
 from flowjax.training.guard import SpikeState, skip_spikes, skipped
 from flowjax.training.optimizers import OPTIMIZERS, SCHEDULES, learning_rate, optimizer
 from flowjax.training.stacked import Stacks, largest_within, stacked

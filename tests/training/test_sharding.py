@@ -15,8 +15,9 @@ from jax.sharding import AbstractMesh, AxisType
 from jax.sharding import PartitionSpec as P
 
 from flowjax.build import build
-from flowjax.config import ConfigError, defaults, resolve
+from flowjax.config import defaults, resolve
 from flowjax.data import DataSpec
+from flowjax.errors import ConfigError
 from flowjax.objectives import Batch, Diagnosed
 from flowjax.training import sharding
 from flowjax.training.sharding import RULES, make_mesh, path_of, rules_of, shardings, table

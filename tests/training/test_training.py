@@ -15,11 +15,12 @@ import orbax.checkpoint as ocp
 import pytest
 
 from flowjax.build import build
-from flowjax.config import ConfigError, defaults, resolve
+from flowjax.conditions import NO_LABEL
+from flowjax.config import defaults, resolve
 from flowjax.data import DataError, open_dataset
 from flowjax.data.dataset import ArrayRows
 from flowjax.data.stream import Stream
-from flowjax.models.embeddings import NO_LABEL
+from flowjax.errors import ConfigError
 from flowjax.training import ema, loop, optimizers
 from flowjax.training.checkpoints import CheckpointError, Checkpoints, Saver
 from flowjax.training.lane import Lane

@@ -1,0 +1,44 @@
+"""The error of a config that cannot be run, and the messages about unknown names."""
+
+import difflib
+from collections.abc import Iterable, Mapping
+from typing import TypeVar
+
+from flowjax.ranges import shown
+
+T = TypeVar("T")
+
+__all__ = ["ConfigError", "check_name", "lookup", "unknown"]
+
+
+class ConfigError(ValueError):
+    """A config that cannot be run; the message is one line that names the key."""
+
+
+def unknown(name: object, known: Iterable[str]) -> str:
+    """`unknown 'x'; did you mean 'y'? (known: ...)`."""
+    names = [str(k) for k in known]
+    close = difflib.get_close_matches(str(name), names, n=1, cutoff=0.5)
+    return (
+        f"unknown {shown(str(name))}"
+        + (f"; did you mean {close[0]!r}?" if close else "")
+        + f" (known: {', '.join(names)})"
+    )
+
+
+def lookup(key: str, name: str, table: Mapping[str, T]) -> T:
+    """The entry `name` of a table.
+
+    Raises:
+        ConfigError: if there is none; the message names the key and the nearest valid name.
+    """
+    if name not in table:
+        raise ConfigError(f"{key}: {unknown(name, table)}")
+    return table[name]
+
+
+def check_name(what: str, name: str, known: Iterable[str]) -> None:
+    """Raises a ValueError of one line unless `name` is one of the known names of a `what`."""
+    names = list(known)
+    if name not in names:
+        raise ValueError(f"unknown {what} {name!r}: known are {', '.join(names)}")
