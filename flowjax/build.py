@@ -12,14 +12,15 @@ from flax import nnx
 
 from flowjax import couplings, predictions, sources
 from flowjax.arguments import make
+from flowjax.batch import Batch
 from flowjax.config import MODEL_DEFAULTS, Config
 from flowjax.data import DataSpec
 from flowjax.data.augment import AUGMENTATIONS, Augmentation
 from flowjax.errors import ConfigError, lookup
+from flowjax.methods import Diagnosed, DiagnosedLoss, diagnosed, times
+from flowjax.methods import variational as bound
+from flowjax.methods.flow_matching import ParametricApply
 from flowjax.names import COUPLINGS, LOSSES, MODELS, NOISES, PATHS, PREDICTIONS, SOURCES, TIMES, WEIGHTS, make_schedule
-from flowjax.objectives import Batch, Diagnosed, DiagnosedLoss, diagnosed, times
-from flowjax.objectives import variational as bound
-from flowjax.objectives.flow_matching import ParametricApply
 from flowjax.paths import AffinePath, GaussianPath
 from flowjax.paths.affine import is_standard_normal
 from flowjax.predictions import Denoiser, Prediction

@@ -17,8 +17,8 @@ from flowjax.data import DataSpec
 from flowjax.data.densities import DENSITIES
 from flowjax.data.digits import digits_of
 from flowjax.errors import ConfigError
+from flowjax.methods import times, weights
 from flowjax.models import ADM, EDM2, MLP, DiT, UNet
-from flowjax.objectives import times, weights
 from flowjax.paths import AffinePath, GaussianPath
 from flowjax.paths import noise as path_noise
 from flowjax.predictions import Prediction

@@ -4,12 +4,12 @@ import jax
 import numpy as np
 import pytest
 
+from flowjax.batch import Batch
 from flowjax.build import build
 from flowjax.config import defaults, resolve
 from flowjax.data import open_dataset
 from flowjax.errors import ConfigError
 from flowjax.names import COUPLINGS, NOISES, PREDICTIONS, SCHEDULES, TIMES, WEIGHTS
-from flowjax.objectives import Batch
 from flowjax.paths import AffinePath, GaussianPath
 from flowjax.training.trainer import Trainer
 

@@ -19,7 +19,8 @@ import numpy as np
 import optax
 from flax import nnx
 
-from flowjax import couplings, metrics, objectives, predictions
+from flowjax import couplings, methods, metrics, predictions
+from flowjax.batch import Batch
 from flowjax.data.densities import EIGHT_MODES, EIGHT_STD
 from flowjax.models import MLP
 from flowjax.paths import AffinePath
@@ -62,7 +63,7 @@ def network(classes):
 def make_training(coupling, classes, steps):
     """seed -> parameters: one compiled scan."""
     init, apply = network(classes)
-    loss = objectives.conditional(apply, PATH, SOURCE, coupling)
+    loss = methods.conditional(apply, PATH, SOURCE, coupling)
     tx = optax.adam(optax.cosine_decay_schedule(2e-3, steps))
 
     @jax.jit
@@ -73,9 +74,7 @@ def make_training(coupling, classes, steps):
         def step(state, i):
             params, moments = state
             key_data, key_loss = jax.random.split(jax.random.fold_in(key_run, i))
-            value, slope = jax.value_and_grad(loss)(
-                params, key_loss, objectives.Batch(*draw_data(key_data, BATCH, classes))
-            )
+            value, slope = jax.value_and_grad(loss)(params, key_loss, Batch(*draw_data(key_data, BATCH, classes)))
             updates, moments = tx.update(slope, moments)
             return (optax.apply_updates(params, updates), moments), value
 

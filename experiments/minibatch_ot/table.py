@@ -19,7 +19,8 @@ import numpy as np
 import optax
 from flax import nnx
 
-from flowjax import couplings, metrics, objectives, predictions
+from flowjax import couplings, methods, metrics, predictions
+from flowjax.batch import Batch
 from flowjax.data.densities import DENSITIES
 from flowjax.models import MLP
 from flowjax.paths import AffinePath, Bridge, Constant
@@ -73,9 +74,9 @@ def train(method, problems, steps):
     tx = optax.adamw(1e-3, weight_decay=1e-5)
 
     def one_step(state, pair):
-        loss = objectives.diagnosed(apply, path, Drawn(pair, 0), coupling)
+        loss = methods.diagnosed(apply, path, Drawn(pair, 0), coupling)
         key_data, key_step = jax.random.split(jax.random.fold_in(state.key, state.step))
-        batch = objectives.Batch(Drawn(pair, 1).sample(key_data, BATCH))
+        batch = Batch(Drawn(pair, 1).sample(key_data, BATCH))
         return make_step(loss, tx, BATCH, 0.0)(state, key_step, batch)
 
     @jax.jit

@@ -12,9 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from flowjax.batch import Batch
 from flowjax.data.spec import DataError, DataSpec
 from flowjax.data.splits import permutation, skipping, skips
-from flowjax.objectives import Batch
 from flowjax.typing import PRNGKey
 
 RESIDENT_BYTES = 2**31

@@ -16,9 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from flowjax.batch import Batch
 from flowjax.data.dataset import Dataset
 from flowjax.data.spec import DataSpec
-from flowjax.objectives import Batch
 from flowjax.sources import GaussianMixture
 from flowjax.typing import PRNGKey
 

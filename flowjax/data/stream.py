@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from flowjax.batch import Batch
 from flowjax.data.dataset import ArrayRows, Rows
-from flowjax.objectives import Batch
 
 _THREADS = 8
 _AHEAD = 4

@@ -256,7 +256,7 @@ noise_variance = Prediction(
     heads=2,
 )
 """The noise and, side by side, the variance of an ancestral step between its bounds -1 and 1 (Nichol & Dhariwal 2021,
-eq. 15); trained by `flowjax.objectives.variational`."""
+eq. 15); trained by `flowjax.methods.variational`."""
 
 
 def edm(sigma_data: float | int = 0.5) -> Prediction:

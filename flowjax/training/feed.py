@@ -15,9 +15,9 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from flowjax.batch import Batch
 from flowjax.data.dataset import Rows
 from flowjax.data.stream import Stream
-from flowjax.objectives import Batch
 from flowjax.training.sharding import BATCH
 from flowjax.typing import PyTree
 

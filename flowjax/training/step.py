@@ -15,9 +15,10 @@ from jax import lax
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
+from flowjax.batch import Batch
 from flowjax.conditions import NO_LABEL
 from flowjax.couplings import LARGEST_VIOLATION
-from flowjax.objectives import Batch, Diagnosed, DiagnosedLoss
+from flowjax.methods import Diagnosed, DiagnosedLoss
 from flowjax.training import ema, power_ema
 from flowjax.training.norms import global_norm
 from flowjax.training.sharding import replicated, shard_batch

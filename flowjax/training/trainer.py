@@ -10,12 +10,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from flowjax.batch import Batch
 from flowjax.build import Problem, build, make_augmentation
 from flowjax.config import Config, resolve
 from flowjax.data import Dataset
+from flowjax.methods import DiagnosedLoss
 from flowjax.models import kernels
 from flowjax.models.magnitude import is_weight
-from flowjax.objectives import Batch, DiagnosedLoss
 from flowjax.training import flops, hosts, optimizers, stacked
 from flowjax.training.ahead import Ahead
 from flowjax.training.feed import Feed

@@ -5,11 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from flowjax.batch import Batch
 from flowjax.build import build
 from flowjax.config import defaults, resolve
 from flowjax.data import DataSpec
 from flowjax.data.spec import image_scale
-from flowjax.objectives import Batch
 from flowjax.training.narrow import travelling
 from flowjax.training.state import init_state
 

@@ -14,11 +14,12 @@ import pytest
 from jax.sharding import AbstractMesh, AxisType
 from jax.sharding import PartitionSpec as P
 
+from flowjax.batch import Batch
 from flowjax.build import build
 from flowjax.config import defaults, resolve
 from flowjax.data import DataSpec
 from flowjax.errors import ConfigError
-from flowjax.objectives import Batch, Diagnosed
+from flowjax.methods import Diagnosed
 from flowjax.training import sharding
 from flowjax.training.sharding import RULES, make_mesh, path_of, rules_of, shardings, table
 from flowjax.training.state import TrainState, init_state
@@ -180,7 +181,7 @@ from flowjax.config import defaults, resolve
 from flowjax.data import Dataset, DataSpec
 from flowjax.data.dataset import sample_rows
 from flowjax.data.spec import image_scale
-from flowjax.objectives import Batch
+from flowjax.batch import Batch
 from flowjax.training import sharding, stacked
 from flowjax.training.state import with_empty_metrics
 from flowjax.training.trainer import Trainer

@@ -13,9 +13,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from flowjax.batch import Batch
 from flowjax.couplings import Independent
-from flowjax.objectives.flow_matching import Batch, Diagnosed, DiagnosedLoss, ParametricApply, draw, row_mean_square
-from flowjax.objectives.times import Drawn, Interval, Levels, Profile
+from flowjax.methods.flow_matching import Diagnosed, DiagnosedLoss, ParametricApply, draw, row_mean_square
+from flowjax.methods.times import Drawn, Interval, Levels, Profile
 from flowjax.paths.affine import GaussianPath
 from flowjax.paths.transition import Variance, step_variance, transition
 from flowjax.predictions import Ends, Prediction

@@ -7,8 +7,8 @@ The two have the same gradient in w and differ by a constant, E |target - E[targ
 from x_t. The marginal loss needs the conditional expectation, which only an oracle has; the method rests on not
 needing it. Denoising score matching (Vincent 2011) is the same with the score or the noise as target.
 
-Norms are means over the coordinates of an example. Where times are drawn (`objectives.times`) and how much an error
-counts there (`objectives.weights`) are two choices. A learned uncertainty u(t) replaces the weighted loss L by
+Norms are means over the coordinates of an example. Where times are drawn (`methods.times`) and how much an error
+counts there (`methods.weights`) are two choices. A learned uncertainty u(t) replaces the weighted loss L by
 L / e^u + u, so that all times weigh alike once u = log E[L | t] (Karras et al. 2024, EDM2, sec. 2.3).
 """
 
@@ -21,9 +21,9 @@ from jaxtyping import Array, Float
 
 from flowjax.batch import Batch
 from flowjax.couplings import Coupling, Independent, Pairs, pair
-from flowjax.objectives import times as times_
-from flowjax.objectives.times import Interval, Profile, Times, Uniform
-from flowjax.objectives.weights import OWN, Weighting
+from flowjax.methods import times as times_
+from flowjax.methods.times import Interval, Profile, Times, Uniform
+from flowjax.methods.weights import OWN, Weighting
 from flowjax.paths.affine import AffinePath, GaussianPath
 from flowjax.paths.base import PathSample
 from flowjax.predictions import Denoiser, Prediction, velocity

@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flowjax import objectives, oracles
+from flowjax import methods, oracles
+from flowjax.batch import Batch
 from flowjax.couplings import MinibatchOT
-from flowjax.objectives import Batch
 from flowjax.paths import AffinePath, GaussianPath
 from flowjax.predictions import data, noise, score, velocity
 from flowjax.schedules import CondOT, Cosine
@@ -52,8 +52,8 @@ def test_conditional_and_marginal_losses_differ_by_a_constant(prediction):
 
     Both losses see the same draws, so differences are averaged: within 5 standard errors of their mean.
     """
-    conditional = objectives.conditional(apply, PATH, SOURCE, prediction=prediction)
-    marginal = objectives.marginal(apply, PATH, SOURCE, ORACLE.denoiser, prediction)
+    conditional = methods.conditional(apply, PATH, SOURCE, prediction=prediction)
+    marginal = methods.marginal(apply, PATH, SOURCE, ORACLE.denoiser, prediction)
     gaps = []
     for seed in (0, 1):
         (value_c, grad_c), (value_m, grad_m) = draws(conditional, params(seed)), draws(marginal, params(seed))
@@ -76,10 +76,10 @@ def test_the_oracle_reaches_zero_marginal_loss_and_the_variance_as_conditional_l
     net = lambda p, t, x, cond: oracle.velocity(t, x)
     x1 = 1.0 + s * jax.random.normal(jax.random.key(5), (200_000, 1))
     key, source = jax.random.key(0), Normal((1,))
-    assert float(objectives.marginal(net, path, source, oracle.denoiser)({}, key, Batch(x1))) < 1e-9
+    assert float(methods.marginal(net, path, source, oracle.denoiser)({}, key, Batch(x1))) < 1e-9
     t = np.linspace(0, 1, 100_001)
     expected = np.trapezoid(s**2 / (t**2 * s**2 + (1 - t) ** 2), t)
-    got = float(objectives.conditional(net, path, source)({}, key, Batch(x1)))
+    got = float(methods.conditional(net, path, source)({}, key, Batch(x1)))
     assert got == pytest.approx(expected, rel=5 * np.sqrt(2.5 / 200_000) * 2)
 
 
@@ -88,19 +88,19 @@ def test_ot_pairs_lower_the_conditional_loss():
     x1 = MIXTURE.sample(jax.random.key(0), 128)
     net = lambda p, t, x, cond: ORACLE.velocity(t, x)
     path = AffinePath(Cosine())
-    loss = lambda coupling: float(objectives.conditional(net, path, SOURCE, coupling)({}, jax.random.key(1), Batch(x1)))
+    loss = lambda coupling: float(methods.conditional(net, path, SOURCE, coupling)({}, jax.random.key(1), Batch(x1)))
     assert loss(MinibatchOT()) < loss(None)
 
 
 def test_same_key_same_bits():
-    loss = objectives.conditional(apply, PATH, SOURCE)
+    loss = methods.conditional(apply, PATH, SOURCE)
     batch = Batch(MIXTURE.sample(jax.random.key(0), 8))
     assert float(loss(params(0), jax.random.key(1), batch)) == float(loss(params(0), jax.random.key(1), batch))
     assert float(loss(params(0), jax.random.key(1), batch)) != float(loss(params(0), jax.random.key(2), batch))
 
 
 def test_a_batch_of_one_and_none():
-    loss = objectives.conditional(apply, PATH, SOURCE)
+    loss = methods.conditional(apply, PATH, SOURCE)
     assert np.isfinite(loss(params(0), jax.random.key(1), Batch(jnp.ones((1, 2)))))
     with pytest.raises(ValueError, match="empty"):
         loss(params(0), jax.random.key(1), Batch(jnp.ones((0, 2))))
@@ -108,6 +108,6 @@ def test_a_batch_of_one_and_none():
 
 def test_a_gaussian_path_keeps_its_promise():
     with pytest.raises(ValueError, match="use AffinePath"):
-        objectives.conditional(apply, PATH, SOURCE, MinibatchOT())
+        methods.conditional(apply, PATH, SOURCE, MinibatchOT())
     with pytest.raises(ValueError, match="starts from N"):
-        objectives.conditional(apply, PATH, Uniform((2,)))
+        methods.conditional(apply, PATH, Uniform((2,)))

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from flowjax import objectives, oracles
+from flowjax import methods, oracles
+from flowjax.batch import Batch
 from flowjax.couplings import Sinkhorn
-from flowjax.objectives import Batch, times, weights
+from flowjax.methods import times, weights
 from flowjax.paths import AffinePath, GaussianPath
 from flowjax.predictions import data, edm, noise, score, v, velocity
 from flowjax.schedules import EDM, VP, CondOT, Cosine, ddpm_linear
@@ -62,7 +63,7 @@ def test_equal_losses_for_equal_denoisers():
     values = []
     for p in (noise, velocity, v):
         net = lambda params, t, x, cond, p=p: p.from_ends(PATH, t, x, wrong.denoiser(t, x))
-        loss = objectives.conditional(net, PATH, Normal((2,)), None, p, times.Uniform(), weighting)
+        loss = methods.conditional(net, PATH, Normal((2,)), None, p, times.Uniform(), weighting)
         assert weighting.interval(PATH, p) == weighting.interval(PATH, noise)
         values.append(float(loss(None, KEY, Batch(x1))))
     np.testing.assert_allclose(values, values[0], rtol=1e-4)
@@ -156,10 +157,10 @@ def test_the_profile_learns_the_logarithm_of_the_loss():
     """
     zero = lambda params, t, x, cond: 0 * x
     profile = lambda params: params["profile"]
-    make = lambda uncertainty: objectives.conditional(
+    make = lambda uncertainty: methods.conditional(
         zero, PATH, Normal((8,)), times=times.Uniform(), profile=profile, uncertainty=uncertainty
     )
-    plain = objectives.conditional(zero, PATH, Normal((8,)))
+    plain = methods.conditional(zero, PATH, Normal((8,)))
     x1 = 2 * jax.random.normal(jax.random.key(5), (4096, 8))
     for uncertainty in (False, True):
         loss = jax.jit(jax.value_and_grad(make(uncertainty)))
@@ -173,7 +174,7 @@ def test_the_profile_learns_the_logarithm_of_the_loss():
 
 
 def test_the_violation_reaches_the_diagnosis():
-    loss = objectives.diagnosed(lambda p, t, x, c: x, AffinePath(CondOT()), Normal((2,)), Sinkhorn(0.01, max_sweeps=2))
+    loss = methods.diagnosed(lambda p, t, x, c: x, AffinePath(CondOT()), Normal((2,)), Sinkhorn(0.01, max_sweeps=2))
     assert loss(None, KEY, Batch(jax.random.normal(KEY, (32, 2)))).violation > 0.05
 
 
@@ -185,7 +186,7 @@ def test_the_violation_reaches_the_diagnosis():
         lambda: times.Levels(1),
         lambda: times.Importance(0.0),
         lambda: weights.min_snr(0.0),
-        lambda: objectives.diagnosed(lambda p, t, x, c: x, PATH, Normal((2,)), uncertainty=True),
+        lambda: methods.diagnosed(lambda p, t, x, c: x, PATH, Normal((2,)), uncertainty=True),
     ],
 )
 def test_refusals(bad):

@@ -5,9 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flowjax import objectives, oracles
-from flowjax.objectives import Batch, times
-from flowjax.objectives.variational import bound_term
+from flowjax import methods, oracles
+from flowjax.batch import Batch
+from flowjax.methods import times
+from flowjax.methods.variational import bound_term
 from flowjax.paths import GaussianPath
 from flowjax.paths.transition import transition
 from flowjax.predictions import Ends, noise, noise_variance
@@ -38,7 +39,7 @@ def test_the_loss_estimates_the_sum_of_its_terms():
     path = GaussianPath(VP())
     oracle, n = oracles.gaussian(path, 0.0, 0.5), 20
     apply = lambda params, t, x, cond: oracle.denoiser(t, x).x0
-    loss = jax.jit(objectives.variational(apply, path, Normal((1,)), noise, times.Levels(n), "large"))
+    loss = jax.jit(methods.variational(apply, path, Normal((1,)), noise, times.Levels(n), "large"))
     x1 = 0.5 * jax.random.normal(jax.random.key(0), (20_000, 1))
     values = np.array([float(loss(None, jax.random.key(i), Batch(x1)).value) for i in range(20)])
     low = noise.interval(path)[0]
@@ -78,7 +79,7 @@ def test_the_hybrid_teaches_the_variance_and_the_simple_loss_the_mean():
     path = GaussianPath(ddpm_linear(50))
     apply = lambda params, t, x, cond: jnp.concatenate([params["mean"] * x, params["spread"] + 0 * x], -1)
     params = {"mean": jnp.asarray(0.3), "spread": jnp.asarray(0.0)}
-    make = lambda hybrid: objectives.variational(
+    make = lambda hybrid: methods.variational(
         apply, path, Normal((2,)), noise_variance, times.Levels(50), "learned", hybrid
     )
     batch = Batch(0.5 * jax.random.normal(jax.random.key(0), (512, 2)))
@@ -91,11 +92,11 @@ def test_the_hybrid_teaches_the_variance_and_the_simple_loss_the_mean():
 
 def test_a_learned_variance_needs_its_head():
     path = GaussianPath(VP())
-    loss = objectives.variational(lambda p, t, x, c: x, path, Normal((1,)), noise, times.Levels(5), "learned")
+    loss = methods.variational(lambda p, t, x, c: x, path, Normal((1,)), noise, times.Levels(5), "learned")
     with pytest.raises(ValueError, match="noise_variance"):
         loss(None, jax.random.key(0), Batch(jnp.ones((4, 1))))
 
 
 def test_a_chain_that_ends_in_the_data_is_refused():
     with pytest.raises(ValueError, match="needs noise at its last level"):
-        objectives.variational(lambda p, t, x, c: x, GaussianPath(CondOT()), Normal((1,)), noise, times.Levels(5))
+        methods.variational(lambda p, t, x, c: x, GaussianPath(CondOT()), Normal((1,)), noise, times.Levels(5))
