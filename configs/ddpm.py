@@ -14,7 +14,7 @@ def get_config():
     config.path.schedule = "ddpm_linear(1000)"
     config.prediction = "noise_variance"
     config.loss.name = "hybrid(1000)"
-    config.model.conditional = True
+    config.data.cond = ("label",)
     config.model.width = 512
     config.model.features = 32
     config.train.steps = 4000

@@ -11,7 +11,7 @@ def get_config():
     config = defaults("mlp")
     config.data.name = "digits"
     config.path.name = "gaussian"
-    config.model.conditional = True
+    config.data.cond = ("label",)
     config.model.width = 512
     config.model.features = 32
     config.train.steps = 4000

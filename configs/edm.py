@@ -14,7 +14,7 @@ def get_config():
     config.prediction = "edm(0.75)"  # the digits' standard deviation in model space is 0.75
     config.loss.weight = "edm(0.75)"
     config.loss.times = "log_normal(-0.4, 1.2)"
-    config.model.conditional = True
+    config.data.cond = ("label",)
     config.model.width = 512
     config.model.features = 32
     config.train.steps = 4000

@@ -12,7 +12,7 @@ def get_config():
     config = defaults("unet")
     config.data.name = "fashion_mnist"
     config.path.name = "gaussian"
-    config.model.conditional = True
+    config.data.cond = ("label",)
     config.model.channels = 32
     config.model.multipliers = (1, 2)
     config.model.blocks = 1

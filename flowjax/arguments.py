@@ -36,7 +36,51 @@ def make(key: str, text: str, table: Mapping[str, Callable[..., T]], *first: Any
     """
     where = f"{key} {shown(text)}"
     name, arguments, keywords = _read(where, text)
-    build = lookup(key, name, table)
+    return _call(where, name, lookup(key, name, table), first, arguments, keywords)
+
+
+def make_named(key: str, text: str, build: Callable[..., T]) -> T:
+    """build(name, *arguments) for a text such as `name(eps=2)`, where any identifier can be the name.
+
+    Args:
+        key: the config key or the flag, for messages.
+        text: its value.
+        build: takes the name and the arguments.
+
+    Raises:
+        ConfigError: as `make`, or if the name is not an identifier.
+    """
+    where = f"{key} {shown(text)}"
+    name, arguments, keywords = _read(where, text)
+    if not name.isidentifier():
+        raise ConfigError(f"{where}: a name consists of letters, digits and underscores, and may have arguments")
+    return _call(where, name, build, (name,), arguments, keywords)
+
+
+def separate(text: str) -> tuple[str, ...]:
+    """The parts of a text between commas outside of brackets: `a, b(1, 2)` has the parts `a` and `b(1, 2)`."""
+    if not text.strip():
+        return ()
+    if len(text) > _MAX_CHARACTERS:
+        return (text,)
+    whole = f"({text},)"
+    try:
+        found = ast.parse(whole, mode="eval").body
+    except (SyntaxError, ValueError, MemoryError, RecursionError):
+        return (text,)
+    parts = [ast.get_source_segment(whole, part) for part in found.elts] if isinstance(found, ast.Tuple) else [None]
+    return tuple(part for part in parts if part is not None) if None not in parts else (text,)
+
+
+def _call(
+    where: str,
+    name: str,
+    build: Callable[..., T],
+    first: tuple[Any, ...],
+    arguments: list[Any],
+    keywords: dict[str, Any],
+) -> T:
+    """build(*first, *arguments, **keywords) with checked arguments, and the messages of `make`."""
     takes = _parameters(build, len(first))
     try:
         _check(name, takes, arguments, keywords)

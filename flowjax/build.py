@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -10,12 +10,13 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from flowjax import couplings, predictions, sources
+from flowjax import conditions, couplings, predictions, sources
 from flowjax.arguments import make
 from flowjax.batch import Batch
 from flowjax.config import MODEL_DEFAULTS, Config
 from flowjax.data import DataSpec
 from flowjax.data.augment import AUGMENTATIONS, Augmentation
+from flowjax.data.requests import field_requests
 from flowjax.errors import ConfigError, lookup
 from flowjax.methods import Diagnosed, DiagnosedLoss, diagnosed, times
 from flowjax.methods import variational as bound
@@ -102,12 +103,9 @@ def build(config: Config, spec: DataSpec) -> Problem:
         )
     path = _make_path(config, AffinePath(schedule, noise), source, coupling)
     _check_fit(config, path, source, coupling, prediction)
-    if config.model.conditional and not spec.num_classes:
-        raise ConfigError(f"model.conditional needs labels, and data {spec.name!r} has none")
-    if getattr(coupling, "condition_weight", 0.0) and not config.model.conditional:
-        raise ConfigError(
-            f"coupling.name {config.coupling.name!r} pairs within labels: it needs model.conditional=true"
-        )
+    fields = fields_of(config, spec)
+    if getattr(coupling, "condition_weight", 0.0) and conditions.named(fields, "label") is None:
+        raise ConfigError(f"coupling.name {config.coupling.name!r} pairs within labels: it needs data.cond=label")
     init, network = _make_model(config, spec, prediction.heads)
     drawn = make("loss.times", config.loss.times, TIMES)
     learned = config.loss.uncertainty or getattr(drawn, "needs_profile", False)
@@ -136,6 +134,38 @@ def make_augmentation(config: Config, spec: DataSpec) -> Augmentation:
             f"data.augment {config.data.augment!r} is for images, and data {spec.name!r} has {spec.shape}"
         )
     return make("data.augment", config.data.augment, AUGMENTATIONS)
+
+
+def fields_of(config: Config, spec: DataSpec) -> tuple[conditions.Field, ...]:
+    """The conditions of the network: those that `data.cond` names, in its order, then `augment`.
+
+    The field `augment` holds what `data.augment` has done to an image, where the network is told of it.
+
+    Args:
+        config: resolved.
+        spec: of the data set.
+
+    Raises:
+        ConfigError: one line, if the data have no such field.
+    """
+    offered = ", ".join(repr(f.name) for f in spec.fields) or "none"
+    fields = []
+    for request in field_requests(config.data.cond):
+        field = conditions.named(spec.fields, request.name)
+        if field is None:
+            raise ConfigError(
+                f"data.cond names {request.name!r} as a condition; of the fields that can be one, data {spec.name!r} "
+                f"has {offered}"
+            )
+        if request.kind not in ("", field.kind):
+            raise ConfigError(
+                f"data.cond: {request.name!r} is of kind {field.kind!r} in the data, not {request.kind!r}"
+            )
+        dropout = config.data.cond_dropout if request.dropout is None else request.dropout
+        fields.append(replace(field, dropout=float(dropout)))
+    if told := make_augmentation(config, spec).labels:
+        fields.append(conditions.Field("augment", "vector", (told,), zero_is_null=True))
+    return tuple(fields)
 
 
 def _make_path(config: Config, plain: AffinePath, source: Any, coupling: Any) -> AffinePath:
@@ -220,6 +250,7 @@ def _make_model(config: Config, spec: DataSpec, outputs: int) -> tuple[Callable[
         raise ConfigError(
             f"model.name {config.model.name!r} needs images (H, W, C), and data {spec.name!r} has shape {spec.shape}"
         )
+    fields = fields_of(config, spec)
     told = make_augmentation(config, spec).labels
     if told:
         if config.coupling.name != "independent":
@@ -235,8 +266,8 @@ def _make_model(config: Config, spec: DataSpec, outputs: int) -> tuple[Callable[
         own["augment"] = told
 
     def construct(rngs: nnx.Rngs) -> nnx.Module:
-        classes = spec.num_classes if config.model.conditional else 0
-        return module(spec.shape, num_classes=classes, outputs=outputs, rngs=rngs, **own)
+        label = conditions.named(fields, "label")
+        return module(spec.shape, num_classes=label.num_classes if label else 0, outputs=outputs, rngs=rngs, **own)
 
     try:
         graphdef, abstract = nnx.split(nnx.eval_shape(lambda: construct(nnx.Rngs(0))))

@@ -26,7 +26,7 @@ from jaxtyping import Array
 
 from flowjax.typing import Cond, PRNGKey
 
-__all__ = ["KINDS", "NO_LABEL", "Field", "Kind", "check", "drop", "field_of", "null", "without"]
+__all__ = ["KINDS", "NO_LABEL", "Field", "Kind", "check", "drop", "field_of", "named", "null", "without"]
 
 NO_LABEL = -1
 """The label that means "no label": the null value of fields of the kind `label`."""
@@ -94,6 +94,11 @@ def field_of(name: str, shape: Sequence[int], dropout: float = 0.0) -> Field:
     if len(shape) not in kinds:
         raise ValueError(f"condition {name!r}: examples of {len(shape)} axes are neither vectors, sequences nor images")
     return Field(name, kinds[len(shape)], tuple(shape) or (1,), dropout=dropout)
+
+
+def named(fields: Sequence[Field], name: str) -> Field | None:
+    """The field of this name, or None if there is none."""
+    return next((f for f in fields if f.name == name), None)
 
 
 def check(cond: Cond, fields: Sequence[Field]) -> dict[str, Array]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ml_collections import ConfigDict
 
+from flowjax.arguments import separate
 from flowjax.errors import ConfigError, lookup
 from flowjax.ranges import fault, shown
 
@@ -86,13 +87,20 @@ def defaults(model: str = "mlp") -> Config:
     return ConfigDict(
         {
             "seed": 0,
-            "data": {"name": "gaussians8", "path": "", "augment": "none", "workers": 0},
+            "data": {
+                "name": "gaussians8",
+                "path": "",
+                "cond": (),
+                "cond_dropout": 0.1,
+                "augment": "none",
+                "workers": 0,
+            },
             "source": {"name": "normal"},
             "path": {"name": "affine", "schedule": "condot", "shift": 1.0, "noise": ""},
             "coupling": {"name": "independent"},
             "prediction": "velocity",
             "loss": {"name": "matching", "weight": "own", "times": "uniform", "uncertainty": False},
-            "model": {"name": model, "conditional": False, **lookup("model.name", model, MODEL_DEFAULTS)},
+            "model": {"name": model, **lookup("model.name", model, MODEL_DEFAULTS)},
             "train": {
                 "steps": 10_000,
                 "batch_size": 256,
@@ -107,7 +115,6 @@ def defaults(model: str = "mlp") -> Config:
                 "clip": 1.0,
                 "spike": 0.0,
                 "peak_tflops": 0.0,
-                "label_dropout": 0.1,
                 "log_every": 200,
                 "save_every": 1000,
                 "keep_last": 3,
@@ -195,6 +202,8 @@ def resolve(config: object) -> Config:
     if not isinstance(config, ConfigDict | dict):
         raise ConfigError(f"a config must be a dictionary of keys and sections, not {shown(config)}")
     flat = flatten(config)
+    if (cond := flat.get("data.cond")) is not None:
+        flat["data.cond"] = _separated(cond)
     name = flat.get("model.name", "mlp")
     if told := fault("model.name", name, "mlp"):
         raise ConfigError(f"model.name {told}")
@@ -218,6 +227,13 @@ def resolve(config: object) -> Config:
         full.data.path = os.path.abspath(os.path.expanduser(full.data.path))
     _check_together(flatten(full))
     return full
+
+
+def _separated(cond: Any) -> Any:
+    """The value of `data.cond` with one name in each element: `--config.data.cond=label,obs` arrives in one element."""
+    if not isinstance(cond, list) or not all(isinstance(text, str) for text in cond):
+        return cond
+    return [name for text in cond for name in separate(text)]
 
 
 def _model_of(key: str) -> str | None:

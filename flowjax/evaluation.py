@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from flowjax import metrics, sampling
+from flowjax.conditions import named
 from flowjax.data import DataError, Dataset
 from flowjax.data.spec import shares_of
 from flowjax.drawing import DrawnLabels
@@ -95,7 +96,7 @@ def evaluate(
 def _with_shares(run: Run, dataset: Dataset) -> Run:
     """The run with the classes' shares of the test set, where those of its training data are not known."""
     spec = run.spec
-    if not run.config.model.conditional or spec.class_shares or dataset.test_labels is None:
+    if named(run.fields, "label") is None or spec.class_shares or dataset.test_labels is None:
         return run
     say("evaluate: the classes of the samples have their shares of the test set; those of the training set are unknown")
     spec = dataclasses.replace(
@@ -109,7 +110,7 @@ def _held_out(run: Run, dataset: Dataset) -> tuple[np.ndarray, np.ndarray | None
     if dataset.draw is not None:
         return np.asarray(dataset.draw(jax.random.key(_DRAW_SEED), _HELD_OUT)), None
     rows = slice(0, len(dataset.test) if run.spec.d <= _EXACT_UP_TO else _IMAGES_SCORED)
-    labels = dataset.test_labels if run.config.model.conditional else None
+    labels = None if named(run.fields, "label") is None else dataset.test_labels
     return dataset.test[rows], None if labels is None else labels[rows]
 
 
@@ -136,7 +137,7 @@ def _sample_metrics(
     result = {"w2": math.sqrt(w2) * unit, "w2_squared": w2 * unit * unit}
     result["w2_squared_true"] = pairs(other, true) * unit * unit
     result["mmd"] = float(jax.jit(metrics.mmd)(drawn[:2000], true[:2000]))
-    if not run.config.model.conditional:
+    if named(run.fields, "label") is None:
         result |= _energy_metrics(run, true, seed, pairs)
     if dataset.modes is not None:
         nearest = ((drawn[:, None] - in_units(dataset.modes)) ** 2).sum(-1).argmin(1)

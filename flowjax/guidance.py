@@ -64,7 +64,7 @@ class ClassifierFree(_Guide):
     """Classifier-free guidance in one batch of twice the size.
 
     Args:
-        denoiser: trained with its condition dropped now and then (`train.label_dropout`).
+        denoiser: trained with its condition dropped now and then (`data.cond_dropout`).
         scale: 0 unconditional, 1 conditional.
         interval: times of the trained path outside which scale is 1 (Kynkaanniemi et al. 2024).
         rescale: how far, between 0 and 1, E[x1] is brought back to the standard deviation of the conditional one

@@ -101,6 +101,8 @@ _SAMPLES = Range(0, 1e15)
 
 RANGES: dict[str, Range | Items] = {
     "seed": Range(0, 2**32 - 1),
+    "data.cond": Items(str, NUMBER, 0, 64, "('label',)"),
+    "data.cond_dropout": Range(0, 1),
     "data.workers": Range(0, 1024),
     "path.shift": Range(0, 1e6, "(]", least=1e-6),
     "model.width": Range(1, 65_536),
@@ -126,7 +128,6 @@ RANGES: dict[str, Range | Items] = {
     "train.clip": Range(0, 1e30),
     "train.spike": Range(0, 1e6),
     "train.peak_tflops": Range(0, 1e9),
-    "train.label_dropout": Range(0, 1),
     "train.log_every": _STEPS,
     "train.save_every": _STEPS,
     "train.keep_last": Range(1, 1_000_000),

@@ -7,7 +7,8 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
-from flowjax.build import Problem, build
+from flowjax import conditions
+from flowjax.build import Problem, build, fields_of
 from flowjax.config import Config, resolve
 from flowjax.data import DataSpec
 from flowjax.paths import AffinePath
@@ -40,6 +41,11 @@ class Run:
     def spec(self) -> DataSpec:
         """Shape, normalisation and labels of the data."""
         return self.problem.spec
+
+    @property
+    def fields(self) -> tuple[conditions.Field, ...]:
+        """The conditions of the network, with `label` among them if it is conditional on classes."""
+        return fields_of(self.config, self.spec)
 
     @property
     def path(self) -> AffinePath:

@@ -17,7 +17,7 @@ from jaxtyping import Array
 
 from flowjax import likelihood
 from flowjax.batching import SolverFault, in_batches
-from flowjax.conditions import NO_LABEL
+from flowjax.conditions import NO_LABEL, named
 from flowjax.data import DataSpec
 from flowjax.drawing import DrawnLabels, Inputs, Labels, labels_of, level_thresholds, program, source_noise, to_levels
 from flowjax.errors import ConfigError
@@ -118,7 +118,7 @@ def sample(
         ConfigError: if the solver or the guidance has no meaning for this run, or `keep` is of another call.
     """
     size = rows_of_a_block(batch or default_batch(run))
-    kind = "none" if not run.config.model.conditional else labels if label is None else "one"
+    kind = "none" if named(run.fields, "label") is None else labels if label is None else "one"
     noise, classes, steps = jax.random.split(_key(seed), 3)
     weak = None if guide is None or guide.weak is None else guide.weak.params
     inputs = Inputs(run.params, weak, noise, classes, steps, jnp.asarray(label or 0))
@@ -202,7 +202,7 @@ def log_prob(
         run: opened with `flowjax.load`.
         x: (N, *event) in data space. If the run's data are integers and all of x are, they are dequantised by `seed`.
         labels: (N,) for a conditional network. With None, the network is evaluated without labels if it was
-            also trained without them (`train.label_dropout` > 0). Otherwise the density is the sum over the classes of
+            also trained without them (`data.cond_dropout` > 0). Otherwise the density is the sum over the classes of
             their shares of the training data times the density given the class, which takes one solve per class.
         divergence, probes: as in `flowjax.likelihood.log_prob`.
         seed: of dequantisation and of Hutchinson's probes; row i depends on it and on i alone.
@@ -216,8 +216,8 @@ def log_prob(
         raise ConfigError(
             f"source.name {run.config.source.name!r} has no density, so there is no likelihood: sample instead"
         )
-    conditional = run.config.model.conditional
-    summed = labels is None and conditional and not run.config.train.label_dropout
+    label = named(run.fields, "label")
+    summed = labels is None and label is not None and not label.dropout
     if summed:
         _check_summable(run.spec)
     size = batch or max(16, default_batch(run) // (min(run.spec.d, 64) if divergence == "exact" else 1))
@@ -239,7 +239,7 @@ def log_prob(
             run.problem.field(params),
             jax.vmap(partial(prepare, noise_key))(rows, x),
             run.prior,
-            cond=labels if conditional else None,
+            cond=None if label is None else labels,
             t0=t0,
             t1=t1,
             divergence=divergence,
@@ -271,10 +271,10 @@ def _check_summable(spec: DataSpec) -> None:
     """Says that a density is summed over the classes; ConfigError if these are too many."""
     if len(spec.classes) > _CLASSES_SUMMED:
         raise ConfigError(
-            f"this network was always trained with labels (train.label_dropout is 0), and the sum over its "
+            f"this network was always trained with labels (data.cond_dropout is 0), and the sum over its "
             f"{len(spec.classes)} classes takes as many solves: give the labels of the points as y"
         )
     say(
-        "likelihood: this network was always trained with labels (train.label_dropout is 0), and the points have none: "
+        "likelihood: this network was always trained with labels (data.cond_dropout is 0), and the points have none: "
         f"their density is the sum over {len(spec.classes)} classes, weighted by their shares of the training data"
     )

@@ -6,6 +6,7 @@ from typing import Any
 
 from flowjax import guidance
 from flowjax.arguments import make
+from flowjax.conditions import named
 from flowjax.errors import ConfigError, unknown
 from flowjax.names import make_schedule
 from flowjax.paths import AffinePath
@@ -182,7 +183,7 @@ def _guided(run: Run, denoiser: Denoiser, guide: Guide | None) -> Denoiser:
         weak = guide.weak
         # names and shares of classes, which runs of earlier versions do not know, make no other data
         spec = lambda run: dataclasses.replace(run.spec, class_names=(), class_shares=())
-        same = lambda run: (run.path, spec(run), run.config.source, run.config.coupling, run.config.model.conditional)
+        same = lambda run: (run.path, spec(run), run.config.source, run.config.coupling, run.fields)
         if weak is None:
             raise ConfigError("guidance 'auto' needs a weaker network: --weak WORKDIR or --weak_checkpoint STEP")
         kinds = ("path", "data", "source", "coupling", "condition")
@@ -191,10 +192,11 @@ def _guided(run: Run, denoiser: Denoiser, guide: Guide | None) -> Denoiser:
         return guidance.Auto(denoiser, weak.denoiser, guide.scale)
     if guide.name != "cfg":
         raise ConfigError(f"guidance: {unknown(guide.name, ('cfg', 'auto'))}")
-    if not run.config.model.conditional:
-        raise ConfigError("guidance 'cfg' needs labels, and this network has none: train with model.conditional=true")
-    if not run.config.train.label_dropout:
+    label = named(run.fields, "label")
+    if label is None:
+        raise ConfigError("guidance 'cfg' needs labels, and this network has none: train with data.cond=label")
+    if not label.dropout:
         raise ConfigError(
-            "guidance 'cfg' needs a network that was trained with train.label_dropout above 0, and for this run it is 0"
+            "guidance 'cfg' needs a network that was trained with data.cond_dropout above 0, and for this run it is 0"
         )
     return guidance.ClassifierFree(denoiser, guide.scale, guide.interval, guide.rescale, run.path)

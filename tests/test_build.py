@@ -28,8 +28,8 @@ CELLS = {
     "SD3": {"path.shift": 3.0, "loss.times": "logit_normal(0, 1)", "loss.uncertainty": True},
     "data to data": {"source.name": "moons", "coupling.name": "auction(0.05)"},
     "digits to digits": {"data.name": "digits(1)", "source.name": "digits(0)", "coupling.name": "unbalanced(1, 10)"},
-    "class-aware": {"data.name": "digits", "coupling.name": "class_ot", "model.conditional": True},
-    "conditional": {"data.name": "digits", "coupling.name": "conditional_ot(2.0)", "model.conditional": True},
+    "class-aware": {"data.name": "digits", "coupling.name": "class_ot", "data.cond": ("label",)},
+    "conditional": {"data.name": "digits", "coupling.name": "conditional_ot(2.0)", "data.cond": ("label",)},
 }
 
 
@@ -48,7 +48,7 @@ def problem(overrides):
 def test_every_kind_of_cell_has_a_loss_and_its_gradient(cell):
     config, dataset, built = problem(CELLS[cell])
     raw = dataset.sample(dataset.arrays() if dataset.arrays else None, jax.random.key(1), 16)
-    cond = raw.cond if config.model.conditional else None
+    cond = raw.cond if config.data.cond else None
     batch = Batch(dataset.spec.prepare(jax.random.key(2), raw.x1), cond)
     params = built.init(jax.random.key(0))
     value = lambda p: built.loss(p, jax.random.key(3), batch)[0]
@@ -75,7 +75,7 @@ def test_a_class_aware_coupling_trains_in_the_compiled_loop():
         ({"path.name": "gaussian", "path.noise": "constant(0.1)"}, "path.noise is 'constant(0.1)'"),
         ({"coupling.name": "sinkhorn"}, "say its regularisation"),
         ({"coupling.name": "sinkhorn(-1)"}, "must be positive"),
-        ({"coupling.name": "class_ot"}, "needs model.conditional=true"),
+        ({"coupling.name": "class_ot"}, "needs data.cond=label"),
         ({"path.schedule": "vp(20, 0.1)"}, "beta_min <= beta_max"),
         ({"path.schedule": "vp(1, 2, 3)"}, "it is written vp(beta_min: number = 0.1, beta_max: number = 20.0)"),
         ({"path.schedule": "vp(1"}, "was never closed"),

@@ -70,7 +70,7 @@ def test_the_weaker_network_is_an_argument(run, compiled):
 
 def test_a_weaker_network_may_be_of_a_version_that_knew_no_shares_of_classes():
     config = defaults("mlp")
-    config.data.name, config.model.conditional = "npz", True
+    config.data.name, config.data.cond = "npz", ("label",)
     specs = UNEVEN, dataclasses.replace(UNEVEN, class_shares=()), DataSpec("npz", (1,), Affine(2.0, 1.0), 5)
     now, before, other = (Run(Path("run"), config, 0, build(config, spec), {}) for spec in specs)
     denoiser_of(now, {}, now.path, Guide("auto", 2.0, weak=before))
@@ -297,7 +297,7 @@ def test_a_density_without_labels_is_the_sum_over_classes_where_the_network_alwa
         return jnp.where((label == 1)[:, None], one.velocity(t, x), three.velocity(t, x))
 
     config = defaults("mlp")
-    config.data.name, config.model.conditional, config.train.label_dropout = "npz", True, 0.0
+    config.data.name, config.data.cond, config.data.cond_dropout = "npz", ("label",), 0.0
     problem = dataclasses.replace(build(config, UNEVEN), apply=velocity)
     run = Run(Path("run"), config, 0, problem, {})
     x = np.array([[-4.0], [-2.5], [1.0], [4.0], [6.0]], np.float32)

@@ -1,6 +1,6 @@
 """Inpainting and deblurring of 8 x 8 digits by posterior sampling with an unconditional network.
 
-    flowjax train --config digits --workdir runs/digits_plain --config.model.conditional=false
+    flowjax train --config digits --workdir runs/digits_plain --config.data.cond=
     python experiments/posterior_digits/restore.py --workdir runs/digits_plain --out experiments/posterior_digits
 
 Measures test images (their upper half, or a 3 x 3 binomial blur, with noise), and draws samples of the posterior with

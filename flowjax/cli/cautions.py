@@ -1,6 +1,7 @@
 """Warnings about settings that are possible, but train nothing or are probably a mistake."""
 
 from flowjax.config import Config
+from flowjax.data.requests import field_requests
 
 
 def cautions(config: Config) -> list[str]:
@@ -23,8 +24,11 @@ def cautions(config: Config) -> list[str]:
         found.append(
             f"train.weight_decay = {train.weight_decay:g} has no effect on train.optimizer 'adam'; take 'adamw'"
         )
-    if config.model.conditional and train.label_dropout == 1:
-        found.append("train.label_dropout = 1 hides every label from the network: it is trained without classes")
+    for request in field_requests(config.data.cond):
+        if (config.data.cond_dropout if request.dropout is None else request.dropout) == 1:
+            found.append(
+                f"data.cond_dropout = 1 hides {request.name!r} from the network: it is trained without this condition"
+            )
     if config.ema.half_life and config.ema.half_life < train.batch_size / 10:
         found.append(
             f"ema.half_life = {config.ema.half_life:g} samples is much less than one batch of {train.batch_size}: the "

@@ -10,6 +10,7 @@ from absl import flags as absl_flags
 
 from flowjax.cli import flags
 from flowjax.cli.flags import UsageError
+from flowjax.conditions import named
 from flowjax.config import Config
 from flowjax.data import DataError, Dataset, DataSpec, open_dataset
 from flowjax.data.arrays import read_npz
@@ -121,7 +122,7 @@ def check_same_data(workdir: Path, now: DataSpec, trained: DataSpec) -> None:
 def check_labels(values: absl_flags.FlagValues, run: Run) -> None:
     """Raises UsageError if a flag about classes has no meaning for the run."""
     given = next((name for name in ("label", "labels") if name in values and values[name].present), None)
-    if given is not None and not run.config.model.conditional:
+    if given is not None and named(run.fields, "label") is None:
         raise UsageError(f"--{given}: the network of {values.workdir} is not conditional")
 
 
@@ -167,7 +168,7 @@ def points(run: Run, path: str | None) -> Points:
             raise DataError(f"{path}: x must hold finite real numbers (its type is {x.dtype})")
         if spec.levels and (x.min() < 0 or x.max() > spec.levels):
             raise DataError(f"{path}: pixels of this run lie in 0 to {spec.levels}, not {x.min()} to {x.max()}")
-    if not run.config.model.conditional or labels is None:
+    if named(run.fields, "label") is None or labels is None:
         return Points(x, None, rows)
     classes = f"the classes that the run was trained on: {spec.describe_classes()}"
     try:

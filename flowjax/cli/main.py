@@ -109,7 +109,7 @@ def _main(argv: list[str], out: Any) -> int:
         return 0
     name, rest = argv[0], argv[1:]
     if name not in COMMANDS:
-        unknown = importlib.import_module("flowjax.config").unknown
+        unknown = importlib.import_module("flowjax.errors").unknown
         return _fail(f"command: {unknown(name, COMMANDS)}", 2)
     try:
         result = importlib.import_module(f"flowjax.cli.{name}").run(rest)

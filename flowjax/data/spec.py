@@ -20,6 +20,7 @@ import numpy as np
 from jaxtyping import Array
 
 from flowjax.archives import printable
+from flowjax.conditions import Field
 from flowjax.typing import Batched, PRNGKey
 
 Numbers = TypeVar("Numbers", Array, np.ndarray, np.float32, float)
@@ -89,6 +90,11 @@ class DataSpec:
     levels: int = 0
     class_names: tuple[str, ...] = ()
     class_shares: tuple[float, ...] = ()
+
+    @property
+    def fields(self) -> tuple[Field, ...]:
+        """What the data offer as conditions: `label` where there are classes."""
+        return (Field("label", "label", num_classes=self.num_classes),) if self.num_classes else ()
 
     @property
     def shares(self) -> tuple[float, ...]:

@@ -40,7 +40,7 @@ _LATENTS = DataSpec("imagenet_latents", (32, 32, 4), Affine(1 / 0.18215), num_cl
 _CIFAR10 = DataSpec("cifar10", (32, 32, 3), Affine(127.5, 128.0), num_classes=10, levels=256)
 """Trained on k / 127.5 - 1 for pixels k = 0 ... 255 as they are: k is the middle of what is floored to it."""
 
-_XL = {"model.name": "dit", "model.conditional": True, "model.patch": 2} | {
+_XL = {"model.name": "dit", "data.cond": ("label",), "model.patch": 2} | {
     f"model.{key}": value for key, value in SIZES["XL"].items()
 }
 

@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from flowjax.batch import Batch
-from flowjax.build import Problem, build, make_augmentation
+from flowjax.build import Problem, build, fields_of, make_augmentation
+from flowjax.conditions import named
 from flowjax.config import Config, resolve
 from flowjax.data import Dataset
 from flowjax.methods import DiagnosedLoss
@@ -57,6 +58,7 @@ class Trainer:
     def __init__(self, config: Config, problem: Problem, dataset: Dataset, devices: Sequence[Any] | None = None):
         train = config.train
         self.config, self.problem, self.dataset = config, problem, dataset
+        self._label = named(fields_of(config, dataset.spec), "label")
         self.mesh = make_mesh(config, devices)
         self.schedule = optimizers.learning_rate(train)
         self._shapes = jax.eval_shape(lambda: init_state(config, problem))
@@ -213,7 +215,7 @@ class Trainer:
         """Shapes of a batch in model space."""
         n = self.config.train.batch_size
         told = make_augmentation(self.config, self.dataset.spec).labels
-        cond: Any = jax.ShapeDtypeStruct((n,), jnp.int32) if self.config.model.conditional else None
+        cond: Any = None if self._label is None else jax.ShapeDtypeStruct((n,), jnp.int32)
         if told:
             cond = {"label": cond, "augment": jax.ShapeDtypeStruct((n, told), jnp.float32)}
         return jax.ShapeDtypeStruct((n, *self.problem.spec.shape), jnp.float32), cond
@@ -223,7 +225,7 @@ class Trainer:
 
     def _make_get_batch(self) -> GetBatch:
         dataset, train = self.dataset, self.config.train
-        conditional, n = self.config.model.conditional, train.batch_size
+        label, n = self._label, train.batch_size
         augmentation = make_augmentation(self.config, dataset.spec)
 
         def get_batch(arrays: PyTree, key: PRNGKey, position: Any) -> Batch:
@@ -232,7 +234,7 @@ class Trainer:
                 raw = dataset.sample(arrays, key_rows, n)
             else:
                 raw = jax.tree.map(lambda a: a[position], arrays)
-            cond = drop_labels(key_drop, raw.cond, train.label_dropout) if conditional else None
+            cond = None if label is None else drop_labels(key_drop, raw.cond, label.dropout)
             x1, told = augmentation.apply(jax.random.fold_in(key, _AUGMENT), raw.x1)
             if told is not None:
                 cond = {"label": cond, "augment": told}
@@ -243,7 +245,7 @@ class Trainer:
     def held_out(self) -> tuple[Any, Any]:
         """The test points of the validation loss, encoded for `DataSpec.prepare`, and their labels or None."""
         rows = slice(0, min(_VAL_ROWS, len(self.dataset.test)))
-        labels = self.dataset.test_labels if self.config.model.conditional else None
+        labels = None if self._label is None else self.dataset.test_labels
         points = self.dataset.spec.encode(self.dataset.test[rows])
         return points, None if labels is None else np.asarray(labels[rows])
 

@@ -164,7 +164,7 @@ def test_conditional_images_from_config_to_grid(flowjax, tmp_path):
         "from flowjax.config import defaults\n"
         "def get_config():\n"
         "    c = defaults('unet')\n"
-        "    c.data.name, c.path.name, c.model.conditional = 'digits', 'gaussian', True\n"
+        "    c.data.name, c.path.name, c.data.cond = 'digits', 'gaussian', ('label',)\n"
         "    c.model.channels, c.model.multipliers, c.model.blocks, c.model.heads = 8, (1, 2), 1, 1\n"
         "    c.train.steps, c.train.batch_size, c.train.log_every, c.train.save_every = 4, 16, 2, 4\n"
         "    return c\n"

@@ -6,7 +6,7 @@ import pytest
 TINY = [
     "--config=gaussians8",
     "--config.data.name=npz",
-    "--config.model.conditional=true",
+    "--config.data.cond=label",
     "--config.model.width=32",
     "--config.model.depth=2",
     "--config.train.steps=400",
@@ -16,7 +16,7 @@ TINY = [
     "--config.ema.half_life=5000",
     "--config.train.log_every=400",
     "--config.train.save_every=400",
-    "--config.train.label_dropout=0",
+    "--config.data.cond_dropout=0",
 ]
 FAST = ["--solver=heun", "--steps=10"]
 

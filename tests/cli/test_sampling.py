@@ -114,7 +114,7 @@ def test_guidance_without_labels_and_noise_without_a_score(flowjax, tiny_run, tm
     common = ["sample", f"--workdir={tiny_run}", "--num=4", f"--out={tmp_path / 's.npz'}"]
     code, _, err = flowjax(*common, "--guidance=cfg", "--scale=2")
     assert code == 2
-    assert "train with model.conditional=true" in err
+    assert "train with data.cond=label" in err
 
 
 @pytest.mark.slow

@@ -320,7 +320,7 @@ def test_a_streamed_set_trains_and_resumes_the_same(tmp_path):
     dataset = open_dataset("digits")
     streamed = dataclasses.replace(dataset, sample=None, arrays=tuple, rows=ArrayRows(*dataset.arrays()))
     c = config(steps=20, log_every=9, save_every=20)
-    c.data.name, c.model.conditional = "digits", True
+    c.data.name, c.data.cond = "digits", ("label",)
     c = resolve(c)
     make = lambda: Trainer(c, build(c, dataset.spec), streamed)
     whole = run(make(), tmp_path / "whole")

@@ -1,0 +1,54 @@
+"""What a config asks of the fields of a data set: the names in `data.cond`, with their arguments in brackets."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Annotated
+
+from flowjax.arguments import make_named
+from flowjax.conditions import KINDS
+from flowjax.errors import ConfigError
+from flowjax.ranges import Range
+
+__all__ = ["FieldRequest", "field_requests"]
+
+_RESERVED = ("x", "y", "mask", "augment")
+
+
+@dataclass(frozen=True)
+class FieldRequest:
+    """One name in `data.cond`, such as `label`, `label(dropout=0)` or `points(kind='set')`.
+
+    Attributes:
+        name: of the field; `label` is the array `y`.
+        dropout: probability with which training replaces the field by its null value; None for `data.cond_dropout`.
+        kind: of the field (`flowjax.conditions.KINDS`); "" to take it from the number of axes of the array.
+
+    Raises:
+        ValueError: if the name cannot be that of a condition, or the kind is unknown or does not fit the name.
+    """
+
+    name: str
+    dropout: Annotated[float | int | None, Range(0, 1)] = None
+    kind: str = ""
+
+    def __post_init__(self) -> None:
+        if self.name in _RESERVED or self.name.endswith("_test"):
+            raise ValueError(f"{self.name} cannot be the name of a condition; the array y is named label")
+        if self.kind and self.kind not in KINDS:
+            raise ValueError(f"unknown kind {self.kind!r}: known are {', '.join(KINDS)}")
+        if self.kind and (self.kind == "label") != (self.name == "label"):
+            raise ValueError("the only condition of kind 'label' is label, the array y")
+
+
+def field_requests(cond: Iterable[str]) -> tuple[FieldRequest, ...]:
+    """The fields that `data.cond` names.
+
+    Raises:
+        ConfigError: one line, if a name or its arguments cannot be read, or a name is there twice.
+    """
+    requests = tuple(make_named("data.cond", text, FieldRequest) for text in cond)
+    names = [request.name for request in requests]
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigError(f"data.cond names {name!r} twice")
+    return requests
