@@ -13,6 +13,7 @@ if TYPE_CHECKING:
         couplings,
         data,
         guidance,
+        inference,
         interop,
         likelihood,
         methods,
@@ -22,24 +23,24 @@ if TYPE_CHECKING:
         paths,
         predictions,
         reschedule,
-        sampling,
         schedules,
         solvers,
         sources,
         training,
         transport,
     )
-    from flowjax.run import Run, load
+    from flowjax.inference.run import Run, load
 
 __version__ = "0.1.0"
 
-_OBJECTS = {"Run": "flowjax.run", "load": "flowjax.run"}
+_OBJECTS = {"Run": "flowjax.inference.run", "load": "flowjax.inference.run"}
 
 __all__ = [
     "Run",
     "couplings",
     "data",
     "guidance",
+    "inference",
     "interop",
     "likelihood",
     "load",
@@ -50,7 +51,6 @@ __all__ = [
     "paths",
     "predictions",
     "reschedule",
-    "sampling",
     "schedules",
     "solvers",
     "sources",

@@ -16,10 +16,10 @@ from flowjax.data import DataError, Dataset, DataSpec, open_dataset
 from flowjax.data.arrays import read_npz
 from flowjax.data.labels import read_labels
 from flowjax.errors import unknown
+from flowjax.inference.choose import Guide, Solver
+from flowjax.inference.run import Run, load
 from flowjax.metrics.cache import write_npz
-from flowjax.run import Run, load
 from flowjax.solvers import ode
-from flowjax.solving import Guide, Solver
 from flowjax.training import hosts
 from flowjax.training.loop import RunFault
 from flowjax.training.writers import say

@@ -2,7 +2,7 @@
 JAX."""
 
 from flowjax.data import DataError
-from flowjax.sampling import SolverFault
+from flowjax.inference.sampling import SolverFault
 from flowjax.training.checkpoints import CheckpointError
 from flowjax.training.hardware import out_of_memory
 from flowjax.training.loop import Preempted, RunFault

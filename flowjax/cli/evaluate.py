@@ -42,10 +42,10 @@ def run(argv: list[str]) -> dict[str, Any]:
                 raise flags.UsageError(f"--{name} and --samples cannot be used together: {why}")
     workdir = flags.run_workdir(values)
 
-    from flowjax import evaluation
     from flowjax.cli import cache
     from flowjax.cli.common import check_labels, guide, join, open_run, own_dataset, solver
     from flowjax.data.arrays import read_npz
+    from flowjax.inference import evaluation
     from flowjax.training.writers import say
 
     join(values)

@@ -37,9 +37,9 @@ def run(argv: list[str]) -> dict[str, Any]:
 
     import numpy as np
 
-    from flowjax import sampling
     from flowjax.cli import cache
     from flowjax.cli.common import join, open_run, points, save_npz, solver
+    from flowjax.inference import sampling
     from flowjax.training.writers import say
 
     join(values)

@@ -46,10 +46,10 @@ def run(argv: list[str]) -> dict[str, Any]:
     out = flags.out_path(values)
     workdir = flags.run_workdir(values)
 
-    from flowjax import plots, sampling
     from flowjax.cli import cache
     from flowjax.cli.common import check_labels, class_of, guide, join, open_run, save_npz, solver
-    from flowjax.parts import remove_parts
+    from flowjax.inference import plots, sampling
+    from flowjax.inference.finished_batches import remove_finished
     from flowjax.training import hosts
 
     join(values)
@@ -57,7 +57,7 @@ def run(argv: list[str]) -> dict[str, Any]:
     opened = open_run(values, workdir)
     check_labels(values, opened)
     label = None if values.label is None else class_of(values.label, opened.spec)
-    parts = out.with_name(f"{out.name}.parts{hosts.suffix()}")
+    finished = out.with_name(f"{out.name}.parts{hosts.suffix()}")
     asked = guide(values)
     start = time.perf_counter()
     drawn = sampling.sample(
@@ -70,12 +70,12 @@ def run(argv: list[str]) -> dict[str, Any]:
         show=True,
         guide=asked,
         labels=values.labels,
-        keep=parts,
+        keep=finished,
     )
     seconds = time.perf_counter() - start
     save_npz(out, samples=drawn.samples, labels=drawn.labels)
     hosts.wait("written")
-    remove_parts(parts)
+    remove_finished(finished)
     if opened.spec.is_image and hosts.leader():
         plots.image_grid(Path(out).with_suffix(".png"), drawn.samples[:64], opened.spec.levels)
     rate = drawn.samples_per_second

@@ -9,13 +9,14 @@ from typing import Any
 
 import jax
 
-from flowjax import files, plots
+from flowjax import files
 from flowjax.build import build
 from flowjax.cli.common import check_same_data, open_data
 from flowjax.cli.flags import UsageError
 from flowjax.config import Config, differences, flatten, resolve
 from flowjax.data import Dataset
-from flowjax.run import Run, load
+from flowjax.inference import plots
+from flowjax.inference.run import Run, load
 from flowjax.training import hosts, lock, loop, power_ema, together
 from flowjax.training.checkpoints import Checkpoints
 from flowjax.training.hardware import out_of_memory

@@ -21,9 +21,9 @@ from flowjax.config import Config, resolve
 from flowjax.data import DataError, DataSpec
 from flowjax.errors import ConfigError
 from flowjax.files import written
+from flowjax.inference.run import Run, load
 from flowjax.interop import WeightsError
 from flowjax.interop.tree import check, fill, flatten
-from flowjax.run import Run, load
 from flowjax.training.loop import RunFault
 from flowjax.training.writers import disk_problem
 from flowjax.typing import Params

@@ -162,8 +162,8 @@ def test_damaged_finished_batches(averaged, tmp_path, check, name, way):
     sample = ["sample", f"--workdir={averaged}", "--num=6", "--batch=2", "--solver=euler", "--steps=2", f"--out={out}"]
     check(0, *sample)
     whole = np.load(out)["samples"]
-    from flowjax import parts, sampling
-    from flowjax.solving import Solver
+    from flowjax.inference import finished_batches, sampling
+    from flowjax.inference.choose import Solver
 
     keep = tmp_path / "a.npz.parts"
     sampling.sample(load(averaged), 6, 0, Solver("euler", steps=2), batch=2, keep=keep)
@@ -173,7 +173,7 @@ def test_damaged_finished_batches(averaged, tmp_path, check, name, way):
     err = check((0, 1, 2) if refused else 0, *sample)
     if "flowjax: " in err:
         assert "remove the folder, or take another --out" in err or "Is a directory" in err
-        parts.remove_parts(keep)
+        finished_batches.remove_finished(keep)
         shutil.rmtree(keep, ignore_errors=True)
         check(0, *sample)
     np.testing.assert_array_equal(np.load(out)["samples"], whole)

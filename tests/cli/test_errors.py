@@ -342,9 +342,9 @@ def test_too_little_device_memory_names_the_knobs(flowjax, copy, monkeypatch, wo
         raise jax.errors.JaxRuntimeError(words)
 
     monkeypatch.setattr("flowjax.training.trainer.Trainer.val_losses", full)
-    monkeypatch.setattr("flowjax.sampling.sample", full)
-    monkeypatch.setattr("flowjax.sampling.log_prob", full)
-    monkeypatch.setattr("flowjax.evaluation.evaluate", full)
+    monkeypatch.setattr("flowjax.inference.sampling.sample", full)
+    monkeypatch.setattr("flowjax.inference.sampling.log_prob", full)
+    monkeypatch.setattr("flowjax.inference.evaluation.evaluate", full)
     out = f"--out={copy}/a.npz"
     for command, flags, knob in (
         ("train", [*TINY, "--config.train.steps=130"], "smaller train.batch_size, then model.remat='block'"),

@@ -231,7 +231,7 @@ def test_a_folder_of_classes_is_trained_on_and_sampled_by_name(flowjax, tmp_path
 
 
 def test_metrics_are_of_samples_with_the_shares_of_the_training_data(flowjax, digits_run, monkeypatch):
-    from flowjax import evaluation
+    from flowjax.inference import evaluation
 
     asked = []
     note = lambda *a, labels="shares", **more: asked.append(labels) or {}

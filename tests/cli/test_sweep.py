@@ -32,7 +32,7 @@ def test_the_grid_is_read_from_words():
 
 def test_a_table_over_seeds(flowjax, tmp_path, monkeypatch):
     """Mean and deviation are those of the runs' last records; a second call trains nothing; one that failed is told."""
-    from flowjax import plots
+    from flowjax.inference import plots
 
     monkeypatch.setattr(plots, "draw_all", lambda *a: None)
     command = ["sweep", "--config", "moons", "--workdir", str(tmp_path / "w"), *SMALL, "--grid"]
@@ -63,7 +63,8 @@ def test_a_table_over_seeds(flowjax, tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_seeds_together_are_the_runs_they_are_alone(flowjax, tmp_path, monkeypatch):
     """Losses, validation losses and parameters agree to the rounding of sums, also where training went on."""
-    from flowjax import load, plots
+    from flowjax import load
+    from flowjax.inference import plots
 
     monkeypatch.setattr(plots, "draw_all", lambda *a: None)
     grid = ["--grid", "seed=3..5", "train.lr=1e-3"]

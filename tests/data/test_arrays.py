@@ -9,10 +9,10 @@ import pytest
 from scipy import stats
 
 import flowjax as package
-from flowjax import sampling
 from flowjax.data import Affine, DataError, DataSpec, open_dataset
 from flowjax.data.stream import Stream
-from flowjax.solving import Solver
+from flowjax.inference import sampling
+from flowjax.inference.choose import Solver
 
 RNG = np.random.default_rng(0)
 NORMAL = RNG.normal(size=(400, 2))

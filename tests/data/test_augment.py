@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from flowjax import sampling
 from flowjax.build import build, make_augmentation
 from flowjax.config import defaults, resolve
 from flowjax.data import open_dataset
 from flowjax.data.augment import AUGMENTATIONS, crop, flip
 from flowjax.data.augment_edm import LABELS, _draw, _reflect, edm, warp
 from flowjax.errors import ConfigError
-from flowjax.run import Run
-from flowjax.solving import Solver
+from flowjax.inference import sampling
+from flowjax.inference.choose import Solver
+from flowjax.inference.run import Run
 from flowjax.training.trainer import Trainer
 
 KEY = jax.random.key(0)

@@ -13,13 +13,13 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 import flowjax as package
-from flowjax import sampling
 from flowjax.build import build
+from flowjax.inference import sampling
+from flowjax.inference.choose import Solver
 from flowjax.interop import WeightsError, load_weights, open_weights, save_weights
 from flowjax.interop.tree import fill, flatten
 from flowjax.interop.weights import Weights
 from flowjax.paths.transition import step_variance, transition
-from flowjax.solving import Solver
 
 DATA = Path(__file__).parent / "data"
 

@@ -6,9 +6,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from flowjax import evaluation, load, metrics
+from flowjax import load, metrics
 from flowjax.data import DataError, open_dataset
 from flowjax.data.dataset import ArrayRows
+from flowjax.inference import evaluation
 from flowjax.metrics import cache, images, inception, reference
 from flowjax.metrics.frechet import between
 from flowjax.metrics.moments import Moments
@@ -41,7 +42,7 @@ def cheap(monkeypatch, as_users_call):
 
     for module in (images, reference):
         monkeypatch.setattr(module, "batches", batches)
-    for module in ("flowjax.metrics.images", "flowjax.metrics.reference", "flowjax.evaluation"):
+    for module in ("flowjax.metrics.images", "flowjax.metrics.reference", "flowjax.inference.evaluation"):
         monkeypatch.setattr(f"{module}.load_inception", lambda path=None: Cheap())
     return seen
 

@@ -17,7 +17,7 @@ from tests.conftest import TINY
 @pytest.fixture(autouse=True)
 def no_plots(monkeypatch):
     """They are most of the time of a tiny run."""
-    monkeypatch.setattr("flowjax.plots.draw_all", lambda *args: None)
+    monkeypatch.setattr("flowjax.inference.plots.draw_all", lambda *args: None)
 
 
 def events(folder):

@@ -9,16 +9,18 @@ import jax
 import numpy as np
 import pytest
 
-from flowjax import load, sampling
-from flowjax.solving import Solver
+from flowjax import load
+from flowjax.inference import sampling
+from flowjax.inference.choose import Solver
 
 FOUR = """
 import json, sys
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flowjax import drawing, load, sampling, spread
-from flowjax.solving import Solver, bind, options_of
+from flowjax import load
+from flowjax.inference import program, row_sharding, sampling
+from flowjax.inference.choose import Solver, bind, options_of
 
 run = load(sys.argv[1])
 x = np.load(sys.argv[2])
@@ -30,8 +32,9 @@ for name, solver in (("heun", heun), ("adaptive", adaptive)):
 scored = sampling.log_prob(run, x, solver=adaptive, batch=16)
 result["log_prob"] = scored.log_prob.tolist()
 
-inputs = spread.everywhere(drawing.Inputs(run.params, None, *jax.random.split(jax.random.key(0), 3), jnp.asarray(0)))
-draw = drawing.program(run, adaptive, None, bind(run, adaptive, options_of(run, adaptive), None, False), "none", None)
+keys = jax.random.split(jax.random.key(0), 3)
+inputs = row_sharding.everywhere(program.Inputs(run.params, None, *keys, jnp.asarray(0)))
+draw = program.program(run, adaptive, None, bind(run, adaptive, options_of(run, adaptive), None, False), "none", None)
 result["text"] = draw.lower(inputs, np.arange(24)).compile().as_text()
 print(json.dumps(result))
 """

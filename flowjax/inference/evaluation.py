@@ -15,17 +15,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flowjax import metrics, sampling
+from flowjax import metrics
 from flowjax.conditions import named
 from flowjax.data import DataError, Dataset
 from flowjax.data.spec import shares_of
-from flowjax.drawing import DrawnLabels
 from flowjax.errors import ConfigError
+from flowjax.inference import sampling
+from flowjax.inference.choose import DOPRI5, Guide, Solver
+from flowjax.inference.program import DrawnLabels
+from flowjax.inference.run import Run
 from flowjax.metrics.images import METRICS, USUAL, as_rgb, check_names, score_images
 from flowjax.metrics.inception import Precision, WeightsError, load_inception
 from flowjax.metrics.reference import reference_statistics
-from flowjax.run import Run
-from flowjax.solving import DOPRI5, Guide, Solver
 from flowjax.sources import has_density
 from flowjax.training import hosts
 from flowjax.training.writers import say

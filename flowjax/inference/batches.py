@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from flowjax.parts import Block, Parts
+from flowjax.inference.finished_batches import Block, FinishedBatches
 from flowjax.training.writers import Progress
 
 _QUIET = 30.0
@@ -70,7 +70,7 @@ def in_batches(
     label: str,
     unit: str = "row",
     show: bool = False,
-    parts: Parts | None = None,
+    finished: FinishedBatches | None = None,
 ) -> Batches:
     """f over all rows, `size` at a time.
 
@@ -80,19 +80,19 @@ def in_batches(
         size: rows a block.
         solver: its name, for a fault.
         label, unit, show: of progress on stderr.
-        parts: blocks that an earlier call has kept are taken from it, and each new one is given to it.
+        finished: blocks that an earlier call has kept are taken from it, and each new one is given to it.
 
     Raises:
         SolverFault: if a solve did not arrive.
     """
     num = len(arrays[0])
     starts = range(0, num, size)
-    done = {s: block for s in starts if parts is not None and (block := parts.read(s)) is not None}
+    done = {s: block for s in starts if finished is not None and (block := finished.read(s)) is not None}
     kept = sum(len(block["nfe"]) for block in done.values())
     with closing(Meter(num, kept, label, unit, show)) as meter:
         for start, block in _fetched(f, arrays, size, done, solver, meter):
-            if parts is not None:
-                parts.write(start, block)
+            if finished is not None:
+                finished.write(start, block)
             done[start] = block
             meter.advance(len(block["nfe"]), size)
     return Batches({name: np.concatenate([done[s][name] for s in starts]) for name in done[0]}, meter.rate)

@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flowjax import plots
 from flowjax.cli import train_run
 from flowjax.data import open_dataset
-from flowjax.run import load
+from flowjax.inference import plots
+from flowjax.inference.run import load
 
 
 @pytest.mark.parametrize("losses", [[2.0], [2.0, float("nan"), 1.0], [2.0, 1.0]])

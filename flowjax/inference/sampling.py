@@ -16,30 +16,39 @@ import numpy as np
 from jaxtyping import Array
 
 from flowjax import likelihood
-from flowjax.batching import SolverFault, in_batches
 from flowjax.conditions import NO_LABEL, named
 from flowjax.data import DataSpec
-from flowjax.drawing import DrawnLabels, Inputs, Labels, labels_of, level_thresholds, program, source_noise, to_levels
 from flowjax.errors import ConfigError
+from flowjax.inference.batches import SolverFault, in_batches
+from flowjax.inference.choose import DOPRI5, Guide, Solver, bind, denoiser_of, options_of
+from flowjax.inference.finished_batches import open_finished, request_of
+from flowjax.inference.program import (
+    DrawnLabels,
+    Inputs,
+    Labels,
+    labels_of,
+    level_thresholds,
+    program,
+    source_noise,
+    to_levels,
+)
+from flowjax.inference.row_sharding import everywhere, over_rows, rows_of_a_block
+from flowjax.inference.run import Run
 from flowjax.likelihood import Divergence
-from flowjax.parts import open_parts, request_of
-from flowjax.run import Run
 from flowjax.solvers import Stats, grids, make_sampler
-from flowjax.solving import DOPRI5, Guide, Solver, bind, denoiser_of, options_of
 from flowjax.sources import has_density
-from flowjax.spread import everywhere, over_rows, rows_of_a_block
 from flowjax.training import hosts
 from flowjax.training.writers import say
 from flowjax.typing import PRNGKey
 
-__all__ = ["Drawn", "Scored", "SolverFault", "default_batch", "log_prob", "sample", "source_noise"]
+__all__ = ["LogDensities", "Samples", "SolverFault", "default_batch", "log_prob", "sample", "source_noise"]
 
 
 _CLASSES_SUMMED = 100
 """The largest number of classes over which a density without labels is summed."""
 
 
-class Drawn(NamedTuple):
+class Samples(NamedTuple):
     """What `sample` returns.
 
     Attributes:
@@ -55,7 +64,7 @@ class Drawn(NamedTuple):
     samples_per_second: float | None = None
 
 
-class Scored(NamedTuple):
+class LogDensities(NamedTuple):
     """log p in nats of the data space (N,), in the order of the points, and the largest number of evaluations."""
 
     log_prob: np.ndarray
@@ -94,7 +103,7 @@ def sample(
     labels: DrawnLabels = "random",
     keep: Path | None = None,
     gather: bool = True,
-) -> Drawn:
+) -> Samples:
     """Draws `num` samples, over all devices; of several processes, which all call this, each draws a share.
 
     Args:
@@ -110,7 +119,7 @@ def sample(
             their shares of the training data, and with `balanced` sample i has class i mod K. Classes of which the
             training data have no example are never chosen.
         keep: a folder for finished batches, where there is more than one: the same call goes on from there after a
-            kill, to the same bits. It is left, for `parts.remove_parts` once the samples are safe.
+            kill, to the same bits. It is left, for `finished_batches.remove_finished` once the samples are safe.
         gather: give each process all samples, not its share alone.
 
     Raises:
@@ -123,10 +132,10 @@ def sample(
     weak = None if guide is None or guide.weak is None else guide.weak.params
     inputs = Inputs(run.params, weak, noise, classes, steps, jnp.asarray(label or 0))
     bound = bind(run, solver, options_of(run, solver), guide, show)
-    parts, asked = None, (run, num, size, seed, solver, guide, label if kind == "one" else kind)
+    finished, asked = None, (run, num, size, seed, solver, guide, label if kind == "one" else kind)
     _check_same(asked)
     if keep is not None and (num > size or keep.exists()):  # which would hold those of another call
-        parts = open_parts(keep, request_of(*asked))
+        finished = open_finished(keep, request_of(*asked))
     times = _learned_times(run, solver, guide, bound, kind, inputs) if solver.grid == "learned" else None
     draw, inputs = program(run, solver, guide, bound, kind, times), everywhere(inputs)
     thresholds = jnp.asarray(level_thresholds(run.spec)) if run.spec.levels else None
@@ -140,7 +149,7 @@ def sample(
     rows = np.arange(num, dtype=np.int32)[_share(num)]
     show = show and hosts.leader()
     values, rate = in_batches(
-        block, (rows,), size, solver=solver.name, label="sample", unit=unit, show=show, parts=parts
+        block, (rows,), size, solver=solver.name, label="sample", unit=unit, show=show, finished=finished
     )
     if gather:
         values = {name: hosts.gathered(a) for name, a in values.items()}
@@ -148,7 +157,7 @@ def sample(
     else:
         values = values | {"nfe": hosts.gathered(values["nfe"])}
     samples = values["samples"] if run.spec.levels else run.spec.finish(values["samples"])
-    return Drawn(samples, values.get("labels"), int(values["nfe"].max()), rate)
+    return Samples(samples, values.get("labels"), int(values["nfe"].max()), rate)
 
 
 def _check_same(asked: tuple[Any, ...], *arrays: Any) -> None:
@@ -195,7 +204,7 @@ def log_prob(
     solver: Solver = DOPRI5,
     batch: int = 0,
     show: bool = False,
-) -> Scored:
+) -> LogDensities:
     """log p(x | label) in nats of the data space, in the order of x; shared out as in `sample`.
 
     Args:
@@ -252,19 +261,19 @@ def log_prob(
     _check_same((run, len(x), size, seed, solver, None, f"{divergence} {probes}"), x, labels)
     score_block = partial(over_rows(score), everywhere((run.params, noise_key, probe_key)))
 
-    def score_as(labels: np.ndarray) -> Scored:
+    def score_as(labels: np.ndarray) -> LogDensities:
         points = (np.arange(len(x))[own], encoded, labels[own])
         shown = show and hosts.leader()
         found = in_batches(score_block, points, size, solver=solver.name, label="likelihood", show=shown).values
         found = {name: hosts.gathered(a) for name, a in found.items()}
-        return Scored(run.spec.normalise.log_prob_to_data(found["log_prob"], run.spec.d), int(found["nfe"].max()))
+        return LogDensities(run.spec.normalise.log_prob_to_data(found["log_prob"], run.spec.d), int(found["nfe"].max()))
 
     if not summed:
         return score_as(labels)
     # log p(x) = log sum_k p(k) p(x | k)
     scored = {label: score_as(np.full(len(x), label, np.int32)) for label in run.spec.classes}
     terms = [one.log_prob + math.log(run.spec.shares[label]) for label, one in scored.items()]
-    return Scored(np.logaddexp.reduce(terms, axis=0), sum(one.nfe for one in scored.values()))
+    return LogDensities(np.logaddexp.reduce(terms, axis=0), sum(one.nfe for one in scored.values()))
 
 
 def _check_summable(spec: DataSpec) -> None:

@@ -8,13 +8,13 @@ from flowjax import guidance
 from flowjax.arguments import make
 from flowjax.conditions import named
 from flowjax.errors import ConfigError, unknown
+from flowjax.inference.run import Run
 from flowjax.names import make_schedule
 from flowjax.paths import AffinePath
 from flowjax.paths.transition import Variance
 from flowjax.predictions import Denoiser, defined_on
 from flowjax.ranges import Range
 from flowjax.reschedule import reschedule
-from flowjax.run import Run
 from flowjax.solvers import Options, diffusions, grids, make_sampler
 from flowjax.solvers.diffusions import Diffusion
 from flowjax.solvers.grids import GRIDS

@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flowjax import sampling
 from flowjax.data import Dataset
-from flowjax.run import Run
+from flowjax.inference import sampling
+from flowjax.inference.choose import Solver
+from flowjax.inference.run import Run
 from flowjax.solvers import solve_ode
-from flowjax.solving import Solver
 from flowjax.training.writers import read_metrics
 
 if TYPE_CHECKING:

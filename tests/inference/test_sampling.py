@@ -11,18 +11,20 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flowjax import batching, drawing, load, oracles, parts, sampling
+from flowjax import load, oracles
 from flowjax.build import build
 from flowjax.config import defaults
 from flowjax.data import Affine, DataSpec
-from flowjax.drawing import Inputs, labels_of
 from flowjax.errors import ConfigError
+from flowjax.inference import batches, finished_batches, program, sampling
+from flowjax.inference.choose import Guide, Solver, denoiser_of
+from flowjax.inference.finished_batches import FinishedBatches
+from flowjax.inference.program import Inputs, labels_of
+from flowjax.inference.run import Run
+from flowjax.inference.sampling import SolverFault
 from flowjax.paths import AffinePath, GaussianPath
-from flowjax.run import Run
-from flowjax.sampling import SolverFault
 from flowjax.schedules import VP, CondOT
 from flowjax.solvers import Stats
-from flowjax.solving import Guide, Solver, denoiser_of
 
 HEUN = Solver("heun", steps=3)
 
@@ -40,7 +42,7 @@ def compiled(caplog):
 
 
 def test_one_compilation_for_all_batches_and_none_for_another_call(run, compiled):
-    drawing._compiled.cache_clear()
+    program._compiled.cache_clear()
     first = sampling.sample(run, 70, 0, HEUN, batch=32)
     assert compiled().count("jit(draw)") == 1
     seen = len(compiled())
@@ -57,7 +59,7 @@ def test_one_compilation_for_all_batches_and_none_for_another_call(run, compiled
 
 def test_the_weaker_network_is_an_argument(run, compiled):
     """weak + 0 (strong - weak) is the weak network: another one is another answer of the same program."""
-    drawing._compiled.cache_clear()
+    program._compiled.cache_clear()
     weak = dataclasses.replace(run, params=jax.tree.map(lambda a: 0.5 * a, run.params))
     drawn = [sampling.sample(run, 8, 0, HEUN, guide=Guide("auto", 0.0, weak=w)).samples for w in (weak, run)]
     assert compiled().count("jit(draw)") == 1
@@ -80,9 +82,9 @@ def test_a_weaker_network_may_be_of_a_version_that_knew_no_shares_of_classes():
 
 def test_programs_hold_no_parameters(run):
     bound = run.path, run.interval, 1.0
-    program = drawing.program(run, HEUN, None, bound, "none", None)
-    assert program is drawing.program(dataclasses.replace(run), HEUN, None, bound, "none", None)
-    assert program.__wrapped__.__self__.run.params is None
+    compiled = program.program(run, HEUN, None, bound, "none", None)
+    assert compiled is program.program(dataclasses.replace(run), HEUN, None, bound, "none", None)
+    assert compiled.__wrapped__.__self__.run.params is None
 
 
 class Slow:
@@ -107,20 +109,20 @@ def test_a_block_is_dispatched_before_the_last_is_fetched():
         log.append(f"dispatch {rows[0]}")
         return {"x": Slow(log, int(rows[0]), 4)}, stats
 
-    found = batching.in_batches(f, (np.arange(14),), 4, solver="euler", label="test")
+    found = batches.in_batches(f, (np.arange(14),), 4, solver="euler", label="test")
     assert log == [
         *("dispatch 0", "dispatch 4", "fetch 0", "dispatch 8", "fetch 4", "dispatch 12", "fetch 8", "fetch 12")
     ]
     np.testing.assert_array_equal(found.values["x"], np.arange(14))
     np.testing.assert_array_equal(found.values["nfe"], np.full(14, 3))
     assert found.rate > 0
-    assert batching.in_batches(f, (np.arange(3),), 4, solver="euler", label="test").rate is None
+    assert batches.in_batches(f, (np.arange(3),), 4, solver="euler", label="test").rate is None
 
 
 def test_progress_without_a_terminal_is_a_line_now_and_then(capsys, monkeypatch):
-    monkeypatch.setattr(batching, "_QUIET", -1.0)
+    monkeypatch.setattr(batches, "_QUIET", -1.0)
     f = lambda rows: ({"x": jnp.asarray(rows)}, Stats(jnp.full(4, 3), jnp.ones(4, bool)))
-    batching.in_batches(f, (np.arange(6),), 4, solver="euler", label="sample", unit="image", show=True)
+    batches.in_batches(f, (np.arange(6),), 4, solver="euler", label="sample", unit="image", show=True)
     lines = capsys.readouterr().err.splitlines()
     assert [line.split("  ")[0] for line in lines] == ["sample 4/6", "sample 6/6"]
     assert all("images_per_second" in line for line in lines)
@@ -129,7 +131,7 @@ def test_progress_without_a_terminal_is_a_line_now_and_then(capsys, monkeypatch)
 def test_rows_that_did_not_arrive_are_counted_without_the_padding():
     f = lambda rows: ({"x": jnp.asarray(rows)}, Stats(jnp.full(4, 3), jnp.zeros(4, bool)))
     with pytest.raises(SolverFault, match="for 3 of 3 rows"):
-        batching.in_batches(f, (np.arange(3),), 4, solver="dopri5", label="test")
+        batches.in_batches(f, (np.arange(3),), 4, solver="dopri5", label="test")
 
 
 @pytest.mark.parametrize("spec", [(256, 127.5, 127.5), (17, 8.0, 8.0), (2, 0.5, 0.5), (256, 66.7, 120.1)])
@@ -137,15 +139,15 @@ def test_levels_on_the_device_are_those_of_numpy(spec):
     """At every threshold and the floats beside it, at random points, beyond the ends: bit for bit."""
     levels, scale, shift = spec
     data = DataSpec("x", (1,), Affine(scale, shift), 0, levels)
-    edges = drawing.level_thresholds(data)
+    edges = program.level_thresholds(data)
     assert len(edges) == levels - 1
     assert (np.diff(edges) > 0).all()
     near = [np.nextafter(edges, np.float32(np.sign(d) * np.inf)) for d in (-1, 1)]
     draws = np.random.default_rng(0).normal(size=100_000).astype(np.float32)
     ends = np.array([-np.inf, -1e30, -2, -0.0, 0.0, 2, 1e30, np.inf], np.float32)
     x = np.concatenate([edges, *near, draws, ends])[:, None]
-    np.testing.assert_array_equal(drawing.to_levels(jnp.asarray(edges), jnp.asarray(x)), data.finish(x))
-    assert drawing.to_levels(jnp.asarray(edges), jnp.full((1, 1), jnp.nan)) == 0
+    np.testing.assert_array_equal(program.to_levels(jnp.asarray(edges), jnp.asarray(x)), data.finish(x))
+    assert program.to_levels(jnp.asarray(edges), jnp.full((1, 1), jnp.nan)) == 0
 
 
 @pytest.mark.usefixtures("as_users_call")
@@ -172,7 +174,7 @@ class Interrupted(Exception):
 
 def interrupt_after(monkeypatch, blocks):
     """The write of the block after that many fails, as if the process had died there."""
-    write, count = parts.Parts.write, []
+    write, count = FinishedBatches.write, []
 
     def dying(self, start, block):
         if len(count) == blocks:
@@ -180,7 +182,7 @@ def interrupt_after(monkeypatch, blocks):
         count.append(start)
         write(self, start, block)
 
-    monkeypatch.setattr(parts.Parts, "write", dying)
+    monkeypatch.setattr(FinishedBatches, "write", dying)
 
 
 @pytest.mark.parametrize("solver", [HEUN, Solver(rtol=1e-3, atol=1e-3), Solver("ddpm", steps=4)])
@@ -195,9 +197,11 @@ def test_an_interrupted_call_goes_on_to_the_same_bits(run, tmp_path, monkeypatch
     (keep / "0000000016.npz").write_bytes(b"cut short")
     capsys.readouterr()
     drawn = []
-    write = parts.Parts.write
+    write = FinishedBatches.write
     monkeypatch.setattr(
-        parts.Parts, "write", lambda self, start, block: (drawn.append(start), write(self, start, block))
+        FinishedBatches,
+        "write",
+        lambda self, start, block: (drawn.append(start), write(self, start, block)),
     )
     resumed = call(keep=keep)
     assert "going on from the 3 finished batches" in capsys.readouterr().err
@@ -205,7 +209,7 @@ def test_an_interrupted_call_goes_on_to_the_same_bits(run, tmp_path, monkeypatch
     whole = call()
     np.testing.assert_array_equal(resumed.samples, whole.samples)
     assert resumed.nfe == whole.nfe
-    parts.remove_parts(keep)
+    finished_batches.remove_finished(keep)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -256,7 +260,7 @@ def test_foreign_files_are_neither_taken_nor_removed(run, tmp_path):
     (tmp_path / "0000000000.npz").write_bytes(b"someone's")
     with pytest.raises(ConfigError, match="other files than finished batches"):
         sampling.sample(run, 40, 0, HEUN, batch=16, keep=tmp_path)
-    parts.remove_parts(tmp_path)
+    finished_batches.remove_finished(tmp_path)
     assert len(list(tmp_path.iterdir())) == 1
 
 

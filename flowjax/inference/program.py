@@ -16,11 +16,11 @@ from jaxtyping import Array, UInt8
 
 from flowjax import solvers
 from flowjax.data import DataSpec
+from flowjax.inference.choose import Guide, Solver, denoiser_of, grid_of, options_of
+from flowjax.inference.row_sharding import over_rows
+from flowjax.inference.run import Run
 from flowjax.paths import AffinePath
-from flowjax.run import Run
 from flowjax.solvers import Stats
-from flowjax.solving import Guide, Solver, denoiser_of, grid_of, options_of
-from flowjax.spread import over_rows
 from flowjax.typing import Batched, Params, PRNGKey
 
 DrawnLabels = Literal["shares", "random", "balanced"]
@@ -90,7 +90,7 @@ class Program:
     Attributes:
         same: what it depends on. The problem is there as its id, which stays its own while `run` holds it.
         run, guide: without their parameters.
-        path, interval, scale: from `solving.bind`.
+        path, interval, scale: from `choose.bind`.
         times: a learned grid, or None for the solver's.
     """
 
@@ -138,7 +138,7 @@ def program(
 ) -> Callable[[Inputs, Array | np.ndarray], tuple[Array, Array | None, Stats]]:
     """`Program.draw` compiled over all devices; the same function for the same arguments.
 
-    `bound` is from `solving.bind`, its inputs are from `spread.everywhere`.
+    `bound` is from `choose.bind`, its inputs are from `row_sharding.everywhere`.
     """
     guided, bare = None, guide
     if guide is not None:

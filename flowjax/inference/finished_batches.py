@@ -19,9 +19,9 @@ import numpy as np
 from flowjax.archives import ArchiveError, read_npz
 from flowjax.errors import ConfigError
 from flowjax.files import written
+from flowjax.inference.choose import Guide, Solver
+from flowjax.inference.run import Run
 from flowjax.metrics.cache import write_npz
-from flowjax.run import Run
-from flowjax.solving import Guide, Solver
 from flowjax.training.loop import RunFault
 from flowjax.training.writers import say
 
@@ -32,7 +32,7 @@ _REQUEST = "request.json"
 
 
 @dataclass(frozen=True)
-class Parts:
+class FinishedBatches:
     """The blocks in a folder that is known to be of this request.
 
     Attributes:
@@ -64,8 +64,8 @@ class Parts:
         return self.folder / f"{start:010d}.npz"
 
 
-def open_parts(folder: Path, request: dict[str, Any]) -> Parts:
-    """Opens the parts of a request. It creates nothing, and removes what an earlier call without a block has left.
+def open_finished(folder: Path, request: dict[str, Any]) -> FinishedBatches:
+    """Opens the finished batches of a request. It creates nothing, and removes what a call without a batch has left.
 
     Raises:
         ConfigError: if the folder holds blocks of another request, or other files.
@@ -75,13 +75,13 @@ def open_parts(folder: Path, request: dict[str, Any]) -> Parts:
     fix = "remove the folder, or take another --out"
     try:
         if not folder.exists():
-            return Parts(folder, request)
+            return FinishedBatches(folder, request)
         blocks = _blocks(folder)
         if any(not _is_part(p) for p in folder.iterdir()) or (blocks and not (folder / _REQUEST).exists()):
             raise ConfigError(f"{folder} holds other files than finished batches: {fix}")
         if not blocks:
-            remove_parts(folder)
-            return Parts(folder, request)
+            remove_finished(folder)
+            return FinishedBatches(folder, request)
         text = (folder / _REQUEST).read_bytes()
     except OSError as error:
         raise RunFault(f"cannot use {folder}: {error.strerror}; {fix}") from None
@@ -96,11 +96,11 @@ def open_parts(folder: Path, request: dict[str, Any]) -> Parts:
         text = ", ".join(f"{name} is {known.get(name)} there and {request.get(name)} here" for name in gaps)
         raise ConfigError(f"{folder} holds finished batches of another request: {text}; {fix}")
     say(f"sample: going on from the {len(blocks)} finished batches in {folder}")
-    return Parts(folder, request)
+    return FinishedBatches(folder, request)
 
 
-def remove_parts(folder: Path) -> None:
-    """Removes what `Parts.write` has left there, and the folder with it; nothing else."""
+def remove_finished(folder: Path) -> None:
+    """Removes what `FinishedBatches.write` has left there, and the folder with it; nothing else."""
     if folder.is_dir() and ((folder / _REQUEST).exists() or not _blocks(folder)):
         with contextlib.suppress(OSError):
             # the request last: without it the blocks would be nobody's
