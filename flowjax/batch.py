@@ -1,26 +1,26 @@
 """A batch of training data."""
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple, TypeAlias
 
-from jaxtyping import Array, Bool
+__all__ = ["Batch", "Rows"]
 
-from flowjax.typing import Batched, Cond
-
-__all__ = ["Batch"]
+Rows: TypeAlias = Any
+"""An array with a leading axis of rows: of NumPy on the host, of JAX on the devices."""
 
 
 class Batch(NamedTuple):
-    """Examples of the data with their conditions.
+    """Examples of the data with their conditions, on the host or on the devices.
 
     Attributes:
         x1: (B, *event) data.
         cond: arrays with leading axis B by name (`flowjax.conditions`), or None.
         x0: (B, *event) source samples that come in pairs with x1; None to draw them from the source. A coupling has
             nothing to do for given pairs.
-        mask: (B, N), true for the elements of a set or sequence x1 = (B, N, C) that exist; None where all do.
+        mask: (B, N) bool, true for the elements of a set or sequence x1 = (B, N, C) that exist; None where all do.
     """
 
-    x1: Batched
-    cond: Cond = None
-    x0: Batched | None = None
-    mask: Bool[Array, "B N"] | None = None
+    x1: Rows
+    cond: Mapping[str, Rows] | None = None
+    x0: Rows | None = None
+    mask: Rows | None = None

@@ -103,7 +103,8 @@ def main():
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     run, data = flowjax.load(args.workdir), open_digits()
-    images, labels = data.arrays()
+    rows = data.arrays()
+    images, labels = rows.x1, rows.cond["label"]
     true, halves = moments(images), np.random.default_rng(0).permutation(len(images))
     x0, labels = run.prior.sample(jax.random.key(1), args.num), np.resize(labels, args.num)
     exact, nfe, seconds = draw(run, x0, labels, "dopri5", rtol=1e-5, atol=1e-5)

@@ -14,10 +14,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from flowjax import archives
+from flowjax.batch import Batch
 from flowjax.data.dataset import ArrayRows, Dataset, held_out, resident, sample_rows
 from flowjax.data.labels import is_text, names_of, read_labels
 from flowjax.data.scales import standardisation
@@ -89,8 +91,9 @@ def _open(name: str, path: str, arrays: dict[str, Any], notes: tuple[str, ...]) 
         test, test_labels = np.asarray(x[test_rows]), None if labels is None else labels[test_rows]
     else:
         test, test_labels = np.asarray(x_test[test_rows]), None if test_labels is None else test_labels[test_rows]
-    rows = ArrayRows(x, labels, without)
-    read = lambda index: rows.take(index)[0]
+    by_name = lambda labels: {} if labels is None else {"label": labels}
+    rows = ArrayRows(Batch(x, by_name(labels)), without)
+    read = lambda index: ArrayRows(Batch(x), without).take(index).x1
     if x.dtype == np.uint8:
         levels, normalise, test = 256, image_scale(256), _pixels(path, test)
     else:
@@ -100,19 +103,19 @@ def _open(name: str, path: str, arrays: dict[str, Any], notes: tuple[str, ...]) 
     known = labels if labels is None or without is None else np.delete(labels, without)
     classes, shares, gaps = _classes(known, test_labels, names)
     spec = DataSpec(name, tuple(x.shape[1:]), normalise, classes, levels, names, shares)
-    encoded = replace(rows, encode=spec.encode)
+    encoded = replace(rows, encode=spec.encode_rows)
     if not levels:
         notes += _check_test(spec, test)
 
-    def load() -> tuple[np.ndarray, np.ndarray | None]:
+    def load() -> Batch:
         some, index = max(1, AT_ONCE // spec.d), np.arange(len(encoded))
-        parts = [encoded.take(index[i : i + some])[0] for i in range(0, len(index), some)]
-        return np.concatenate(parts), known
+        parts = [encoded.take(index[i : i + some]) for i in range(0, len(index), some)]
+        return jax.tree.map(lambda *a: np.concatenate(a), *parts)
 
     return Dataset(
         spec=spec,
         test=test.astype(np.float32 if levels else spec.dtype),
-        test_labels=test_labels,
+        test_cond=by_name(test_labels),
         arrays=load if fits else tuple,
         sample=sample_rows if fits else None,
         rows=None if fits else encoded,

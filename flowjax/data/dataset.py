@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Protocol, runtime_checkable
@@ -30,8 +30,8 @@ class Rows(Protocol):
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, index: int) -> tuple[np.ndarray, np.int32 | None]:
-        """One example and its label."""
+    def __getitem__(self, index: int) -> Batch:
+        """One example: a `Batch` whose arrays have no batch axis."""
         ...
 
 
@@ -40,30 +40,26 @@ class ArrayRows:
     """Rows of arrays, in memory or mapped to it.
 
     Args:
-        x: (N, *event), of NumPy or alike.
-        labels: (N,), or None.
+        arrays: all rows, a `Batch` of NumPy arrays or of arrays that read like them.
         without: rows that are left out, in increasing order; None for none.
-        encode: from an array of rows to encoded rows; None leaves them as they are.
+        encode: from rows to encoded rows; None leaves them as they are.
     """
 
-    x: Any
-    labels: np.ndarray | None = None
+    arrays: Batch
     without: np.ndarray | None = field(default=None, repr=False)
-    encode: Callable[[np.ndarray], np.ndarray] | None = None
+    encode: Callable[[Batch], Batch] | None = None
 
     def __len__(self) -> int:
-        return len(self.x) - (0 if self.without is None else len(self.without))
+        return len(self.arrays.x1) - (0 if self.without is None else len(self.without))
 
-    def __getitem__(self, index: int) -> tuple[np.ndarray, np.int32 | None]:
-        x, labels = self.take(np.array([index]))
-        return x[0], None if labels is None else labels[0]
+    def __getitem__(self, index: int) -> Batch:
+        return jax.tree.map(lambda a: a[0], self.take(np.array([index])))
 
-    def take(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-        """The examples with these numbers, side by side, and their labels: one reading for all of them."""
+    def take(self, index: np.ndarray) -> Batch:
+        """The examples with these numbers side by side, read in one go."""
         rows = index if self._skips is None else skipping(self._skips, index)
-        x = np.asarray(self.x[rows])
-        labels = None if self.labels is None else self.labels[rows].astype(np.int32)
-        return x if self.encode is None else self.encode(x), labels
+        taken = jax.tree.map(lambda a: np.asarray(a[rows]), self.arrays)
+        return taken if self.encode is None else self.encode(taken)
 
     @cached_property
     def _skips(self) -> np.ndarray | None:
@@ -80,10 +76,11 @@ class Dataset:
         spec: shape, normalisation, labels.
         test: (N, *shape) held-out points in data space, fixed; from `open_dataset`, in a random order. Numbers have the
             type `spec.dtype`, pixels are float32.
-        test_labels: (N,) int32, or None.
-        arrays: loads what `sample` draws from, once; () where it needs nothing. Passed to the compiled step as an
-            argument.
-        sample: (arrays, key, n) -> Batch of encoded rows, from arrays of encoded rows.
+        test_cond: the conditions of the test points by name, in data space: `label` (N,) int32 where there are classes,
+            and each other field that was asked for, (N, *shape).
+        arrays: loads what `sample` draws from, once: for `sample_rows` a `Batch` of all encoded rows; () where it needs
+            nothing. Passed to the compiled step as an argument.
+        sample: (arrays, key, n) -> Batch of encoded rows, with the names of `test_cond` as its conditions.
         rows: encoded rows of a set that is too large for the device, read from the host batch by batch (`data.stream`).
         log_prob: (N, *shape) -> (N,) nats in data space, where it is known.
         draw: (key, n) -> fresh true samples, where the distribution is known.
@@ -95,7 +92,7 @@ class Dataset:
 
     spec: DataSpec
     test: np.ndarray = field(repr=False)
-    test_labels: np.ndarray | None = field(default=None, repr=False)
+    test_cond: Mapping[str, np.ndarray] = field(default_factory=dict, repr=False)
     arrays: Callable[[], Any] = tuple
     sample: Callable[[Any, PRNGKey, int], Batch] | None = None
     rows: Rows | None = field(default=None, repr=False)
@@ -105,16 +102,21 @@ class Dataset:
     test_rows: np.ndarray | None = field(default=None, repr=False)
     notes: tuple[str, ...] = ()
 
+    @property
+    def test_labels(self) -> np.ndarray | None:
+        """(N,) int32: the classes of the test points, or None where there are none."""
+        return self.test_cond.get("label")
+
     def with_permuted_test(self) -> "Dataset":
         """The same data set with its test points in a fixed random order, so that the first ones represent all."""
         if self.draw is not None:
             return self  # independent draws already
         order = permutation(len(self.test))
-        labels, rows = self.test_labels, self.test_rows
+        rows = self.test_rows
         return replace(
             self,
             test=self.test[order],
-            test_labels=None if labels is None else labels[order],
+            test_cond={name: a[order] for name, a in self.test_cond.items()},
             test_rows=order if rows is None else rows[order],
         )
 
@@ -137,9 +139,7 @@ def held_out(rows: int, shape: tuple[int, ...]) -> int:
     return max(1, min(rows, _TEST_BYTES // (4 * math.prod(shape))))
 
 
-def sample_rows(arrays: tuple[Any, Any], key: PRNGKey, n: int) -> Batch:
-    """n rows of (x, labels), uniformly with replacement: a pure function of the key, so any step can be replayed."""
-    x, labels = (None if a is None else jnp.asarray(a) for a in arrays)
-    assert x is not None
-    index = jax.random.randint(key, (n,), 0, x.shape[0])
-    return Batch(x[index], None if labels is None else labels[index])
+def sample_rows(arrays: Batch, key: PRNGKey, n: int) -> Batch:
+    """n rows, uniformly with replacement: a pure function of the key, so that any step can be replayed."""
+    index = jax.random.randint(key, (n,), 0, arrays.x1.shape[0])
+    return jax.tree.map(lambda a: jnp.asarray(a)[index], arrays)

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from flowjax.batch import Batch
 from flowjax.data.dataset import Dataset, sample_rows
 from flowjax.data.spec import DataSpec, image_scale
 
@@ -25,15 +26,15 @@ def open_digits(label: int | None = None) -> Dataset:
         return Dataset(
             spec=DataSpec(f"digits({label})", (8, 8, 1), image_scale(17), num_classes=0, levels=17),
             test=test.astype(np.float32),
-            arrays=lambda: (train, None),
+            arrays=lambda: Batch(train),
             sample=sample_rows,
         )
     x, y = _load()
     return Dataset(
         spec=DataSpec("digits", (8, 8, 1), image_scale(17), num_classes=10, levels=17),
         test=x[-_TEST:].astype(np.float32),
-        test_labels=y[-_TEST:],
-        arrays=lambda: (x[:-_TEST], y[:-_TEST]),
+        test_cond={"label": y[-_TEST:]},
+        arrays=lambda: Batch(x[:-_TEST], {"label": y[:-_TEST]}),
         sample=sample_rows,
     )
 

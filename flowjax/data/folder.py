@@ -22,6 +22,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from flowjax.archives import printable
+from flowjax.batch import Batch
 from flowjax.data.dataset import Dataset, held_out, resident, sample_rows
 from flowjax.data.decode import SUFFIXES, read_header, read_image
 from flowjax.data.layout import Layout, read_layout
@@ -54,17 +55,15 @@ class ImageRows:
     def __len__(self) -> int:
         return len(self.files)
 
-    def __getitem__(self, index: int) -> tuple[np.ndarray, np.int32 | None]:
-        return self._read(self.files[index]), None if self.labels is None else np.int32(self.labels[index])
+    def __getitem__(self, index: int) -> Batch:
+        cond = {} if self.labels is None else {"label": np.asarray(self.labels[index], np.int32)}
+        return Batch(self._read(self.files[index]), cond)
 
-    def decode(self) -> np.ndarray:
-        """All images, (N, H, W, C) uint8."""
+    def decode(self) -> Batch:
+        """All images, (N, H, W, C) uint8, and their labels, (N,) int32."""
         with ThreadPoolExecutor() as pool:
-            return np.stack(list(pool.map(self._read, self.files)))
-
-    def label_array(self) -> np.ndarray | None:
-        """The labels as int32, or None."""
-        return None if self.labels is None else np.asarray(self.labels, np.int32)
+            x = np.stack(list(pool.map(self._read, self.files)))
+        return Batch(x, {} if self.labels is None else {"label": np.asarray(self.labels, np.int32)})
 
     def _read(self, file: Path) -> np.ndarray:
         height, width, channels = self.shape
@@ -128,11 +127,12 @@ def open_folder(path: str, size: int = 0, channels: int = 0) -> Dataset:
         class_names=layout.classes,
         class_shares=shares_of(counts) if layout.classes else (),
     )
+    tested = test_set.decode()
     return Dataset(
         spec=spec,
-        test=test_set.decode().astype(np.float32),
-        test_labels=test_set.label_array(),
-        arrays=(lambda: (rows.decode(), rows.label_array())) if fits else tuple,
+        test=tested.x1.astype(np.float32),
+        test_cond=tested.cond or {},
+        arrays=rows.decode if fits else tuple,
         sample=sample_rows if fits else None,
         rows=None if fits else rows,
         test_rows=test_rows,

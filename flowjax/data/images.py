@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from flowjax.batch import Batch
 from flowjax.data.dataset import Dataset, resident, sample_rows
 from flowjax.data.spec import DataError, DataSpec, image_scale
 
@@ -41,13 +42,13 @@ def open_tfds(name: str, path: str = "") -> Dataset:
     """
     train, test = _sources(name, path)
     shape = _SHAPES[name]
-    x_test, y_test = _decode(test, shape)
+    tested = _decode(test, shape)
     names = tuple(_CLASSES[name].split(",")) if name in _CLASSES else ()
     fits = resident(len(train) * int(np.prod(shape)))
     return Dataset(
         spec=DataSpec(name, shape, image_scale(256), num_classes=10, levels=256, class_names=names),
-        test=x_test.astype(np.float32),
-        test_labels=y_test,
+        test=tested.x1.astype(np.float32),
+        test_cond=tested.cond or {},
         arrays=(lambda: _decode(train, shape)) if fits else tuple,
         sample=sample_rows if fits else None,
         rows=None if fits else _Rows(train, shape),
@@ -75,11 +76,11 @@ def _sources(name: str, path: str) -> tuple[Any, Any]:
         raise DataError(missing) from None
 
 
-def _decode(source: Any, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+def _decode(source: Any, shape: tuple[int, ...]) -> Batch:
     """Every image and label of a split, in its order."""
     rows = source.__getitems__(range(len(source)))
     x = np.stack([row["image"] for row in rows]).reshape(-1, *shape)
-    return x, np.array([row["label"] for row in rows], np.int32)
+    return Batch(x, {"label": np.array([row["label"] for row in rows], np.int32)})
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,6 @@ class _Rows:
     def __len__(self) -> int:
         return len(self.source)
 
-    def __getitem__(self, index: int) -> tuple[np.ndarray, np.int32]:
+    def __getitem__(self, index: int) -> Batch:
         row = self.source[index]
-        return row["image"].reshape(self.shape), np.int32(row["label"])
+        return Batch(row["image"].reshape(self.shape), {"label": np.asarray(row["label"], np.int32)})

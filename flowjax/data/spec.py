@@ -20,6 +20,7 @@ import numpy as np
 from jaxtyping import Array
 
 from flowjax.archives import printable
+from flowjax.batch import Batch
 from flowjax.conditions import Field
 from flowjax.typing import Batched, PRNGKey
 
@@ -260,6 +261,10 @@ class DataSpec:
     def encode(self, x: np.ndarray) -> np.ndarray:
         """Data-space rows as `prepare` takes them on the device: pixels as they are, numbers by `to_model`."""
         return x if self.levels else self.to_model(x)
+
+    def encode_rows(self, rows: Batch) -> Batch:
+        """Rows in data space, with all that they bring, as the compiled step takes them."""
+        return rows._replace(x1=self.encode(rows.x1))
 
     def prepare(self, key: PRNGKey, x: Array) -> Batched:
         """Encoded rows as float32 in model space: pixels are dequantised, numbers are there already."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import jax
 import numpy as np
 
 from flowjax.batch import Batch
@@ -71,13 +72,9 @@ class Stream:
 
 def _read(rows: Rows, own: slice, numbers: np.ndarray) -> Batch:
     """These rows, encoded, side by side, still on the host."""
-    x: Any
     if isinstance(rows, ArrayRows):
-        x, labels = rows.take(numbers[own])
-        return Batch(x, labels)
-    some, labels = zip(*(rows[int(i)] for i in numbers[own]), strict=True)
-    x = np.stack(some)
-    return Batch(x, None if labels[0] is None else np.asarray(labels, np.int32))
+        return rows.take(numbers[own])
+    return jax.tree.map(lambda *one: np.stack(one), *(rows[int(i)] for i in numbers[own]))
 
 
 def _ignore_interrupts(index: int, count: int) -> None:

@@ -261,7 +261,7 @@ def _reference_images(run: Run, dataset: Dataset, split: str, metric: str) -> np
             f"{spec.name} is streamed, and reference statistics need a resident set: set FLOWJAX_RESIDENT_BYTES to its "
             "number of bytes or more"
         )
-    return np.asarray(dataset.arrays()[0])
+    return np.asarray(dataset.arrays().x1)
 
 
 def _check_samples(samples: np.ndarray, shape: tuple[int, ...]) -> None:

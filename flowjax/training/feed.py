@@ -53,13 +53,12 @@ class Feed:
 
     def like(self) -> Batch:
         """Shapes, types and shardings of what a call returns."""
-        x, label = self._stream.rows[0]
 
-        def stretch(shape: tuple[int, ...], dtype: Any) -> Any:
-            whole = STRETCH, self._size, *shape
-            return jax.ShapeDtypeStruct(whole, jax.dtypes.canonicalize_dtype(dtype), sharding=self._sharding)
+        def stretch(one: np.ndarray) -> Any:
+            whole = STRETCH, self._size, *one.shape
+            return jax.ShapeDtypeStruct(whole, jax.dtypes.canonicalize_dtype(one.dtype), sharding=self._sharding)
 
-        return Batch(stretch(x.shape, x.dtype), None if label is None else stretch((), np.int32))
+        return jax.tree.map(stretch, self._stream.rows[0])
 
     def start(self, step: int, n: int) -> None:
         """Begins with what the next call will ask for, while the devices work."""

@@ -154,7 +154,7 @@ class Trainer:
             found["checksum of its first, middle and last row"] = _checksum(some)
         if data.draw is None:  # what is computed may differ in a last bit between kinds of hosts
             found["checksum of its rows"] = _checksum(self._loaded)
-            found["checksum of its test rows"] = _checksum((data.test, data.test_labels))
+            found["checksum of its test rows"] = _checksum((data.test, data.test_cond))
         return found
 
     def _as_used(self, params: Params) -> Params:
@@ -234,7 +234,7 @@ class Trainer:
                 raw = dataset.sample(arrays, key_rows, n)
             else:
                 raw = jax.tree.map(lambda a: a[position], arrays)
-            cond = None if label is None else drop_labels(key_drop, raw.cond, label.dropout)
+            cond = None if label is None else drop_labels(key_drop, (raw.cond or {})["label"], label.dropout)
             x1, told = augmentation.apply(jax.random.fold_in(key, _AUGMENT), raw.x1)
             if told is not None:
                 cond = {"label": cond, "augment": told}

@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from flowjax.batch import Batch
 from flowjax.build import build
 from flowjax.config import defaults, resolve
 from flowjax.data import open_dataset
@@ -40,7 +41,7 @@ def trainer(data: str, width: int, depth: int, activation: str, batch: int, coup
     if pooled:
         assert dataset.draw is not None
         pool = np.asarray(dataset.draw(jax.random.key(0), 100_000))
-        dataset = dataclasses.replace(dataset, arrays=lambda: (pool, None), sample=sample_rows)
+        dataset = dataclasses.replace(dataset, arrays=lambda: Batch(pool), sample=sample_rows)
     return Trainer(config, build(config, dataset.spec), dataset)
 
 

@@ -216,6 +216,7 @@ def assembled(args: argparse.Namespace, mesh: str, devices: Any) -> Any:
     """The trainer of the U-Net of CIFAR-10, or of a DiT on latents of 256 x 256 images, on the first devices."""
     import numpy as np
 
+    from flowjax.batch import Batch
     from flowjax.build import build
     from flowjax.config import changed, defaults, literal
     from flowjax.data import Dataset, DataSpec
@@ -233,7 +234,7 @@ def assembled(args: argparse.Namespace, mesh: str, devices: Any) -> Any:
     config = changed(config, {key: literal(value) for key, _, value in (pair.partition("=") for pair in args.set)})
     x = np.random.default_rng(0).integers(0, 256, (1024, *shape), np.uint8)
     spec = DataSpec("images", shape, image_scale(256), levels=256)
-    dataset = Dataset(spec, x[:8].astype(np.float32), arrays=lambda: (x, None), sample=sample_rows)
+    dataset = Dataset(spec, x[:8].astype(np.float32), arrays=lambda: Batch(x), sample=sample_rows)
     return Trainer(config, build(config, spec), dataset, devices[: data * fsdp])
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from flowjax.batch import Batch
 from flowjax.data import DATASETS, Affine, DataError, DataSpec, open_dataset
 from flowjax.data.dataset import sample_rows
 from flowjax.data.spec import image_scale
@@ -57,15 +58,15 @@ def test_digits():
     batch = dataset.sample(dataset.arrays(), jax.random.key(0), 32)
     assert batch.x1.shape == (32, 8, 8, 1)
     assert int(batch.x1.max()) <= 16
-    assert set(np.asarray(batch.cond)) <= set(range(10))
+    assert set(np.asarray(batch.cond["label"])) <= set(range(10))
     assert len(dataset.arrays()[0]) + len(dataset.test) == 1797
 
 
 def test_labels_stay_with_their_rows():
     x = np.arange(50)[:, None].astype(np.float32)
-    batch = sample_rows((jnp.asarray(x), jnp.arange(50)), jax.random.key(0), 200)
-    np.testing.assert_array_equal(batch.x1[:, 0], batch.cond)
-    assert len(np.unique(batch.cond)) > 40
+    batch = sample_rows(Batch(jnp.asarray(x), {"label": jnp.arange(50)}), jax.random.key(0), 200)
+    np.testing.assert_array_equal(batch.x1[:, 0], batch.cond["label"])
+    assert len(np.unique(batch.cond["label"])) > 40
 
 
 def test_dequantisation_floors_back_to_the_same_pixels():
@@ -96,7 +97,7 @@ def test_npz_of_points(tmp_path):
     assert dataset.spec.num_classes == 4
     assert len(dataset.test) == 20
     np.testing.assert_allclose(dataset.test, x[dataset.test_rows], rtol=1e-6)
-    model, _ = dataset.arrays()
+    model = dataset.arrays().x1
     assert len(model) == 180
     assert model.mean() == pytest.approx(0, abs=1e-6)
     assert model.std() == pytest.approx(1, abs=1e-6)
@@ -167,7 +168,8 @@ def test_tfds_set(name, monkeypatch):
     np.testing.assert_array_equal(
         np.bincount(dataset.test_labels), 1000 if name != "mnist" else np.bincount(dataset.test_labels)
     )
-    images, labels = dataset.arrays()
+    rows = dataset.arrays()
+    images, labels = rows.x1, rows.cond["label"]
     assert len(images) == {"cifar10": 50_000}.get(name, 60_000)
     known = {"mnist": 33.3184, "fashion_mnist": 72.9403, "cifar10": 120.7076}  # mean pixel of the training set
     assert images.mean() == pytest.approx(known[name], abs=1e-3)
@@ -179,7 +181,7 @@ def test_tfds_set(name, monkeypatch):
     np.testing.assert_array_equal(batch.x1, next(by_processes).x1)
     assert not np.array_equal(batch.x1, next(by_processes).x1)
     row = np.flatnonzero((images == batch.x1[0]).all((1, 2, 3)))
-    assert batch.cond[0] in labels[row]
+    assert batch.cond["label"][0] in labels[row]
     assert "tensorflow" not in sys.modules
 
 

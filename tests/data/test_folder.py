@@ -29,7 +29,8 @@ def test_a_folder_without_splits_or_classes(tmp_path):
     held = held_out_tenth(30)
     np.testing.assert_array_equal(dataset.test, PIXELS[dataset.test_rows])
     assert sorted(dataset.test_rows) == held.tolist()
-    x, labels = dataset.arrays()
+    rows = dataset.arrays()
+    x, labels = rows.x1, rows.cond.get("label")
     np.testing.assert_array_equal(x, np.delete(PIXELS, held, 0))
     assert labels is None
 
@@ -39,7 +40,8 @@ def test_splits_and_classes(tmp_path):
         save(tmp_path / "train" / name, PIXELS[10 * i : 10 * i + 10])
         save(tmp_path / "val" / name, PIXELS[20 + 5 * i : 25 + 5 * i])
     dataset = open_dataset("folder", str(tmp_path))
-    x, labels = dataset.arrays()
+    rows = dataset.arrays()
+    x, labels = rows.x1, rows.cond.get("label")
     np.testing.assert_array_equal(x, PIXELS[:20])
     np.testing.assert_array_equal(labels, np.repeat([0, 1], 10))
     np.testing.assert_array_equal(dataset.test, PIXELS[20:][dataset.test_rows])
@@ -51,7 +53,7 @@ def test_images_are_cropped_resized_and_made_grey(tmp_path):
     """A grey ramp from left to right, wider than high: its middle square, at half the size, is a steeper one."""
     ramp = np.ascontiguousarray(np.broadcast_to(np.arange(0, 240, 10, dtype=np.uint8)[:, None], (16, 24, 3)))
     save(tmp_path, [ramp] * 12)
-    (image, *_), _ = open_dataset("folder(8, 1)", str(tmp_path)).arrays()
+    image, *_ = open_dataset("folder(8, 1)", str(tmp_path)).arrays().x1
     assert image.shape == (8, 8, 1)
     # pixel j is the mean of columns 4 + 2 j and 5 + 2 j, away from the edges of the filter, rounded
     np.testing.assert_allclose(image[4, 1:-1, 0], [10 * (4 + 2 * j) + 5 for j in range(1, 7)], atol=1)
@@ -93,7 +95,8 @@ def test_arrays_in_a_folder(tmp_path, kind, monkeypatch):
     labels = np.arange(30) % 3
     KINDS[kind](tmp_path / "a", x=PIXELS, y=labels)
     dataset = open_dataset(kind.rstrip("2"), str(tmp_path / "a"))
-    x, y = dataset.arrays()
+    rows = dataset.arrays()
+    x, y = rows.x1, rows.cond["label"]
     held = dataset.test_rows
     assert sorted(labels[held]) == [0, 1, 2]
     np.testing.assert_array_equal(x, np.delete(PIXELS, held, 0))
@@ -104,7 +107,7 @@ def test_arrays_in_a_folder(tmp_path, kind, monkeypatch):
     streamed = open_dataset(kind.rstrip("2"), str(tmp_path / "a"))
     assert len(streamed.rows) == 27
     batch = next(Stream(streamed.rows, 0, 9).start(2, workers=2))
-    for image, label in zip(batch.x1, batch.cond, strict=True):
+    for image, label in zip(batch.x1, batch.cond["label"], strict=True):
         (row,) = np.flatnonzero((image == PIXELS).all((1, 2, 3)))
         assert (row in held, labels[row]) == (False, label)
 

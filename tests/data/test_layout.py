@@ -147,7 +147,8 @@ def test_the_held_out_tenth_has_every_class_and_leaves_every_class(tmp_path):
     for i, (name, count) in enumerate((("few\n", 1), ("many", 41), ("some", 20))):
         save(tmp_path / name, 10 * i, count)
     dataset = open_dataset("folder", str(tmp_path))
-    x, labels = dataset.arrays()
+    rows = dataset.arrays()
+    x, labels = rows.x1, rows.cond["label"]
     trained, tested = np.bincount(labels, minlength=3), np.bincount(dataset.test_labels, minlength=3)
     assert (trained + tested).tolist() == [1, 41, 20]
     assert (tested[0], tested[1] in (3, 4, 5), tested[2] in (1, 2, 3)) == (0, True, True)

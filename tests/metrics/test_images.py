@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from flowjax import load, metrics
+from flowjax.batch import Batch
 from flowjax.data import DataError, open_dataset
 from flowjax.data.dataset import ArrayRows
 from flowjax.inference import evaluation
@@ -223,7 +224,7 @@ def test_points_have_no_fid(as_users_call):
 def test_the_command_needs_a_resident_set(image_run):
     run = load(image_run)
     known = open_dataset("npz", run.config.data.path)
-    streamed = dataclasses.replace(known, arrays=tuple, sample=None, rows=ArrayRows(np.zeros((2, 2))))
+    streamed = dataclasses.replace(known, arrays=tuple, sample=None, rows=ArrayRows(Batch(np.zeros((2, 2)))))
     with pytest.raises(DataError, match="FLOWJAX_RESIDENT_BYTES"):
         evaluation.evaluate_images(run, streamed)
     with pytest.raises(DataError, match=r"samples must be \(N, 4, 4, 3\) uint8"):

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
+from flowjax.batch import Batch
 from flowjax.data.dataset import ArrayRows
 from flowjax.data.stream import Stream
 from flowjax.training.feed import STRETCH, Feed, own_rows
 from flowjax.training.sharding import AXES
 
-ROWS = ArrayRows(np.arange(40, dtype=np.uint8)[:, None], np.arange(40, dtype=np.int32))
+ROWS = ArrayRows(Batch(np.arange(40, dtype=np.uint8)[:, None], {"label": np.arange(40, dtype=np.int32)}))
 
 
 @pytest.fixture(scope="module")
@@ -26,11 +27,11 @@ def test_stretches_are_padded_and_split_over_the_mesh(mesh):
     first, second = feed(5, 3), feed(8, STRETCH)
     assert first.x1.shape == (STRETCH, 8, 1)
     assert first.x1.sharding.spec == P(None, ("data", "fsdp"))
-    expected = [Stream(ROWS, 0, 8)[5 + i].cond for i in range(3 + STRETCH)]
-    np.testing.assert_array_equal(first.cond[:3], expected[:3])
-    np.testing.assert_array_equal(second.cond, expected[3:])
+    expected = [Stream(ROWS, 0, 8)[5 + i].cond["label"] for i in range(3 + STRETCH)]
+    np.testing.assert_array_equal(first.cond["label"][:3], expected[:3])
+    np.testing.assert_array_equal(second.cond["label"], expected[3:])
     np.testing.assert_array_equal(first.x1[3:, :, 0], np.tile(expected[2], (STRETCH - 3, 1)))
-    np.testing.assert_array_equal(feed(0, 1).cond[0], Stream(ROWS, 0, 8)[0].cond)  # back to the start
+    np.testing.assert_array_equal(feed(0, 1).cond["label"][0], Stream(ROWS, 0, 8)[0].cond["label"])  # back to the start
     feed.close()
 
 
@@ -52,7 +53,7 @@ class Gated:
 
 def without_row_7(stream, batches):
     """The first of so many steps one after the other whose rows can be read."""
-    bad = [7 in stream[step].cond for step in range(80)]
+    bad = [7 in stream[step].cond["label"] for step in range(80)]
     return next(s for s in range(80) if not any(bad[s : s + batches]))
 
 
@@ -66,7 +67,7 @@ def test_what_was_begun_is_read_while_the_devices_work(mesh):
     threading.Timer(0.05, rows.gate.set).start()
     batches = feed(step, 2)
     assert 0 < feed.stalled < time.perf_counter() - began
-    np.testing.assert_array_equal(batches.cond[:2], [plain[step].cond, plain[step + 1].cond])
+    np.testing.assert_array_equal(batches.cond["label"][:2], [plain[step].cond["label"], plain[step + 1].cond["label"]])
     stalled = feed.stalled
     feed(step + 2, 1)
     assert feed.stalled == stalled  # nothing runs while what was not begun is read
@@ -76,10 +77,10 @@ def test_what_was_begun_is_read_while_the_devices_work(mesh):
 def test_what_was_begun_and_is_not_wanted_is_left(mesh):
     feed = Feed(ROWS, 0, 8, mesh)
     feed.start(0, 2)
-    np.testing.assert_array_equal(feed(5, 1).cond[0], Stream(ROWS, 0, 8)[5].cond)
+    np.testing.assert_array_equal(feed(5, 1).cond["label"][0], Stream(ROWS, 0, 8)[5].cond["label"])
     feed.start(6, 2)
     feed.close()
-    np.testing.assert_array_equal(feed(6, 1).cond[0], Stream(ROWS, 0, 8)[6].cond)
+    np.testing.assert_array_equal(feed(6, 1).cond["label"][0], Stream(ROWS, 0, 8)[6].cond["label"])
     feed.close()
 
 
@@ -99,7 +100,7 @@ def test_closing_waits_for_a_batch_not_for_all(mesh):
     threading.Thread(target=lambda: feed._closing.wait(60) and rows.gate.set()).start()
     feed.close()
     assert len(read) < 2 * STRETCH
-    np.testing.assert_array_equal(feed(step, 1).cond[0], Stream(ROWS, 0, 2)[step].cond)
+    np.testing.assert_array_equal(feed(step, 1).cond["label"][0], Stream(ROWS, 0, 2)[step].cond["label"])
     feed.close()
 
 

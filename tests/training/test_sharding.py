@@ -179,6 +179,7 @@ import numpy as np
 from flowjax.build import build
 from flowjax.config import defaults, resolve
 from flowjax.data import Dataset, DataSpec
+from flowjax.batch import Batch
 from flowjax.data.dataset import sample_rows
 from flowjax.data.spec import image_scale
 from flowjax.batch import Batch
@@ -189,7 +190,7 @@ from flowjax.training.trainer import Trainer
 sharding.SMALL = 256
 x = np.random.default_rng(0).integers(0, 256, (64, 16, 16, 3), np.uint8)
 data = Dataset(DataSpec("images", (16, 16, 3), image_scale(256), levels=256), x[:8].astype(np.float32),
-               arrays=lambda: (x, None), sample=sample_rows)
+               arrays=lambda: Batch(x), sample=sample_rows)
 
 def losses(model, own, mesh):
     config = defaults(model)

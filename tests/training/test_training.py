@@ -14,6 +14,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
+from flowjax.batch import Batch
 from flowjax.build import build
 from flowjax.conditions import NO_LABEL
 from flowjax.config import defaults, resolve
@@ -318,7 +319,7 @@ def test_a_batch_that_does_not_divide_is_told(monkeypatch):
 def test_a_streamed_set_trains_and_resumes_the_same(tmp_path):
     """Host-fed batches, padded stretches: 20 steps in one go or in two, by threads or by processes, the same bits."""
     dataset = open_dataset("digits")
-    streamed = dataclasses.replace(dataset, sample=None, arrays=tuple, rows=ArrayRows(*dataset.arrays()))
+    streamed = dataclasses.replace(dataset, sample=None, arrays=tuple, rows=ArrayRows(dataset.arrays()))
     c = config(steps=20, log_every=9, save_every=20)
     c.data.name, c.data.cond = "digits", ("label",)
     c = resolve(c)
@@ -341,7 +342,7 @@ def test_records_depend_neither_on_stops_nor_on_speed(kind, tmp_path, monkeypatc
     c.ema.widths, c.ema.snapshots = (0.1,), 2
     c, dataset = resolve(c), open_dataset(c.data.name)
     if kind == "streamed":
-        dataset = dataclasses.replace(dataset, sample=None, arrays=tuple, rows=ArrayRows(*dataset.arrays()))
+        dataset = dataclasses.replace(dataset, sample=None, arrays=tuple, rows=ArrayRows(dataset.arrays()))
     monkeypatch.setattr(Trainer, "_loops_badly", lambda self: kind == "on_host")
     trainer = Trainer(c, build(c, dataset.spec), dataset)
     steps = trainer.run
@@ -386,9 +387,9 @@ def test_a_row_that_cannot_be_read_ends_the_run_after_it_is_saved(tmp_path):
     dataset, c = open_dataset("digits"), config(steps=60, log_every=8, save_every=60)
     c.data.name = "digits"
     c = resolve(c)
-    x, _ = dataset.arrays()
-    known = ArrayRows(x, np.arange(len(x), dtype=np.int32))
-    bad = int(Stream(known, c.seed, c.train.batch_size)[20].cond[0])
+    x = dataset.arrays().x1
+    known = ArrayRows(Batch(x, {"label": np.arange(len(x), dtype=np.int32)}))
+    bad = int(Stream(known, c.seed, c.train.batch_size)[20].cond["label"][0])
 
     class Broken:
         __len__ = known.__len__
