@@ -53,7 +53,7 @@ class ArrayRows:
         return len(self.arrays.x1) - (0 if self.without is None else len(self.without))
 
     def __getitem__(self, index: int) -> Batch:
-        return jax.tree.map(lambda a: a[0], self.take(np.array([index])))
+        return jax.tree.map(lambda a: np.asarray(a[0]), self.take(np.array([index])))
 
     def take(self, index: np.ndarray) -> Batch:
         """The examples with these numbers side by side, read in one go."""
