@@ -20,10 +20,11 @@ import numpy as np
 
 from flowjax import archives
 from flowjax.batch import Batch
+from flowjax.data.affine import DataError, image_scale
 from flowjax.data.dataset import ArrayRows, Dataset, held_out, resident, sample_rows
 from flowjax.data.labels import is_text, names_of, read_labels
 from flowjax.data.scales import standardisation
-from flowjax.data.spec import AT_ONCE, DataError, DataSpec, image_scale, shares_of
+from flowjax.data.spec import AT_ONCE, DataSpec, shares_of
 from flowjax.data.splits import held_out_tenth, spread
 from flowjax.data.stored import KEYS, open_files, open_zarrs, unused
 from flowjax.ranges import MAX_COORDINATES

@@ -13,7 +13,8 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from flowjax.batch import Batch
-from flowjax.data.spec import DataError, DataSpec
+from flowjax.data.affine import DataError
+from flowjax.data.spec import DataSpec
 from flowjax.data.splits import permutation, skipping, skips
 from flowjax.typing import PRNGKey
 

@@ -29,7 +29,7 @@ import numpy as np
 from PIL import ExifTags, Image
 
 from flowjax.archives import one_line
-from flowjax.data.spec import DataError
+from flowjax.data.affine import DataError
 
 FORMATS = ("BMP", "JPEG", "PNG", "TIFF", "WEBP")
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")

@@ -5,8 +5,9 @@ from typing import Any
 import numpy as np
 
 from flowjax.batch import Batch
+from flowjax.data.affine import image_scale
 from flowjax.data.dataset import Dataset, sample_rows
-from flowjax.data.spec import DataSpec, image_scale
+from flowjax.data.spec import DataSpec
 
 _TEST = 297
 

@@ -23,10 +23,11 @@ from PIL import Image, ImageOps
 
 from flowjax.archives import printable
 from flowjax.batch import Batch
+from flowjax.data.affine import DataError, image_scale
 from flowjax.data.dataset import Dataset, held_out, resident, sample_rows
 from flowjax.data.decode import SUFFIXES, read_header, read_image
 from flowjax.data.layout import Layout, read_layout
-from flowjax.data.spec import DataError, DataSpec, image_scale, shares_of, shortened
+from flowjax.data.spec import DataSpec, shares_of, shortened
 from flowjax.data.splits import complement, held_out_tenth, spread
 
 _LARGEST_SIDE = 4096

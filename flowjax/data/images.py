@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from flowjax.batch import Batch
+from flowjax.data.affine import DataError, image_scale
 from flowjax.data.dataset import Dataset, resident, sample_rows
-from flowjax.data.spec import DataError, DataSpec, image_scale
+from flowjax.data.spec import DataSpec
 
 _SHAPES = {"mnist": (28, 28, 1), "fashion_mnist": (28, 28, 1), "cifar10": (32, 32, 3)}
 _CLASSES = {

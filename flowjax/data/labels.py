@@ -6,7 +6,8 @@ import numpy as np
 from jaxtyping import Int32
 
 from flowjax.archives import printable
-from flowjax.data.spec import MOST_CLASSES, DataError, shortened
+from flowjax.data.affine import DataError
+from flowjax.data.spec import MOST_CLASSES, shortened
 
 _RENUMBER = "number them with numpy.unique(y, return_inverse=True)[1]"
 

@@ -24,8 +24,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from flowjax.archives import printable
+from flowjax.data.affine import DataError
 from flowjax.data.decode import SUFFIXES
-from flowjax.data.spec import DataError, shortened
+from flowjax.data.spec import shortened
 
 _SPLITS = {
     "train": "train",

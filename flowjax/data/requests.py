@@ -9,9 +9,17 @@ from flowjax.conditions import KINDS
 from flowjax.errors import ConfigError
 from flowjax.ranges import Range
 
-__all__ = ["FieldRequest", "field_requests"]
+__all__ = ["FieldRequest", "check_field_name", "field_requests"]
 
 _RESERVED = ("x", "y", "mask", "augment")
+
+
+def check_field_name(name: str) -> None:
+    """Raises a ValueError of one line unless this can be the name of a condition that is an array of its own."""
+    if not name.isidentifier() or len(name) > 100:
+        raise ValueError(f"{name[:100]!r} cannot be the name of a condition: it is no identifier")
+    if name in _RESERVED or name.endswith("_test"):
+        raise ValueError(f"{name} cannot be the name of a condition; the array y is named label")
 
 
 @dataclass(frozen=True)
@@ -32,8 +40,7 @@ class FieldRequest:
     kind: str = ""
 
     def __post_init__(self) -> None:
-        if self.name in _RESERVED or self.name.endswith("_test"):
-            raise ValueError(f"{self.name} cannot be the name of a condition; the array y is named label")
+        check_field_name(self.name)
         if self.kind and self.kind not in KINDS:
             raise ValueError(f"unknown kind {self.kind!r}: known are {', '.join(KINDS)}")
         if self.kind and (self.kind == "label") != (self.name == "label"):

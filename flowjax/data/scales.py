@@ -7,7 +7,8 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from flowjax.data.spec import AT_ONCE, Affine, DataError
+from flowjax.data.affine import Affine, DataError
+from flowjax.data.spec import AT_ONCE
 from flowjax.data.splits import spread
 
 _SAMPLE = 2**20

@@ -5,13 +5,13 @@ from functools import partial
 from pathlib import Path
 
 from flowjax.arguments import make
+from flowjax.data.affine import DataError
 from flowjax.data.arrays import open_npy, open_npz, open_zarr
 from flowjax.data.dataset import Dataset
 from flowjax.data.densities import open_density
 from flowjax.data.digits import open_digits
 from flowjax.data.folder import open_folder
 from flowjax.data.images import open_tfds
-from flowjax.data.spec import DataError
 
 
 def _density(name: str) -> Callable[[str], Dataset]:

@@ -1,7 +1,7 @@
 """The description of a data set that a trained model keeps: its shape, scale and classes.
 
 Networks and paths live in model space; users and densities in data space. The affine map between the two belongs to the
-data set: `data = scale * model + shift`, so `log p_data = log p_model - D log scale`. Integer images are dequantised:
+data set (`data.affine`). Conditions that are numbers have a map of their own. Integer images are dequantised:
 a value k becomes uniform on [k, k + 1), then x / half - 1 with half = (levels - 1) / 2, and samples are floored back.
 So bits/dim = -log p_data / (D ln 2).
 """
@@ -9,10 +9,10 @@ So bits/dim = -log p_data / (D ln 2).
 import difflib
 import math
 import re
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,50 +22,18 @@ from jaxtyping import Array
 from flowjax.archives import printable
 from flowjax.batch import Batch
 from flowjax.conditions import Field
+from flowjax.data.affine import Affine, DataError
+from flowjax.data.record import ENTRIES, LARGEST_LIST, affine_record, read_affine, read_condition, read_entries
 from flowjax.typing import Batched, PRNGKey
 
-Numbers = TypeVar("Numbers", Array, np.ndarray, np.float32, float)
-
-MOST_CLASSES = 100_000
+MOST_CLASSES = LARGEST_LIST
 """The limit of labels, and of a description's lists."""
-
-_LARGEST_ENTRY, _LARGEST_LIST = 2**31, MOST_CLASSES
-"""Bounds on the integers and on the lists of a description that is read from a file."""
 
 AT_ONCE = 2**22
 """Numbers that are converted in float64 at a time."""
 
 
-class DataError(ValueError):
-    """A data set that is missing or cannot be read; the message is one line and says what to do."""
-
-
-@dataclass(frozen=True)
-class Affine:
-    """data = scale * model + shift, with one scale and shift for the whole set.
-
-    Raises:
-        DataError: if the scale is not a positive finite number, or the shift is not finite.
-    """
-
-    scale: float = 1.0
-    shift: float = 0.0
-
-    def __post_init__(self) -> None:
-        if not 0 < self.scale < math.inf:
-            raise DataError(f"the scale of the data must be a positive finite number, not {self.scale}")
-        if not math.isfinite(self.shift):
-            raise DataError(f"the shift of the data must be a finite number, not {self.shift}")
-
-    def to_model(self, x: Numbers) -> Numbers:
-        return (x - self.shift) / self.scale
-
-    def to_data(self, x: Numbers) -> Numbers:
-        return x * self.scale + self.shift
-
-    def log_prob_to_data(self, log_prob: Numbers, d: int) -> Numbers:
-        """Model-space nats to data-space nats, for events of d coordinates."""
-        return log_prob - d * math.log(self.scale)
+_IDENTITY = Affine()
 
 
 @dataclass(frozen=True)
@@ -82,20 +50,33 @@ class DataSpec:
         class_shares: the share of the training rows that each class has; empty where it is not known, which is read as
             equal shares. A class of share 0 has no example: labels 1 to K make K + 1 classes, and class 0 is never
             drawn.
+        conditions: what the data offer as conditions beside the label. Their dropout is 0: training decides on it.
+        condition_maps: of each of `conditions`, the map between its numbers and those that the network takes.
     """
 
     name: str
     shape: tuple[int, ...]
-    normalise: Affine = Affine()
+    normalise: Affine = _IDENTITY
     num_classes: int = 0
     levels: int = 0
     class_names: tuple[str, ...] = ()
     class_shares: tuple[float, ...] = ()
+    conditions: tuple[Field, ...] = ()
+    condition_maps: tuple[Affine, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.normalise.fits(self.shape):
+            raise DataError(f"examples of shape {self.shape} cannot have {self.normalise.features} scales and shifts")
+        if len(self.conditions) != len(self.condition_maps):
+            raise DataError(f"{len(self.conditions)} conditions need as many maps, not {len(self.condition_maps)}")
+        if len({f.name for f in self.fields}) < len(self.fields):
+            raise DataError("the description of the data has two conditions of one name")
 
     @property
     def fields(self) -> tuple[Field, ...]:
-        """What the data offer as conditions: `label` where there are classes."""
-        return (Field("label", "label", num_classes=self.num_classes),) if self.num_classes else ()
+        """What the data offer as conditions: `label` where there are classes, and `conditions`."""
+        label = (Field("label", "label", num_classes=self.num_classes),) if self.num_classes else ()
+        return label + self.conditions
 
     @property
     def shares(self) -> tuple[float, ...]:
@@ -142,15 +123,19 @@ class DataSpec:
 
     def to_record(self) -> dict[str, Any]:
         """The spec as a dictionary for JSON; `from_record` reads it."""
+        conditions = [
+            {"name": f.name, "kind": f.kind, "shape": list(f.shape), **affine_record(affine)}
+            for f, affine in zip(self.conditions, self.condition_maps, strict=True)
+        ]
         return {
             "name": self.name,
             "shape": list(self.shape),
-            "scale": self.normalise.scale,
-            "shift": self.normalise.shift,
+            **affine_record(self.normalise),
             "num_classes": self.num_classes,
             "levels": self.levels,
             "class_names": list(self.class_names),
             "class_shares": list(self.class_shares),
+            "conditions": conditions,
         }
 
     @classmethod
@@ -160,61 +145,43 @@ class DataSpec:
         Raises:
             DataError: one line that names the entry which is missing or wrong.
         """
-        if not isinstance(record, dict):
-            raise DataError(f"the description of the data must be a JSON object, not {record!r:.40}")
-        whole = lambda value: type(value) is int and 0 <= value <= _LARGEST_ENTRY
-        number = lambda value: type(value) in (int, float) and abs(value) <= sys.float_info.max  # false for NaN
-        listed = lambda one: (
-            lambda value: isinstance(value, list) and len(value) <= _LARGEST_LIST and all(map(one, value))
-        )
-        kinds: dict[str, tuple[str, Callable[[Any], Any]]] = {
-            "name": ("a string", lambda value: isinstance(value, str)),
-            "shape": ("a list of positive integers", lambda value: listed(whole)(value) and value and min(value) > 0),
-            "scale": ("a positive number", lambda value: number(value) and value > 0),
-            "shift": ("a number", number),
-            "num_classes": ("an integer that is not negative", whole),
-            "levels": ("an integer that is not negative", whole),
-            "class_names": ("a list of strings", listed(lambda one: isinstance(one, str))),
-            "class_shares": ("a list of shares", listed(lambda one: number(one) and 0 <= one <= 1)),
-        }
-        nested = record.get("normalise")  # files of weights of earlier versions have scale and shift in here
-        found = {"class_names": [], "class_shares": [], **(nested if isinstance(nested, dict) else {}), **record}
-        for key, (kind, fits) in kinds.items():
-            if key not in found or not fits(found[key]):
-                what = f"is {found[key]!r:.40}" if key in found else "is missing"
-                raise DataError(f"the description of the data: {key} {what}; it must be {kind}")
-        classes = found["num_classes"]
+        what = "the description of the data"
+        found = read_entries(what, record, ENTRIES)
+        classes, shape = found["num_classes"], tuple(found["shape"])
         for key in ("class_names", "class_shares"):
             if len(found[key]) not in (0, classes):
-                raise DataError(
-                    f"the description of the data: {key} has {len(found[key])} entries for {classes} classes"
-                )
+                raise DataError(f"{what}: {key} has {len(found[key])} entries for {classes} classes")
         if found["class_shares"] and not any(found["class_shares"]):
-            raise DataError("the description of the data: class_shares are all 0")
+            raise DataError(f"{what}: class_shares are all 0")
+        read = [read_condition(condition) for condition in found["conditions"]]
         return cls(
             found["name"],
-            tuple(found["shape"]),
-            Affine(float(found["scale"]), float(found["shift"])),
+            shape,
+            read_affine(what, found, shape),
             classes,
             found["levels"],
             tuple(found["class_names"]),
             tuple(map(float, found["class_shares"])),
+            tuple(field for field, _ in read),
+            tuple(affine for _, affine in read),
         )
 
     def differences(self, other: "DataSpec") -> list[str]:
         """The entries in which two descriptions differ, as "shape is [2] and was [3]"; self is the present one.
 
-        Scale and shift are compared up to 1e-5 of the scale: sums may be rounded otherwise on another machine.
+        Scales and shifts are compared up to 1e-5 of the scale (`Affine.near`).
 
         Shares of classes are not compared, because a few more examples do not make other data, and names of classes
         only if both know them.
         """
         now, then = self.to_record(), other.to_record()
-        unknown = ["class_shares"] + ["class_names"] * (not (now["class_names"] and then["class_names"]))
-        unknown += [key for key in ("scale", "shift") if abs(now[key] - then[key]) <= 1e-5 * then["scale"]]
-        return [
-            f"{key} is {now[key]} and was {then[key]}" for key in now if key not in unknown and now[key] != then[key]
-        ]
+        same = ["class_shares"] + ["class_names"] * (not (now["class_names"] and then["class_names"]))
+        if self.normalise.near(other.normalise):
+            same += ["scale", "shift"]
+        maps = zip(self.condition_maps, other.condition_maps, strict=False)
+        if self.conditions == other.conditions and all(a.near(b) for a, b in maps):
+            same.append("conditions")
+        return [f"{key} is {now[key]} and was {then[key]}" for key in now if key not in same and now[key] != then[key]]
 
     @property
     def d(self) -> int:
@@ -234,9 +201,7 @@ class DataSpec:
         """
         if self.levels:
             return np.dtype(np.uint8)
-        scale, shift = self.normalise.scale, abs(self.normalise.shift)
-        enough = shift <= 1000 * scale and 2.0**-100 < scale < 2.0**100
-        return np.dtype(np.float32 if enough else np.float64)
+        return np.dtype(np.float32 if self.normalise.resolved_by_float32() else np.float64)
 
     def to_model(self, x: np.ndarray) -> np.ndarray:
         """Data-space rows in model space as float32, without dequantisation.
@@ -254,7 +219,8 @@ class DataSpec:
                 if not np.isfinite(y[i : i + some]).all():
                     raise DataError(
                         f"the data ({self.name}) hold values that are not finite, or that are too far from the mean "
-                        f"{self.normalise.shift:g} for float32 in units of the scale {self.normalise.scale:g}"
+                        f"{_shown(self.normalise.shift)} for float32 in units of the scale "
+                        f"{_shown(self.normalise.scale)}"
                     )
         return y
 
@@ -263,8 +229,47 @@ class DataSpec:
         return x if self.levels else self.to_model(x)
 
     def encode_rows(self, rows: Batch) -> Batch:
-        """Rows in data space, with all that they bring, as the compiled step takes them."""
-        return rows._replace(x1=self.encode(rows.x1))
+        """Rows in data space, with all that they bring, as the compiled step takes them.
+
+        The elements of sets that do not exist are 0, whatever the arrays hold there. Source samples that come in pairs
+        with the data are encoded as the data are.
+        """
+        encode = self.encode if rows.mask is None else partial(self._encode_present, rows.mask)
+        cond = None if rows.cond is None else self.encode_cond(rows.cond)
+        return Batch(encode(rows.x1), cond, None if rows.x0 is None else encode(rows.x0), rows.mask)
+
+    def _encode_present(self, mask: np.ndarray, x: np.ndarray) -> np.ndarray:
+        return self.encode(np.where(mask[..., None], x, np.asarray(self.normalise.shift)))
+
+    def encode_cond(self, cond: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Conditions in data space as the network takes them: labels as int32, numbers standardised as float32.
+
+        NaN stays NaN: it marks what is not given.
+
+        Args:
+            cond: arrays of rows by the names of `fields`, (N, *shape); (N,) for vectors of one number.
+
+        Raises:
+            DataError: one line, if there is no such field, or an array does not fit it.
+        """
+        fields, maps = {f.name: f for f in self.fields}, dict(zip(self.conditions, self.condition_maps, strict=True))
+        encoded = {}
+        for name, array in cond.items():
+            if name not in fields:
+                raise DataError(f"the data have no condition {name!r}: they have {', '.join(fields) or 'none'}")
+            field, array = fields[name], np.asarray(array)
+            if array.shape[1:] != field.shape and (array.ndim, field.shape) != (1, (1,)):
+                sizes = ", ".join(map(str, field.shape))
+                raise DataError(f"the condition {name} must be (N, {sizes}), not {array.shape}")
+            if field.kind == "label":
+                encoded[name] = array.astype(np.int32)
+                continue
+            with np.errstate(over="ignore"):
+                numbers = maps[field].to_model(np.asarray(array, np.float64).reshape(-1, *field.shape))
+                encoded[name] = np.asarray(numbers, np.float32)
+            if np.isinf(encoded[name]).any():
+                raise DataError(f"the condition {name} holds infinite values; NaN marks what is not given")
+        return encoded
 
     def prepare(self, key: PRNGKey, x: Array) -> Batched:
         """Encoded rows as float32 in model space: pixels are dequantised, numbers are there already."""
@@ -278,15 +283,14 @@ class DataSpec:
         return np.clip(np.floor(self.normalise.to_data(np.asarray(x))), 0, self.levels - 1).astype(np.uint8)
 
 
+def _shown(values: float | tuple[float, ...]) -> str:
+    """Numbers for a message."""
+    return shortened([f"{value:g}" for value in values], 5) if isinstance(values, tuple) else f"{values:g}"
+
+
 def shares_of(counts: np.ndarray) -> tuple[float, ...]:
     """The share of each class, from the number of its rows."""
     return tuple((counts / counts.sum()).tolist())
-
-
-def image_scale(levels: int) -> Affine:
-    """[0, levels - 1] to [-1, 1]: x / 127.5 - 1 for 8 bits."""
-    half = (levels - 1) / 2
-    return Affine(half, half)
 
 
 def shortened(names: Sequence[str], most: int = 20) -> str:

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from flowjax.archives import ArchiveError, check_limit, check_regular, one_line, printable
-from flowjax.data.spec import DataError, shortened
+from flowjax.data.affine import DataError
+from flowjax.data.spec import shortened
 
 KEYS = ("x", "y", "x_test", "y_test")
 """The arrays that are read."""

@@ -220,8 +220,8 @@ def assembled(args: argparse.Namespace, mesh: str, devices: Any) -> Any:
     from flowjax.build import build
     from flowjax.config import changed, defaults, literal
     from flowjax.data import Dataset, DataSpec
+    from flowjax.data.affine import image_scale
     from flowjax.data.dataset import sample_rows
-    from flowjax.data.spec import image_scale
     from flowjax.training.trainer import Trainer
 
     data, fsdp = map(int, mesh.split("x"))

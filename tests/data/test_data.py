@@ -10,9 +10,10 @@ import pytest
 from scipy import stats
 
 from flowjax.batch import Batch
+from flowjax.conditions import Field
 from flowjax.data import DATASETS, Affine, DataError, DataSpec, open_dataset
+from flowjax.data.affine import image_scale
 from flowjax.data.dataset import sample_rows
-from flowjax.data.spec import image_scale
 from flowjax.data.stream import Stream
 from flowjax.errors import ConfigError
 
@@ -196,10 +197,8 @@ SPEC = DataSpec("npz", (2, 3), Affine(2.0, -1.5), 3, 0, ("cat", "dog", "owl"), (
 def test_a_spec_survives_json_and_compares_what_both_sides_know():
     assert DataSpec.from_record(json.loads(json.dumps(SPEC.to_record()))) == SPEC
     assert (SPEC.classes, dataclasses.replace(SPEC, class_shares=()).classes) == ((1, 2), (0, 1, 2))
-    older = {k: v for k, v in SPEC.to_record().items() if k not in ("class_names", "class_shares")}
-    assert SPEC.differences(DataSpec.from_record(older)) == []
-    nested = {"normalise": {key: older.pop(key) for key in ("scale", "shift")}} | older  # files of weights had this
-    assert DataSpec.from_record(nested).normalise == SPEC.normalise
+    without = dataclasses.replace(SPEC, class_names=(), class_shares=())
+    assert SPEC.differences(DataSpec.from_record(json.loads(json.dumps(without.to_record())))) == []
     assert SPEC.differences(dataclasses.replace(SPEC, shape=(2, 4))) == ["shape is [2, 3] and was [2, 4]"]
 
 
@@ -231,3 +230,64 @@ def test_the_rounding_of_a_sum_does_not_make_other_data():
     other = dataclasses.replace(SPEC, normalise=Affine(2.0 + 1e-6, -1.5 - 1e-6))
     assert SPEC.differences(other) == []
     assert len(SPEC.differences(dataclasses.replace(SPEC, normalise=Affine(2.1, -1.5)))) == 1
+
+
+MANY = dataclasses.replace(
+    SPEC,
+    normalise=Affine((3e-5, 1.0, 1e4), (1.0, -2.0, 1e4)),
+    conditions=(Field("obs", "vector", (2,)), Field("points", "set", (5, 3))),
+    condition_maps=(Affine((2.0, 0.5), (0.0, 1.0)), Affine((1.0, 2.0, 3.0), (0.0, 0.0, 7.0))),
+)
+
+
+def test_scales_of_features_and_conditions_survive_json():
+    assert DataSpec.from_record(json.loads(json.dumps(MANY.to_record()))) == MANY
+    assert [f.name for f in MANY.fields] == ["label", "obs", "points"]
+    assert SPEC.differences(MANY)[0].startswith("scale is 2.0 and was [3e-05")
+    closer = dataclasses.replace(MANY, condition_maps=(Affine((2.0, 0.5), (1e-6, 1.0)), MANY.condition_maps[1]))
+    assert MANY.differences(closer) == []
+    other = dataclasses.replace(MANY, condition_maps=(Affine((2.0, 0.6), (0.0, 1.0)), MANY.condition_maps[1]))
+    [line] = MANY.differences(other)
+    assert line.startswith("conditions is")
+
+
+@pytest.mark.parametrize(
+    ("entry", "value", "message"),
+    [
+        ("scale", [1.0, 2.0], "as many scales as shifts"),
+        ("scale", [1.0, 0.0, 2.0], "scale is"),
+        ("scale", [], "scale is"),
+        ("shift", [1.0, float("nan"), 2.0], "shift is"),
+        ("shift", [1.0, 2.0], "as many scales as shifts"),
+        ("conditions", {}, "conditions is"),
+        ("conditions", [{}], "a condition: name is missing"),
+        ("conditions", [1], "a condition must be a JSON object"),
+        ("conditions", [{}] * 65, "at most 64 conditions"),
+    ],
+)
+def test_damaged_scales_and_conditions_name_the_entry(entry, value, message):
+    with pytest.raises(DataError, match=message) as error:
+        DataSpec.from_record(MANY.to_record() | {entry: value})
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"name": "label"}, "two conditions of one name"),
+        ({"name": "points"}, "two conditions of one name"),
+        ({"name": "x_test"}, "cannot be the name of a condition"),
+        ({"name": "a b"}, "no identifier"),
+        ({"kind": "label"}, "kind is 'label'"),
+        ({"kind": ["set"]}, "kind is"),
+        ({"kind": "image"}, "cannot have examples of shape"),
+        ({"shape": [2**20, 2**20]}, "shape|numbers"),
+        ({"scale": [1.0]}, "as many scales|entries for examples"),
+    ],
+)
+def test_a_damaged_condition_is_refused_in_one_line(change, message):
+    record = MANY.to_record()
+    record["conditions"][0] |= change
+    with pytest.raises(DataError, match=message) as error:
+        DataSpec.from_record(record)
+    assert "\n" not in str(error.value)

@@ -9,7 +9,7 @@ from flowjax.batch import Batch
 from flowjax.build import build
 from flowjax.config import defaults, resolve
 from flowjax.data import DataSpec
-from flowjax.data.spec import image_scale
+from flowjax.data.affine import image_scale
 from flowjax.training.narrow import travelling
 from flowjax.training.state import init_state
 

@@ -181,7 +181,7 @@ from flowjax.config import defaults, resolve
 from flowjax.data import Dataset, DataSpec
 from flowjax.batch import Batch
 from flowjax.data.dataset import sample_rows
-from flowjax.data.spec import image_scale
+from flowjax.data.affine import image_scale
 from flowjax.batch import Batch
 from flowjax.training import sharding, stacked
 from flowjax.training.state import with_empty_metrics

@@ -1,0 +1,112 @@
+"""The affine map between data space, where users and densities live, and model space, where networks and paths live.
+
+data = scale * model + shift        log p_data = log p_model - (sum over all coordinates of log scale)
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+__all__ = ["Affine", "DataError", "image_scale"]
+
+Numbers = TypeVar("Numbers", Array, np.ndarray, np.float32, float)
+
+
+class DataError(ValueError):
+    """A data set that is missing or cannot be read; the message is one line and says what to do."""
+
+
+@dataclass(frozen=True)
+class Affine:
+    """data = scale * model + shift.
+
+    Attributes:
+        scale: one number for all coordinates, or one for each entry of an example's last axis: for each coordinate of a
+            vector, or each channel of an image or a sequence.
+        shift: the same.
+
+    Raises:
+        DataError: if a scale is not a positive finite number, a shift is not finite, or their numbers differ.
+    """
+
+    scale: float | tuple[float, ...] = 1.0
+    shift: float | tuple[float, ...] = 0.0
+
+    def __post_init__(self) -> None:
+        for scale in _listed(self.scale):
+            if not 0 < scale < math.inf:
+                raise DataError(f"the scale of the data must be a positive finite number, not {scale}")
+        for shift in _listed(self.shift):
+            if not math.isfinite(shift):
+                raise DataError(f"the shift of the data must be a finite number, not {shift}")
+        lengths = {len(values) for values in (self.scale, self.shift) if isinstance(values, tuple)}
+        if len(lengths) > 1 or 0 in lengths:
+            raise DataError("the data need as many scales as shifts, and at least one")
+
+    @property
+    def features(self) -> int | None:
+        """The length of the last axis that the map is for; None if it has one scale and one shift."""
+        return next((len(values) for values in (self.scale, self.shift) if isinstance(values, tuple)), None)
+
+    def fits(self, shape: tuple[int, ...]) -> bool:
+        """Whether examples of this shape can be mapped."""
+        return self.features is None or shape[-1:] == (self.features,)
+
+    def to_model(self, x: Numbers) -> Numbers:
+        return (x - _like(self.shift, x)) / _like(self.scale, x)
+
+    def to_data(self, x: Numbers) -> Numbers:
+        return x * _like(self.scale, x) + _like(self.shift, x)
+
+    def log_prob_to_data(self, log_prob: Numbers, d: int) -> Numbers:
+        """Model-space nats to data-space nats.
+
+        Args:
+            log_prob: in model space.
+            d: number of coordinates of an example.
+        """
+        if isinstance(self.scale, tuple):
+            return log_prob - d // len(self.scale) * math.fsum(map(math.log, self.scale))
+        return log_prob - d * math.log(self.scale)
+
+    def isotropic(self) -> "Affine":
+        """The map with the same shifts and one scale, the root mean square of all: it keeps ratios of distances."""
+        if not isinstance(self.scale, tuple):
+            return self
+        largest = max(self.scale)
+        mean = math.fsum((scale / largest) ** 2 for scale in self.scale) / len(self.scale)
+        return Affine(largest * math.sqrt(mean), self.shift)
+
+    def near(self, other: "Affine") -> bool:
+        """Whether two maps agree up to 1e-5 of the other's scale: sums may be rounded otherwise on another machine."""
+        if (self.features or 0) != (other.features or 0):
+            return False
+        scale, shift, *rest = (np.asarray(v) for v in (self.scale, self.shift, other.scale, other.shift))
+        close = lambda a, b: bool(np.all(np.abs(a - b) <= 1e-5 * rest[0]))
+        return close(scale, rest[0]) and close(shift, rest[1])
+
+    def resolved_by_float32(self) -> bool:
+        """Whether float32 resolves the scale of the data: the shift is at most 1,000 scales, and neither is extreme."""
+        scale, shift = np.asarray(self.scale), np.abs(self.shift)
+        return bool(np.all((shift <= 1000 * scale) & (scale > 2.0**-100) & (scale < 2.0**100)))
+
+
+def image_scale(levels: int) -> Affine:
+    """[0, levels - 1] to [-1, 1]: x / 127.5 - 1 for 8 bits."""
+    half = (levels - 1) / 2
+    return Affine(half, half)
+
+
+def _listed(values: float | tuple[float, ...]) -> tuple[float, ...]:
+    return values if isinstance(values, tuple) else (values,)
+
+
+def _like(values: float | tuple[float, ...], x: Any) -> Any:
+    """Numbers to compute with beside x: a float as it is, a tuple as an array of float64 or of the type of JAX's."""
+    if not isinstance(values, tuple):
+        return values
+    return jnp.asarray(values, x.dtype) if hasattr(x, "aval") else np.asarray(values, np.float64)

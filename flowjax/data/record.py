@@ -1,0 +1,130 @@
+"""The description of a data set as a dictionary for JSON: the only place where a `DataSpec` is written or read.
+
+Records are in workdirs and in files of weights, which may come from strangers: every entry is checked.
+"""
+
+import math
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from flowjax.conditions import KINDS, Field
+from flowjax.data.affine import Affine, DataError
+from flowjax.data.requests import check_field_name
+from flowjax.ranges import MAX_COORDINATES
+
+__all__ = ["ENTRIES", "LARGEST_LIST", "affine_record", "read_affine", "read_condition", "read_entries"]
+
+_LARGEST_ENTRY, LARGEST_LIST = 2**31, 100_000
+"""Bounds on the integers and on the lists of a description that is read from a file."""
+
+MOST_CONDITIONS = 64
+
+Check = tuple[str, Callable[[Any], Any]]
+"""What an entry must be, for a message, and whether a value is that."""
+
+
+def _whole(value: Any) -> bool:
+    """Whether a value of a record is an integer from 0 on."""
+    return type(value) is int and 0 <= value <= _LARGEST_ENTRY
+
+
+def _number(value: Any) -> bool:
+    """Whether a value of a record is a finite number."""
+    return type(value) in (int, float) and abs(value) <= sys.float_info.max  # false for NaN
+
+
+def _listed(one: Callable[[Any], Any]) -> Callable[[Any], bool]:
+    """Whether a value of a record is a list whose elements are all of one kind."""
+    return lambda value: isinstance(value, list) and len(value) <= LARGEST_LIST and all(map(one, value))
+
+
+def _shape(value: Any) -> bool:
+    return bool(_listed(_whole)(value) and value and len(value) <= 8 and min(value) > 0)
+
+
+def _positive(value: Any) -> bool:
+    return _number(value) and value > 0
+
+
+SHAPE: Check = ("a list of positive integers", _shape)
+SCALE: Check = ("a positive number, or a list of them", lambda v: _positive(v) or (_listed(_positive)(v) and v))
+SHIFT: Check = ("a number, or a list of them", lambda v: _number(v) or (_listed(_number)(v) and v))
+
+_CONDITION: dict[str, Check] = {
+    "name": ("a string", lambda value: isinstance(value, str)),
+    "kind": (f"one of {', '.join(kind for kind in KINDS if kind != 'label')}", lambda v: v in KINDS and v != "label"),
+    "shape": SHAPE,
+    "scale": SCALE,
+    "shift": SHIFT,
+}
+
+
+ENTRIES: dict[str, Check] = {
+    "name": ("a string", lambda value: isinstance(value, str)),
+    "shape": SHAPE,
+    "scale": SCALE,
+    "shift": SHIFT,
+    "num_classes": ("an integer that is not negative", _whole),
+    "levels": ("an integer that is not negative", _whole),
+    "class_names": ("a list of strings", _listed(lambda one: isinstance(one, str))),
+    "class_shares": ("a list of shares", _listed(lambda one: _number(one) and 0 <= one <= 1)),
+    "conditions": (
+        f"a list of at most {MOST_CONDITIONS} conditions",
+        lambda value: isinstance(value, list) and len(value) <= MOST_CONDITIONS,
+    ),
+}
+"""The entries of a record, and what each must be."""
+
+
+def read_entries(what: str, record: Any, checks: dict[str, Check]) -> dict[str, Any]:
+    """The entries of a record, if each is there and as it must be.
+
+    Raises:
+        DataError: one line that names the entry which is missing or wrong.
+    """
+    if not isinstance(record, dict):
+        raise DataError(f"{what} must be a JSON object, not {record!r:.40}")
+    for key, (kind, fits) in checks.items():
+        if key not in record or not fits(record[key]):
+            found = f"is {record[key]!r:.40}" if key in record else "is missing"
+            raise DataError(f"{what}: {key} {found}; it must be {kind}")
+    return record
+
+
+def affine_record(affine: Affine) -> dict[str, Any]:
+    """The scale and the shift of a map, as numbers or lists."""
+    plain = lambda values: list(values) if isinstance(values, tuple) else values
+    return {"scale": plain(affine.scale), "shift": plain(affine.shift)}
+
+
+def read_affine(what: str, entries: dict[str, Any], shape: tuple[int, ...]) -> Affine:
+    """The map of checked entries, for examples of this shape.
+
+    Raises:
+        DataError: one line, if the lists do not fit the shape.
+    """
+    of = lambda value: tuple(map(float, value)) if isinstance(value, list) else float(value)
+    affine = Affine(of(entries["scale"]), of(entries["shift"]))
+    if not affine.fits(shape):
+        raise DataError(f"{what}: scale and shift have {affine.features} entries for examples of shape {shape}")
+    return affine
+
+
+def read_condition(record: Any) -> tuple[Field, Affine]:
+    """A condition of a record and the map of its numbers.
+
+    Raises:
+        DataError: one line.
+    """
+    what = "the description of the data: a condition"
+    entries = read_entries(what, record, _CONDITION)
+    shape = tuple(entries["shape"])
+    if math.prod(shape) > MAX_COORDINATES:
+        raise DataError(f"{what}: an example of shape {shape} has more than {MAX_COORDINATES:,} numbers")
+    try:
+        check_field_name(entries["name"])
+        field = Field(entries["name"], entries["kind"], shape)
+    except ValueError as error:
+        raise DataError(f"{what}: {error}") from None
+    return field, read_affine(what, entries, shape)
