@@ -131,10 +131,11 @@ def _sample_metrics(
     drawn = sampling.sample(run, num, seed, solver, batch=batch, labels=labels).samples
     say("evaluate: distances")
     # in units of the data's scale and from their mean, so that neither the distances nor their squares lose digits
-    in_units = lambda x: np.asarray(run.spec.normalise.to_model(np.asarray(x, np.float64)), np.float32)
+    common = run.spec.normalise.isotropic()
+    in_units = lambda x: np.asarray(common.to_model(np.asarray(x, np.float64)), np.float32)
     drawn, true, other = map(in_units, (drawn, true, other))
     pairs = partial(metrics.wasserstein2_squared_pairs, size=size, pairs=_PAIRS)
-    w2, unit = pairs(drawn, true), run.spec.normalise.scale
+    w2, unit = pairs(drawn, true), float(np.asarray(common.scale))
     result = {"w2": math.sqrt(w2) * unit, "w2_squared": w2 * unit * unit}
     result["w2_squared_true"] = pairs(other, true) * unit * unit
     result["mmd"] = float(jax.jit(metrics.mmd)(drawn[:2000], true[:2000]))
