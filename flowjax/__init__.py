@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from flowjax import (
+        abilities,
         couplings,
         data,
         guidance,
@@ -37,6 +38,7 @@ _OBJECTS = {"Run": "flowjax.inference.run", "load": "flowjax.inference.run"}
 
 __all__ = [
     "Run",
+    "abilities",
     "couplings",
     "data",
     "guidance",

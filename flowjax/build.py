@@ -24,9 +24,9 @@ from flowjax.methods.flow_matching import ParametricApply
 from flowjax.names import COUPLINGS, LOSSES, MODELS, NOISES, PATHS, PREDICTIONS, SOURCES, TIMES, WEIGHTS, make_schedule
 from flowjax.paths import AffinePath, GaussianPath
 from flowjax.paths.affine import is_standard_normal
-from flowjax.predictions import Denoiser, Prediction
+from flowjax.predictions import Prediction
 from flowjax.ranges import MAX_COORDINATES, MAX_PARAMETERS
-from flowjax.typing import Field, Params, PRNGKey
+from flowjax.typing import Params, PRNGKey
 
 _DROPOUT = 2**31 - 3
 """Folded into a step's key for the dropout, so that the other draws are those of a network without it."""
@@ -74,11 +74,9 @@ class Problem:
         """Where sampling starts and likelihood ends."""
         return self.path.prior(self.source)
 
-    def denoiser(self, params: Params) -> Denoiser:
+    def model(self, params: Params) -> predictions.Reading:
+        """The network with these parameters as a model: its ends, velocity and score (`flowjax.abilities`)."""
         return predictions.read(lambda t, x, cond: self.apply(params, t, x, cond), self.path, self.prediction)
-
-    def field(self, params: Params) -> Field:
-        return predictions.field(self.denoiser(params), self.path)
 
 
 def build(config: Config, spec: DataSpec) -> Problem:

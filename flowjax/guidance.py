@@ -1,4 +1,4 @@
-"""Guidance: Denoiser -> Denoiser, in front of any sampler, ODE or SDE.
+"""Guidance: from a model to a model, in front of any sampler, ODE or SDE.
 
 Every guide moves the ends along the one direction in which the data can move at fixed x_t, (x0, x1) += (-alpha,
 sigma) k, so that alpha x1 + sigma x0 = x_t still holds and all predictions stay consistent:
@@ -9,35 +9,36 @@ sigma) k, so that alpha x1 + sigma x0 = x_t still holds and all predictions stay
     posterior         the same with log p(y | E[x1 | x_t])                               Chung et al. 2023; Song et
     al. 2023
 
-scale 0 is unconditional (the weak network), 1 the plain conditional one; beyond 1 it is sharper than the data.
+scale 0 is unconditional (the weak network), 1 the plain conditional one; beyond 1 it is sharper than the data. The
+first two are linear in the model's answers, so that velocities are mixed as they are where the model computes its
+velocity without the ends.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 
-from flowjax.conditions import NO_LABEL
+from flowjax.abilities import Ends, HasEnds, interval_of, missing_from
+from flowjax.conditions import Field, without
 from flowjax.paths.affine import AffinePath
-from flowjax.predictions import Denoiser, Ends, defined_on
+from flowjax.predictions import PathModel
 from flowjax.typing import Array, Batched, Cond, Float, Time
 
+__all__ = [
+    "Auto",
+    "Classifier",
+    "ClassifierFree",
+    "LinearMeasurement",
+    "LogLikelihood",
+    "Measurement",
+    "Posterior",
+    "linear_measurement",
+]
 
-def no_condition(cond: Cond) -> Cond:
-    """The condition that stands for none: every label is `NO_LABEL`.
-
-    Raises:
-        ValueError: for a condition that is not made of labels; pass your own.
-    """
-
-    def none(leaf: Array) -> Array:
-        if not jnp.issubdtype(jnp.asarray(leaf).dtype, jnp.integer):
-            raise ValueError("only labels have a value for none: pass uncond=(cond -> the condition that means none)")
-        return jnp.full_like(leaf, NO_LABEL)
-
-    return jax.tree.map(none, cond)
+T = TypeVar("T")
 
 
 def _mix(base: Ends, to: Ends, scale: Array | float) -> Ends:
@@ -49,14 +50,30 @@ def _line(a: Any, b: Any, scale: Array | float) -> Any:
     return None if a is None or b is None else a + scale * (b - a)
 
 
-class _Guide:
-    """What is in front of a denoiser can be asked where the denoiser can."""
+def _is_direct(model: Any) -> bool:
+    return getattr(model, "velocity_is_direct", False)
 
-    denoiser: Denoiser
+
+def _velocity_of(model: Any) -> Callable[[Time, Batched, Cond], Batched]:
+    return model.velocity
+
+
+class _Guide(PathModel):
+    """A guide is a model of the path of the model that it guides, and can be asked at the same times."""
+
+    model: HasEnds
 
     @property
-    def defined_on(self) -> tuple[float, float]:
-        return defined_on(self.denoiser)
+    def path(self) -> AffinePath:
+        return self.model.path
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        return interval_of(self.model)
+
+    @property
+    def missing(self) -> Mapping[str, str]:
+        return missing_from(self.model)
 
 
 @dataclass(frozen=True)
@@ -64,45 +81,73 @@ class ClassifierFree(_Guide):
     """Classifier-free guidance in one batch of twice the size.
 
     Args:
-        denoiser: trained with its condition dropped now and then (`data.cond_dropout`).
+        model: trained with its condition dropped now and then (the `dropout` of its fields).
         scale: 0 unconditional, 1 conditional.
-        interval: times of the trained path outside which scale is 1 (Kynkaanniemi et al. 2024).
+        fields: what the conditions are; the unconditional model gets the null value of each.
+        guidance_interval: times of the trained path outside which scale is 1 (Kynkaanniemi et al. 2024).
         rescale: how far, between 0 and 1, E[x1] is brought back to the standard deviation of the conditional one
             (Lin et al. 2024, eq. 15-16, there for the network's output).
-        path: needed for `rescale`.
-        uncond: condition -> the one that means none.
+        uncond: condition -> the one that means none, instead of `fields`.
     """
 
-    denoiser: Denoiser
+    model: HasEnds
     scale: float
-    interval: tuple[float, float] = (0.0, 1.0)
+    fields: tuple[Field, ...] = ()
+    guidance_interval: tuple[float, float] = (0.0, 1.0)
     rescale: float = 0.0
-    path: AffinePath | None = None
-    uncond: Callable[[Cond], Cond] = no_condition
+    uncond: Callable[[Cond], Cond] | None = None
 
     def __post_init__(self):
-        if not 0 <= self.rescale <= 1 or (self.rescale and self.path is None):
-            raise ValueError("rescale lies between 0 and 1, and needs path=")
-        if not 0 <= self.interval[0] <= self.interval[1] <= 1:
-            raise ValueError(f"the guidance interval must be two times in order in [0, 1], not {self.interval}")
+        if not 0 <= self.rescale <= 1:
+            raise ValueError(f"rescale lies between 0 and 1, and is {self.rescale}")
+        low, high = self.guidance_interval
+        if not 0 <= low <= high <= 1:
+            raise ValueError(f"the guidance interval must be two times in order in [0, 1], not {low} and {high}")
 
-    def __call__(self, t: Time, x: Batched, cond: Cond = None) -> Ends:
-        if cond is None:
-            raise ValueError("classifier-free guidance needs a condition: pass labels")
-        twice = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), cond, self.uncond(cond))
+    @property
+    def velocity_is_direct(self) -> bool:
+        return _is_direct(self.model) and not self.rescale
+
+    def ends(self, t: Time, x: Batched, cond: Cond = None) -> Ends:
+        conditional, unconditional = self._both(self.model.ends, t, x, cond)
+        mixed = _mix(unconditional, conditional, self._scale(t, x))
+        return self._rescaled(t, x, mixed, conditional) if self.rescale else mixed
+
+    def compute_velocity(self, t: Time, x: Batched, cond: Cond = None) -> Batched:
+        if not self.velocity_is_direct:
+            return super().compute_velocity(t, x, cond)
+        conditional, unconditional = self._both(_velocity_of(self.model), t, x, cond)
+        return _line(unconditional, conditional, self._scale(t, x))
+
+    def _both(self, ask: Callable[[Time, Batched, Cond], T], t: Time, x: Batched, cond: Cond) -> tuple[T, T]:
+        """The answers with and without the condition."""
+        if not jax.tree.leaves(cond):
+            raise ValueError("classifier-free guidance needs a condition: pass cond={'label': labels}")
+        twice = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), cond, self._unconditional(cond))
         times = jnp.concatenate([t, t]) if jnp.ndim(t) else t
-        both = self.denoiser(times, jnp.concatenate([x, x]), twice)
+        both = ask(times, jnp.concatenate([x, x]), twice)
         n = x.shape[0]
         half = lambda part: jax.tree.map(lambda a: a[part], both)
-        with_cond, without = half(slice(0, n)), half(slice(n, None))
-        inside = (jnp.asarray(t) >= self.interval[0]) & (jnp.asarray(t) <= self.interval[1])
-        scale = jnp.where(inside, self.scale, 1.0)
-        scale = scale.reshape(scale.shape + (1,) * (x.ndim - scale.ndim)) if scale.ndim else scale
-        mixed = _mix(without, with_cond, scale)
-        return self._rescaled(t, x, mixed, with_cond) if self.rescale else mixed
+        return half(slice(0, n)), half(slice(n, None))
+
+    def _unconditional(self, cond: Any) -> Cond:
+        if self.uncond is not None:
+            return self.uncond(cond)
+        unknown = [name for name in cond if name not in {f.name for f in self.fields}]
+        if unknown:
+            raise ValueError(
+                f"no null value is known for the condition {', '.join(unknown)}: pass fields=(its "
+                "flowjax.conditions.Field, ...), or uncond=(cond -> the condition that means none)"
+            )
+        return without(cond, self.fields)
+
+    def _scale(self, t: Time, x: Batched) -> Array:
+        """The scale at t, shaped to multiply x."""
+        low, high = self.guidance_interval
+        scale = jnp.where((jnp.asarray(t) >= low) & (jnp.asarray(t) <= high), self.scale, 1.0)
+        return scale.reshape(scale.shape + (1,) * (x.ndim - scale.ndim)) if scale.ndim else scale
 
     def _rescaled(self, t: Time, x: Batched, mixed: Ends, with_cond: Ends) -> Ends:
-        assert self.path is not None
         axes = tuple(range(1, x.ndim))
         ratio = with_cond.x1.std(axes, keepdims=True) / jnp.maximum(mixed.x1.std(axes, keepdims=True), 1e-12)
         x1 = mixed.x1 * (self.rescale * ratio + 1 - self.rescale)
@@ -117,22 +162,36 @@ class Auto(_Guide):
     """Autoguidance: away from what a weaker network believes, weak + scale (strong - weak).
 
     Args:
-        denoiser: the strong network, of the same path.
-        weak: smaller, or trained less.
+        model: the strong network.
+        weak: smaller, or trained less; of the same path.
         scale: 1 leaves the strong network alone.
     """
 
-    denoiser: Denoiser
-    weak: Denoiser
+    model: HasEnds
+    weak: HasEnds
     scale: float
 
     @property
-    def defined_on(self) -> tuple[float, float]:
-        strong, weak = defined_on(self.denoiser), defined_on(self.weak)
+    def interval(self) -> tuple[float, float]:
+        strong, weak = interval_of(self.model), interval_of(self.weak)
         return max(strong[0], weak[0]), min(strong[1], weak[1])
 
-    def __call__(self, t: Time, x: Batched, cond: Cond = None) -> Ends:
-        return _mix(self.weak(t, x, cond), self.denoiser(t, x, cond), self.scale)
+    @property
+    def velocity_is_direct(self) -> bool:
+        return _is_direct(self.model) and _is_direct(self.weak)
+
+    @property
+    def missing(self) -> Mapping[str, str]:
+        return {**missing_from(self.weak), **missing_from(self.model)}
+
+    def ends(self, t: Time, x: Batched, cond: Cond = None) -> Ends:
+        return _mix(self.weak.ends(t, x, cond), self.model.ends(t, x, cond), self.scale)
+
+    def compute_velocity(self, t: Time, x: Batched, cond: Cond = None) -> Batched:
+        if not self.velocity_is_direct:
+            return super().compute_velocity(t, x, cond)
+        weak, strong = (_velocity_of(m)(t, x, cond) for m in (self.weak, self.model))
+        return _line(weak, strong, self.scale)
 
 
 LogLikelihood = Callable[[Time, Batched, Cond], Float[Array, " B"]]
@@ -144,22 +203,21 @@ class Classifier(_Guide):
     """Classifier guidance: the score moved by scale grad log p(y | x_t), on a Gaussian path.
 
     Args:
-        denoiser, path: without or with the condition.
+        model: on a Gaussian path, without or with the condition.
         log_prob: log p(y | x_t), differentiable in x.
         scale: 1 for Bayes' rule.
     """
 
-    denoiser: Denoiser
-    path: AffinePath
+    model: HasEnds
     log_prob: LogLikelihood
     scale: float = 1.0
 
     def __post_init__(self):
         _needs_gaussian(self.path)
 
-    def __call__(self, t: Time, x: Batched, cond: Cond = None) -> Ends:
+    def ends(self, t: Time, x: Batched, cond: Cond = None) -> Ends:
         slope = jax.grad(lambda x: self.log_prob(t, x, cond).sum())(x)
-        return _moved(self.path, t, x, self.denoiser(t, x, cond), self.scale * slope)
+        return _moved(self.path, t, x, self.model.ends(t, x, cond), self.scale * slope)
 
 
 Measurement = Callable[[Batched, Float[Array, "..."]], Float[Array, " B"]]
@@ -183,14 +241,13 @@ class Posterior(_Guide):
     an adaptive solver.
 
     Args:
-        denoiser, path: unconditional or conditional, of a Gaussian path.
+        model: on a Gaussian path, unconditional or conditional.
         measurement: see `linear_measurement`.
         data_std: of the data, a coordinate.
         scale: 1 for Bayes' rule.
     """
 
-    denoiser: Denoiser
-    path: AffinePath
+    model: HasEnds
     measurement: Measurement
     data_std: float = 1.0
     scale: float = 1.0
@@ -200,13 +257,13 @@ class Posterior(_Guide):
         if not self.data_std > 0:
             raise ValueError(f"data_std must be positive, not {self.data_std}")
 
-    def __call__(self, t: Time, x: Batched, cond: Cond = None) -> Ends:
+    def ends(self, t: Time, x: Batched, cond: Cond = None) -> Ends:
         r = self.path.rates(t, x)
         # of x1 | x_t for normal data, equation (3) of the oracles
         variance = self.data_std**2 * r.sigma**2 / (r.sigma**2 + (self.data_std * r.alpha) ** 2)
 
         def mean(x: Batched) -> tuple[Batched, Ends]:
-            ends = self.denoiser(t, x, cond)
+            ends = self.model.ends(t, x, cond)
             return ends.x1, ends
 
         x1, pull_back, ends = jax.vjp(mean, x, has_aux=True)

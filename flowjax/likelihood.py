@@ -9,16 +9,20 @@ at t0,
 The divergence is the trace of the Jacobian: exactly, by D forward derivatives an evaluation; or by Hutchinson's
 estimator, the mean of e . (dv/dx) e over random signs e, unbiased, drawn once a solve so that the integrand stays
 smooth.
+
+A bijection has its log-determinant at hand: log p(x) = log p_source(z) + log |det dz/dx| with z = inverse(x).
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
+from flowjax.abilities import Bijection, HasVelocity, abilities_of, in_forward_mode, velocity_of
 from flowjax.models.kernels import forward_mode
 from flowjax.precision import at_least_float32
 from flowjax.solvers import Stats, solve_ode
@@ -26,6 +30,8 @@ from flowjax.solvers.ode import times_within
 from flowjax.solvers.samplers import row_keys
 from flowjax.sources import Source
 from flowjax.typing import Batched, Cond, Field, PRNGKey, Time
+
+__all__ = ["Divergence", "exact_divergence", "hutchinson_divergence", "log_prob"]
 
 _DIRECTIONS_AT_ONCE = 64
 
@@ -39,6 +45,7 @@ def exact_divergence(v: Callable[[Batched], Batched], x: Batched) -> tuple[Batch
     """
     shape = x.shape[1:]
     d = x[0].size
+    v = in_forward_mode(v)
     with forward_mode():
         y, push = jax.linearize(v, x)
 
@@ -55,6 +62,7 @@ def hutchinson_divergence(
     v: Callable[[Batched], Batched], x: Batched, probes: Float[Array, "B P *event"]
 ) -> tuple[Batched, Float[Array, " B"]]:
     """v(x) and the mean over probes of e . J e for each row."""
+    v = in_forward_mode(v)
     with forward_mode():
         y, push = jax.linearize(v, x)
     terms = jax.vmap(lambda e: jnp.sum((push(e) * e).reshape(x.shape[0], -1), -1), in_axes=1)(probes)
@@ -84,7 +92,7 @@ class _Augmented:
 
 
 def log_prob(
-    field: Field,
+    model: HasVelocity | Bijection | Field,
     x: Batched,
     source: Source,
     *,
@@ -99,10 +107,11 @@ def log_prob(
     atol: float = 1e-5,
     steps: int | None = None,
 ) -> tuple[Float[Array, " B"], Stats]:
-    """log p(x) in nats, in the space of x, under the flow of `field` from `source`.
+    """log p(x) in nats, in the space of x, under the model's flow from `source`.
 
     Args:
-        field: v(t, x, cond).
+        model: a model with a velocity; a bijection, which needs no solve; or a bare velocity field v(t, x, cond). The
+            same object reuses its compilation.
         x: (B, *event) at t1, of any event shape; half precision is converted to float32.
         source: the distribution at t0, in general `path.prior(source)`.
         cond: condition, leading axis B, or None.
@@ -113,12 +122,25 @@ def log_prob(
         solver, rtol, atol, steps: as for `solve_ode`.
 
     Returns:
-        (B,) log-densities in the dtype of x but at least float32, and the solve's `Stats`. Differentiable in reverse
-        mode.
+        (B,) log-densities in the dtype of x but at least float32, and the solve's `Stats`, of one evaluation for a
+        bijection. Differentiable in reverse mode.
 
     Raises:
-        ValueError: on `hutchinson` without a key, probes < 1, an unknown divergence, or what `solve_ode` refuses.
+        ValueError: on `hutchinson` without a key, probes < 1, an unknown divergence, a model with neither a velocity
+            nor an inverse, or what `solve_ode` refuses.
     """
+    if isinstance(model, Bijection):
+        x = at_least_float32(x)
+        return _of_bijection(model, x, source, cond), Stats(jnp.ones(x.shape[0], int), jnp.ones(x.shape[0], bool))
+    if isinstance(model, HasVelocity):
+        field = velocity_of(model)
+    elif callable(model):
+        field = model
+    else:
+        raise ValueError(
+            f"log_prob takes a model with a velocity or an inverse, or a velocity field, and this model offers "
+            f"{', '.join(abilities_of(model)) or 'nothing'}"
+        )
     if divergence not in ("exact", "hutchinson"):
         raise ValueError(f"divergence must be 'exact' or 'hutchinson', not {divergence!r}")
     start, end = times_within(field, t0, t1)
@@ -131,7 +153,7 @@ def log_prob(
         signs = jax.vmap(lambda k: jax.random.rademacher(k, (probes, *x.shape[1:]), x.dtype))(row_keys(key, x.shape[0]))
     state = (x, jnp.zeros(x.shape[:1], x.dtype))
     (x0, integral), stats = solve_ode(
-        _Augmented(field, divergence),
+        _Augmented(in_forward_mode(field), divergence),
         state,
         cond=(cond, signs),
         t0=end,
@@ -142,3 +164,9 @@ def log_prob(
         steps=steps,
     )
     return source.log_prob(x0) + integral, stats
+
+
+@partial(jax.jit, static_argnames="model")
+def _of_bijection(model: Bijection, x: Batched, source: Source, cond: Cond) -> Float[Array, " B"]:
+    z, log_det = model.inverse(x, cond)
+    return source.log_prob(z) + log_det

@@ -2,7 +2,7 @@
 
 Adding a schedule, source, path noise, coupling, prediction, loss weight, time sampler or model is one file (or class)
 and one line below. A name may carry arguments: `vp(0.1, 20)`, `sinkhorn(eps=2)`. Data sets are in `data.sets`,
-augmentations in `data.augment`, samplers in `solvers.sample`.
+augmentations in `data.augment`, samplers in `solvers.names`.
 """
 
 from collections.abc import Callable

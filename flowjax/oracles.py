@@ -1,4 +1,4 @@
-"""Oracles: closed-form denoisers, velocities, scores and densities, for sources and data whose p_t is known.
+"""Oracles: closed-form ends, velocities, scores and densities, for sources and data whose p_t is known.
 
 Let (x0, x1) be a mixture over components c of weight w_c in which, coordinate by coordinate, x0 ~ N(n, r^2) and
 x1 ~ N(m, s^2) with correlation q. The path x_t = alpha x1 + sigma x0 + gamma z then has
@@ -16,6 +16,7 @@ Independent coupling of a mixture of J and one of K components is J K components
 (`bridge_correlation`). They are the root of the tests and what notebooks draw beside what was learned.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -25,7 +26,7 @@ from jax.scipy.special import logsumexp
 from jaxtyping import Array, ArrayLike, Float
 
 from flowjax.paths.affine import AffinePath, expand
-from flowjax.predictions import Ends, VelocityField, field
+from flowjax.predictions import Ends, PathModel
 from flowjax.schedules import rates
 from flowjax.sources import GaussianMixture
 from flowjax.typing import Batched, Cond, Time
@@ -36,12 +37,13 @@ from flowjax.typing import Batched, Cond, Time
     data_fields=["path", "means", "scales", "log_weights", "source_means", "source_scales", "correlation"],
     meta_fields=[],
 )
-@dataclass(frozen=True)
-class Oracle:
+@dataclass(frozen=True, eq=False)
+class Oracle(PathModel):
     """The exact answers for a mixture of isotropic normals on both ends of an affine path.
 
-    Every method takes t, () or (B,), and x, (B, *event). Where all scales (and gamma) are zero the density is
-    singular at t = 1: stay below it. Memory is B x C x D unless compiled, when the distances fuse into their sum.
+    A model with ends, velocity and score. Every method takes t, () or (B,), and x, (B, *event); a condition is
+    ignored. Where all scales (and gamma) are zero the density is singular at t = 1: stay below it. Memory is B x C x D
+    unless compiled, when the distances fuse into their sum.
 
     Attributes:
         path: an affine path.
@@ -103,13 +105,18 @@ class Oracle:
         """log p_t(x), nats: equation (1)."""
         return logsumexp(self._components(self._coefficients(t, x), x), axis=-1)
 
-    def score(self, t: Time, x: Batched) -> Batched:
+    def score(self, t: Time, x: Batched, cond: Cond = None) -> Batched:
         """grad_x log p_t(x): equation (6)."""
         c = self._coefficients(t, x)
         return -self._mix(jax.nn.softmax(self._components(c, x)) / c.variance, c, x)
 
-    def denoiser(self, t: Time, x: Batched, cond: Cond = None) -> Ends:
-        """Posterior means of both ends, and of z on a path with noise: equations (3) to (5). `cond` is ignored."""
+    @property
+    def missing(self) -> Mapping[str, str]:
+        """The score is known on every path."""
+        return {}
+
+    def ends(self, t: Time, x: Batched, cond: Cond = None) -> Ends:
+        """Posterior means of both ends, and of z on a path with noise: equations (3) to (5)."""
         c = self._coefficients(t, x)
         r = jax.nn.softmax(self._components(c, x))
         to_data = (c.alpha * self.scales**2 + c.sigma * c.cross) / c.variance
@@ -117,13 +124,6 @@ class Oracle:
         x1 = jnp.tensordot(r, self._full(self.means, x), 1) + self._mix(r * to_data, c, x)
         x0 = jnp.tensordot(r, self._full(self.source_means, x), 1) + self._mix(r * to_source, c, x)
         return Ends(x0, x1, None if self.path.noise is None else self._mix(r * c.gamma / c.variance, c, x))
-
-    @property
-    def velocity(self) -> VelocityField:
-        """The marginal velocity v(t, x, cond) = alpha' E[x1 | x] + sigma' E[x0 | x] + gamma' E[z | x], defined on the
-        path's interval. `cond` is ignored.
-        """
-        return field(self.denoiser, self.path)
 
     def sample(self, key: Array, t: Time, n: int, event: tuple[int, ...]) -> Batched:
         """n points of p_t: what a solve that starts at t should start from."""

@@ -1,4 +1,4 @@
-"""Another schedule at sampling time: a denoiser trained on one path, used on another.
+"""Another schedule at sampling time: a model trained on one path, used on another.
 
 At equal log-SNR the points of two noiseless affine paths with the same ends differ by a scale alone:
 
@@ -13,18 +13,32 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
+from flowjax.abilities import Ends, HasEnds, interval_of
 from flowjax.paths.affine import AffinePath
-from flowjax.predictions import Denoiser, Ends, defined_on
+from flowjax.predictions import PathModel
 from flowjax.schedules import clip_time
 from flowjax.typing import Array, Batched, Cond, Time
 
+__all__ = ["Rescheduled", "overlap"]
+
 
 @dataclass(frozen=True)
-class Rescheduled:
-    """See `reschedule`."""
+class Rescheduled(PathModel):
+    """A model of one path used on another, which differs in its schedule alone.
 
-    denoiser: Denoiser
-    trained: AffinePath
+    At equal log-SNR the points of the two paths are equal up to a scale, so the posterior means are the same. Exact
+    where the path of the model reaches that log-SNR (its `interval`, which `flowjax.solvers.sample` keeps to); beyond
+    it the nearest time is used.
+
+    Args:
+        model: on its own path.
+        path: to use it on.
+
+    Raises:
+        ValueError: for a path with noise.
+    """
+
+    model: HasEnds
     path: AffinePath
 
     def __post_init__(self):
@@ -32,25 +46,17 @@ class Rescheduled:
             raise ValueError("a path with noise cannot change its schedule: gamma would have to follow")
 
     @property
-    def defined_on(self) -> tuple[float, float]:
-        return overlap(self.trained, self.path, defined_on(self.denoiser))
+    def trained(self) -> AffinePath:
+        """The path of the model."""
+        return self.model.path
 
-    def __call__(self, t: Time, x: Batched, cond: Cond = None) -> Ends:
+    @property
+    def interval(self) -> tuple[float, float]:
+        return overlap(self.trained, self.path, interval_of(self.model))
+
+    def ends(self, t: Time, x: Batched, cond: Cond = None) -> Ends:
         time = clip_time(self.trained.schedule, self.path.schedule.log_snr(t))
-        return self.denoiser(time, x * (_size(self.trained, time, x) / _size(self.path, t, x)), cond)
-
-
-def reschedule(denoiser: Denoiser, trained: AffinePath, path: AffinePath) -> Rescheduled:
-    """A denoiser of `trained` used on `path`, which differs in its schedule alone.
-
-    At equal log-SNR the points of the two paths are equal up to a scale, so the posterior means are the same. Exact
-    where `trained` reaches that log-SNR (its `defined_on`, which `flowjax.solvers.sample` keeps to); beyond it the
-    nearest time is used.
-
-    Raises:
-        ValueError: for a path with noise.
-    """
-    return Rescheduled(denoiser, trained, path)
+        return self.model.ends(time, x * (_size(self.trained, time, x) / _size(self.path, t, x)), cond)
 
 
 def _size(path: AffinePath, t: Time, like: Batched) -> Array:
@@ -60,11 +66,11 @@ def _size(path: AffinePath, t: Time, like: Batched) -> Array:
 
 
 def overlap(trained: AffinePath, path: AffinePath, interval: tuple[float, float] | None = None) -> tuple[float, float]:
-    """The times of `path` whose log-SNR `trained` reaches: where `reschedule` is exact.
+    """The times of `path` whose log-SNR `trained` reaches: where `Rescheduled` is exact.
 
     Args:
-        trained, path: as for `reschedule`.
-        interval: the times at which the network of `trained` can be read; all of them where None.
+        trained, path: the path of the model, and the one it is used on.
+        interval: the times at which the model can be asked; all of `trained` where None.
     """
     low, high = interval or (trained.t_min, trained.t_max)
     low, high = max(low, trained.t_min), min(high, trained.t_max)

@@ -36,7 +36,7 @@ def test_density_at_the_ends():
     np.testing.assert_allclose(oracle.log_prob(1.0, x), MIXTURE.log_prob(x), rtol=1e-5)
 
 
-def test_denoiser_is_the_posterior_mean_by_quadrature():
+def test_ends_are_the_posterior_mean_by_quadrature():
     """E[x1 | x_t] = integral of x1 p(x1) N(x_t; alpha x1, sigma^2) / p_t, summed on a fine grid in float64."""
     path, t = GaussianPath(Cosine()), 0.6
     oracle = oracles.mixture(path, MIXTURE)
@@ -48,7 +48,7 @@ def test_denoiser_is_the_posterior_mean_by_quadrature():
         for m, s, w in zip(*map(np.asarray, (MIXTURE.means, MIXTURE.scales, MIXTURE.weights)), strict=True)
     )
     a, s = np.sin(np.pi / 2 * t), np.cos(np.pi / 2 * t)
-    ends = oracle.denoiser(t, jnp.asarray(x))
+    ends = oracle.ends(t, jnp.asarray(x))
     for i in range(3):
         weight = prior * np.exp(-((x[i] - a * grid) ** 2).sum(1) / (2 * s**2))
         x1 = (weight[:, None] * grid).sum(0) / weight.sum()
@@ -59,7 +59,7 @@ def test_denoiser_is_the_posterior_mean_by_quadrature():
 def test_ends_add_up_to_the_point(points):
     path = GaussianPath(VP())
     t = jnp.linspace(0.01, 0.99, 20)
-    ends = oracles.mixture(path, MIXTURE).denoiser(t, points)
+    ends = oracles.mixture(path, MIXTURE).ends(t, points)
     a, s = VP().alpha(t)[:, None], VP().sigma(t)[:, None]
     np.testing.assert_allclose(a * ends.x1 + s * ends.x0, points, atol=1e-5)
 
@@ -103,7 +103,7 @@ def test_dataset_is_a_mixture_of_points_and_lands_on_them():
     images = jax.random.normal(jax.random.key(0), (5, 2, 2, 1))
     oracle = oracles.dataset(path, images)
     x = 0.9 * images + 0.1 * 0.05
-    np.testing.assert_allclose(oracle.denoiser(0.9, x).x1, images, atol=1e-3)
+    np.testing.assert_allclose(oracle.ends(0.9, x).x1, images, atol=1e-3)
     flat = oracles.mixture(path, GaussianMixture(images.reshape(5, 4), 0.0))
     np.testing.assert_allclose(oracle.log_prob(0.5, x), flat.log_prob(0.5, x.reshape(5, 4)), rtol=1e-5)
 
@@ -150,7 +150,7 @@ def test_ends_of_any_source_are_conditional_means():
     oracle = oracles.mixture(path, MIXTURE, SOURCE)
     keys = jax.random.split(jax.random.key(0), 3)
     p = path.sample(keys[0], t, SOURCE.sample(keys[1], n), MIXTURE.sample(keys[2], n))
-    ends = jax.jit(oracle.denoiser)(t, p.x_t)
+    ends = jax.jit(oracle.ends)(t, p.x_t)
     for true, mean in ((p.x0, ends.x0), (p.x1, ends.x1), (p.z, ends.z)):
         for feature in (jnp.ones(n), p.x_t[:, 0], jnp.sin(p.x_t[:, 1]), p.x_t[:, 0] * p.x_t[:, 1]):
             product = np.asarray((true - mean) * feature[:, None], np.float64)
@@ -169,7 +169,7 @@ def test_correlated_normals_by_linear_regression():
     x = jnp.linspace(-2, 2, 7)[:, None]
     variance = (a * s) ** 2 + (b * r) ** 2 + 2 * a * b * q * r * s + g**2
     gap = (x - a * m - b * n) / variance
-    ends = oracles.gaussian(path, m, s, source_mean=n, source_std=r, correlation=q).denoiser(t, x)
+    ends = oracles.gaussian(path, m, s, source_mean=n, source_std=r, correlation=q).ends(t, x)
     np.testing.assert_allclose(ends.x1, m + (a * s**2 + b * q * r * s) * gap, rtol=1e-5)
     np.testing.assert_allclose(ends.x0, n + (b * r**2 + a * q * r * s) * gap, rtol=1e-5)
     np.testing.assert_allclose(ends.z, g * gap, rtol=1e-5, atol=1e-6)

@@ -15,12 +15,10 @@ from flowjax.predictions import (
     Ends,
     data,
     edm,
-    field,
     noise,
     noise_variance,
     read,
     score,
-    score_field,
     v,
     velocity,
     velocity_score,
@@ -71,17 +69,18 @@ def test_target_is_the_output_of_the_true_ends(prediction):
 @pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES)
 @pytest.mark.parametrize("prediction", ALL, ids=lambda p: p.name)
 def test_a_perfect_network_of_any_kind_gives_the_oracles_velocity(schedule, prediction):
-    """field(read(net)) = the oracle's velocity, whatever the network predicts; float64, so only algebra is tested."""
+    """The velocity and the score of read(net) are the oracle's, whatever the network predicts; float64, so only algebra
+    is tested."""
     with jax.enable_x64(True):
         path = GaussianPath(schedule)
         oracle = oracles.mixture(path, jax.tree.map(lambda a: a.astype(jnp.float64), MIXTURE))
         x = jax.random.normal(jax.random.key(0), (30, 2), jnp.float64) * 2
         t = jnp.linspace(0.1, 0.9, 30)
         prediction = dataclasses.replace(prediction, inputs=lambda path, t, x: x)  # the net below wants x itself
-        net = lambda t, x, cond: prediction.from_ends(path, t, x, oracle.denoiser(t, x))
-        np.testing.assert_allclose(
-            field(read(net, path, prediction), path)(t, x, None), oracle.velocity(t, x), atol=1e-9
-        )
+        net = lambda t, x, cond: prediction.from_ends(path, t, x, oracle.ends(t, x))
+        model = read(net, path, prediction)
+        np.testing.assert_allclose(model.velocity(t, x, None), oracle.velocity(t, x), atol=1e-9)
+        np.testing.assert_allclose(model.score(t, x, None), oracle.score(t, x), rtol=1e-8)
 
 
 EDGES = (1e-4, 0.1, 0.5, 0.9, 1 - 1e-4)
@@ -153,23 +152,23 @@ def test_two_heads_determine_everything_on_a_path_with_noise(noise_of_path):
         oracle = oracles.gaussian(path, 1.0, 0.6, source_mean=-0.5, source_std=1.3, correlation=0.4)
         x = jax.random.normal(jax.random.key(0), (7, 2))
         t = jnp.linspace(0.1, 0.9, 7)
-        ends = oracle.denoiser(t, x)
-        net = lambda t, x, cond: velocity_score.from_ends(path, t, x, oracle.denoiser(t, x))
-        denoiser = read(net, path, velocity_score)
-        for ours, true in zip(denoiser(t, x)[:3], ends[:3], strict=True):
+        ends = oracle.ends(t, x)
+        net = lambda t, x, cond: velocity_score.from_ends(path, t, x, oracle.ends(t, x))
+        model = read(net, path, velocity_score)
+        for ours, true in zip(model.ends(t, x)[:3], ends[:3], strict=True):
             np.testing.assert_allclose(ours, true, rtol=1e-8, atol=1e-9)
-        np.testing.assert_allclose(field(denoiser, path)(t, x), oracle.velocity(t, x), rtol=1e-9)
-        np.testing.assert_allclose(score_field(denoiser, path)(t, x), oracle.score(t, x), rtol=1e-8)
+        np.testing.assert_allclose(model.velocity(t, x), oracle.velocity(t, x), rtol=1e-9)
+        np.testing.assert_allclose(model.score(t, x), oracle.score(t, x), rtol=1e-8)
         one_head = read(lambda t, x, cond: oracle.velocity(t, x), path, velocity)
-        np.testing.assert_allclose(field(one_head, path)(t, x), oracle.velocity(t, x), rtol=1e-9)
+        np.testing.assert_allclose(one_head.velocity(t, x), oracle.velocity(t, x), rtol=1e-9)
         with pytest.raises(ValueError, match="velocity_score"):
-            score_field(one_head, path)(t, x)
+            one_head.score(t, x)
 
 
 def test_no_score_without_a_gaussian_source():
-    denoiser = read(lambda t, x, cond: x, AffinePath(CondOT()), velocity)
+    model = read(lambda t, x, cond: x, AffinePath(CondOT()), velocity)
     with pytest.raises(ValueError, match="path has no score"):
-        score_field(denoiser, AffinePath(CondOT()))(0.5, jnp.ones((1, 2)))
+        model.score(0.5, jnp.ones((1, 2)))
 
 
 def test_learned_variance_travels_with_the_noise():
@@ -204,11 +203,11 @@ def test_intervals_keep_away_from_the_singular_end():
 def test_a_grid_that_asks_a_network_where_it_is_undefined_is_refused():
     """Noise at t = 0 says nothing of the data: refused before the network is called; by default the grid keeps away."""
     path = GaussianPath(CondOT())
-    denoiser = read(lambda t, x, cond: x, path, noise)
-    assert denoiser.defined_on[0] > 0
+    model = read(lambda t, x, cond: x, path, noise)
+    assert model.interval[0] > 0
     with pytest.raises(ValueError, match="determines the ends on"):
-        solvers.sample(denoiser, path, jnp.ones((2, 2)), solver="heun", grid=jnp.linspace(0, 1, 5))
-    y, _ = solvers.sample(denoiser, path, jnp.ones((2, 2)), solver="heun", steps=4)
+        solvers.sample(model, jnp.ones((2, 2)), solver="heun", grid=jnp.linspace(0, 1, 5))
+    y, _ = solvers.sample(model, jnp.ones((2, 2)), solver="heun", steps=4)
     assert np.isfinite(y).all()
 
 
@@ -223,9 +222,9 @@ def test_reading_at_the_edges_is_finite_and_wide(batch, event, dtype, edge, pred
     """At both ends of the interval a half-precision network reads as finite float32 ends and velocity."""
     path = GaussianPath(CondOT())
     x = jax.random.normal(jax.random.key(0), (batch, *event), dtype)
-    denoiser = read(lambda t, x, cond: x.astype(dtype), path, prediction)
+    model = read(lambda t, x, cond: x.astype(dtype), path, prediction)
     t = prediction.interval(path)[edge]
-    for out in (*denoiser(t, x, None)[:2], field(denoiser, path)(t, x, None)):
+    for out in (*model.ends(t, x, None)[:2], model.velocity(t, x, None)):
         assert out.dtype == jnp.float32
         assert out.shape == x.shape
         assert np.isfinite(out).all()

@@ -7,8 +7,8 @@ import pytest
 
 from flowjax import oracles
 from flowjax.paths import AffinePath, Bridge, GaussianPath
-from flowjax.predictions import field
-from flowjax.reschedule import overlap, reschedule
+from flowjax.predictions import model
+from flowjax.reschedule import Rescheduled, overlap
 from flowjax.schedules import EDM, VE, VP, CondOT, Cosine, SubVP
 from flowjax.solvers import solve_ode
 from flowjax.sources import GaussianMixture
@@ -28,9 +28,9 @@ def test_the_oracle_of_one_schedule_is_that_of_another(trained, new):
         t = jnp.linspace(low + 0.02, high - 0.02, 20)
         scale = jnp.maximum(1.0, new.sigma(t))[:, None]
         x = jax.random.normal(jax.random.key(0), (20, 2), jnp.float64) * scale
-        moved = reschedule(oracles.mixture(old, mixture).denoiser, old, path)
+        moved = Rescheduled(oracles.mixture(old, mixture), path)
         truth = oracles.mixture(path, mixture)
-        for ours, true in zip(moved(t, x)[:2], truth.denoiser(t, x)[:2], strict=True):
+        for ours, true in zip(moved.ends(t, x)[:2], truth.ends(t, x)[:2], strict=True):
             np.testing.assert_allclose(ours, true, atol=1e-7)
 
 
@@ -48,7 +48,7 @@ def test_the_vp_flow_is_the_flow_matching_flow():
         oracle = oracles.mixture(vp, mixture)
         direct, _ = solve_ode(oracle.velocity, x * size(vp, 0.0), t0=0.0, t1=0.999, solver="rk4", steps=2000)
         end = float(flow.schedule.time_of_log_snr(vp.schedule.log_snr(jnp.asarray(0.999))))
-        moved = field(reschedule(oracle.denoiser, vp, flow), flow)
+        moved = Rescheduled(oracle, flow).velocity
         other, _ = solve_ode(moved, x * size(flow, low), t0=low, t1=end, solver="rk4", steps=2000)
         np.testing.assert_allclose(direct / size(vp, 0.999), other / size(flow, end), atol=2e-6)
 
@@ -66,4 +66,4 @@ def test_overlap_clips_and_says_where():
 def test_noise_on_the_path_forbids_it():
     path = AffinePath(CondOT(), Bridge())
     with pytest.raises(ValueError, match="cannot change its schedule"):
-        reschedule(lambda t, x, cond: None, path, path)
+        Rescheduled(model(lambda t, x, cond: None, path), path)

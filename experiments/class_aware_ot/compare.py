@@ -120,7 +120,7 @@ def make_draw(classes):
 
     @jax.jit
     def draw(params, x0, label):
-        field = predictions.field(predictions.read(partial(apply, params), PATH, predictions.velocity), PATH)
+        field = predictions.read(partial(apply, params), PATH, predictions.velocity).velocity
         cond = jnp.full(len(x0), label)
         solve = partial(solve_ode, field, x0, cond=cond, t0=0.0, t1=1.0)
         energy = metrics.path_energy(field, x0, cond=cond, steps=50).mean()

@@ -136,9 +136,7 @@ def evaluate(method, params, problems):
 
     @jax.jit
     def one(params, pair, key):
-        field = predictions.field(
-            predictions.read(lambda t, x, c: apply(params, t, x, c), path, predictions.velocity), path
-        )
+        field = predictions.read(lambda t, x, c: apply(params, t, x, c), path, predictions.velocity).velocity
         x0 = Drawn(pair, 0).sample(key, TEST)
 
         def rate(t, state, cond):

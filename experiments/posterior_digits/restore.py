@@ -57,9 +57,9 @@ def rms(x):
 def draw(run, operator, y, each, sampler, steps, data_std, scale):
     """`each` samples a measurement, (each, N, 8, 8, 1)."""
     rows = jnp.tile(y, (each, 1, 1, 1))
-    guided = Posterior(run.denoiser, run.path, linear_measurement(operator, rows, NOISE_STD), data_std, scale)
+    guided = Posterior(run.model, linear_measurement(operator, rows, NOISE_STD), data_std, scale)
     x0 = run.prior.sample(jax.random.key(4), len(rows))
-    x, _ = flowjax.solvers.sample(guided, run.path, x0, solver=sampler, steps=steps, key=jax.random.key(5))
+    x, _ = flowjax.solvers.sample(guided, x0, solver=sampler, steps=steps, key=jax.random.key(5))
     return np.asarray(x).reshape(each, *y.shape[:1], *x.shape[1:])
 
 
@@ -98,7 +98,7 @@ def baselines(task, operator, y, truth, train):
 def control(run, n, each):
     """Independent normal pixels with the exact denoiser: here the guided sampler draws from the true posterior."""
     oracle = gaussian(run.path, jnp.zeros((8, 8, 1)), DATA_STD)
-    exact = SimpleNamespace(denoiser=oracle.denoiser, path=run.path, prior=run.prior)
+    exact = SimpleNamespace(model=oracle, path=run.path, prior=run.prior)
     key_truth, key_noise = jax.random.split(jax.random.key(6))
     truth = DATA_STD * jax.random.normal(key_truth, (n, 8, 8, 1))
     y = upper_half(truth) + NOISE_STD * jax.random.normal(key_noise, (n, 4, 8, 1))

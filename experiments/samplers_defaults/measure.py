@@ -27,7 +27,7 @@ from flowjax.data.densities import eight_gaussians
 from flowjax.oracles import Oracle
 from flowjax.paths import GaussianPath
 from flowjax.solvers import diffusions, grids, make_sampler, samplers
-from flowjax.solvers.sample import Options
+from flowjax.solvers.names import Options
 from flowjax.sources import GaussianMixture
 
 matplotlib.use("agg")
@@ -116,7 +116,7 @@ def solve(name, steps, dim, starts, keys=None):
             path = GaussianPath(OneOf(number))
             sampler = make_sampler(name, path, Options(g=DefaultNoise()) if hasattr(like, "g") else Options())
             x = start * path.schedule.sigma(times[0])
-            return samplers.run.__wrapped__(sampler, Oracle(path, *mixture).denoiser, x, times, keys=keys)
+            return samplers.run.__wrapped__(sampler, Oracle(path, *mixture), x, times, keys=keys)
 
         return jax.vmap(one, (0, 0, 0, 0))(times, numbers, mixtures, starts)
 

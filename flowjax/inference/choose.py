@@ -4,24 +4,27 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+
 from flowjax import guidance
 from flowjax.arguments import make
-from flowjax.conditions import named
+from flowjax.conditions import NO_LABEL, named
 from flowjax.errors import ConfigError, unknown
 from flowjax.inference.run import Run
 from flowjax.names import make_schedule
 from flowjax.paths import AffinePath
 from flowjax.paths.transition import Variance
-from flowjax.predictions import Denoiser, defined_on
+from flowjax.predictions import Reading
 from flowjax.ranges import Range
-from flowjax.reschedule import reschedule
+from flowjax.reschedule import Rescheduled
 from flowjax.solvers import Options, diffusions, grids, make_sampler
 from flowjax.solvers.diffusions import Diffusion
 from flowjax.solvers.grids import GRIDS
-from flowjax.solvers.sample import check_solver
-from flowjax.solvers.sample import interval as solver_interval
+from flowjax.solvers.names import check_solver
+from flowjax.solvers.names import interval as solver_interval
 from flowjax.training.writers import say
-from flowjax.typing import Params
+from flowjax.typing import Cond, Params
 
 
 @dataclass(frozen=True)
@@ -105,6 +108,9 @@ class Guide:
 
 DOPRI5 = Solver()
 
+SampledModel = Reading | guidance.Auto | guidance.ClassifierFree | Rescheduled
+"""What is sampled: the network of a run, guided, or used on another schedule."""
+
 
 def bind(
     run: Run, solver: Solver, options: Options, guide: Guide | None, show: bool
@@ -118,7 +124,7 @@ def bind(
     try:
         if solver.schedule is not None:
             path = dataclasses.replace(run.path, schedule=make_schedule(solver.schedule))
-        low, high = defined_on(denoiser_of(run, run.params, path, guide))
+        low, high = model_of(run, run.params, path, guide).interval
         if path != run.path:
             path.prior(run.source)  # refuses a source that the schedule cannot start from
         ours = solver_interval(solver.name, path, options)
@@ -142,10 +148,10 @@ def bind(
     return path, (low, high), float(path.schedule.sigma(low)) / first
 
 
-def denoiser_of(run: Run, params: Params, path: AffinePath, guide: Guide | None) -> Denoiser:
-    """The network, guided on the path it was trained on, then read on the path it is sampled on."""
-    plain = _guided(run, run.problem.denoiser(params), guide)
-    return plain if path == run.path else reschedule(plain, run.path, path)
+def model_of(run: Run, params: Params, path: AffinePath, guide: Guide | None) -> SampledModel:
+    """The network, guided on the path it was trained on, then used on the path it is sampled on."""
+    plain = _guided(run, run.problem.model(params), guide)
+    return plain if path == run.path else Rescheduled(plain, path)
 
 
 _GRIDS_OF_RUNS: dict[str, grids.Grid] = {"edm": grids.EDM(7, 0.002, 80)}
@@ -176,9 +182,9 @@ def options_of(run: Run, solver: Solver) -> Options:
     return options
 
 
-def _guided(run: Run, denoiser: Denoiser, guide: Guide | None) -> Denoiser:
+def _guided(run: Run, model: Reading, guide: Guide | None) -> SampledModel:
     if guide is None:
-        return denoiser
+        return model
     if guide.name == "auto":
         weak = guide.weak
         # names and shares of classes, which runs of earlier versions do not know, make no other data
@@ -189,7 +195,7 @@ def _guided(run: Run, denoiser: Denoiser, guide: Guide | None) -> Denoiser:
         kinds = ("path", "data", "source", "coupling", "condition")
         if differs := [kind for kind, a, b in zip(kinds, same(weak), same(run), strict=True) if a != b]:
             raise ConfigError(f"--weak is a run of another {' and '.join(differs)}: guidance 'auto' needs the same")
-        return guidance.Auto(denoiser, weak.denoiser, guide.scale)
+        return guidance.Auto(model, weak.model, guide.scale)
     if guide.name != "cfg":
         raise ConfigError(f"guidance: {unknown(guide.name, ('cfg', 'auto'))}")
     label = named(run.fields, "label")
@@ -199,4 +205,8 @@ def _guided(run: Run, denoiser: Denoiser, guide: Guide | None) -> Denoiser:
         raise ConfigError(
             "guidance 'cfg' needs a network that was trained with data.cond_dropout above 0, and for this run it is 0"
         )
-    return guidance.ClassifierFree(denoiser, guide.scale, guide.interval, guide.rescale, run.path)
+    return guidance.ClassifierFree(model, guide.scale, run.fields, guide.interval, guide.rescale, uncond=_no_label)
+
+
+def _no_label(cond: Cond) -> Cond:
+    return jax.tree.map(lambda labels: jnp.full_like(labels, NO_LABEL), cond)

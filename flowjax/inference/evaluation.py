@@ -153,7 +153,7 @@ def _energy_metrics(run: Run, true: np.ndarray, seed: int, pairs: Any) -> dict[s
     rows = max(_ENERGY_ROWS, min(len(true), _PAIRS * _PAIR_SIZE))
     x0 = run.prior.sample(jax.random.key(seed), rows)
     t0, t1 = run.interval
-    energy = jax.jit(lambda params, x: metrics.path_energy(run.problem.field(params), x, t0=t0, t1=t1))
+    energy = jax.jit(lambda params, x: metrics.path_energy(run.problem.model(params).velocity, x, t0=t0, t1=t1))
     mean = float(energy(run.params, x0[:_ENERGY_ROWS]).mean())
     distance = pairs(np.asarray(x0), true, pairs=_SOURCE_PAIRS)
     return {
@@ -198,7 +198,7 @@ def evaluate_images(
             values are of equally many samples of each class: `balanced`.
 
     Returns:
-        The metrics by name, `num`, and where samples were drawn `nfe`, the denoiser's evaluations; of a guided one,
+        The metrics by name, `num`, and where samples were drawn `nfe`, the network's evaluations; of a guided one,
         which asks two networks or one of them twice, `network_evaluations` too.
 
     Raises:

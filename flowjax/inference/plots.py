@@ -89,7 +89,7 @@ def trajectories(path: Path, run: Run) -> None:
     t0, t1 = run.interval
     solve = jax.jit(
         lambda params, x: solve_ode(
-            run.problem.field(params),
+            run.problem.model(params).velocity,
             x,
             t0=t0,
             t1=t1,

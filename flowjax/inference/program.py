@@ -16,7 +16,7 @@ from jaxtyping import Array, UInt8
 
 from flowjax import solvers
 from flowjax.data import DataSpec
-from flowjax.inference.choose import Guide, Solver, denoiser_of, grid_of, options_of
+from flowjax.inference.choose import Guide, Solver, grid_of, model_of, options_of
 from flowjax.inference.row_sharding import over_rows
 from flowjax.inference.run import Run
 from flowjax.paths import AffinePath
@@ -111,8 +111,7 @@ class Program:
             guide = dataclasses.replace(guide, weak=dataclasses.replace(guide.weak, params=inputs.weak))
         labels = labels_of(self.labels, self.run.spec, inputs, rows)
         x, stats = solvers.sample(
-            denoiser_of(self.run, inputs.params, self.path, guide),
-            self.path,
+            model_of(self.run, inputs.params, self.path, guide),
             self.scale * source_noise(self.run, inputs.noise, rows),
             solver=self.solver.name,
             steps=self.solver.steps,

@@ -12,13 +12,13 @@ from flowjax.build import Problem, build, fields_of
 from flowjax.config import Config, resolve
 from flowjax.data import DataSpec
 from flowjax.paths import AffinePath
-from flowjax.predictions import Denoiser
+from flowjax.predictions import Reading
 from flowjax.sources import Source
 from flowjax.training.checkpoints import Checkpoints
 from flowjax.training.power_ema import FOLDER, posthoc
 from flowjax.training.state import abstract_state
 from flowjax.training.writers import read_config
-from flowjax.typing import Field, Params
+from flowjax.typing import Params
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Run:
     Attributes:
         workdir, config, step: which run, and the step of its checkpoint.
         problem: path, source, coupling, prediction and network, as built from the config.
-        params: the parameters that `denoiser` and `field` use: the moving average, or the raw ones.
+        params: the parameters that `model` uses: the moving average, or the raw ones.
     """
 
     workdir: Path
@@ -62,18 +62,13 @@ class Run:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """(t0, t1) on which the field may be integrated; (0, 1) for most."""
+        """(t0, t1) on which the model can be asked; (0, 1) for most."""
         return self.problem.interval
 
     @cached_property
-    def denoiser(self) -> Denoiser:
-        """(t, x, cond) -> `Ends`, in model space."""
-        return self.problem.denoiser(self.params)
-
-    @cached_property
-    def field(self) -> Field:
-        """v(t, x, cond), in model space."""
-        return self.problem.field(self.params)
+    def model(self) -> Reading:
+        """The trained network as a model, in model space: `model.velocity`, `model.ends`, `model.score`."""
+        return self.problem.model(self.params)
 
 
 def load(workdir: str | Path, ema: bool = True, checkpoint: str | int = "last", width: float | None = None) -> Run:

@@ -20,7 +20,7 @@ from flowjax.conditions import NO_LABEL, named
 from flowjax.data import DataSpec
 from flowjax.errors import ConfigError
 from flowjax.inference.batches import SolverFault, in_batches
-from flowjax.inference.choose import DOPRI5, Guide, Solver, bind, denoiser_of, options_of
+from flowjax.inference.choose import DOPRI5, Guide, Solver, bind, model_of, options_of
 from flowjax.inference.finished_batches import open_finished, request_of
 from flowjax.inference.program import (
     DrawnLabels,
@@ -187,8 +187,8 @@ def _learned_times(
     x0 = scale * source_noise(run, inputs.noise, rows)
     labels = labels_of(kind, run.spec, inputs, rows)
     try:
-        known = denoiser_of(run, run.params, path, guide)
-        grid = grids.learn(sampler, known, x0, solver.steps, cond=labels, t0=interval[0], t1=interval[1])
+        model = model_of(run, run.params, path, guide)
+        grid = grids.learn(sampler, model, x0, solver.steps, cond=labels, t0=interval[0], t1=interval[1])
     except ValueError as error:
         raise ConfigError(str(error)) from None
     return tuple(np.asarray(grid).tolist())
@@ -245,7 +245,7 @@ def log_prob(
     def score(shared: Any, rows: Array, x: Array, labels: Array) -> tuple[dict[str, Array], Stats]:
         params, noise_key, probe_key = shared
         values, stats = likelihood.log_prob(
-            run.problem.field(params),
+            run.problem.model(params),
             jax.vmap(partial(prepare, noise_key))(rows, x),
             run.prior,
             cond=None if label is None else labels,

@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from flowjax.abilities import HasEnds
 from flowjax.batch import Batch
 from flowjax.couplings import Coupling, Independent, Pairs, pair
 from flowjax.methods import times as times_
@@ -26,7 +27,7 @@ from flowjax.methods.times import Interval, Profile, Times, Uniform
 from flowjax.methods.weights import OWN, Weighting
 from flowjax.paths.affine import AffinePath, GaussianPath
 from flowjax.paths.base import PathSample
-from flowjax.predictions import Denoiser, Prediction, velocity
+from flowjax.predictions import Prediction, velocity
 from flowjax.schedules import check_monotone
 from flowjax.sources import Source
 from flowjax.typing import Batched, Cond, Output, Params, PRNGKey
@@ -156,9 +157,9 @@ def conditional(
 
 
 def marginal(
-    apply: ParametricApply, path: AffinePath, source: Source, denoiser: Denoiser, prediction: Prediction = velocity
+    apply: ParametricApply, path: AffinePath, source: Source, model: HasEnds, prediction: Prediction = velocity
 ) -> Loss:
-    """The marginal flow matching loss against an oracle's denoiser (`flowjax.oracles`), with independent pairs.
+    """The marginal flow matching loss against a model that knows its ends (`flowjax.oracles`), with independent pairs.
 
     It draws the same points as `conditional` does with the same key, so the two can be compared draw by draw.
     """
@@ -166,7 +167,7 @@ def marginal(
 
     def loss(params: Params, key: PRNGKey, batch: Batch) -> Float[Array, ""]:
         p = draw(key, batch, path, source, Independent(), interval).sample
-        target = prediction.from_ends(path, p.t, p.x_t, denoiser(p.t, p.x_t, batch.cond))
+        target = prediction.from_ends(path, p.t, p.x_t, model.ends(p.t, p.x_t, batch.cond))
         output = apply(params, p.t, prediction.inputs(path, p.t, p.x_t), batch.cond)
         return jnp.mean(prediction.weight(path, p.t) * row_mean_square(output - target))
 

@@ -1,9 +1,8 @@
-"""Predictions: what a network's output means (`kinds`), and a network read as a denoiser, a velocity, a score
-(`reading`)."""
+"""Predictions: what a network's output means (`kinds`), and a network read as a model on its path (`reading`)."""
 
+from flowjax.abilities import Ends
 from flowjax.predictions.kinds import (
     Denoiser,
-    Ends,
     Prediction,
     data,
     edm,
@@ -16,32 +15,34 @@ from flowjax.predictions.kinds import (
     well_conditioned,
 )
 from flowjax.predictions.reading import (
+    BoundNetwork,
+    DenoiserModel,
+    PathModel,
     Reading,
     VelocityField,
-    defined_on,
-    field,
+    model,
     no_score,
     read,
-    score_field,
     score_of,
 )
 
 __all__ = [
+    "BoundNetwork",
     "Denoiser",
+    "DenoiserModel",
     "Ends",
+    "PathModel",
     "Prediction",
     "Reading",
     "VelocityField",
     "data",
-    "defined_on",
     "edm",
-    "field",
+    "model",
     "no_score",
     "noise",
     "noise_variance",
     "read",
     "score",
-    "score_field",
     "score_of",
     "v",
     "velocity",

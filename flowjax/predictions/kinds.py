@@ -27,11 +27,11 @@ hence the ODE; its ends are those of the noiseless path with the same velocity, 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from flowjax.abilities import Ends
 from flowjax.paths.affine import AffinePath
 from flowjax.paths.base import PathSample
 from flowjax.typing import Array, Batched, Cond, Output, Time
@@ -39,24 +39,8 @@ from flowjax.typing import Array, Batched, Cond, Output, Time
 _SMALLEST_RATIO = 1e-3
 
 
-class Ends(NamedTuple):
-    """Posterior means at (t, x), each (B, *event).
-
-    Attributes:
-        x0, x1: E[x0 | x_t = x], E[x1 | x_t = x].
-        z: E[z | x_t = x] of the path's own noise, if known.
-        spread: of a network with learned variance: where in [0, 1], in logarithm, the variance of an ancestral step
-            lies between its bounds (`flowjax.paths.transition`).
-    """
-
-    x0: Batched
-    x1: Batched
-    z: Batched | None = None
-    spread: Batched | None = None
-
-
 Denoiser = Callable[[Time, Batched, Cond], Ends]
-"""`denoiser(t, x, cond) -> Ends`."""
+"""`denoiser(t, x, cond) -> Ends`: a plain function, which `flowjax.predictions.model` makes a model."""
 
 
 def _unit_inputs(path: AffinePath, t: Time, x: Batched) -> Batched:
@@ -74,6 +58,7 @@ class Prediction:
         target: (path, sample) -> what the network regresses, (B, *event).
         to_ends: (path, t, x, output) -> Ends.
         from_ends: (path, t, x, ends) -> output. Linear in (x, ends).
+        to_velocity: (path, t, x, output) -> the velocity, where the output holds it; None: it follows from the ends.
         inputs: (path, t, x) -> what the network sees of x.
         needs_alpha, needs_sigma: whether the reading divides by alpha, by sigma.
         weight: (path, t) -> the weight of the squared error, shaped as t, that keeps the loss of order one.
@@ -86,6 +71,7 @@ class Prediction:
     target: Callable[[AffinePath, PathSample], Output]
     to_ends: Callable[[AffinePath, Time, Batched, Output], Ends]
     from_ends: Callable[[AffinePath, Time, Batched, Ends], Output]
+    to_velocity: Callable[[AffinePath, Time, Batched, Output], Batched] | None = None
     inputs: Callable[[AffinePath, Time, Batched], Batched] = _unit_inputs
     needs_alpha: bool = False
     needs_sigma: bool = False
@@ -181,6 +167,7 @@ velocity = Prediction(
     target=lambda path, p: p.dx_t,
     to_ends=_velocity_to_ends,
     from_ends=_velocity_from_ends,
+    to_velocity=lambda path, t, x, output: output,
     noise="allowed",
 )
 """The velocity of the path: flow matching proper (Lipman et al. 2023)."""
@@ -230,6 +217,7 @@ velocity_score = Prediction(
     target=lambda path, p: jnp.concatenate([p.dx_t, p.x0 if p.z is None else p.z], -1),
     to_ends=_velocity_score_to_ends,
     from_ends=_velocity_score_from_ends,
+    to_velocity=lambda path, t, x, output: jnp.split(output, 2, -1)[0],
     noise="required",
     heads=2,
 )

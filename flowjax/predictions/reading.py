@@ -1,80 +1,201 @@
-"""A network read through its path: as a denoiser, and from the ends as a velocity and a score."""
+"""Models on paths: what both ends of a path give, and a network read as such a model.
 
+Anything with a `path` and `ends(t, x, cond)` gets its velocity, its score and its interval from `PathModel`. A network
+becomes such a model by `read`, and a function that returns `Ends` by `model`.
+"""
+
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from dataclasses import field as dataclass_field
+from functools import cached_property
+from typing import Any
 
+from flowjax.abilities import Ends, HasEnds, interval_of
 from flowjax.paths.affine import AffinePath, GaussianPath
 from flowjax.precision import at_least_float32
-from flowjax.predictions.kinds import Denoiser, Ends, Prediction, velocity
-from flowjax.typing import Apply, Batched, Cond, Field, Time
+from flowjax.predictions.kinds import Denoiser, Prediction, velocity
+from flowjax.typing import Apply, Array, Batched, Cond, Params, Time
+
+__all__ = [
+    "BoundNetwork",
+    "DenoiserModel",
+    "PathModel",
+    "Reading",
+    "VelocityField",
+    "model",
+    "no_score",
+    "read",
+    "score_of",
+]
+
+
+class PathModel:
+    """What follows from a `path` and `ends(t, x, cond)`: velocity, score and interval. A base class for models.
+
+    A subclass is a frozen dataclass with a field or property `path` and a method `ends`. Solvers compile once for equal
+    models, so its fields must be hashable, or the class must compare by identity (`eq=False`).
+    """
+
+    @property
+    def interval(self: HasEnds) -> tuple[float, float]:
+        """The times at which the model can be asked: those of its path."""
+        return self.path.t_min, self.path.t_max
+
+    @property
+    def velocity(self: HasEnds) -> "VelocityField":
+        """The marginal velocity: called as `velocity(t, x, cond)`, with the times at which it is defined."""
+        return VelocityField(self)
+
+    @property
+    def velocity_is_direct(self) -> bool:
+        """Whether the velocity is computed without the ends."""
+        return False
+
+    def compute_velocity(self: HasEnds, t: Time, x: Batched, cond: Cond = None) -> Batched:
+        """The velocity at (t, x), which `velocity` calls: alpha' E[x1 | x] + sigma' E[x0 | x] + gamma' E[z | x].
+
+        A subclass that knows a shorter way overrides it, and says so by `velocity_is_direct`.
+        """
+        return velocity.from_ends(self.path, t, at_least_float32(x), self.ends(t, x, cond))
+
+    def score(self: HasEnds, t: Time, x: Batched, cond: Cond = None) -> Batched:
+        """grad log p_t(x), from the ends: see `score_of`.
+
+        Raises:
+            ValueError: where there is no score.
+        """
+        return score_of(self.path, t, at_least_float32(x), self.ends(t, x, cond))
+
+    @property
+    def missing(self: HasEnds) -> Mapping[str, str]:
+        """A path without a score leaves its models without one."""
+        return {} if self.path.has_score else {"score": no_score(self.path)}
 
 
 @dataclass(frozen=True)
-class Reading:
-    """A network read as a denoiser; `defined_on` are the times at which that is well conditioned."""
+class VelocityField:
+    """The velocity of a model on a path, as a function `velocity(t, x, cond)` with its own interval.
+
+    Equal for equal models, so that solvers compile it once.
+    """
+
+    model: Any
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The times at which the velocity is defined, over which `solve_ode` integrates by default."""
+        return interval_of(self.model)
+
+    def __call__(self, t: Time, x: Batched, cond: Cond = None) -> Batched:
+        return self.model.compute_velocity(t, x, cond)
+
+
+@dataclass(frozen=True)
+class Reading(PathModel):
+    """A network read through its path; see `read`. Its interval is where that is well conditioned."""
 
     apply: Apply
     path: AffinePath
     prediction: Prediction
 
     @property
-    def defined_on(self) -> tuple[float, float]:
+    def interval(self) -> tuple[float, float]:
         return self.prediction.interval(self.path)
 
-    def __call__(self, t: Time, x: Batched, cond: Cond = None) -> Ends:
+    @property
+    def velocity_is_direct(self) -> bool:
+        return self.prediction.to_velocity is not None
+
+    @property
+    def missing(self) -> Mapping[str, str]:
+        known = self.path.has_score and (self.path.noise is None or self.prediction.noise == "required")
+        return {} if known else {"score": no_score(self.path)}
+
+    def output(self, t: Time, x: Batched, cond: Cond = None) -> Array:
+        """What the network returns at (t, x), in at least float32."""
+        return at_least_float32(self.apply(t, self.prediction.inputs(self.path, t, x), cond))
+
+    def ends(self, t: Time, x: Batched, cond: Cond = None) -> Ends:
         x = at_least_float32(x)
-        output = at_least_float32(self.apply(t, self.prediction.inputs(self.path, t, x), cond))
-        return self.prediction.to_ends(self.path, t, x, output)
+        return self.prediction.to_ends(self.path, t, x, self.output(t, x, cond))
+
+    def compute_velocity(self, t: Time, x: Batched, cond: Cond = None) -> Batched:
+        if self.prediction.to_velocity is None:
+            return super().compute_velocity(t, x, cond)
+        x = at_least_float32(x)
+        return self.prediction.to_velocity(self.path, t, x, self.output(t, x, cond))
+
+
+@dataclass(frozen=True, eq=False)
+class BoundNetwork:
+    """A network with its parameters bound: `network(t, x, cond)`, as `read` takes it.
+
+    Attributes:
+        apply: `apply(params, t, x, cond)`, which takes the keyword `forward_mode` if it has kernels with a reverse-mode
+            rule of their own.
+        params: its parameters.
+        keywords: static keyword arguments of every call.
+    """
+
+    apply: Callable[..., Array]
+    params: Params
+    keywords: Mapping[str, Any] = dataclass_field(default_factory=dict)
+
+    def __call__(self, t: Time, x: Batched, cond: Cond = None) -> Array:
+        return self.apply(self.params, t, x, cond, **self.keywords)
+
+    @cached_property
+    def _forward(self) -> "BoundNetwork":
+        return BoundNetwork(self.apply, self.params, {**self.keywords, "forward_mode": True})
+
+    def with_forward_mode(self) -> "BoundNetwork":
+        """The same network by operations that JAX differentiates in forward mode; the same object at each call."""
+        return self if "forward_mode" in self.keywords else self._forward
 
 
 def read(apply: Apply, path: AffinePath, prediction: Prediction) -> Reading:
-    """What the network's output means: its reading as both ends of the path.
+    """A network as a model: its output read as both ends of the path, and as a velocity.
+
+    The velocity of a network that predicts it is the network's output; other predictions go through the ends.
 
     Args:
-        apply: the network with its parameters bound, `apply(t, x, cond)`; of any float dtype.
+        apply: the network with its parameters bound, `apply(t, x, cond)`, of any float dtype: a `BoundNetwork`, or a
+            function.
         path: the path it was trained on.
         prediction: what it predicts.
 
     Returns:
-        A denoiser; its conversions are done in at least float32.
+        A model with ends, a velocity, and where the path has one a score; its conversions are done in at least float32.
     """
     return Reading(apply, path, prediction)
 
 
-def defined_on(denoiser: Denoiser) -> tuple[float, float]:
-    """The times at which a denoiser can be asked: a network's own, through any guidance; all of them for another."""
-    return getattr(denoiser, "defined_on", (0.0, 1.0))
-
-
 @dataclass(frozen=True)
-class VelocityField:
-    """See `field`. Equal for an equal denoiser and path, so that solvers compile it once."""
+class DenoiserModel(PathModel):
+    """A function that returns the ends, as a model; see `model`."""
 
     denoiser: Denoiser
     path: AffinePath
 
-    @property
-    def interval(self) -> tuple[float, float]:
-        """The times at which the velocity is defined: those of the path at which the denoiser is defined too."""
-        low, high = defined_on(self.denoiser)
-        return max(self.path.t_min, low), min(self.path.t_max, high)
-
-    def __call__(self, t: Time, x: Batched, cond: Cond = None) -> Batched:
-        return velocity.from_ends(self.path, t, at_least_float32(x), self.denoiser(t, x, cond))
+    def ends(self, t: Time, x: Batched, cond: Cond = None) -> Ends:
+        return self.denoiser(t, x, cond)
 
 
-def field(denoiser: Denoiser, path: AffinePath) -> VelocityField:
-    """The marginal velocity v(t, x, cond) = alpha' E[x1 | x] + sigma' E[x0 | x] + gamma' E[z | x] of a denoiser.
+def model(denoiser: Denoiser, path: AffinePath) -> DenoiserModel:
+    """A plain function `denoiser(t, x, cond) -> Ends` as a model of `path`.
 
-    Its `interval` is what `solve_ode` and `log_prob` integrate over by default.
+    Args:
+        denoiser: returns the posterior means of both ends, and of z where the path has noise and the score is needed.
+        path: whose ends they are.
     """
-    return VelocityField(denoiser, path)
+    return DenoiserModel(denoiser, path)
 
 
 def score_of(path: AffinePath, t: Time, x: Batched, ends: Ends) -> Batched:
     """grad log p_t(x) from the ends: -E[z | x] / gamma on a path with noise, -E[x0 | x] / sigma on a Gaussian path.
 
     Raises:
-        ValueError: where there is no score: on any other path, or if the denoiser does not know E[z | x].
+        ValueError: where there is no score: on any other path, or if E[z | x] is not known.
     """
     if ends.z is not None:
         return -ends.z / path.noise_rates(t, x).gamma
@@ -91,12 +212,3 @@ def no_score(path: AffinePath) -> str:
         "this path has no score: that takes a source N(0, I) independent of the data (path 'gaussian'), or noise on "
         "the path with prediction 'velocity_score'"
     )
-
-
-def score_field(denoiser: Denoiser, path: AffinePath) -> Field:
-    """The score grad log p_t(x) of a denoiser: (t, x, cond) -> (B, *event); see `score_of`."""
-
-    def s(t: Time, x: Batched, cond: Cond = None) -> Batched:
-        return score_of(path, t, at_least_float32(x), denoiser(t, x, cond))
-
-    return s

@@ -1,11 +1,13 @@
-"""Solvers: from a field or a denoiser to samples."""
+"""Solvers: from a velocity field or a model to samples."""
 
 from flowjax.solvers import diffusions, grids
 from flowjax.solvers.deterministic import DDIM, AdamsBashforth, EDMHeun, RungeKutta
 from flowjax.solvers.exponential import DPMSolverPP2M, DPMSolverPP3M, UniPC
+from flowjax.solvers.flow_map import FlowMapSteps
+from flowjax.solvers.names import SAMPLERS, NamedSampler, Options, known_solvers, make_sampler, needs_of
 from flowjax.solvers.ode import ADAPTIVE_SOLVERS, SOLVERS, Stats, solve_ode
-from flowjax.solvers.sample import SAMPLERS, Options, known_solvers, make_sampler, sample
-from flowjax.solvers.samplers import Carry, Method, Sampler, run
+from flowjax.solvers.sample import sample
+from flowjax.solvers.samplers import BaseSampler, BoundModel, Sampler, SamplerState, StochasticSampler, run
 from flowjax.solvers.sde import SDE_SOLVERS, solve_sde
 from flowjax.solvers.stochastic import (
     Ancestral,
@@ -24,23 +26,28 @@ __all__ = [
     "AdamsBashforth",
     "Ancestral",
     "AnnealedLangevin",
-    "Carry",
+    "BaseSampler",
+    "BoundModel",
     "DPMSolverPP2M",
     "DPMSolverPP3M",
     "EDMHeun",
     "EulerMaruyama",
-    "Method",
+    "FlowMapSteps",
+    "NamedSampler",
     "Options",
     "PredictorCorrector",
     "RungeKutta",
     "Sampler",
+    "SamplerState",
     "Stats",
     "StochasticHeun",
+    "StochasticSampler",
     "UniPC",
     "diffusions",
     "grids",
     "known_solvers",
     "make_sampler",
+    "needs_of",
     "run",
     "sample",
     "solve_ode",

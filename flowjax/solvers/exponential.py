@@ -32,7 +32,7 @@ from jaxtyping import Array
 
 from flowjax.paths.affine import AffinePath
 from flowjax.schedules import Rates
-from flowjax.solvers.samplers import Carry, Keys, Method, standard_normal
+from flowjax.solvers.samplers import BaseSampler, Keys, SamplerState, standard_normal
 from flowjax.typing import Batched
 
 _LARGEST = 15.0
@@ -85,7 +85,7 @@ def _start(x: Batched, t: Array, points: int) -> tuple[Array, Array]:
 
 
 @dataclass(frozen=True)
-class DPMSolverPP2M(Method):
+class DPMSolverPP2M(BaseSampler):
     """DPM-Solver++(2M) (Lu et al. 2022, algorithm 2): order 2, one evaluation a step.
 
     The first step and steps that are too long are DDIM's. With `sde` it is SDE-DPM-Solver++(2M), equation (2), on a
@@ -102,14 +102,14 @@ class DPMSolverPP2M(Method):
     def stochastic(self) -> bool:
         return self.sde
 
-    def init(self, x: Batched, t: Array) -> Carry:
-        return Carry(x, _start(x, t, 1))
+    def init(self, x: Batched, t: Array) -> SamplerState:
+        return SamplerState(x, _start(x, t, 1))
 
-    def step(self, carry: Carry, t: Array, t_next: Array, denoiser: Any, key: Keys | None) -> Carry:
-        x, (ds, ls) = carry.x, carry.history
+    def step(self, state: SamplerState, t: Array, t_next: Array, model: Any, key: Keys | None) -> SamplerState:
+        x, (ds, ls) = state.x, state.history
         r, to = self.path.rates(t, x), self.path.rates(t_next, x)
         here, h, decay, gain = _edge(r, to)
-        d = denoiser(t, x).x1
+        d = model.ends(t, x).x1
         ahead = d + _weight(h, here - ls[0]) * (d - ds[0])
         if self.sde:
             assert key is not None
@@ -120,7 +120,7 @@ class DPMSolverPP2M(Method):
             x = decay * x + gain * ahead + noise
         else:
             x = decay * x + gain * ahead
-        return Carry(x, (d[None], here[None]))
+        return SamplerState(x, (d[None], here[None]))
 
 
 class _Multistep3M(NamedTuple):
@@ -132,7 +132,7 @@ class _Multistep3M(NamedTuple):
 
 
 @dataclass(frozen=True)
-class DPMSolverPP3M(Method):
+class DPMSolverPP3M(BaseSampler):
     """DPM-Solver++(3M): equation (1) for the quadratic through the last three evaluations, one evaluation a step.
 
     With s the slope and k half the second derivative of the quadratic at l, a step adds
@@ -155,14 +155,14 @@ class DPMSolverPP3M(Method):
     denoise: ClassVar[bool] = True
     needs_noiseless: ClassVar[bool] = True
 
-    def init(self, x: Batched, t: Array) -> Carry:
-        return Carry(x, _Multistep3M(*_start(x, t, 2), jnp.zeros((), x.dtype)))
+    def init(self, x: Batched, t: Array) -> SamplerState:
+        return SamplerState(x, _Multistep3M(*_start(x, t, 2), jnp.zeros((), x.dtype)))
 
-    def step(self, carry: Carry, t: Array, t_next: Array, denoiser: Any, key: Keys | None) -> Carry:
-        x, (ds, ls, last_gain) = carry.x, carry.history
+    def step(self, state: SamplerState, t: Array, t_next: Array, model: Any, key: Keys | None) -> SamplerState:
+        x, (ds, ls, last_gain) = state.x, state.history
         r, to = self.path.rates(t, x), self.path.rates(t_next, x)
         here, h, decay, gain = _edge(r, to)
-        d = denoiser(t, x).x1
+        d = model.ends(t, x).x1
         second, third = jnp.isfinite(ls[0]) & ~jnp.isfinite(ls[1]), jnp.isfinite(ls[1]) & (ls[0] > ls[1])
         x = x + jnp.where(second, 0.5 * last_gain, 0.0) * (d - ds[0])
         # Newton's divided differences. Where there is no earlier point they are not used, and kept finite, because a
@@ -175,11 +175,11 @@ class DPMSolverPP3M(Method):
         _, phi2, phi3 = phi(-h)
         higher = h**2 * phi2 * slope + (1 if self.damped else 2) * h**3 * phi3 * curve
         x = decay * x + gain * d + to.alpha * jnp.where(_weight(h, here - ls[0], _LONGEST_STEP_3M) > 0, higher, 0.0)
-        return Carry(x, _Multistep3M(jnp.stack([d, ds[0]]), jnp.stack([here, ls[0]]), gain.astype(x.dtype)))
+        return SamplerState(x, _Multistep3M(jnp.stack([d, ds[0]]), jnp.stack([here, ls[0]]), gain.astype(x.dtype)))
 
 
 @dataclass(frozen=True)
-class UniPC(Method):
+class UniPC(BaseSampler):
     """UniPC-2 with B(h) = e^h - 1 (Zhao et al. 2023, algorithm 5-8, data prediction): order 3, one evaluation a step.
 
     Each evaluation first corrects the point it was made at (UniC), then predicts the next (UniP), so the corrector is
@@ -192,19 +192,19 @@ class UniPC(Method):
     denoise: ClassVar[bool] = True
     needs_noiseless: ClassVar[bool] = True
 
-    def init(self, x: Batched, t: Array) -> Carry:
+    def init(self, x: Batched, t: Array) -> SamplerState:
         before = _start(x, t, 2)
-        return Carry(x, (*before, x, t))  # earlier D and l, and the point and time of the last evaluation
+        return SamplerState(x, (*before, x, t))  # earlier D and l, and the point and time of the last evaluation
 
-    def step(self, carry: Carry, t: Array, t_next: Array, denoiser: Any, key: Keys | None) -> Carry:
-        ds, ls, x_last, t_last = carry.history
-        d = denoiser(t, carry.x).x1
+    def step(self, state: SamplerState, t: Array, t_next: Array, model: Any, key: Keys | None) -> SamplerState:
+        ds, ls, x_last, t_last = state.history
+        d = model.ends(t, state.x).x1
         started = jnp.isfinite(ls[0])
-        x = jnp.where(started, self._correct(x_last, t_last, t, d, ds, ls), carry.x)
+        x = jnp.where(started, self._correct(x_last, t_last, t, d, ds, ls), state.x)
         here, h, decay, gain = _edge(self.path.rates(t, x), self.path.rates(t_next, x))
         # UniP-2: weight 1/2 on the divided difference
         guess = decay * x + gain * (d + _weight(h, here - ls[0]) * (d - ds[0]))
-        return Carry(guess, (jnp.stack([d, ds[0]]), jnp.stack([here, ls[0]]), x, t))
+        return SamplerState(guess, (jnp.stack([d, ds[0]]), jnp.stack([here, ls[0]]), x, t))
 
     def _correct(self, x: Batched, t: Array, t_next: Array, d_next: Batched, ds: Array, ls: Array) -> Batched:
         """The step from t to t_next again, with the evaluation at t_next: UniC-2, or UniC-1 where it was the first or

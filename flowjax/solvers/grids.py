@@ -17,6 +17,7 @@ first N of them; where the path still has noise at t1 it is given N times that e
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +26,7 @@ import optax
 from jax.core import Tracer
 from jaxtyping import Array, Float
 
-from flowjax.predictions import Denoiser, defined_on
+from flowjax.abilities import interval_of
 from flowjax.schedules import Schedule, clip_time
 from flowjax.solvers import samplers
 from flowjax.solvers.samplers import Keys, Sampler
@@ -114,7 +115,10 @@ def times_for(
     t0, t1 = low if t0 is None else t0, high if t1 is None else t1
     if steps < 1 + sampler.denoise:
         raise ValueError(f"steps must be at least {1 + sampler.denoise} for this sampler, not {steps}")
-    grid, schedule = grid or GRIDS[sampler.grid](), sampler.path.schedule
+    grid = grid or GRIDS[sampler.grid]()
+    if sampler.path is None:
+        return without_path(grid, t0, t1, steps)
+    schedule = sampler.path.schedule
     with jax.ensure_compile_time_eval():
         noisy = sampler.denoise and float(schedule.sigma(t1)) > 0
         times = grid(schedule, t0, t1, steps if noisy else steps + 1)
@@ -122,6 +126,17 @@ def times_for(
         if not isinstance(times, Tracer):
             check_times(sampler, times)
     return times
+
+
+def without_path(grid: Grid | None, t0: float, t1: float, steps: int) -> Float[Array, " T"]:
+    """The grid of a model without a path: even in t.
+
+    Raises:
+        ValueError: if another was asked for.
+    """
+    if grid is not None and grid is not uniform:
+        raise ValueError("this model has no path, so its grid is 'uniform', or the times themselves")
+    return jnp.linspace(t0, t1, steps + 1)
 
 
 def check_times(sampler: Sampler, times: Float[Array, " T"] | Float[np.ndarray, " T"]) -> None:
@@ -133,6 +148,8 @@ def check_times(sampler: Sampler, times: Float[Array, " T"] | Float[np.ndarray, 
     values = np.asarray(times)
     if values.ndim != 1 or len(values) < 2 or not (np.diff(values) > 0).all():
         raise ValueError(f"times must be a strictly increasing grid of at least two, got {values.tolist()[:8]}")
+    if sampler.path is None:
+        return
     low, high = sampler.path.t_min, sampler.path.t_max
     if values[0] < low - 1e-6 or values[-1] > high + 1e-6:
         raise ValueError(
@@ -164,7 +181,7 @@ def check_times(sampler: Sampler, times: Float[Array, " T"] | Float[np.ndarray, 
 
 def learn(
     sampler: Sampler,
-    denoiser: Denoiser,
+    model: Any,
     x: Batched,
     steps: int,
     *,
@@ -184,24 +201,24 @@ def learn(
     on `x` than the one it started from.
 
     Args:
-        sampler: deterministic; denoiser: of its path.
+        sampler: deterministic.
+        model: of its path.
         x: (B, *event) source samples to learn on; a few hundred.
         steps: as for `times_for`.
-        cond: of the denoiser.
-        t0, t1: the interval; by default all that the sampler and the denoiser can take.
+        cond: of the model.
+        t0, t1: the interval; by default all that the sampler and the model can take.
         start: the grid to start from; the sampler's own where None.
         fine: how much finer the reference is.
         iterations, lr: of Adam.
     """
     if sampler.stochastic:
         raise ValueError("a learned grid needs a deterministic sampler: ends of different noise cannot be compared")
-    (low, high), asked = samplers.interval(sampler), defined_on(denoiser)
+    (low, high), asked = samplers.interval(sampler), interval_of(model)
     low, high = max(low, asked[0]) if t0 is None else t0, min(high, asked[1]) if t1 is None else t1
     first = times_for(sampler, steps, start, low, high)
-    target = samplers.run(
-        sampler, denoiser, x, times_for(sampler, fine * steps, start, low, high), keys=keys, cond=cond
-    )
-    jumps = sampler.denoise and float(sampler.path.schedule.sigma(high)) == 0  # the last interval is the denoising's
+    target = samplers.run(sampler, model, x, times_for(sampler, fine * steps, start, low, high), keys=keys, cond=cond)
+    # the last interval may be the denoising's
+    jumps = sampler.denoise and sampler.path is not None and float(sampler.path.schedule.sigma(high)) == 0
     whole = jnp.append(first, high) if jumps else first
     begin, end = whole[0], whole[-1]
 
@@ -210,7 +227,7 @@ def learn(
         return jnp.concatenate([begin[None], inside] if jumps else [begin[None], inside, end[None]])
 
     def distance(logits: Float[Array, " N"]) -> Float[Array, ""]:
-        return jnp.mean((samplers.run(sampler, denoiser, x, grid_of(logits), keys=keys, cond=cond) - target) ** 2)
+        return jnp.mean((samplers.run(sampler, model, x, grid_of(logits), keys=keys, cond=cond) - target) ** 2)
 
     optimizer = optax.adam(lr)
 

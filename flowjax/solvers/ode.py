@@ -88,7 +88,7 @@ def solve_ode(
             float32 here, and stay so.
         cond: condition, a pytree with leading axis B, or None.
         t0, t1: decode from 0 to 1, encode from 1 to 0. By default the ends of `field.interval`, which
-            `predictions.field` and the velocity of an oracle carry, and 0 and 1 for a field without it. Where such
+            the velocity of a model carries, and 0 and 1 for a field without it. Where such
             a field is not finite at these times, a solve on a fixed grid returns NaN.
         solver: with `steps` a name in `SOLVERS` or `MULTISTEP_SOLVERS`, without one in `ADAPTIVE_SOLVERS`.
         rtol, atol: tolerances of the adaptive solve.

@@ -1,4 +1,4 @@
-"""Data that a denoiser holds itself, with one row a sample, for the solvers that solve each sample on its own.
+"""Data that a model holds itself, with one row a sample, for the solvers that solve each sample on its own.
 
 Adaptive solvers and diffrax's SDE solvers split the state and the condition into rows. A measurement that is bound to
 a guide (`flowjax.guidance.linear_measurement`) has to be split in the same way. Such an object has
@@ -6,7 +6,7 @@ a guide (`flowjax.guidance.linear_measurement`) has to be split in the same way.
     rows               a pytree of arrays with the batch as leading axis, or None
     with_rows(rows)    the same object with these rows instead
 
-and is found wherever it is a field of a frozen dataclass, at any depth: guides, rescheduled denoisers, velocity fields.
+and is found wherever it is a field of a frozen dataclass, at any depth: guides, rescheduled models, velocity fields.
 """
 
 import dataclasses

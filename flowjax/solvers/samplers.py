@@ -1,13 +1,15 @@
 """Samplers on a grid of times: the protocol, and the one loop that runs them.
 
-A sampler is a small frozen object with `init(x, t) -> carry` and `step(carry, t, t_next, denoiser, key) -> carry`, as
-an optimizer in optax; its history lives in the carry, whose `x` is the state. All it asks of a model is a denoiser,
-so any guidance or change of schedule goes in front of it. What it needs is said in its class attributes.
+A sampler is a small frozen object with `init(x, t) -> state` and `step(state, t, t_next, model, key) -> state`, as an
+optimizer in optax; its history lives in the state, whose `x` is the sample. Which abilities it asks of a model is said
+in `needs`, and what it asks of a path in its other class attributes. Guidance and changes of schedule are models too,
+so they go in front of any sampler.
 
 A sampler with `denoise` ends with x = E[x1 | x] instead of a step into the data, where coefficients are singular: the
 limit of its step as sigma goes to 0.
 """
 
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
@@ -16,20 +18,38 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Key
 
+from flowjax.abilities import Ends
 from flowjax.paths.affine import AffinePath
 from flowjax.precision import at_least_float32
-from flowjax.predictions import Denoiser, Ends, no_score, well_conditioned
-from flowjax.typing import Batched, Cond, PRNGKey, PyTree
+from flowjax.predictions import no_score, well_conditioned
+from flowjax.typing import Batched, Cond, PRNGKey, PyTree, Time
+
+__all__ = [
+    "BaseSampler",
+    "BoundModel",
+    "Keys",
+    "Sampler",
+    "SamplerState",
+    "StochasticSampler",
+    "blend",
+    "check",
+    "evaluations",
+    "fold_rows",
+    "interval",
+    "row_keys",
+    "run",
+    "standard_normal",
+]
 
 Keys = Key[Array, " B"]
 """One key a row: what a row draws depends on its own key alone."""
 
 
-class Carry(NamedTuple):
+class SamplerState(NamedTuple):
     """What a sampler carries from step to step.
 
     Attributes:
-        x: the state, (B, *event).
+        x: the sample, (B, *event).
         history: the sampler's own.
     """
 
@@ -37,13 +57,34 @@ class Carry(NamedTuple):
     history: PyTree = None
 
 
+@dataclass(frozen=True)
+class BoundModel:
+    """A model with its condition bound: what a sampler's step asks. Only abilities of the model may be called."""
+
+    model: Any
+    cond: Cond = None
+
+    def velocity(self, t: Time, x: Batched) -> Batched:
+        return self.model.velocity(t, x, self.cond)
+
+    def ends(self, t: Time, x: Batched) -> Ends:
+        return self.model.ends(t, x, self.cond)
+
+    def score(self, t: Time, x: Batched) -> Batched:
+        return self.model.score(t, x, self.cond)
+
+    def flow_map(self, s: Time, t: Time, x: Batched) -> Batched:
+        return self.model.flow_map(s, t, x, self.cond)
+
+
 @runtime_checkable
 class Sampler(Protocol):
     """A method that walks from one time of a grid to the next.
 
     Attributes:
-        path: whose denoiser it is given.
-        evaluations: of the denoiser in a step.
+        needs: the abilities that it asks of a model (`flowjax.abilities.ABILITIES`).
+        path: the path of the model; None for a sampler that needs none and was given none.
+        evaluations: of the model in a step.
         grid: the name of the time grid that suits it, in `flowjax.solvers.grids`.
         denoise: whether the last step is E[x1 | x].
         stochastic: whether it draws noise, and so needs keys.
@@ -52,13 +93,14 @@ class Sampler(Protocol):
         needs_noiseless: whether it takes a path without noise of its own.
     """
 
+    needs: ClassVar[tuple[str, ...]]
     grid: ClassVar[str]
     denoise: ClassVar[bool]
     needs_sigma: ClassVar[bool]
     needs_noiseless: ClassVar[bool]
 
     @property
-    def path(self) -> AffinePath: ...
+    def path(self) -> AffinePath | None: ...
 
     @property
     def needs_alpha(self) -> bool: ...
@@ -72,31 +114,32 @@ class Sampler(Protocol):
     @property
     def needs_score(self) -> bool: ...
 
-    def init(self, x: Batched, t: Float[Array, ""]) -> Carry: ...
+    def init(self, x: Batched, t: Float[Array, ""]) -> SamplerState: ...
 
     def step(
         self,
-        carry: Carry,
+        state: SamplerState,
         t: Float[Array, ""],
         t_next: Float[Array, ""],
-        denoiser: Any,
+        model: Any,
         key: Keys | None,
-    ) -> Carry: ...
+    ) -> SamplerState: ...
 
 
-class Method:
-    """What most samplers are: one evaluation a step, deterministic, at home on every path."""
+class BaseSampler:
+    """What most samplers are: one evaluation of the ends a step, deterministic, for every path."""
 
-    @property
-    def evaluations(self) -> int:
-        return 1
-
+    needs: ClassVar[tuple[str, ...]] = ("ends",)
     grid: ClassVar[str] = "uniform"
     denoise: ClassVar[bool] = False
     needs_sigma: ClassVar[bool] = False
     needs_noiseless: ClassVar[bool] = False
     needs_constant_alpha: ClassVar[bool] = False
     """Whether alpha must be 1 at all times, as in a variance-exploding schedule."""
+
+    @property
+    def evaluations(self) -> int:
+        return 1
 
     @property
     def needs_alpha(self) -> bool:
@@ -110,13 +153,17 @@ class Method:
     def needs_score(self) -> bool:
         return self.stochastic
 
-    def init(self, x: Batched, t: Float[Array, ""]) -> Carry:
-        return Carry(x)
+    def init(self, x: Batched, t: Float[Array, ""]) -> SamplerState:
+        return SamplerState(x)
 
 
-class Stochastic(Method):
-    """One that draws noise, and ends without: what most SDE samplers are."""
+class StochasticSampler(BaseSampler):
+    """One that draws noise, and ends without: what most SDE samplers are.
 
+    They take the velocity and the score of the SDE from one evaluation of the ends.
+    """
+
+    needs: ClassVar[tuple[str, ...]] = ("ends", "score")
     denoise: ClassVar[bool] = True
 
     @property
@@ -145,15 +192,17 @@ def check(sampler: Sampler) -> None:
     Raises:
         ValueError: saying what is missing.
     """
-    name = type(sampler).__name__
-    if sampler.needs_score and not sampler.path.has_score:
-        raise ValueError(f"{name} follows an SDE: {no_score(sampler.path)}; or take an ODE sampler, such as heun")
-    if sampler.needs_noiseless and sampler.path.noise is not None:
+    name, path = type(sampler).__name__, sampler.path
+    if path is None:
+        return
+    if sampler.needs_score and not path.has_score:
+        raise ValueError(f"{name} follows an SDE: {no_score(path)}; or take an ODE sampler, such as heun")
+    if sampler.needs_noiseless and path.noise is not None:
         raise ValueError(
             f"{name} takes x_t = alpha x1 + sigma x0, and this path has noise of its own: take heun or ddim"
         )
     if getattr(sampler, "needs_constant_alpha", False):
-        schedule = sampler.path.schedule
+        schedule = path.schedule
         with jax.ensure_compile_time_eval():
             alpha = schedule.alpha(jnp.linspace(schedule.t_min, schedule.t_max, 5))
             constant = bool((alpha == 1).all())
@@ -162,14 +211,16 @@ def check(sampler: Sampler) -> None:
 
 
 def interval(sampler: Sampler) -> tuple[float, float]:
-    """The path's times, without those at which the sampler's coefficients are singular."""
+    """The path's times, without those at which the sampler's coefficients are singular; (0, 1) without a path."""
+    if sampler.path is None:
+        return 0.0, 1.0
     return well_conditioned(sampler.path, sampler.needs_alpha, sampler.needs_sigma)
 
 
-@partial(jax.jit, static_argnames=("sampler", "denoiser", "save"))
+@partial(jax.jit, static_argnames=("sampler", "model", "save"))
 def run(
     sampler: Sampler,
-    denoiser: Denoiser,
+    model: Any,
     x: Batched,
     times: Float[Array, " T"],
     *,
@@ -183,33 +234,34 @@ def run(
     ends before the data.
 
     Args:
-        sampler, denoiser: hashable; the same objects reuse their compilation.
+        sampler, model: hashable; the same objects reuse their compilation. The model has the abilities that the sampler
+            needs.
         x: (B, *event) at times[0]. The state, and what is returned, have its dtype but at least float32.
         times: strictly increasing.
         keys: (B,) for a stochastic sampler.
-        cond: condition of the denoiser, leading axis B.
+        cond: condition of the model, leading axis B.
         save: return the states at all times (and after the denoising) on a new leading axis.
     """
-    bound = lambda t, x: denoiser(t, x, cond)
+    bound = BoundModel(model, cond)
     x = at_least_float32(x)
 
-    def advance(carry: Carry, edge: tuple[Array, Array, Array]) -> tuple[Carry, Batched | None]:
+    def advance(state: SamplerState, edge: tuple[Array, Array, Array]) -> tuple[SamplerState, Batched | None]:
         t, t_next, i = edge
         key = None if keys is None else fold_rows(keys, i)
-        carry = sampler.step(carry, t, t_next, bound, key)
-        return carry, carry.x if save else None
+        state = sampler.step(state, t, t_next, bound, key)
+        return state, state.x if save else None
 
     n = times.shape[0] - 1
-    carry, states = lax.scan(advance, sampler.init(x, times[0]), (times[:-1], times[1:], jnp.arange(n)))
-    end = bound(times[-1], carry.x).x1.astype(x.dtype) if sampler.denoise else None
+    last, states = lax.scan(advance, sampler.init(x, times[0]), (times[:-1], times[1:], jnp.arange(n)))
+    end = bound.ends(times[-1], last.x).x1.astype(x.dtype) if sampler.denoise else None
     if not save:
-        return carry.x if end is None else end
+        return last.x if end is None else end
     parts = [x[None], states] + ([] if end is None else [end[None]])
     return jnp.concatenate(parts)
 
 
 def evaluations(sampler: Sampler, steps: int) -> int:
-    """Evaluations of the denoiser for each sample in a run of `steps` steps, the denoising counted as one."""
+    """Evaluations of the model for each sample in a run of `steps` steps, the denoising counted as one."""
     walked = steps - 1 if sampler.denoise else steps
     return sampler.evaluations * walked + (1 if sampler.denoise else 0)
 

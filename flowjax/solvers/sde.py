@@ -11,9 +11,8 @@ import lineax
 import numpy as np
 from jaxtyping import Array, Float
 
-from flowjax.paths.affine import AffinePath
+from flowjax.abilities import HasEnds
 from flowjax.precision import at_least_float32
-from flowjax.predictions import Denoiser
 from flowjax.solvers.diffusions import Diffusion
 from flowjax.solvers.rows import rows_of, with_rows
 from flowjax.solvers.stochastic import drift
@@ -25,7 +24,7 @@ SDE_SOLVERS: dict[str, Any] = {name.lower(): getattr(diffrax, name) for name in 
 
 
 def evaluations(name: str, steps: int) -> int:
-    """Of the denoiser in `steps` steps: one for each stage whose drift the tableau uses; one without a tableau."""
+    """Of the model in `steps` steps: one for each stage whose drift the tableau uses; one without a tableau."""
     tableau = getattr(SDE_SOLVERS[name], "tableau", None)
     if tableau is None:
         return steps
@@ -33,10 +32,9 @@ def evaluations(name: str, steps: int) -> int:
     return steps * (len(tableau.c) + 1 - ignored)
 
 
-@partial(jax.jit, static_argnames=("denoiser", "path", "g", "name"))
+@partial(jax.jit, static_argnames=("model", "g", "name"))
 def solve_sde(
-    denoiser: Denoiser,
-    path: AffinePath,
+    model: HasEnds,
     x: Batched,
     times: Float[Array, " T"],
     keys: Any,
@@ -49,15 +47,15 @@ def solve_sde(
 
     Returns the state at the last, in the dtype of x but at least float32.
     """
-    x = at_least_float32(x)
+    x, path = at_least_float32(x), model.path
 
     def one(x: Array, key: Array, cond: Cond, rows: PyTree) -> Array:
         lift = lambda tree: jax.tree.map(lambda leaf: leaf[None], tree)
-        own = with_rows(denoiser, lift(rows))
+        own = with_rows(model, lift(rows))
 
         def f(t: Any, y: Array, args: Any) -> Array:
             point = y.reshape(1, *x.shape)
-            return drift(path, g(path, t), t, point, own(t, point, lift(cond))).reshape(-1)
+            return drift(path, g(path, t), t, point, own.ends(t, point, lift(cond))).reshape(-1)
 
         def noise(t: Any, y: Array, args: Any) -> lineax.DiagonalLinearOperator:
             return lineax.DiagonalLinearOperator(jnp.full(y.shape, jnp.sqrt(g(path, t)), y.dtype))
@@ -80,4 +78,4 @@ def solve_sde(
         assert solution.ys is not None
         return solution.ys[0].reshape(x.shape)
 
-    return jax.vmap(one)(x, keys, cond, rows_of(denoiser, x.shape[0]))
+    return jax.vmap(one)(x, keys, cond, rows_of(model, x.shape[0]))

@@ -12,7 +12,7 @@ from flowjax.paths.affine import AffinePath
 from flowjax.paths.transition import Variance, step_variance, transition
 from flowjax.predictions import Ends, score_of, velocity
 from flowjax.solvers.diffusions import Diffusion, Sigma
-from flowjax.solvers.samplers import Carry, Keys, Stochastic, fold_rows, standard_normal
+from flowjax.solvers.samplers import Keys, SamplerState, StochasticSampler, fold_rows, standard_normal
 from flowjax.typing import Batched
 
 
@@ -21,7 +21,7 @@ def drift(path: AffinePath, g2: Array, t: Array, x: Batched, ends: Ends) -> Batc
     return velocity.from_ends(path, t, x, ends) + 0.5 * g2 * score_of(path, t, x, ends)
 
 
-class Driven(Stochastic):
+class Driven(StochasticSampler):
     """A sampler of the SDE with a given g, which says itself whether it is infinite where there is no data yet."""
 
     g: Diffusion
@@ -33,21 +33,27 @@ class Driven(Stochastic):
 
 @dataclass(frozen=True)
 class EulerMaruyama(Driven):
-    """Euler-Maruyama for dX = (v + g^2/2 score) dt + g dW: weak order 1."""
+    """Euler-Maruyama for dX = (v + g^2/2 score) dt + g dW: weak order 1, one evaluation a step.
+
+    Strong order 1 as well, because the noise is additive (Kloeden & Platen 1992, sec. 10.2-10.3).
+    """
 
     path: AffinePath
     g: Diffusion = attribute(default_factory=Sigma)
 
-    def step(self, carry: Carry, t: Array, t_next: Array, denoiser: Any, key: Keys | None) -> Carry:
+    def step(self, state: SamplerState, t: Array, t_next: Array, model: Any, key: Keys | None) -> SamplerState:
         assert key is not None
-        x, h, g2 = carry.x, t_next - t, self.g(self.path, t)
-        f = drift(self.path, g2, t, x, denoiser(t, x))
-        return Carry(x + h * f + jnp.sqrt(g2 * h) * standard_normal(key, x))
+        x, h, g2 = state.x, t_next - t, self.g(self.path, t)
+        f = drift(self.path, g2, t, x, model.ends(t, x))
+        return SamplerState(x + h * f + jnp.sqrt(g2 * h) * standard_normal(key, x))
 
 
 @dataclass(frozen=True)
 class StochasticHeun(Driven):
-    """Heun's method for the drift, one increment of noise for both stages: weak order 2 for this additive noise."""
+    """Heun's method for the drift, one increment of noise for both stages: weak order 2, two evaluations a step.
+
+    The order is that for additive noise, which this is: it depends on t alone (Kloeden & Platen 1992, sec. 15.1).
+    """
 
     path: AffinePath
     g: Diffusion = attribute(default_factory=Sigma)
@@ -56,24 +62,25 @@ class StochasticHeun(Driven):
     def evaluations(self) -> int:
         return 2
 
-    def step(self, carry: Carry, t: Array, t_next: Array, denoiser: Any, key: Keys | None) -> Carry:
+    def step(self, state: SamplerState, t: Array, t_next: Array, model: Any, key: Keys | None) -> SamplerState:
         assert key is not None
-        x, h = carry.x, t_next - t
+        x, h = state.x, t_next - t
         g2, g2_next = self.g(self.path, t), self.g(self.path, t_next)
         noise = jnp.sqrt(0.5 * (g2 + g2_next) * h) * standard_normal(key, x)
-        f = drift(self.path, g2, t, x, denoiser(t, x))
+        f = drift(self.path, g2, t, x, model.ends(t, x))
         guess = x + h * f + noise
-        f_next = drift(self.path, g2_next, t_next, guess, denoiser(t_next, guess))
-        return Carry(x + 0.5 * h * (f + f_next) + noise)
+        f_next = drift(self.path, g2_next, t_next, guess, model.ends(t_next, guess))
+        return SamplerState(x + 0.5 * h * (f + f_next) + noise)
 
 
 @dataclass(frozen=True)
-class Ancestral(Stochastic):
+class Ancestral(StochasticSampler):
     """DDPM's ancestral sampling, and DDIM with any eta (Ho et al. 2020, algorithm 2; Song et al. 2021a, eq. 12 and 16).
 
         x' = alpha' E[x1] + sqrt(sigma'^2 - eta^2 var) E[x0] + eta sqrt(var) z
 
-    With eta = 1 and the small variance this is the posterior q(x' | x, x1 = E[x1 | x]); eta = 0 is DDIM. Weak order 1.
+    With eta = 1 and the small variance this is the posterior q(x' | x, x1 = E[x1 | x]); eta = 0 is DDIM. Weak
+    order 1, one evaluation a step.
 
     Args:
         path: Gaussian.
@@ -91,19 +98,21 @@ class Ancestral(Stochastic):
         if not 0 <= self.eta <= 1:
             raise ValueError(f"eta must be between 0 (DDIM) and 1 (DDPM), not {self.eta}")
 
-    def step(self, carry: Carry, t: Array, t_next: Array, denoiser: Any, key: Keys | None) -> Carry:
+    def step(self, state: SamplerState, t: Array, t_next: Array, model: Any, key: Keys | None) -> SamplerState:
         assert key is not None
-        x, ends = carry.x, denoiser(t, carry.x)
+        x, ends = state.x, model.ends(t, state.x)
         q, to = transition(self.path, t, t_next, x), self.path.rates(t_next, x)
         var = step_variance(q, self.variance, ends.spread)
         kept = jnp.sqrt(jnp.maximum(to.sigma**2 - self.eta**2 * q.small, 0.0))
         mean = to.alpha * ends.x1 + kept * ends.x0
-        return Carry(mean + self.eta * jnp.sqrt(var) * standard_normal(key, x))
+        return SamplerState(mean + self.eta * jnp.sqrt(var) * standard_normal(key, x))
 
 
 @dataclass(frozen=True)
 class PredictorCorrector(Driven):
     """An Euler-Maruyama step, then Langevin steps at the new time (Song et al. 2021, algorithms 2-5).
+
+    The predictor is of weak order 1; a step takes 1 + `corrections` evaluations.
 
     Langevin's step is eps = 2 (snr sigma)^2: the paper's 2 (snr |z| / |score|)^2 for |score| = |z| / sigma, so that a
     sample does not depend on its neighbours. The score has about that norm for data near a set of low dimension, such
@@ -127,22 +136,24 @@ class PredictorCorrector(Driven):
     def evaluations(self) -> int:
         return 1 + self.corrections
 
-    def step(self, carry: Carry, t: Array, t_next: Array, denoiser: Any, key: Keys | None) -> Carry:
+    def step(self, state: SamplerState, t: Array, t_next: Array, model: Any, key: Keys | None) -> SamplerState:
         assert key is not None
-        x = EulerMaruyama(self.path, self.g).step(carry, t, t_next, denoiser, fold_rows(key, 0)).x
+        x = EulerMaruyama(self.path, self.g).step(state, t, t_next, model, fold_rows(key, 0)).x
         size = self.path.rates(t_next, x).sigma
         if self.path.noise is not None:
             size = self.path.noise_rates(t_next, x).gamma
         for i in range(self.corrections):
-            x = _langevin(self.path, t_next, x, denoiser, 2 * (self.snr * size) ** 2, fold_rows(key, i + 1))
-        return Carry(x)
+            x = _langevin(self.path, t_next, x, model, 2 * (self.snr * size) ** 2, fold_rows(key, i + 1))
+        return SamplerState(x)
 
 
 @dataclass(frozen=True)
-class AnnealedLangevin(Stochastic):
+class AnnealedLangevin(StochasticSampler):
     """On to the next noise level, and Langevin steps there (NCSN; Song & Ermon 2019, algorithm 1).
 
-    The first level is the prior's own, where Langevin steps change nothing.
+    The first level is the prior's own, where Langevin steps change nothing. A step takes `each` evaluations. It has no
+    order in the number of levels: each level is sampled anew, and the error is the bias of Langevin's steps of fixed
+    size, which is of order 1 in `size`.
 
     A step is x + a/2 score + sqrt(a) z with a = step sigma^2 (their eps sigma_i^2 / sigma_L^2: 0.2 with eps = 2e-5 and
     sigma_L = 0.01).
@@ -167,16 +178,16 @@ class AnnealedLangevin(Stochastic):
     def evaluations(self) -> int:
         return self.each
 
-    def step(self, carry: Carry, t: Array, t_next: Array, denoiser: Any, key: Keys | None) -> Carry:
+    def step(self, state: SamplerState, t: Array, t_next: Array, model: Any, key: Keys | None) -> SamplerState:
         assert key is not None
-        r, to = self.path.rates(t, carry.x), self.path.rates(t_next, carry.x)
+        r, to = self.path.rates(t, state.x), self.path.rates(t_next, state.x)
 
         def go(i: Array, x: Batched) -> Batched:
-            return _langevin(self.path, t_next, x, denoiser, 0.5 * self.size * to.sigma**2, fold_rows(key, i))
+            return _langevin(self.path, t_next, x, model, 0.5 * self.size * to.sigma**2, fold_rows(key, i))
 
-        return Carry(jax.lax.fori_loop(0, self.each, go, carry.x * (to.alpha / r.alpha)))
+        return SamplerState(jax.lax.fori_loop(0, self.each, go, state.x * (to.alpha / r.alpha)))
 
 
-def _langevin(path: AffinePath, t: Array, x: Batched, denoiser: Any, eps: Array, key: Keys) -> Batched:
+def _langevin(path: AffinePath, t: Array, x: Batched, model: Any, eps: Array, key: Keys) -> Batched:
     """x + eps score + sqrt(2 eps) z."""
-    return x + eps * score_of(path, t, x, denoiser(t, x)) + jnp.sqrt(2 * eps) * standard_normal(key, x)
+    return x + eps * score_of(path, t, x, model.ends(t, x)) + jnp.sqrt(2 * eps) * standard_normal(key, x)

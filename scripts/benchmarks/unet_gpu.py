@@ -124,7 +124,7 @@ def sampling(args: argparse.Namespace) -> list[dict[str, Any]]:
     @jax.jit
     def draw(params: Any, key: Any) -> Any:
         x0 = problem.prior.sample(key, args.batch)
-        return sample(problem.denoiser(params), problem.path, x0, solver="edm", steps=args.steps)[0]
+        return sample(problem.model(params), x0, solver="edm", steps=args.steps)[0]
 
     def go(n: int) -> None:
         jax.block_until_ready([draw(params, jax.random.key(i)) for i in range(n)])

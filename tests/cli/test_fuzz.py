@@ -18,7 +18,7 @@ from flowjax.data.sets import DATASETS
 from flowjax.names import COUPLINGS, LOSSES, NOISES, PREDICTIONS, SCHEDULES, SOURCES, TIMES, WEIGHTS
 from flowjax.ranges import RANGES, Range
 from flowjax.solvers.grids import GRIDS
-from flowjax.solvers.sample import known_solvers
+from flowjax.solvers.names import known_solvers
 from flowjax.training import optimizers
 
 NASTY = [

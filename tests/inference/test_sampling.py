@@ -17,7 +17,7 @@ from flowjax.config import defaults
 from flowjax.data import Affine, DataSpec
 from flowjax.errors import ConfigError
 from flowjax.inference import batches, finished_batches, program, sampling
-from flowjax.inference.choose import Guide, Solver, denoiser_of
+from flowjax.inference.choose import Guide, Solver, model_of
 from flowjax.inference.finished_batches import FinishedBatches
 from flowjax.inference.program import Inputs, labels_of
 from flowjax.inference.run import Run
@@ -75,9 +75,9 @@ def test_a_weaker_network_may_be_of_a_version_that_knew_no_shares_of_classes():
     config.data.name, config.data.cond = "npz", ("label",)
     specs = UNEVEN, dataclasses.replace(UNEVEN, class_shares=()), DataSpec("npz", (1,), Affine(2.0, 1.0), 5)
     now, before, other = (Run(Path("run"), config, 0, build(config, spec), {}) for spec in specs)
-    denoiser_of(now, {}, now.path, Guide("auto", 2.0, weak=before))
+    model_of(now, {}, now.path, Guide("auto", 2.0, weak=before))
     with pytest.raises(ConfigError, match="--weak is a run of another data"):
-        denoiser_of(now, {}, now.path, Guide("auto", 2.0, weak=other))
+        model_of(now, {}, now.path, Guide("auto", 2.0, weak=other))
 
 
 def test_programs_hold_no_parameters(run):

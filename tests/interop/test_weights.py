@@ -184,7 +184,7 @@ def test_a_step_of_a_converted_dit_is_ddpms(flowjax, tmp_path, row):
     variance = np.exp((v + 1) / 2 * np.log(beta[i]) + (1 - v) / 2 * np.log(small))
 
     run, t, like = open_weights(out), 1 - (i + 1) / 1000, jnp.asarray(stored["x"][row : row + 1])
-    ends = run.denoiser(t, like, jnp.asarray(stored["y"][row : row + 1], jnp.int32))
+    ends = run.model.ends(t, like, jnp.asarray(stored["y"][row : row + 1], jnp.int32))
     q = transition(run.path, t, t + 1 / 1000, like)
     np.testing.assert_allclose((q.from_x * like + q.from_x1 * ends.x1)[0], mean, atol=1e-3)
     np.testing.assert_allclose(step_variance(q, "learned", ends.spread)[0], variance, rtol=1e-3)

@@ -53,7 +53,7 @@ def test_conditional_and_marginal_losses_differ_by_a_constant(prediction):
     Both losses see the same draws, so differences are averaged: within 5 standard errors of their mean.
     """
     conditional = methods.conditional(apply, PATH, SOURCE, prediction=prediction)
-    marginal = methods.marginal(apply, PATH, SOURCE, ORACLE.denoiser, prediction)
+    marginal = methods.marginal(apply, PATH, SOURCE, ORACLE, prediction)
     gaps = []
     for seed in (0, 1):
         (value_c, grad_c), (value_m, grad_m) = draws(conditional, params(seed)), draws(marginal, params(seed))
@@ -76,7 +76,7 @@ def test_the_oracle_reaches_zero_marginal_loss_and_the_variance_as_conditional_l
     net = lambda p, t, x, cond: oracle.velocity(t, x)
     x1 = 1.0 + s * jax.random.normal(jax.random.key(5), (200_000, 1))
     key, source = jax.random.key(0), Normal((1,))
-    assert float(methods.marginal(net, path, source, oracle.denoiser)({}, key, Batch(x1))) < 1e-9
+    assert float(methods.marginal(net, path, source, oracle)({}, key, Batch(x1))) < 1e-9
     t = np.linspace(0, 1, 100_001)
     expected = np.trapezoid(s**2 / (t**2 * s**2 + (1 - t) ** 2), t)
     got = float(methods.conditional(net, path, source)({}, key, Batch(x1)))

@@ -38,7 +38,7 @@ def test_the_loss_estimates_the_sum_of_its_terms():
     """Mean of the loss over many draws = closed form without the constant first term, within 5 standard errors."""
     path = GaussianPath(VP())
     oracle, n = oracles.gaussian(path, 0.0, 0.5), 20
-    apply = lambda params, t, x, cond: oracle.denoiser(t, x).x0
+    apply = lambda params, t, x, cond: oracle.ends(t, x).x0
     loss = jax.jit(methods.variational(apply, path, Normal((1,)), noise, times.Levels(n), "large"))
     x1 = 0.5 * jax.random.normal(jax.random.key(0), (20_000, 1))
     values = np.array([float(loss(None, jax.random.key(i), Batch(x1)).value) for i in range(20)])

@@ -62,7 +62,7 @@ def test_equal_losses_for_equal_denoisers():
     weighting = weights.likelihood()
     values = []
     for p in (noise, velocity, v):
-        net = lambda params, t, x, cond, p=p: p.from_ends(PATH, t, x, wrong.denoiser(t, x))
+        net = lambda params, t, x, cond, p=p: p.from_ends(PATH, t, x, wrong.ends(t, x))
         loss = methods.conditional(net, PATH, Normal((2,)), None, p, times.Uniform(), weighting)
         assert weighting.interval(PATH, p) == weighting.interval(PATH, noise)
         values.append(float(loss(None, KEY, Batch(x1))))

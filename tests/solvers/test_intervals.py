@@ -7,7 +7,7 @@ from scipy import stats
 
 from flowjax import likelihood, metrics, oracles, solvers
 from flowjax.paths import GaussianPath
-from flowjax.predictions import data, field, read
+from flowjax.predictions import data, read
 from flowjax.schedules import VP, CondOT, ddpm_linear
 from flowjax.solvers import solve_ode
 from flowjax.sources import Normal
@@ -28,7 +28,7 @@ def test_a_field_carries_its_interval():
     assert ORACLE.velocity.interval == (0.0, VP.t_max)
     condot = GaussianPath(CondOT())
     network = read(lambda t, x, cond: x, condot, data)
-    assert field(network, condot).interval == network.defined_on
+    assert network.velocity.interval == network.interval
     assert oracles.gaussian(GaussianPath(ddpm_linear(10)), 0.0, 1.0).velocity.interval == (0.0, 0.9)
 
 
@@ -60,10 +60,10 @@ OUTSIDE = {
     "not a number": lambda: solve_ode(ORACLE.velocity, X, t0=float("nan")),
     "likelihood": lambda: likelihood.log_prob(ORACLE.velocity, X, START, t1=1.0),
     "path energy": lambda: metrics.path_energy(ORACLE.velocity, X, t1=1.0),
-    "a grid": lambda: solvers.sample(ORACLE.denoiser, PATH, X, solver="heun", grid=[0.5, 1.0]),
+    "a grid": lambda: solvers.sample(ORACLE, X, solver="heun", grid=[0.5, 1.0]),
     **{
         name: lambda name=name: solvers.sample(
-            ORACLE.denoiser, PATH, X, solver=name, steps=None if name == "dopri5" else 3, t1=1.0, key=jax.random.key(0)
+            ORACLE, X, solver=name, steps=None if name == "dopri5" else 3, t1=1.0, key=jax.random.key(0)
         )
         for name in ("dopri5", "heun", "ddim", "unipc", "ddpm", "sra1", "reversibleheun")
     },
@@ -91,7 +91,7 @@ def test_an_interval_may_be_traced():
 def test_solvers_that_are_named_for_a_fixed_grid_need_steps(solver):
     for solve in (
         lambda: solve_ode(ORACLE.velocity, X, solver=solver),
-        lambda: solvers.sample(ORACLE.denoiser, PATH, X, solver=solver),
+        lambda: solvers.sample(ORACLE, X, solver=solver),
         lambda: likelihood.log_prob(ORACLE.velocity, X, START, solver=solver),
     ):
         with pytest.raises(ValueError, match=f"^{solver} takes a fixed number of steps: say how many with steps=N"):

@@ -121,7 +121,7 @@ def exact_ends():
                 return x + h / 6 * (k1 + 2 * k2 + 2 * k3 + v(t + h, x + h * k3)), None
 
             x = jax.lax.scan(step, jnp.exp(-low) * jnp.asarray(Z, jnp.float64), jnp.arange(1000) / 1000)[0]
-            return oracle.denoiser(jnp.asarray(1.0), x).x1
+            return oracle.ends(jnp.asarray(1.0), x).x1
 
         return np.asarray(flow(tuple(mixtures(jnp.float64)), jnp.asarray(low), jnp.asarray(high)))
 
@@ -142,13 +142,13 @@ def errors(exact_ends):
             path = GaussianPath(Tabulated(alphas, sigmas))
             sampler, oracle = make(path), oracles.Oracle(path, *mixture)
 
-            def step(carry, t):
-                new = sampler.step(carry, t, t + 1, lambda t, x: oracle.denoiser(t, x), None)
-                return jax.tree.map(lambda a, b: jnp.where(t < count - 1, a, b), new, carry), None
+            def step(state, t):
+                new = sampler.step(state, t, t + 1, oracle, None)
+                return jax.tree.map(lambda a, b: jnp.where(t < count - 1, a, b), new, state), None
 
-            carry = sampler.init(sigmas[0] * Z, jnp.asarray(0.0))
-            carry, _ = jax.lax.scan(step, carry, jnp.arange(longest - 1.0))
-            return oracle.denoiser(jnp.asarray(longest - 1.0), carry.x).x1
+            state = sampler.init(sigmas[0] * Z, jnp.asarray(0.0))
+            state, _ = jax.lax.scan(step, state, jnp.arange(longest - 1.0))
+            return oracle.ends(jnp.asarray(longest - 1.0), state.x).x1
 
         return run
 
@@ -197,11 +197,11 @@ def test_few_steps_are_accurate_on_every_schedule(errors):
         assert errors(make)[STEPS.index(20), normal].max() < 0.01
 
 
-def steps_through(sampler, denoiser, x, times):
-    carry = sampler.init(x, jnp.asarray(times[0]))
+def steps_through(sampler, model, x, times):
+    state = sampler.init(x, jnp.asarray(times[0]))
     for t, t_next in itertools.pairwise(times):
-        last, carry = carry, sampler.step(carry, jnp.asarray(t), jnp.asarray(t_next), denoiser, KEYS)
-    return last, carry
+        last, state = state, sampler.step(state, jnp.asarray(t), jnp.asarray(t_next), model, KEYS)
+    return last, state
 
 
 @pytest.mark.parametrize("h_prev", [0.3, 1.4], ids=["h > 2 h_prev", "h > 1.594"])
@@ -213,9 +213,8 @@ def test_a_step_too_long_in_half_log_snr_is_of_first_order(name, h_prev, monkeyp
     levels = np.array([-1.0, h_prev - 1, 2 * h_prev - 1, 2 * h_prev - 1 + h])
     times = [float(path.schedule.time_of_log_snr(2 * level)) for level in levels]
     oracle = oracles.mixture(path, ORACLES["two modes"])
-    denoiser = lambda t, x: oracle.denoiser(t, x)
     sampler = solvers.DPMSolverPP2M(path, sde=True) if name == "dpmpp_sde" else MULTISTEP[name](path)
-    before, after = steps_through(sampler, denoiser, jnp.asarray(Z), times)
+    before, after = steps_through(sampler, oracle, jnp.asarray(Z), times)
     r, to = (path.rates(jnp.asarray(t), before.x) for t in times[-2:])
     decay, held = to.sigma / r.sigma, after.history[0][0]
     if name == "dpmpp_sde":
@@ -227,10 +226,9 @@ def test_a_step_too_long_in_half_log_snr_is_of_first_order(name, h_prev, monkeyp
 def test_a_step_of_adams_bashforth_more_than_twice_the_last_is_eulers():
     path = GaussianPath(schedules.CondOT())
     oracle = oracles.mixture(path, ORACLES["two modes"])
-    denoiser = lambda t, x: oracle.denoiser(t, x)
-    before, after = steps_through(solvers.AdamsBashforth(path), denoiser, jnp.asarray(Z), [0.1, 0.2, 0.3, 0.55])
+    before, after = steps_through(solvers.AdamsBashforth(path), oracle, jnp.asarray(Z), [0.1, 0.2, 0.3, 0.55])
     euler = solvers.RungeKutta(path, solvers.SOLVERS["euler"])
-    held = euler.step(before, jnp.asarray(0.3), jnp.asarray(0.55), denoiser, None).x
+    held = euler.step(before, jnp.asarray(0.3), jnp.asarray(0.55), oracle, None).x
     np.testing.assert_allclose(after.x, held, rtol=1e-5, atol=1e-6)
 
 
@@ -246,9 +244,7 @@ def test_edm_assumes_nothing_about_the_scale_of_the_data(scale):
     path = GaussianPath(schedules.CondOT())
     oracle = oracles.gaussian(path, jnp.zeros(1), scale)
     z = jnp.linspace(-2, 2, 9)[:, None]
-    y, _ = solvers.sample(oracle.denoiser, path, z, solver="edm", steps=40)
+    y, _ = solvers.sample(oracle, z, solver="edm", steps=40)
     np.testing.assert_allclose(y, scale * z, rtol=0.05, atol=1e-3 * scale)
-    coarse, _ = solvers.sample(
-        oracle.denoiser, path, z, solver="edm", steps=40, grid=solvers.grids.EDM(7, 0.002 * scale, 80 * scale)
-    )
+    coarse, _ = solvers.sample(oracle, z, solver="edm", steps=40, grid=solvers.grids.EDM(7, 0.002 * scale, 80 * scale))
     np.testing.assert_allclose(coarse, scale * z, rtol=0.05, atol=1e-3 * scale)

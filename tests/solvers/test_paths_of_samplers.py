@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flowjax import oracles, solvers
+from flowjax import oracles, predictions, solvers
 from flowjax.paths import GaussianPath
 from flowjax.schedules import EDM, VE, VP, CondOT, Shifted
 
@@ -19,7 +19,7 @@ def test_langevin_needs_a_constant_alpha(schedule):
     path = GaussianPath(schedule)
     for solver in ("langevin", solvers.AnnealedLangevin(path)):
         with pytest.raises(ValueError, match="alpha = 1 at all times: take the schedule 've'"):
-            solvers.sample(lambda t, x, cond: 1 / 0, path, jnp.ones((1, 2)), solver=solver, steps=3)
+            solvers.sample(predictions.model(lambda t, x, cond: 1 / 0, path), jnp.ones((1, 2)), solver=solver, steps=3)
     for fit in (VE(), EDM()):
         assert solvers.make_sampler("langevin", GaussianPath(fit)) is not None
 
@@ -51,7 +51,7 @@ def test_the_sampler_of_sd3_is_ddim_on_the_shifted_path():
         gap = (x - alpha) / (0.25 * alpha**2 + sigma**2)
         x = x + (after - sigma) * (sigma * gap - (1 + 0.25 * alpha * gap))
     oracle = oracles.gaussian(path, 1.0, 0.5)
-    ours, _ = solvers.sample(oracle.denoiser, path, x0, solver="ddim", steps=steps, grid="uniform")
+    ours, _ = solvers.sample(oracle, x0, solver="ddim", steps=steps, grid="uniform")
     np.testing.assert_allclose(ours, x, atol=1e-5)
-    euler, _ = solvers.sample(oracle.denoiser, path, x0, solver="euler", steps=steps)
+    euler, _ = solvers.sample(oracle, x0, solver="euler", steps=steps)
     assert np.abs(euler - x).max() > 0.01

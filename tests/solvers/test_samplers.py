@@ -8,18 +8,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flowjax import oracles, solvers
+from flowjax import oracles, predictions, solvers
 from flowjax.metrics import mmd
 from flowjax.paths import AffinePath, Bridge, Constant, GaussianPath
 from flowjax.schedules import EDM, VE, VP, CondOT, Cosine
 from flowjax.solvers import Options, diffusions, grids, samplers, solve_ode
 from flowjax.solvers.exponential import phi
-from flowjax.solvers.sample import SAMPLERS, check_solver, interval, known_solvers
+from flowjax.solvers.names import SAMPLERS, check_solver, interval, known_solvers
 from flowjax.sources import GaussianMixture
 
 pytestmark = pytest.mark.analytic
 SLOW = pytest.mark.slow
 MORE = [pytest.param(name, marks=SLOW) for name in ("eulerheun", "slowrk")]
+ON_PATHS = [name for name in SAMPLERS if name != "flow_map"]
 KEYS = jax.random.split(jax.random.key(0), 1)
 MIXTURE = GaussianMixture(jnp.array([[1.5, 0.0], [-1.0, 1.0]]), jnp.array([0.7, 0.9]))
 PATHS = {"cosine": GaussianPath(Cosine()), "condot": GaussianPath(CondOT()), "vp": GaussianPath(VP())}
@@ -35,13 +36,13 @@ DETERMINISTIC = {
 }
 
 
-def walk(sampler, denoiser, x, times, key=None):
+def walk(sampler, model, x, times, key=None):
     """The sampler's steps alone, without its last denoising."""
 
-    def step(carry, edge):
+    def step(state, edge):
         t, t_next, i = edge
         keys = None if key is None else jax.random.split(jax.random.fold_in(key, i), x.shape[0])
-        return sampler.step(carry, t, t_next, denoiser, keys), None
+        return sampler.step(state, t, t_next, model, keys), None
 
     edges = (times[:-1], times[1:], jnp.arange(len(times) - 1))
     return jax.lax.scan(step, sampler.init(x, times[0]), edges)[0]
@@ -74,7 +75,7 @@ def test_order_of_convergence(name, path, references):
     with jax.enable_x64(True):
         sampler, oracle = make(PATHS[path]), oracles.mixture(PATHS[path], wide(MIXTURE))
         x = jax.random.normal(jax.random.key(0), (16, 2), jnp.float64)
-        end = jax.jit(lambda times: walk(sampler, lambda t, x: oracle.denoiser(t, x), x, times).x)
+        end = jax.jit(lambda times: walk(sampler, oracle, x, times).x)
         error = lambda n: float(jnp.sqrt(jnp.mean((end(jnp.linspace(0.05, 0.95, n + 1)) - references[path]) ** 2)))
         assert np.log2(error(n) / error(2 * n)) == pytest.approx(order, abs=0.2)
 
@@ -90,7 +91,7 @@ STOCHASTIC = {
 
 @pytest.mark.parametrize("name", STOCHASTIC)
 def test_order_of_the_moments(name, monkeypatch):
-    """Gaussian data: a step is affine in (carry, noise), so mean and covariance go through it exactly; float64.
+    """Gaussian data: a step is affine in (state, noise), so mean and covariance go through it exactly; float64.
 
     The worst relative error of the mean and of the variance at the end, at 100 and 200 steps of [0.05, 0.9], CondOT.
     """
@@ -102,7 +103,6 @@ def test_order_of_the_moments(name, monkeypatch):
         fixed = lambda key, x: drawn["z"]
         for module in ("stochastic", "exponential", "deterministic"):
             monkeypatch.setattr(f"flowjax.solvers.{module}.standard_normal", fixed)
-        denoiser = lambda t, x: oracle.denoiser(t, x)
         law = lambda t: (t, t**2 / 4 + (1 - t) ** 2)
 
         @jax.jit
@@ -117,8 +117,8 @@ def test_order_of_the_moments(name, monkeypatch):
 
                 def advance(flat, z):
                     drawn["z"] = z.reshape(1, 1)
-                    carry = unflatten(flat)
-                    return jax.flatten_util.ravel_pytree(sampler.step(carry, t, t_next, denoiser, KEYS))[0]
+                    state = unflatten(flat)
+                    return jax.flatten_util.ravel_pytree(sampler.step(state, t, t_next, oracle, KEYS))[0]
 
                 mean, covariance = state
                 zero = jnp.zeros(1)
@@ -149,9 +149,9 @@ def test_ddim_is_euler_in_its_own_coordinates():
             scaled = x / path.schedule.alpha(times[0])
             for t, t_next in itertools.pairwise(times):
                 level = lambda t, path=path: path.schedule.sigma(t) / path.schedule.alpha(t)
-                slope = oracle.denoiser(t, scaled * path.schedule.alpha(t)).x0
+                slope = oracle.ends(t, scaled * path.schedule.alpha(t)).x0
                 scaled = scaled + (level(t_next) - level(t)) * slope
-            end = walk(solvers.DDIM(path), lambda t, x, o=oracle: o.denoiser(t, x), x, times).x
+            end = walk(solvers.DDIM(path), oracle, x, times).x
             np.testing.assert_allclose(end, scaled * path.schedule.alpha(times[-1]), rtol=1e-10)
 
 
@@ -159,18 +159,17 @@ def test_first_order_dpm_solver_is_ddim_and_edm_is_heun_on_its_own_schedule():
     with jax.enable_x64(True):
         path = PATHS["cosine"]
         oracle, times = oracles.mixture(path, wide(MIXTURE)), jnp.array([0.2, 0.5])
-        denoiser = lambda t, x: oracle.denoiser(t, x)
         x = jax.random.normal(jax.random.key(0), (4, 2), jnp.float64)
-        ddim = walk(solvers.DDIM(path), denoiser, x, times).x
-        np.testing.assert_allclose(walk(solvers.DPMSolverPP2M(path), denoiser, x, times).x, ddim, rtol=1e-10)
+        ddim = walk(solvers.DDIM(path), oracle, x, times).x
+        np.testing.assert_allclose(walk(solvers.DPMSolverPP2M(path), oracle, x, times).x, ddim, rtol=1e-10)
         # one step of Heun in x against sigma, written out, on alpha = 1
         path = GaussianPath(VE(0.1, 10))
         oracle = oracles.mixture(path, wide(MIXTURE))
         s0, s1 = (float(path.schedule.sigma(t)) for t in times)
-        d0 = (x - oracle.denoiser(times[0], x).x1) / s0
+        d0 = (x - oracle.ends(times[0], x).x1) / s0
         guess = x + (s1 - s0) * d0
-        d1 = (guess - oracle.denoiser(times[1], guess).x1) / s1
-        heun = walk(solvers.EDMHeun(path), lambda t, x: oracle.denoiser(t, x), x, times).x
+        d1 = (guess - oracle.ends(times[1], guess).x1) / s1
+        heun = walk(solvers.EDMHeun(path), oracle, x, times).x
         np.testing.assert_allclose(heun, x + (s1 - s0) * (d0 + d1) / 2, rtol=1e-10)
 
 
@@ -188,7 +187,7 @@ def test_ddpm_is_the_posterior_and_goes_to_the_reverse_sde(monkeypatch):
                     s.init(x, jnp.asarray(0.5)),
                     jnp.asarray(0.5),
                     jnp.asarray(0.5 + h),
-                    lambda t, x: oracle.denoiser(t, x),
+                    oracle,
                     KEYS,
                 ).x
             )
@@ -217,8 +216,7 @@ def test_every_g_keeps_the_marginals(g, path):
     x = oracle.sample(jax.random.key(0), 0.1, n, (2,))
     true = [np.asarray(oracle.sample(jax.random.key(i), 0.9, n, (2,))) for i in range(1, 5)]
     sampler = solvers.StochasticHeun(path, g)
-    denoiser = lambda t, x: oracle.denoiser(t, x)
-    end = jax.jit(lambda x: walk(sampler, denoiser, x, jnp.linspace(0.1, 0.9, 201), jax.random.key(9)).x)(x)
+    end = jax.jit(lambda x: walk(sampler, oracle, x, jnp.linspace(0.1, 0.9, 201), jax.random.key(9)).x)(x)
     end = np.asarray(end)
     many = np.concatenate(true)
     spread = many.std(0)
@@ -249,7 +247,7 @@ def test_stochastic_samplers_reach_the_data(name, path, options):
     oracle = oracles.gaussian(path, 1.0, 0.5)
     low, _ = interval(name, path, options)
     x = oracle.sample(jax.random.key(3), low, 3000, (2,))
-    y, _ = solvers.sample(oracle.denoiser, path, x, solver=name, steps=200, key=jax.random.key(0), options=options)
+    y, _ = solvers.sample(oracle, x, solver=name, steps=200, key=jax.random.key(0), options=options)
     blur = path.noise is not None and 0.5**2  # the constant noise stays on the data... until the last denoising
     assert np.isfinite(y).all()
     np.testing.assert_allclose(y.mean(0), 1.0, atol=0.06)
@@ -264,7 +262,7 @@ def test_langevin_runs_at_the_last_level():
     oracle = oracles.gaussian(path, 0.0, s)
     x = oracle.sample(jax.random.key(3), 0.0, 3000, (1,))
     sampler = solvers.AnnealedLangevin(path, each=100)
-    states, _ = solvers.sample(oracle.denoiser, path, x, solver=sampler, steps=10, key=jax.random.key(0), save=True)
+    states, _ = solvers.sample(oracle, x, solver=sampler, steps=10, key=jax.random.key(0), save=True)
     assert float(states[-2].std()) == pytest.approx(s * 2**0.5, rel=0.05)
     assert float(states[-1].std()) == pytest.approx(s / 2**0.5, rel=0.05)
 
@@ -273,9 +271,7 @@ def test_langevin_runs_at_the_last_level():
 def test_half_precision_states(name):
     path = GaussianPath(CondOT())
     x = jnp.ones((2, 2), jnp.bfloat16)
-    y, _ = solvers.sample(
-        oracles.gaussian(path, 1.0, 0.5).denoiser, path, x, solver=name, steps=3, key=jax.random.key(0)
-    )
+    y, _ = solvers.sample(oracles.gaussian(path, 1.0, 0.5), x, solver=name, steps=3, key=jax.random.key(0))
     assert y.shape == x.shape
     assert np.isfinite(y.astype(jnp.float32)).all()
 
@@ -290,16 +286,16 @@ def counted(path):
 
     def denoiser(t, x, cond):
         zero = jax.pure_callback(count, jax.ShapeDtypeStruct((), np.float32), x, vmap_method="sequential")
-        return jax.tree.map(lambda a: a + zero, oracle.denoiser(t, x))
+        return jax.tree.map(lambda a: a + zero, oracle.ends(t, x))
 
-    return calls, denoiser
+    return calls, predictions.model(denoiser, path)
 
 
-@pytest.mark.parametrize("name", [*SAMPLERS, "heun", "sra1", "leapfrogmidpoint", *MORE])
+@pytest.mark.parametrize("name", [*ON_PATHS, "heun", "sra1", "leapfrogmidpoint", *MORE])
 def test_nfe_is_what_a_counter_counts(name):
     path = GaussianPath(VE(0.1, 10)) if name == "langevin" else GaussianPath(CondOT())
-    calls, denoiser = counted(path)
-    y, stats = solvers.sample(denoiser, path, jnp.ones((1, 2)), solver=name, steps=6, key=jax.random.key(0))
+    calls, model = counted(path)
+    y, stats = solvers.sample(model, jnp.ones((1, 2)), solver=name, steps=6, key=jax.random.key(0))
     jax.block_until_ready(y)
     assert len(calls) == int(stats.nfe[0])
     published = {"ddim": 6, "edm": 11, "unipc": 6, "dpmpp_2m": 6, "dpmpp_3m": 6, "ddpm": 6, "ab2": 6, "heun": 12}
@@ -312,7 +308,7 @@ def test_a_row_depends_on_its_own_key_alone(name):
     oracle = oracles.gaussian(path, 1.0, 0.5)
     x = jax.random.normal(jax.random.key(0), (6, 2))
     keys = jax.random.split(jax.random.key(1), 6)
-    run = lambda rows: solvers.sample(oracle.denoiser, path, x[rows], solver=name, steps=5, key=keys[rows])[0]
+    run = lambda rows: solvers.sample(oracle, x[rows], solver=name, steps=5, key=keys[rows])[0]
     np.testing.assert_allclose(run(slice(0, 6))[2:4], run(slice(2, 4)), rtol=1e-5, atol=1e-6)
 
 
@@ -321,12 +317,12 @@ def test_states_on_request_and_the_limit_of_the_last_step():
     path = GaussianPath(CondOT())
     oracle = oracles.gaussian(path, 1.0, 0.5)
     x = jax.random.normal(jax.random.key(0), (3, 2))
-    states, _ = solvers.sample(oracle.denoiser, path, x, solver="ddim", steps=5, save=True)
+    states, _ = solvers.sample(oracle, x, solver="ddim", steps=5, save=True)
     assert states.shape == (6, 3, 2)
     np.testing.assert_array_equal(states[0], x)
-    euler, _ = solvers.sample(oracle.denoiser, path, x, solver="euler", steps=5, save=True)
+    euler, _ = solvers.sample(oracle, x, solver="euler", steps=5, save=True)
     np.testing.assert_allclose(states[-1], euler[-1], rtol=1e-5)  # DDIM on CondOT is Euler
-    same, _ = solvers.sample(oracle.denoiser, path, x, solver="euler", grid=jnp.linspace(0, 1, 6))
+    same, _ = solvers.sample(oracle, x, solver="euler", grid=jnp.linspace(0, 1, 6))
     np.testing.assert_allclose(same, euler[-1], rtol=1e-6)
 
 
@@ -358,14 +354,14 @@ def test_a_learned_grid_is_closer_to_the_fine_solve_than_the_one_it_starts_from(
     oracle = oracles.mixture(path, GaussianMixture(MIXTURE.means, 0.1))
     x = jax.random.normal(jax.random.key(0), (64, 2))
     sampler = solvers.DDIM(path)
-    times = grids.learn(sampler, oracle.denoiser, x, 6, iterations=40)
+    times = grids.learn(sampler, oracle, x, 6, iterations=40)
     fresh = jax.random.normal(jax.random.key(1), (256, 2))
-    fine = samplers.run(sampler, oracle.denoiser, fresh, grids.times_for(sampler, 200))
-    error = lambda times: float(jnp.mean((samplers.run(sampler, oracle.denoiser, fresh, times) - fine) ** 2))
+    fine = samplers.run(sampler, oracle, fresh, grids.times_for(sampler, 200))
+    error = lambda times: float(jnp.mean((samplers.run(sampler, oracle, fresh, times) - fine) ** 2))
     assert np.all(np.diff(times) > 0)
     assert error(times) < 0.8 * error(grids.times_for(sampler, 6))
     with pytest.raises(ValueError, match="deterministic"):
-        grids.learn(solvers.Ancestral(path), oracle.denoiser, x, 6)
+        grids.learn(solvers.Ancestral(path), oracle, x, 6)
 
 
 @pytest.mark.parametrize("name", ["dpmpp_2m", "dpmpp_3m", "unipc"])
@@ -376,7 +372,7 @@ def test_a_sampler_has_a_derivative_by_the_times_of_its_grid(name):
     with jax.enable_x64(True):
         oracle, x = oracles.mixture(path, wide(MIXTURE)), jnp.array([[0.5, -1.0]])
         sampler = DETERMINISTIC[name][0](path)
-        end = jax.jit(lambda times: jnp.sum(samplers.run(sampler, oracle.denoiser, x, times)))
+        end = jax.jit(lambda times: jnp.sum(samplers.run(sampler, oracle, x, times)))
         times = jnp.array([0.0, 0.1, 0.22, 0.3, 0.4, 0.55]) + 1e-3
         slope = jax.grad(end)(times)[1:]
         steps = 1e-5 * jnp.eye(6)[1:]
@@ -426,11 +422,11 @@ AFFINE, NOISY = AffinePath(CondOT()), AffinePath(CondOT(), Bridge())
 )
 def test_refusals_come_before_anything_is_compiled(path, keywords, message):
     with pytest.raises(ValueError, match=message):
-        solvers.sample(lambda t, x, cond: 1 / 0, path, jnp.ones((1, 2)), **keywords)
+        solvers.sample(predictions.model(lambda t, x, cond: 1 / 0, path), jnp.ones((1, 2)), **keywords)
 
 
 def test_negative_noise_is_refused_and_every_name_is_known():
     with pytest.raises(ValueError, match="negative"):
         diffusions.Constant(-1.0)
     for name in known_solvers():
-        check_solver(name, 5)
+        check_solver(name, None if name == "push_forward" else 5)
