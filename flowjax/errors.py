@@ -42,3 +42,7 @@ def check_name(what: str, name: str, known: Iterable[str]) -> None:
     names = list(known)
     if name not in names:
         raise ValueError(f"unknown {what} {name!r}: known are {', '.join(names)}")
+
+
+class RunFault(RuntimeError):
+    """A run that had to stop: NaN, a full disk. One line; the last good checkpoint is kept."""

@@ -15,13 +15,12 @@ from flowjax.config import Config
 from flowjax.data import DataError, Dataset, DataSpec, open_dataset
 from flowjax.data.arrays import read_npz
 from flowjax.data.labels import read_labels
-from flowjax.errors import unknown
+from flowjax.errors import RunFault, unknown
 from flowjax.inference.choose import Guide, Solver
 from flowjax.inference.run import Run, load
 from flowjax.metrics.cache import write_npz
 from flowjax.solvers import ode
 from flowjax.training import hosts
-from flowjax.training.loop import RunFault
 from flowjax.training.writers import say
 
 

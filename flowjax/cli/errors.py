@@ -2,10 +2,11 @@
 JAX."""
 
 from flowjax.data import DataError
+from flowjax.errors import RunFault
 from flowjax.inference.sampling import SolverFault
 from flowjax.training.checkpoints import CheckpointError
 from flowjax.training.hardware import out_of_memory
-from flowjax.training.loop import Preempted, RunFault
+from flowjax.training.loop import Preempted
 from flowjax.training.power_ema import SnapshotError
 from flowjax.training.writers import WorkdirError
 

@@ -1,19 +1,13 @@
 """Train over a grid of config values, and tabulate what came out.
 
 usage: flowjax sweep --config FILE|NAME --workdir DIR --grid KEY=VALUES [KEY=VALUES ...] [--config.KEY=VALUE ...]
-           [--together auto|yes|no] [--only I | --collect | --dry_run]
+           [--only I | --collect | --dry_run]
 
 VALUES are separated by commas; 0..4 is 0, 1, 2, 3, 4. Each point of the grid is a run of its own in a folder of DIR,
 one after the other; what is finished is not done again, and a run that fails does not stop the others. The table
 averages over `seed` and is written to DIR/sweep.json too. --only trains the I-th point alone, as a task of a SLURM
 array does (scripts/launch/slurm_sweep.sh), and --collect makes the table of what is there. --dry_run builds every point
 without training it, and names the first one that cannot be trained. A grid has at most 10,000 points.
-
---together trains the runs of one point that differ in `seed` alone in one program, vectorised over the seeds: the same
-runs but for the order of sums. It serves small networks on an accelerator, which one alone would leave idle, and is
-done there unless told otherwise, where one device is visible or config.mesh says so. Its steps are 1.4 times as fast
-(five seeds of gaussians8 on an H200), but it compiles more: with 4,000 steps the sweep took 39 s together and 38 s one
-after the other. On a CPU it saves only the compilations (3.3 ms a step and seed together, 1.5 alone, on 2 cores).
 
 example:
   flowjax sweep --config gaussians8 --workdir runs/lr --grid train.lr=1e-3,3e-3 seed=0..2 --config.train.steps=2000
@@ -50,8 +44,6 @@ def run(argv: list[str]) -> dict[str, Any]:
     absl_flags.DEFINE_integer("only", None, "train this point of the grid alone", lower_bound=0, flag_values=values)
     absl_flags.DEFINE_bool("collect", False, "train nothing: the table of what is there", flag_values=values)
     absl_flags.DEFINE_bool("dry_run", False, "build every point of the grid, print them, stop", flag_values=values)
-    seeds = "train seeds in one program"
-    absl_flags.DEFINE_enum("together", "auto", ["auto", "yes", "no"], seeds, flag_values=values)
     config = read_config(values, rest, __doc__ or "")
     workdir = Path(flags.require(values, "workdir"))
     if not grid:
@@ -78,7 +70,7 @@ def run(argv: list[str]) -> dict[str, Any]:
     failed = {}
     if not values.collect:
         chosen = range(len(points)) if values.only is None else [values.only]
-        failed = _train([(configs[i], folders[i]) for i in chosen], values.compilation_cache, values.together)
+        failed = _train([(configs[i], folders[i]) for i in chosen], values.compilation_cache)
     result = _collect(points, configs, folders, failed) | {"workdir": str(workdir)}
     if values.only is None:
         with written(workdir / "sweep.json") as part:
@@ -164,64 +156,18 @@ def _name(point: Point) -> str:
 Runs = list[tuple[Config, Path]]
 
 
-def _train(runs: Runs, cache_folder: str | None, together: str) -> dict[str, str]:
-    """Trains one after the other, or the seeds of a point together; why those failed that did, by folder."""
+def _train(runs: Runs, cache_folder: str | None) -> dict[str, str]:
+    """Trains one run after the other. Returns why those failed that did, by folder."""
     from flowjax.cli import cache
     from flowjax.training.writers import say
 
     cache.use(cache_folder)
     failed: dict[str, str] = {}
-    number = {folder: i for i, (_, folder) in enumerate(runs, 1)}
-    for group in _groups(runs):
-        first, last = group[0][1], group[-1][1]
-        faults = None
-        if len(group) > 1 and together != "no":
-            faults = _together(group, together == "yes", f"{first.name} to {last.name}, {len(group)} of {len(runs)}")
-        if faults is None:
-            faults = [_one(run, len(runs) == 1, f"{number[run[1]]} of {len(runs)}") for run in group]
-        for (_, folder), fault in zip(group, faults, strict=True):
-            if fault:
-                failed[folder.name] = fault
-                say(f"sweep: {folder.name} failed: {fault}")
+    for i, run in enumerate(runs, 1):
+        if fault := _one(run, len(runs) == 1, f"{i} of {len(runs)}"):
+            failed[run[1].name] = fault
+            say(f"sweep: {run[1].name} failed: {fault}")
     return failed
-
-
-def _groups(runs: Runs) -> list[Runs]:
-    """The runs in groups that differ in their seed alone and stand at one step."""
-    from flowjax.training.checkpoints import Checkpoints
-
-    groups: dict[str, Runs] = {}
-    for config, folder in runs:
-        rest = {key: value for key, value in config.to_dict().items() if key != "seed"}
-        last = Checkpoints(folder / "checkpoints").steps()[-1:]
-        groups.setdefault(json.dumps([rest, last], sort_keys=True), []).append((config, folder))
-    return list(groups.values())
-
-
-def _together(group: Runs, asked: bool, label: str) -> list[str | None] | None:
-    """Why each run failed, or None; None for the whole where they are to be trained one after the other."""
-    from flowjax.cli import train_run
-    from flowjax.training.hardware import out_of_memory
-    from flowjax.training.loop import Preempted
-    from flowjax.training.writers import say
-
-    begun = []
-
-    def begin() -> None:
-        begun.append(True)
-        say(f"sweep: together: {label}")
-
-    configs, folders = zip(*group, strict=True)
-    try:
-        return train_run.train_together(configs, folders, asked, begin)
-    except Preempted:
-        raise
-    except Exception as error:
-        line = " ".join(str(error).split()) or type(error).__name__
-        if not begun or out_of_memory(error):  # it may be one run's own, which it has alone too
-            say(f"sweep: one after the other: {line}")
-            return None
-        return [line for _ in group]
 
 
 def _one(run: tuple[Config, Path], strict: bool, label: str) -> str | None:

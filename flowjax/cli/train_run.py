@@ -3,7 +3,7 @@
 import contextlib
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,13 @@ from flowjax.cli.common import check_same_data, open_data
 from flowjax.cli.flags import UsageError
 from flowjax.config import Config, differences, flatten, resolve
 from flowjax.data import Dataset
+from flowjax.errors import RunFault
 from flowjax.inference import plots
 from flowjax.inference.run import Run, load
-from flowjax.training import hosts, lock, loop, power_ema, together
+from flowjax.training import hosts, lock, loop, power_ema
 from flowjax.training.checkpoints import Checkpoints
 from flowjax.training.hardware import out_of_memory
-from flowjax.training.lane import Lane
+from flowjax.training.outputs import RunOutputs
 from flowjax.training.sharding import table
 from flowjax.training.trace import Trace
 from flowjax.training.trackers import TensorBoard, Tracker, Trackers, Wandb
@@ -125,7 +126,7 @@ def _train(
         _prepare_workdir(config, trainer, workdir, size, checkpoints, resume or 0)
     trace = Trace(workdir / "trace", *traced)
     with _trackers(config, workdir, resume or 0, tensorboard, wandb) as trackers:
-        [result] = loop.train(trainer, [Lane(workdir, checkpoints, trackers)], state, trace)
+        result = loop.train(trainer, RunOutputs(workdir, checkpoints, trackers), state, trace)
     say(f"train: {result.step - (resume or 0)} steps in {result.seconds:.1f} s; drawing {workdir}/plots")
     params, step, loss = hosts.to_first(result.state.ema, trainer.mesh), result.step, result.loss
     del state, result  # the rest of the state leaves the device
@@ -134,62 +135,6 @@ def _train(
             _draw(Run(workdir, config, step, trainer.problem, jax.device_put(params)), trainer.dataset)
     hosts.wait("drawn")
     return _result(config, workdir, "finished", step, loss, start, size)
-
-
-def train_together(
-    configs: Sequence[Config], workdirs: Sequence[Path], asked: bool, begin: Callable[[], None]
-) -> list[str | None] | None:
-    """Trains runs that differ in their seed alone in one program, each in its own workdir, and draws the plots.
-
-    Args:
-        configs, workdirs: of the runs.
-        asked: do it where it can be done, not only where it is faster.
-        begin: called when all is ready and the training begins. What is raised before is one run's own fault.
-
-    Returns:
-        why a run stopped before its end, for each; None for the whole, with nothing done, where they are finished, do
-        not stand at one step, or are better trained one after the other.
-    """
-    if jax.default_backend() == "cpu" and not asked:
-        return None
-    with contextlib.ExitStack() as stack:
-        for workdir in workdirs:
-            stack.enter_context(lock.held(workdir))
-        return _train_together(configs, workdirs, asked, begin)
-
-
-def _train_together(
-    configs: Sequence[Config], workdirs: Sequence[Path], asked: bool, begin: Callable[[], None]
-) -> list[str | None] | None:
-    """`train_together`, in workdirs that no other process writes to."""
-    checkpoints = [Checkpoints(workdir / "checkpoints") for workdir in workdirs]
-    found = [_resume_step(*run, "last") for run in zip(configs, workdirs, checkpoints, strict=True)]
-    resume = found[0]
-    if len(set(found)) > 1 or (resume or 0) >= configs[0].train.steps:
-        return None
-    trainer = _assemble(configs[0])
-    if reason := together.alone(trainer):
-        say(f"sweep: one after the other: {reason}")
-    if reason or not (asked or together.worthwhile(trainer, len(configs))):
-        return None
-    seeds = together.Together(trainer, [config.seed for config in configs])
-    if resume is None:
-        state = seeds.init()
-    else:
-        for workdir in workdirs:
-            _check_same_data(workdir, trainer)
-        state = seeds.join([own.restore(resume, trainer.like()) for own in checkpoints])
-    size = {"parameters": trainer.parameters(), "flops_per_step": trainer.flops_per_step}
-    for config, workdir, own in zip(configs, workdirs, checkpoints, strict=True):
-        _prepare_workdir(config, trainer, workdir, size, own, resume or 0)
-    lanes = [Lane(workdir, own) for workdir, own in zip(workdirs, checkpoints, strict=True)]
-    begin()
-    results = loop.train(seeds, lanes, state)
-    say(f"train: {len(lanes)} runs of {results[0].step - (resume or 0)} steps in {results[0].seconds:.1f} s")
-    for config, workdir, result in zip(configs, workdirs, results, strict=True):
-        if result.fault is None:
-            _draw(Run(workdir, config, result.step, trainer.problem, result.state.ema), trainer.dataset)
-    return [result.fault for result in results]
 
 
 def _trackers(config: Config, workdir: Path, step: int, tensorboard: bool, wandb: str | None) -> Trackers:
@@ -256,7 +201,7 @@ def _prepare_workdir(
         workdir.mkdir(parents=True, exist_ok=True)
         write_config(workdir, config, trainer.problem.spec, size, trainer.feed is not None)
     except OSError as error:
-        raise loop.RunFault(f"cannot write to {workdir}: {error.strerror}") from None
+        raise RunFault(f"cannot write to {workdir}: {error.strerror}") from None
     _clear_leftovers(workdir, checkpoints)
     for newer in checkpoints.set_aside(step, workdir / "set_aside"):
         say(f"train: the checkpoint of step {newer} is set aside in {workdir}/set_aside")
@@ -278,7 +223,7 @@ def _already_finished(
     say(f"train: {workdir} is already finished at step {step}; a larger train.steps would go on from there")
     if hosts.sharing() == 1:
         # a finished run may be read-only, or another process may be going on with it
-        with contextlib.suppress(WorkdirError, loop.RunFault), lock.held(workdir):
+        with contextlib.suppress(WorkdirError, RunFault), lock.held(workdir):
             _clear_leftovers(workdir, checkpoints)
     if not (workdir / "plots").is_dir() and jax.process_count() == 1:  # stopped while drawing
         say(f"train: drawing {workdir}/plots, which are missing")

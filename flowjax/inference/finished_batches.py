@@ -17,12 +17,11 @@ import jax
 import numpy as np
 
 from flowjax.archives import ArchiveError, read_npz
-from flowjax.errors import ConfigError
+from flowjax.errors import ConfigError, RunFault
 from flowjax.files import written
 from flowjax.inference.choose import Guide, Solver
 from flowjax.inference.run import Run
 from flowjax.metrics.cache import write_npz
-from flowjax.training.loop import RunFault
 from flowjax.training.writers import say
 
 Block = dict[str, np.ndarray]

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
+from flowjax.errors import RunFault
 from flowjax.training import hosts, power_ema
-from flowjax.training.loop import RunFault
 from flowjax.training.writers import WorkdirError, disk_problem, say
 
 NAME = ".lock"

@@ -72,19 +72,16 @@ def with_empty_metrics(state: TrainState) -> TrainState:
     """The state with its running metrics emptied, as the step after a record needs it.
 
     The new values have memory of their own, because the training loop reuses the memory of the state.
-
-    Args:
-        state: of one run, or of several with an axis of seeds. Its other leaves are kept as they are.
     """
-    step = np.array(state.step)  # a copy
-    empty = RunningMetrics(step, np.zeros(step.shape, np.float32), np.zeros(step.shape, np.float32))
+    step, zero = np.array(state.step), np.zeros((), np.float32)  # copies
+    empty = RunningMetrics(step, zero, zero.copy())
     placed = jax.tree.map(lambda new, old: hosts.put(new, old.sharding), empty, state.running)
     return replace(state, running=placed)
 
 
-def init_state(config: Config, problem: Problem, seed: Any = None) -> TrainState:
-    """The state at step 0, by the config's seed unless another is given. Pure: `jax.eval_shape` gives its shapes."""
-    key_init, key_run = jax.random.split(jax.random.key(config.seed if seed is None else seed))
+def init_state(config: Config, problem: Problem) -> TrainState:
+    """The state at step 0. Pure: `jax.eval_shape` gives its shapes."""
+    key_init, key_run = jax.random.split(jax.random.key(config.seed))
     params = problem.init(key_init)
     average = jax.tree.map(jnp.copy, params)  # a buffer of its own: the state's memory is donated to the next
     opt_state, averages = optimizer(config.train).init(params), power_ema.init(params, len(config.ema.widths))

@@ -180,18 +180,14 @@ class Trainer:
     def _loaded(self) -> PyTree:
         return self.dataset.arrays()
 
-    def val_losses(self, params: Params) -> list[float]:
-        """The loss at a fixed set of (t, noise, test points); a list, as of the seeds of `training.together`."""
-        return [float(self._val(params, *self._validation))]
+    def val_loss(self, params: Params) -> float:
+        """The loss at a fixed set of (t, noise, test points)."""
+        return float(self._val(params, *self._validation))
 
     @cached_property
     def _validation(self) -> tuple[PRNGKey, Batch]:
         prepared = jax.jit(self.validation, out_shardings=replicated(self.mesh))
         return prepared(np.uint32(self.config.seed), *self.held_out())
-
-    def apart(self, tree: PyTree) -> list[PyTree]:
-        """What each run has of a state or of its metrics: there is one run."""
-        return [tree]
 
     def _loops_badly(self) -> bool:
         like, (x1, cond) = self.like(), self._batch_like()

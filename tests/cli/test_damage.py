@@ -127,7 +127,7 @@ def test_damaged_json(averaged, tmp_path, check, way):
     damage(workdir / "metrics.jsonl", way)
     check(1 if way == "folder" else 0, "train", *AVERAGED, "--config.train.steps=130", f"--workdir={workdir}")
     workdir = tmp_path / "sweep"
-    sweep = ["sweep", *AVERAGED, f"--workdir={workdir}", "--grid", "seed=0,1", "--together=no"]
+    sweep = ["sweep", *AVERAGED, f"--workdir={workdir}", "--grid", "seed=0,1"]
     for seed in (0, 1):
         shutil.copytree(averaged, workdir / f"seed={seed}")
     check(0, *sweep, "--collect")

@@ -84,7 +84,7 @@ FLAGS = {
         "from": ["dit", "torchcfm"], "weights": [], "shape": ["8,8,3"], "classes": ["2"], "heads": ["2"],
         "head_width": ["2"], "dtype": ["bfloat16"], "config.model.width": ["8"], "config.model.depth": [],
     },
-    "sweep": {"only": ["0"], "together": ["no"]},
+    "sweep": {"only": ["0"]},
     "train": {"trace": ["1:2"], "tensorboard": [], "wandb": [], "checkpoint": ["best"], "num_processes": ["1"]},
 }  # fmt: skip
 

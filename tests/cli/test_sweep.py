@@ -1,11 +1,8 @@
 """`flowjax sweep`: its grid, its table, what it does again and what it survives."""
 
 import json
-import shutil
 import statistics
 
-import jax
-import numpy as np
 import pytest
 
 from flowjax.cli.sweep import _take_grid
@@ -58,41 +55,6 @@ def test_a_table_over_seeds(flowjax, tmp_path, monkeypatch):
     assert code == 1
     assert failed["table"][1]["runs"] == 1
     assert "has no config.json" in failed["failed"]["train.lr=0.01,seed=1"]
-
-
-@pytest.mark.slow
-def test_seeds_together_are_the_runs_they_are_alone(flowjax, tmp_path, monkeypatch):
-    """Losses, validation losses and parameters agree to the rounding of sums, also where training went on."""
-    from flowjax import load
-    from flowjax.inference import plots
-
-    monkeypatch.setattr(plots, "draw_all", lambda *a: None)
-    grid = ["--grid", "seed=3..5", "train.lr=1e-3"]
-    cadence = ["--config.train.log_every=5", "--config.train.save_every=5"]
-    command = lambda name: ["sweep", "--config", "moons", "--workdir", tmp_path / name, *SMALL, *cadence, *grid]
-    flowjax(*command("together"), "--together=yes")
-    for newer in (15, 20):
-        for folder in tmp_path.glob(f"together/seed=[45]*/checkpoints/{newer}"):
-            shutil.rmtree(folder)
-    code, result, error = flowjax(*command("together"), "--together=yes")
-    assert code == 0, error
-    assert error.count("seed=4,train.lr=0.001 to seed=5,train.lr=0.001, 2 of 3") == 1
-    assert error.count("is already finished at step 20") == 1
-    _, alone, error = flowjax(*command("alone"))  # on a CPU, unless told otherwise
-    assert "together" not in error.replace(str(tmp_path), "")
-    assert result["table"][0]["runs"] == alone["table"][0]["runs"] == 3
-    assert result["table"][0]["val_loss_std"] > 0
-    for seed in (3, 4, 5):
-        name = f"seed={seed},train.lr=0.001"
-        records = [(tmp_path / d / name / "metrics.jsonl").read_text().splitlines() for d in ("together", "alone")]
-        assert len(records[0]) == 4
-        for a, b in zip(*(map(json.loads, r) for r in records), strict=True):
-            assert a["step"] == b["step"]
-            for key in ("loss", "val_loss", "grad_norm", "learning_rate"):
-                assert a[key] == pytest.approx(b[key], rel=2e-6)  # 20 steps of 1e-7
-        ours, theirs = (load(tmp_path / d / name).params for d in ("together", "alone"))
-        for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
-            np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,9 @@ import pytest
 from flowjax.cli import train_run
 from flowjax.cli.flags import UsageError
 from flowjax.config import changed, resolve
+from flowjax.errors import RunFault
 from flowjax.training import lock
 from flowjax.training.checkpoints import Checkpoints
-from flowjax.training.loop import RunFault
 from flowjax.training.writers import WorkdirError
 from tests.conftest import TINY
 

@@ -21,13 +21,13 @@ from flowjax.config import defaults, resolve
 from flowjax.data import DataError, open_dataset
 from flowjax.data.dataset import ArrayRows
 from flowjax.data.stream import Stream
-from flowjax.errors import ConfigError
+from flowjax.errors import ConfigError, RunFault
 from flowjax.training import ema, loop, optimizers
 from flowjax.training.checkpoints import CheckpointError, Checkpoints, Saver
-from flowjax.training.lane import Lane
-from flowjax.training.loop import RunFault, train
+from flowjax.training.loop import train
+from flowjax.training.outputs import RunOutputs
 from flowjax.training.step import drop_labels, loops_badly
-from flowjax.training.together import Together
+from flowjax.training.trace import Trace
 from flowjax.training.trainer import Trainer
 from flowjax.training.writers import read_metrics
 from tests.conftest import reproducible_records
@@ -50,7 +50,7 @@ def run(trainer, workdir, resume=None):
     workdir.mkdir(exist_ok=True)
     checkpoints = Checkpoints(workdir / "checkpoints")
     state = trainer.init() if resume is None else checkpoints.restore(resume, trainer.like())
-    return train(trainer, [Lane(workdir, checkpoints)], state)[0]
+    return train(trainer, RunOutputs(workdir, checkpoints), state)
 
 
 @pytest.fixture(scope="module")
@@ -405,35 +405,8 @@ def test_a_row_that_cannot_be_read_ends_the_run_after_it_is_saved(tmp_path):
     assert Checkpoints(tmp_path / "run" / "checkpoints").steps() == [16]
 
 
-@pytest.fixture(scope="module")
-def seeds(trainer):
-    return Together(trainer, [0, 1, 2])
-
-
-def test_of_seeds_together_one_that_fails_stops_alone(seeds, whole, tmp_path):
-    """Its last sound state is kept, the others reach the end; where all fail the run is over.
-
-    The records of seed 0 are those of the run alone, to the rounding of sums in another order: 60 steps, each with an
-    error of 2^-24 that grows with training, stay below 1e-4.
-    """
-    lanes = [Lane(tmp_path / str(i), Checkpoints(tmp_path / str(i) / "checkpoints")) for i in range(3)]
-    for lane in lanes:
-        lane.workdir.mkdir()
-    broken = lambda state: dataclasses.replace(state, params=jax.tree.map(lambda a: a.at[1].set(jnp.nan), state.params))
-    results = train(seeds, lanes, broken(seeds.init()))
-    assert [r.fault is None for r in results] == [True, False, True]
-    assert "not finite at step 1; no checkpoint" in results[1].fault
-    assert [lane.checkpoints.steps() for lane in lanes] == [[20, 40, 60], [], [20, 40, 60]]
-    assert [r.step for r in results] == [60, 0, 60]
-    loss = lambda folder: [r["loss"] for r in read_metrics(folder / "metrics.jsonl")]
-    np.testing.assert_allclose(loss(tmp_path / "0"), loss(whole[0]), rtol=1e-4)
-    spoilt = dataclasses.replace(seeds.init(), params=jax.tree.map(lambda a: a * jnp.nan, seeds.init().params))
-    ended = train(seeds, [Lane(tmp_path / str(i), Checkpoints(tmp_path / f"x{i}")) for i in range(3)], spoilt)
-    assert all("not finite at step 1" in r.fault for r in ended)
-
-
 def test_averages_beyond_a_snapshots_numbers_are_the_runs_end(tmp_path):
-    lane = Lane(tmp_path, Checkpoints(tmp_path / "checkpoints"))
+    outputs = RunOutputs(tmp_path, Checkpoints(tmp_path / "checkpoints"))
     c = config(steps=4, log_every=2, save_every=4)
     c.ema.widths = (0.1,)
     averaging = assemble(c)
@@ -441,8 +414,8 @@ def test_averages_beyond_a_snapshots_numbers_are_the_runs_end(tmp_path):
     biases = jax.tree.map(lambda a: jnp.full_like(a, 7e4) if a.ndim == 1 else a, state.params)
     large = dataclasses.replace(state, params=biases)
     with pytest.raises(RunFault, match=r"beyond float16; no checkpoint had been saved yet; try a lower train\.lr"):
-        train(averaging, [lane], large)
-    assert lane.checkpoints.steps() == []
+        train(averaging, outputs, large)
+    assert outputs.checkpoints.steps() == []
 
 
 def terminated(*, handled):
@@ -464,24 +437,21 @@ def test_a_signal_that_comes_when_all_is_done_is_not_lost():
         signal.signal(signal.SIGTERM, before)
 
 
-def test_all_is_closed_though_closing_one_fails(tmp_path, seeds):
-    """The last save of a lane fails at its end: the other lane is closed, and the disk is told in one line."""
+def test_all_is_closed_though_closing_one_fails(tmp_path, trainer):
+    """The trace cannot be written at its end: the records and checkpoints are closed, and one line names the disk."""
     closed = []
 
-    class Failing(Lane):
-        def close(self):
-            super().close()
-            closed.append(self.workdir.name)
+    class Failing(Trace):
+        def close(self, step):
             raise OSError(errno.ENOSPC, "No space left on device")
 
-    lanes = [Failing(tmp_path / str(i), Checkpoints(tmp_path / str(i) / "checkpoints")) for i in range(3)]
-    for lane in lanes:
-        lane.workdir.mkdir()
-    with pytest.raises(RunFault, match="No space left on device"):
-        train(seeds, lanes, seeds.init())
-    assert closed == ["2", "1", "0"]
+    class Recording(RunOutputs):
+        def close(self):
+            super().close()
+            closed.append(self.workdir)
 
-
-def test_seeds_together_are_not_taken_modulo_2_to_the_32(trainer):
-    with pytest.raises(OverflowError):
-        Together(trainer, [0, 2**32])
+    outputs = Recording(tmp_path, Checkpoints(tmp_path / "checkpoints"))
+    with pytest.raises(RunFault, match=f"cannot write to {tmp_path}: No space left on device"):
+        train(trainer, outputs, trainer.init(), Failing(tmp_path / "trace"))
+    assert closed == [tmp_path]
+    assert outputs.checkpoints.steps() == [20, 40, 60]

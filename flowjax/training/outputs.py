@@ -1,4 +1,4 @@
-"""One run's own files while it trains: its records, its checkpoints, the snapshots of its averages."""
+"""What a run writes while it trains: its records, its checkpoints and the snapshots of its averages."""
 
 import time
 from pathlib import Path
@@ -6,19 +6,19 @@ from pathlib import Path
 import jax.numpy as jnp
 
 from flowjax.couplings import LARGEST_VIOLATION
+from flowjax.errors import RunFault
 from flowjax.training import hardware, hosts, power_ema
 from flowjax.training.checkpoints import Checkpoints, Saver
 from flowjax.training.state import TrainState
 from flowjax.training.step import Metrics
-from flowjax.training.together import Together
 from flowjax.training.trackers import Trackers
 from flowjax.training.trainer import Trainer
 from flowjax.training.writers import MetricsWriter
 from flowjax.typing import PyTree
 
 
-class Lane:
-    """Where one run's records and checkpoints go; one of several where seeds are trained together.
+class RunOutputs:
+    """Where one run's records, checkpoints and averages go.
 
     Args:
         workdir: where metrics go.
@@ -27,13 +27,11 @@ class Lane:
 
     Attributes:
         loss: mean over the steps of the last record.
-        fault: why the run has stopped before its end, in one line.
     """
 
     def __init__(self, workdir: Path, checkpoints: Checkpoints, trackers: Trackers | None = None):
         self.workdir, self.checkpoints = workdir, checkpoints
         self.loss: float | None = None
-        self.fault: str | None = None
         self._trackers = trackers or Trackers()
         self._saver: Saver | None = None
         self._writer: MetricsWriter | None = None
@@ -41,29 +39,29 @@ class Lane:
         self._mark: tuple[float, int] | None = None  # clock and step since which the rate is counted
         self._metrics: Metrics | None = None  # since the last record
 
-    def open(self, trainer: Trainer | Together, step: int, start: float, lanes: int = 1) -> None:
+    def open(self, trainer: Trainer, step: int, start: float) -> None:
         """Opens the files to write.
 
         Args:
             trainer: of the run.
             step: that training starts from.
             start: the clock then.
-            lanes: runs that the device trains at once.
         """
         train = trainer.config.train
-        self._trainer, self._start, self._lanes = trainer, start, lanes
+        self._trainer, self._start = trainer, start
         self._peak = hardware.peak_flops(train.peak_tflops)
         self._saver = self.checkpoints.saver(train.keep_last, train.keep_every, train.keep_at)
         self._writer = MetricsWriter(self.workdir / "metrics.jsonl", step)
 
     def add(self, step: int, metrics: Metrics) -> None:
-        """Takes the metrics at `step`; a step that was not sound is the run's end."""
-        if self.fault:
-            return
+        """Takes the metrics at `step`.
+
+        Raises:
+            RunFault: if a step was not sound.
+        """
         if bad := int(metrics.bad_step):
             self.wait()
-            self.fault = _bad_line(bad, float(metrics.violation), self.checkpoints)
-            return
+            raise RunFault(_bad_line(bad, float(metrics.violation), self.checkpoints))
         self._metrics = metrics
         if self._mark is None:
             self._mark = time.perf_counter(), step  # the first stretch compiles: it does not count
@@ -80,7 +78,7 @@ class Lane:
         now, batch = time.perf_counter(), self._trainer.config.train.batch_size
         rate = (step - self._mark[1]) * batch / (now - self._mark[0]) if step > self._mark[1] else None
         self.loss = float(self._metrics.loss)
-        flops, feed = self._trainer.flops_per_step * self._lanes, self._trainer.feed
+        flops, feed = self._trainer.flops_per_step, self._trainer.feed
         mfu = None if rate is None else hardware.utilisation(flops, rate / batch, self._peak)
         record = {
             "step": step,
@@ -108,9 +106,10 @@ class Lane:
         return shown if rate is None else shown | {"samples/s": rate}
 
     def save_averages(self, step: int, averages: PyTree) -> None:
-        """Writes a snapshot of the power-function averages; one that has none is the run's end.
+        """Writes a snapshot of the power-function averages. All processes call it, and the first one writes.
 
-        All processes call it, and the first one writes.
+        Raises:
+            RunFault: in all processes, if the averages cannot be written as float16.
         """
         began, fault = time.perf_counter(), None
         known = hosts.to_first(averages, self._trainer.mesh)
@@ -122,7 +121,7 @@ class Lane:
                 fault = f"{error}; {_kept(self.checkpoints)}; try a lower train.lr in another workdir"
         if hosts.agree(0, int(fault is not None))[1]:
             self.wait()
-            self.fault = fault or "the first process could not write a snapshot of the averages"
+            raise RunFault(fault or "the first process could not write a snapshot of the averages")
         self._checkpoint_seconds += time.perf_counter() - began
 
     def save(self, state: TrainState, val_loss: float) -> None:
@@ -133,7 +132,7 @@ class Lane:
         self._checkpoint_seconds += time.perf_counter() - began
 
     def wait(self) -> None:
-        """Until what was saved is on the disk."""
+        """Waits until what was saved is on the disk."""
         if self._saver is not None:
             self._saver.wait()
 
