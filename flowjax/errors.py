@@ -1,4 +1,4 @@
-"""The error of a config that cannot be run, and the messages about unknown names."""
+"""The errors of a config that cannot be run and of a run that has to stop, and the messages about unknown names."""
 
 import difflib
 from collections.abc import Iterable, Mapping
@@ -8,7 +8,7 @@ from flowjax.ranges import shown
 
 T = TypeVar("T")
 
-__all__ = ["ConfigError", "check_name", "lookup", "unknown"]
+__all__ = ["ConfigError", "RunFault", "check_name", "lookup", "unknown"]
 
 
 class ConfigError(ValueError):
