@@ -48,8 +48,17 @@ def integrate(
     atol: float | Float[Array, ""],
     max_steps: int,
     save_at: Float[Array, " T"] | None,
+    adjoint: diffrax.AbstractAdjoint | None = None,
 ) -> tuple[PyTree, Int[Array, " B"], Bool[Array, " B"]]:
     """Solves each row from t0 to t1.
+
+    Args:
+        field, x, cond, t0, t1: as for `solve_ode`.
+        solver: with an error estimate.
+        rtol, atol: tolerances of each row.
+        max_steps: attempted, of each row.
+        save_at: times at which to return the state; None for t1 alone.
+        adjoint: how the solve is differentiated; None for diffrax's default, `RecursiveCheckpointAdjoint`.
 
     Returns:
         The state at t1 (or at each of `save_at`, on a new leading axis), the evaluations of each row, rejected
@@ -60,16 +69,20 @@ def integrate(
         lift = lambda tree: jax.tree.map(lambda leaf: leaf[None], tree)
         own = with_rows(field, lift(rows))
 
-        def v(t: Any, x: PyTree, args: Any) -> PyTree:
+        def v(t: Any, x: PyTree, cond: Cond) -> PyTree:
             return jax.tree.map(lambda y, leaf: leaf[0].astype(y.dtype), x, own(t, lift(x), lift(cond)))
 
+        # `BacksolveAdjoint` differentiates by arguments of the field alone: what the field closes over becomes one
+        hoisted, constants = (v, []) if adjoint is None else jax.closure_convert(v, t0, x, cond)
         solution = diffrax.diffeqsolve(
-            diffrax.ODETerm(v),
+            diffrax.ODETerm(lambda t, x, args: hoisted(t, x, args[0], *args[1])),
             solver,
             t0,
             t1,
             dt0=_FIRST_STEP * (t1 - t0),
             y0=x,
+            args=(cond, constants),
+            adjoint=diffrax.RecursiveCheckpointAdjoint() if adjoint is None else adjoint,
             stepsize_controller=diffrax.PIDController(rtol=rtol, atol=atol, norm=_norm),
             saveat=diffrax.SaveAt(t1=True) if save_at is None else diffrax.SaveAt(ts=save_at),
             max_steps=max_steps,

@@ -6,6 +6,7 @@ without, diffrax controls the error of each sample on its own.
 
 import difflib
 from collections.abc import Iterable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -79,6 +80,7 @@ def solve_ode(
     atol: float | Float[Array, ""] = 1e-5,
     steps: int | None = None,
     save_at: Float[Array, " T"] | np.ndarray | list[float] | tuple[float, ...] | None = None,
+    adjoint: diffrax.AbstractAdjoint | None = None,
 ) -> tuple[PyTree, Stats]:
     """Follows dx/dt = field(t, x, cond) from t0 to t1, in either direction.
 
@@ -93,15 +95,20 @@ def solve_ode(
         solver: with `steps` a name in `SOLVERS` or `MULTISTEP_SOLVERS`, without one in `ADAPTIVE_SOLVERS`.
         rtol, atol: tolerances of the adaptive solve.
         steps: take this many equal steps instead of adapting.
+        adjoint: how an adaptive solve is differentiated. None is `diffrax.RecursiveCheckpointAdjoint`: reverse mode, to
+            the derivative of the numerical solution. `diffrax.BacksolveAdjoint()` solves the adjoint ODE backwards in
+            memory that does not grow with the steps, with an error of the size of the tolerances;
+            `diffrax.ForwardMode()` allows `jax.jvp`. A fixed grid is differentiated as it is, in either mode.
         save_at: times at which to return the state, from t0 towards t1; with `steps` they must lie on the grid.
 
     Returns:
         The state at t1, or with `save_at` the states on a new leading axis (T, B, *event), in the dtype of x but at
-        least float32; and `Stats`. Reverse-mode differentiable; on a fixed grid forward-mode too.
+        least float32; and `Stats`.
 
     Raises:
         ValueError: on an unknown solver, an adaptive solve without an error estimate, `steps` < 1, an empty batch, a
-            time of `save_at` that is not on the grid, or t0 or t1 outside of the field's interval.
+            time of `save_at` that is not on the grid, an adjoint with a fixed grid, or t0 or t1 outside of the
+            field's interval.
         RuntimeError: if an adaptive solve does not arrive (outside `jit`; inside, look at `stats.converged`).
     """
     name = solver.lower()
@@ -111,13 +118,16 @@ def solve_ode(
     t0, t1 = times_within(field, t0, t1)
     x = at_least_float32(x)
     times = None if save_at is None else np.asarray(save_at, float)
+    if steps is not None and adjoint is not None:
+        raise ValueError("adjoint is for adaptive solves: leave it out, as a fixed grid is differentiated as it is")
     if steps is not None:
         index = None if times is None else _grid_index(times, t0, t1, steps)
         ys = _fixed(field, x, cond, jnp.asarray(t0, float), jnp.asarray(t1, float), name, steps, index)
         rows = jax.tree.leaves(x)[0].shape[0]
         return ys, Stats(jnp.full(rows, _fixed_nfe(name, steps)), jnp.ones(rows, bool))
     saved = None if times is None else jnp.asarray(times, float)
-    ys, stats = _adaptive(field, x, cond, jnp.asarray(t0, float), jnp.asarray(t1, float), saved, name, rtol, atol)
+    start, end, how = jnp.asarray(t0, float), jnp.asarray(t1, float), _Adjoint(adjoint)
+    ys, stats = _adaptive(field, x, cond, start, end, saved, name, rtol, atol, how)
     if not isinstance(stats.converged, Tracer) and not bool(stats.converged.all()):
         failed, why = int((~stats.converged).sum()), "loosen rtol and atol, or take a fixed number of steps (steps=N)"
         for t in (t0, t1):
@@ -204,8 +214,25 @@ def _fixed(
     return ys if index is None else jax.tree.map(lambda y: y[jnp.asarray(index)], ys)
 
 
-@partial(jax.jit, static_argnames=("field", "name"))
-def _adaptive(field: Field, x: PyTree, cond: Cond, t0: Array, t1: Array, save_at, name: str, rtol, atol):
+@dataclass(frozen=True, eq=False)
+class _Adjoint:
+    """An adjoint as a static argument of `jit`. diffrax's compare by their parameters, and not all have a hash."""
+
+    value: diffrax.AbstractAdjoint | None
+
+    def __hash__(self) -> int:
+        return hash(type(self.value))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Adjoint) and type(self.value) is type(other.value) and self.value == other.value
+
+
+@partial(jax.jit, static_argnames=("field", "name", "adjoint"))
+def _adaptive(
+    field: Field, x: PyTree, cond: Cond, t0: Array, t1: Array, save_at, name: str, rtol, atol, adjoint: _Adjoint
+):
     method = ADAPTIVE_SOLVERS[name]()
-    ys, nfe, converged = adaptive.integrate(field, x, cond, t0, t1, method, rtol, atol, MAX_STEPS, save_at)
+    ys, nfe, converged = adaptive.integrate(
+        field, x, cond, t0, t1, method, rtol, atol, MAX_STEPS, save_at, adjoint.value
+    )
     return ys, Stats(nfe, converged)
