@@ -57,7 +57,7 @@ def rms(x):
 def draw(run, operator, y, each, sampler, steps, data_std, scale):
     """`each` samples a measurement, (each, N, 8, 8, 1)."""
     rows = jnp.tile(y, (each, 1, 1, 1))
-    guided = Posterior(run.model, linear_measurement(operator, rows, NOISE_STD), data_std, scale)
+    guided = Posterior(run.model(), linear_measurement(operator, rows, NOISE_STD), data_std, scale)
     x0 = run.prior.sample(jax.random.key(4), len(rows))
     x, _ = flowjax.solvers.sample(guided, x0, solver=sampler, steps=steps, key=jax.random.key(5))
     return np.asarray(x).reshape(each, *y.shape[:1], *x.shape[1:])

@@ -16,7 +16,7 @@ from flowjax.data import DataError, Dataset, DataSpec, open_dataset
 from flowjax.data.arrays import read_npz
 from flowjax.data.labels import read_labels
 from flowjax.errors import RunFault, unknown
-from flowjax.inference.choose import Guide, Solver
+from flowjax.inference.choose import Guide, SolverSettings
 from flowjax.inference.run import Run, load
 from flowjax.metrics.cache import write_npz
 from flowjax.solvers import ode
@@ -40,11 +40,11 @@ def open_run(values: absl_flags.FlagValues, workdir: str) -> Run:
     return load(workdir, values.ema, values.checkpoint, values.width)
 
 
-def solver(values: absl_flags.FlagValues) -> Solver:
+def solver(values: absl_flags.FlagValues) -> SolverSettings:
     """--solver, --rtol, --atol, --steps, and where the command has them the flags of sampling."""
     more = ("grid", "eta", "churn", "g", "variance", "schedule")
     given: dict[str, Any] = {name: values[name].value for name in more if name in values}
-    chosen = Solver(values.solver, values.rtol, values.atol, values.steps, **given)
+    chosen = SolverSettings(values.solver, values.rtol, values.atol, values.steps, **given)
     try:
         if given:
             chosen.check()
@@ -138,18 +138,18 @@ class Points(NamedTuple):
 
     Attributes:
         x: (N, *event) in data space.
-        labels: (N,) int32, or None.
+        cond: their conditions by name, (N, ...).
         rows: (N,) the row of each point in the array that it was read from, or None where that is its own number.
     """
 
     x: np.ndarray
-    labels: np.ndarray | None
+    cond: dict[str, np.ndarray]
     rows: np.ndarray | None
 
     def first(self, num: int) -> "Points":
         """The first `num` points."""
-        some = lambda a: None if a is None else a[:num]
-        return Points(self.x[:num], some(self.labels), some(self.rows))
+        rows = None if self.rows is None else self.rows[:num]
+        return Points(self.x[:num], {name: a[:num] for name, a in self.cond.items()}, rows)
 
 
 def points(run: Run, path: str | None) -> Points:
@@ -168,7 +168,7 @@ def points(run: Run, path: str | None) -> Points:
         if spec.levels and (x.min() < 0 or x.max() > spec.levels):
             raise DataError(f"{path}: pixels of this run lie in 0 to {spec.levels}, not {x.min()} to {x.max()}")
     if named(run.fields, "label") is None or labels is None:
-        return Points(x, None, rows)
+        return Points(x, {}, rows)
     classes = f"the classes that the run was trained on: {spec.describe_classes()}"
     try:
         labels = read_labels(path or run.config.data.name, "y", labels, len(x), spec.class_names)
@@ -176,7 +176,7 @@ def points(run: Run, path: str | None) -> Points:
         raise DataError(str(error) if spec.class_names else f"{error}; {classes}") from None  # names are in it already
     if not np.isin(labels, spec.classes).all():
         raise DataError(f"{path or run.config.data.name}: y must hold a label for each row of x, one of {classes}")
-    return Points(x, labels, rows)
+    return Points(x, {"label": labels}, rows)
 
 
 def save_npz(path: Path, **arrays: Any) -> None:

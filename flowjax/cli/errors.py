@@ -3,7 +3,7 @@ JAX."""
 
 from flowjax.data import DataError
 from flowjax.errors import RunFault
-from flowjax.inference.sampling import SolverFault
+from flowjax.inference.batches import SolverFault
 from flowjax.training.checkpoints import CheckpointError
 from flowjax.training.hardware import out_of_memory
 from flowjax.training.loop import Preempted

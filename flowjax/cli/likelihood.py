@@ -39,7 +39,7 @@ def run(argv: list[str]) -> dict[str, Any]:
 
     from flowjax.cli import cache
     from flowjax.cli.common import join, open_run, points, save_npz, solver
-    from flowjax.inference import sampling
+    from flowjax.inference import scoring
     from flowjax.training.writers import say
 
     join(values)
@@ -48,10 +48,10 @@ def run(argv: list[str]) -> dict[str, Any]:
     found = points(opened, values.data)
     if values.num:
         found = found.first(values.num)
-    scored = sampling.log_prob(
+    scored = scoring.log_prob(
         opened,
         found.x,
-        found.labels,
+        found.cond,
         values.divergence,
         seed=values.seed,
         probes=values.probes,

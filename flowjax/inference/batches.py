@@ -8,6 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Container, Iterator
 from contextlib import closing
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -15,6 +16,8 @@ import numpy as np
 
 from flowjax.inference.finished_batches import Block, FinishedBatches
 from flowjax.training.writers import Progress
+
+__all__ = ["Batches", "SolverFault", "default_batch", "in_batches"]
 
 _QUIET = 30.0
 """Seconds between lines of progress with a rate."""
@@ -29,6 +32,22 @@ class Batches(NamedTuple):
 
     values: Block
     rate: float | None
+
+
+def default_batch(coordinates: int) -> int:
+    """Rows a batch, from the numbers that a network holds: about 64 for each coordinate of a row.
+
+    A power of two for each device. On an accelerator about 2^27 of them at a time, 512 MiB in float32: some hundred
+    images of CIFAR's size, which keep it busy, and no fewer than 64 of larger ones. On a CPU, whose few cores are busy
+    with less, about 2^21, which stay nearer to its caches.
+
+    Args:
+        coordinates: of one example.
+    """
+    numbers = 64 * coordinates
+    if jax.default_backend() == "cpu":
+        return max(16, min(4096, 2 ** int(np.log2(2**21 / max(64, numbers)))))
+    return jax.local_device_count() * max(64, min(4096, 2 ** round(np.log2(2**27 / numbers))))
 
 
 class Meter:
@@ -63,7 +82,7 @@ class Meter:
 
 def in_batches(
     f: Callable[..., tuple[dict[str, Any], Any]],
-    arrays: tuple[np.ndarray, ...],
+    arrays: tuple[Any, ...],
     size: int,
     *,
     solver: str,
@@ -76,7 +95,7 @@ def in_batches(
 
     Args:
         f: from blocks of the arrays to (values by name, `Stats`), compiled; the values gain `nfe`.
-        arrays: of equal length, at least one row.
+        arrays: arguments of f, arrays or dictionaries of them, all of equal length; at least one row.
         size: rows a block.
         solver: its name, for a fault.
         label, unit, show: of progress on stderr.
@@ -85,7 +104,7 @@ def in_batches(
     Raises:
         SolverFault: if a solve did not arrive.
     """
-    num = len(arrays[0])
+    num = _length(arrays)
     starts = range(0, num, size)
     done = {s: block for s in starts if finished is not None and (block := finished.read(s)) is not None}
     kept = sum(len(block["nfe"]) for block in done.values())
@@ -98,9 +117,19 @@ def in_batches(
     return Batches({name: np.concatenate([done[s][name] for s in starts]) for name in done[0]}, meter.rate)
 
 
+def _block(array: np.ndarray, start: int, size: int) -> np.ndarray:
+    """`size` rows from `start` on, the first of them repeated where there are fewer."""
+    rows = array[start : start + size]
+    return rows if len(rows) == size else np.concatenate([rows, np.repeat(rows[:1], size - len(rows), 0)])
+
+
+def _length(arrays: tuple[Any, ...]) -> int:
+    return len(jax.tree.leaves(arrays)[0])
+
+
 def _fetched(
     f: Callable[..., Any],
-    arrays: tuple[np.ndarray, ...],
+    arrays: tuple[Any, ...],
     size: int,
     skip: Container[int],
     solver: str,
@@ -108,12 +137,10 @@ def _fetched(
 ) -> Iterator[tuple[int, Block]]:
     """Blocks in order with their first row, as NumPy without the padding; at most two of them are on the device."""
     waiting: deque[tuple[int, int, Any]] = deque()
-    wanted = [start for start in range(0, len(arrays[0]), size) if start not in skip]
+    wanted = [start for start in range(0, _length(arrays), size) if start not in skip]
     for start in wanted:
-        block = tuple(a[start : start + size] for a in arrays)
-        n = len(block[0])
-        padded = (np.concatenate([a, np.repeat(a[:1], size - n, 0)]) if n < size else a for a in block)
-        result = f(*padded)
+        n = min(size, _length(arrays) - start)
+        result = f(*jax.tree.map(partial(_block, start=start, size=size), arrays))
         meter.dispatched()
         for a in jax.tree.leaves(result):
             a.copy_to_host_async()

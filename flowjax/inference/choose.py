@@ -1,4 +1,7 @@
-"""How a run is solved: a solver with its grid, another schedule and guidance, checked and bound to the run."""
+"""What is sampled, and how: a solver with its time grid, another schedule and guidance, chosen for a run.
+
+`choose` makes all checks, in one place, before anything is compiled. Its `Choice` builds the model that is sampled.
+"""
 
 import dataclasses
 from dataclasses import dataclass
@@ -9,7 +12,7 @@ import jax.numpy as jnp
 
 from flowjax import guidance
 from flowjax.arguments import make
-from flowjax.conditions import NO_LABEL, named
+from flowjax.conditions import NO_LABEL
 from flowjax.errors import ConfigError, unknown
 from flowjax.inference.run import Run
 from flowjax.names import make_schedule
@@ -26,9 +29,14 @@ from flowjax.solvers.names import interval as solver_interval
 from flowjax.training.writers import say
 from flowjax.typing import Cond, Params
 
+__all__ = ["DOPRI5", "Choice", "Guide", "SampledModel", "SolverSettings", "choose"]
+
+SampledModel = Reading | guidance.Auto | guidance.ClassifierFree | Rescheduled
+"""What is sampled: the network of a run, guided, or used on another schedule."""
+
 
 @dataclass(frozen=True)
-class Solver:
+class SolverSettings:
     """How to integrate: see `flowjax.solvers.sample`.
 
     Attributes:
@@ -106,25 +114,83 @@ class Guide:
     weak: Run | None = None
 
 
-DOPRI5 = Solver()
-
-SampledModel = Reading | guidance.Auto | guidance.ClassifierFree | Rescheduled
-"""What is sampled: the network of a run, guided, or used on another schedule."""
+DOPRI5 = SolverSettings()
 
 
-def bind(
-    run: Run, solver: Solver, options: Options, guide: Guide | None, show: bool
-) -> tuple[AffinePath, tuple[float, float], float]:
-    """The path to sample on, the times of the solve, and what multiplies the prior's samples at its start.
+_GRIDS_OF_RUNS: dict[str, grids.Grid] = {"edm": grids.EDM(7, 0.002, 80)}
+"""Samplers whose default grid is another one for runs, because the data of a run are normalised: they have a standard
+deviation near one, for which the published noise levels need fewer steps than all levels of the path."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A run with the solver and the guidance that it is sampled with, which fit together.
+
+    Attributes:
+        run, solver, guide: what was chosen.
+        path: on which samples are drawn; another than the run's where the solver has its own schedule.
+        interval: the times (t0, t1) of the solve.
+        source_scale: what multiplies the prior's samples at t0.
+        grid: the time grid, or None for the sampler's own. A learned grid starts from it.
+        options: of the sampler.
+    """
+
+    run: Run
+    solver: SolverSettings
+    guide: Guide | None
+    path: AffinePath
+    interval: tuple[float, float]
+    source_scale: float
+    grid: grids.Grid | None
+    options: Options
+
+    @property
+    def params(self) -> tuple[Params, Params]:
+        """The parameters of the network, and of the weaker one of autoguidance, or None."""
+        weak = None if self.guide is None else self.guide.weak
+        return self.run.params, None if weak is None else weak.params
+
+    @property
+    def identity(self) -> tuple[Any, ...]:
+        """Equal for choices that differ in parameters alone; hashable."""
+        guide = self.guide
+        if guide is None:
+            return self.run.identity, self.solver
+        weak = None if guide.weak is None else guide.weak.identity
+        return self.run.identity, self.solver, guide.name, guide.scale, guide.interval, guide.rescale, weak
+
+    def without_params(self) -> "Choice":
+        """The same choice, which keeps no parameters in memory."""
+        guide = self.guide
+        if guide is not None and guide.weak is not None:
+            guide = dataclasses.replace(guide, weak=guide.weak.without_params())
+        return dataclasses.replace(self, run=self.run.without_params(), guide=guide)
+
+    def model(self, params: Params, weak: Params) -> SampledModel:
+        """The model that is sampled, with these parameters of the network and of the weaker one."""
+        return _model(self.run, self.guide, self.path, params, weak)
+
+
+def choose(run: Run, solver: SolverSettings = DOPRI5, guide: Guide | None = None, show: bool = False) -> Choice:
+    """Checks that a solver and guidance have a meaning for a run, and finds where and when the run is solved.
+
+    Args:
+        run: opened with `flowjax.load`.
+        solver: how to integrate.
+        guide: guidance, or None.
+        show: say on stderr if the solve cannot cover the whole schedule.
 
     Raises:
         ConfigError: if the solver, the schedule or the guidance has no meaning for this run.
     """
-    path = run.path
+    options = _options(run, solver)
+    if guide is not None:
+        _check_guide(run, guide)
+    path, grid = run.path, _grid(solver)
     try:
         if solver.schedule is not None:
             path = dataclasses.replace(run.path, schedule=make_schedule(solver.schedule))
-        low, high = model_of(run, run.params, path, guide).interval
+        low, high = _model(run, guide, path, None, None).interval
         if path != run.path:
             path.prior(run.source)  # refuses a source that the schedule cannot start from
         ours = solver_interval(solver.name, path, options)
@@ -133,11 +199,13 @@ def bind(
             raise ValueError(f"{path.schedule} has no noise levels in common with {run.path.schedule}")
         sampler = make_sampler(solver.name, path, options)
         if sampler is not None and solver.steps is not None:
-            grids.times_for(sampler, solver.steps, grid_of(solver), low, high)
+            grids.times_for(sampler, solver.steps, grid, low, high)
     except ConfigError:
         raise
     except ValueError as error:
         raise ConfigError(f"solver {solver.name!r}: {error}") from None
+    if solver.grid == "learned" and (sampler is None or solver.steps is None):
+        raise ConfigError(f"grid 'learned' is for samplers with a fixed number of steps, not {solver.name}")
     if show and path != run.path and (low > path.t_min + 1e-6 or high < path.t_max - 1e-6):
         say(
             f"sample: {path.schedule} reaches beyond the noise levels that the network has seen; the solve runs from "
@@ -145,68 +213,71 @@ def bind(
         )
     # noise of the size it has where the solve starts; the prior's is that of t = 0 of the trained schedule
     first = float(run.path.schedule.sigma(0.0)) if float(run.path.schedule.alpha(0.0)) else 1.0
-    return path, (low, high), float(path.schedule.sigma(low)) / first
+    return Choice(run, solver, guide, path, (low, high), float(path.schedule.sigma(low)) / first, grid, options)
 
 
-def model_of(run: Run, params: Params, path: AffinePath, guide: Guide | None) -> SampledModel:
+def _model(run: Run, guide: Guide | None, path: AffinePath, params: Params, weak: Params) -> SampledModel:
     """The network, guided on the path it was trained on, then used on the path it is sampled on."""
-    plain = _guided(run, run.problem.model(params), guide)
-    return plain if path == run.path else Rescheduled(plain, path)
+    model = run.model(params)
+    if guide is not None and guide.weak is not None:
+        model = guidance.Auto(model, guide.weak.model(weak), guide.scale)
+    elif guide is not None:
+        model = guidance.ClassifierFree(model, guide.scale, run.fields, guide.interval, guide.rescale, uncond=_no_label)
+    return model if path == run.path else Rescheduled(model, path)
 
 
-_GRIDS_OF_RUNS: dict[str, grids.Grid] = {"edm": grids.EDM(7, 0.002, 80)}
-"""Samplers whose default grid is another one for runs, because the data of a run are normalised: they have a standard
-deviation near one, for which the published noise levels need fewer steps than all levels of the path."""
+def _no_label(cond: Cond) -> Cond:
+    return jax.tree.map(lambda labels: jnp.full_like(labels, NO_LABEL), cond)
 
 
-def grid_of(solver: Solver) -> grids.Grid | None:
-    """The time grid of a solver of a run.
-
-    Returns:
-        The grid that `solver.grid` names. Where it names none, or `learned`, which needs a grid to start from: the
-        default for runs, or None for the default of the sampler.
-    """
+def _grid(solver: SolverSettings) -> grids.Grid | None:
+    """The grid that the solver names; where it names none, or `learned`, the default for runs, if there is one."""
     if solver.grid in ("", "learned"):
         return _GRIDS_OF_RUNS.get(solver.name)
     return make("grid", solver.grid, GRIDS)
 
 
-def options_of(run: Run, solver: Solver) -> Options:
+def _options(run: Run, solver: SolverSettings) -> Options:
     """The solver's options; `ddpm` takes the variance that the network has learned, if it has."""
     options = solver.options()
-    learned = run.problem.prediction.name == "noise_variance"
-    if options.variance == "learned" and not learned:
+    if options.variance == "learned" and not run.learns_variance:
         raise ConfigError(f"variance 'learned' needs prediction 'noise_variance', not {run.config.prediction!r}")
-    if solver.name == "ddpm" and learned and options.variance is None:
+    if solver.name == "ddpm" and run.learns_variance and options.variance is None:
         return dataclasses.replace(options, variance="learned")
     return options
 
 
-def _guided(run: Run, model: Reading, guide: Guide | None) -> SampledModel:
-    if guide is None:
-        return model
+def _check_guide(run: Run, guide: Guide) -> None:
+    """ConfigError if the guidance has no meaning for the run."""
     if guide.name == "auto":
-        weak = guide.weak
-        # names and shares of classes, which runs of earlier versions do not know, make no other data
-        spec = lambda run: dataclasses.replace(run.spec, class_names=(), class_shares=())
-        same = lambda run: (run.path, spec(run), run.config.source, run.config.coupling, run.fields)
-        if weak is None:
-            raise ConfigError("guidance 'auto' needs a weaker network: --weak WORKDIR or --weak_checkpoint STEP")
-        kinds = ("path", "data", "source", "coupling", "condition")
-        if differs := [kind for kind, a, b in zip(kinds, same(weak), same(run), strict=True) if a != b]:
-            raise ConfigError(f"--weak is a run of another {' and '.join(differs)}: guidance 'auto' needs the same")
-        return guidance.Auto(model, weak.model, guide.scale)
+        _check_weak(run, guide.weak)
+        return
     if guide.name != "cfg":
         raise ConfigError(f"guidance: {unknown(guide.name, ('cfg', 'auto'))}")
-    label = named(run.fields, "label")
-    if label is None:
-        raise ConfigError("guidance 'cfg' needs labels, and this network has none: train with data.cond=label")
-    if not label.dropout:
+    if guide.weak is not None:
+        raise ConfigError("guidance 'cfg' takes no weaker network: leave weak out, or take guidance 'auto'")
+    given = [field for field in run.fields if not field.zero_is_null]
+    if not given:
+        raise ConfigError("guidance 'cfg' needs a network with conditions: train with data.cond=label")
+    if not any(field.dropout for field in given):
         raise ConfigError(
             "guidance 'cfg' needs a network that was trained with data.cond_dropout above 0, and for this run it is 0"
         )
-    return guidance.ClassifierFree(model, guide.scale, run.fields, guide.interval, guide.rescale, uncond=_no_label)
 
 
-def _no_label(cond: Cond) -> Cond:
-    return jax.tree.map(lambda labels: jnp.full_like(labels, NO_LABEL), cond)
+def _check_weak(run: Run, weak: Run | None) -> None:
+    """ConfigError unless the weaker network of autoguidance was trained for the same as the run."""
+    if weak is None:
+        raise ConfigError("guidance 'auto' needs a weaker network: --weak WORKDIR or --weak_checkpoint STEP")
+    # names and shares of classes, which runs of earlier versions do not know, make no other data
+    spec = lambda run: dataclasses.replace(run.spec, class_names=(), class_shares=())
+    fields = lambda run: tuple(dataclasses.replace(field, dropout=0.0) for field in run.fields)
+    kinds = {
+        "path": lambda run: run.path,
+        "data": spec,
+        "source": lambda run: run.config.source,
+        "coupling": lambda run: run.config.coupling,
+        "condition": fields,
+    }
+    if differs := [kind for kind, of in kinds.items() if of(weak) != of(run)]:
+        raise ConfigError(f"--weak is a run of another {' and '.join(differs)}: guidance 'auto' needs the same")

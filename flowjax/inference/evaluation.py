@@ -3,7 +3,6 @@
 Each returns one dictionary; a key is absent where it is undefined.
 """
 
-import dataclasses
 import math
 import zlib
 from collections.abc import Sequence
@@ -20,9 +19,9 @@ from flowjax.conditions import named
 from flowjax.data import DataError, Dataset
 from flowjax.data.spec import shares_of
 from flowjax.errors import ConfigError
-from flowjax.inference import sampling
-from flowjax.inference.choose import DOPRI5, Guide, Solver
-from flowjax.inference.program import DrawnLabels
+from flowjax.inference import sampling, scoring
+from flowjax.inference.choose import DOPRI5, Guide, SolverSettings
+from flowjax.inference.program import LabelRule
 from flowjax.inference.run import Run
 from flowjax.metrics.images import METRICS, USUAL, as_rgb, check_names, score_images
 from flowjax.metrics.inception import Precision, WeightsError, load_inception
@@ -30,6 +29,8 @@ from flowjax.metrics.reference import reference_statistics
 from flowjax.sources import has_density
 from flowjax.training import hosts
 from flowjax.training.writers import say
+
+__all__ = ["evaluate", "evaluate_images"]
 
 _PAIRS, _PAIR_SIZE, _SOURCE_PAIRS = 25, 1000, 10
 _HELD_OUT = 20_000
@@ -43,9 +44,9 @@ def evaluate(
     run: Run,
     dataset: Dataset,
     seed: int = 0,
-    solver: Solver = DOPRI5,
+    solver: SolverSettings = DOPRI5,
     batch: int = 0,
-    labels: DrawnLabels = "shares",
+    labels: LabelRule = "shares",
 ) -> dict[str, Any]:
     """Computes all metrics that are defined for a run and its data set.
 
@@ -71,11 +72,11 @@ def evaluate(
     if not has_density(run.prior):
         say(f"evaluate: source.name {run.config.source.name!r} has no density: no nll, no kl")
         return _sample_metrics(run, dataset, seed, solver, batch, labels)
-    points, known = _held_out(run, dataset)
+    points, cond = _held_out(run, dataset)
     exact = run.spec.d <= _EXACT_UP_TO
     say(f"evaluate: log-likelihood of {len(points)} points ({'exact' if exact else 'hutchinson'})")
-    scored = sampling.log_prob(
-        run, points, known, "exact" if exact else "hutchinson", seed=seed, solver=solver, batch=batch
+    scored = scoring.log_prob(
+        run, points, cond, "exact" if exact else "hutchinson", seed=seed, solver=solver, batch=batch
     ).log_prob
     if not np.isfinite(scored).all():
         say(
@@ -100,23 +101,20 @@ def _with_shares(run: Run, dataset: Dataset) -> Run:
     if named(run.fields, "label") is None or spec.class_shares or dataset.test_labels is None:
         return run
     say("evaluate: the classes of the samples have their shares of the test set; those of the training set are unknown")
-    spec = dataclasses.replace(
-        spec, class_shares=shares_of(np.bincount(dataset.test_labels, minlength=spec.num_classes))
-    )
-    return dataclasses.replace(run, problem=dataclasses.replace(run.problem, spec=spec))
+    return run.with_class_shares(shares_of(np.bincount(dataset.test_labels, minlength=spec.num_classes)))
 
 
-def _held_out(run: Run, dataset: Dataset) -> tuple[np.ndarray, np.ndarray | None]:
-    """Points to score: 20,000 fresh ones where the distribution is known, else the test set (256 large images)."""
+def _held_out(run: Run, dataset: Dataset) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Points to score, and conditions: 20,000 fresh ones of a known distribution, else test rows (256 large images)."""
     if dataset.draw is not None:
-        return np.asarray(dataset.draw(jax.random.key(_DRAW_SEED), _HELD_OUT)), None
+        return np.asarray(dataset.draw(jax.random.key(_DRAW_SEED), _HELD_OUT)), {}
     rows = slice(0, len(dataset.test) if run.spec.d <= _EXACT_UP_TO else _IMAGES_SCORED)
     labels = None if named(run.fields, "label") is None else dataset.test_labels
-    return dataset.test[rows], None if labels is None else labels[rows]
+    return dataset.test[rows], {} if labels is None else {"label": labels[rows]}
 
 
 def _sample_metrics(
-    run: Run, dataset: Dataset, seed: int, solver: Solver, batch: int, labels: DrawnLabels
+    run: Run, dataset: Dataset, seed: int, solver: SolverSettings, batch: int, labels: LabelRule
 ) -> dict[str, Any]:
     """The metrics that compare samples with data, for points and small images."""
     if dataset.draw is not None:
@@ -153,7 +151,7 @@ def _energy_metrics(run: Run, true: np.ndarray, seed: int, pairs: Any) -> dict[s
     rows = max(_ENERGY_ROWS, min(len(true), _PAIRS * _PAIR_SIZE))
     x0 = run.prior.sample(jax.random.key(seed), rows)
     t0, t1 = run.interval
-    energy = jax.jit(lambda params, x: metrics.path_energy(run.problem.model(params).velocity, x, t0=t0, t1=t1))
+    energy = jax.jit(lambda params, x: metrics.path_energy(run.model(params).velocity, x, t0=t0, t1=t1))
     mean = float(energy(run.params, x0[:_ENERGY_ROWS]).mean())
     distance = pairs(np.asarray(x0), true, pairs=_SOURCE_PAIRS)
     return {
@@ -177,10 +175,10 @@ def evaluate_images(
     samples: np.ndarray | None = None,
     precision: Precision = "highest",
     seed: int = 0,
-    solver: Solver = DOPRI5,
+    solver: SolverSettings = DOPRI5,
     batch: int = 0,
     guide: Guide | None = None,
-    labels: DrawnLabels = "shares",
+    labels: LabelRule = "shares",
 ) -> dict[str, Any]:
     """Image metrics of a run's samples against a split of its data set; see `flowjax.metrics.images.score_images`.
 

@@ -6,23 +6,20 @@ All files are written whole or not at all, so that the same call can go on from 
 """
 
 import contextlib
-import dataclasses
 import json
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 from flowjax.archives import ArchiveError, read_npz
 from flowjax.errors import ConfigError, RunFault
 from flowjax.files import written
-from flowjax.inference.choose import Guide, Solver
-from flowjax.inference.run import Run
 from flowjax.metrics.cache import write_npz
 from flowjax.training.writers import say
+
+__all__ = ["Block", "FinishedBatches", "open_finished", "remove_finished"]
 
 Block = dict[str, np.ndarray]
 """Values of consecutive rows by name."""
@@ -119,28 +116,3 @@ def _is_block(path: Path) -> bool:
 
 def _blocks(folder: Path) -> list[Path]:
     return [path for path in folder.iterdir() if _is_block(path)]
-
-
-def request_of(run: Run, num: int, batch: int, seed: int, solver: Solver, guide: Guide | None, labels: Any) -> dict:
-    """All that the samples depend on, and the size of the batches, as JSON.
-
-    Parameters are told apart by a checksum: the same folder and step may have been trained again, and `--no-ema` and
-    `--width` take others.
-    """
-    asked: dict[str, Any] = _network("", run) | {"num": num, "batch": batch, "seed": seed, "labels": labels}
-    asked |= {"solver" if name == "name" else name: value for name, value in dataclasses.asdict(solver).items()}
-    if guide is None:
-        return asked | {"guidance": None}
-    asked |= {"guidance": guide.name, "scale": guide.scale, "interval": guide.interval, "rescale": guide.rescale}
-    return asked if guide.weak is None else asked | _network("weak ", guide.weak)
-
-
-def _network(prefix: str, run: Run) -> dict[str, Any]:
-    checksum = 0
-    for a in jax.tree.leaves(run.params):
-        checksum = zlib.crc32(np.ascontiguousarray(a).tobytes(), checksum)
-    return {
-        f"{prefix}run": str(run.workdir.resolve()),
-        f"{prefix}checkpoint": run.step,
-        f"{prefix}parameters": f"{checksum:08x}",
-    }

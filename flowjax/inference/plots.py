@@ -8,11 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from flowjax.data import Dataset
-from flowjax.inference import sampling
-from flowjax.inference.choose import Solver
+from flowjax.inference import sampling, scoring
+from flowjax.inference.choose import SolverSettings
+from flowjax.inference.program import source_noise
 from flowjax.inference.run import Run
 from flowjax.solvers import solve_ode
 from flowjax.training.writers import read_metrics
+
+__all__ = ["PlotError", "density", "draw_all", "image_grid", "loss_curves", "samples_against_data", "trajectories"]
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -40,7 +43,7 @@ def draw_all(run: Run, dataset: Dataset) -> None:
     folder.mkdir(exist_ok=True)
     loss_curves(folder / "loss.png", run.workdir / "metrics.jsonl")
     if run.spec.is_image:
-        drawn = sampling.sample(run, 64, solver=Solver("heun", steps=25), batch=64).samples
+        drawn = sampling.sample(run, 64, solver=SolverSettings("heun", steps=25), batch=64).samples
         _check_finite("values of the samples", drawn)
         image_grid(folder / "samples.png", drawn, run.spec.levels)
         image_grid(folder / "data.png", dataset.test[:64], run.spec.levels)
@@ -89,7 +92,7 @@ def trajectories(path: Path, run: Run) -> None:
     t0, t1 = run.interval
     solve = jax.jit(
         lambda params, x: solve_ode(
-            run.problem.model(params).velocity,
+            run.model(params).velocity,
             x,
             t0=t0,
             t1=t1,
@@ -98,7 +101,7 @@ def trajectories(path: Path, run: Run) -> None:
             save_at=np.linspace(t0, t1, _FRAMES + 1),
         )[0]
     )
-    lines = np.asarray(solve(run.params, sampling.source_noise(run, jax.random.key(0), rows)))
+    lines = np.asarray(solve(run.params, source_noise(run, jax.random.key(0), rows)))
     lines = run.spec.finish(lines)
     figure, axes = _figure(1)
     axes[0].plot(lines[..., 0], lines[..., 1], c="0.6", lw=0.4, zorder=1)
@@ -114,7 +117,7 @@ def density(path: Path, run: Run, dataset: Dataset) -> None:
     (x0, x1), (y0, y1) = _limits(dataset.test)
     xs, ys = np.linspace(x0, x1, _DENSITY_SIDE), np.linspace(y0, y1, _DENSITY_SIDE)
     grid = np.stack(np.meshgrid(xs, ys), -1).reshape(-1, 2)
-    learned = sampling.log_prob(run, grid, solver=Solver("rk4", steps=50)).log_prob
+    learned = scoring.log_prob(run, grid, solver=SolverSettings("rk4", steps=50)).log_prob
     panels = [("learned density", learned)]
     if dataset.log_prob is not None:
         panels.insert(0, ("true density", np.asarray(dataset.log_prob(jnp.asarray(grid)))))

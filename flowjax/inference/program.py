@@ -1,10 +1,9 @@
-"""The compiled program that draws a block of samples, made once for each problem, solver, guidance and kind of labels.
+"""The compiled program that draws a block of samples, made once for each choice of solver, guidance and label rule.
 
 Parameters, keys and the one class that is asked for are its arguments, so another seed or checkpoint compiles nothing.
 """
 
-import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from typing import Any, Literal, NamedTuple
@@ -12,30 +11,41 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, UInt8
+from jaxtyping import Array
 
 from flowjax import solvers
 from flowjax.data import DataSpec
-from flowjax.inference.choose import Guide, Solver, grid_of, model_of, options_of
-from flowjax.inference.row_sharding import over_rows
+from flowjax.errors import ConfigError
+from flowjax.inference.choose import Choice
+from flowjax.inference.levels import level_thresholds, to_levels
+from flowjax.inference.row_sharding import everywhere, over_rows
 from flowjax.inference.run import Run
-from flowjax.paths import AffinePath
-from flowjax.solvers import Stats
-from flowjax.typing import Batched, Params, PRNGKey
+from flowjax.solvers import Stats, grids, make_sampler
+from flowjax.training.writers import say
+from flowjax.typing import Params, PRNGKey
 
-DrawnLabels = Literal["shares", "random", "balanced"]
+__all__ = ["DrawBlock", "Inputs", "LabelRule", "compile_draw", "key_of_seed", "labels_of", "source_noise"]
+
+LabelRule = Literal["shares", "random", "balanced"]
 """How the class of sample i is chosen: drawn with the classes' shares of the training data (`shares`) or with equal
 chances (`random`) from a key of i, or class i mod K of the K classes that the training data have (`balanced`)."""
 
 Labels = Literal["shares", "random", "balanced", "one", "none"]
-"""`DrawnLabels`, or one class for all samples, or no class for a network without labels."""
+"""`LabelRule`, or one class for all samples, or none: for a network without labels, and where the labels are given."""
+
+DrawBlock = Callable[[np.ndarray, dict[str, np.ndarray]], tuple[dict[str, Array], Stats]]
+"""From the numbers of samples (B,) and their given conditions to their `samples`, to `label` if they were drawn, and to
+what they cost."""
 
 _PROGRAMS = 8
-"""How many are kept: each holds its problem and its executable, but no parameters."""
+"""How many are kept: each holds its run and its executable, but no parameters."""
+
+_LEARNED_ON = 256
+"""Samples on which a time grid is learned."""
 
 
 class Inputs(NamedTuple):
-    """What the program is told at each call beside its rows.
+    """What the program is given at each call beside its rows.
 
     Attributes:
         params, weak: of the network, and of the weaker one of autoguidance.
@@ -49,6 +59,17 @@ class Inputs(NamedTuple):
     labels: PRNGKey
     solver: PRNGKey
     label: Array
+
+
+def key_of_seed(seed: int) -> PRNGKey:
+    """The key of a seed. JAX would take a seed modulo 2^32, so that two seeds could mean the same samples.
+
+    Raises:
+        ConfigError: if the seed is not in [0, 2^32).
+    """
+    if not 0 <= seed < 2**32:
+        raise ConfigError(f"seed must be in [0, {2**32 - 1}], not {seed}")
+    return jax.random.key(seed)
 
 
 def source_noise(run: Run, key: Array, rows: Array) -> Array:
@@ -85,100 +106,107 @@ def labels_of(kind: Labels, spec: DataSpec, inputs: Inputs, rows: Array) -> Arra
 
 @dataclass(frozen=True)
 class Program:
-    """How a block is drawn; equal, and so compiled once, where `same` is.
+    """How a block is drawn; equal, and so compiled once, where `identity` is.
 
     Attributes:
-        same: what it depends on. The problem is there as its id, which stays its own while `run` holds it.
-        run, guide: without their parameters.
-        path, interval, scale: from `choose.bind`.
-        times: a learned grid, or None for the solver's.
+        identity: all that it depends on.
+        choice: without parameters.
+        labels: how labels are chosen.
+        times: a learned grid, or None for the choice's.
     """
 
-    same: tuple[Any, ...]
-    run: Run = field(compare=False, repr=False)
-    guide: Guide | None = field(compare=False, repr=False)
-    solver: Solver = field(compare=False)
-    path: AffinePath = field(compare=False)
-    interval: tuple[float, float] = field(compare=False)
-    scale: float = field(compare=False)
+    identity: tuple[Any, ...]
+    choice: Choice = field(compare=False, repr=False)
     labels: Labels = field(compare=False)
     times: tuple[float, ...] | None = field(compare=False)
 
-    def draw(self, inputs: Inputs, rows: Array) -> tuple[Array, Array | None, Stats]:
-        """Samples of these rows in model space, their labels, and what they cost."""
-        guide = self.guide
-        if guide is not None and guide.weak is not None:
-            guide = dataclasses.replace(guide, weak=dataclasses.replace(guide.weak, params=inputs.weak))
-        labels = labels_of(self.labels, self.run.spec, inputs, rows)
+    def draw(self, inputs: Inputs, rows: Array, given: dict[str, Array]) -> tuple[Array, Array | None, Stats]:
+        """Samples of these rows in model space, the labels that were drawn for them, and what they cost."""
+        choice, solver = self.choice, self.choice.solver
+        labels, cond = _conditions(self.labels, choice.run, inputs, rows, given)
         x, stats = solvers.sample(
-            model_of(self.run, inputs.params, self.path, guide),
-            self.scale * source_noise(self.run, inputs.noise, rows),
-            solver=self.solver.name,
-            steps=self.solver.steps,
-            grid=grid_of(self.solver) if self.times is None else self.times,
+            choice.model(inputs.params, inputs.weak),
+            choice.source_scale * source_noise(choice.run, inputs.noise, rows),
+            solver=solver.name,
+            steps=solver.steps if self.times is None else None,
+            grid=choice.grid if self.times is None else self.times,
             key=jax.vmap(partial(jax.random.fold_in, inputs.solver))(rows),
-            cond=labels,
-            t0=self.interval[0],
-            t1=self.interval[1],
-            options=options_of(self.run, self.solver),
-            rtol=self.solver.rtol,
-            atol=self.solver.atol,
+            cond=cond,
+            t0=choice.interval[0],
+            t1=choice.interval[1],
+            options=choice.options,
+            rtol=solver.rtol,
+            atol=solver.atol,
         )
         return x, labels, stats
 
 
-def program(
-    run: Run,
-    solver: Solver,
-    guide: Guide | None,
-    bound: tuple[AffinePath, tuple[float, float], float],
-    labels: Labels,
-    times: tuple[float, ...] | None,
-) -> Callable[[Inputs, Array | np.ndarray], tuple[Array, Array | None, Stats]]:
-    """`Program.draw` compiled over all devices; the same function for the same arguments.
+def _conditions(
+    kind: Labels, run: Run, inputs: Inputs, rows: Array, given: Mapping[str, Array]
+) -> tuple[Array | None, Any]:
+    """The labels that are drawn for these rows, and all of their conditions."""
+    labels = labels_of(kind, run.spec, inputs, rows)
+    cond = dict(given) if labels is None else {**given, "label": labels}
+    return labels, cond.get("label")
 
-    `bound` is from `choose.bind`, its inputs are from `row_sharding.everywhere`.
+
+def compile_draw(
+    choice: Choice, seed: int, labels: Labels, label: int = 0, given: Mapping[str, np.ndarray] | None = None
+) -> DrawBlock:
+    """The draw of a block of samples, compiled over all devices; the same choice and label rule compile nothing new.
+
+    Args:
+        choice: what is sampled, and how.
+        seed: of the noise, the labels and the solver's noise.
+        labels: how labels are chosen.
+        label: the class of `one`.
+        given: (1, ...) or (N, ...) conditions as the network takes them; a learned time grid is learned with them.
+
+    Returns:
+        The function. Samples of integer data are levels, others are in model space.
+
+    Raises:
+        ConfigError: on a bad seed, or a time grid that cannot be learned.
     """
-    guided, bare = None, guide
-    if guide is not None:
-        weak = guide.weak
-        guided = (guide.name, guide.scale, guide.interval, guide.rescale, None if weak is None else id(weak.problem))
-        bare = guide if weak is None else dataclasses.replace(guide, weak=dataclasses.replace(weak, params=None))
-    same = (id(run.problem), solver, guided, labels, times)
-    path, interval, scale = bound
-    bare_run = dataclasses.replace(run, params=None)
-    return _compiled(Program(same, bare_run, bare, solver, path, interval, scale, labels, times))
+    noise, classes, steps = jax.random.split(key_of_seed(seed), 3)
+    inputs = Inputs(*choice.params, noise, classes, steps, jnp.asarray(label))
+    times = _learned_times(choice, labels, inputs, given or {}) if choice.solver.grid == "learned" else None
+    draw = _compiled(Program((choice.identity, labels, times), choice.without_params(), labels, times))
+    inputs, spec = everywhere(inputs), choice.run.spec
+    thresholds = jnp.asarray(level_thresholds(spec)) if spec.levels else None
+
+    def block(rows: np.ndarray, given: dict[str, np.ndarray]) -> tuple[dict[str, Array], Stats]:
+        x, drawn, stats = draw(inputs, rows, given)
+        x = x if thresholds is None else to_levels(thresholds, x)
+        return {"samples": x} | ({} if drawn is None else {"label": drawn}), stats
+
+    return block
 
 
 @lru_cache(_PROGRAMS)
-def _compiled(what: Program) -> Callable[..., Any]:
-    return over_rows(what.draw)
+def _compiled(program: Program) -> Callable[..., Any]:
+    return over_rows(program.draw)
 
 
-@jax.jit
-def to_levels(thresholds: Array, x: Batched) -> UInt8[Array, "B *event"]:
-    """`DataSpec.finish` of integer data, on the device: a quarter of the bytes are fetched.
-
-    By comparisons with `thresholds`, not by its formula: there a compiler may fuse the product and the sum into one
-    rounding, and a sample on the edge of a level would be another. NaN, as in NumPy, is 0.
-    """
-    levels = jnp.searchsorted(thresholds, x, side="right")
-    return jnp.where(jnp.isnan(x), 0, levels).astype(jnp.uint8)
-
-
-@lru_cache(_PROGRAMS)
-def level_thresholds(spec: DataSpec) -> np.ndarray:
-    """The smallest float32 that `spec.finish` takes to each level from 1 on: by bisection over all floats in order."""
-    levels = np.arange(1, spec.levels)
-    low, high = np.full(levels.shape, -0x7F7FFFFF), np.full(levels.shape, 0x7F7FFFFF)  # the finite ones
-    with np.errstate(over="ignore"):
-        while np.any(high - low > 1):
-            middle = (low + high) // 2
-            reached = spec.finish(_float_of_rank(middle)) >= levels
-            low, high = np.where(reached, low, middle), np.where(reached, middle, high)
-    return _float_of_rank(high)
-
-
-def _float_of_rank(rank: np.ndarray) -> np.ndarray:
-    """The float32 that is `rank` places above 0."""
-    return np.where(rank >= 0, rank, -rank | 0x80000000).astype(np.uint32).view(np.float32)
+def _learned_times(choice: Choice, kind: Labels, inputs: Inputs, given: Mapping[str, np.ndarray]) -> tuple[float, ...]:
+    """Times learned on 256 samples, none of them among those that are drawn."""
+    if several := [name for name, a in given.items() if len(a) > 1]:
+        raise ConfigError(
+            f"grid 'learned' needs one condition for all samples, and each sample has its own {several[0]}: give one "
+            "row, or take another grid"
+        )
+    sampler = make_sampler(choice.solver.name, choice.path, choice.options)
+    assert sampler is not None  # `choose` has checked both
+    assert choice.solver.steps is not None
+    say(f"sample: learning the time grid on {_LEARNED_ON} samples")
+    rows = jnp.arange(2**31 - _LEARNED_ON, 2**31)
+    x0 = choice.source_scale * source_noise(choice.run, inputs.noise, rows)
+    known = {name: jnp.repeat(jnp.asarray(a), _LEARNED_ON, 0) for name, a in given.items()}
+    _, cond = _conditions(kind, choice.run, inputs, rows, known)
+    low, high = choice.interval
+    try:
+        model = choice.model(inputs.params, inputs.weak)
+        grid = grids.learn(sampler, model, x0, choice.solver.steps, cond=cond, t0=low, t1=high)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    return tuple(np.asarray(grid).tolist())

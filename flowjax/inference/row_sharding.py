@@ -1,4 +1,4 @@
-"""Rows spread over the devices of this process, each device solving its own.
+"""Rows shared among the processes, and sharded over the devices of each; every device solves its own.
 
 The function is mapped by `shard_map`: what a device computes depends on its rows alone, so the compiled program has no
 collective, an adaptive solve stops on each device when its own rows have arrived, and none waits for another's.
@@ -13,7 +13,11 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from flowjax.errors import ConfigError
+from flowjax.training import hosts
 from flowjax.typing import PyTree
+
+__all__ = ["everywhere", "over_rows", "rows_of_a_block", "rows_of_this_process"]
 
 
 @cache
@@ -29,6 +33,17 @@ def rows_of_a_block(size: int) -> int:
     return -(-size // n) * n
 
 
+def rows_of_this_process(num: int) -> slice:
+    """The share of this process in `num` rows.
+
+    Raises:
+        ConfigError: if there are fewer rows than processes.
+    """
+    if hosts.sharing() > 1 and num < hosts.sharing():
+        raise ConfigError(f"{num} rows are fewer than the {hosts.sharing()} processes that share them")
+    return hosts.share(num)
+
+
 def everywhere(tree: PyTree) -> PyTree:
     """Arrays that every device needs, placed on all; keys too."""
     mesh = _mesh()
@@ -39,8 +54,8 @@ def over_rows(f: Callable[..., Any]) -> Callable[..., Any]:
     """`f(shared, *rows)`, compiled, whose rows and results have the same leading axis.
 
     Args:
-        f: of what every device needs and of arrays with a leading axis; what it returns has that axis too, and depends
-            row by row on the arrays.
+        f: of what every device needs and of arrays with a leading axis, or dictionaries of them; what it returns has
+            that axis too, and depends row by row on the arrays.
 
     Returns:
         The same function. Its first argument is from `everywhere`; a block has `rows_of_a_block` rows.

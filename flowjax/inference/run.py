@@ -1,6 +1,6 @@
 """A workdir opened again: from a run to a notebook, or to the command line's sampling and scoring."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -19,6 +19,8 @@ from flowjax.training.power_ema import FOLDER, posthoc
 from flowjax.training.state import abstract_state
 from flowjax.training.writers import read_config
 from flowjax.typing import Params
+
+__all__ = ["Run", "load"]
 
 
 @dataclass(frozen=True)
@@ -65,10 +67,37 @@ class Run:
         """(t0, t1) on which the model can be asked; (0, 1) for most."""
         return self.problem.interval
 
+    @property
+    def identity(self) -> int:
+        """Equal for runs that differ in their parameters alone, as long as one of them is held."""
+        return id(self.problem)
+
+    @property
+    def learns_variance(self) -> bool:
+        """Whether the network predicts the variance of ancestral steps too."""
+        return self.problem.prediction.name == "noise_variance"
+
+    def model(self, params: Params | None = None) -> Reading:
+        """The trained network as a model, in model space: `velocity`, `ends` and `score`.
+
+        Args:
+            params: in place of the run's own. Without them each call returns the same object, for which solvers
+                compile once.
+        """
+        return self._trained if params is None else self.problem.model(params)
+
     @cached_property
-    def model(self) -> Reading:
-        """The trained network as a model, in model space: `model.velocity`, `model.ends`, `model.score`."""
+    def _trained(self) -> Reading:
         return self.problem.model(self.params)
+
+    def without_params(self) -> "Run":
+        """The same run without its parameters, for what shall not keep them in memory."""
+        return replace(self, params=None)
+
+    def with_class_shares(self, shares: tuple[float, ...]) -> "Run":
+        """The same run, with these shares of the classes in its training data."""
+        spec = replace(self.spec, class_shares=shares)
+        return replace(self, problem=replace(self.problem, spec=spec))
 
 
 def load(workdir: str | Path, ema: bool = True, checkpoint: str | int = "last", width: float | None = None) -> Run:

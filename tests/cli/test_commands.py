@@ -147,13 +147,13 @@ def test_load_gives_the_run_to_a_notebook(tiny_run):
     run = flowjax.load(tiny_run)
     assert run.step == 120
     x = jax.random.normal(jax.random.key(0), (4, 2))
-    ends = run.model.ends(0.5, x, None)
+    ends = run.model().ends(0.5, x, None)
     np.testing.assert_allclose(run.path.schedule.alpha(0.5) * ends.x1 + 0.5 * ends.x0, x, atol=1e-5)
-    assert run.model.velocity(0.5, x, None).shape == (4, 2)
+    assert run.model().velocity(0.5, x, None).shape == (4, 2)
     assert run.config.train.steps == 120
     raw = flowjax.load(tiny_run, ema=False, checkpoint=40)
     assert raw.step == 40
-    assert not jnp.array_equal(raw.model.velocity(0.5, x, None), run.model.velocity(0.5, x, None))
+    assert not jnp.array_equal(raw.model().velocity(0.5, x, None), run.model().velocity(0.5, x, None))
 
 
 @pytest.mark.slow

@@ -163,10 +163,10 @@ def test_damaged_finished_batches(averaged, tmp_path, check, name, way):
     check(0, *sample)
     whole = np.load(out)["samples"]
     from flowjax.inference import finished_batches, sampling
-    from flowjax.inference.choose import Solver
+    from flowjax.inference.choose import SolverSettings
 
     keep = tmp_path / "a.npz.parts"
-    sampling.sample(load(averaged), 6, 0, Solver("euler", steps=2), batch=2, keep=keep)
+    sampling.sample(load(averaged), 6, 0, SolverSettings("euler", steps=2), batch=2, keep=keep)
     assert len(list(keep.iterdir())) == 4
     damage(keep / name, way)
     refused = name == "request.json" or way == "folder"

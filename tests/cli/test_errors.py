@@ -343,7 +343,7 @@ def test_too_little_device_memory_names_the_knobs(flowjax, copy, monkeypatch, wo
 
     monkeypatch.setattr("flowjax.training.trainer.Trainer.val_losses", full)
     monkeypatch.setattr("flowjax.inference.sampling.sample", full)
-    monkeypatch.setattr("flowjax.inference.sampling.log_prob", full)
+    monkeypatch.setattr("flowjax.inference.scoring.log_prob", full)
     monkeypatch.setattr("flowjax.inference.evaluation.evaluate", full)
     out = f"--out={copy}/a.npz"
     for command, flags, knob in (

@@ -11,8 +11,8 @@ from scipy import stats
 import flowjax as package
 from flowjax.data import Affine, DataError, DataSpec, open_dataset
 from flowjax.data.stream import Stream
-from flowjax.inference import sampling
-from flowjax.inference.choose import Solver
+from flowjax.inference import sampling, scoring
+from flowjax.inference.choose import SolverSettings
 
 RNG = np.random.default_rng(0)
 NORMAL = RNG.normal(size=(400, 2))
@@ -86,13 +86,13 @@ def test_samples_and_likelihoods_far_from_the_origin_are_those_at_the_origin(tin
     run = package.load(tiny_run)
     spec = dataclasses.replace(run.spec, normalise=Affine(3.0, 1.7e9))
     far = dataclasses.replace(run, problem=dataclasses.replace(run.problem, spec=spec))
-    solver = Solver("rk4", steps=10)
+    solver = SolverSettings("rk4", steps=10)
     near, moved = (sampling.sample(r, 64, solver=solver, batch=64).samples for r in (run, far))
     assert moved.dtype == np.float64
     np.testing.assert_allclose((moved - 1.7e9) / 3, near, atol=1e-6)
     x = moved[:16]
-    expected = sampling.log_prob(run, near[:16], solver=solver, batch=16).log_prob - 2 * np.log(3)
-    np.testing.assert_allclose(sampling.log_prob(far, x, solver=solver, batch=16).log_prob, expected, atol=1e-4)
+    expected = scoring.log_prob(run, near[:16], solver=solver, batch=16).log_prob - 2 * np.log(3)
+    np.testing.assert_allclose(scoring.log_prob(far, x, solver=solver, batch=16).log_prob, expected, atol=1e-4)
 
 
 @pytest.mark.parametrize("factor", [1e-200, 1e200])

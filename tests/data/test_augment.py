@@ -16,7 +16,7 @@ from flowjax.data.augment import AUGMENTATIONS, crop, flip
 from flowjax.data.augment_edm import LABELS, _draw, _reflect, edm, warp
 from flowjax.errors import ConfigError
 from flowjax.inference import sampling
-from flowjax.inference.choose import Solver
+from flowjax.inference.choose import SolverSettings
 from flowjax.inference.run import Run
 from flowjax.training.trainer import Trainer
 
@@ -277,7 +277,7 @@ def test_a_run_that_is_told_of_its_augmentation_trains_and_samples(tmp_path):
     assert np.isfinite(float(metrics.loss))
     assert np.abs(np.asarray(state.params["augment"]["kernel"]) - before).max() > 5e-4
     run = Run(tmp_path, c, 2, trainer.problem, state.params)
-    drawn = sampling.sample(run, 2, solver=Solver("euler", steps=2), batch=2)
+    drawn = sampling.sample(run, 2, solver=SolverSettings("euler", steps=2), batch=2)
     assert drawn.samples.shape == (2, 16, 16, 3)
     assert drawn.samples.dtype == np.uint8
     assert np.ptp(drawn.samples) > 50  # noise is still noise

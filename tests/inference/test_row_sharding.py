@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from flowjax import load
-from flowjax.inference import sampling
-from flowjax.inference.choose import Solver
+from flowjax.inference import sampling, scoring
+from flowjax.inference.choose import SolverSettings
 
 FOUR = """
 import json, sys
@@ -19,23 +19,24 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flowjax import load
-from flowjax.inference import program, row_sharding, sampling
-from flowjax.inference.choose import Solver, bind, options_of
+from flowjax.inference import program, row_sharding, sampling, scoring
+from flowjax.inference.choose import SolverSettings, choose
 
 run = load(sys.argv[1])
 x = np.load(sys.argv[2])
-heun, adaptive = Solver("heun", steps=3), Solver("dopri5", rtol=1e-4, atol=1e-4)
+heun, adaptive = SolverSettings("heun", steps=3), SolverSettings("dopri5", rtol=1e-4, atol=1e-4)
 result = {"devices": jax.local_device_count()}
 for name, solver in (("heun", heun), ("adaptive", adaptive)):
     drawn = sampling.sample(run, 50, 0, solver, batch=22)  # rounded up to 24
     result[name] = drawn.samples.tolist()
-scored = sampling.log_prob(run, x, solver=adaptive, batch=16)
+scored = scoring.log_prob(run, x, solver=adaptive, batch=16)
 result["log_prob"] = scored.log_prob.tolist()
 
 keys = jax.random.split(jax.random.key(0), 3)
 inputs = row_sharding.everywhere(program.Inputs(run.params, None, *keys, jnp.asarray(0)))
-draw = program.program(run, adaptive, None, bind(run, adaptive, options_of(run, adaptive), None, False), "none", None)
-result["text"] = draw.lower(inputs, np.arange(24)).compile().as_text()
+choice = choose(run, adaptive)
+draw = program._compiled(program.Program((choice.identity, "none", None), choice, "none", None))
+result["text"] = draw.lower(inputs, np.arange(24), {}).compile().as_text()
 print(json.dumps(result))
 """
 
@@ -55,12 +56,12 @@ def four(tiny_run, tmp_path_factory):
 def test_samples_and_densities_are_those_of_one_device(four, tiny_run):
     """Rows are solved apart, so only how a block of another size is multiplied differs: float32's rounding."""
     assert (four["devices"], jax.local_device_count()) == (4, 1)
-    run, adaptive = load(tiny_run), Solver("dopri5", rtol=1e-4, atol=1e-4)
-    heun = sampling.sample(run, 50, 0, Solver("heun", steps=3), batch=22).samples
+    run, adaptive = load(tiny_run), SolverSettings("dopri5", rtol=1e-4, atol=1e-4)
+    heun = sampling.sample(run, 50, 0, SolverSettings("heun", steps=3), batch=22).samples
     np.testing.assert_allclose(four["heun"], heun, rtol=1e-5, atol=1e-5)
     solved = sampling.sample(run, 50, 0, adaptive, batch=22).samples
     np.testing.assert_allclose(four["adaptive"], solved, atol=1e-3)  # steps are chosen by rounded errors
-    scored = sampling.log_prob(run, four["points"], solver=adaptive, batch=16)
+    scored = scoring.log_prob(run, four["points"], solver=adaptive, batch=16)
     np.testing.assert_allclose(four["log_prob"], scored.log_prob, atol=1e-3)
 
 

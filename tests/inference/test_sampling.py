@@ -3,8 +3,8 @@
 import dataclasses
 import json
 import logging
+import math
 from pathlib import Path
-from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -16,17 +16,17 @@ from flowjax.build import build
 from flowjax.config import defaults
 from flowjax.data import Affine, DataSpec
 from flowjax.errors import ConfigError
-from flowjax.inference import batches, finished_batches, program, sampling
-from flowjax.inference.choose import Guide, Solver, model_of
+from flowjax.inference import batches, finished_batches, program, sampling, scoring
+from flowjax.inference.batches import SolverFault
+from flowjax.inference.choose import Guide, SolverSettings, choose
 from flowjax.inference.finished_batches import FinishedBatches
 from flowjax.inference.program import Inputs, labels_of
 from flowjax.inference.run import Run
-from flowjax.inference.sampling import SolverFault
 from flowjax.paths import AffinePath, GaussianPath
 from flowjax.schedules import VP, CondOT
 from flowjax.solvers import Stats
 
-HEUN = Solver("heun", steps=3)
+HEUN = SolverSettings("heun", steps=3)
 
 
 @pytest.fixture(scope="module")
@@ -46,14 +46,14 @@ def test_one_compilation_for_all_batches_and_none_for_another_call(run, compiled
     first = sampling.sample(run, 70, 0, HEUN, batch=32)
     assert compiled().count("jit(draw)") == 1
     seen = len(compiled())
-    again = sampling.sample(run, 70, 0, Solver("heun", steps=3), batch=32)
+    again = sampling.sample(run, 70, 0, SolverSettings("heun", steps=3), batch=32)
     assert compiled()[seen:] == []  # nothing at all
     np.testing.assert_array_equal(first.samples, again.samples)
     other = dataclasses.replace(run, params=jax.tree.map(lambda a: 2 * a, run.params))
     sampling.sample(run, 40, 1, HEUN, batch=32)
     assert not np.array_equal(sampling.sample(other, 70, 0, HEUN, batch=32).samples, first.samples)
     assert "jit(draw)" not in compiled()[seen:]
-    sampling.sample(run, 40, 0, Solver("heun", steps=4), batch=32)
+    sampling.sample(run, 40, 0, SolverSettings("heun", steps=4), batch=32)
     assert compiled()[seen:].count("jit(draw)") == 1
 
 
@@ -75,16 +75,21 @@ def test_a_weaker_network_may_be_of_a_version_that_knew_no_shares_of_classes():
     config.data.name, config.data.cond = "npz", ("label",)
     specs = UNEVEN, dataclasses.replace(UNEVEN, class_shares=()), DataSpec("npz", (1,), Affine(2.0, 1.0), 5)
     now, before, other = (Run(Path("run"), config, 0, build(config, spec), {}) for spec in specs)
-    model_of(now, {}, now.path, Guide("auto", 2.0, weak=before))
+    choose(now, HEUN, Guide("auto", 2.0, weak=before))
     with pytest.raises(ConfigError, match="--weak is a run of another data"):
-        model_of(now, {}, now.path, Guide("auto", 2.0, weak=other))
+        choose(now, HEUN, Guide("auto", 2.0, weak=other))
 
 
 def test_programs_hold_no_parameters(run):
-    bound = run.path, run.interval, 1.0
-    compiled = program.program(run, HEUN, None, bound, "none", None)
-    assert compiled is program.program(dataclasses.replace(run), HEUN, None, bound, "none", None)
-    assert compiled.__wrapped__.__self__.run.params is None
+    kept = []
+    for guide in (None, Guide("auto", 2.0, weak=run)):
+        choice, again = choose(run, HEUN, guide), choose(dataclasses.replace(run), HEUN, guide)
+        made = [program.Program((c.identity,), c.without_params(), "none", None) for c in (choice, again)]
+        kept += [program._compiled(p) for p in made]
+        assert kept[-1] is kept[-2]
+        bare = kept[-1].__wrapped__.__self__.choice
+        assert bare.params == (None, None)
+    assert kept[0] is not kept[2]
 
 
 class Slow:
@@ -137,17 +142,17 @@ def test_rows_that_did_not_arrive_are_counted_without_the_padding():
 @pytest.mark.parametrize("spec", [(256, 127.5, 127.5), (17, 8.0, 8.0), (2, 0.5, 0.5), (256, 66.7, 120.1)])
 def test_levels_on_the_device_are_those_of_numpy(spec):
     """At every threshold and the floats beside it, at random points, beyond the ends: bit for bit."""
-    levels, scale, shift = spec
-    data = DataSpec("x", (1,), Affine(scale, shift), 0, levels)
-    edges = program.level_thresholds(data)
-    assert len(edges) == levels - 1
+    count, scale, shift = spec
+    data = DataSpec("x", (1,), Affine(scale, shift), 0, count)
+    edges = levels.level_thresholds(data)
+    assert len(edges) == count - 1
     assert (np.diff(edges) > 0).all()
     near = [np.nextafter(edges, np.float32(np.sign(d) * np.inf)) for d in (-1, 1)]
     draws = np.random.default_rng(0).normal(size=100_000).astype(np.float32)
     ends = np.array([-np.inf, -1e30, -2, -0.0, 0.0, 2, 1e30, np.inf], np.float32)
     x = np.concatenate([edges, *near, draws, ends])[:, None]
-    np.testing.assert_array_equal(program.to_levels(jnp.asarray(edges), jnp.asarray(x)), data.finish(x))
-    assert program.to_levels(jnp.asarray(edges), jnp.full((1, 1), jnp.nan)) == 0
+    np.testing.assert_array_equal(levels.to_levels(jnp.asarray(edges), jnp.asarray(x)), data.finish(x))
+    assert levels.to_levels(jnp.asarray(edges), jnp.full((1, 1), jnp.nan)) == 0
 
 
 @pytest.mark.usefixtures("as_users_call")
@@ -165,7 +170,7 @@ def test_levels_on_the_device_are_those_of_numpy(spec):
 )
 def test_default_batch(monkeypatch, backend, shape, rows):
     monkeypatch.setattr(jax, "default_backend", lambda: backend)
-    assert sampling.default_batch(SimpleNamespace(spec=DataSpec("x", shape))) == rows
+    assert batches.default_batch(math.prod(shape)) == rows
 
 
 class Interrupted(Exception):
@@ -185,7 +190,7 @@ def interrupt_after(monkeypatch, blocks):
     monkeypatch.setattr(FinishedBatches, "write", dying)
 
 
-@pytest.mark.parametrize("solver", [HEUN, Solver(rtol=1e-3, atol=1e-3), Solver("ddpm", steps=4)])
+@pytest.mark.parametrize("solver", [HEUN, SolverSettings(rtol=1e-3, atol=1e-3), SolverSettings("ddpm", steps=4)])
 def test_an_interrupted_call_goes_on_to_the_same_bits(run, tmp_path, monkeypatch, capsys, solver):
     call = lambda **more: sampling.sample(run, 70, 0, solver, batch=16, **more)
     keep = tmp_path / "s.npz.parts"
@@ -305,10 +310,10 @@ def test_a_density_without_labels_is_the_sum_over_classes_where_the_network_alwa
     problem = dataclasses.replace(build(config, UNEVEN), apply=velocity)
     run = Run(Path("run"), config, 0, problem, {})
     x = np.array([[-4.0], [-2.5], [1.0], [4.0], [6.0]], np.float32)
-    fine = Solver(rtol=1e-6, atol=1e-6)
-    scored = sampling.log_prob(run, x, solver=fine, batch=8)
+    fine = SolverSettings(rtol=1e-6, atol=1e-6)
+    scored = scoring.log_prob(run, x, solver=fine, batch=8)
     once = len(traced)
-    sampling.log_prob(run, x, np.ones(5, np.int32), solver=fine, batch=8)
+    scoring.log_prob(run, x, {"label": np.ones(5, np.int32)}, solver=fine, batch=8)
     assert len(traced) == 2 * once
     normal = lambda mean: np.exp(-0.5 * (x[:, 0].astype(np.float64) - mean) ** 2) / np.sqrt(2 * np.pi)
     np.testing.assert_allclose(scored.log_prob, np.log(0.9 * normal(-3) + 0.1 * normal(5)), atol=1e-4)
@@ -319,4 +324,4 @@ def test_seeds_that_jax_would_reduce_modulo_2_to_the_32_are_refused(run, seed):
     with pytest.raises(ConfigError, match=rf"seed must be in \[0, 4294967295\], not {seed}"):
         sampling.sample(run, 2, seed)
     with pytest.raises(ConfigError, match="seed must be in"):
-        sampling.log_prob(run, np.zeros((2, 2), np.float32), seed=seed)
+        scoring.log_prob(run, np.zeros((2, 2), np.float32), seed=seed)

@@ -15,7 +15,7 @@ from safetensors.numpy import load_file, save_file
 import flowjax as package
 from flowjax.build import build
 from flowjax.inference import sampling
-from flowjax.inference.choose import Solver
+from flowjax.inference.choose import SolverSettings
 from flowjax.interop import WeightsError, load_weights, open_weights, save_weights
 from flowjax.interop.tree import fill, flatten
 from flowjax.interop.weights import Weights
@@ -66,7 +66,7 @@ def test_an_export_that_the_disk_does_not_take_is_a_fault(flowjax, tiny_run, tmp
 
 
 def test_an_opened_file_samples_as_its_run(exported, tiny_run):
-    solver = Solver("euler", steps=4)
+    solver = SolverSettings("euler", steps=4)
     a, b = (sampling.sample(run, 5, 0, solver).samples for run in (package.load(tiny_run), open_weights(exported)))
     np.testing.assert_array_equal(a, b)
 
@@ -159,7 +159,7 @@ def test_convert_makes_a_run_of_a_published_checkpoint(flowjax, tmp_path, projec
     t = stored["t"] if time == "t" else 1 - (stored["i"] + 1) / 1000
     got = run.problem.apply(run.params, jnp.asarray(t), jnp.asarray(stored["x"]), jnp.asarray(stored["y"], jnp.int32))
     np.testing.assert_allclose(got, stored[project], rtol=0, atol=1e-4 * np.abs(stored[project]).max())
-    drawn = sampling.sample(run, 2, 0, Solver("ddpm" if project == "dit" else "euler", steps=3), label=1)
+    drawn = sampling.sample(run, 2, 0, SolverSettings("ddpm" if project == "dit" else "euler", steps=3), label=1)
     assert drawn.samples.shape == (2, 8, 8, 4)
     assert np.isfinite(drawn.samples).all()
 
@@ -184,7 +184,7 @@ def test_a_step_of_a_converted_dit_is_ddpms(flowjax, tmp_path, row):
     variance = np.exp((v + 1) / 2 * np.log(beta[i]) + (1 - v) / 2 * np.log(small))
 
     run, t, like = open_weights(out), 1 - (i + 1) / 1000, jnp.asarray(stored["x"][row : row + 1])
-    ends = run.model.ends(t, like, jnp.asarray(stored["y"][row : row + 1], jnp.int32))
+    ends = run.model().ends(t, like, jnp.asarray(stored["y"][row : row + 1], jnp.int32))
     q = transition(run.path, t, t + 1 / 1000, like)
     np.testing.assert_allclose((q.from_x * like + q.from_x1 * ends.x1)[0], mean, atol=1e-3)
     np.testing.assert_allclose(step_variance(q, "learned", ends.spread)[0], variance, rtol=1e-3)

@@ -1,0 +1,144 @@
+"""Log-densities of points under a run, in batches of one compiled size, in nats of the data space."""
+
+import math
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Array
+
+from flowjax import likelihood
+from flowjax.conditions import NO_LABEL, named
+from flowjax.data import DataSpec
+from flowjax.errors import ConfigError
+from flowjax.inference.batches import default_batch, in_batches
+from flowjax.inference.choose import DOPRI5, SolverSettings
+from flowjax.inference.given_conditions import check_given, one_row_each, say_missing
+from flowjax.inference.program import key_of_seed
+from flowjax.inference.request import check_same_request, checksum, request_of
+from flowjax.inference.row_sharding import everywhere, over_rows, rows_of_a_block, rows_of_this_process
+from flowjax.inference.run import Run
+from flowjax.likelihood import Divergence
+from flowjax.solvers import Stats
+from flowjax.sources import has_density
+from flowjax.training import hosts
+from flowjax.training.writers import say
+
+__all__ = ["LogDensities", "log_prob"]
+
+_CLASSES_SUMMED = 100
+"""The largest number of classes over which a density without labels is summed."""
+
+
+class LogDensities(NamedTuple):
+    """log p in nats of the data space (N,), in the order of the points, and the largest number of evaluations."""
+
+    log_prob: np.ndarray
+    nfe: int
+
+
+def log_prob(
+    run: Run,
+    x: np.ndarray,
+    cond: Mapping[str, Any] | None = None,
+    divergence: Divergence = "exact",
+    seed: int = 0,
+    probes: int = 1,
+    solver: SolverSettings = DOPRI5,
+    batch: int = 0,
+    show: bool = False,
+) -> LogDensities:
+    """log p(x | conditions) in nats of the data space, in the order of x; shared out as in `sample`.
+
+    Args:
+        run: opened with `flowjax.load`.
+        x: (N, *event) in data space. If the run's data are integers and all of x are, they are dequantised by `seed`.
+        cond: conditions by name, in data space, with one row for all points or one row a point. One that is absent is
+            not given: the network gets its null value. Without `label` the network is evaluated without labels if it
+            was also trained without them (its dropout is above 0). Otherwise the density is the sum over the classes
+            of their shares of the training data times the density given the class, which takes one solve per class.
+        divergence, probes: as in `flowjax.likelihood.log_prob`.
+        seed: of dequantisation and of Hutchinson's probes; row i depends on it and on i alone.
+        solver, batch, show: as for `sample`.
+
+    Raises:
+        SolverFault: if an adaptive solve does not arrive.
+        ConfigError: if the source has no density, a condition does not fit its field, or the sum would be over more
+            than 100 classes.
+    """
+    if not has_density(run.prior):
+        raise ConfigError(
+            f"source.name {run.config.source.name!r} has no density, so there is no likelihood: sample instead"
+        )
+    given = check_given(run, cond, len(x), "point")
+    say_missing(run, given, "likelihood")
+    label = named(run.fields, "label")
+    summed = label is not None and "label" not in given and not label.dropout
+    if summed:
+        _check_summable(run.spec)
+    if label is not None and "label" not in given:
+        given = given | {"label": np.full(1, NO_LABEL, np.int32)}
+    size = batch or max(16, default_batch(run.spec.d) // (min(run.spec.d, 64) if divergence == "exact" else 1))
+    size = rows_of_a_block(size)
+    noise_key, probe_key = jax.random.split(key_of_seed(seed))
+    own = rows_of_this_process(len(x))
+    if hosts.sharing() > 1:
+        asked = {"num": len(x), "batch": size, "seed": seed, "divergence": f"{divergence} {probes}"}
+        check_same_request(
+            request_of(run, solver, None, **asked, points=checksum({"x": x}), conditions=checksum(given))
+        )
+    if run.spec.levels and np.all(x == np.floor(x)):
+        encoded = np.asarray(x[own], np.float32)
+        prepare = lambda key, i, row: run.spec.prepare(jax.random.fold_in(key, i), row)
+    else:
+        encoded = run.spec.to_model(x[own])
+        prepare = lambda key, i, row: row
+    t0, t1 = run.interval
+
+    def score(shared: Any, rows: Array, x: Array, cond: dict[str, Array]) -> tuple[dict[str, Array], Stats]:
+        params, noise_key, probe_key = shared
+        values, stats = likelihood.log_prob(
+            run.model(params),
+            jax.vmap(partial(prepare, noise_key))(rows, x),
+            run.prior,
+            cond=cond.get("label"),
+            t0=t0,
+            t1=t1,
+            divergence=divergence,
+            key=jax.vmap(partial(jax.random.fold_in, probe_key))(rows),
+            probes=probes,
+            **solver.tolerances,
+        )
+        return {"log_prob": values}, stats
+
+    score_block = partial(over_rows(score), everywhere((run.params, noise_key, probe_key)))
+
+    def score_given(cond: Mapping[str, np.ndarray]) -> LogDensities:
+        rows = {name: a[own] for name, a in one_row_each(cond, len(x)).items()}
+        points = (np.arange(len(x))[own], encoded, rows)
+        shown = show and hosts.leader()
+        found = in_batches(score_block, points, size, solver=solver.name, label="likelihood", show=shown).values
+        found = {name: hosts.gathered(a) for name, a in found.items()}
+        return LogDensities(run.spec.normalise.log_prob_to_data(found["log_prob"], run.spec.d), int(found["nfe"].max()))
+
+    if not summed:
+        return score_given(given)
+    # log p(x) = log sum_k p(k) p(x | k)
+    scored = {k: score_given(given | {"label": np.full(1, k, np.int32)}) for k in run.spec.classes}
+    terms = [one.log_prob + math.log(run.spec.shares[k]) for k, one in scored.items()]
+    return LogDensities(np.logaddexp.reduce(terms, axis=0), sum(one.nfe for one in scored.values()))
+
+
+def _check_summable(spec: DataSpec) -> None:
+    """Says that a density is summed over the classes; ConfigError if these are too many."""
+    if len(spec.classes) > _CLASSES_SUMMED:
+        raise ConfigError(
+            f"this network was always trained with labels (data.cond_dropout is 0), and the sum over its "
+            f"{len(spec.classes)} classes takes as many solves: give the labels of the points as y"
+        )
+    say(
+        "likelihood: this network was always trained with labels (data.cond_dropout is 0), and the points have none: "
+        f"their density is the sum over {len(spec.classes)} classes, weighted by their shares of the training data"
+    )
