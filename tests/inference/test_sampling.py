@@ -16,7 +16,7 @@ from flowjax.build import build
 from flowjax.config import defaults
 from flowjax.data import Affine, DataSpec
 from flowjax.errors import ConfigError
-from flowjax.inference import batches, finished_batches, program, sampling, scoring
+from flowjax.inference import batches, finished_batches, levels, program, sampling, scoring
 from flowjax.inference.batches import SolverFault
 from flowjax.inference.choose import Guide, SolverSettings, choose
 from flowjax.inference.finished_batches import FinishedBatches
