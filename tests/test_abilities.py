@@ -97,7 +97,7 @@ def test_the_velocity_of_a_velocity_network_is_its_output():
 def test_guided_velocities_are_those_of_the_guided_ends(prediction, t):
     """Mixed directly or through the ends, they are one: conversions are linear. Float64 leaves the algebra alone."""
     with jax.enable_x64(True):
-        x = jnp.asarray(X, jnp.float64)
+        x, t = jnp.asarray(X, jnp.float64), jnp.asarray(t)
         model = predictions.read(network, PATH, prediction)
         weak = predictions.read(lambda t, x, cond: jnp.cos(x), PATH, prediction)
         for guide in (
