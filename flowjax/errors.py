@@ -1,6 +1,7 @@
 """The errors of a config that cannot be run and of a run that has to stop, and the messages about unknown names."""
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping
 from typing import TypeVar
 
@@ -8,7 +9,7 @@ from flowjax.ranges import shown
 
 T = TypeVar("T")
 
-__all__ = ["ConfigError", "RunFault", "check_name", "lookup", "unknown"]
+__all__ = ["ConfigError", "RunFault", "check_name", "lookup", "out_of_memory", "unknown"]
 
 
 class ConfigError(ValueError):
@@ -46,3 +47,20 @@ def check_name(what: str, name: str, known: Iterable[str]) -> None:
 
 class RunFault(RuntimeError):
     """A run that had to stop: NaN, a full disk. One line; the last good checkpoint is kept."""
+
+
+def out_of_memory(error: BaseException) -> str | None:
+    """The device's own words if an exception, or one behind it, says that a device has too little memory.
+
+    A kernel's shared memory, a core's vector memory and the disk run out under the same name, and are not meant.
+    """
+    import jax  # here, as commands that only read flags do not import it
+
+    seen: BaseException | None = error
+    while seen is not None:
+        text = str(seen).strip()
+        named = isinstance(seen, jax.errors.JaxRuntimeError) and re.search(r"RESOURCE_EXHAUSTED|OUT_OF_MEMORY", text)
+        if named and not re.search(r"shared memory|vmem|smem|no space left", text, re.IGNORECASE):
+            return text.splitlines()[0].removeprefix("RESOURCE_EXHAUSTED: ").rstrip(".")[:120]
+        seen = seen.__cause__ or seen.__context__
+    return None

@@ -2,13 +2,12 @@
 JAX."""
 
 from flowjax.data import DataError
-from flowjax.errors import RunFault
+from flowjax.errors import RunFault, out_of_memory
 from flowjax.inference.batches import SolverFault
+from flowjax.training.averages import SnapshotError
 from flowjax.training.checkpoints import CheckpointError
-from flowjax.training.hardware import out_of_memory
 from flowjax.training.loop import Preempted
-from flowjax.training.power_ema import SnapshotError
-from flowjax.training.writers import WorkdirError
+from flowjax.training.workdir import WorkdirError
 
 USAGE: tuple[type[Exception], ...] = (DataError, WorkdirError, CheckpointError, SnapshotError)
 """Exit 2: what was asked for cannot be done as asked."""

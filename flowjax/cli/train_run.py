@@ -15,26 +15,18 @@ from flowjax.cli.common import check_same_data, open_data
 from flowjax.cli.flags import UsageError
 from flowjax.config import Config, differences, flatten, resolve
 from flowjax.data import Dataset
-from flowjax.errors import RunFault
+from flowjax.errors import RunFault, out_of_memory
 from flowjax.inference import plots
 from flowjax.inference.run import Run, load
-from flowjax.training import hosts, lock, loop, power_ema
+from flowjax.training import averages, hosts, loop
+from flowjax.training import workdir as workdirs
 from flowjax.training.checkpoints import Checkpoints
-from flowjax.training.hardware import out_of_memory
 from flowjax.training.outputs import RunOutputs
+from flowjax.training.profiling import Trace
 from flowjax.training.sharding import table
-from flowjax.training.trace import Trace
-from flowjax.training.trackers import TensorBoard, Tracker, Trackers, Wandb
 from flowjax.training.trainer import Trainer
-from flowjax.training.writers import (
-    WorkdirError,
-    read_config,
-    read_metrics,
-    read_size,
-    read_streamed,
-    say,
-    write_config,
-)
+from flowjax.training.workdir import WorkdirError, read_config, read_size, read_streamed, write_config
+from flowjax.training.writers import TensorBoard, Tracker, Trackers, Wandb, read_metrics, say
 
 
 def _assemble(config: Config) -> Trainer:
@@ -85,7 +77,7 @@ def train(
     with contextlib.ExitStack() as stack:
         resume = _agreed_step(config, workdir, checkpoints, checkpoint)
         if resume is None or resume < config.train.steps:  # a finished run may be in a folder that is read-only
-            stack.enter_context(lock.held(workdir))
+            stack.enter_context(workdirs.locked(workdir))
             resume = _agreed_step(config, workdir, checkpoints, checkpoint)  # another process may have just ended
         if resume is not None and resume >= config.train.steps:
             return _already_finished(config, workdir, checkpoints, resume, start)
@@ -185,7 +177,7 @@ def _resume_step(config: Config, workdir: Path, checkpoints: Checkpoints, checkp
 def _check_same_data(workdir: Path, trainer: Trainer) -> None:
     """A file under the same name may hold other data: its normalisation would not fit the weights."""
     check_same_data(workdir, trainer.problem.spec, read_config(workdir)[1])
-    streamed, now = read_streamed(workdir), trainer.feed is not None
+    streamed, now = read_streamed(workdir), trainer.prefetcher is not None
     if streamed is not None and streamed != now:
         raise UsageError(
             f"the data of {workdir} were {'streamed' if streamed else 'on the device'} and would now be "
@@ -199,13 +191,13 @@ def _prepare_workdir(
     """Writes the config, and moves what is newer than `step` out of the way."""
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        write_config(workdir, config, trainer.problem.spec, size, trainer.feed is not None)
+        write_config(workdir, config, trainer.problem.spec, size, trainer.prefetcher is not None)
     except OSError as error:
         raise RunFault(f"cannot write to {workdir}: {error.strerror}") from None
     _clear_leftovers(workdir, checkpoints)
     for newer in checkpoints.set_aside(step, workdir / "set_aside"):
         say(f"train: the checkpoint of step {newer} is set aside in {workdir}/set_aside")
-    power_ema.set_aside(workdir / power_ema.FOLDER, step, workdir / "set_aside")
+    averages.set_aside(workdir / averages.FOLDER, step, workdir / "set_aside")
 
 
 def _clear_leftovers(workdir: Path, checkpoints: Checkpoints) -> None:
@@ -214,7 +206,7 @@ def _clear_leftovers(workdir: Path, checkpoints: Checkpoints) -> None:
         say(f"train: {line}")
     for name in ("config.json", "metrics.jsonl"):
         files.remove_unfinished(workdir, name)
-    files.remove_unfinished(workdir / power_ema.FOLDER)
+    files.remove_unfinished(workdir / averages.FOLDER)
 
 
 def _already_finished(
@@ -223,7 +215,7 @@ def _already_finished(
     say(f"train: {workdir} is already finished at step {step}; a larger train.steps would go on from there")
     if hosts.sharing() == 1:
         # a finished run may be read-only, or another process may be going on with it
-        with contextlib.suppress(WorkdirError, RunFault), lock.held(workdir):
+        with contextlib.suppress(WorkdirError, RunFault), workdirs.locked(workdir):
             _clear_leftovers(workdir, checkpoints)
     if not (workdir / "plots").is_dir() and jax.process_count() == 1:  # stopped while drawing
         say(f"train: drawing {workdir}/plots, which are missing")

@@ -14,10 +14,10 @@ from flowjax.data import DataSpec
 from flowjax.paths import AffinePath
 from flowjax.predictions import Reading
 from flowjax.sources import Source
+from flowjax.training.averages import FOLDER, posthoc
 from flowjax.training.checkpoints import Checkpoints
-from flowjax.training.power_ema import FOLDER, posthoc
 from flowjax.training.state import abstract_state
-from flowjax.training.writers import read_config
+from flowjax.training.workdir import read_config
 from flowjax.typing import Params
 
 __all__ = ["Run", "load"]
@@ -107,7 +107,7 @@ def load(workdir: str | Path, ema: bool = True, checkpoint: str | int = "last", 
         workdir: of the run.
         ema: take the moving average of the parameters, or the raw ones.
         checkpoint: "last", "best" (by validation loss), or a step.
-        width: take the average of this width instead (`training.power_ema`), a share of the run like 0.1, made from the
+        width: take the average of this width instead (`training.averages`), a share of the run like 0.1, made from the
             snapshots of a run with `ema.widths`.
 
     Raises:

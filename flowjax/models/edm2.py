@@ -6,7 +6,7 @@ group norms, no biases, no learned scales but one gain a block for the embedding
 EDM2-XS; 192 channels make it EDM2-S.
 
 Inputs should have mean square 1, and so should targets: scaling both is the business of the prediction, not of the
-network. Train it with `training.projection.normalise_weights` behind the optimizer, at a learning rate near 1e-2 that
+network. Train it with `training.optimizers.normalise_weights` behind the optimizer, at a learning rate near 1e-2 that
 falls as 1 / sqrt(step), without weight decay. Two things are not as published: a missing label has a vector of its own
 instead of zero, so that its embedding has the magnitude of all others; and nothing clips activations at 256, for which
 only float16 had use.

@@ -6,7 +6,7 @@ alone, and what has to change magnitude is a gain that says so.
 
 Parameters called `weight` are those whose magnitude means nothing. They are stored with mean square 1 in every output
 channel, so that a learning rate is the relative change of a weight in one step, in layers of any width;
-`training.projection` keeps them there. Their last axis is the output channel.
+`training.optimizers.normalise_weights` keeps them there. Their last axis is the output channel.
 """
 
 import math

@@ -24,9 +24,9 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
-from flowjax import files
-from flowjax.training import checksums, hosts
-from flowjax.training.hardware import out_of_memory
+from flowjax import checksums, files
+from flowjax.errors import out_of_memory
+from flowjax.training import hosts
 from flowjax.training.state import TrainState, with_empty_metrics
 from flowjax.training.writers import say
 

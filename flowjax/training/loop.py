@@ -1,6 +1,6 @@
 """The host's side of training: resume, run stretches of compiled steps, log, save, and stop cleanly.
 
-The host is touched only to log, save and feed. Between two such moments the device runs on its own; a stretch lasts
+The host is touched only to log, save and read. Between two such moments the device runs on its own; a stretch lasts
 about a second at most, so that a signal is obeyed promptly.
 """
 
@@ -17,11 +17,11 @@ from flowjax.config import Config
 from flowjax.data import DataError
 from flowjax.errors import RunFault
 from flowjax.training import hosts
-from flowjax.training.feed import STRETCH, Feed
-from flowjax.training.guard import skipped
+from flowjax.training.optimizers import skipped
 from flowjax.training.outputs import RunOutputs
+from flowjax.training.prefetcher import STRETCH, Prefetcher
+from flowjax.training.profiling import Trace
 from flowjax.training.state import TrainState, with_empty_metrics
-from flowjax.training.trace import Trace
 from flowjax.training.trainer import Trainer
 from flowjax.training.writers import Progress, disk_problem, say
 from flowjax.typing import PyTree
@@ -87,34 +87,34 @@ def _train(
     trainer: Trainer, outputs: RunOutputs, state: TrainState, trace: Trace, start: float, closing: ExitStack
 ) -> TrainState:
     """Runs one stretch after the other; `closing` closes what they open. Returns the last state."""
-    steps, feed = trainer.config.train.steps, trainer.feed
+    steps, prefetcher = trainer.config.train.steps, trainer.prefetcher
     step = int(state.step)
-    if feed:
-        closing.callback(feed.close)
+    if prefetcher:
+        closing.callback(prefetcher.close)
     closing.callback(outputs.close)
     outputs.open(trainer, step, start)
     progress = Progress(steps, step, "train")
     closing.callback(progress.close)
     closing.callback(lambda: trace.close(step))
-    arrays = None if feed else trainer.arrays()
-    stretch = STRETCH if feed else 1
+    arrays = None if prefetcher else trainer.arrays()
+    stretch = STRETCH if prefetcher else 1
     remaining = lambda step: min([_next_stop(step, trainer.config), *trace.borders(step)]) - step
     n, _ = hosts.agree(min(stretch, remaining(step)), 0)
-    data = feed(step, n) if feed else arrays
+    data = prefetcher(step, n) if prefetcher else arrays
     with _signals() as caught:
         while step < steps:
             trace.begin(step)
             began = time.perf_counter()
             following, done = step + n, n
             n = min(stretch, remaining(following)) if following < steps else 0
-            if feed and n:
-                feed.start(following, n)  # while the devices work
+            if prefetcher and n:
+                prefetcher.start(following, n)  # while the devices work
             if step % trainer.config.train.log_every == 0:
                 state = with_empty_metrics(state)
             state, metrics = trainer.run(state, data, done)
             step, data = following, arrays
             outputs.add(step, metrics)
-            if not feed:
+            if not prefetcher:
                 stretch = _next_stretch(done, time.perf_counter() - began)
                 n = min(stretch, remaining(step)) if n else 0
             trace.end(step)
@@ -125,16 +125,18 @@ def _train(
             if stop:
                 outputs.wait()
                 raise Preempted(stop, step)
-            if feed and n:
-                data = _next_batches(trainer, feed, outputs, state, step, n)
+            if prefetcher and n:
+                data = _next_batches(trainer, prefetcher, outputs, state, step, n)
         outputs.wait()
     return state
 
 
-def _next_batches(trainer: Trainer, feed: Feed, outputs: RunOutputs, state: TrainState, step: int, n: int) -> PyTree:
+def _next_batches(
+    trainer: Trainer, prefetcher: Prefetcher, outputs: RunOutputs, state: TrainState, step: int, n: int
+) -> PyTree:
     """The batches of the next stretch. If a row cannot be read, a single process saves its state before it stops."""
     try:
-        return feed(step, n)
+        return prefetcher(step, n)
     except DataError as error:
         if hosts.sharing() > 1:
             raise  # saving needs the other processes, which may have read their rows

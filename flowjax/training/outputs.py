@@ -7,13 +7,13 @@ import jax.numpy as jnp
 
 from flowjax.couplings import LARGEST_VIOLATION
 from flowjax.errors import RunFault
-from flowjax.training import hardware, hosts, power_ema
+from flowjax.training import hosts, profiling
+from flowjax.training.averages import FOLDER, SnapshotError, write_snapshot
 from flowjax.training.checkpoints import Checkpoints, Saver
 from flowjax.training.state import TrainState
 from flowjax.training.step import Metrics
-from flowjax.training.trackers import Trackers
 from flowjax.training.trainer import Trainer
-from flowjax.training.writers import MetricsWriter
+from flowjax.training.writers import MetricsWriter, Trackers
 from flowjax.typing import PyTree
 
 
@@ -49,7 +49,7 @@ class RunOutputs:
         """
         train = trainer.config.train
         self._trainer, self._start = trainer, start
-        self._peak = hardware.peak_flops(train.peak_tflops)
+        self._peak = profiling.peak_flops(train.peak_tflops)
         self._saver = self.checkpoints.saver(train.keep_last, train.keep_every, train.keep_at)
         self._writer = MetricsWriter(self.workdir / "metrics.jsonl", step)
 
@@ -78,8 +78,8 @@ class RunOutputs:
         now, batch = time.perf_counter(), self._trainer.config.train.batch_size
         rate = (step - self._mark[1]) * batch / (now - self._mark[0]) if step > self._mark[1] else None
         self.loss = float(self._metrics.loss)
-        flops, feed = self._trainer.flops_per_step, self._trainer.feed
-        mfu = None if rate is None else hardware.utilisation(flops, rate / batch, self._peak)
+        flops, prefetcher = self._trainer.flops_per_step, self._trainer.prefetcher
+        mfu = None if rate is None else profiling.utilisation(flops, rate / batch, self._peak)
         record = {
             "step": step,
             "samples_seen": step * batch,
@@ -91,16 +91,16 @@ class RunOutputs:
             "skipped_steps": skipped_steps,
             "samples_per_second": rate,
             "mfu": mfu,
-            "device_gib": hardware.memory_gib(),
+            "device_gib": profiling.memory_gib(),
             "checkpoint_seconds": self._checkpoint_seconds,
-            "stall_seconds": feed.stalled if feed else 0.0,
+            "stall_seconds": prefetcher.stalled if prefetcher else 0.0,
             "time": self._writer.elapsed + now - self._start,
         }
         self._writer.write(record)
         self._trackers.write(step, record)
         self._checkpoint_seconds = 0.0
-        if feed:
-            feed.stalled = 0.0
+        if prefetcher:
+            prefetcher.stalled = 0.0
         self._mark = now, step
         shown = {"loss": self.loss, "val_loss": val_loss}
         return shown if rate is None else shown | {"samples/s": rate}
@@ -116,8 +116,8 @@ class RunOutputs:
         if hosts.leader():
             try:
                 for width, average in zip(self._trainer.config.ema.widths, known, strict=True):
-                    power_ema.write_snapshot(self.workdir / power_ema.FOLDER, step, width, average)
-            except power_ema.SnapshotError as error:
+                    write_snapshot(self.workdir / FOLDER, step, width, average)
+            except SnapshotError as error:
                 fault = f"{error}; {_kept(self.checkpoints)}; try a lower train.lr in another workdir"
         if hosts.agree(0, int(fault is not None))[1]:
             self.wait()

@@ -16,7 +16,7 @@ from typing import Any
 
 import jax
 
-from flowjax.training.hardware import out_of_memory
+from flowjax.errors import out_of_memory
 
 LOST = 70
 """Exit code of a process that has lost another: that of an internal error in sysexits.h, which schedulers retry."""

@@ -12,7 +12,8 @@ from jax.sharding import Sharding, SingleDeviceSharding
 
 from flowjax.build import Problem
 from flowjax.config import Config
-from flowjax.training import hosts, power_ema
+from flowjax.training import hosts
+from flowjax.training.averages import init_power
 from flowjax.training.optimizers import optimizer
 from flowjax.typing import Params
 
@@ -54,7 +55,7 @@ class TrainState:
         params: the network's parameters, a nested dict of arrays.
         opt_state: the optimizer's.
         ema: exponential moving average of the parameters.
-        averages: those with a power of time as profile, one for each of `ema.widths` (`training.power_ema`).
+        averages: those with a power of time as profile, one for each of `ema.widths` (`training.averages`).
         key: the run's typed key. It never changes: step i draws from `fold_in(key, i)`.
         running: metrics summed up since the last record.
     """
@@ -84,7 +85,7 @@ def init_state(config: Config, problem: Problem) -> TrainState:
     key_init, key_run = jax.random.split(jax.random.key(config.seed))
     params = problem.init(key_init)
     average = jax.tree.map(jnp.copy, params)  # a buffer of its own: the state's memory is donated to the next
-    opt_state, averages = optimizer(config.train).init(params), power_ema.init(params, len(config.ema.widths))
+    opt_state, averages = optimizer(config.train).init(params), init_power(params, len(config.ema.widths))
     return TrainState(jnp.zeros((), jnp.int32), params, opt_state, average, averages, key_run)
 
 

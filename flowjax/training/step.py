@@ -19,8 +19,8 @@ from flowjax.batch import Batch
 from flowjax.conditions import NO_LABEL
 from flowjax.couplings import LARGEST_VIOLATION
 from flowjax.methods import Diagnosed, DiagnosedLoss
-from flowjax.training import ema, power_ema
-from flowjax.training.norms import global_norm
+from flowjax.training.averages import ema_decay, gamma_of, update_ema, update_power
+from flowjax.training.optimizers import global_norm
 from flowjax.training.sharding import replicated, shard_batch
 from flowjax.training.stacked import Stacks
 from flowjax.training.state import RunningMetrics, TrainState
@@ -89,7 +89,7 @@ def make_step(
         gather, scatter: make of the state's parameters those of the loss, elsewhere, in a narrower type or in another
             tree; and of its gradient that of the optimizer, in the state's types.
     """
-    gammas = tuple(map(power_ema.gamma_of, widths))
+    gammas = tuple(map(gamma_of, widths))
 
     def value(params: Params, key: PRNGKey, batch: Batch) -> tuple[Array, Diagnosed]:
         diagnosed = loss(params, key, batch)
@@ -103,8 +103,8 @@ def make_step(
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         done = state.step + 1
-        average = ema.update(state.ema, params, ema.decay(half_life, batch_size, done)) if half_life else params
-        averages = power_ema.update(state.averages, params, gammas, done)
+        average = update_ema(state.ema, params, ema_decay(half_life, batch_size, done)) if half_life else params
+        averages = update_power(state.averages, params, gammas, done)
         new = replace(state, step=done, params=params, opt_state=opt_state, ema=average, averages=averages)
         return new, Taken(diagnosed, global_norm(grads))
 

@@ -2,7 +2,8 @@
 
 import math
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property, partial
 from typing import Any
 
@@ -18,10 +19,9 @@ from flowjax.data import Dataset
 from flowjax.methods import DiagnosedLoss
 from flowjax.models import kernels
 from flowjax.models.magnitude import is_weight
-from flowjax.training import flops, hosts, optimizers, stacked
-from flowjax.training.ahead import Ahead
-from flowjax.training.feed import Feed
+from flowjax.training import hosts, optimizers, profiling, stacked
 from flowjax.training.narrow import travelling
+from flowjax.training.prefetcher import Prefetcher
 from flowjax.training.replicas import network_over_rows
 from flowjax.training.sharding import make_mesh, replicated, rules_of, shardings
 from flowjax.training.stacked import Stacks
@@ -39,6 +39,35 @@ def _checksum(arrays: PyTree) -> int:
         rows: Any = np.ascontiguousarray(a)
         found = zlib.crc32(rows, found)
     return found
+
+
+_pool = ThreadPoolExecutor(4, thread_name_prefix="compile")
+
+
+class CompiledAhead:
+    """A jitted function that another thread may compile while this one goes on.
+
+    A run's start then waits for the longest compilation alone, not for one after the other.
+
+    Args:
+        jitted: from `jax.jit`. Called without `start`, it compiles at the first call.
+    """
+
+    def __init__(self, jitted: Callable[..., Any]):
+        self.jitted = jitted
+        self._program: Future[Callable[..., Any]] | None = None
+
+    def start(self, *like: Any) -> None:
+        """Compiles it for arguments of these shapes, types and shardings (arrays, or `jax.ShapeDtypeStruct`s)."""
+        jitted: Any = self.jitted
+        self._program = _pool.submit(lambda: jitted.lower(*like).compile())
+
+    def program(self) -> Any:
+        """Waits for the program, if it was started; or what will compile it. An error of compiling is raised here."""
+        return self.jitted if self._program is None else self._program.result()
+
+    def __call__(self, *arguments: Any) -> Any:
+        return self.program()(*arguments)
 
 
 class Trainer:
@@ -69,13 +98,13 @@ class Trainer:
         on_host = self._loops_badly()
         stacks = self.stacks = None if on_host else self._make_stacks()
         run = make_run(self.make_step(stacks), self._get_batch, self.mesh, self.places, on_host, stacks)
-        self.run = run if on_host else Ahead(run)
-        self._init = Ahead(jax.jit(lambda: init_state(config, problem), out_shardings=self.places))
+        self.run = run if on_host else CompiledAhead(run)
+        self._init = CompiledAhead(jax.jit(lambda: init_state(config, problem), out_shardings=self.places))
         place = jax.lax.with_sharding_constraint
         self.loss_of = lambda params, key, batch: problem.loss(place(params, self._whole), key, batch).value
-        self._val = Ahead(jax.jit(self.loss_of))
+        self._val = CompiledAhead(jax.jit(self.loss_of))
         rows, workers = dataset.rows, config.data.workers
-        self.feed = None if rows is None else Feed(rows, config.seed, train.batch_size, self.mesh, workers)
+        self.prefetcher = None if rows is None else Prefetcher(rows, config.seed, train.batch_size, self.mesh, workers)
 
     def make_step(self, stacks: Stacks | None = None) -> Step:
         """One step of the state, or of the state in stacks."""
@@ -123,8 +152,8 @@ class Trainer:
         like = self.like()
         if jax.process_count() > 1:
             return  # processes must not differ in the order of what they compile
-        if isinstance(self.run, Ahead):
-            self.run.start(like, self.feed.like() if self.feed else self.arrays_like(), 1)
+        if isinstance(self.run, CompiledAhead):
+            self.run.start(like, self.prefetcher.like() if self.prefetcher else self.arrays_like(), 1)
         if fresh:
             self._init.start()
         self._val.start(like.ema, *self._validation)
@@ -196,7 +225,7 @@ class Trainer:
 
     @cached_property
     def flops_per_step(self) -> float:
-        """Floating-point operations of one step's loss and gradient (`training.flops`), rematerialisation apart."""
+        """Floating-point operations of one step's loss and gradient (`training.profiling`), rematerialisation apart."""
         problem = self.problem
         if self.config.model.get("remat", "none") != "none":
             plain = resolve(self.config.to_dict())
@@ -205,7 +234,7 @@ class Trainer:
         gradient = jax.grad(lambda params, key, batch: problem.train_loss(params, key, batch).value)
         like, (x1, cond) = self.like(), self._batch_like()
         with kernels.forward_mode():  # fused kernels cannot be looked into
-            return flops.count(gradient, like.params, like.key, Batch(x1, cond))
+            return profiling.count_flops(gradient, like.params, like.key, Batch(x1, cond))
 
     def _batch_like(self) -> tuple[Any, Any]:
         """Shapes of a batch in model space."""

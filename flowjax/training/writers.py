@@ -1,116 +1,30 @@
-"""What a run leaves behind while it runs: `config.json`, `metrics.jsonl`, and progress on stderr."""
+"""Where a run reports: `metrics.jsonl`, TensorBoard and Weights & Biases, and progress on stderr.
 
+`metrics.jsonl` is a run's record and is always written. No run stops for a tracker, that is TensorBoard or Weights &
+Biases: one that fails is dropped, with one line on stderr.
+"""
+
+import importlib
 import json
 import math
 import os
-import subprocess
 import sys
-import zlib
+import time
+from collections.abc import Callable, Mapping
 from functools import cache
-from importlib import metadata
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Protocol, runtime_checkable
 
-import jax
 from tqdm import tqdm
 
 from flowjax.config import Config
-from flowjax.data import DataError, DataSpec
 from flowjax.files import written
 from flowjax.training import hosts
 
-_PACKAGES = ("flowjax-research", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "diffrax", "numpy")
-_CHECKSUM = "crc32"  # a key of config.json
+Record = Mapping[str, float | int | None]
+
 _LOSSES = ("loss", "val_loss")
-
-
-class WorkdirError(ValueError):
-    """A folder that is not a run; one line."""
-
-
-def write_config(workdir: Path, config: Config, spec: DataSpec, size: dict[str, Any], streamed: bool) -> None:
-    """All resolved values, what the model must remember of its data, its size, versions, git commit and devices."""
-    record = {
-        "config": config.to_dict(),
-        "data": spec.to_record() | {"streamed": streamed},
-        "size": size,
-        "versions": {"python": sys.version.split()[0]} | {p: _version(p) for p in _PACKAGES},
-        "git_commit": _git_commit(),
-        "devices": [d.device_kind for d in jax.devices()],
-    }
-    record = json.loads(json.dumps(record))
-    with written(workdir / "config.json") as part:
-        part.write_text(json.dumps(record | {_CHECKSUM: _crc(record)}, indent=2) + "\n")
-
-
-def read_config(workdir: Path) -> tuple[dict[str, Any], DataSpec]:
-    """The config, not yet checked, and the data spec of a workdir. Warns if the file was edited or damaged.
-
-    Raises:
-        WorkdirError: if it is not the workdir of a run, or its `config.json` cannot be read.
-    """
-    record = _read_record(workdir)
-    if _CHECKSUM in record and record.pop(_CHECKSUM) != _crc(record):
-        _warn(f"{workdir}/config.json has been edited or damaged since it was written: it does not fit its checksum")
-    try:
-        config, spec = record["config"], DataSpec.from_record(record["data"])
-    except (KeyError, DataError) as error:
-        reason = f"{error} is missing" if isinstance(error, KeyError) else error
-        raise WorkdirError(f"{workdir}/config.json cannot be read: {reason}") from None
-    if not isinstance(config, dict):
-        raise WorkdirError(f"{workdir}/config.json cannot be read: 'config' must be a JSON object")
-    return config, spec
-
-
-def read_streamed(workdir: Path) -> bool | None:
-    """Whether the data of the run were streamed; None if `config.json` does not say so."""
-    data = _read_record(workdir).get("data")
-    return data.get("streamed") if isinstance(data, dict) else None
-
-
-def read_size(workdir: Path) -> dict[str, Any]:
-    """`parameters` and `flops_per_step`, as passed to `write_config`; empty if `config.json` does not have them."""
-    size = _read_record(workdir).get("size")
-    return size if isinstance(size, dict) else {}
-
-
-def _read_record(workdir: Path) -> dict[str, Any]:
-    """The JSON object in `config.json`, whose entries are not checked; WorkdirError if the file does not hold one."""
-    try:
-        record = json.loads((workdir / "config.json").read_bytes())
-    except FileNotFoundError:
-        raise WorkdirError(f"{workdir} is not the workdir of a run: it has no config.json") from None
-    except NotADirectoryError:
-        hint = "; files of weights are for Python: flowjax.interop.open_weights" * (workdir.suffix == ".safetensors")
-        raise WorkdirError(f"{workdir} is a file, not the workdir of a run{hint}") from None
-    except OSError as error:
-        raise WorkdirError(f"{workdir}/config.json cannot be read: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:
-        raise WorkdirError(f"{workdir}/config.json cannot be read: it is not JSON ({error})") from None
-    if not isinstance(record, dict):
-        raise WorkdirError(f"{workdir}/config.json cannot be read: it is not a JSON object")
-    return record
-
-
-def _crc(record: dict[str, Any]) -> int:
-    return zlib.crc32(json.dumps(record, sort_keys=True).encode())
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
-
-
-def _git_commit() -> str | None:
-    try:
-        answer = subprocess.run(
-            ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, timeout=5
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return answer.stdout.strip() or None
 
 
 class MetricsWriter:
@@ -147,7 +61,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     lines = [line for line in path.read_bytes().splitlines() if line.strip()] if path.exists() else []
     records = [record for line in lines if (record := _record(line)) is not None]
     if skipped := len(lines) - len(records):
-        _warn(f"{skipped} damaged line{'s' * (skipped > 1)} of {path} skipped")
+        warn_once(f"{skipped} damaged line{'s' * (skipped > 1)} of {path} skipped")
     return records
 
 
@@ -167,7 +81,7 @@ def _record(line: bytes) -> dict[str, Any] | None:
 
 
 @cache
-def _warn(line: str) -> None:
+def warn_once(line: str) -> None:
     """Writes a warning to stderr, each of them once in a process."""
     say(f"warning: {line}")
 
@@ -216,3 +130,121 @@ def disk_problem(error: BaseException) -> str | None:
                 return phrase
         seen = seen.__cause__ or seen.__context__
     return None
+
+
+@runtime_checkable
+class Tracker(Protocol):
+    """Takes the records of a run."""
+
+    def write(self, step: int, record: Record) -> None:
+        """Takes the record of `step`."""
+        ...
+
+    def close(self) -> None:
+        """Waits until all records have been delivered, and closes."""
+        ...
+
+
+class TensorBoard:
+    """Event files. Of a run that was resumed, TensorBoard leaves out what came after the step it was resumed from.
+
+    They are written here and now. tensorboardX's `SummaryWriter` has a thread for it, which dies of a full disk unseen
+    and lets training wait for it.
+
+    Args:
+        folder: of the event files.
+        step: that training starts from.
+    """
+
+    def __init__(self, folder: Path, step: int):
+        files, proto = (_load(f"tensorboardX.{name}") for name in ("event_file_writer", "proto.event_pb2"))
+        self._event, self._summary = proto.Event, _load("tensorboardX.proto.summary_pb2").Summary
+        folder.mkdir(parents=True, exist_ok=True)
+        self._writer = files.EventsWriter(str(folder / "events"), f".{step}")
+        start = proto.SessionLog(status=proto.SessionLog.START)
+        self._writer.write_event(self._event(step=step + 1, wall_time=time.time(), session_log=start))
+
+    def write(self, step: int, record: Record) -> None:
+        values = [self._summary.Value(tag=tag, simple_value=value) for tag, value in _plotted(record).items()]
+        self._writer.write_event(self._event(step=step, wall_time=time.time(), summary=self._summary(value=values)))
+        self._writer.flush()
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class Wandb:
+    """A run of Weights & Biases, the same one whenever this workdir is resumed: its id is kept in `wandb.json`.
+
+    Steps that W&B has already seen are not logged again: a run taken up at an earlier step keeps the older records.
+
+    Args:
+        workdir: of the run.
+        config: its keys.
+        project: of W&B.
+    """
+
+    def __init__(self, workdir: Path, config: Config, project: str):
+        kept = workdir / "wandb.json"
+        known = json.loads(kept.read_text()) if kept.exists() else {}
+        self._run = _load("wandb").init(
+            project=project,
+            id=known.get(project),
+            resume="allow",
+            name=workdir.absolute().name,
+            dir=str(workdir),
+            config=config.to_dict(),
+            settings={"console": "off"},  # stdout and stderr are left alone
+        )
+        kept.write_text(json.dumps(known | {project: self._run.id}) + "\n")
+
+    def write(self, step: int, record: Record) -> None:
+        self._run.log(_plotted(record), step=step)
+
+    def close(self) -> None:
+        self._run.finish()
+
+
+class Trackers:
+    """Several trackers as one, of which each may fail; closed by `with`.
+
+    Args:
+        makers: what opens each, by name.
+    """
+
+    def __init__(self, makers: Mapping[str, Callable[[], Tracker]] | None = None):
+        self._open: dict[str, Tracker] = {}
+        for name, make in (makers or {}).items():
+            self._guarded(name, lambda name=name, make=make: self._open.update({name: make()}))
+
+    def write(self, step: int, record: Record) -> None:
+        for name, tracker in list(self._open.items()):
+            self._guarded(name, lambda tracker=tracker: tracker.write(step, record))
+
+    def close(self) -> None:
+        for name, tracker in list(self._open.items()):
+            self._guarded(name, tracker.close)
+        self._open.clear()
+
+    def __enter__(self) -> "Trackers":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def _guarded(self, name: str, act: Callable[[], None]) -> None:
+        try:
+            act()
+        except Exception as error:  # a service that is down, a full disk, a package that does not fit
+            self._open.pop(name, None)
+            reason = " ".join(str(error).split())[:200] or type(error).__name__
+            say(f"train: {name} is dropped ({reason}); training goes on, its records are in metrics.jsonl")
+
+
+def _load(module: str) -> Any:
+    """A module of an optional package."""
+    return importlib.import_module(module)
+
+
+def _plotted(record: Record) -> dict[str, float | int]:
+    return {tag: value for tag, value in record.items() if tag != "step" and value is not None}

@@ -20,7 +20,7 @@ from unittest import mock
 import jax
 import numpy as np
 
-from flowjax.training import checksums
+from flowjax import checksums
 from flowjax.training.checkpoints import Checkpoints
 from flowjax.training.state import TrainState
 

@@ -139,7 +139,7 @@ def measured(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     import numpy as np
     from unet_gpu import profile
 
-    from flowjax.training.ahead import Ahead
+    from flowjax.training.trainer import CompiledAhead
 
     devices = jax.devices()
     used = max(int(np.prod([int(n) for n in mesh.split("x")])) for mesh in args.mesh)
@@ -148,7 +148,7 @@ def measured(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     meshes = ["1x1"] * used + [mesh for mesh in args.mesh if mesh != "1x1"]  # each device alone first
     trainers = [assembled(args, mesh, devices[i:] if i < used else devices) for i, mesh in enumerate(meshes)]
     for trainer in trainers:
-        if not isinstance(trainer.run, Ahead):
+        if not isinstance(trainer.run, CompiledAhead):
             raise SystemExit(f"{args.model} has no compiled loop on a CPU: take a GPU or TPU, or --model dit_l2")
         trainer.run.start(trainer.like(), trainer.arrays_like(), 1)  # side by side
     programs = [trainer.run.program() for trainer in trainers]

@@ -360,7 +360,7 @@ def test_too_little_device_memory_names_the_knobs(flowjax, copy, monkeypatch, wo
 
 
 def test_what_else_runs_out_is_not_called_device_memory():
-    from flowjax.training.hardware import out_of_memory
+    from flowjax.errors import out_of_memory
 
     for words in (
         "RESOURCE_EXHAUSTED: Shared memory size limit exceeded: requested 262144, available: 232448",

@@ -14,9 +14,9 @@ from flowjax.cli import train_run
 from flowjax.cli.flags import UsageError
 from flowjax.config import changed, resolve
 from flowjax.errors import RunFault
-from flowjax.training import lock
+from flowjax.training import workdir as workdirs
 from flowjax.training.checkpoints import Checkpoints
-from flowjax.training.writers import WorkdirError
+from flowjax.training.workdir import WorkdirError
 from tests.conftest import TINY
 
 
@@ -37,7 +37,7 @@ def test_a_second_training_in_a_workdir_is_refused(flowjax, tiny_run, tmp_path, 
         "import fcntl, sys, time; f = open(sys.argv[1], 'w'); fcntl.flock(f, fcntl.LOCK_EX); "
         "print('process 17 on host', file=f, flush=True); print(flush=True); time.sleep(60)"
     )
-    process = subprocess.Popen([sys.executable, "-c", owner, workdir / lock.NAME], stdout=subprocess.PIPE)
+    process = subprocess.Popen([sys.executable, "-c", owner, workdir / workdirs.LOCK], stdout=subprocess.PIPE)
     try:
         assert process.stdout is not None
         process.stdout.readline()
@@ -50,7 +50,11 @@ def test_a_second_training_in_a_workdir_is_refused(flowjax, tiny_run, tmp_path, 
     finally:
         process.kill()
         process.wait()
-    with lock.held(workdir), pytest.raises(WorkdirError, match=r"is in use: process \d+ on "), lock.held(workdir):
+    with (
+        workdirs.locked(workdir),
+        pytest.raises(WorkdirError, match=r"is in use: process \d+ on "),
+        workdirs.locked(workdir),
+    ):
         pass
     assert (workdir / "checkpoints" / "120").is_dir()
 
@@ -60,7 +64,7 @@ def test_a_file_system_without_locks_is_warned_about(tmp_path, monkeypatch, caps
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr(fcntl, "flock", none)
-    with lock.held(tmp_path / "run"):
+    with workdirs.locked(tmp_path / "run"):
         (tmp_path / "run" / "config.json").write_text("{}")
     err = capsys.readouterr().err
     assert err.count("\n") == 1
@@ -70,11 +74,11 @@ def test_a_file_system_without_locks_is_warned_about(tmp_path, monkeypatch, caps
 @pytest.mark.parametrize(("kind", "error"), [(0, None), (1, RunFault), (2, WorkdirError)])
 def test_the_other_processes_of_a_run_do_as_the_first(tmp_path, monkeypatch, kind, error):
     """They take no lock of their own, and end with the exit code of the first one."""
-    monkeypatch.setattr(lock.hosts, "leader", lambda: False)
-    monkeypatch.setattr(lock.hosts, "largest", lambda value: max(value, kind))
-    with lock.held(tmp_path / "run") if error is None else pytest.raises(error, match="process 0 cannot use"):
+    monkeypatch.setattr(workdirs.hosts, "leader", lambda: False)
+    monkeypatch.setattr(workdirs.hosts, "largest", lambda value: max(value, kind))
+    with workdirs.locked(tmp_path / "run") if error is None else pytest.raises(error, match="process 0 cannot use"):
         if error is not None:
-            with lock.held(tmp_path / "run"):
+            with workdirs.locked(tmp_path / "run"):
                 pass
     assert list(tmp_path.iterdir()) == []
 
@@ -82,9 +86,9 @@ def test_the_other_processes_of_a_run_do_as_the_first(tmp_path, monkeypatch, kin
 def test_a_workdir_that_got_nothing_is_removed_again(tmp_path):
     (tmp_path / "mine").mkdir()
     for name in ("mine", "new"):
-        with lock.held(tmp_path / name):
+        with workdirs.locked(tmp_path / name):
             pass
-    with lock.held(tmp_path / "moved"):
+    with workdirs.locked(tmp_path / "moved"):
         (tmp_path / "moved").rename(tmp_path / "away")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["away", "mine"]
 

@@ -8,8 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flowjax import files
-from flowjax.training import checksums
+from flowjax import checksums, files
 from flowjax.training.checkpoints import CheckpointError, Checkpoints
 from flowjax.training.state import TrainState
 

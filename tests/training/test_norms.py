@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from flowjax.training.norms import clip, global_norm
+from flowjax.training.optimizers import clip, global_norm
 
 TREE = {"large": jnp.arange(20_000.0).reshape(100, 200) / 1e4, **{f"b{i}": jnp.full(3 + i, 0.1 * i) for i in range(9)}}
 

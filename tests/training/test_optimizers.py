@@ -10,8 +10,15 @@ import pytest
 
 from flowjax.config import defaults, resolve
 from flowjax.errors import ConfigError
-from flowjax.training.guard import SpikeState, skip_spikes, skipped
-from flowjax.training.optimizers import OPTIMIZERS, SCHEDULES, learning_rate, optimizer
+from flowjax.training.optimizers import (
+    OPTIMIZERS,
+    SCHEDULES,
+    SpikeState,
+    learning_rate,
+    optimizer,
+    skip_spikes,
+    skipped,
+)
 from flowjax.training.stacked import Stacks, largest_within, stacked
 
 pytestmark = pytest.mark.analytic

@@ -8,7 +8,7 @@ import pytest
 from flax import nnx
 
 from flowjax.models.magnitude import MPConv, MPLinear, is_weight, unit
-from flowjax.training.projection import normalise_weights
+from flowjax.training.optimizers import normalise_weights
 
 pytestmark = pytest.mark.analytic
 

@@ -9,8 +9,7 @@ import types
 import pytest
 
 from flowjax.training.checkpoints import Saver
-from flowjax.training.trackers import TensorBoard, Trackers
-from flowjax.training.writers import read_metrics
+from flowjax.training.writers import TensorBoard, Trackers, read_metrics
 from tests.conftest import TINY
 
 

@@ -22,12 +22,12 @@ from flowjax.data import DataError, open_dataset
 from flowjax.data.dataset import ArrayRows
 from flowjax.data.stream import Stream
 from flowjax.errors import ConfigError, RunFault
-from flowjax.training import ema, loop, optimizers
+from flowjax.training import averages, loop, optimizers
 from flowjax.training.checkpoints import CheckpointError, Checkpoints, Saver
 from flowjax.training.loop import train
 from flowjax.training.outputs import RunOutputs
+from flowjax.training.profiling import Trace
 from flowjax.training.step import drop_labels, loops_badly
-from flowjax.training.trace import Trace
 from flowjax.training.trainer import Trainer
 from flowjax.training.writers import read_metrics
 from tests.conftest import reproducible_records
@@ -265,10 +265,12 @@ def test_ema_half_life_is_in_samples():
     average, half_life, batch = {"w": jnp.ones(())}, 640.0, 32
     start = 10**6
     for i in range(20):
-        average = ema.update(average, {"w": jnp.zeros(())}, ema.decay(half_life, batch, jnp.asarray(start + i)))
+        average = averages.update_ema(
+            average, {"w": jnp.zeros(())}, averages.ema_decay(half_life, batch, jnp.asarray(start + i))
+        )
     assert float(average["w"]) == pytest.approx(0.5, rel=1e-5)
-    assert float(ema.decay(0.0, batch, jnp.asarray(5))) == 0.0
-    assert float(ema.decay(1e9, 100, jnp.asarray(2))) == pytest.approx(0.5 ** (100 / (0.05 * 200)), rel=1e-5)
+    assert float(averages.ema_decay(0.0, batch, jnp.asarray(5))) == 0.0
+    assert float(averages.ema_decay(1e9, 100, jnp.asarray(2))) == pytest.approx(0.5 ** (100 / (0.05 * 200)), rel=1e-5)
 
 
 @pytest.mark.parametrize(("name", "half"), [("constant", 1.0), ("cosine", 0.5), ("linear", 0.5)])
@@ -328,9 +330,9 @@ def test_a_streamed_set_trains_and_resumes_the_same(tmp_path):
     c.data.workers = 2
     trainer = make()
     trainer.compile_ahead(fresh=True)
-    state, _ = trainer.run(trainer.init(), trainer.feed(0, 11), 11)
-    state, _ = trainer.run(state, trainer.feed(11, 9), 9)
-    trainer.feed.close()
+    state, _ = trainer.run(trainer.init(), trainer.prefetcher(0, 11), 11)
+    state, _ = trainer.run(state, trainer.prefetcher(11, 9), 9)
+    trainer.prefetcher.close()
     assert_same_bits(dataclasses.replace(state, running=whole.state.running), whole.state)
 
 

@@ -6,14 +6,15 @@ import shutil
 import pytest
 
 from flowjax.training import writers
-from flowjax.training.writers import MetricsWriter, WorkdirError, read_config, read_metrics, read_size, read_streamed
+from flowjax.training.workdir import WorkdirError, read_config, read_size, read_streamed
+from flowjax.training.writers import MetricsWriter, read_metrics
 
 RECORD = {"step": 40, "samples_seen": 2560, "loss": 1.5, "val_loss": None, "time": 0.5}
 
 
 @pytest.fixture(autouse=True)
 def warnings_are_repeated():
-    writers._warn.cache_clear()
+    writers.warn_once.cache_clear()
 
 
 @pytest.mark.parametrize(

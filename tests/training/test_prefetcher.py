@@ -1,4 +1,4 @@
-"""What a feed places where, and what it counts as stalled."""
+"""What a prefetcher places where, and what it counts as stalled."""
 
 import threading
 import time
@@ -11,7 +11,7 @@ from jax.sharding import PartitionSpec as P
 from flowjax.batch import Batch
 from flowjax.data.dataset import ArrayRows
 from flowjax.data.stream import Stream
-from flowjax.training.feed import STRETCH, Feed, own_rows
+from flowjax.training.prefetcher import STRETCH, Prefetcher, own_rows
 from flowjax.training.sharding import AXES
 
 ROWS = ArrayRows(Batch(np.arange(40, dtype=np.uint8)[:, None], {"label": np.arange(40, dtype=np.int32)}))
@@ -23,16 +23,18 @@ def mesh():
 
 
 def test_stretches_are_padded_and_split_over_the_mesh(mesh):
-    feed = Feed(ROWS, 0, 8, mesh)
-    first, second = feed(5, 3), feed(8, STRETCH)
+    prefetcher = Prefetcher(ROWS, 0, 8, mesh)
+    first, second = prefetcher(5, 3), prefetcher(8, STRETCH)
     assert first.x1.shape == (STRETCH, 8, 1)
     assert first.x1.sharding.spec == P(None, ("data", "fsdp"))
     expected = [Stream(ROWS, 0, 8)[5 + i].cond["label"] for i in range(3 + STRETCH)]
     np.testing.assert_array_equal(first.cond["label"][:3], expected[:3])
     np.testing.assert_array_equal(second.cond["label"], expected[3:])
     np.testing.assert_array_equal(first.x1[3:, :, 0], np.tile(expected[2], (STRETCH - 3, 1)))
-    np.testing.assert_array_equal(feed(0, 1).cond["label"][0], Stream(ROWS, 0, 8)[0].cond["label"])  # back to the start
-    feed.close()
+    np.testing.assert_array_equal(
+        prefetcher(0, 1).cond["label"][0], Stream(ROWS, 0, 8)[0].cond["label"]
+    )  # back to the start
+    prefetcher.close()
 
 
 class Gated:
@@ -59,29 +61,29 @@ def without_row_7(stream, batches):
 
 def test_what_was_begun_is_read_while_the_devices_work(mesh):
     rows = Gated()
-    feed, plain = Feed(rows, 0, 2, mesh), Stream(ROWS, 0, 2)
+    prefetcher, plain = Prefetcher(rows, 0, 2, mesh), Stream(ROWS, 0, 2)
     step = without_row_7(plain, 12)  # threads read ahead
-    feed.start(step, 2)
+    prefetcher.start(step, 2)
     assert not rows.gate.is_set()  # nor was it waited for
     began = time.perf_counter()
     threading.Timer(0.05, rows.gate.set).start()
-    batches = feed(step, 2)
-    assert 0 < feed.stalled < time.perf_counter() - began
+    batches = prefetcher(step, 2)
+    assert 0 < prefetcher.stalled < time.perf_counter() - began
     np.testing.assert_array_equal(batches.cond["label"][:2], [plain[step].cond["label"], plain[step + 1].cond["label"]])
-    stalled = feed.stalled
-    feed(step + 2, 1)
-    assert feed.stalled == stalled  # nothing runs while what was not begun is read
-    feed.close()
+    stalled = prefetcher.stalled
+    prefetcher(step + 2, 1)
+    assert prefetcher.stalled == stalled  # nothing runs while what was not begun is read
+    prefetcher.close()
 
 
 def test_what_was_begun_and_is_not_wanted_is_left(mesh):
-    feed = Feed(ROWS, 0, 8, mesh)
-    feed.start(0, 2)
-    np.testing.assert_array_equal(feed(5, 1).cond["label"][0], Stream(ROWS, 0, 8)[5].cond["label"])
-    feed.start(6, 2)
-    feed.close()
-    np.testing.assert_array_equal(feed(6, 1).cond["label"][0], Stream(ROWS, 0, 8)[6].cond["label"])
-    feed.close()
+    prefetcher = Prefetcher(ROWS, 0, 8, mesh)
+    prefetcher.start(0, 2)
+    np.testing.assert_array_equal(prefetcher(5, 1).cond["label"][0], Stream(ROWS, 0, 8)[5].cond["label"])
+    prefetcher.start(6, 2)
+    prefetcher.close()
+    np.testing.assert_array_equal(prefetcher(6, 1).cond["label"][0], Stream(ROWS, 0, 8)[6].cond["label"])
+    prefetcher.close()
 
 
 def test_closing_waits_for_a_batch_not_for_all(mesh):
@@ -94,25 +96,25 @@ def test_closing_waits_for_a_batch_not_for_all(mesh):
             return super().__getitem__(index)
 
     rows = Slow()
-    feed = Feed(rows, 0, 2, mesh)
+    prefetcher = Prefetcher(rows, 0, 2, mesh)
     step = without_row_7(Stream(ROWS, 0, 2), 12)
-    feed.start(step, STRETCH)
-    threading.Thread(target=lambda: feed._closing.wait(60) and rows.gate.set()).start()
-    feed.close()
+    prefetcher.start(step, STRETCH)
+    threading.Thread(target=lambda: prefetcher._closing.wait(60) and rows.gate.set()).start()
+    prefetcher.close()
     assert len(read) < 2 * STRETCH
-    np.testing.assert_array_equal(feed(step, 1).cond["label"][0], Stream(ROWS, 0, 2)[step].cond["label"])
-    feed.close()
+    np.testing.assert_array_equal(prefetcher(step, 1).cond["label"][0], Stream(ROWS, 0, 2)[step].cond["label"])
+    prefetcher.close()
 
 
 def test_an_error_of_reading_comes_with_the_call(mesh):
     rows = Gated()
     rows.gate.set()
-    feed = Feed(rows, 0, 40, mesh)
-    feed.start(0, 1)
+    prefetcher = Prefetcher(rows, 0, 40, mesh)
+    prefetcher.start(0, 1)
     with pytest.raises(OSError, match="row 7"):
-        feed(0, 1)
-    feed.close()
+        prefetcher(0, 1)
+    prefetcher.close()
 
 
 def test_a_process_alone_reads_whole_batches(mesh):
-    assert own_rows(Feed(ROWS, 0, 8, mesh)._sharding, 8) == (0, 8)
+    assert own_rows(Prefetcher(ROWS, 0, 8, mesh)._sharding, 8) == (0, 8)

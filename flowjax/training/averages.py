@@ -1,12 +1,12 @@
-"""Averages of the parameters with a power of time as profile, and any such average after the run from two of them.
+"""Moving averages of the parameters: the exponential one, and those with a power of time as profile.
 
-The profile at time t weighs the parameters of time s by (gamma + 1) s^gamma / t^(gamma + 1) on [0, t]: it stretches
-with the run, so its width is a share of it. That share, sigma_rel, is its standard deviation over t, and is how
-averages are named. Tracking two and storing them now and then, one can choose the width after training: the profiles of
-the snapshots nearly span those of other widths, and the parameters follow by linearity (Karras et al. 2024, section 3
-and appendix C).
+From two averages of the second kind any other of that kind can be made after the run. The profile at time t weighs the
+parameters of time s by (gamma + 1) s^gamma / t^(gamma + 1) on [0, t]: it stretches with the run, so its width is a
+share of it. That share, sigma_rel, is its standard deviation over t, and is how averages are named. Tracking two and
+storing them now and then, one can choose the width after training: the profiles of the snapshots nearly span those of
+other widths, and the parameters follow by linearity (Karras et al. 2024, section 3 and appendix C).
 
-Everything depends on ratios of times alone: steps may be optimizer steps or samples, the same throughout. A tracked
+Power profiles depend on ratios of times alone: steps may be optimizer steps or samples, the same throughout. A tracked
 average is the integral of its profile exactly, of parameters that are constant between steps.
 """
 
@@ -36,8 +36,11 @@ LARGEST_MISFIT = 0.05
 MAX_SIGMA_REL = 12**-0.5
 """Of gamma = 0, the plain mean of the run."""
 
-Profile = tuple[float | int, float]
+PowerProfile = tuple[float | int, float]
 """(step, gamma)."""
+
+_RAMP = 0.05
+"""The half-life of `ema_decay` is at most this share of the samples seen."""
 
 
 class SnapshotError(RuntimeError):
@@ -56,6 +59,30 @@ class Snapshot(NamedTuple):
     step: int
     sigma_rel: float
     path: Path
+
+
+def ema_decay(half_life: float, batch_size: int, step: Int[Array, ""]) -> Float[Array, ""]:
+    """The factor on the old average when step number `step` (the first is 1) is done.
+
+    The half-life grows with the run, up to 5% of the samples seen, until it is `half_life`: the average forgets its
+    start (Karras et al. 2022, appendix F.2).
+
+    Args:
+        half_life: in samples, so that the batch size does not matter; 0 switches the average off.
+        batch_size: samples in a step.
+        step: its number.
+    """
+    seen = step * float(batch_size)
+    ramped = jnp.minimum(half_life, _RAMP * seen)
+    return jnp.where(ramped > 0, 0.5 ** (batch_size / jnp.maximum(ramped, 1e-9)), 0.0)
+
+
+def update_ema(ema: Params, params: Params, factor: Float[Array, ""]) -> Params:
+    """factor * ema + (1 - factor) * params.
+
+    Not `optax.incremental_update`, which adds two products: of 100,000 normal numbers 49% got another last bit.
+    """
+    return jax.tree.map(lambda old, new: new + factor.astype(new.dtype) * (old - new), ema, params)
 
 
 def sigma_rel(gamma: float) -> float:
@@ -91,12 +118,12 @@ def beta(gamma: float, step: Int[Array, ""] | int) -> Float[Array, ""]:
     return 1 - rate(gamma, step)
 
 
-def init(params: Params, count: int) -> tuple[Params, ...]:
+def init_power(params: Params, count: int) -> tuple[Params, ...]:
     """`count` averages at step 0, each in memory of its own."""
     return tuple(jax.tree.map(jnp.copy, params) for _ in range(count))
 
 
-def update(
+def update_power(
     averages: tuple[Params, ...], params: Params, gammas: tuple[float, ...], step: Int[Array, ""] | int
 ) -> tuple[Params, ...]:
     """The averages when step number `step` (the first is 1) is done, which left these parameters.
@@ -116,13 +143,13 @@ def update(
     return tuple(one(average, gamma) for average, gamma in zip(averages, gammas, strict=True))
 
 
-def inner(a: Profile, b: Profile) -> float:
+def inner(a: PowerProfile, b: PowerProfile) -> float:
     """The integral of the product of two profiles over time, in 1 / step (eq. 151)."""
     (t, g), (s, h) = sorted([a, b])
     return (g + 1) * (h + 1) / (g + h + 1) * (t / s) ** h / s
 
 
-def solve_weights(snapshots: Sequence[Profile], target: Profile) -> Float[np.ndarray, " n"]:
+def solve_weights(snapshots: Sequence[PowerProfile], target: PowerProfile) -> Float[np.ndarray, " n"]:
     """The coefficients, of sum 1, with which the snapshots' profiles come closest to the target's in L2.
 
     Algorithm 3, with the sum as a constraint of the least squares, in float64.
@@ -143,7 +170,7 @@ def solve_weights(snapshots: Sequence[Profile], target: Profile) -> Float[np.nda
     return np.linalg.lstsq(system, right, rcond=1e-13)[0][:n]
 
 
-def misfit(snapshots: Sequence[Profile], target: Profile, coefficients: Float[np.ndarray, " n"]) -> float:
+def misfit(snapshots: Sequence[PowerProfile], target: PowerProfile, coefficients: Float[np.ndarray, " n"]) -> float:
     """The L2 distance of the combined profile from the target's, over the norm of the target's: 0 is exact."""
     c = coefficients
     gram = np.array([[inner(a, b) for b in snapshots] for a in snapshots])

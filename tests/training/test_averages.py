@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from scipy.integrate import quad
 
-from flowjax.training import power_ema
-from flowjax.training.power_ema import SnapshotError, gamma_of, inner, misfit, posthoc, solve_weights
+from flowjax.training import averages
+from flowjax.training.averages import SnapshotError, gamma_of, inner, misfit, posthoc, solve_weights
 
 SIGMAS = (0.05, 0.10)
 
@@ -24,10 +24,10 @@ def test_published_exponents_and_the_cubic():
     """Karras et al. print 16.97 and 6.94; and the closed form against a general root finder."""
     np.testing.assert_allclose(gamma_of(0.05), 16.97, atol=5e-3)
     np.testing.assert_allclose(gamma_of(0.10), 6.94, atol=5e-3)
-    for s in np.geomspace(0.002, power_ema.MAX_SIGMA_REL, 40):
+    for s in np.geomspace(0.002, averages.MAX_SIGMA_REL, 40):
         roots = np.roots([1, 7, 16 - s**-2, 12 - s**-2])
         np.testing.assert_allclose(gamma_of(float(s)), roots.real.max(), rtol=1e-9, atol=1e-12)
-        np.testing.assert_allclose(power_ema.sigma_rel(gamma_of(float(s))), s, rtol=1e-12)
+        np.testing.assert_allclose(averages.sigma_rel(gamma_of(float(s))), s, rtol=1e-12)
     for bad in (0.0, 0.29, -0.1):
         with pytest.raises(ValueError, match="sigma_rel must be in"):
             gamma_of(bad)
@@ -56,9 +56,9 @@ def test_rate_is_published_beta_without_its_rounding():
     for gamma in (6.94, 16.97):
         steps = np.array([1, 2, 10, 1000, 3_000_000])
         expected = -np.expm1((gamma + 1) * np.log1p(-1 / steps[1:].astype(np.float64)))
-        np.testing.assert_allclose(jax.vmap(partial(power_ema.rate, gamma))(steps)[1:], expected, rtol=1e-6)
-        np.testing.assert_allclose(power_ema.beta(gamma, 10), 0.9 ** (gamma + 1), rtol=1e-6)
-        assert float(power_ema.rate(gamma, 1)) == 1.0
+        np.testing.assert_allclose(jax.vmap(partial(averages.rate, gamma))(steps)[1:], expected, rtol=1e-6)
+        np.testing.assert_allclose(averages.beta(gamma, 10), 0.9 ** (gamma + 1), rtol=1e-6)
+        assert float(averages.rate(gamma, 1)) == 1.0
 
 
 def trajectory(steps):
@@ -72,8 +72,8 @@ def track(values, sigmas, stored=()):
     gammas = tuple(gamma_of(s) for s in sigmas)
     every = jax.jit(
         lambda values: jax.lax.scan(
-            lambda carry, x: (new := power_ema.update(carry, {"w": x[1]}, gammas, x[0]), new),
-            power_ema.init({"w": values[0] * 0 + 9.0}, len(sigmas)),
+            lambda carry, x: (new := averages.update_power(carry, {"w": x[1]}, gammas, x[0]), new),
+            averages.init_power({"w": values[0] * 0 + 9.0}, len(sigmas)),
             (jnp.arange(1, len(values) + 1), values),
         )
     )
@@ -111,7 +111,7 @@ def test_other_widths_from_two_tracks(sigma):
     target = (steps, gamma_of(sigma))
     coefficients = solve_weights(snapshots, target)
     np.testing.assert_allclose(coefficients.sum(), 1, atol=1e-9)
-    rebuilt = power_ema.reconstruct((tree for n in at for tree in stored[n]), coefficients)["w"]
+    rebuilt = averages.reconstruct((tree for n in at for tree in stored[n]), coefficients)["w"]
     direct = track(values, (sigma,))[0][0]["w"]
     size = np.sqrt(inner(target, target))
     bound = misfit(snapshots, target, coefficients) * size * np.linalg.norm(values, axis=0)
@@ -150,17 +150,17 @@ def test_snapshots_on_disk(tmp_path):
     for n in at:
         for sigma, tree in zip(SIGMAS, stored[n], strict=True):
             trees[n, sigma] = {"net": {"enc": {0: {"weight": tree["w"]}}, "gain": jnp.float32(n)}}
-            power_ema.write_snapshot(folder, n, sigma, trees[n, sigma])
+            averages.write_snapshot(folder, n, sigma, trees[n, sigma])
     (folder / "notes.npz").write_bytes(b"")
-    found = power_ema.read_snapshots(folder)
+    found = averages.read_snapshots(folder)
     assert [(s.step, s.sigma_rel) for s in found] == list(trees)
-    assert jax.tree.structure(power_ema.read_params(found[0].path)) == jax.tree.structure(trees[50, 0.05])
+    assert jax.tree.structure(averages.read_params(found[0].path)) == jax.tree.structure(trees[50, 0.05])
     for step in (None, 650):
         target = (step or 800, gamma_of(0.07))
         c = solve_weights([(n, gamma_of(s)) for n, s in trees], target)
-        exact = power_ema.reconstruct(trees.values(), c)
+        exact = averages.reconstruct(trees.values(), c)
         rebuilt = posthoc(folder, 0.07, step)
-        size = power_ema.reconstruct((jax.tree.map(jnp.abs, tree) for tree in trees.values()), np.abs(c))
+        size = averages.reconstruct((jax.tree.map(jnp.abs, tree) for tree in trees.values()), np.abs(c))
         leaves = zip(jax.tree.leaves(rebuilt), jax.tree.leaves(exact), jax.tree.leaves(size), strict=True)
         for a, b, s in leaves:
             assert a.dtype == np.float32
@@ -171,13 +171,13 @@ def test_snapshots_that_do_not_serve(tmp_path):
     with pytest.raises(SnapshotError, match="holds no snapshots"):
         posthoc(tmp_path / "none", 0.1)
     for step in (500, 1000):
-        power_ema.write_snapshot(tmp_path, step, 0.1, {"w": jnp.ones(2)})
+        averages.write_snapshot(tmp_path, step, 0.1, {"w": jnp.ones(2)})
     np.testing.assert_array_equal(posthoc(tmp_path, 0.1)["w"], np.ones(2))
     for sigma, step in ((0.02, None), (0.1, 2000), (0.1, 100)):
         with pytest.raises(SnapshotError, match=r"out of reach .*\(steps 500 to 1000, widths 0\.1\): .*% off"):
             posthoc(tmp_path, sigma, step)
     with pytest.raises(SnapshotError, match="beyond float16"):
-        power_ema.write_snapshot(tmp_path, 1500, 0.1, {"w": jnp.full(2, 1e5)})
+        averages.write_snapshot(tmp_path, 1500, 0.1, {"w": jnp.full(2, 1e5)})
     assert len(list(tmp_path.iterdir())) == 2  # nothing half-written
     (tmp_path / "000001000-0.1.npz").write_bytes(b"PK")
     with pytest.raises(SnapshotError, match="cannot be read"):

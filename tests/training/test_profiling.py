@@ -7,8 +7,8 @@ import pytest
 from flowjax.build import build
 from flowjax.config import defaults, resolve
 from flowjax.data import open_dataset
-from flowjax.training import hardware
-from flowjax.training.flops import count
+from flowjax.training import profiling
+from flowjax.training.profiling import count_flops
 from flowjax.training.trainer import Trainer
 
 
@@ -17,14 +17,14 @@ def test_products_convolutions_and_loops():
     channels in; a scan counts its length and a branch the larger."""
     a, b = jnp.ones((3, 5)), jnp.ones((5, 7))
     product = 2 * 3 * 5 * 7
-    assert count(lambda a, b: jnp.tanh(a @ b), a, b) == product
+    assert count_flops(lambda a, b: jnp.tanh(a @ b), a, b) == product
     loss = lambda a, b: jnp.sum((a @ b) ** 2)
-    assert count(jax.grad(loss, (0, 1)), a, b) == 3 * product
-    assert count(jax.jit(jax.checkpoint(lambda a, b: a @ b)), a, b) == product
+    assert count_flops(jax.grad(loss, (0, 1)), a, b) == 3 * product
+    assert count_flops(jax.jit(jax.checkpoint(lambda a, b: a @ b)), a, b) == product
     again = lambda a: jax.lax.scan(lambda x, _: (x @ a[:, :3], None), a[:, :3], None, length=4)[0]
-    assert count(again, a) == 4 * 2 * 3 * 3 * 3
+    assert count_flops(again, a) == 4 * 2 * 3 * 3 * 3
     branch = lambda a, b: jax.lax.cond(a[0, 0] > 0, lambda: (a @ b).sum(), lambda: a.sum())
-    assert count(branch, a, b) == product
+    assert count_flops(branch, a, b) == product
 
 
 def test_rematerialisation_and_the_optimizer_are_not_model_flops():
@@ -53,17 +53,17 @@ def test_a_convolution_and_its_gradients(stride):
         x, k, (stride, stride), [(1, 1)] * 2, dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
     forward = 2 * 2 * (8 // stride) ** 2 * 4 * 9 * 3
-    assert count(conv, x, k) == forward
-    assert count(jax.grad(lambda x, k: jnp.sum(conv(x, k) ** 2), (0, 1)), x, k) == 3 * forward
+    assert count_flops(conv, x, k) == forward
+    assert count_flops(jax.grad(lambda x, k: jnp.sum(conv(x, k) ** 2), (0, 1)), x, k) == 3 * forward
 
 
 def test_utilisation_and_peak(monkeypatch):
-    assert hardware.peak_flops(790.0) == 790e12
-    assert hardware.peak_flops() is None  # a CPU has none in the table
-    assert hardware.utilisation(1e12, 50.0, 100e12) == pytest.approx(0.5 / jax.device_count())
-    assert hardware.utilisation(None, 50.0, 100e12) is None
+    assert profiling.peak_flops(790.0) == 790e12
+    assert profiling.peak_flops() is None  # a CPU has none in the table
+    assert profiling.utilisation(1e12, 50.0, 100e12) == pytest.approx(0.5 / jax.device_count())
+    assert profiling.utilisation(None, 50.0, 100e12) is None
     kind = type("Device", (), {"device_kind": "TPU v5 lite", "memory_stats": lambda self: {"peak_bytes_in_use": 2**31}})
     monkeypatch.setattr(jax, "devices", lambda: [kind()])
     monkeypatch.setattr(jax, "local_devices", lambda: [kind(), kind()])
-    assert hardware.peak_flops() == 197e12  # not the v5's
-    assert hardware.memory_gib() == 2.0
+    assert profiling.peak_flops() == 197e12  # not the v5's
+    assert profiling.memory_gib() == 2.0

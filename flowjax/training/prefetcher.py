@@ -25,7 +25,7 @@ STRETCH = 16
 """Batches that travel to the devices together."""
 
 
-class Feed:
+class Prefetcher:
     """The batches of a run from some step on, in order.
 
     Args:
@@ -46,7 +46,7 @@ class Feed:
         self._size, self._workers = size, workers
         self._batches: Iterator[Batch] | None = None
         self._next = -1
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="feed")
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="prefetcher")
         self._begun: tuple[int, int, Future[PyTree]] | None = None
         self._closing = Event()
         self.stalled = 0.0
