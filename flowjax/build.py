@@ -134,6 +134,12 @@ def make_augmentation(config: Config, spec: DataSpec) -> Augmentation:
     return make("data.augment", config.data.augment, AUGMENTATIONS)
 
 
+def data_arguments(config: Config) -> tuple[str, str, tuple[str, ...], str, str]:
+    """What `flowjax.data.open_dataset` takes, from a resolved config."""
+    data = config.data
+    return data.name, data.path, tuple(data.cond), data.pairs, data.normalise
+
+
 def fields_of(config: Config, spec: DataSpec) -> tuple[conditions.Field, ...]:
     """The conditions of the network: those that `data.cond` names, in its order, then `augment`.
 

@@ -92,6 +92,8 @@ def defaults(model: str = "mlp") -> Config:
                 "path": "",
                 "cond": (),
                 "cond_dropout": 0.1,
+                "pairs": "",
+                "normalise": "",
                 "augment": "none",
                 "workers": 0,
             },

@@ -9,6 +9,7 @@ from flowjax.build import build
 from flowjax.config import MODEL_DEFAULTS, changed, defaults, flatten, literal, resolve
 from flowjax.data import DataError, DataSpec
 from flowjax.data.augment import AUGMENTATIONS
+from flowjax.data.requests import DataRequest
 from flowjax.data.sets import DATASETS
 from flowjax.errors import ConfigError
 from flowjax.names import COUPLINGS, LOSSES, NOISES, PREDICTIONS, SCHEDULES, SOURCES, TIMES, WEIGHTS
@@ -137,7 +138,7 @@ TABLES = {
     "loss.weight": (WEIGHTS, ()),
     "loss.times": (TIMES, ()),
     "loss.name": (LOSSES, ()),
-    "data.name": (DATASETS, ("",)),
+    "data.name": (DATASETS, (DataRequest(),)),
     "data.augment": (AUGMENTATIONS, ()),
     "train.schedule": (RATES, ()),
     "grid": (GRIDS, ()),

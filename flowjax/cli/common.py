@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from absl import flags as absl_flags
 
+from flowjax.build import data_arguments
 from flowjax.cli import flags
 from flowjax.cli.flags import UsageError
 from flowjax.conditions import named
@@ -95,7 +96,7 @@ def guide(values: absl_flags.FlagValues) -> Guide | None:
 
 def open_data(config: Config) -> Dataset:
     """Opens the data set of a config, and prints its notes on stderr."""
-    dataset = open_dataset(config.data.name, config.data.path)
+    dataset = open_dataset(*data_arguments(config))
     for note in dataset.notes:
         say(f"data: {note}")
     return dataset

@@ -84,19 +84,19 @@ def _build_all(configs: list[Config], folders: list[Path]) -> None:
     Raises:
         UsageError: naming the first point that cannot be trained.
     """
-    from flowjax.build import build, make_augmentation
+    from flowjax.build import build, data_arguments, make_augmentation
     from flowjax.data import Dataset, open_dataset
     from flowjax.training.optimizers import optimizer
     from flowjax.training.sharding import make_mesh
 
-    datasets: dict[tuple[str, str], Dataset] = {}
+    datasets: dict[Any, Dataset] = {}
     built = set()
     for config, folder in zip(configs, folders, strict=True):
         kind = json.dumps(config.to_dict() | {"seed": 0}, sort_keys=True)
         if kind in built:
             continue
         built.add(kind)
-        name = config.data.name, config.data.path
+        name = data_arguments(config)
         try:
             if name not in datasets:
                 datasets[name] = open_dataset(*name)

@@ -10,6 +10,7 @@ class its share; of a streamed set at most 10,000 rows.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,10 +21,12 @@ import numpy as np
 
 from flowjax import archives
 from flowjax.batch import Batch
-from flowjax.data.affine import DataError, image_scale
+from flowjax.data.affine import Affine, DataError, image_scale
+from flowjax.data.beside import Beside, keys_of, read_beside, rows_of_field, scale_conditions
 from flowjax.data.dataset import ArrayRows, Dataset, held_out, resident, sample_rows
 from flowjax.data.labels import is_text, names_of, read_labels
-from flowjax.data.scales import standardisation
+from flowjax.data.requests import DataRequest
+from flowjax.data.scales import pixel_channels, standardisation
 from flowjax.data.spec import AT_ONCE, DataSpec, shares_of
 from flowjax.data.splits import held_out_tenth, spread
 from flowjax.data.stored import KEYS, open_files, open_zarrs, unused
@@ -50,12 +53,13 @@ def read_npz(path: str | Path, key: str = "x") -> dict[str, np.ndarray]:
     return arrays
 
 
-def open_npz(path: str) -> Dataset:
+def open_npz(request: DataRequest) -> Dataset:
     """The arrays of an .npz file as a data set.
 
     Raises:
         DataError: one line, if the file cannot be read, or an array has a wrong shape, type or value.
     """
+    path, keys = request.path, [*KEYS, *keys_of(request)]
     if not path:
         raise DataError("data.name is npz, so data.path must name the file: --config.data.path=mine.npz")
     if Path(path).is_dir():
@@ -69,44 +73,44 @@ def open_npz(path: str) -> Dataset:
             "data.name=npy, and as data.path the folder of a file x.npy"
         )
     arrays = read_npz(path)
-    return _open("npz", path, arrays, unused([key for key in arrays if key not in KEYS]))
+    return _open("npz", request, arrays, unused([key for key in arrays if key not in keys], keys))
 
 
-def open_npy(path: str) -> Dataset:
+def open_npy(request: DataRequest) -> Dataset:
     """A folder of files `x.npy`, `y.npy`, ...; otherwise as `open_npz`."""
-    return _open("npy", path, *open_files(path))
+    return _open("npy", request, *open_files(request.path, [*KEYS, *keys_of(request)]))
 
 
-def open_zarr(path: str) -> Dataset:
+def open_zarr(request: DataRequest) -> Dataset:
     """A folder of Zarr arrays `x/` or `x.zarr/` and the others; otherwise as `open_npz`."""
-    return _open("zarr", path, *open_zarrs(path))
+    return _open("zarr", request, *open_zarrs(request.path, [*KEYS, *keys_of(request)]))
 
 
-def _open(name: str, path: str, arrays: dict[str, Any], notes: tuple[str, ...]) -> Dataset:
-    x, x_test = arrays["x"], arrays.get("x_test")
+def _open(name: str, request: DataRequest, arrays: dict[str, Any], notes: tuple[str, ...]) -> Dataset:
+    path, x, x_test = request.path, arrays["x"], arrays.get("x_test")
     notes += _check_rows(path, x)
     labels, test_labels, names = _labels(path, arrays)
-    fits = resident(len(x) * int(np.prod(x.shape[1:])) * (1 if x.dtype == np.uint8 else 4))
+    fields, beside, beside_test = read_beside(path, arrays, request)
+    size = int(np.prod(x.shape[1:])) * (1 if x.dtype == np.uint8 else 4)
+    size += sum(math.prod(a.shape[1:]) * min(a.dtype.itemsize, 4) for a in beside.arrays())
+    fits = resident(len(x) * size)
     without, test_rows = _split(x, x_test, labels, fits)
-    if x_test is None:
-        test, test_labels = np.asarray(x[test_rows]), None if labels is None else labels[test_rows]
-    else:
-        test, test_labels = np.asarray(x_test[test_rows]), None if test_labels is None else test_labels[test_rows]
-    by_name = lambda labels: {} if labels is None else {"label": labels}
-    rows = ArrayRows(Batch(x, by_name(labels)), without)
-    read = lambda index: ArrayRows(Batch(x), without).take(index).x1
-    if x.dtype == np.uint8:
-        levels, normalise, test = 256, image_scale(256), _pixels(path, test)
-    else:
-        seen = len(rows) if fits else _SAMPLED
-        normalise, remarks = standardisation(path, len(rows), read, x.shape[1:], x.dtype, seen)
-        levels, notes, test = 0, notes + remarks, _numbers(path, test)
+    rows = ArrayRows(_batch(x, labels, beside), without)
+    held = rows.arrays if beside_test is None else _batch(x_test, test_labels, beside_test)
+    tested = ArrayRows(held).take(test_rows)
+    seen = len(rows) if fits else _SAMPLED
+    column = lambda array: lambda index: ArrayRows(Batch(array), without).take(index).x1
+    levels, normalise, remarks = _scale(path, x, beside.mask, column, len(rows), seen, request.normalise)
+    maps, constant = scale_conditions(path, fields, len(rows), lambda key, i: column(beside.cond[key])(i), seen)
+    read_test = _pixels if levels else _numbers
+    test_cond = dict(tested.cond or {})
     known = labels if labels is None or without is None else np.delete(labels, without)
-    classes, shares, gaps = _classes(known, test_labels, names)
-    spec = DataSpec(name, tuple(x.shape[1:]), normalise, classes, levels, names, shares)
+    classes, shares, gaps = _classes(known, test_cond.get("label"), names)
+    spec = DataSpec(name, tuple(x.shape[1:]), normalise, classes, levels, names, shares, fields, maps)
     encoded = replace(rows, encode=spec.encode_rows)
-    if not levels:
-        notes += _check_test(spec, test)
+    test = _present(read_test(path, _present(tested.x1, tested.mask)), tested.mask)
+    notes += remarks + constant + (() if levels else _check_test(spec, test))
+    stored = np.float32 if levels else spec.dtype
 
     def load() -> Batch:
         some, index = max(1, AT_ONCE // spec.d), np.arange(len(encoded))
@@ -115,14 +119,44 @@ def _open(name: str, path: str, arrays: dict[str, Any], notes: tuple[str, ...]) 
 
     return Dataset(
         spec=spec,
-        test=test.astype(np.float32 if levels else spec.dtype),
-        test_cond=by_name(test_labels),
+        test=test.astype(stored),
+        test_cond=test_cond | {field.name: rows_of_field(test_cond[field.name], field) for field in fields},
+        test_x0=None if tested.x0 is None else read_test(path, _present(tested.x0, tested.mask)).astype(stored),
+        test_mask=tested.mask,
         arrays=load if fits else tuple,
         sample=sample_rows if fits else None,
         rows=None if fits else encoded,
         test_rows=test_rows,
         notes=notes + gaps,
     )
+
+
+def _batch(x: Any, labels: np.ndarray | None, beside: Beside) -> Batch:
+    return Batch(x, ({} if labels is None else {"label": labels}) | dict(beside.cond), beside.x0, beside.mask)
+
+
+def _present(x: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
+    """Rows in which elements that do not exist are 0."""
+    return x if mask is None else np.where(mask[..., None], x, np.zeros((), x.dtype))
+
+
+def _scale(
+    path: str,
+    x: Any,
+    mask: Any,
+    column: Callable[[Any], Callable[[np.ndarray], np.ndarray]],
+    n: int,
+    most: int,
+    how: str,
+) -> tuple[int, Affine, tuple[str, ...]]:
+    """The number of levels of x, the map that scales it, and notes for the user."""
+    shape, read = x.shape[1:], column(x)
+    if x.dtype != np.uint8:
+        present = lambda index: read(index)[column(mask)(index)]
+        return 0, *standardisation(path, n, read if mask is None else present, shape, x.dtype, most, how)
+    if how == "feature":
+        raise DataError(f"{path}: data.normalise 'feature' is for vectors, and x holds images: take 'channel'")
+    return 256, pixel_channels(n, read, shape, most) if how == "channel" else image_scale(256), ()
 
 
 def _split(x: Any, x_test: Any, labels: np.ndarray | None, fits: bool) -> tuple[np.ndarray | None, np.ndarray]:

@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Protocol, runtime_checkable
@@ -79,6 +79,8 @@ class Dataset:
             type `spec.dtype`, pixels are float32.
         test_cond: the conditions of the test points by name, in data space: `label` (N,) int32 where there are classes,
             and each other field that was asked for, (N, *shape).
+        test_x0: the source samples that come in pairs with the test points, in data space; None where there are none.
+        test_mask: (N, n) bool, true for the elements of the test points (N, n, C) that exist; None where all do.
         arrays: loads what `sample` draws from, once: for `sample_rows` a `Batch` of all encoded rows; () where it needs
             nothing. Passed to the compiled step as an argument.
         sample: (arrays, key, n) -> Batch of encoded rows, with the names of `test_cond` as its conditions.
@@ -94,6 +96,8 @@ class Dataset:
     spec: DataSpec
     test: np.ndarray = field(repr=False)
     test_cond: Mapping[str, np.ndarray] = field(default_factory=dict, repr=False)
+    test_x0: np.ndarray | None = field(default=None, repr=False)
+    test_mask: np.ndarray | None = field(default=None, repr=False)
     arrays: Callable[[], Any] = tuple
     sample: Callable[[Any, PRNGKey, int], Batch] | None = None
     rows: Rows | None = field(default=None, repr=False)
@@ -108,16 +112,29 @@ class Dataset:
         """(N,) int32: the classes of the test points, or None where there are none."""
         return self.test_cond.get("label")
 
+    def encoded_test(self, num: int, names: Iterable[str] = ()) -> Batch:
+        """The first test points, encoded as training rows are (`DataSpec.encode_rows`), for a validation loss.
+
+        Args:
+            num: how many, at most.
+            names: of the conditions to take.
+        """
+        first = lambda a: None if a is None else a[:num]
+        cond = {name: self.test_cond[name][:num] for name in names}
+        return self.spec.encode_rows(Batch(self.test[:num], cond, first(self.test_x0), first(self.test_mask)))
+
     def with_permuted_test(self) -> "Dataset":
         """The same data set with its test points in a fixed random order, so that the first ones represent all."""
         if self.draw is not None:
             return self  # independent draws already
         order = permutation(len(self.test))
-        rows = self.test_rows
+        rows, taken = self.test_rows, lambda a: None if a is None else a[order]
         return replace(
             self,
             test=self.test[order],
             test_cond={name: a[order] for name, a in self.test_cond.items()},
+            test_x0=taken(self.test_x0),
+            test_mask=taken(self.test_mask),
             test_rows=order if rows is None else rows[order],
         )
 

@@ -1,4 +1,4 @@
-"""What a config asks of the fields of a data set: the names in `data.cond`, with their arguments in brackets."""
+"""What a config asks of a data set: where it is, which of its arrays are conditions or pairs, how it is scaled."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -6,10 +6,11 @@ from typing import Annotated
 
 from flowjax.arguments import make_named
 from flowjax.conditions import KINDS
-from flowjax.errors import ConfigError
+from flowjax.data.affine import DataError
+from flowjax.errors import ConfigError, lookup
 from flowjax.ranges import Range
 
-__all__ = ["FieldRequest", "check_field_name", "field_requests"]
+__all__ = ["DataRequest", "FieldRequest", "check_field_name", "field_requests"]
 
 _RESERVED = ("x", "y", "mask", "augment")
 
@@ -45,6 +46,49 @@ class FieldRequest:
             raise ValueError(f"unknown kind {self.kind!r}: known are {', '.join(KINDS)}")
         if self.kind and (self.kind == "label") != (self.name == "label"):
             raise ValueError("the only condition of kind 'label' is label, the array y")
+
+
+NORMALISE = ("", "global", "feature", "channel")
+"""What `data.normalise` may be."""
+
+
+@dataclass(frozen=True)
+class DataRequest:
+    """What a data set is opened with: the argument of every entry of `flowjax.data.DATASETS`.
+
+    Attributes:
+        path: `data.path`, with ~ expanded.
+        cond: the fields that are read as conditions. A data set delivers its labels whether they are among them or not.
+        pairs: the name of the array that holds the source sample of each row; "" for none.
+        normalise: "global", one scale and shift for all numbers; "feature", one for each coordinate of vectors;
+            "channel", one for each channel of images and sequences; "" to let the data set choose.
+
+    Raises:
+        ConfigError: one line, if a value is none of these.
+    """
+
+    path: str = ""
+    cond: tuple[FieldRequest, ...] = ()
+    pairs: str = ""
+    normalise: str = ""
+
+    def __post_init__(self) -> None:
+        lookup("data.normalise", self.normalise, dict.fromkeys(NORMALISE))
+        try:
+            if self.pairs:
+                check_field_name(self.pairs)
+        except ValueError as error:
+            raise ConfigError(f"data.pairs: {error}") from None
+
+    def only_labels(self, name: str) -> None:
+        """Raises DataError in one line if more is asked for than the data set `name`, which has labels at most, has."""
+        files = "arrays of your own have it (data.name npz, npy or zarr)"
+        if self.pairs:
+            raise DataError(f"data.pairs is {self.pairs!r}, and data {name!r} has no pairs: {files}")
+        if self.normalise not in ("", "global"):
+            raise DataError(f"data.normalise is {self.normalise!r}, and data {name!r} has one fixed scale: {files}")
+        if others := [field.name for field in self.cond if field.name != "label"]:
+            raise DataError(f"data.cond names {others[0]!r}, and data {name!r} has no such array: {files}")
 
 
 def field_requests(cond: Iterable[str]) -> tuple[FieldRequest, ...]:

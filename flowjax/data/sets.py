@@ -1,7 +1,6 @@
 """The data sets that configs can name: one visible table."""
 
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from flowjax.arguments import make
@@ -12,27 +11,42 @@ from flowjax.data.densities import open_density
 from flowjax.data.digits import open_digits
 from flowjax.data.folder import open_folder
 from flowjax.data.images import open_tfds
+from flowjax.data.requests import DataRequest, field_requests
 
 
-def _density(name: str) -> Callable[[str], Dataset]:
-    def opened(path: str) -> Dataset:
-        _refuse(name, path)
+def _density(name: str) -> Callable[[DataRequest], Dataset]:
+    def opened(request: DataRequest) -> Dataset:
+        _refuse(name, request)
         return open_density(name)
 
     return opened
 
 
-def _digits(path: str, label: int | None = None) -> Dataset:
-    _refuse("digits", path)
+def _digits(request: DataRequest, label: int | None = None) -> Dataset:
+    _refuse("digits", request)
     return open_digits(label)
 
 
-def _refuse(name: str, path: str) -> None:
-    if path:
+def _tfds(name: str) -> Callable[[DataRequest], Dataset]:
+    def opened(request: DataRequest) -> Dataset:
+        request.only_labels(name)
+        return open_tfds(name, request.path)
+
+    return opened
+
+
+def _folder(request: DataRequest, size: int = 0, channels: int = 0) -> Dataset:
+    request.only_labels("folder")
+    return open_folder(request.path, size, channels)
+
+
+def _refuse(name: str, request: DataRequest) -> None:
+    if request.path:
         raise DataError(
-            f"data.name {name!r} takes no file, and data.path is {path!r}: leave data.path empty, or take data.name "
-            "npz, npy, zarr or folder"
+            f"data.name {name!r} takes no file, and data.path is {request.path!r}: leave data.path empty, or take "
+            "data.name npz, npy, zarr or folder"
         )
+    request.only_labels(name)
 
 
 DATASETS: dict[str, Callable[..., Dataset]] = {
@@ -41,18 +55,24 @@ DATASETS: dict[str, Callable[..., Dataset]] = {
         for name in ("gaussians8", "moons", "checkerboard", "s_curve", "two_spirals", "pinwheel", "swiss_roll")
     },
     "digits": _digits,
-    **{name: partial(open_tfds, name) for name in ("mnist", "fashion_mnist", "cifar10")},
+    **{name: _tfds(name) for name in ("mnist", "fashion_mnist", "cifar10")},
     "npz": open_npz,
     "npy": open_npy,
     "zarr": open_zarr,
-    "folder": open_folder,
+    "folder": _folder,
 }
-"""name -> (data.path, arguments in brackets -> Dataset): `digits(1)` is one class of digits."""
+"""name -> (`DataRequest`, arguments in brackets -> Dataset): `digits(1)` is one class of digits."""
 
 
-def open_dataset(name: str, path: str = "") -> Dataset:
-    """Opens a data set by its config name; `path` is the file of `npz`, the folder of `npy`, `zarr` and `folder`, or
-    that of TFDS sets ("" for TFDS's own).
+def open_dataset(name: str, path: str = "", cond: Sequence[str] = (), pairs: str = "", normalise: str = "") -> Dataset:
+    """Opens a data set by its config name.
+
+    Args:
+        name: `data.name`, with arguments in brackets.
+        path: the file of `npz`, the folder of `npy`, `zarr` and `folder`, or that of TFDS sets ("" for TFDS's own).
+        cond: `data.cond`, the fields that are read as conditions, such as ("label", "points(kind='set')").
+        pairs: `data.pairs`, the array that holds the source sample of each row; "" for none.
+        normalise: `data.normalise`; "" lets the data set choose.
 
     Returns:
         The data set. Its test points are in a fixed random order, so any first few of them represent the whole test set
@@ -62,4 +82,5 @@ def open_dataset(name: str, path: str = "") -> Dataset:
         ConfigError: if the name is unknown.
         DataError: if the data are missing or malformed.
     """
-    return make("data.name", name, DATASETS, str(Path(path).expanduser()) if path else "").with_permuted_test()
+    request = DataRequest(str(Path(path).expanduser()) if path else "", field_requests(cond), pairs, normalise)
+    return make("data.name", name, DATASETS, request).with_permuted_test()

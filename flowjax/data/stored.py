@@ -12,8 +12,11 @@ from flowjax.archives import ArchiveError, check_limit, check_regular, one_line,
 from flowjax.data.affine import DataError
 from flowjax.data.spec import shortened
 
-KEYS = ("x", "y", "x_test", "y_test")
-"""The arrays that are read."""
+KEYS = ("x", "y", "mask", "x_test", "y_test", "mask_test")
+"""The arrays that are read wherever they are there."""
+
+_WHOLE = ("y", "y_test")
+"""The arrays that are read whole at once; of others, rows are read when they are needed."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,7 @@ class Stored:
             raise DataError(f"{self.store.kvstore.path} cannot be read: {one_line(error)}") from None
 
 
-def open_files(path: str) -> tuple[dict[str, Any], tuple[str, ...]]:
+def open_files(path: str, keys: Sequence[str] = KEYS) -> tuple[dict[str, Any], tuple[str, ...]]:
     """The arrays `x.npy`, `y.npy`, ... of a folder, and notes for the user.
 
     Raises:
@@ -63,10 +66,10 @@ def open_files(path: str) -> tuple[dict[str, Any], tuple[str, ...]]:
     """
     folder = _folder("npy", path, "NumPy files x.npy, y.npy, x_test.npy and y_test.npy")
     read = lambda place: np.lib.format.open_memmap(place, mode="r")  # np.load would open a zip file of that name too
-    return _read(folder, list(folder.glob("*.npy")), read, "x.npy")
+    return _read(folder, list(folder.glob("*.npy")), read, "x.npy", keys)
 
 
-def open_zarrs(path: str) -> tuple[dict[str, Any], tuple[str, ...]]:
+def open_zarrs(path: str, keys: Sequence[str] = KEYS) -> tuple[dict[str, Any], tuple[str, ...]]:
     """The Zarr arrays `x` or `x.zarr`, and the others, of a folder, and notes for the user.
 
     Raises:
@@ -75,15 +78,15 @@ def open_zarrs(path: str) -> tuple[dict[str, Any], tuple[str, ...]]:
     folder = _folder("zarr", path, "Zarr arrays x, y, x_test and y_test")
     if _is_zarr(folder):
         raise DataError(f"{folder} is a Zarr array itself: data.path must name the folder that holds the array x")
-    return _read(folder, [place for place in folder.iterdir() if _is_zarr(place)], Stored.at, "x or x.zarr")
+    return _read(folder, [place for place in folder.iterdir() if _is_zarr(place)], Stored.at, "x or x.zarr", keys)
 
 
-def unused(names: list[str]) -> tuple[str, ...]:
+def unused(names: list[str], keys: Sequence[str] = KEYS) -> tuple[str, ...]:
     """The note about arrays that are not read, if there are any."""
     if not names:
         return ()
     shown = printable(shortened(sorted(names)), 200)
-    return (f"not used: {shown}; the arrays that are read are called {', '.join(KEYS)}",)
+    return (f"not used: {shown}; the arrays that are read are called {', '.join(keys)}",)
 
 
 def _is_zarr(place: Path) -> bool:
@@ -111,10 +114,10 @@ def _check_size(place: Path, what: str, shape: Sequence[int], dtype: np.dtype) -
 
 
 def _read(
-    folder: Path, places: list[Path], read: Callable[[Path], Any], wanted: str
+    folder: Path, places: list[Path], read: Callable[[Path], Any], wanted: str, keys: Sequence[str]
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
     found = {}
-    for place in (place for place in sorted(places) if place.stem in KEYS):
+    for place in (place for place in sorted(places) if place.stem in keys):
         try:
             if not place.is_dir():
                 check_regular(place)
@@ -127,8 +130,8 @@ def _read(
             raise DataError(f"{place} cannot be read: {one_line(error)}") from None
     if "x" not in found:
         raise DataError(f"{folder} holds no {wanted}")
-    for key in found.keys() - {"x", "x_test"}:
+    for key in found.keys() & set(_WHOLE):
         if isinstance(found[key], Stored):
             _check_size(folder, key, found[key].shape, found[key].dtype)
         found[key] = np.asarray(found[key][...])
-    return found, unused([place.name for place in places if place.stem not in KEYS])
+    return found, unused([place.name for place in places if place.stem not in keys], keys)

@@ -36,8 +36,8 @@ def store(folder, kind, **arrays):
     return str(folder)
 
 
-def opened(folder, kind="npz", **arrays):
-    return open_dataset(kind, store(folder, kind, **arrays))
+def opened(folder, kind="npz", normalise="", **arrays):
+    return open_dataset(kind, store(folder, kind, **arrays), normalise=normalise)
 
 
 # Scales
@@ -121,7 +121,7 @@ def test_an_affine_map_needs_a_positive_finite_scale(scale):
     ],
 )
 def test_remarkable_data_are_noted(tmp_path, x, note):
-    notes = opened(tmp_path / "a", x=x, **({} if note else {"y": np.arange(len(x)) % 2})).notes
+    notes = opened(tmp_path / "a", normalise="global", x=x, **({} if note else {"y": np.arange(len(x)) % 2})).notes
     assert [note in line for line in notes] == ([True] if note else [])
     assert not any("\n" in line for line in notes)
 
