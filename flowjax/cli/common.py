@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from absl import flags as absl_flags
 
+from flowjax import archives
 from flowjax.build import data_arguments
 from flowjax.cli import flags
 from flowjax.cli.flags import UsageError
@@ -16,8 +17,9 @@ from flowjax.config import Config
 from flowjax.data import DataError, Dataset, DataSpec, open_dataset
 from flowjax.data.arrays import read_npz
 from flowjax.data.labels import read_labels
-from flowjax.errors import RunFault, unknown
+from flowjax.errors import ConfigError, RunFault, unknown
 from flowjax.inference.choose import Guide, SolverSettings
+from flowjax.inference.given_conditions import check_given
 from flowjax.inference.run import Run, load
 from flowjax.metrics.cache import write_npz
 from flowjax.solvers import ode
@@ -154,30 +156,60 @@ class Points(NamedTuple):
 
 
 def points(run: Run, path: str | None) -> Points:
-    """The points to score: `x` (and `y`) of a file, or the test split of the run's data."""
+    """The points to score with their conditions: `x` and others of a file, or the test split of the run's data."""
     spec, rows = run.spec, None
+    names = [field.name for field in run.fields]
     if path is None:
         dataset = own_dataset(run)
         x, labels, rows = dataset.test, dataset.test_labels, dataset.test_rows
+        cond = {name: dataset.test_cond[name] for name in names if name in dataset.test_cond}
     else:
         arrays = read_npz(path)
         x, labels = arrays["x"], arrays.get("y")
+        cond = {name: arrays[name] for name in names if name in arrays and name != "label"}
         if x.shape[1:] != tuple(spec.shape) or len(x) == 0:
             raise DataError(f"{path}: x must be (N, {', '.join(map(str, spec.shape))}) with N >= 1, not {x.shape}")
         if x.dtype.kind not in "iuf" or not np.isfinite(x.astype(np.float64)).all():
             raise DataError(f"{path}: x must hold finite real numbers (its type is {x.dtype})")
         if spec.levels and (x.min() < 0 or x.max() > spec.levels):
             raise DataError(f"{path}: pixels of this run lie in 0 to {spec.levels}, not {x.min()} to {x.max()}")
-    if named(run.fields, "label") is None or labels is None:
-        return Points(x, {}, rows)
+    if "label" in names and labels is not None:
+        cond["label"] = _labels(run, path or run.config.data.name, labels, len(x))
+    return Points(x, cond, rows)
+
+
+def conditions(run: Run, path: str, num: int) -> dict[str, np.ndarray]:
+    """The conditions that the file of --cond holds by the names of the run's fields, for `num` samples.
+
+    Labels may be in an array `y`, as in data sets, or `label`.
+
+    Raises:
+        UsageError: one line, if an array is no field of the run or does not fit it.
+    """
+    try:
+        arrays = archives.read_npz(path)
+        for name in ("y", "label"):
+            if name in arrays and named(run.fields, "label") is not None:
+                y = arrays.pop(name)
+                arrays["label"] = _labels(run, path, y, len(y) if y.shape == (1,) else num)
+        return check_given(run, arrays, num)
+    except (archives.ArchiveError, DataError) as error:
+        raise UsageError(f"--cond: {error}") from None
+    except ConfigError as error:
+        raise UsageError(f"--cond {path}: {error}") from None
+
+
+def _labels(run: Run, source: str, labels: np.ndarray, num: int) -> np.ndarray:
+    """The labels (num,) of an array of class numbers or class names."""
+    spec = run.spec
     classes = f"the classes that the run was trained on: {spec.describe_classes()}"
     try:
-        labels = read_labels(path or run.config.data.name, "y", labels, len(x), spec.class_names)
+        labels = read_labels(source, "y", labels, num, spec.class_names)
     except DataError as error:
         raise DataError(str(error) if spec.class_names else f"{error}; {classes}") from None  # names are in it already
     if not np.isin(labels, spec.classes).all():
-        raise DataError(f"{path or run.config.data.name}: y must hold a label for each row of x, one of {classes}")
-    return Points(x, {"label": labels}, rows)
+        raise DataError(f"{source}: y must hold a label for each row of x, one of {classes}")
+    return labels
 
 
 def save_npz(path: Path, **arrays: Any) -> None:

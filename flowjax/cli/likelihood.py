@@ -4,7 +4,8 @@ usage: flowjax likelihood --workdir DIR [--split test | --data FILE.npz] --diver
 
 Writes `log_prob` (N,): nats in the data space. Points of --data are scored in their order; those of the test split come
 in a fixed random order, and `rows` (N,) has the row of each in x_test, or in x where there is no x_test. --data holds
-`x` (N, *shape) in data space and, for a conditional network, `y`; without labels the density is the unconditional one.
+`x` (N, *shape) in data space and the network's conditions: `y` are its labels, and others have the names of the run's
+fields (data.cond), (N, *shape). Without labels the density is the unconditional one.
 Integer images are dequantised by --seed.
 
 Several processes (the flags of `flowjax train`) score a share each; the first one writes the file.
@@ -24,7 +25,7 @@ from flowjax.cli import flags
 def run(argv: list[str]) -> dict[str, Any]:
     values = flags.new("likelihood")
     absl_flags.DEFINE_enum("split", "test", ["test"], "of the run's own data set", flag_values=values)
-    absl_flags.DEFINE_string("data", None, "an .npz file with x, and y if there are labels", flag_values=values)
+    absl_flags.DEFINE_string("data", None, "an .npz file with x, and conditions by name", flag_values=values)
     absl_flags.DEFINE_enum("divergence", "exact", ["exact", "hutchinson"], "how to take it", flag_values=values)
     absl_flags.DEFINE_integer("probes", 1, "random directions of hutchinson", lower_bound=1, flag_values=values)
     absl_flags.DEFINE_integer("num", 0, "only the first points; 0 for all", lower_bound=0, flag_values=values)

@@ -1,6 +1,7 @@
 """Draw samples from a trained run.
 
 usage: flowjax sample --workdir DIR --num N --out FILE.npz [--label CLASS | --labels random|shares|balanced]
+           [--cond FILE.npz]
            [--solver NAME] [--rtol R --atol A | --steps N [--grid NAME]] [--eta E | --churn S | --g G] [--schedule NAME]
            [--guidance cfg --scale S [--interval A,B] [--rescale R]]
            [--guidance auto --scale S [--weak DIR] [--weak_checkpoint STEP]]
@@ -10,6 +11,10 @@ grid of the first 64 in a .png beside. Sample i depends on --seed and on i alone
 by default, with the classes' shares of the training data by --labels shares, and is i mod K by --labels balanced.
 Classes of which the training data have no example are left out. --label takes a class by its number, or by its name
 where the data set has class names, as image folders have.
+
+--cond names a file with other conditions of the network, as arrays by the names of the run's fields (data.cond), in the
+units of the data: with one row for all samples, (1, *shape), or one row a sample, (N, *shape). NaN, or an absent array,
+means that a condition is not given. An array `y` there holds the classes, in place of --label and --labels.
 
 Several processes (the flags of `flowjax train`) draw a share each; the first one writes the file.
 
@@ -37,6 +42,7 @@ def run(argv: list[str]) -> dict[str, Any]:
     absl_flags.DEFINE_integer("num", 1000, "number of samples", lower_bound=1, flag_values=values)
     absl_flags.DEFINE_string("label", None, "one class for all samples: its name or its number", flag_values=values)
     flags.define_labels(values, "random")
+    absl_flags.DEFINE_string("cond", None, "an .npz file of conditions by name", flag_values=values)
     absl_flags.DEFINE_string("out", None, "the .npz file to write", flag_values=values)
     flags.define_sampler(values)
     flags.define_processes(values)
@@ -47,7 +53,7 @@ def run(argv: list[str]) -> dict[str, Any]:
     workdir = flags.run_workdir(values)
 
     from flowjax.cli import cache
-    from flowjax.cli.common import check_labels, class_of, guide, join, open_run, save_npz, solver
+    from flowjax.cli.common import check_labels, class_of, conditions, guide, join, open_run, save_npz, solver
     from flowjax.inference import plots, sampling
     from flowjax.inference.finished_batches import remove_finished
     from flowjax.training import hosts
@@ -57,6 +63,9 @@ def run(argv: list[str]) -> dict[str, Any]:
     opened = open_run(values, workdir)
     check_labels(values, opened)
     label = None if values.label is None else class_of(values.label, opened.spec)
+    cond = {} if values.cond is None else conditions(opened, values.cond, values.num)
+    if "label" in cond and (label is not None or values["labels"].present):
+        raise flags.UsageError(f"--cond {values.cond} holds labels, so --label and --labels cannot be used with it")
     finished = out.with_name(f"{out.name}.parts{hosts.suffix()}")
     asked = guide(values)
     start = time.perf_counter()
@@ -71,6 +80,7 @@ def run(argv: list[str]) -> dict[str, Any]:
         guide=asked,
         labels=values.labels,
         keep=finished,
+        cond=cond,
     )
     seconds = time.perf_counter() - start
     save_npz(out, samples=drawn.samples, labels=drawn.labels)

@@ -256,10 +256,9 @@ def _check_guide(run: Run, guide: Guide) -> None:
         raise ConfigError(f"guidance: {unknown(guide.name, ('cfg', 'auto'))}")
     if guide.weak is not None:
         raise ConfigError("guidance 'cfg' takes no weaker network: leave weak out, or take guidance 'auto'")
-    given = [field for field in run.fields if not field.zero_is_null]
-    if not given:
-        raise ConfigError("guidance 'cfg' needs a network with conditions: train with data.cond=label")
-    if not any(field.dropout for field in given):
+    if not run.fields:
+        raise ConfigError("guidance 'cfg' needs conditions, and this network has none: train with data.cond=label")
+    if not any(field.dropout for field in run.fields):
         raise ConfigError(
             "guidance 'cfg' needs a network that was trained with data.cond_dropout above 0, and for this run it is 0"
         )

@@ -21,6 +21,7 @@ from flowjax.data.spec import shares_of
 from flowjax.errors import ConfigError
 from flowjax.inference import sampling, scoring
 from flowjax.inference.choose import DOPRI5, Guide, SolverSettings
+from flowjax.inference.given_conditions import conditions_of_test
 from flowjax.inference.program import LabelRule
 from flowjax.inference.run import Run
 from flowjax.metrics.images import METRICS, USUAL, as_rgb, check_names, score_images
@@ -109,8 +110,8 @@ def _held_out(run: Run, dataset: Dataset) -> tuple[np.ndarray, dict[str, np.ndar
     if dataset.draw is not None:
         return np.asarray(dataset.draw(jax.random.key(_DRAW_SEED), _HELD_OUT)), {}
     rows = slice(0, len(dataset.test) if run.spec.d <= _EXACT_UP_TO else _IMAGES_SCORED)
-    labels = None if named(run.fields, "label") is None else dataset.test_labels
-    return dataset.test[rows], {} if labels is None else {"label": labels[rows]}
+    names = [field.name for field in run.fields if field.name in dataset.test_cond]
+    return dataset.test[rows], {name: dataset.test_cond[name][rows] for name in names}
 
 
 def _sample_metrics(
@@ -126,7 +127,8 @@ def _sample_metrics(
         num = max(2, len(dataset.test) // 2)
         true, other = dataset.test[:num], dataset.test[num : 2 * num]
     say(f"evaluate: {num} samples")
-    drawn = sampling.sample(run, num, seed, solver, batch=batch, labels=labels).samples
+    cond = conditions_of_test(run, dataset, num)
+    drawn = sampling.sample(run, num, seed, solver, batch=batch, labels=labels, cond=cond).samples
     say("evaluate: distances")
     # in units of the data's scale and from their mean, so that neither the distances nor their squares lose digits
     common = run.spec.normalise.isotropic()
@@ -137,7 +139,7 @@ def _sample_metrics(
     result = {"w2": math.sqrt(w2) * unit, "w2_squared": w2 * unit * unit}
     result["w2_squared_true"] = pairs(other, true) * unit * unit
     result["mmd"] = float(jax.jit(metrics.mmd)(drawn[:2000], true[:2000]))
-    if named(run.fields, "label") is None:
+    if not run.fields:
         result |= _energy_metrics(run, true, seed, pairs)
     if dataset.modes is not None:
         nearest = ((drawn[:, None] - in_units(dataset.modes)) ** 2).sum(-1).argmin(1)
@@ -229,7 +231,16 @@ def evaluate_images(
         run = _with_shares(run, dataset) if labels == "shares" else run
         say(f"evaluate: {num} samples")
         drawn = sampling.sample(
-            run, num, seed, solver, batch=batch, show=True, guide=guide, labels=labels, gather=False
+            run,
+            num,
+            seed,
+            solver,
+            batch=batch,
+            show=True,
+            guide=guide,
+            labels=labels,
+            gather=False,
+            cond=conditions_of_test(run, dataset, num),
         )
         samples, result["nfe"] = drawn.samples, drawn.nfe
         if guide is not None:

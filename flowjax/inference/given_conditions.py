@@ -1,17 +1,18 @@
 """Conditions that a caller gives for samples or points: checked against the fields of a run, one row for each."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from flowjax.conditions import Field, named
+from flowjax.data import Dataset
 from flowjax.errors import ConfigError
 from flowjax.inference.run import Run
 from flowjax.training import hosts
 from flowjax.training.writers import say
 
-__all__ = ["check_given", "one_row_each", "say_missing"]
+__all__ = ["check_given", "conditions_of_test", "one_row_each", "say_missing"]
 
 
 def check_given(run: Run, cond: Mapping[str, Any] | None, num: int, what: str = "sample") -> dict[str, np.ndarray]:
@@ -24,14 +25,12 @@ def check_given(run: Run, cond: Mapping[str, Any] | None, num: int, what: str = 
         what: "sample" or "point", for the messages.
 
     Returns:
-        The arrays, (1, *field.shape) or (num, *field.shape): int32 for labels, float32 for other fields. NaN in these
-        means "not given".
+        The arrays, (1, *field.shape) or (num, *field.shape). NaN in numbers means "not given".
 
     Raises:
         ConfigError: one line, on an unknown name, a wrong shape or type, infinite numbers, or a label of no class.
     """
-    fields = [field for field in run.fields if not field.zero_is_null]
-    return {name: _checked(run, _field(fields, name), a, num, what) for name, a in (cond or {}).items()}
+    return {name: _checked(run, name, np.asarray(a), num, what) for name, a in (cond or {}).items()}
 
 
 def one_row_each(cond: Mapping[str, np.ndarray], num: int) -> dict[str, np.ndarray]:
@@ -41,8 +40,7 @@ def one_row_each(cond: Mapping[str, np.ndarray], num: int) -> dict[str, np.ndarr
 
 def say_missing(run: Run, cond: Mapping[str, Any], command: str) -> None:
     """Says on stderr which conditions are not given, although the network was always trained with them."""
-    fields = [field for field in run.fields if field.kind != "label" and not field.zero_is_null]
-    missing = [field.name for field in fields if field.name not in cond and not field.dropout]
+    missing = [f.name for f in run.fields if f.kind != "label" and not f.dropout and f.name not in cond]
     if missing and hosts.leader():
         say(
             f"{command}: not given: {', '.join(missing)}; the network gets the null value, with which it was never "
@@ -50,30 +48,43 @@ def say_missing(run: Run, cond: Mapping[str, Any], command: str) -> None:
         )
 
 
-def _field(fields: Sequence[Field], name: str) -> Field:
-    field = named(fields, name)
+def conditions_of_test(run: Run, dataset: Dataset, num: int) -> dict[str, np.ndarray]:
+    """The conditions of the test points for samples that are compared with them: sample i has those of point i mod N.
+
+    Args:
+        run: whose network takes them.
+        dataset: the data set of the run.
+        num: the number of samples.
+
+    Returns:
+        (num, *field.shape) by name; empty where the network takes none, or labels alone, whose classes are drawn.
+    """
+    names = [field.name for field in run.fields if field.name in dataset.test_cond]
+    if all(field.kind == "label" for field in run.fields):
+        return {}
+    rows = np.arange(num) % len(dataset.test)
+    return {name: dataset.test_cond[name][rows] for name in names}
+
+
+def _checked(run: Run, name: str, array: np.ndarray, num: int, what: str) -> np.ndarray:
+    field = named(run.fields, name)
     if field is None:
-        names = ", ".join(repr(f.name) for f in fields)
+        names = ", ".join(repr(f.name) for f in run.fields)
         raise ConfigError(f"unknown condition {name!r}: the conditions of this run are {names or 'none'}")
-    return field
-
-
-def _checked(run: Run, field: Field, given: Any, num: int, what: str) -> np.ndarray:
-    array = np.asarray(given)
+    array = array.reshape(-1, 1) if array.ndim == 1 and field.shape == (1,) else array
     if array.shape not in ((1, *field.shape), (num, *field.shape)):
-        event = "".join(f", {n}" for n in field.shape)
+        one, each = _shape(1, field), _shape(num, field)
         raise ConfigError(
-            f"condition {field.name!r} must be (1{event or ','}) for all {what}s or ({num}{event or ','}) with one row "
-            f"a {what}, not {array.shape}"
+            f"condition {name!r} must be {one} for all {what}s or {each} with one row a {what}, not {array.shape}"
         )
     if field.kind == "label":
-        known = array.dtype.kind in "iu" and np.isin(array, [*run.spec.classes, field.null]).all()
-        if not known:
-            raise ConfigError(
-                f"condition {field.name!r} must hold a label for each row, or {field.null} for none: "
-                f"{run.spec.describe_classes()}"
-            )
-        return array.astype(np.int32)
-    if array.dtype.kind not in "iuf" or np.isinf(array).any():
-        raise ConfigError(f"condition {field.name!r} must hold real numbers, and NaN where it is not given")
-    return array.astype(np.float32)
+        if array.dtype.kind not in "iu" or array.min() < field.null or array.max() >= field.num_classes:
+            classes = f"0 to {field.num_classes - 1}"
+            raise ConfigError(f"condition {name!r} must hold classes, {classes}, or {field.null} for no class")
+    elif array.dtype.kind not in "iuf" or np.isinf(array).any():
+        raise ConfigError(f"condition {name!r} must hold finite numbers, or NaN where it is not given")
+    return array
+
+
+def _shape(rows: int, field: Field) -> str:
+    return f"({rows}, {', '.join(map(str, field.shape))})" if field.shape else f"({rows},)"

@@ -10,6 +10,7 @@ import numpy as np
 from flowjax.data import Dataset
 from flowjax.inference import sampling, scoring
 from flowjax.inference.choose import SolverSettings
+from flowjax.inference.given_conditions import conditions_of_test
 from flowjax.inference.program import source_noise
 from flowjax.inference.run import Run
 from flowjax.solvers import solve_ode
@@ -43,16 +44,18 @@ def draw_all(run: Run, dataset: Dataset) -> None:
     folder.mkdir(exist_ok=True)
     loss_curves(folder / "loss.png", run.workdir / "metrics.jsonl")
     if run.spec.is_image:
-        drawn = sampling.sample(run, 64, solver=SolverSettings("heun", steps=25), batch=64).samples
+        heun = SolverSettings("heun", steps=25)
+        drawn = sampling.sample(run, 64, solver=heun, batch=64, cond=conditions_of_test(run, dataset, 64)).samples
         _check_finite("values of the samples", drawn)
         image_grid(folder / "samples.png", drawn, run.spec.levels)
         image_grid(folder / "data.png", dataset.test[:64], run.spec.levels)
     elif run.spec.d == 2:
-        drawn = sampling.sample(run, _POINTS).samples
+        drawn = sampling.sample(run, _POINTS, cond=conditions_of_test(run, dataset, _POINTS)).samples
         _check_finite("coordinates of the samples", drawn)
         samples_against_data(folder / "samples.png", drawn, dataset.test[:_POINTS])
-        trajectories(folder / "trajectories.png", run)
-        density(folder / "density.png", run, dataset)
+        if all(field.kind == "label" for field in run.fields):  # both are drawn for a single condition or none
+            trajectories(folder / "trajectories.png", run)
+            density(folder / "density.png", run, dataset)
 
     done.mkdir(exist_ok=True)
     for figure in folder.iterdir():

@@ -46,8 +46,11 @@ class Run:
 
     @property
     def fields(self) -> tuple[conditions.Field, ...]:
-        """The conditions of the network, with `label` among them if it is conditional on classes."""
-        return fields_of(self.config, self.spec)
+        """The conditions of the network that a caller can give; none of an unconditional one.
+
+        Not among them is `augment`, which is given in training alone.
+        """
+        return tuple(field for field in fields_of(self.config, self.spec) if field.name != "augment")
 
     @property
     def path(self) -> AffinePath:

@@ -86,7 +86,8 @@ def sample(
         ConfigError: if the solver or the guidance has no meaning for this run, a condition does not fit its field, or
             `keep` is of another call.
     """
-    given = check_given(run, cond, num)
+    given = check_given(run, cond, num)  # in data space
+    encoded = run.spec.encode_cond(given)
     if label is not None and "label" in given:
         raise ConfigError("the label is given twice: as label and in cond")
     say_missing(run, given, "sample")
@@ -98,16 +99,16 @@ def sample(
     finished = None
     is_kept = keep is not None and (num > size or keep.exists())  # which would hold those of another call
     if is_kept or hosts.sharing() > 1:
-        request = request_of(run, solver, guide, **asked, conditions=checksum(given))
+        request = request_of(run, solver, guide, **asked, conditions=checksum(encoded))
         check_same_request(request)
         if keep is not None and is_kept:
             finished = open_finished(keep, request)
-    draw = compile_draw(choice, seed, kind, label or 0, given)
+    draw = compile_draw(choice, seed, kind, label or 0, encoded)
     own = rows_of_this_process(num)
-    rows = {name: a[own] for name, a in one_row_each(given, num).items()}
+    conditions = {name: a[own] for name, a in one_row_each(encoded, num).items()}
     values, rate = in_batches(
         draw,
-        (np.arange(num, dtype=np.int32)[own], rows),
+        (np.arange(num, dtype=np.int32)[own], conditions),
         size,
         solver=solver.name,
         label="sample",
@@ -116,9 +117,10 @@ def sample(
         finished=finished,
     )
     if gather:
-        values, rows = {name: hosts.gathered(a) for name, a in values.items()}, one_row_each(given, num)
+        values, own = {name: hosts.gathered(a) for name, a in values.items()}, slice(None)
         rate = None if rate is None else rate * hosts.sharing()
     else:
         values = values | {"nfe": hosts.gathered(values["nfe"])}
     samples = values["samples"] if run.spec.levels else run.spec.finish(values["samples"])
+    rows = {name: a[own] for name, a in one_row_each(given, num).items()}
     return Samples(samples, rows | ({"label": values["label"]} if drawn else {}), int(values["nfe"].max()), rate)

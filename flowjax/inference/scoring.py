@@ -72,7 +72,7 @@ def log_prob(
         raise ConfigError(
             f"source.name {run.config.source.name!r} has no density, so there is no likelihood: sample instead"
         )
-    given = check_given(run, cond, len(x), "point")
+    given = run.spec.encode_cond(check_given(run, cond, len(x), "point"))
     say_missing(run, given, "likelihood")
     label = named(run.fields, "label")
     summed = label is not None and "label" not in given and not label.dropout
