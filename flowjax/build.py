@@ -131,6 +131,11 @@ def make_augmentation(config: Config, spec: DataSpec) -> Augmentation:
         raise ConfigError(
             f"data.augment {config.data.augment!r} is for images, and data {spec.name!r} has {spec.shape}"
         )
+    if config.data.augment != "none" and config.data.pairs:
+        raise ConfigError(
+            f"data.augment {config.data.augment!r} changes x and not its pair, and data.pairs is "
+            f"{config.data.pairs!r}: take data.augment 'none'"
+        )
     return make("data.augment", config.data.augment, AUGMENTATIONS)
 
 

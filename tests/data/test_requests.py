@@ -60,6 +60,12 @@ def test_a_field_that_the_data_do_not_have_is_refused():
         fields_of(changed(defaults(), {"data.cond": ("obs",)}), SPEC)
 
 
+def test_pairs_are_not_augmented():
+    config = changed(defaults("adm"), {"data.pairs": "x0", "data.augment": "flip"})
+    with pytest.raises(ConfigError, match="changes x and not its pair"):
+        fields_of(config, SPEC)
+
+
 @pytest.mark.parametrize("flag", ["label", "('label',)", "label(dropout=0)"])
 def test_the_flag_takes_plain_names(flag, capfd, tmp_path):
     """gaussians8 has no classes, so the message shows that the flag arrived as a name."""

@@ -155,6 +155,16 @@ def test_levels_on_the_device_are_those_of_numpy(spec):
     assert levels.to_levels(jnp.asarray(edges), jnp.full((1, 1), jnp.nan)) == 0
 
 
+def test_levels_of_channels_with_scales_of_their_own():
+    """At every threshold of each channel and at random points: bit for bit what NumPy makes of them."""
+    data = DataSpec("x", (2, 2), Affine((3.0, 70.0), (1.5, 128.0)), 0, 256)
+    edges = levels.level_thresholds(data)
+    assert edges.shape == (255, 2)
+    draws = np.random.default_rng(0).normal(size=(1000, 2, 2)).astype(np.float32)
+    x = np.concatenate([np.stack([edges, edges], 1), np.nextafter(np.stack([edges, edges], 1), np.float32(-9)), draws])
+    np.testing.assert_array_equal(levels.to_levels(jnp.asarray(edges), jnp.asarray(x)), data.finish(x))
+
+
 @pytest.mark.usefixtures("as_users_call")
 @pytest.mark.parametrize(
     ("backend", "shape", "rows"),
