@@ -9,7 +9,7 @@ from flowjax.ranges import shown
 
 T = TypeVar("T")
 
-__all__ = ["ConfigError", "RunFault", "check_name", "lookup", "out_of_memory", "unknown"]
+__all__ = ["ConfigError", "RunFault", "WeightsError", "check_name", "lookup", "out_of_memory", "unknown"]
 
 
 class ConfigError(ValueError):
@@ -39,10 +39,20 @@ def lookup(key: str, name: str, table: Mapping[str, T]) -> T:
 
 
 def check_name(what: str, name: str, known: Iterable[str]) -> None:
-    """Raises a ValueError of one line unless `name` is one of the known names of a `what`."""
+    """Checks that `name` is one of the known names of a `what`.
+
+    Raises:
+        ValueError: if it is not; the message is one line, and has the nearest known name if one is near.
+    """
     names = list(known)
     if name not in names:
-        raise ValueError(f"unknown {what} {name!r}: known are {', '.join(names)}")
+        close = difflib.get_close_matches(name, names, n=1)
+        hint = f"did you mean {close[0]!r}? " if close else ""
+        raise ValueError(f"unknown {what} {name!r}: {hint}known are {', '.join(names)}")
+
+
+class WeightsError(ValueError):
+    """A file of weights that is missing, cannot be read, or is of another model; the message is one line."""
 
 
 class RunFault(RuntimeError):

@@ -23,11 +23,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from flowjax.abilities import Bijection, HasVelocity, abilities_of, in_forward_mode, velocity_of
+from flowjax.keys import row_keys
 from flowjax.models.kernels import forward_mode
 from flowjax.precision import at_least_float32
 from flowjax.solvers import Stats, solve_ode
 from flowjax.solvers.ode import times_within
-from flowjax.solvers.samplers import row_keys
 from flowjax.sources import Source
 from flowjax.typing import Batched, Cond, Field, PRNGKey, Time
 

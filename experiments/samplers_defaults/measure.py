@@ -24,6 +24,7 @@ from scipy.optimize import linear_sum_assignment
 
 from flowjax import schedules
 from flowjax.data.densities import eight_gaussians
+from flowjax.keys import fold_rows
 from flowjax.oracles import Oracle
 from flowjax.paths import GaussianPath
 from flowjax.solvers import diffusions, grids, make_sampler, samplers
@@ -221,7 +222,7 @@ def measure_stochastic(rows, floors):
             found = [distance(oracle, x, jax.random.fold_in(root, 99)) for x in true]
             floors[oracle] = [float(np.mean(found)), float(np.std(found))]
         keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(2), i))(jnp.arange(SEEDS * n))
-        starts = samplers.standard_normal(samplers.fold_rows(keys, 99), jnp.zeros((SEEDS * n, dim)))
+        starts = samplers.standard_normal(fold_rows(keys, 99), jnp.zeros((SEEDS * n, dim)))
         starts = jnp.broadcast_to(starts, (len(names), *starts.shape))
         for name in STOCHASTIC:
             for steps in STEPS:

@@ -18,14 +18,14 @@ from flowjax import metrics
 from flowjax.conditions import named
 from flowjax.data import DataError, Dataset
 from flowjax.data.spec import shares_of
-from flowjax.errors import ConfigError
+from flowjax.errors import ConfigError, WeightsError
 from flowjax.inference import sampling, scoring
 from flowjax.inference.choose import DOPRI5, Guide, SolverSettings
 from flowjax.inference.given_conditions import conditions_of_test
 from flowjax.inference.program import LabelRule
 from flowjax.inference.run import Run
 from flowjax.metrics.images import METRICS, USUAL, as_rgb, check_names, score_images
-from flowjax.metrics.inception import Precision, WeightsError, load_inception
+from flowjax.metrics.inception import Precision, load_inception
 from flowjax.metrics.reference import reference_statistics
 from flowjax.sources import has_density
 from flowjax.training import hosts

@@ -6,15 +6,13 @@ Loads its parts on first use; reading another project's file runs none of its co
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from flowjax.errors import WeightsError
+
 if TYPE_CHECKING:
     from flowjax.interop.dit import from_dit, from_sit
     from flowjax.interop.torch_file import read_state_dict, read_torch
     from flowjax.interop.torchcfm import from_torchcfm
     from flowjax.interop.weights import Weights, export_run, load_weights, open_weights, save_weights
-
-
-class WeightsError(ValueError):
-    """A file of weights that cannot be read, or is of another model; the message is one line."""
 
 
 _OBJECTS = {

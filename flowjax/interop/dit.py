@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from flowjax.interop import WeightsError
+from flowjax.errors import WeightsError
 from flowjax.interop.tree import Taken, check, fill, flatten
 from flowjax.models.dit import TIME_FEATURES, positions
 from flowjax.typing import Params

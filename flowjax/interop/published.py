@@ -9,8 +9,7 @@ import numpy as np
 
 from flowjax.config import Config, resolve
 from flowjax.data import Affine, DataSpec
-from flowjax.errors import ConfigError, lookup
-from flowjax.interop import WeightsError
+from flowjax.errors import ConfigError, WeightsError, lookup
 from flowjax.interop.dit import from_dit, from_sit
 from flowjax.interop.torch_file import read_state_dict
 from flowjax.interop.torchcfm import from_torchcfm

@@ -26,7 +26,7 @@ import numpy as np
 from safetensors.numpy import load_file
 
 from flowjax.archives import ArchiveError, check_limit, check_members, check_regular, one_line, printable
-from flowjax.interop import WeightsError
+from flowjax.errors import WeightsError
 
 STORAGES: dict[str, Any] = {
     "DoubleStorage": np.float64,

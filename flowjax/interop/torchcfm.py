@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from flowjax.interop import WeightsError
+from flowjax.errors import WeightsError
 from flowjax.interop.tree import Taken, fill, flatten
 from flowjax.typing import Params
 

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from flowjax.archives import printable
-from flowjax.interop import WeightsError
+from flowjax.errors import WeightsError
+from flowjax.trees import path_name
 from flowjax.typing import Params
 
 FLOATS = ("float32", "bfloat16", "float16", "float64")
@@ -17,8 +18,7 @@ FLOATS = ("float32", "bfloat16", "float16", "float64")
 
 def flatten(params: Params) -> dict[str, Any]:
     """The leaves of nested dictionaries by their paths, joined by dots, in the tree's order."""
-    name = lambda path: ".".join(str(getattr(part, "key", part)) for part in path)
-    return {name(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]}
+    return {path_name(path, "."): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
 
 
 def fill(like: Params, flat: Mapping[str, Any]) -> Params:

@@ -19,10 +19,9 @@ from flowjax.archives import ArchiveError, check_regular, one_line
 from flowjax.build import build
 from flowjax.config import Config, resolve
 from flowjax.data import DataError, DataSpec
-from flowjax.errors import ConfigError, RunFault
+from flowjax.errors import ConfigError, RunFault, WeightsError
 from flowjax.files import written
 from flowjax.inference.run import Run, load
-from flowjax.interop import WeightsError
 from flowjax.interop.tree import check, fill, flatten
 from flowjax.training.writers import disk_problem
 from flowjax.typing import Params

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 from jaxtyping import Float, UInt8
 
+from flowjax.errors import check_name
 from flowjax.metrics.frechet import between, with_bias
 from flowjax.metrics.inception import Features, Inception, Precision, batches, load_inception
 from flowjax.metrics.kid import kernel_distance
@@ -23,8 +24,7 @@ def check_names(names: Iterable[str]) -> tuple[str, ...]:
     """The names, once each; ValueError in one line for one that is not in `METRICS`."""
     names = tuple(dict.fromkeys(names))
     for name in names:
-        if name not in METRICS:
-            raise ValueError(f"unknown metric {name!r} (known: {', '.join(METRICS)})")
+        check_name("metric", name, METRICS)
     if not names:
         raise ValueError(f"no metric named (known: {', '.join(METRICS)})")
     return names

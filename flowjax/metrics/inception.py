@@ -29,6 +29,7 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, UInt8
 
 from flowjax.archives import ArchiveError, read_npz
+from flowjax.errors import WeightsError
 from flowjax.metrics.cache import WEIGHTS, cache_folder
 from flowjax.metrics.inception_blocks import MIXED, STEM, Layer, Tower, kernel_shapes
 from flowjax.metrics.notes import Say, to_stderr
@@ -40,10 +41,6 @@ _EPS = 1e-3  # of the batch norm; it has no scale
 Precision = Literal["highest", "high", "default"]
 """Of the convolutions: `highest` is float32; `default` is the device's fastest (TF32 on a GPU, bfloat16 on a TPU; on a
 CPU the same as `highest`)."""
-
-
-class WeightsError(ValueError):
-    """Weights that are missing or malformed; the message is one line and says what to do."""
 
 
 class Features(NamedTuple):

@@ -7,11 +7,12 @@ from typing import Any, ClassVar
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from flowjax.keys import RowKeys
 from flowjax.paths.affine import AffinePath
 from flowjax.predictions import well_conditioned
 from flowjax.solvers import fixed_grid
 from flowjax.solvers.fixed_grid import Tableau
-from flowjax.solvers.samplers import BaseSampler, Keys, SamplerState, blend, standard_normal
+from flowjax.solvers.samplers import BaseSampler, SamplerState, blend, standard_normal
 from flowjax.typing import Batched
 
 
@@ -36,7 +37,7 @@ class RungeKutta(BaseSampler):
     def evaluations(self) -> int:
         return self.tableau.stages
 
-    def step(self, state: SamplerState, t: Array, t_next: Array, model: Any, key: Keys | None) -> SamplerState:
+    def step(self, state: SamplerState, t: Array, t_next: Array, model: Any, key: RowKeys | None) -> SamplerState:
         return SamplerState(
             fixed_grid.step(lambda t, x, cond: model.velocity(t, x), state.x, None, t, t_next, self.tableau)
         )
@@ -56,7 +57,7 @@ class AdamsBashforth(BaseSampler):
     def init(self, x: Batched, t: Array) -> SamplerState:
         return SamplerState(x, (jnp.zeros_like(x), jnp.asarray(jnp.inf, t.dtype)))
 
-    def step(self, state: SamplerState, t: Array, t_next: Array, model: Any, key: Keys | None) -> SamplerState:
+    def step(self, state: SamplerState, t: Array, t_next: Array, model: Any, key: RowKeys | None) -> SamplerState:
         last, h_last = state.history
         v = model.velocity(t, state.x)
         h = t_next - t
@@ -78,7 +79,7 @@ class DDIM(BaseSampler):
     grid: ClassVar[str] = "condot"
     denoise: ClassVar[bool] = True
 
-    def step(self, state: SamplerState, t: Array, t_next: Array, model: Any, key: Keys | None) -> SamplerState:
+    def step(self, state: SamplerState, t: Array, t_next: Array, model: Any, key: RowKeys | None) -> SamplerState:
         return SamplerState(blend(self.path, t_next, state.x, model.ends(t, state.x)))
 
 
@@ -124,7 +125,7 @@ class EDMHeun(BaseSampler):
     def stochastic(self) -> bool:
         return self.churn > 0
 
-    def step(self, state: SamplerState, t: Array, t_next: Array, model: Any, key: Keys | None) -> SamplerState:
+    def step(self, state: SamplerState, t: Array, t_next: Array, model: Any, key: RowKeys | None) -> SamplerState:
         r, to = self.path.rates(t, state.x), self.path.rates(t_next, state.x)
         level, level_next = r.sigma / r.alpha, to.sigma / to.alpha
         x = state.x / r.alpha

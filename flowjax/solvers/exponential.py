@@ -30,9 +30,10 @@ from typing import Any, ClassVar, NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from flowjax.keys import RowKeys
 from flowjax.paths.affine import AffinePath
 from flowjax.schedules import Rates
-from flowjax.solvers.samplers import BaseSampler, Keys, SamplerState, standard_normal
+from flowjax.solvers.samplers import BaseSampler, SamplerState, standard_normal
 from flowjax.typing import Batched
 
 _LARGEST = 15.0
@@ -105,7 +106,7 @@ class DPMSolverPP2M(BaseSampler):
     def init(self, x: Batched, t: Array) -> SamplerState:
         return SamplerState(x, _start(x, t, 1))
 
-    def step(self, state: SamplerState, t: Array, t_next: Array, model: Any, key: Keys | None) -> SamplerState:
+    def step(self, state: SamplerState, t: Array, t_next: Array, model: Any, key: RowKeys | None) -> SamplerState:
         x, (ds, ls) = state.x, state.history
         r, to = self.path.rates(t, x), self.path.rates(t_next, x)
         here, h, decay, gain = _edge(r, to)
@@ -158,7 +159,7 @@ class DPMSolverPP3M(BaseSampler):
     def init(self, x: Batched, t: Array) -> SamplerState:
         return SamplerState(x, _Multistep3M(*_start(x, t, 2), jnp.zeros((), x.dtype)))
 
-    def step(self, state: SamplerState, t: Array, t_next: Array, model: Any, key: Keys | None) -> SamplerState:
+    def step(self, state: SamplerState, t: Array, t_next: Array, model: Any, key: RowKeys | None) -> SamplerState:
         x, (ds, ls, last_gain) = state.x, state.history
         r, to = self.path.rates(t, x), self.path.rates(t_next, x)
         here, h, decay, gain = _edge(r, to)
@@ -196,7 +197,7 @@ class UniPC(BaseSampler):
         before = _start(x, t, 2)
         return SamplerState(x, (*before, x, t))  # earlier D and l, and the point and time of the last evaluation
 
-    def step(self, state: SamplerState, t: Array, t_next: Array, model: Any, key: Keys | None) -> SamplerState:
+    def step(self, state: SamplerState, t: Array, t_next: Array, model: Any, key: RowKeys | None) -> SamplerState:
         ds, ls, x_last, t_last = state.history
         d = model.ends(t, state.x).x1
         started = jnp.isfinite(ls[0])

@@ -5,8 +5,9 @@ from typing import Any, ClassVar
 
 from jaxtyping import Array
 
+from flowjax.keys import RowKeys
 from flowjax.paths.affine import AffinePath
-from flowjax.solvers.samplers import BaseSampler, Keys, SamplerState
+from flowjax.solvers.samplers import BaseSampler, SamplerState
 
 __all__ = ["FlowMapSteps"]
 
@@ -25,5 +26,5 @@ class FlowMapSteps(BaseSampler):
     path: AffinePath | None = None
     needs: ClassVar[tuple[str, ...]] = ("flow_map",)
 
-    def step(self, state: SamplerState, t: Array, t_next: Array, model: Any, key: Keys | None) -> SamplerState:
+    def step(self, state: SamplerState, t: Array, t_next: Array, model: Any, key: RowKeys | None) -> SamplerState:
         return SamplerState(model.flow_map(t, t_next, state.x))

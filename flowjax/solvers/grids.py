@@ -27,9 +27,10 @@ from jax.core import Tracer
 from jaxtyping import Array, Float
 
 from flowjax.abilities import interval_of
+from flowjax.keys import RowKeys
 from flowjax.schedules import Schedule, clip_time
 from flowjax.solvers import samplers
-from flowjax.solvers.samplers import Keys, Sampler
+from flowjax.solvers.samplers import Sampler
 from flowjax.typing import Batched, Cond
 
 _LEAST_RATIO = 1e-3
@@ -185,7 +186,7 @@ def learn(
     x: Batched,
     steps: int,
     *,
-    keys: Keys | None = None,
+    keys: RowKeys | None = None,
     cond: Cond = None,
     t0: float | None = None,
     t1: float | None = None,

@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from flowjax.abilities import abilities_of, missing_from
+from flowjax.errors import check_name
 from flowjax.paths.affine import AffinePath
 from flowjax.paths.transition import Variance
 from flowjax.solvers import deterministic, diffusions, exponential, flow_map, samplers, sde, stochastic
 from flowjax.solvers.diffusions import Diffusion
-from flowjax.solvers.ode import ADAPTIVE_SOLVERS, MULTISTEP_SOLVERS, SOLVERS, check_name, check_steps
+from flowjax.solvers.ode import ADAPTIVE_SOLVERS, MULTISTEP_SOLVERS, SOLVERS, check_steps
 from flowjax.solvers.samplers import Sampler
 
 __all__ = [
@@ -158,7 +159,7 @@ def check_solver(name: str, steps: int | None, options: Options = DEFAULT_OPTION
     options.
     """
     name = name.lower()
-    check_name(name, known_solvers())
+    check_name("solver", name, sorted(known_solvers()))
     for option, takers in _TAKES.items():
         if getattr(options, option) is not None and name not in takers:
             raise ValueError(f"{name} takes no {option}; it is for {', '.join(takers)}")

@@ -4,8 +4,6 @@ Names are diffrax's class names in lower case, plus `rk4`. With `steps` the grid
 without, diffrax controls the error of each sample on its own.
 """
 
-import difflib
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -17,6 +15,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Int
 
+from flowjax.errors import check_name
 from flowjax.precision import at_least_float32
 from flowjax.solvers import adaptive, fixed_grid, multistep
 from flowjax.solvers.fixed_grid import EULER, RK4, Tableau, tableau_of
@@ -160,17 +159,8 @@ def times_within(
 def check_solver(name: str, steps: int | None) -> None:
     """ValueError, in one line, unless `solve_ode` can run this solver with these steps (None: adaptively)."""
     name = name.lower()
-    check_name(name, {*SOLVERS, *MULTISTEP_SOLVERS, *ADAPTIVE_SOLVERS})
+    check_name("solver", name, sorted({*SOLVERS, *MULTISTEP_SOLVERS, *ADAPTIVE_SOLVERS}))
     check_steps(name, steps, name in ADAPTIVE_SOLVERS)
-
-
-def check_name(name: str, known: Iterable[str]) -> None:
-    """ValueError with the nearest name unless this one is known."""
-    names = sorted(known)
-    if name not in names:
-        close = difflib.get_close_matches(name, names, n=1)
-        hint = f"did you mean {close[0]!r}? " if close else ""
-        raise ValueError(f"unknown solver {name!r}; {hint}(known: {', '.join(names)})")
 
 
 def check_steps(name: str, steps: int | None, adaptive: bool) -> None:

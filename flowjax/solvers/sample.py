@@ -8,9 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float
 
 from flowjax.abilities import Bijection, interval_of, velocity_of
+from flowjax.errors import check_name
+from flowjax.keys import RowKeys, row_keys
 from flowjax.paths.affine import AffinePath
 from flowjax.precision import at_least_float32
 from flowjax.schedules import check_monotone
@@ -31,7 +33,7 @@ def sample(
     solver: str | Sampler = "dopri5",
     steps: int | None = None,
     grid: Grid | str | Sequence[float] | Float[Array, " T"] | None = None,
-    key: PRNGKey | Key[Array, " B"] | None = None,
+    key: PRNGKey | RowKeys | None = None,
     cond: Cond = None,
     t0: float | None = None,
     t1: float | None = None,
@@ -93,7 +95,7 @@ def sample(
     draws = name in sde.SDE_SOLVERS if chosen is None else chosen.stochastic
     if draws and key is None:
         raise ValueError("this sampler draws noise: pass key=jax.random.key(seed)")
-    keys = samplers.row_keys(key, x.shape[0]) if draws and key is not None else None
+    keys = row_keys(key, x.shape[0]) if draws and key is not None else None
     if chosen is None:
         times = rule if given is None else jnp.asarray(given, float)
         return _by_diffrax(name, model, path, x, steps, times, keys, cond, t0, t1, options, save)
@@ -151,8 +153,7 @@ def _times(grid: Any) -> Array | np.ndarray:
 
 
 def _named_grid(name: str) -> Grid:
-    if name not in grids.GRIDS:
-        raise ValueError(f"unknown grid {name!r}: known are {', '.join(grids.GRIDS)}")
+    check_name("grid", name, grids.GRIDS)
     return grids.GRIDS[name]()
 
 

@@ -16,33 +16,28 @@ from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float
 
 from flowjax.abilities import Ends
+from flowjax.keys import RowKeys, fold_rows
 from flowjax.paths.affine import AffinePath
 from flowjax.precision import at_least_float32
 from flowjax.predictions import no_score, well_conditioned
-from flowjax.typing import Batched, Cond, PRNGKey, PyTree, Time
+from flowjax.typing import Batched, Cond, PyTree, Time
 
 __all__ = [
     "BaseSampler",
     "BoundModel",
-    "Keys",
     "Sampler",
     "SamplerState",
     "StochasticSampler",
     "blend",
     "check",
     "evaluations",
-    "fold_rows",
     "interval",
-    "row_keys",
     "run",
     "standard_normal",
 ]
-
-Keys = Key[Array, " B"]
-"""One key a row: what a row draws depends on its own key alone."""
 
 
 class SamplerState(NamedTuple):
@@ -122,7 +117,7 @@ class Sampler(Protocol):
         t: Float[Array, ""],
         t_next: Float[Array, ""],
         model: Any,
-        key: Keys | None,
+        key: RowKeys | None,
     ) -> SamplerState: ...
 
 
@@ -171,17 +166,7 @@ class StochasticSampler(BaseSampler):
         return True
 
 
-def row_keys(key: PRNGKey | Keys, n: int) -> Keys:
-    """One key a row: those given, or from one key `fold_in(key, i)` for row i."""
-    return key if key.ndim else jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(n))
-
-
-def fold_rows(keys: Keys, i: Array | int) -> Keys:
-    """The same number folded into every row's key."""
-    return jax.vmap(lambda key: jax.random.fold_in(key, i))(keys)
-
-
-def standard_normal(key: Keys, x: Batched) -> Batched:
+def standard_normal(key: RowKeys, x: Batched) -> Batched:
     """N(0, I) shaped as x, each row from its own key."""
     return jax.vmap(lambda k: jax.random.normal(k, x.shape[1:], x.dtype))(key)
 
@@ -224,7 +209,7 @@ def run(
     x: Batched,
     times: Float[Array, " T"],
     *,
-    keys: Keys | None = None,
+    keys: RowKeys | None = None,
     cond: Cond = None,
     save: bool = False,
 ) -> Float[Array, "..."]:

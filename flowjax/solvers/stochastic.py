@@ -8,11 +8,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from flowjax.keys import RowKeys, fold_rows
 from flowjax.paths.affine import AffinePath
 from flowjax.paths.transition import Variance, step_variance, transition
 from flowjax.predictions import Ends, score_of, velocity
 from flowjax.solvers.diffusions import Diffusion, Sigma
-from flowjax.solvers.samplers import Keys, SamplerState, StochasticSampler, fold_rows, standard_normal
+from flowjax.solvers.samplers import SamplerState, StochasticSampler, standard_normal
 from flowjax.typing import Batched
 
 
@@ -41,7 +42,7 @@ class EulerMaruyama(Driven):
     path: AffinePath
     g: Diffusion = attribute(default_factory=Sigma)
 
-    def step(self, state: SamplerState, t: Array, t_next: Array, model: Any, key: Keys | None) -> SamplerState:
+    def step(self, state: SamplerState, t: Array, t_next: Array, model: Any, key: RowKeys | None) -> SamplerState:
         assert key is not None
         x, h, g2 = state.x, t_next - t, self.g(self.path, t)
         f = drift(self.path, g2, t, x, model.ends(t, x))
@@ -62,7 +63,7 @@ class StochasticHeun(Driven):
     def evaluations(self) -> int:
         return 2
 
-    def step(self, state: SamplerState, t: Array, t_next: Array, model: Any, key: Keys | None) -> SamplerState:
+    def step(self, state: SamplerState, t: Array, t_next: Array, model: Any, key: RowKeys | None) -> SamplerState:
         assert key is not None
         x, h = state.x, t_next - t
         g2, g2_next = self.g(self.path, t), self.g(self.path, t_next)
@@ -98,7 +99,7 @@ class Ancestral(StochasticSampler):
         if not 0 <= self.eta <= 1:
             raise ValueError(f"eta must be between 0 (DDIM) and 1 (DDPM), not {self.eta}")
 
-    def step(self, state: SamplerState, t: Array, t_next: Array, model: Any, key: Keys | None) -> SamplerState:
+    def step(self, state: SamplerState, t: Array, t_next: Array, model: Any, key: RowKeys | None) -> SamplerState:
         assert key is not None
         x, ends = state.x, model.ends(t, state.x)
         q, to = transition(self.path, t, t_next, x), self.path.rates(t_next, x)
@@ -136,7 +137,7 @@ class PredictorCorrector(Driven):
     def evaluations(self) -> int:
         return 1 + self.corrections
 
-    def step(self, state: SamplerState, t: Array, t_next: Array, model: Any, key: Keys | None) -> SamplerState:
+    def step(self, state: SamplerState, t: Array, t_next: Array, model: Any, key: RowKeys | None) -> SamplerState:
         assert key is not None
         x = EulerMaruyama(self.path, self.g).step(state, t, t_next, model, fold_rows(key, 0)).x
         size = self.path.rates(t_next, x).sigma
@@ -178,7 +179,7 @@ class AnnealedLangevin(StochasticSampler):
     def evaluations(self) -> int:
         return self.each
 
-    def step(self, state: SamplerState, t: Array, t_next: Array, model: Any, key: Keys | None) -> SamplerState:
+    def step(self, state: SamplerState, t: Array, t_next: Array, model: Any, key: RowKeys | None) -> SamplerState:
         assert key is not None
         r, to = self.path.rates(t, state.x), self.path.rates(t_next, state.x)
 
@@ -188,6 +189,6 @@ class AnnealedLangevin(StochasticSampler):
         return SamplerState(jax.lax.fori_loop(0, self.each, go, state.x * (to.alpha / r.alpha)))
 
 
-def _langevin(path: AffinePath, t: Array, x: Batched, model: Any, eps: Array, key: Keys) -> Batched:
+def _langevin(path: AffinePath, t: Array, x: Batched, model: Any, eps: Array, key: RowKeys) -> Batched:
     """x + eps score + sqrt(2 eps) z."""
     return x + eps * score_of(path, t, x, model.ends(t, x)) + jnp.sqrt(2 * eps) * standard_normal(key, x)

@@ -24,6 +24,7 @@ from jax.sharding import PartitionSpec as P
 
 from flowjax.config import Config
 from flowjax.errors import ConfigError
+from flowjax.trees import path_name
 from flowjax.typing import PyTree
 
 AXES = ("data", "fsdp", "tensor")
@@ -103,11 +104,6 @@ def shard_batch(tree: PyTree, mesh: Mesh) -> PyTree:
     return jax.lax.with_sharding_constraint(tree, NamedSharding(mesh, P(BATCH)))
 
 
-def path_of(path: Sequence[Any]) -> str:
-    """`blocks/0/mlp1/kernel`: what the rules look at."""
-    return jax.tree_util.keystr(tuple(path), simple=True, separator="/")
-
-
 def shardings(tree: PyTree, mesh: Mesh | AbstractMesh, rules: Iterable[Rule], whole: bool = False) -> PyTree:
     """A sharding for every leaf (an array or its shape) of a tree of parameters, or of what follows them.
 
@@ -118,7 +114,7 @@ def shardings(tree: PyTree, mesh: Mesh | AbstractMesh, rules: Iterable[Rule], wh
         whole: as if `fsdp` were 1: how parameters lie where they are used.
     """
     rules = tuple(rules)
-    one = lambda path, leaf: NamedSharding(mesh, _spec(path_of(path), leaf.shape, mesh, rules, whole))
+    one = lambda path, leaf: NamedSharding(mesh, _spec(path_name(path), leaf.shape, mesh, rules, whole))
     return jax.tree_util.tree_map_with_path(one, tree)
 
 
@@ -155,7 +151,7 @@ def rules_of(config: Config, params: PyTree, mesh: Mesh | AbstractMesh) -> tuple
     Raises:
         ConfigError: on a rule that cannot be read, matches no parameter, or has no dimension that it could cut.
     """
-    shapes = {path_of(path): leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
+    shapes = {path_name(path): leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
     own = tuple(_read(text) for text in config.mesh.rules)
     for text, (pattern, axes) in zip(config.mesh.rules, own, strict=True):
         found = {path: shape for path, shape in shapes.items() if re.search(pattern, path)}
@@ -192,7 +188,7 @@ def table(tree: PyTree, places: PyTree) -> str:
         size = math.prod(place.shard_shape(leaf.shape)) * leaf.dtype.itemsize
         total += size
         cut = ", ".join("-" if axis is None else str(axis) for axis in place.spec) or "whole"
-        rows.append((path_of(path), "x".join(map(str, leaf.shape)), cut, f"{size:,}"))
+        rows.append((path_name(path), "x".join(map(str, leaf.shape)), cut, f"{size:,}"))
     widths = [max(len(row[i]) for row in rows) for i in range(4)]
     lines = [
         "  ".join(text.ljust(w) for text, w in zip(row[:3], widths, strict=False)) + f"  {row[3]:>{widths[3]}}"

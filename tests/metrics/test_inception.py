@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from flowjax.errors import WeightsError
 from flowjax.metrics import inception
 from flowjax.metrics.cache import WEIGHTS, cache_folder
-from flowjax.metrics.inception import WeightsError, inception_features, load_inception, pool, resize
+from flowjax.metrics.inception import inception_features, load_inception, pool, resize
 from flowjax.metrics.inception_blocks import kernel_shapes
 
 STORED = Path(__file__).parent / "data" / "inception_cifar24.npz"

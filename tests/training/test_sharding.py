@@ -21,9 +21,10 @@ from flowjax.data import DataSpec
 from flowjax.errors import ConfigError
 from flowjax.methods import Diagnosed
 from flowjax.training import sharding
-from flowjax.training.sharding import RULES, make_mesh, path_of, rules_of, shardings, table
+from flowjax.training.sharding import RULES, make_mesh, rules_of, shardings, table
 from flowjax.training.state import TrainState, init_state
 from flowjax.training.step import make_step
+from flowjax.trees import path_name
 
 SPEC = DataSpec("images", (16, 16, 3), num_classes=0, levels=256)
 
@@ -49,7 +50,7 @@ def mesh_of(data, fsdp, tensor):
 
 def specs(tree, mesh, rules, whole=False):
     found = jax.tree_util.tree_leaves_with_path(shardings(tree, mesh, rules, whole))
-    return {path_of(path): place.spec for path, place in found}
+    return {path_name(path): place.spec for path, place in found}
 
 
 # Rules
