@@ -12,7 +12,7 @@ def get_config():
     config = defaults("adm")
     config.data.name = "cifar10"
     config.data.augment = "flip"
-    config.loss.times = "log_normal(-1.2, 1.2)"
+    config.method.times = "log_normal(-1.2, 1.2)"
     config.model.film = True
     config.model.dropout = 0.0
     config.model.time_scale = 1000.0

@@ -9,11 +9,12 @@ from flowjax.config import defaults
 
 
 def get_config():
-    config = defaults("mlp")
+    config = defaults("mlp", "variational")
     config.data.name = "digits"
     config.path.schedule = "ddpm_linear(1000)"
     config.prediction = "noise_variance"
-    config.loss.name = "hybrid(1000)"
+    config.method.variance = "learned"
+    config.method.hybrid = True
     config.data.cond = ("label",)
     config.model.width = 512
     config.model.features = 32

@@ -12,8 +12,8 @@ def get_config():
     config.data.name = "digits"
     config.path.schedule = "edm(0.002, 80)"
     config.prediction = "edm(0.75)"  # the digits' standard deviation in model space is 0.75
-    config.loss.weight = "edm(0.75)"
-    config.loss.times = "log_normal(-0.4, 1.2)"
+    config.method.weight = "edm(0.75)"
+    config.method.times = "log_normal(-0.4, 1.2)"
     config.data.cond = ("label",)
     config.model.width = 512
     config.model.features = 32

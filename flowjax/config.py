@@ -5,8 +5,11 @@ ml_collections and nothing heavier.
 """
 
 import ast
+import copy
+import dataclasses
 import difflib
 import os
+import typing
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +17,7 @@ from ml_collections import ConfigDict
 
 from flowjax.arguments import separate
 from flowjax.errors import ConfigError, lookup
-from flowjax.ranges import fault, shown
+from flowjax.ranges import NUMBER, RANGES, WHOLE, Items, Range, fault, shown
 
 if TYPE_CHECKING:
     Config = Any  # its keys are checked by `resolve`, at run time; a type checker knows nothing of them
@@ -82,11 +85,45 @@ CADENCE = (
 """Keys that a resumed run may change; with any other it would be another run."""
 
 
-def defaults(model: str = "mlp") -> Config:
-    """All keys of a run with their defaults, for one of the models in `MODEL_DEFAULTS`."""
+SECTIONS: dict[str, Any] = {
+    "source": {"name": "normal"},
+    "path": {"name": "affine", "schedule": "condot", "shift": 1.0, "noise": ""},
+    "coupling": {"name": "independent"},
+    "prediction": "velocity",
+}
+"""Sections and keys that exist for the methods which read them (`Method.sections`), and for no other."""
+
+
+def method_of(name: str) -> type:
+    """The method of that name.
+
+    Raises:
+        ConfigError: if there is none.
+    """
+    from flowjax.methods import METHODS  # with it comes JAX
+
+    return lookup("method.name", name, METHODS)
+
+
+def defaults(model: str = "mlp", method: str = "flow_matching") -> Config:
+    """All keys of a run with their defaults.
+
+    Args:
+        model: a name in `MODEL_DEFAULTS`. It has no meaning for a method that makes its own network.
+        method: a name in `flowjax.methods.METHODS`.
+
+    Raises:
+        ConfigError: on an unknown name.
+    """
+    chosen: Any = method_of(method)
+    shared = {name: value for name, value in SECTIONS.items() if name in chosen.sections}
+    if "model" in chosen.sections:
+        shared["model"] = {"name": model, **lookup("model.name", model, MODEL_DEFAULTS)}
     return ConfigDict(
         {
             "seed": 0,
+            "method": {"name": method, **dataclasses.asdict(chosen.Settings())},
+            **copy.deepcopy(shared),
             "data": {
                 "name": "gaussians8",
                 "path": "",
@@ -97,12 +134,6 @@ def defaults(model: str = "mlp") -> Config:
                 "augment": "none",
                 "workers": 0,
             },
-            "source": {"name": "normal"},
-            "path": {"name": "affine", "schedule": "condot", "shift": 1.0, "noise": ""},
-            "coupling": {"name": "independent"},
-            "prediction": "velocity",
-            "loss": {"name": "matching", "weight": "own", "times": "uniform", "uncertainty": False},
-            "model": {"name": model, **lookup("model.name", model, MODEL_DEFAULTS)},
             "train": {
                 "steps": 10_000,
                 "batch_size": 256,
@@ -206,20 +237,26 @@ def resolve(config: object) -> Config:
     flat = flatten(config)
     if (cond := flat.get("data.cond")) is not None:
         flat["data.cond"] = _separated(cond)
-    name = flat.get("model.name", "mlp")
-    if told := fault("model.name", name, "mlp"):
-        raise ConfigError(f"model.name {told}")
-    full = defaults(name)
-    known = flatten(full)
+    names = {"model.name": "mlp", "method.name": "flow_matching"}
+    for key, name in names.items():
+        names[key] = flat.get(key, name)
+        if told := fault(names[key], name, None):
+            raise ConfigError(f"{key} {told}")
+    full = defaults(*names.values())
+    known, bounds = flatten(full), {**RANGES, **_ranges_of(names["method.name"])}
     for key, value in flat.items():
         if key not in known and (owner := _model_of(key)):
-            name = full.model.name
+            name = full.model.name if "model" in full else ""
             raise ConfigError(
                 f"model.name is {name!r} and {key} a key of {owner!r}: start the file from defaults({name!r})"
             )
+        if key not in known and (owners := _methods_of(key)):
+            raise ConfigError(
+                f"{key} has no meaning for method.name {names['method.name']!r}; it is a key of {', '.join(owners)}"
+            )
         if key not in known:
             raise ConfigError(unknown_key(key, known))
-        if told := fault(key, value, known[key]):
+        if told := fault(value, known[key], bounds.get(key)):
             raise ConfigError(f"{key} {told}")
         section, _, leaf = key.rpartition(".")
         like = known[key]
@@ -236,6 +273,24 @@ def _separated(cond: Any) -> Any:
     if not isinstance(cond, list) or not all(isinstance(text, str) for text in cond):
         return cond
     return [name for text in cond for name in separate(text)]
+
+
+def _ranges_of(method: str) -> dict[str, Range | Items]:
+    """The ranges of a method's own keys, from the annotations of its `Settings`."""
+    hints = typing.get_type_hints(method_of(method).Settings, include_extras=True)
+    found: dict[str, Range | Items] = {}
+    for name, hint in hints.items():
+        extra = [e for e in getattr(hint, "__metadata__", ()) if isinstance(e, Range | Items)]
+        kind = typing.get_args(hint)[0] if extra else hint
+        found[f"method.{name}"] = extra[0] if extra else NUMBER if kind is float else WHOLE
+    return found
+
+
+def _methods_of(key: str) -> list[str]:
+    """The methods whose configs have this key."""
+    from flowjax.methods import METHODS
+
+    return [name for name in METHODS if key in flatten(defaults("mlp", name))]
 
 
 def _model_of(key: str) -> str | None:

@@ -30,7 +30,7 @@ from flowjax.transport import (
 )
 from flowjax.typing import Batched, Cond, PRNGKey
 
-LARGEST_VIOLATION = 0.05
+LARGEST_MARGINAL_ERROR = 0.05
 """Of a plan's marginals: training stops above it."""
 
 
@@ -50,11 +50,11 @@ class Pairs(NamedTuple):
     """Rows of x0, and how far the plan they were drawn from was from its marginals (0 for an exact coupling)."""
 
     rows: Int[Array, " B"]
-    violation: Float[Array, ""]
+    marginal_error: Float[Array, ""]
 
 
 def pair(coupling: Coupling, key: PRNGKey | None, x0: Batched, x1: Batched, cond: Cond = None) -> Pairs:
-    """The coupling's rows with its violation; a coupling that has none to report needs no `pairs` of its own."""
+    """The coupling's rows with its marginal_error; a coupling that has none to report needs no `pairs` of its own."""
     pairs = getattr(coupling, "pairs", None)
     if pairs is not None:
         return pairs(key, x0, x1, cond)
@@ -71,6 +71,10 @@ class Independent:
     def __call__(self, key: PRNGKey | None, x0: Batched, x1: Batched, cond: Cond = None) -> Int[Array, " B"]:
         check_batch(x0, x1)
         return jnp.arange(x1.shape[0])
+
+
+INDEPENDENT = Independent()
+"""The default coupling."""
 
 
 @jax.tree_util.register_static
@@ -156,14 +160,14 @@ class Sinkhorn:
         if self.condition_weight:
             cost = cost + condition_penalty(cond, self.condition_weight)
         plan = sinkhorn(cost, self.eps, tau=self.tau, max_sweeps=self.max_sweeps)
-        return Pairs(draw_rows(key, plan.matrix), plan.violation)
+        return Pairs(draw_rows(key, plan.matrix), plan.marginal_error)
 
     def __call__(self, key: PRNGKey | None, x0: Batched, x1: Batched, cond: Cond = None) -> Int[Array, " B"]:
         """Rows of x0. Outside `jit` a plan that has not converged is a ValueError; inside, look at `pairs`."""
-        rows, violation = self.pairs(key, x0, x1, cond)
-        if not isinstance(violation, Tracer) and not violation <= LARGEST_VIOLATION:
+        rows, marginal_error = self.pairs(key, x0, x1, cond)
+        if not isinstance(marginal_error, Tracer) and not marginal_error <= LARGEST_MARGINAL_ERROR:
             raise ValueError(
-                f"Sinkhorn has not converged: its plan misses its marginals by {float(violation):.2g}; take a larger "
-                "eps or more max_sweeps, or MinibatchOT"
+                f"Sinkhorn has not converged: its plan misses its marginals by {float(marginal_error):.2g}; take a "
+                "larger eps or more max_sweeps, or MinibatchOT"
             )
         return rows

@@ -101,7 +101,7 @@ PREDICTIONS: dict[str, Callable[..., Prediction]] = {
 }
 
 WEIGHTS: dict[str, Callable[..., weights.Weighting]] = {
-    "own": lambda: weights.OWN,
+    "native": lambda: weights.NATIVE,
     **{
         p.name: _always(weights.uniform(p))
         for p in (predictions.velocity, predictions.noise, predictions.data, predictions.score, predictions.v)
@@ -121,14 +121,6 @@ TIMES: dict[str, Callable[..., times.Times]] = {
     "levels": times.Levels,
     "importance": times.Importance,
 }
-
-LOSSES: dict[str, Callable[..., Any]] = {
-    "matching": lambda: None,
-    "variational": lambda variance="small", levels=1000: (variance, times.Levels(levels), False),
-    "hybrid": lambda levels=1000: ("learned", times.Levels(levels), True),
-}
-"""`matching`, or the variational bound of a discrete chain: its variance, levels, and whether beside the simple
-loss."""
 
 MODELS: dict[str, Callable[..., nnx.Module]] = {
     "mlp": MLP,

@@ -144,17 +144,16 @@ RANGES: dict[str, Range | Items] = {
 """The range of every key of a config that holds numbers or a tuple."""
 
 
-def fault(key: str, value: Any, like: Any) -> str | None:
+def fault(value: Any, like: Any, bounds: Range | Items | None) -> str | None:
     """Why a value cannot be that of a config key, to be read after the key; None if it can.
 
     Args:
-        key: such as "train.lr".
         value: given for it, with lists for tuples.
         like: the key's default, which says the type.
+        bounds: of the key: its entry in `RANGES`; None for one that holds a string or a truth value.
     """
     kind = type(like)
     if kind is list:
-        bounds = RANGES[key]
         if not isinstance(value, list) or not isinstance(bounds, Items):
             return f"must be a tuple, not {shown(value)}"
         return bounds.fault(value)
@@ -162,7 +161,7 @@ def fault(key: str, value: Any, like: Any) -> str | None:
         return f"must be {'' if kind is bool else 'a '}{KINDS[kind]} like {like!r}, not {shown(value)}"
     if kind is str:
         return text_fault(value)
-    return None if kind is bool else RANGES[key].fault(value)
+    return None if kind is bool or bounds is None else bounds.fault(value)
 
 
 def is_kind(value: Any, kind: type) -> bool:

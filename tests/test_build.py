@@ -9,9 +9,13 @@ from flowjax.build import build
 from flowjax.config import defaults, resolve
 from flowjax.data import open_dataset
 from flowjax.errors import ConfigError
+from flowjax.methods import Context
 from flowjax.names import COUPLINGS, NOISES, PREDICTIONS, SCHEDULES, TIMES, WEIGHTS
 from flowjax.paths import AffinePath, GaussianPath
 from flowjax.training.trainer import Trainer
+
+BOUND = {"method.name": "variational"}
+HYBRID = {**BOUND, "method.variance": "learned", "method.hybrid": True}
 
 CELLS = {
     "flow matching": {},
@@ -19,13 +23,18 @@ CELLS = {
     "SB-CFM": {"path.noise": "bridge(1)", "coupling.name": "sinkhorn"},
     "SF2M": {"path.noise": "bridge(0.5)", "coupling.name": "sinkhorn", "prediction": "velocity_score"},
     "interpolant": {"path.schedule": "cosine", "path.noise": "sine2(0.5)", "prediction": "velocity_score"},
-    "NCSN": {"path.schedule": "ve(0.01, 20)", "prediction": "score", "loss.times": "levels(20)"},
-    "EDM": {"path.schedule": "edm", "prediction": "edm(3.5)", "loss.weight": "edm(3.5)", "loss.times": "log_normal"},
-    "DDPM": {"path.schedule": "ddpm_linear", "prediction": "noise", "loss.times": "levels"},
-    "improved DDPM": {"path.schedule": "nichol_cosine", "prediction": "noise_variance", "loss.name": "hybrid"},
-    "bound": {"path.schedule": "vp", "prediction": "v", "loss.name": "variational('small', 50)"},
-    "sub-VP by likelihood": {"path.schedule": "subvp", "loss.weight": "likelihood", "loss.times": "importance"},
-    "SD3": {"path.shift": 3.0, "loss.times": "logit_normal(0, 1)", "loss.uncertainty": True},
+    "NCSN": {"path.schedule": "ve(0.01, 20)", "prediction": "score", "method.times": "levels(20)"},
+    "EDM": {
+        "path.schedule": "edm",
+        "prediction": "edm(3.5)",
+        "method.weight": "edm(3.5)",
+        "method.times": "log_normal",
+    },
+    "DDPM": {"path.schedule": "ddpm_linear", "prediction": "noise", "method.times": "levels"},
+    "improved DDPM": {"path.schedule": "nichol_cosine", "prediction": "noise_variance", **HYBRID},
+    "bound": {"path.schedule": "vp", "prediction": "v", **BOUND, "method.levels": 50},
+    "sub-VP by likelihood": {"path.schedule": "subvp", "method.weight": "likelihood", "method.times": "importance"},
+    "SD3": {"path.shift": 3.0, "method.times": "logit_normal(0, 1)", "method.uncertainty": True},
     "data to data": {"source.name": "moons", "coupling.name": "auction(0.05)"},
     "digits to digits": {"data.name": "digits(1)", "source.name": "digits(0)", "coupling.name": "unbalanced(1, 10)"},
     "class-aware": {"data.name": "digits", "coupling.name": "class_ot", "data.cond": ("label",)},
@@ -34,7 +43,7 @@ CELLS = {
 
 
 def problem(overrides):
-    config = defaults("mlp")
+    config = defaults("mlp", overrides.get("method.name", "flow_matching"))
     config.model.width, config.model.depth = 8, 1
     for key, value in overrides.items():
         section, _, leaf = key.rpartition(".")
@@ -50,8 +59,8 @@ def test_every_kind_of_cell_has_a_loss_and_its_gradient(cell):
     raw = dataset.sample(dataset.arrays() if dataset.arrays else None, jax.random.key(1), 16)
     cond = raw.cond["label"] if config.data.cond else None
     batch = Batch(dataset.spec.prepare(jax.random.key(2), raw.x1), cond)
-    params = built.init(jax.random.key(0))
-    value = lambda p: built.loss(p, jax.random.key(3), batch)[0]
+    params, state = built.init(jax.random.key(0))
+    value = lambda p: built.loss(p, Context(state=state), jax.random.key(3), batch).value
     loss, grads = jax.jit(jax.value_and_grad(value))(params)
     assert np.isfinite(loss)
     assert all(np.isfinite(g).all() for g in jax.tree.leaves(grads))
@@ -81,12 +90,14 @@ def test_a_class_aware_coupling_trains_in_the_compiled_loop():
         ({"path.schedule": "vp(1"}, "was never closed"),
         ({"path.schedule": "vpp"}, "did you mean 'vp'"),
         ({"path.shift": 0.0}, "path.shift must be positive"),
-        ({"loss.weight": "min_snr(0)"}, "gamma must be positive"),
-        ({"loss.weight": "noise", "path.noise": "constant(0.1)"}, "a path without noise: use 'own'"),
-        ({"loss.name": "hybrid"}, "goes with prediction 'noise_variance'"),
-        ({"prediction": "noise_variance"}, "set loss.name='hybrid'"),
-        ({"loss.name": "variational", "coupling.name": "ot"}, "bound of a Gaussian chain"),
-        ({"loss.name": "variational", "prediction": "noise", "loss.times": "levels"}, "has its own weights and times"),
+        ({"method.weight": "min_snr(0)"}, "gamma must be positive"),
+        ({"method.weight": "noise", "path.noise": "constant(0.1)"}, "a path without noise: use 'native'"),
+        ({**HYBRID, "path.schedule": "vp"}, "go with prediction 'noise_variance'"),
+        ({**BOUND, "path.schedule": "vp", "prediction": "noise_variance"}, "go with prediction 'noise_variance'"),
+        ({**BOUND, "method.variance": "huge"}, "method.variance: unknown 'huge'"),
+        ({"prediction": "noise_variance"}, "take method.name 'variational'"),
+        ({**BOUND, "source.name": "moons"}, "bound of a Gaussian chain"),
+        ({**BOUND, "path.schedule": "condot"}, "needs noise at its last level"),
         ({"source.name": "digits(0)"}, "digits go to digits"),
         ({"data.name": "digits(11)"}, "the labels are 0 to 9"),
     ],
@@ -113,7 +124,7 @@ def test_every_name_of_the_tables_is_tried_above():
         "couplings": (COUPLINGS, {"independent", "ot", "class_sinkhorn"}),
         "predictions": (PREDICTIONS, {"velocity", "data"}),
         "times": (TIMES, {"uniform", "stratified"}),
-        "weights": (WEIGHTS, {"own", "velocity", "noise", "data", "score", "v", "snr", "min_snr", "sigmoid"}),
+        "weights": (WEIGHTS, {"native", "velocity", "noise", "data", "score", "v", "snr", "min_snr", "sigmoid"}),
     }
     for table, elsewhere in tried.values():
         assert not [name for name in table if name not in text and name not in elsewhere]

@@ -149,7 +149,7 @@ _auction = jax.jit(auction)
 def test_an_auction_cut_short_reports_what_was_left(points):
     pairs = MinibatchOT("auction", max_rounds=2).pairs(None, *points)
     assert sorted(pairs.rows.tolist()) == list(range(128))
-    assert 0 < pairs.violation < 1
+    assert 0 < pairs.marginal_error < 1
 
 
 def test_sinkhorn_is_the_entropic_plan(points):
@@ -159,10 +159,10 @@ def test_sinkhorn_is_the_entropic_plan(points):
     p = np.asarray(plan.matrix, np.float64)
     np.testing.assert_allclose(p.sum(0), 1 / 128, rtol=1e-4)
     np.testing.assert_allclose(p.sum(1), 1 / 128, rtol=1e-4)
-    assert plan.violation < 1e-5
+    assert plan.marginal_error < 1e-5
     # log P + C / eps is a sum of a row and a column term: its mixed differences vanish, where P is not negligible
     form = np.log(np.maximum(p, 1e-30)) + np.asarray(cost)
-    seen = p > 1e-6  # where what rounding adds, at most the violation / B^2, is nothing
+    seen = p > 1e-6  # where what rounding adds, at most the marginal_error / B^2, is nothing
     quads = [(i, j, k, m) for i in range(0, 30, 3) for j in range(0, 30, 3) for k in (50, 90) for m in (60, 100)]
     checked = 0
     for i, j, k, m in quads:
@@ -193,14 +193,14 @@ def test_sinkhorn_between_normals_has_the_bridges_correlation():
 def test_small_eps_approaches_exact_transport_and_does_not_underflow(points):
     """At eps = 0.02, a thousandth of the mean cost, where plain Sinkhorn in float32 loses almost all its mass."""
     plan = sinkhorn(pairwise_cost(*points), 0.02)
-    assert plan.violation < 2e-3
+    assert plan.marginal_error < 2e-3
     assert float(plan.matrix.sum()) == pytest.approx(1, abs=1e-5)
     exact = mean_cost(*points, MinibatchOT()(None, *points))
     assert float((plan.matrix * pairwise_cost(*points)).sum()) == pytest.approx(exact, rel=5e-3)
 
 
 def test_rounding_is_altschulers():
-    """Exact marginals, no negative entries, and an L1 change of at most twice the violation (their lemma 7)."""
+    """Exact marginals, no negative entries, and an L1 change of at most twice the marginal_error (their lemma 7)."""
     rng = np.random.default_rng(0)
     plan = rng.random((20, 20)) ** 3
     plan = jnp.asarray(plan / plan.sum() * 1.1, jnp.float32)
@@ -208,8 +208,8 @@ def test_rounding_is_altschulers():
     np.testing.assert_allclose(rounded.sum(0), 1 / 20, rtol=1e-4)
     np.testing.assert_allclose(rounded.sum(1), 1 / 20, rtol=1e-4)
     assert float(rounded.min()) >= 0
-    violation = float(jnp.abs(plan.sum(0) - 1 / 20).sum() + jnp.abs(plan.sum(1) - 1 / 20).sum())
-    assert float(jnp.abs(rounded - plan).sum()) <= 2 * violation + 1e-5
+    marginal_error = float(jnp.abs(plan.sum(0) - 1 / 20).sum() + jnp.abs(plan.sum(1) - 1 / 20).sum())
+    assert float(jnp.abs(rounded - plan).sum()) <= 2 * marginal_error + 1e-5
 
 
 def test_rows_are_drawn_from_the_plan():
@@ -222,8 +222,8 @@ def test_rows_are_drawn_from_the_plan():
 
 
 def test_an_unconverged_plan_is_reported(points):
-    assert Sinkhorn(0.05, max_sweeps=3).pairs(jax.random.key(0), *points).violation > 0.05
-    assert pair(Independent(), None, *points).violation == 0
+    assert Sinkhorn(0.05, max_sweeps=3).pairs(jax.random.key(0), *points).marginal_error > 0.05
+    assert pair(Independent(), None, *points).marginal_error == 0
     with pytest.raises(ValueError, match="Sinkhorn has not converged"):
         Sinkhorn(0.05, max_sweeps=3)(jax.random.key(0), *points)
     with pytest.raises(ValueError, match="Sinkhorn has not converged"):
@@ -303,7 +303,7 @@ def test_unbalanced_transport_leaves_outliers_out(points):
     used = lambda tau: float((sinkhorn(pairwise_cost(x0, x1), 1.0, tau=tau).matrix[:, :13]).sum())
     assert used(np.inf) == pytest.approx(13 / 128, rel=1e-3)
     assert used(10.0) < 1e-3
-    assert sinkhorn(pairwise_cost(x0, x1), 1.0, tau=10.0).violation < 2e-3
+    assert sinkhorn(pairwise_cost(x0, x1), 1.0, tau=10.0).marginal_error < 2e-3
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from flowjax.data.augment import AUGMENTATIONS
 from flowjax.data.requests import DataRequest
 from flowjax.data.sets import DATASETS
 from flowjax.errors import ConfigError
-from flowjax.names import COUPLINGS, LOSSES, NOISES, PREDICTIONS, SCHEDULES, SOURCES, TIMES, WEIGHTS
+from flowjax.names import COUPLINGS, NOISES, PREDICTIONS, SCHEDULES, SOURCES, TIMES, WEIGHTS
 from flowjax.paths import AffinePath
 from flowjax.ranges import RANGES, Items
 from flowjax.schedules import CondOT
@@ -111,8 +111,7 @@ def test_a_config_must_be_a_dictionary(config):
     [
         {"path.schedule": "ddpm_linear(1000000000)"},
         {"path.schedule": "nichol_cosine(1000000000)"},
-        {"loss.times": "levels(1000000000)"},
-        {"loss.name": "variational('small', 1000000000)"},
+        {"method.times": "levels(1000000000)"},
         {"model.width": 65_536, "model.depth": 64},
     ],
 )
@@ -135,9 +134,8 @@ TABLES = {
     "source.name": (SOURCES, (DataSpec("moons", (2,)),)),
     "coupling.name": (COUPLINGS, (AffinePath(CondOT()),)),
     "prediction": (PREDICTIONS, ()),
-    "loss.weight": (WEIGHTS, ()),
-    "loss.times": (TIMES, ()),
-    "loss.name": (LOSSES, ()),
+    "method.weight": (WEIGHTS, ()),
+    "method.times": (TIMES, ()),
     "data.name": (DATASETS, (DataRequest(),)),
     "data.augment": (AUGMENTATIONS, ()),
     "train.schedule": (RATES, ()),
@@ -181,14 +179,14 @@ def test_arguments_of_names_are_checked_against_what_the_name_takes(key):
         ("source.name", "moons('gaussians8')", "moons takes no arguments"),
         ("path.schedule", "vp(0.5)(0.5)", "in one pair of brackets"),
         ("prediction", "edm(1e999)", "sigma_data must be a finite number, not inf"),
-        ("loss.weight", "sigmoid(1j)", "bias must be a number, not 1j; it is written sigmoid(bias: number = 0.0)"),
+        ("method.weight", "sigmoid(1j)", "bias must be a number, not 1j; it is written sigmoid(bias: number = 0.0)"),
         ("path.schedule", "vp(1, 2, 3)", "at most 2 arguments, not 3; it is written vp(beta_min: number = 0.1, beta_"),
         ("path.schedule", "vp(x=1)", "vp has no argument 'x'"),
         ("path.schedule", "vp(1, beta_min=1)", "vp is given beta_min twice"),
         ("path.schedule", "polynomial", "polynomial needs its argument n; it is written polynomial(n: number)"),
         ("path.schedule", "vp(True)", "beta_min must be a number, not True"),
-        ("loss.times", "levels(10.5)", "n must be a whole number, not 10.5"),
-        ("loss.times", "logit_normal(0, 1, 1)", "stratified must be true or false, not 1"),
+        ("method.times", "levels(10.5)", "n must be a whole number, not 10.5"),
+        ("method.times", "logit_normal(0, 1, 1)", "stratified must be true or false, not 1"),
         ("path.schedule", "vp(" + "1" * 300 + ")", "at most 300 characters"),
     ],
 )  # fmt: skip

@@ -120,11 +120,15 @@ def _train(
     with _trackers(config, workdir, resume or 0, tensorboard, wandb) as trackers:
         result = loop.train(trainer, RunOutputs(workdir, checkpoints, trackers), state, trace)
     say(f"train: {result.step - (resume or 0)} steps in {result.seconds:.1f} s; drawing {workdir}/plots")
-    params, step, loss = hosts.to_first(result.state.ema, trainer.mesh), result.step, result.loss
+    step, loss = result.step, result.loss
+    variables = hosts.to_first((result.state.ema, result.state.variables), trainer.mesh)
     del state, result  # the rest of the state leaves the device
     if hosts.leader():
         with hosts.alone():
-            _draw(Run(workdir, config, step, trainer.problem, jax.device_put(params)), trainer.dataset)
+            _draw(
+                Run(workdir, config, step, trainer.dataset.spec, trainer.method, *jax.device_put(variables)),
+                trainer.dataset,
+            )
     hosts.wait("drawn")
     return _result(config, workdir, "finished", step, loss, start, size)
 
@@ -176,7 +180,7 @@ def _resume_step(config: Config, workdir: Path, checkpoints: Checkpoints, checkp
 
 def _check_same_data(workdir: Path, trainer: Trainer) -> None:
     """A file under the same name may hold other data: its normalisation would not fit the weights."""
-    check_same_data(workdir, trainer.problem.spec, read_config(workdir)[1])
+    check_same_data(workdir, trainer.dataset.spec, read_config(workdir)[1])
     streamed, now = read_streamed(workdir), trainer.prefetcher is not None
     if streamed is not None and streamed != now:
         raise UsageError(
@@ -191,7 +195,7 @@ def _prepare_workdir(
     """Writes the config, and moves what is newer than `step` out of the way."""
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        write_config(workdir, config, trainer.problem.spec, size, trainer.prefetcher is not None)
+        write_config(workdir, config, trainer.dataset.spec, size, trainer.prefetcher is not None)
     except OSError as error:
         raise RunFault(f"cannot write to {workdir}: {error.strerror}") from None
     _clear_leftovers(workdir, checkpoints)

@@ -3,22 +3,22 @@
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from flowjax import conditions
-from flowjax.build import Problem, build, fields_of
+from flowjax.build import build, fields_of
 from flowjax.config import Config, resolve
 from flowjax.data import DataSpec
 from flowjax.paths import AffinePath
-from flowjax.predictions import Reading
 from flowjax.sources import Source
 from flowjax.training.averages import FOLDER, posthoc
 from flowjax.training.checkpoints import Checkpoints
 from flowjax.training.state import abstract_state
 from flowjax.training.workdir import read_config
-from flowjax.typing import Params
+from flowjax.typing import Params, PyTree
 
 __all__ = ["Run", "load"]
 
@@ -29,20 +29,19 @@ class Run:
 
     Attributes:
         workdir, config, step: which run, and the step of its checkpoint.
-        problem: path, source, coupling, prediction and network, as built from the config.
-        params: the parameters that `model` uses: the moving average, or the raw ones.
+        spec: shape, normalisation, classes and conditions of the data.
+        method: what was trained, as built from the config.
+        params: the parameters of the model: the moving average, or the raw ones.
+        variables: the variables of the network that are not parameters, such as batch statistics.
     """
 
     workdir: Path
     config: Config
     step: int
-    problem: Problem
+    spec: DataSpec
+    method: Any
     params: Params = field(repr=False)
-
-    @property
-    def spec(self) -> DataSpec:
-        """Shape, normalisation and labels of the data."""
-        return self.problem.spec
+    variables: PyTree = field(default_factory=dict, repr=False)
 
     @property
     def fields(self) -> tuple[conditions.Field, ...]:
@@ -54,44 +53,45 @@ class Run:
 
     @property
     def path(self) -> AffinePath:
-        return self.problem.path
+        return self.method.path
 
     @property
     def source(self) -> Source:
-        return self.problem.source
+        return self.method.source
 
     @property
     def prior(self) -> Source:
         """Where sampling starts: `path.prior(source)`."""
-        return self.problem.prior
+        return self.method.prior
 
     @property
     def interval(self) -> tuple[float, float]:
         """(t0, t1) on which the model can be asked; (0, 1) for most."""
-        return self.problem.interval
+        return self.method.interval
 
     @property
     def identity(self) -> int:
         """Equal for runs that differ in their parameters alone, as long as one of them is held."""
-        return id(self.problem)
+        return id(self.method)
 
     @property
     def learns_variance(self) -> bool:
         """Whether the network predicts the variance of ancestral steps too."""
-        return self.problem.prediction.name == "noise_variance"
+        prediction = getattr(self.method, "prediction", None)
+        return prediction is not None and prediction.name == "noise_variance"
 
-    def model(self, params: Params | None = None) -> Reading:
-        """The trained network as a model, in model space: `velocity`, `ends` and `score`.
+    def model(self, params: Params | None = None) -> Any:
+        """What the trained network can do, in model space: an object with some of the abilities of `flowjax.abilities`.
 
         Args:
             params: in place of the run's own. Without them each call returns the same object, for which solvers
                 compile once.
         """
-        return self._trained if params is None else self.problem.model(params)
+        return self._trained if params is None else self.method.model(params, self.variables)
 
     @cached_property
-    def _trained(self) -> Reading:
-        return self.problem.model(self.params)
+    def _trained(self) -> Any:
+        return self.method.model(self.params, self.variables)
 
     def without_params(self) -> "Run":
         """The same run without its parameters, for what shall not keep them in memory."""
@@ -99,8 +99,7 @@ class Run:
 
     def with_class_shares(self, shares: tuple[float, ...]) -> "Run":
         """The same run, with these shares of the classes in its training data."""
-        spec = replace(self.spec, class_shares=shares)
-        return replace(self, problem=replace(self.problem, spec=spec))
+        return replace(self, spec=replace(self.spec, class_shares=shares))
 
 
 def load(workdir: str | Path, ema: bool = True, checkpoint: str | int = "last", width: float | None = None) -> Run:
@@ -119,12 +118,12 @@ def load(workdir: str | Path, ema: bool = True, checkpoint: str | int = "last", 
     workdir = Path(workdir)
     raw, spec = read_config(workdir)
     config = resolve(raw)
-    problem = build(config, spec)
+    method = build(config, spec)
     checkpoints = Checkpoints(workdir / "checkpoints")
     step = checkpoints.choose(str(checkpoint))
-    state = checkpoints.restore(step, abstract_state(config, problem))
+    state = checkpoints.restore(step, abstract_state(config, method))
     if width is not None:
         tracked = dict(zip(config.ema.widths, state.averages, strict=True))
         averaged = posthoc(workdir / FOLDER, width, step, tracked)
-        return Run(workdir, config, step, problem, jax.tree.map(jnp.asarray, averaged))
-    return Run(workdir, config, step, problem, state.ema if ema else state.params)
+        return Run(workdir, config, step, spec, method, jax.tree.map(jnp.asarray, averaged), state.variables)
+    return Run(workdir, config, step, spec, method, state.ema if ema else state.params, state.variables)

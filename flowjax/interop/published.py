@@ -13,7 +13,7 @@ from flowjax.errors import ConfigError, WeightsError, lookup
 from flowjax.interop.dit import from_dit, from_sit
 from flowjax.interop.torch_file import read_state_dict
 from flowjax.interop.torchcfm import from_torchcfm
-from flowjax.interop.weights import Weights, abstract_params
+from flowjax.interop.weights import Weights, abstract_variables
 from flowjax.models.dit import SIZES
 from flowjax.typing import Params
 
@@ -57,7 +57,9 @@ PUBLISHED: dict[str, Published] = {
             "model.time_scale": 1000.0,
             "path.schedule": "ddpm_linear",
             "prediction": "noise_variance",
-            "loss.name": "hybrid",
+            "method.name": "variational",
+            "method.variance": "learned",
+            "method.hybrid": True,
         },
         _LATENTS,
         lambda state, like, config: from_dit(state, like),
@@ -102,7 +104,7 @@ def convert(
     _check_heads(project, overrides or {})
     config = resolve(keys)
     state = read_state_dict(path, ("ema", "ema_model", "model", "net_model") if ema else ("model", "net_model"))
-    params = usual.convert(state, abstract_params(config, spec), config)
+    params = usual.convert(state, abstract_variables(config, spec).params, config)
     if "pos_embed" in state and (told := np.shape(state["pos_embed"])[1]) != (n := _tokens(config, spec)):
         raise WeightsError(f"{path} is of images of {told} patches, and {spec.shape} has {n}: say its shape")
     return Weights(config, spec, params)

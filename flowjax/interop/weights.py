@@ -22,14 +22,19 @@ from flowjax.data import DataError, DataSpec
 from flowjax.errors import ConfigError, RunFault, WeightsError
 from flowjax.files import written
 from flowjax.inference.run import Run, load
-from flowjax.interop.tree import check, fill, flatten
+from flowjax.interop.tree import check, check_variables, fill, fill_variables, flatten, stored
+from flowjax.models.functional import Variables
+from flowjax.training.workdir import FORMAT, NO_FORMAT
 from flowjax.training.writers import disk_problem
-from flowjax.typing import Params
+from flowjax.typing import Params, PyTree
 
 DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
 """Types in which parameters are stored; they are float32 in memory."""
 
 _KEY = "flowjax"
+
+_VARIABLES = "variables:"
+"""Before the names of arrays that are not parameters."""
 
 
 class Weights(NamedTuple):
@@ -40,12 +45,14 @@ class Weights(NamedTuple):
         spec: of the data.
         params: of the network that `build(config, spec)` builds.
         step: optimizer steps behind them; 0 if unknown.
+        variables: the variables of the network that are not parameters, such as batch statistics.
     """
 
     config: Config
     spec: DataSpec
     params: Params
     step: int = 0
+    variables: PyTree = {}  # noqa: RUF012
 
 
 def save_weights(path: str | Path, weights: Weights, dtype: str = "float32") -> dict[str, int]:
@@ -68,9 +75,10 @@ def save_weights(path: str | Path, weights: Weights, dtype: str = "float32") -> 
         raise WeightsError(f"unknown dtype {dtype!r}: known are {', '.join(DTYPES)}")
     # safetensors writes memory as it lies: only contiguous arrays are what they seem
     arrays = {name: np.array(a, DTYPES[dtype], order="C") for name, a in flatten(weights.params).items()}
+    arrays |= {f"{_VARIABLES}{name}": stored(a) for name, a in flatten(weights.variables).items()}
     config = weights.config.to_dict()
     config["data"]["path"] = Path(config["data"]["path"]).name  # the recipients of the file need not know the folder
-    record = {"config": config, "data": weights.spec.to_record(), "step": weights.step}
+    record = {"format": FORMAT, "config": config, "data": weights.spec.to_record(), "step": weights.step}
     try:
         with written(path) as part:
             part.touch()
@@ -98,9 +106,14 @@ def load_weights(path: str | Path) -> Weights:
         with safe_open(path, "np") as file:
             declared = {name: _Declared.of(file.get_slice(name)) for name in file.keys()}  # noqa: SIM118
             config, spec, step = _read_record((file.metadata() or {}).get(_KEY), len(declared))
-            like = abstract_params(config, spec)
-            check(like, declared)
-            return Weights(config, spec, fill(like, {name: file.get_tensor(name) for name in declared}), step)
+            params, variables = abstract_variables(config, spec)
+            own = {name: one for name, one in declared.items() if not name.startswith(_VARIABLES)}
+            rest = {name.removeprefix(_VARIABLES): one for name, one in declared.items() if name not in own}
+            check(params, own)
+            check_variables(variables, rest)
+            filled = fill(params, {name: file.get_tensor(name) for name in own})
+            others = fill_variables(variables, {name: file.get_tensor(_VARIABLES + name) for name in rest})
+            return Weights(config, spec, filled, step, others)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
     except WeightsError as error:
@@ -131,6 +144,8 @@ def _read_record(text: str | None, tensors: int) -> tuple[Config, DataSpec, int]
     entries = {"config": dict, "data": dict, "step": int}
     if not isinstance(record, dict) or not all(isinstance(record.get(key), kind) for key, kind in entries.items()):
         raise WeightsError(f"its metadata does not hold {', '.join(entries)} as `flowjax export` writes them")
+    if record.get("format") != FORMAT:
+        raise WeightsError(f"it was written by another version of flowjax: {NO_FORMAT}")
     config, data = resolve(record["config"]), record["data"]
     blocks = config.model.get("depth", 1) * config.model.get("blocks", 1) * len(config.model.get("multipliers", "1"))
     if blocks > max(tensors, 16):  # refused before the network is built, which takes as long as there are blocks
@@ -143,8 +158,8 @@ def _read_record(text: str | None, tensors: int) -> tuple[Config, DataSpec, int]
 def open_weights(path: str | Path) -> Run:
     """A file of weights as a run: to sample, score and guide with, as with `flowjax.load(workdir)`."""
     weights = load_weights(path)
-    problem = build(weights.config, weights.spec)
-    return Run(Path(path), weights.config, weights.step, problem, weights.params)
+    method = build(weights.config, weights.spec)
+    return Run(Path(path), weights.config, weights.step, weights.spec, method, weights.params, weights.variables)
 
 
 def export_run(
@@ -152,9 +167,11 @@ def export_run(
 ) -> dict[str, int]:
     """Writes the weights of a run's checkpoint; arguments and errors as `flowjax.load` and `save_weights`."""
     run = load(workdir, ema, checkpoint)
-    return save_weights(out, Weights(run.config, run.spec, run.params, run.step), dtype) | {"step": run.step}
+    return save_weights(out, Weights(run.config, run.spec, run.params, run.step, run.variables), dtype) | {
+        "step": run.step
+    }
 
 
-def abstract_params(config: Config, spec: DataSpec) -> Params:
-    """The shapes of the parameters of a config's network, without making any."""
+def abstract_variables(config: Config, spec: DataSpec) -> Variables:
+    """The shapes of the parameters and of the other variables of a config's network, without making any."""
     return jax.eval_shape(build(config, spec).init, jax.random.key(0))

@@ -1,17 +1,35 @@
-"""Objectives: pure loss functions `loss(params, key, batch) -> scalar`."""
+"""Methods: what is trained, one file each. Adding one is a file here and a line in `METHODS`."""
 
 from flowjax.methods import times, weights
-from flowjax.methods.flow_matching import Diagnosed, DiagnosedLoss, Loss, conditional, diagnosed, marginal
-from flowjax.methods.variational import variational
+from flowjax.methods.base import Components, Context, Limit, Loss, Method, MethodDefaults, Network
+from flowjax.methods.flow_matching import FlowMatching, conditional, marginal
+from flowjax.methods.mean_flow import MeanFlow
+from flowjax.methods.real_nvp import RealNVP
+from flowjax.methods.variational import Variational
 
 __all__ = [
-    "Diagnosed",
-    "DiagnosedLoss",
+    "METHODS",
+    "Components",
+    "Context",
+    "FlowMatching",
+    "Limit",
     "Loss",
+    "MeanFlow",
+    "Method",
+    "MethodDefaults",
+    "Network",
+    "RealNVP",
+    "Variational",
     "conditional",
-    "diagnosed",
     "marginal",
     "times",
-    "variational",
     "weights",
 ]
+
+METHODS: dict[str, type[Method]] = {
+    "flow_matching": FlowMatching,
+    "variational": Variational,
+    "mean_flow": MeanFlow,
+    "real_nvp": RealNVP,
+}
+"""The values of `config.method.name`."""

@@ -12,49 +12,169 @@ counts there (`methods.weights`) are two choices. A learned uncertainty u(t) rep
 L / e^u + u, so that all times weigh alike once u = log E[L | t] (Karras et al. 2024, EDM2, sec. 2.3).
 """
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
+from flowjax import predictions
 from flowjax.abilities import HasEnds
 from flowjax.batch import Batch
-from flowjax.couplings import Coupling, Independent, Pairs, pair
+from flowjax.couplings import INDEPENDENT, LARGEST_MARGINAL_ERROR, Coupling, Pairs, pair
+from flowjax.errors import ConfigError
 from flowjax.methods import times as times_
-from flowjax.methods.times import Interval, Profile, Times, Uniform
-from flowjax.methods.weights import OWN, Weighting
+from flowjax.methods.base import Components, Context, Limit, Loss, MethodDefaults, Network, float_rows
+from flowjax.methods.times import UNIFORM, Interval, Profile, Times
+from flowjax.methods.weights import NATIVE, Weighting
+from flowjax.models.functional import Variables
 from flowjax.paths.affine import AffinePath, GaussianPath
 from flowjax.paths.base import PathSample
 from flowjax.predictions import Prediction, velocity
 from flowjax.schedules import check_monotone
 from flowjax.sources import Source
-from flowjax.typing import Batched, Cond, Output, Params, PRNGKey
+from flowjax.typing import Batched, Cond, Output, Params, PRNGKey, PyTree
+
+__all__ = ["FlowMatching", "conditional", "draw", "marginal", "row_mean_square"]
 
 ParametricApply = Callable[[Params, Float[Array, " B"], Batched, Cond], Output]
-"""A network with free parameters: `apply(params, t, x, cond) -> output`, shaped like x for each head."""
+"""A network as a plain function: `apply(params, t, x, cond) -> output`, shaped like x for each head."""
+
+MARGINAL_ERROR = Limit(
+    LARGEST_MARGINAL_ERROR,
+    "the coupling has not converged: at step {step} its plan misses its marginals by {value:.2g}, more than "
+    f"{LARGEST_MARGINAL_ERROR}; take a larger eps in coupling.name, or 'ot', which is exact",
+)
+"""The limit of the marginal error of a coupling's transport plan."""
 
 
-class Diagnosed(NamedTuple):
-    """A loss, and how far the coupling's plan was from its marginals (`flowjax.couplings.Pairs`)."""
+@dataclass(frozen=True)
+class Settings:
+    """The keys of `config.method`.
 
-    value: Float[Array, ""]
-    violation: Float[Array, ""]
+    Attributes:
+        weight: how much an error counts at each time, a name in `flowjax.names.WEIGHTS`.
+        times: where times are drawn, a name in `flowjax.names.TIMES`.
+        uncertainty: divide the loss at each time by its learned size.
+    """
+
+    weight: str = "native"
+    times: str = "uniform"
+    uncertainty: bool = False
 
 
-Loss = Callable[[Params, PRNGKey, Batch], Float[Array, ""]]
-"""`loss(params, key, batch)`: a scalar to minimise, a pure function of its arguments."""
+@dataclass(frozen=True)
+class FlowMatching(MethodDefaults):
+    """The squared error of a prediction on an affine path.
 
-DiagnosedLoss = Callable[[Params, PRNGKey, Batch], Diagnosed]
+    Attributes:
+        network: `network(t, x, cond) -> output`.
+        path, source: where x_t comes from.
+        coupling: pairs x0 with x1. It is skipped for batches that bring their own x0.
+        prediction: what the network regresses.
+        drawn: where times are drawn.
+        weighting: how much an error counts at each time.
+        uncertainty: divide the loss by its learned size at each time.
+
+    Raises:
+        ValueError: if the source does not fit the path, or the coupling makes the ends of a Gaussian path dependent.
+    """
+
+    network: Network
+    path: AffinePath
+    source: Source
+    coupling: Coupling = INDEPENDENT
+    prediction: Prediction = velocity
+    drawn: Times = UNIFORM
+    weighting: Weighting = NATIVE
+    uncertainty: bool = False
+
+    Settings: ClassVar[type] = Settings
+    sections: ClassVar[tuple[str, ...]] = ("source", "path", "coupling", "prediction", "model")
+    metrics: ClassVar[tuple[str, ...]] = ("marginal_error",)
+    limits: ClassVar[Mapping[str, Limit]] = {"marginal_error": MARGINAL_ERROR}
+
+    def __post_init__(self) -> None:
+        check_monotone(self.path.schedule)
+        self.path.prior(self.source)  # refuses a source that the path cannot start from
+        if isinstance(self.path, GaussianPath) and not self.coupling.keeps_independence:
+            raise ValueError(
+                f"{type(self.coupling).__name__} makes the source depend on the data: use AffinePath, not GaussianPath"
+            )
+
+    @classmethod
+    def from_config(cls, parts: Components) -> "FlowMatching":
+        settings, prediction, path = parts.settings, parts.prediction, parts.path
+        weighting = parts.weighting(settings.weight)
+        if prediction.name == "noise_variance":
+            raise ConfigError(
+                "prediction 'noise_variance' is trained by the variational bound: take method.name 'variational' with "
+                "method.hybrid=true"
+            )
+        if weighting.of is not None and (prediction.heads > 1 or path.noise is not None):
+            raise ConfigError(
+                f"method.weight {settings.weight!r} is for one head and a path without noise: use 'native'"
+            )
+        return cls(
+            parts.network(prediction.heads),
+            path,
+            parts.source,
+            parts.coupling,
+            prediction,
+            parts.times(settings.times),
+            weighting,
+            settings.uncertainty,
+        )
+
+    @property
+    def prior(self) -> Source:
+        return self.path.prior(self.source)
+
+    @property
+    def interval(self) -> Interval:
+        return self.prediction.interval(self.path)
+
+    @property
+    def has_profile(self) -> bool:
+        """Whether the logarithm of the loss over time is learned beside the network."""
+        return self.uncertainty or getattr(self.drawn, "needs_profile", False)
+
+    def init(self, key: PRNGKey) -> Variables:
+        params, state = self.network.init(key)
+        return Variables({"network": params, "profile": jnp.zeros(times_.BINS)} if self.has_profile else params, state)
+
+    def loss(self, params: Params, context: Context, key: PRNGKey, batch: Batch) -> Loss:
+        interval = self.weighting.interval(self.path, self.prediction)
+        profile, params = (params["profile"], params["network"]) if self.has_profile else (None, params)
+        p, time_weight, marginal_error = draw(
+            key, batch, self.path, self.source, self.coupling, interval, self.drawn, profile
+        )
+        inputs = self.prediction.inputs(self.path, p.t, p.x_t)
+        output, state = self.network(params, context, p.t, inputs, batch.cond, key=key, mask=batch.mask)
+        error = row_mean_square(output - self.prediction.target(self.path, p), batch.mask)
+        rows = self.weighting(self.path, self.prediction, p.t) * error
+        value = _combine(rows, time_weight, profile, p.t, interval, self.uncertainty)
+        return Loss(value, {"marginal_error": marginal_error}, state)
+
+    def model(self, params: Params, state: PyTree) -> Any:
+        network = self.network.bind(params["network"] if self.has_profile else params, state)
+        return predictions.read(network, self.path, self.prediction)
 
 
 class Draw(NamedTuple):
-    """One point on the path for each row of a batch, the weight of its time, and the coupling's violation."""
+    """One point on the path for each row of a batch.
+
+    Attributes:
+        sample: the points, their times and their velocities.
+        weight: of the times.
+        marginal_error: of the coupling's plan.
+    """
 
     sample: PathSample
     weight: Float[Array, " B"]
-    violation: Float[Array, ""]
+    marginal_error: Float[Array, ""]
 
 
 def draw(
@@ -67,51 +187,38 @@ def draw(
     times: Times | None = None,
     profile: Profile | None = None,
 ) -> Draw:
-    """One point on the path for each row of the batch; times uniform on the interval where None."""
+    """One point on the path for each row of the batch.
+
+    Args:
+        key: for the source, the coupling, the times and the path's noise.
+        batch: data; where it has its own x0 the pairs are taken as they are.
+        path, source, coupling: what the points come from.
+        interval: the times of training.
+        times: where times are drawn; uniformly on the interval where None.
+        profile: what `times` may need to know of the loss.
+
+    Raises:
+        ValueError: if x1 or x0 holds integers.
+    """
     key_source, key_coupling, key_time, key_path = jax.random.split(key, 4)
-    n = batch.x1.shape[0]
-    x0 = source.sample(key_source, n).astype(batch.x1.dtype)
-    pairs: Pairs = pair(coupling, key_coupling, x0, batch.x1, batch.cond)
-    drawn = (times or Uniform())(key_time, n, path, interval, profile)
-    return Draw(path.sample(key_path, drawn.t, x0[pairs.rows], batch.x1), drawn.weight, pairs.violation)
+    x1 = float_rows(batch.x1)
+    n = x1.shape[0]
+    if batch.x0 is None:
+        x0 = source.sample(key_source, n).astype(x1.dtype)
+        pairs: Pairs = pair(coupling, key_coupling, x0, x1, batch.cond)
+        x0 = x0[pairs.rows]
+    else:
+        x0, pairs = float_rows(batch.x0, "x0"), Pairs(jnp.arange(n), jnp.zeros(()))
+    drawn = (times or UNIFORM)(key_time, n, path, interval, profile)
+    return Draw(path.sample(key_path, drawn.t, x0, x1), drawn.weight, pairs.marginal_error)
 
 
-def row_mean_square(error: Output) -> Float[Array, " B"]:
-    """Mean over the coordinates of each example."""
-    return jnp.mean(error.reshape(error.shape[0], -1) ** 2, -1)
-
-
-def diagnosed(
-    apply: ParametricApply,
-    path: AffinePath,
-    source: Source,
-    coupling: Coupling | None = None,
-    prediction: Prediction = velocity,
-    times: Times | None = None,
-    weighting: Weighting = OWN,
-    profile: Callable[[Params], Profile] | None = None,
-    uncertainty: bool = False,
-) -> DiagnosedLoss:
-    """As `conditional`, with what the coupling has to report."""
-    coupling = Independent() if coupling is None else coupling
-    check_monotone(path.schedule)
-    path.prior(source)  # refuses a source that the path cannot start from
-    if isinstance(path, GaussianPath) and not coupling.keeps_independence:
-        raise ValueError(
-            f"{type(coupling).__name__} makes the source depend on the data: use AffinePath, not GaussianPath"
-        )
-    interval = weighting.interval(path, prediction)
-    if uncertainty and profile is None:
-        raise ValueError("a learned uncertainty needs a profile: params -> (K,)")
-
-    def loss(params: Params, key: PRNGKey, batch: Batch) -> Diagnosed:
-        u = None if profile is None else profile(params)
-        p, time_weight, violation = draw(key, batch, path, source, coupling, interval, times, u)
-        output = apply(params, p.t, prediction.inputs(path, p.t, p.x_t), batch.cond)
-        rows = weighting(path, prediction, p.t) * row_mean_square(output - prediction.target(path, p))
-        return Diagnosed(_combine(rows, time_weight, u, p.t, interval, uncertainty), violation)
-
-    return loss
+def row_mean_square(error: Output, mask: Bool[Array, "B N"] | None = None) -> Float[Array, " B"]:
+    """Mean of the squares over the coordinates of each example, of the elements that `mask` says exist."""
+    if mask is None:
+        return jnp.mean(error.reshape(error.shape[0], -1) ** 2, -1)
+    exists = mask[..., None].astype(error.dtype)
+    return jnp.sum(error**2 * exists, (1, 2)) / (error.shape[2] * jnp.maximum(jnp.sum(exists, (1, 2)), 1))
 
 
 def _combine(
@@ -133,11 +240,10 @@ def conditional(
     coupling: Coupling | None = None,
     prediction: Prediction = velocity,
     times: Times | None = None,
-    weighting: Weighting = OWN,
-    profile: Callable[[Params], Profile] | None = None,
+    weighting: Weighting = NATIVE,
     uncertainty: bool = False,
-) -> Loss:
-    """The conditional flow matching loss: what is trained.
+) -> Callable[[Params, PRNGKey, Batch], Float[Array, ""]]:
+    """The conditional flow matching loss of a plain function, for a training loop of one's own.
 
     Args:
         apply: the network, `apply(params, t, x, cond)`.
@@ -146,27 +252,40 @@ def conditional(
         prediction: what the network regresses.
         times: where times are drawn; uniform where None.
         weighting: how much an error counts at each time.
-        profile: params -> (K,), the learned logarithm of the loss over time, for `times.Importance` and `uncertainty`.
-        uncertainty: weigh by the learned profile.
+        uncertainty: divide the loss by its learned size at each time. With it, and with `times.Importance`, the
+            parameters are {"network": those of `apply`, "profile": (times.BINS,) zeros at first}.
 
     Returns:
-        `loss(params, key, batch)`, over `weighting.interval(path, prediction)`.
+        `loss(params, key, batch)`, a scalar, over the times `weighting.interval(path, prediction)`.
     """
-    both = diagnosed(apply, path, source, coupling, prediction, times, weighting, profile, uncertainty)
-    return lambda params, key, batch: both(params, key, batch).value
+    method = FlowMatching(
+        Network.from_function(apply),
+        path,
+        source,
+        INDEPENDENT if coupling is None else coupling,
+        prediction,
+        times or UNIFORM,
+        weighting,
+        uncertainty,
+    )
+    return lambda params, key, batch: method.loss(params, Context(), key, batch).value
 
 
 def marginal(
     apply: ParametricApply, path: AffinePath, source: Source, model: HasEnds, prediction: Prediction = velocity
-) -> Loss:
+) -> Callable[[Params, PRNGKey, Batch], Float[Array, ""]]:
     """The marginal flow matching loss against a model that knows its ends (`flowjax.oracles`), with independent pairs.
 
     It draws the same points as `conditional` does with the same key, so the two can be compared draw by draw.
+
+    Args:
+        apply, path, source, prediction: as for `conditional`.
+        model: an oracle, or any other model that knows the posterior means of its ends.
     """
     interval = prediction.interval(path)
 
     def loss(params: Params, key: PRNGKey, batch: Batch) -> Float[Array, ""]:
-        p = draw(key, batch, path, source, Independent(), interval).sample
+        p = draw(key, batch, path, source, INDEPENDENT, interval).sample
         target = prediction.from_ends(path, p.t, p.x_t, model.ends(p.t, p.x_t, batch.cond))
         output = apply(params, p.t, prediction.inputs(path, p.t, p.x_t), batch.cond)
         return jnp.mean(prediction.weight(path, p.t) * row_mean_square(output - target))

@@ -62,6 +62,10 @@ class Uniform:
         return Drawn(jax.random.uniform(key, (n,), minval=interval[0], maxval=interval[1]), jnp.ones(n))
 
 
+UNIFORM = Uniform()
+"""Where times are drawn by default."""
+
+
 @dataclass(frozen=True)
 class Stratified:
     """An even grid of n points under one uniform shift, shuffled: uniform each, with less variance of their mean."""

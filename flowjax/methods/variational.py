@@ -6,22 +6,31 @@ Levels t_1 < ... < t_n run from the noise to the data. In nats an example,
 
 with q(x_{k+1} | x_k, x1) the posterior of `flowjax.paths.transition`, p the same with the network's E[x1 | x_k] for
 x1 and a fixed or learned variance, and p(x1 | x_n) = N(E[x1 | x_n], (sigma_n / alpha_n)^2 I). The first term has no
-parameters. DDPM's "simple" loss is `conditional` with the noise as target and `times.Levels`.
+parameters. DDPM's "simple" loss is flow matching with the noise as target and `times.Levels`.
 """
+
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, get_args
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from flowjax import predictions
 from flowjax.batch import Batch
 from flowjax.couplings import Independent
-from flowjax.methods.flow_matching import Diagnosed, DiagnosedLoss, ParametricApply, draw, row_mean_square
+from flowjax.errors import ConfigError, unknown
+from flowjax.methods.base import Components, Context, Loss, MethodDefaults, Network
+from flowjax.methods.flow_matching import draw, row_mean_square
 from flowjax.methods.times import Drawn, Interval, Levels, Profile
 from flowjax.paths.affine import GaussianPath
 from flowjax.paths.transition import Variance, step_variance, transition
 from flowjax.predictions import Ends, Prediction
+from flowjax.ranges import Range
 from flowjax.sources import Source, sum_event
-from flowjax.typing import Batched, Params, PRNGKey
+from flowjax.typing import Batched, Params, PRNGKey, PyTree
+
+__all__ = ["HYBRID", "Variational", "bound_term"]
 
 HYBRID = 1e-3
 """Weight of the bound beside the simple loss (Nichol & Dhariwal 2021, eq. 16)."""
@@ -41,34 +50,92 @@ def bound_term(
     return jnp.where(last, nll, kl)
 
 
-def variational(
-    apply: ParametricApply,
-    path: GaussianPath,
-    source: Source,
-    prediction: Prediction,
-    levels: Levels,
-    variance: Variance = "small",
-    hybrid: bool = False,
-) -> DiagnosedLoss:
-    """The bound in nats a dimension, by one random level a row; without its first, constant term.
+@dataclass(frozen=True)
+class Settings:
+    """The keys of `config.method`.
 
-    Args:
-        apply: the network.
+    Attributes:
+        variance: of the reverse steps: small, large or learned.
+        levels: number of noise levels of the chain.
+        hybrid: train the mean by the squared error of the noise, and a learned variance by the bound.
+    """
+
+    variance: str = "small"
+    levels: Annotated[int, Range(2, 1_000_000)] = 1000
+    hybrid: bool = False
+
+
+@dataclass(frozen=True)
+class Variational(MethodDefaults):
+    """The bound in nats a dimension, by one random level for each row; without its first, constant term.
+
+    Attributes:
+        network: `network(t, x, cond) -> output`.
         path, source: a Gaussian path from N(0, I).
-        prediction: one that reads as ends; `noise_variance` where the variance is learned.
+        prediction: one that determines both ends; `noise_variance` where the variance is learned.
         levels: of the chain.
         variance: of the reverse steps.
         hybrid: the squared error of the noise plus 1e-3 times the bound, which then teaches the variance alone.
-    """
-    interval = prediction.interval(path)
-    with jax.ensure_compile_time_eval():
-        if float(path.schedule.sigma(interval[1])) == 0:
-            raise ValueError(
-                f"the bound needs noise at its last level, and {path.schedule} has none at "
-                f"t = {interval[1]:.4g}: take a diffusion's schedule, such as ddpm_linear or vp"
-            )
 
-    def loss(params: Params, key: PRNGKey, batch: Batch) -> Diagnosed:
+    Raises:
+        ValueError: if there is no noise at the last level, or a learned variance without a prediction of it.
+    """
+
+    network: Network
+    path: GaussianPath
+    source: Source
+    prediction: Prediction
+    levels: Levels
+    variance: Variance = "small"
+    hybrid: bool = False
+
+    Settings: ClassVar[type] = Settings
+    sections: ClassVar[tuple[str, ...]] = ("source", "path", "prediction", "model")
+
+    def __post_init__(self) -> None:
+        end = self.interval[1]
+        with jax.ensure_compile_time_eval():
+            if float(self.path.schedule.sigma(end)) == 0:
+                raise ValueError(
+                    f"the bound needs noise at its last level, and {self.path.schedule} has none at t = {end:.4g}: "
+                    "take a diffusion's schedule, such as ddpm_linear or vp"
+                )
+
+    @classmethod
+    def from_config(cls, parts: Components) -> "Variational":
+        settings, prediction, path = parts.settings, parts.prediction, parts.path
+        if not isinstance(path, GaussianPath):
+            raise ConfigError(
+                "method.name 'variational' is the bound of a Gaussian chain: it needs source.name 'normal' and no "
+                "path.noise"
+            )
+        if settings.variance not in get_args(Variance):
+            raise ConfigError(f"method.variance: {unknown(settings.variance, get_args(Variance))}")
+        learns = prediction.name == "noise_variance"
+        if (settings.variance == "learned") != learns or settings.hybrid > learns:
+            raise ConfigError(
+                "method.variance 'learned', and method.hybrid=true, go with prediction 'noise_variance', and that with "
+                "method.variance 'learned'"
+            )
+        try:
+            network = parts.network(prediction.heads)
+            levels = Levels(settings.levels)
+            return cls(network, path, parts.source, prediction, levels, settings.variance, settings.hybrid)
+        except ConfigError:
+            raise
+        except ValueError as error:
+            raise ConfigError(f"method.name 'variational': {error}") from None
+
+    @property
+    def prior(self) -> Source:
+        return self.path.prior(self.source)
+
+    @property
+    def interval(self) -> Interval:
+        return self.prediction.interval(self.path)
+
+    def loss(self, params: Params, context: Context, key: PRNGKey, batch: Batch) -> Loss:
+        path, prediction, levels, interval = self.path, self.prediction, self.levels, self.interval
         key_level, key_draw = jax.random.split(key)
         n = batch.x1.shape[0]
         grid = levels.grid(path, interval)
@@ -77,16 +144,18 @@ def variational(
         def at_level(key: PRNGKey, n: int, path: object, interval: Interval, profile: Profile | None = None) -> Drawn:
             return Drawn(grid[k], jnp.ones(n))
 
-        p, _, violation = draw(key_draw, batch, path, source, Independent(), interval, at_level)
-        output = apply(params, p.t, prediction.inputs(path, p.t, p.x_t), batch.cond)
+        p = draw(key_draw, batch, path, self.source, Independent(), interval, at_level).sample
+        inputs = prediction.inputs(path, p.t, p.x_t)
+        output, state = self.network(params, context, p.t, inputs, batch.cond, key=key)
         ends = prediction.to_ends(path, p.t, p.x_t, output)
         simple = row_mean_square(ends.x0 - p.x0)
-        if hybrid:
+        if self.hybrid:
             ends = ends._replace(x0=jax.lax.stop_gradient(ends.x0), x1=jax.lax.stop_gradient(ends.x1))
         s = grid[jnp.minimum(k + 1, levels.n - 1)]
         last = k == levels.n - 1
-        term = bound_term(path, p.t, s, last, p.x_t, batch.x1, ends, variance)
+        term = bound_term(path, p.t, s, last, p.x_t, batch.x1, ends, self.variance)
         bound = levels.n * term / batch.x1[0].size
-        return Diagnosed(jnp.mean(simple + HYBRID * bound if hybrid else bound), violation)
+        return Loss(jnp.mean(simple + HYBRID * bound if self.hybrid else bound), {}, state)
 
-    return loss
+    def model(self, params: Params, state: PyTree) -> Any:
+        return predictions.read(self.network.bind(params, state), self.path, self.prediction)

@@ -1,8 +1,8 @@
 """Loss weights: how much an error counts at each time, apart from where times are drawn and what a network predicts.
 
 An error at (t, x_t) moves the ends along one direction, so the errors of all predictions there are proportional, by
-their `Prediction.gain`. A `Weighting` is a factor on the squared error *of one prediction*; on the error of the
-network's own it is  factor(t) (gain_of / gain_own)^2. With SNR = alpha^2 / sigma^2:
+their `Prediction.gain`. A `Weighting` is a factor on the squared error *of one prediction*; on the error of what
+the network predicts (its native prediction) it is  factor(t) (gain_of / gain_native)^2. With SNR = alpha^2 / sigma^2:
 
     uniform(p)      1 on the error of p (SNR on the data's error is `uniform(noise)`; EDM's weight is `uniform(edm(s))`)
     min_snr(g)      min(SNR, g) on the data's error                                 Hang et al. 2023
@@ -29,7 +29,7 @@ class Weighting:
     """A factor on the squared error of one prediction.
 
     Attributes:
-        of: the prediction; None for the network's own, with its own weight.
+        of: the prediction; None for the native prediction of the network, with that prediction's weight.
         factor: (path, t) -> (B,).
         needs_alpha, needs_sigma: whether the factor is infinite where they vanish; times are kept away from there.
     """
@@ -39,22 +39,22 @@ class Weighting:
     needs_alpha: bool = False
     needs_sigma: bool = False
 
-    def __call__(self, path: AffinePath, own: Prediction, t: Array) -> Array:
-        """The weight of the squared error of `own` at t, (B,)."""
+    def __call__(self, path: AffinePath, native: Prediction, t: Array) -> Array:
+        """The weight of the squared error of `native` at t, (B,)."""
         if self.of is None:
-            return own.weight(path, t)
-        if self.of is own:
+            return native.weight(path, t)
+        if self.of is native:
             return self.factor(path, t)
-        return self.factor(path, t) * (self.of.gain(path, t) / own.gain(path, t)) ** 2
+        return self.factor(path, t) * (self.of.gain(path, t) / native.gain(path, t)) ** 2
 
-    def interval(self, path: AffinePath, own: Prediction) -> tuple[float, float]:
+    def interval(self, path: AffinePath, native: Prediction) -> tuple[float, float]:
         """The times of training: where both the network's reading and the factor are well conditioned."""
-        low, high = own.interval(path)
+        low, high = native.interval(path)
         ours = well_conditioned(path, self.needs_alpha, self.needs_sigma)
         return max(low, ours[0]), min(high, ours[1])
 
 
-OWN = Weighting()
+NATIVE = Weighting()
 """The squared error of what the network predicts, with that prediction's own weight (1, but for the score)."""
 
 

@@ -15,7 +15,6 @@ import math
 import shutil
 import sys
 from collections.abc import Sequence
-from dataclasses import fields
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,7 @@ from orbax.checkpoint import checkpoint_managers as policies
 from flowjax import checksums, files
 from flowjax.errors import out_of_memory
 from flowjax.training import hosts
-from flowjax.training.state import TrainState, with_empty_metrics
+from flowjax.training.state import TrainState
 from flowjax.training.writers import say
 
 _ITEM = "default"  # where the manager puts a checkpoint's arrays
@@ -124,24 +123,16 @@ class Checkpoints:
     def restore(self, step: int, like: TrainState) -> TrainState:
         """The state at `step`, shaped and placed as `like`, whose leaves are `jax.ShapeDtypeStruct`s with shardings.
 
-        A checkpoint of an earlier version, without running metrics, gets empty ones. All processes of a run call it,
-        and share the work of comparing the checksums.
+        All processes of a run call it, and share the work of comparing the checksums.
 
         Raises:
             CheckpointError: if it is incomplete or damaged, and the one before it is offered, or of another network.
         """
         self._verify(step)
-        saved = self._saved_tree(step)
-        self._check_same_network(step, like, saved)
-        known = {field.name: getattr(like, field.name) for field in fields(like)}
+        self._check_same_network(step, like, self._saved_tree(step))
         try:
             with ocp.StandardCheckpointer() as checkpointer:
-                folder = self.folder / str(step) / _ITEM
-                if saved is None or "running" in saved:
-                    return jax.block_until_ready(checkpointer.restore(folder, like))
-                running = known.pop("running")
-                state = TrainState(**checkpointer.restore(folder, known), running=running)
-                return jax.block_until_ready(with_empty_metrics(state))
+                return jax.block_until_ready(checkpointer.restore(self.folder / str(step) / _ITEM, like))
         except Exception as error:  # Orbax and TensorStore can raise any exception on damaged files
             if out_of_memory(error):
                 raise

@@ -5,13 +5,12 @@ from pathlib import Path
 
 import jax.numpy as jnp
 
-from flowjax.couplings import LARGEST_VIOLATION
 from flowjax.errors import RunFault
 from flowjax.training import hosts, profiling
 from flowjax.training.averages import FOLDER, SnapshotError, write_snapshot
 from flowjax.training.checkpoints import Checkpoints, Saver
 from flowjax.training.state import TrainState
-from flowjax.training.step import Metrics
+from flowjax.training.step import Metrics, exceeded
 from flowjax.training.trainer import Trainer
 from flowjax.training.writers import MetricsWriter, Trackers
 from flowjax.typing import PyTree
@@ -61,7 +60,8 @@ class RunOutputs:
         """
         if bad := int(metrics.bad_step):
             self.wait()
-            raise RunFault(_bad_line(bad, float(metrics.violation), self.checkpoints))
+            above = exceeded(metrics.values, self._trainer.method.limits, bad)
+            raise RunFault(_bad_line(bad, above, self.checkpoints))
         self._metrics = metrics
         if self._mark is None:
             self._mark = time.perf_counter(), step  # the first stretch compiles: it does not count
@@ -87,7 +87,7 @@ class RunOutputs:
             "val_loss": val_loss,
             "learning_rate": float(jnp.asarray(self._trainer.schedule(step - 1))),
             "grad_norm": float(self._metrics.grad_norm),
-            "coupling_violation": float(self._metrics.violation),
+            **{name: float(value) for name, value in self._metrics.values.items()},
             "skipped_steps": skipped_steps,
             "samples_per_second": rate,
             "mfu": mfu,
@@ -144,13 +144,11 @@ class RunOutputs:
             self._saver.close()
 
 
-def _bad_line(step: int, violation: float, checkpoints: Checkpoints) -> str:
+def _bad_line(step: int, above: str | None, checkpoints: Checkpoints) -> str:
+    """Why training stopped at `step`: a metric above its limit, or a number that is not finite."""
     kept = _kept(checkpoints)
-    if violation > LARGEST_VIOLATION:
-        return (
-            f"the coupling has not converged: at step {step} its plan misses its marginals by {violation:.2g}, more "
-            f"than {LARGEST_VIOLATION}; {kept}; take a larger eps in coupling.name, or 'ot', which is exact"
-        )
+    if above is not None:
+        return f"{above}; {kept}"
     return f"the loss or its gradient is not finite at step {step}; {kept}; try a lower train.lr in another workdir"
 
 

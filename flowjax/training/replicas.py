@@ -40,8 +40,9 @@ def network_over_rows(network: Network, mesh: Mesh) -> Network:
     def whole(params: Params, t: Any, x: Any, cond: Any, **key: Any) -> Any:
         rows = x.shape[0]
         arguments = {"t": jnp.broadcast_to(t, (rows,)), "x": x, "cond": cond}
-        arguments |= {name: row_keys(value, rows) for name, value in key.items()}
-        call = lambda params, arguments: network(params, **arguments)
+        static = {name: value for name, value in key.items() if isinstance(value, bool | str)}
+        arguments |= {name: row_keys(value, rows) for name, value in key.items() if name not in static}
+        call = lambda params, arguments: network(params, **arguments, **static)
         like = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), (params, arguments))
         narrow = jax.tree.map(lambda p, dtype: p.astype(dtype), params, travelling(call, *like))
         stacks = Stacks(narrow, LARGEST)

@@ -2,9 +2,11 @@
 
 The trip count is an argument of the program, not a constant in it, so every stretch of training, however long, is the
 same compiled code: a run that is cut anywhere and resumed takes bitwise the same steps as one that never stopped.
+
+A step knows its method by `loss` alone (`flowjax.methods.base`).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -17,8 +19,7 @@ from jaxtyping import Array, Float, Int
 
 from flowjax.batch import Batch
 from flowjax.conditions import NO_LABEL
-from flowjax.couplings import LARGEST_VIOLATION
-from flowjax.methods import Diagnosed, DiagnosedLoss
+from flowjax.methods.base import Context, Limit, Loss, Method
 from flowjax.training.averages import ema_decay, gamma_of, update_ema, update_power
 from flowjax.training.optimizers import global_norm
 from flowjax.training.sharding import replicated, shard_batch
@@ -33,41 +34,37 @@ GetBatch = Callable[[PyTree, PRNGKey, Int[Array, ""]], Batch]
 class Metrics(NamedTuple):
     """What a call of the compiled loop reports.
 
-    `loss` and `violation` cover the steps since the last record, not those of the call: how many steps a call takes
+    `loss` and `values` cover the steps since the last record, not those of the call: how many steps a call takes
     depends on their speed, and metrics must not.
 
     Attributes:
         loss: mean over the steps since the running metrics of the state were emptied.
         grad_norm: global norm of the gradient before clipping, at the last step.
-        bad_step: the first step whose loss or gradient was not finite, or whose coupling had not converged; 0 if none.
-            Training stops there.
-        violation: the largest marginal error of the coupling's plans (`flowjax.couplings`) over the same steps as
-            `loss`, and at the bad step if there is one.
+        bad_step: the first step whose loss or gradient was not finite, or one of whose metrics was above its limit; 0
+            if none. Training stops there.
+        values: the method's metrics over the same steps as `loss`: means, or the largest value of a metric that has a
+            limit, and of that also at the bad step if there is one.
     """
 
     loss: Float[Array, ""]
     grad_norm: Float[Array, ""]
     bad_step: Int[Array, ""]
-    violation: Float[Array, ""]
+    values: Mapping[str, Float[Array, ""]]
 
 
-def drop_labels(key: PRNGKey, labels: Int[Array, " B"], rate: float) -> Int[Array, " B"]:
-    """Each label is replaced by `NO_LABEL` with this probability, independently of the others."""
-    return jnp.where(jax.random.bernoulli(key, rate, labels.shape), NO_LABEL, labels)
+class StepReport(NamedTuple):
+    """What a step reports: the loss with its metrics, and the gradient's norm before clipping."""
 
-
-class Taken(NamedTuple):
-    """What a step reports: the loss with its diagnosis, and the gradient's norm before clipping."""
-
-    loss: Diagnosed
+    loss: Loss
     grad_norm: Float[Array, ""]
 
 
-Step = Callable[[TrainState, PRNGKey, Batch], tuple[TrainState, Taken]]
+Step = Callable[..., tuple[TrainState, StepReport]]
+"""`step(state, key, batch, teacher=None) -> (state, report)`."""
 
 
 def make_step(
-    loss: DiagnosedLoss,
+    method: Method,
     tx: optax.GradientTransformation,
     batch_size: int,
     half_life: float,
@@ -76,10 +73,10 @@ def make_step(
     gather: Callable[[Params], Params] = lambda params: params,
     scatter: Callable[[Params], Params] = lambda grads: grads,
 ) -> Step:
-    """One optimizer step: `step(state, key, batch) -> (state, Taken)`.
+    """One optimizer step: `step(state, key, batch, teacher=None) -> (state, StepReport)`.
 
     Args:
-        loss: of a batch.
+        method: whose loss is minimised.
         tx: the optimizer.
         batch_size: rows of a batch.
         half_life: of the moving average, in samples; 0 for none.
@@ -91,46 +88,69 @@ def make_step(
     """
     gammas = tuple(map(gamma_of, widths))
 
-    def value(params: Params, key: PRNGKey, batch: Batch) -> tuple[Array, Diagnosed]:
-        diagnosed = loss(params, key, batch)
-        return diagnosed.value, diagnosed
+    def value(params: Params, context: Context, key: PRNGKey, batch: Batch) -> tuple[Array, Loss]:
+        loss = method.loss(params, context, key, batch)
+        return loss.value, loss
 
-    gradient = _in_parts(jax.value_and_grad(value, has_aux=True), accumulate)
+    gradient = _in_parts(jax.value_and_grad(value, has_aux=True), method, accumulate)
 
-    def step(state: TrainState, key: PRNGKey, batch: Batch) -> tuple[TrainState, Taken]:
-        diagnosed, grads = gradient(gather(state.params), key, batch)
+    def step(state: TrainState, key: PRNGKey, batch: Batch, teacher: PyTree = None) -> tuple[TrainState, StepReport]:
+        targets = {name: gather(target) for name, target in state.targets.items()}
+        context = Context(state.step, targets, teacher, state.variables, training=True)
+        loss, grads = gradient(gather(state.params), context, key, batch)
         grads = scatter(grads)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         done = state.step + 1
         average = update_ema(state.ema, params, ema_decay(half_life, batch_size, done)) if half_life else params
         averages = update_power(state.averages, params, gammas, done)
-        new = replace(state, step=done, params=params, opt_state=opt_state, ema=average, averages=averages)
-        return new, Taken(diagnosed, global_norm(grads))
+        moved = {
+            name: update_ema(state.targets[name], params, ema_decay(own, batch_size, done))
+            for name, own in method.targets.items()
+        }
+        new = replace(
+            state,
+            step=done,
+            params=params,
+            variables=loss.state,
+            opt_state=opt_state,
+            ema=average,
+            averages=averages,
+            targets=moved,
+        )
+        return new, StepReport(loss, global_norm(grads))
 
     return step
 
 
-def _in_parts(
-    value_and_grad: Callable[..., tuple[tuple[Array, Diagnosed], Params]], parts: int
-) -> Callable[[Params, PRNGKey, Batch], tuple[Diagnosed, Params]]:
-    """Means over equal parts of a batch, each with every `parts`-th row: every device has its share of every part."""
+def _in_parts(value_and_grad: Callable[..., Any], method: Method, parts: int) -> Callable[..., tuple[Loss, Params]]:
+    """Means over equal parts of a batch, each with every `parts`-th row: every device has its share of every part.
 
-    def gradient(params: Params, key: PRNGKey, batch: Batch) -> tuple[Diagnosed, Params]:
+    The variables that are not parameters pass from part to part.
+    """
+
+    def gradient(params: Params, context: Context, key: PRNGKey, batch: Batch) -> tuple[Loss, Params]:
         if parts == 1:
-            (_, diagnosed), grads = value_and_grad(params, key, batch)
-            return diagnosed, grads
+            (_, loss), grads = value_and_grad(params, context, key, batch)
+            return loss, grads
         rows = jax.tree.map(lambda a: a.reshape(-1, parts, *a.shape[1:]).swapaxes(0, 1), batch)
 
-        def more(sums: tuple[Diagnosed, Params], part: tuple[Array, Batch]) -> tuple[tuple[Diagnosed, Params], None]:
-            (_, diagnosed), grads = value_and_grad(params, jax.random.fold_in(key, part[0]), part[1])
-            value, violation = sums[0]
-            seen = Diagnosed(value + diagnosed.value / parts, jnp.maximum(violation, diagnosed.violation))
+        def more(sums: tuple[Loss, Params], part: tuple[Array, Batch]) -> tuple[tuple[Loss, Params], None]:
+            sofar = sums[0]
+            here = replace(context, state=sofar.state)
+            (_, loss), grads = value_and_grad(params, here, jax.random.fold_in(key, part[0]), part[1])
+            metrics = {
+                name: jnp.maximum(old, loss.metrics[name])
+                if name in method.limits
+                else old + loss.metrics[name] / parts
+                for name, old in sofar.metrics.items()
+            }
+            seen = Loss(sofar.value + loss.value / parts, metrics, loss.state)
             return (seen, jax.tree.map(lambda s, g: s + g.astype(s.dtype) / parts, sums[1], grads)), None
 
         zeros = lambda p: jnp.zeros(p.shape, jnp.promote_types(p.dtype, jnp.float32))
-        none = Diagnosed(jnp.zeros(()), jnp.zeros(())), jax.tree.map(zeros, params)
-        return lax.scan(more, none, (jnp.arange(parts), rows))[0]
+        none = Loss(jnp.zeros(()), {name: jnp.zeros(()) for name in method.metrics}, context.state)
+        return lax.scan(more, (none, jax.tree.map(zeros, params)), (jnp.arange(parts), rows))[0]
 
     return gradient
 
@@ -140,82 +160,113 @@ class _Last(NamedTuple):
 
     grad_norm: Float[Array, ""]
     bad_step: Int[Array, ""]
-    violation: Float[Array, ""]
+    values: Mapping[str, Float[Array, ""]]
 
 
-Carry = tuple[TrainState, _Last]
+LoopState = tuple[TrainState, _Last]
 
-Run = Callable[[TrainState, Any, int], tuple[TrainState, Metrics]]
-"""`run(state, arrays, n)`: n steps; the old state's memory is reused."""
+RunSteps = Callable[..., tuple[TrainState, Metrics]]
+"""`run(state, arrays, n, teacher=None) -> (state, metrics)`: n steps; the old state's memory is reused."""
 
 
 def make_run(
     step: Step,
+    method: Method,
     get_batch: GetBatch,
     mesh: Mesh,
     places: TrainState,
     on_host: bool = False,
     stacks: Stacks | None = None,
-) -> Run:
+) -> RunSteps:
     """Many steps in one compiled loop over the mesh.
 
-    A step whose loss or gradient is not finite, or whose coupling has not converged, is not taken, and the loop ends
-    there, so the state returned is always sound.
+    A step whose loss or gradient is not finite, or one of whose metrics is above its limit, is not taken, and the loop
+    ends there, so the state returned is always sound.
 
     Args:
         step: from `make_step`.
+        method: whose metrics and limits these are.
         get_batch: draws or picks the batch inside the program.
         mesh: of the devices.
         places: a sharding for each leaf of the state.
         on_host: compile one step and loop on the host instead; see `loops_badly`.
         stacks: what the state is inside the loop, where the step is one of stacks; not on the host.
     """
-    everywhere = replicated(mesh)
+    everywhere, limits = replicated(mesh), method.limits
+    none = _Last(jnp.zeros(()), jnp.zeros((), jnp.int32), {name: jnp.zeros(()) for name in method.metrics})
 
-    def body(carry: Carry, arrays: PyTree, start: Int[Array, ""]) -> Carry:
-        state, _ = carry
+    def body(now: LoopState, arrays: PyTree, start: Int[Array, ""], teacher: PyTree) -> LoopState:
+        state, _ = now
         key_batch, key_step = jax.random.split(jax.random.fold_in(state.key, state.step))
         batch = shard_batch(get_batch(arrays, key_batch, state.step - start), mesh)
-        new, taken = step(state, key_step, batch)
-        value, violation = taken.loss
-        sound = jnp.isfinite(value) & jnp.isfinite(taken.grad_norm) & (violation <= LARGEST_VIOLATION)
+        new, report = step(state, key_step, batch, teacher)
+        value, values = report.loss.value, {name: report.loss.metrics[name] for name in method.metrics}
+        sound = jnp.isfinite(value) & jnp.isfinite(report.grad_norm)
+        for name, limit in limits.items():
+            sound &= values[name] <= limit.largest
         keep = lambda new, old: jax.tree.map(lambda a, b: jnp.where(sound, a, b), new, old)
-        since, loss_sum, largest = state.running
+        since, loss_sum, seen = state.running
+        combine = {name: jnp.maximum if name in limits else jnp.add for name in values}
+        running = {name: keep(combine[name](seen[name], values[name]), seen[name]) for name in values}
         kept = TrainState(
             keep(new.step, state.step),
             keep(new.params, state.params),
+            keep(new.variables, state.variables),
             keep(new.opt_state, state.opt_state),
             keep(new.ema, state.ema),
             keep(new.averages, state.averages),
+            keep(new.targets, state.targets),
             state.key,
-            RunningMetrics(since, keep(loss_sum + value, loss_sum), keep(jnp.maximum(largest, violation), largest)),
+            RunningMetrics(since, keep(loss_sum + value, loss_sum), running),
         )
         kept = lax.with_sharding_constraint(kept, places if stacks is None else everywhere)
         bad = jnp.where(sound, 0, state.step + 1)
-        return kept, _Last(taken.grad_norm, bad, violation)
+        return kept, _Last(report.grad_norm, bad, values)
 
-    def run(state: TrainState, arrays: PyTree, n: Int[Array, ""]) -> tuple[TrainState, Metrics]:
+    def report(state: TrainState, last: _Last) -> Metrics:
+        running = state.running
+        steps = jnp.maximum(state.step - running.since, 1)
+        values = {
+            name: jnp.maximum(seen, last.values[name]) if name in limits else seen / steps
+            for name, seen in running.metrics.items()
+        }
+        return Metrics(running.loss_sum / steps, last.grad_norm, last.bad_step, values)
+
+    def run(state: TrainState, arrays: PyTree, n: Int[Array, ""], teacher: PyTree = None) -> tuple[TrainState, Metrics]:
         start = state.step
-        going = lambda carry: (carry[0].step - start < n) & (carry[1].bad_step == 0)
+        going = lambda now: (now[0].step - start < n) & (now[1].bad_step == 0)
         state = state if stacks is None else stacks.stack(state)
-        state, last = lax.while_loop(going, lambda carry: body(carry, arrays, start), (state, _no_step()))
+        state, last = lax.while_loop(going, lambda now: body(now, arrays, start, teacher), (state, none))
         state = state if stacks is None else stacks.unstack(state)
-        return state, _report(state, last)
+        return state, report(state, last)
 
     if not on_host:
         return jax.jit(run, donate_argnums=0, out_shardings=(places, everywhere))
     one = jax.jit(body, donate_argnums=0, out_shardings=(places, everywhere))
 
-    def run_on_host(state: TrainState, arrays: PyTree, n: int) -> tuple[TrainState, Metrics]:
-        start, carry = jnp.copy(state.step), (state, jax.device_put(_no_step(), everywhere))
+    def run_on_host(state: TrainState, arrays: PyTree, n: int, teacher: PyTree = None) -> tuple[TrainState, Metrics]:
+        start, now = jnp.copy(state.step), (state, jax.device_put(none, everywhere))
         for _ in range(n):
-            carry = one(carry, arrays, start)
-            if int(carry[1].bad_step):
+            now = one(now, arrays, start, teacher)
+            if int(now[1].bad_step):
                 break
-        state, last = carry
-        return state, _report(state, last)
+        state, last = now
+        return state, report(state, last)
 
     return run_on_host
+
+
+def drop_labels(key: PRNGKey, labels: Int[Array, " B"], rate: float) -> Int[Array, " B"]:
+    """Each label is replaced by `NO_LABEL` with this probability, independently of the others."""
+    return jnp.where(jax.random.bernoulli(key, rate, labels.shape), NO_LABEL, labels)
+
+
+def exceeded(values: Mapping[str, Array], limits: Mapping[str, Limit], step: int) -> str | None:
+    """What to tell the user of the first metric that is above its limit at this step; None if none is."""
+    for name, limit in limits.items():
+        if not (value := float(values[name])) <= limit.largest:
+            return limit.message.format(step=step, value=value)
+    return None
 
 
 def loops_badly(step: Callable[..., Any], *arguments: Any) -> bool:
@@ -226,13 +277,3 @@ def loops_badly(step: Callable[..., Any], *arguments: Any) -> bool:
     0.10.2).
     """
     return "conv_general_dilated" in str(jax.make_jaxpr(step)(*arguments))
-
-
-def _no_step() -> _Last:
-    return _Last(jnp.zeros(()), jnp.zeros((), jnp.int32), jnp.zeros(()))
-
-
-def _report(state: TrainState, last: _Last) -> Metrics:
-    running = state.running
-    mean = running.loss_sum / jnp.maximum(state.step - running.since, 1)
-    return Metrics(mean, last.grad_norm, last.bad_step, jnp.maximum(running.violation, last.violation))

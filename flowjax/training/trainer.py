@@ -4,7 +4,8 @@ import math
 import zlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import cached_property, partial
+from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import jax
@@ -12,12 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from flowjax.batch import Batch
-from flowjax.build import Problem, build, fields_of, make_augmentation
+from flowjax.build import build, fields_of, make_augmentation
 from flowjax.conditions import named
 from flowjax.config import Config, resolve
 from flowjax.data import Dataset
-from flowjax.methods import DiagnosedLoss
+from flowjax.methods.base import Context, Method
 from flowjax.models import kernels
+from flowjax.models.functional import Variables
 from flowjax.models.magnitude import is_weight
 from flowjax.training import hosts, optimizers, profiling, stacked
 from flowjax.training.narrow import travelling
@@ -26,7 +28,7 @@ from flowjax.training.replicas import network_over_rows
 from flowjax.training.sharding import make_mesh, replicated, rules_of, shardings
 from flowjax.training.stacked import Stacks
 from flowjax.training.state import TrainState, init_state
-from flowjax.training.step import GetBatch, Step, drop_labels, loops_badly, make_run, make_step
+from flowjax.training.step import GetBatch, Metrics, Step, drop_labels, loops_badly, make_run, make_step
 from flowjax.typing import Params, PRNGKey, PyTree
 
 _VAL_ROWS = 1024
@@ -75,33 +77,46 @@ class Trainer:
 
     Args:
         config: resolved.
-        problem: of the config.
+        method: of the config.
         dataset: to train on.
         devices: as for `sharding.make_mesh`.
+        teacher: frozen parameters that the method's loss reads from its context, or None.
 
     Attributes:
-        loss_of: (params, key, batch) -> the validation loss, to be compiled.
+        loss_of: (params, variables, key, batch, teacher) -> the validation loss, to be compiled.
         stacks: in which the loop holds the state, if it does.
     """
 
-    def __init__(self, config: Config, problem: Problem, dataset: Dataset, devices: Sequence[Any] | None = None):
+    def __init__(
+        self,
+        config: Config,
+        method: Method,
+        dataset: Dataset,
+        devices: Sequence[Any] | None = None,
+        teacher: PyTree = None,
+    ):
         train = config.train
-        self.config, self.problem, self.dataset = config, problem, dataset
+        self.config, self.method, self.dataset, self.teacher = config, method, dataset, teacher
         self._label = named(fields_of(config, dataset.spec), "label")
         self.mesh = make_mesh(config, devices)
         self.schedule = optimizers.learning_rate(train)
-        self._shapes = jax.eval_shape(lambda: init_state(config, problem))
+        self._shapes = jax.eval_shape(lambda: init_state(config, method))
         rules = rules_of(config, self._shapes.params, self.mesh)
         self.places = shardings(self._shapes, self.mesh, rules)
         self._whole = shardings(self._shapes.params, self.mesh, rules, whole=True)
         self._get_batch = self._make_get_batch()
         on_host = self._loops_badly()
         stacks = self.stacks = None if on_host else self._make_stacks()
-        run = make_run(self.make_step(stacks), self._get_batch, self.mesh, self.places, on_host, stacks)
-        self.run = run if on_host else CompiledAhead(run)
-        self._init = CompiledAhead(jax.jit(lambda: init_state(config, problem), out_shardings=self.places))
+        run = make_run(self.make_step(stacks), method, self._get_batch, self.mesh, self.places, on_host, stacks)
+        self._run = run if on_host else CompiledAhead(run)
+        self._init = CompiledAhead(jax.jit(lambda: init_state(config, method), out_shardings=self.places))
         place = jax.lax.with_sharding_constraint
-        self.loss_of = lambda params, key, batch: problem.loss(place(params, self._whole), key, batch).value
+
+        def loss_of(params: Params, variables: PyTree, key: PRNGKey, batch: Batch, teacher: PyTree) -> Any:
+            context = Context(teacher=teacher, state=variables)
+            return method.loss(place(params, self._whole), context, key, batch).value
+
+        self.loss_of = loss_of
         self._val = CompiledAhead(jax.jit(self.loss_of))
         rows, workers = dataset.rows, config.data.workers
         self.prefetcher = None if rows is None else Prefetcher(rows, config.seed, train.batch_size, self.mesh, workers)
@@ -118,7 +133,7 @@ class Trainer:
             return grads if stacks is None else stacks.stack(grads)
 
         return make_step(
-            self._train_loss(),
+            self._method_in_training(),
             optimizers.optimizer(config.train),
             config.train.batch_size,
             config.ema.half_life,
@@ -128,11 +143,22 @@ class Trainer:
             scatter,
         )
 
-    def _train_loss(self) -> DiagnosedLoss:
-        """With the network spread over the rows by hand, where that is data parallel on GPUs."""
-        spread = self.mesh.size > 1 and self._whole_on_gpus()
-        wrap = partial(network_over_rows, mesh=self.mesh) if spread else lambda network: network
-        return self.problem.make_train_loss(wrap)
+    def _method_in_training(self) -> Method:
+        """The method, its network mapped over the rows of each device where that is data parallel on GPUs.
+
+        A network with variables that are not parameters may mix rows in them, and is left to the compiler.
+        """
+        if self.mesh.size == 1 or not self._whole_on_gpus() or jax.tree.leaves(self._shapes.variables):
+            return self.method
+        method: Any = self.method
+        apply = method.network.apply
+        plain = lambda params, *arguments, **inputs: apply(Variables(params, {}), *arguments, **inputs)[0]
+        mapped = network_over_rows(plain, self.mesh)
+
+        def by_rows(variables: Variables, *arguments: Any, **inputs: Any) -> tuple[Any, PyTree]:
+            return mapped(variables.params, *arguments, **inputs), {}
+
+        return replace(method, network=replace(method.network, apply=by_rows))
 
     def _whole_on_gpus(self) -> bool:
         """Whether every parameter is whole on each device, and that a GPU."""
@@ -152,11 +178,21 @@ class Trainer:
         like = self.like()
         if jax.process_count() > 1:
             return  # processes must not differ in the order of what they compile
-        if isinstance(self.run, CompiledAhead):
-            self.run.start(like, self.prefetcher.like() if self.prefetcher else self.arrays_like(), 1)
+        if isinstance(self._run, CompiledAhead):
+            self._run.start(like, self.prefetcher.like() if self.prefetcher else self.arrays_like(), 1, self.teacher)
         if fresh:
             self._init.start()
-        self._val.start(like.ema, *self._validation)
+        self._val.start(like.ema, like.variables, *self._validation, self.teacher)
+
+    def run(self, state: TrainState, arrays: PyTree, n: int) -> tuple[TrainState, Metrics]:
+        """Takes n steps. The memory of the state is reused.
+
+        Args:
+            state: in its places.
+            arrays: from `arrays`, or batches of the prefetcher.
+            n: number of steps.
+        """
+        return self._run(state, arrays, n, self.teacher)
 
     def init(self) -> TrainState:
         """The state at step 0, in its places."""
@@ -197,8 +233,13 @@ class Trainer:
     @cached_property
     def _travelling(self) -> PyTree:
         (x1, cond), like = self._batch_like(), self._shapes
-        loss = lambda params, key, x1, cond: self.problem.train_loss(params, key, Batch(x1, cond))
-        return travelling(loss, like.params, like.key, x1, cond)
+
+        def loss(params: Params, variables: PyTree, key: PRNGKey, x1: Any, cond: Any, teacher: PyTree) -> Any:
+            targets = dict.fromkeys(self.method.targets, params)
+            context = Context(0, jax.lax.stop_gradient(targets), teacher, variables, training=True)
+            return self.method.loss(params, context, key, Batch(x1, cond))
+
+        return travelling(loss, like.params, like.variables, like.key, x1, cond, self.teacher)
 
     def arrays_like(self) -> PyTree:
         """Shapes and shardings of `arrays()`, which are loaded for it."""
@@ -209,9 +250,9 @@ class Trainer:
     def _loaded(self) -> PyTree:
         return self.dataset.arrays()
 
-    def val_loss(self, params: Params) -> float:
+    def val_loss(self, params: Params, variables: PyTree) -> float:
         """The loss at a fixed set of (t, noise, test points)."""
-        return float(self._val(params, *self._validation))
+        return float(self._val(params, variables, *self._validation, self.teacher))
 
     @cached_property
     def _validation(self) -> tuple[PRNGKey, Batch]:
@@ -226,15 +267,19 @@ class Trainer:
     @cached_property
     def flops_per_step(self) -> float:
         """Floating-point operations of one step's loss and gradient (`training.profiling`), rematerialisation apart."""
-        problem = self.problem
+        method = self.method
         if self.config.model.get("remat", "none") != "none":
             plain = resolve(self.config.to_dict())
             plain.model.remat = "none"
-            problem = build(plain, self.dataset.spec)
-        gradient = jax.grad(lambda params, key, batch: problem.train_loss(params, key, batch).value)
+            method = build(plain, self.dataset.spec)
+
+        def loss(params: Params, state: TrainState, batch: Batch, teacher: PyTree) -> Any:
+            context = Context(state.step, state.targets, teacher, state.variables, training=True)
+            return method.loss(params, context, state.key, batch).value
+
         like, (x1, cond) = self.like(), self._batch_like()
         with kernels.forward_mode():  # fused kernels cannot be looked into
-            return profiling.count_flops(gradient, like.params, like.key, Batch(x1, cond))
+            return profiling.count_flops(jax.grad(loss), like.params, like, Batch(x1, cond), self.teacher)
 
     def _batch_like(self) -> tuple[Any, Any]:
         """Shapes of a batch in model space."""
@@ -243,7 +288,7 @@ class Trainer:
         cond: Any = None if self._label is None else jax.ShapeDtypeStruct((n,), jnp.int32)
         if told:
             cond = {"label": cond, "augment": jax.ShapeDtypeStruct((n, told), jnp.float32)}
-        return jax.ShapeDtypeStruct((n, *self.problem.spec.shape), jnp.float32), cond
+        return jax.ShapeDtypeStruct((n, *self.dataset.spec.shape), jnp.float32), cond
 
     def parameters(self) -> int:
         return sum(math.prod(a.shape) for a in jax.tree.leaves(self.like().params))
@@ -259,7 +304,7 @@ class Trainer:
                 raw = dataset.sample(arrays, key_rows, n)
             else:
                 raw = jax.tree.map(lambda a: a[position], arrays)
-            cond = None if label is None else drop_labels(key_drop, (raw.cond or {})["label"], label.dropout)
+            cond: Any = None if label is None else drop_labels(key_drop, (raw.cond or {})["label"], label.dropout)
             x1, told = augmentation.apply(jax.random.fold_in(key, _AUGMENT), raw.x1)
             if told is not None:
                 cond = {"label": cond, "augment": told}

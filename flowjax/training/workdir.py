@@ -39,9 +39,16 @@ class WorkdirError(ValueError):
     """A folder that is not a run; one line."""
 
 
+FORMAT = 1
+"""Of `config.json` and of the metadata of exported weights. What another version wrote is refused."""
+
+NO_FORMAT = f"its format is not {FORMAT}; train it again, or use the version that wrote it"
+
+
 def write_config(workdir: Path, config: Config, spec: DataSpec, size: dict[str, Any], streamed: bool) -> None:
     """All resolved values, what the model must remember of its data, its size, versions, git commit and devices."""
     record = {
+        "format": FORMAT,
         "config": config.to_dict(),
         "data": spec.to_record() | {"streamed": streamed},
         "size": size,
@@ -61,6 +68,8 @@ def read_config(workdir: Path) -> tuple[dict[str, Any], DataSpec]:
         WorkdirError: if it is not the workdir of a run, or its `config.json` cannot be read.
     """
     record = _read_record(workdir)
+    if record.get("format") != FORMAT and all(isinstance(record.get(key), dict) for key in ("config", "data")):
+        raise WorkdirError(f"{workdir} was written by another version of flowjax: {NO_FORMAT}")
     if _CHECKSUM in record and record.pop(_CHECKSUM) != _crc(record):
         warn_once(
             f"{workdir}/config.json has been edited or damaged since it was written: it does not fit its checksum"

@@ -7,7 +7,7 @@ so that nothing under- or overflows however small eps is. `tau` relaxes the sour
 1/B) (unbalanced transport; Chizat et al. 2018): source points far from all data are then used less.
 
 A plan that has not converged has wrong marginals. `round_plan` (Altschuler et al. 2017, algorithm 2) mends them
-exactly; how much there was to mend is `Plan.violation`, and training stops where it was too much.
+exactly; how much there was to mend is `Plan.marginal_error`, and training stops where it was too much.
 """
 
 import math
@@ -26,7 +26,7 @@ _CHECKED_TO = 1e-3
 
 
 _State = tuple[Array, Array, Array, Array]
-"""Potentials, sweeps done, and the violation at the last."""
+"""Potentials, sweeps done, and the marginal_error at the last."""
 
 
 class Plan(NamedTuple):
@@ -34,12 +34,12 @@ class Plan(NamedTuple):
 
     Attributes:
         matrix: (B, B), row i the data point i, column j the source point j; its entries sum to 1.
-        violation: sum of |row sum - 1 / B| before rounding.
+        marginal_error: sum of |row sum - 1 / B| before rounding.
         sweeps: of Sinkhorn's iteration that were done.
     """
 
     matrix: Float[Array, "B B"]
-    violation: Float[Array, ""]
+    marginal_error: Float[Array, ""]
     sweeps: Int[Array, ""]
 
 
@@ -54,11 +54,11 @@ def sinkhorn(
     """The entropic plan for `cost`, rounded to exact marginals where tau is inf. Pure, jit-able, float32.
 
     Args:
-        cost: (B, B); inf forbids a pair, where the source's marginal is exact up to `violation` only.
+        cost: (B, B); inf forbids a pair, where the source's marginal is exact up to `marginal_error` only.
         eps: the regularisation, in units of the cost; positive.
         tau: penalty on the source's marginal; inf for balanced transport.
-        max_sweeps: after which the plan is taken as it is: look at `violation`.
-        tolerance: of the violation at which the sweeps end.
+        max_sweeps: after which the plan is taken as it is: look at `marginal_error`.
+        tolerance: of the marginal_error at which the sweeps end.
     """
     n = cost.shape[0]
     eps = jnp.asarray(eps, jnp.float32)
@@ -89,18 +89,18 @@ def sinkhorn(
     first = (jnp.zeros(n), jnp.zeros(n), jnp.zeros(()), jnp.asarray(jnp.inf))
     u, v, k, _ = lax.while_loop(going, sweep, first)
     matrix = kernel(u, v, eps) / n
-    violation = jnp.abs(matrix.sum(1) - 1 / n).sum()
+    marginal_error = jnp.abs(matrix.sum(1) - 1 / n).sum()
     if not math.isinf(tau):
-        return Plan(matrix / jnp.maximum(matrix.sum(), 1e-30), violation, k.astype(jnp.int32))
+        return Plan(matrix / jnp.maximum(matrix.sum(), 1e-30), marginal_error, k.astype(jnp.int32))
     # rounding spreads what is missing over all pairs; on forbidden ones it is given back to the row's others
     rounded = jnp.where(jnp.isfinite(cost), round_plan(matrix), 0.0)
-    return Plan(rounded / (n * jnp.maximum(rounded.sum(1, keepdims=True), 1e-30)), violation, k.astype(jnp.int32))
+    return Plan(rounded / (n * jnp.maximum(rounded.sum(1, keepdims=True), 1e-30)), marginal_error, k.astype(jnp.int32))
 
 
 def round_plan(plan: Float[Array, "B B"]) -> Float[Array, "B B"]:
     """The plan moved to row and column sums 1 / B exactly (Altschuler et al. 2017, algorithm 2).
 
-    In L1 it moves by at most twice the violation of the marginals.
+    In L1 it moves by at most twice the marginal_error of the marginals.
     """
     n = plan.shape[0]
     plan = plan * jnp.minimum(1 / (n * jnp.maximum(plan.sum(1), 1e-30)), 1.0)[:, None]

@@ -31,7 +31,7 @@ def state(megabytes: int) -> TrainState:
     """Parameters, their average and Adam's two moments, each of 64 arrays of one size."""
     rng, size = np.random.default_rng(0), megabytes * 10**6 // (4 * 4 * 64)
     tree = lambda: {f"{i:02d}": jax.numpy.asarray(rng.standard_normal(size, np.float32)) for i in range(64)}
-    return TrainState(jax.numpy.zeros((), np.int32), tree(), (tree(), tree()), tree(), (), jax.random.key(0))
+    return TrainState(jax.numpy.zeros((), np.int32), tree(), {}, (tree(), tree()), tree(), (), {}, jax.random.key(0))
 
 
 def now() -> np.ndarray:

@@ -124,7 +124,7 @@ def compiled(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     for mesh in args.mesh:
         trainer = assembled(args, mesh, there)
         start = time.perf_counter()
-        program = trainer.run.jitted.lower(trainer.like(), trainer.arrays_like(), 1).compile(options)
+        program = trainer._run.jitted.lower(trainer.like(), trainer.arrays_like(), 1, None).compile(options)
         took = {
             "topology": args.topology,
             "apart": args.apart,
@@ -148,10 +148,10 @@ def measured(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     meshes = ["1x1"] * used + [mesh for mesh in args.mesh if mesh != "1x1"]  # each device alone first
     trainers = [assembled(args, mesh, devices[i:] if i < used else devices) for i, mesh in enumerate(meshes)]
     for trainer in trainers:
-        if not isinstance(trainer.run, CompiledAhead):
+        if not isinstance(trainer._run, CompiledAhead):
             raise SystemExit(f"{args.model} has no compiled loop on a CPU: take a GPU or TPU, or --model dit_l2")
-        trainer.run.start(trainer.like(), trainer.arrays_like(), 1)  # side by side
-    programs = [trainer.run.program() for trainer in trainers]
+        trainer._run.start(trainer.like(), trainer.arrays_like(), 1, None)  # side by side
+    programs = [trainer._run.program() for trainer in trainers]
     runs = [[trainer.init(), trainer.arrays()] for trainer in trainers]
     seconds: list[list[float]] = [[] for _ in runs]
     for turn in range(args.rounds + 1):  # the first one warms up

@@ -118,13 +118,13 @@ def compare(args: argparse.Namespace) -> list[dict[str, Any]]:
 
 def sampling(args: argparse.Namespace) -> list[dict[str, Any]]:
     config, dataset = setting(args.set, args.npz), images(args.npz)
-    problem = build(config, dataset.spec)
-    params = jax.tree.map(lambda a: a + 0.01 * jnp.ones_like(a), problem.init(jax.random.key(0)))
+    method = build(config, dataset.spec)
+    params = jax.tree.map(lambda a: a + 0.01 * jnp.ones_like(a), method.init(jax.random.key(0)).params)
 
     @jax.jit
     def draw(params: Any, key: Any) -> Any:
-        x0 = problem.prior.sample(key, args.batch)
-        return sample(problem.model(params), x0, solver="edm", steps=args.steps)[0]
+        x0 = method.prior.sample(key, args.batch)
+        return sample(method.model(params, {}), x0, solver="edm", steps=args.steps)[0]
 
     def go(n: int) -> None:
         jax.block_until_ready([draw(params, jax.random.key(i)) for i in range(n)])

@@ -341,7 +341,7 @@ def test_too_little_device_memory_names_the_knobs(flowjax, copy, monkeypatch, wo
     def full(*args, **kwargs):
         raise jax.errors.JaxRuntimeError(words)
 
-    monkeypatch.setattr("flowjax.training.trainer.Trainer.val_losses", full)
+    monkeypatch.setattr("flowjax.training.trainer.Trainer.val_loss", full)
     monkeypatch.setattr("flowjax.inference.sampling.sample", full)
     monkeypatch.setattr("flowjax.inference.scoring.log_prob", full)
     monkeypatch.setattr("flowjax.inference.evaluation.evaluate", full)

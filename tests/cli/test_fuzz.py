@@ -15,7 +15,8 @@ import pytest
 from flowjax.config import MODEL_DEFAULTS, defaults, flatten
 from flowjax.data.augment import AUGMENTATIONS
 from flowjax.data.sets import DATASETS
-from flowjax.names import COUPLINGS, LOSSES, NOISES, PREDICTIONS, SCHEDULES, SOURCES, TIMES, WEIGHTS
+from flowjax.methods import METHODS
+from flowjax.names import COUPLINGS, NOISES, PREDICTIONS, SCHEDULES, SOURCES, TIMES, WEIGHTS
 from flowjax.ranges import RANGES, Range
 from flowjax.solvers.grids import GRIDS
 from flowjax.solvers.names import known_solvers
@@ -40,9 +41,9 @@ NAMES = {
     "source.name": SOURCES,
     "coupling.name": COUPLINGS,
     "prediction": PREDICTIONS,
-    "loss.weight": WEIGHTS,
-    "loss.times": TIMES,
-    "loss.name": LOSSES,
+    "method.weight": WEIGHTS,
+    "method.times": TIMES,
+    "method.name": METHODS,
     "data.name": DATASETS,
     "data.augment": AUGMENTATIONS,
     "train.schedule": optimizers.SCHEDULES,

@@ -85,7 +85,7 @@ def test_samples_and_likelihoods_far_from_the_origin_are_those_at_the_origin(tin
     the solves are the same."""
     run = package.load(tiny_run)
     spec = dataclasses.replace(run.spec, normalise=Affine(3.0, 1.7e9))
-    far = dataclasses.replace(run, problem=dataclasses.replace(run.problem, spec=spec))
+    far = dataclasses.replace(run, spec=spec)
     solver = SolverSettings("rk4", steps=10)
     near, moved = (sampling.sample(r, 64, solver=solver, batch=64).samples for r in (run, far))
     assert moved.dtype == np.float64

@@ -276,7 +276,7 @@ def test_a_run_that_is_told_of_its_augmentation_trains_and_samples(tmp_path):
     assert (int(state.step), int(metrics.bad_step)) == (2, 0)
     assert np.isfinite(float(metrics.loss))
     assert np.abs(np.asarray(state.params["augment"]["kernel"]) - before).max() > 5e-4
-    run = Run(tmp_path, c, 2, trainer.problem, state.params)
+    run = Run(tmp_path, c, 2, trainer.dataset.spec, trainer.method, state.params)
     drawn = sampling.sample(run, 2, solver=SolverSettings("euler", steps=2), batch=2)
     assert drawn.samples.shape == (2, 16, 16, 3)
     assert drawn.samples.dtype == np.uint8

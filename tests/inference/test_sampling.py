@@ -22,6 +22,7 @@ from flowjax.inference.choose import Guide, SolverSettings, choose
 from flowjax.inference.finished_batches import FinishedBatches
 from flowjax.inference.program import Inputs, labels_of
 from flowjax.inference.run import Run
+from flowjax.methods import Network
 from flowjax.paths import AffinePath, GaussianPath
 from flowjax.schedules import VP, CondOT
 from flowjax.solvers import Stats
@@ -65,7 +66,7 @@ def test_the_weaker_network_is_an_argument(run, compiled):
     assert compiled().count("jit(draw)") == 1
     np.testing.assert_allclose(drawn[0], sampling.sample(weak, 8, 0, HEUN).samples, rtol=1e-5, atol=1e-4)
     np.testing.assert_allclose(drawn[1], sampling.sample(run, 8, 0, HEUN).samples, rtol=1e-5, atol=1e-4)
-    other = dataclasses.replace(run, problem=dataclasses.replace(run.problem, path=GaussianPath(VP())))
+    other = dataclasses.replace(run, method=dataclasses.replace(run.method, path=GaussianPath(VP())))
     with pytest.raises(ConfigError, match="--weak is a run of another path: guidance 'auto' needs the same"):
         sampling.sample(run, 8, 0, HEUN, guide=Guide("auto", 0.0, weak=other))
 
@@ -74,7 +75,7 @@ def test_a_weaker_network_may_be_of_a_version_that_knew_no_shares_of_classes():
     config = defaults("mlp")
     config.data.name, config.data.cond = "npz", ("label",)
     specs = UNEVEN, dataclasses.replace(UNEVEN, class_shares=()), DataSpec("npz", (1,), Affine(2.0, 1.0), 5)
-    now, before, other = (Run(Path("run"), config, 0, build(config, spec), {}) for spec in specs)
+    now, before, other = (Run(Path("run"), config, 0, spec, build(config, spec), {}) for spec in specs)
     choose(now, HEUN, Guide("auto", 2.0, weak=before))
     with pytest.raises(ConfigError, match="--weak is a run of another data"):
         choose(now, HEUN, Guide("auto", 2.0, weak=other))
@@ -317,8 +318,8 @@ def test_a_density_without_labels_is_the_sum_over_classes_where_the_network_alwa
 
     config = defaults("mlp")
     config.data.name, config.data.cond, config.data.cond_dropout = "npz", ("label",), 0.0
-    problem = dataclasses.replace(build(config, UNEVEN), apply=velocity)
-    run = Run(Path("run"), config, 0, problem, {})
+    method = dataclasses.replace(build(config, UNEVEN), network=Network.from_function(velocity))
+    run = Run(Path("run"), config, 0, UNEVEN, method, {})
     x = np.array([[-4.0], [-2.5], [1.0], [4.0], [6.0]], np.float32)
     fine = SolverSettings(rtol=1e-6, atol=1e-6)
     scored = scoring.log_prob(run, x, solver=fine, batch=8)

@@ -246,8 +246,8 @@ def test_damaged_pt_files_are_read_or_refused(tmp_path, cases):
 def test_damaged_files_of_weights_are_read_or_refused(exported, tmp_path, monkeypatch, cases):
     shapes = functools.cache(lambda config, spec: real(json.loads(config), spec))
     real = lambda config, spec: original(weights.resolve(config), spec)
-    original = weights.abstract_params
-    monkeypatch.setattr(weights, "abstract_params", lambda config, spec: shapes(config.to_json(), spec))
+    original = weights.abstract_variables
+    monkeypatch.setattr(weights, "abstract_variables", lambda config, spec: shapes(config.to_json(), spec))
     whole = exported.read_bytes()
     path = tmp_path / "w.safetensors"
     for read in (weights.load_weights, read_state_dict):

@@ -157,7 +157,7 @@ def test_convert_makes_a_run_of_a_published_checkpoint(flowjax, tmp_path, projec
     stored, run = np.load(DATA / "dit.npz"), open_weights(out)
     assert result["parameters"] == sum(a.size for a in jax.tree.leaves(run.params))
     t = stored["t"] if time == "t" else 1 - (stored["i"] + 1) / 1000
-    got = run.problem.apply(run.params, jnp.asarray(t), jnp.asarray(stored["x"]), jnp.asarray(stored["y"], jnp.int32))
+    got = run.method.network.bind(run.params, {})(t, jnp.asarray(stored["x"]), jnp.asarray(stored["y"], jnp.int32))
     np.testing.assert_allclose(got, stored[project], rtol=0, atol=1e-4 * np.abs(stored[project]).max())
     drawn = sampling.sample(run, 2, 0, SolverSettings("ddpm" if project == "dit" else "euler", steps=3), label=1)
     assert drawn.samples.shape == (2, 8, 8, 4)
@@ -241,7 +241,7 @@ def test_usage_errors(flowjax, tmp_path, monkeypatch, argv, message):
 
 def test_weights_of_a_config_fit_its_network(exported):
     """What `build` makes of the file's config takes the file's parameters."""
-    config, spec, params, _ = load_weights(exported)
-    out = build(config, spec).apply(params, 0.5, jnp.ones((3, 2)), None)
+    config, spec, params, _, variables = load_weights(exported)
+    out = build(config, spec).network.bind(params, variables)(0.5, jnp.ones((3, 2)), None)
     assert out.shape == (3, 2)
     assert isinstance(load_weights(exported), Weights)

@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flowjax import methods, oracles
+from flowjax import oracles
 from flowjax.batch import Batch
-from flowjax.methods import times
+from flowjax.methods import Context, Network, Variational, times
 from flowjax.methods.variational import bound_term
 from flowjax.paths import GaussianPath
 from flowjax.paths.transition import transition
@@ -34,12 +34,18 @@ def expected_bound(n, variance, std):
     return nats + prior - 0.5 * float(r.alpha[0] ** 2 * std**2 / r.sigma[0] ** 2)
 
 
+def bound(apply, *arguments):
+    """`loss(params, key, batch)` of the bound with a plain function as the network."""
+    method = Variational(Network.from_function(apply), *arguments)
+    return lambda params, key, batch: method.loss(params, Context(), key, batch)
+
+
 def test_the_loss_estimates_the_sum_of_its_terms():
     """Mean of the loss over many draws = closed form without the constant first term, within 5 standard errors."""
     path = GaussianPath(VP())
     oracle, n = oracles.gaussian(path, 0.0, 0.5), 20
     apply = lambda params, t, x, cond: oracle.ends(t, x).x0
-    loss = jax.jit(methods.variational(apply, path, Normal((1,)), noise, times.Levels(n), "large"))
+    loss = jax.jit(bound(apply, path, Normal((1,)), noise, times.Levels(n), "large"))
     x1 = 0.5 * jax.random.normal(jax.random.key(0), (20_000, 1))
     values = np.array([float(loss(None, jax.random.key(i), Batch(x1)).value) for i in range(20)])
     low = noise.interval(path)[0]
@@ -79,9 +85,7 @@ def test_the_hybrid_teaches_the_variance_and_the_simple_loss_the_mean():
     path = GaussianPath(ddpm_linear(50))
     apply = lambda params, t, x, cond: jnp.concatenate([params["mean"] * x, params["spread"] + 0 * x], -1)
     params = {"mean": jnp.asarray(0.3), "spread": jnp.asarray(0.0)}
-    make = lambda hybrid: methods.variational(
-        apply, path, Normal((2,)), noise_variance, times.Levels(50), "learned", hybrid
-    )
+    make = lambda hybrid: bound(apply, path, Normal((2,)), noise_variance, times.Levels(50), "learned", hybrid)
     batch = Batch(0.5 * jax.random.normal(jax.random.key(0), (512, 2)))
     value = lambda hybrid: lambda p: make(hybrid)(p, jax.random.key(1), batch).value
     grad, full = jax.grad(value(True))(params), jax.grad(value(False))(params)
@@ -92,11 +96,11 @@ def test_the_hybrid_teaches_the_variance_and_the_simple_loss_the_mean():
 
 def test_a_learned_variance_needs_its_head():
     path = GaussianPath(VP())
-    loss = methods.variational(lambda p, t, x, c: x, path, Normal((1,)), noise, times.Levels(5), "learned")
+    loss = bound(lambda p, t, x, c: x, path, Normal((1,)), noise, times.Levels(5), "learned")
     with pytest.raises(ValueError, match="noise_variance"):
         loss(None, jax.random.key(0), Batch(jnp.ones((4, 1))))
 
 
 def test_a_chain_that_ends_in_the_data_is_refused():
     with pytest.raises(ValueError, match="needs noise at its last level"):
-        methods.variational(lambda p, t, x, c: x, GaussianPath(CondOT()), Normal((1,)), noise, times.Levels(5))
+        bound(lambda p, t, x, c: x, GaussianPath(CondOT()), Normal((1,)), noise, times.Levels(5))

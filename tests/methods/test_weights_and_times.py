@@ -156,15 +156,15 @@ def test_the_profile_learns_the_logarithm_of_the_loss():
     CondOT from N(0, 1) to N(0, 4) in 8 dimensions: E|dx_t|^2 / 8 = 5 at all t.
     """
     zero = lambda params, t, x, cond: 0 * x
-    profile = lambda params: params["profile"]
+    # `even` = 1 draws times uniformly, and has a profile
     make = lambda uncertainty: methods.conditional(
-        zero, PATH, Normal((8,)), times=times.Uniform(), profile=profile, uncertainty=uncertainty
+        zero, PATH, Normal((8,)), times=times.Importance(1.0), uncertainty=uncertainty
     )
     plain = methods.conditional(zero, PATH, Normal((8,)))
     x1 = 2 * jax.random.normal(jax.random.key(5), (4096, 8))
     for uncertainty in (False, True):
         loss = jax.jit(jax.value_and_grad(make(uncertainty)))
-        params = {"profile": jnp.zeros(times.BINS)}
+        params = {"network": {}, "profile": jnp.zeros(times.BINS)}
         for i in range(60):
             value, grad = loss(params, jax.random.fold_in(KEY, i), Batch(x1))
             params = jax.tree.map(lambda p, g: p - 10.0 * g, params, grad)
@@ -173,9 +173,11 @@ def test_the_profile_learns_the_logarithm_of_the_loss():
             assert float(value) == pytest.approx(float(plain(params, jax.random.fold_in(KEY, 59), Batch(x1))), rel=1e-5)
 
 
-def test_the_violation_reaches_the_diagnosis():
-    loss = methods.diagnosed(lambda p, t, x, c: x, AffinePath(CondOT()), Normal((2,)), Sinkhorn(0.01, max_sweeps=2))
-    assert loss(None, KEY, Batch(jax.random.normal(KEY, (32, 2)))).violation > 0.05
+def test_the_marginal_error_is_a_metric_of_the_loss():
+    network = methods.Network.from_function(lambda p, t, x, c: x)
+    method = methods.FlowMatching(network, AffinePath(CondOT()), Normal((2,)), Sinkhorn(0.01, max_sweeps=2))
+    loss = method.loss(None, methods.Context(), KEY, Batch(jax.random.normal(KEY, (32, 2))))
+    assert loss.metrics["marginal_error"] > method.limits["marginal_error"].largest == 0.05
 
 
 @pytest.mark.parametrize(
@@ -186,21 +188,20 @@ def test_the_violation_reaches_the_diagnosis():
         lambda: times.Levels(1),
         lambda: times.Importance(0.0),
         lambda: weights.min_snr(0.0),
-        lambda: methods.diagnosed(lambda p, t, x, c: x, PATH, Normal((2,)), uncertainty=True),
     ],
 )
 def test_refusals(bad):
-    with pytest.raises(ValueError, match=r"positive|at least 2|in \(0, 1\]|needs a profile"):
+    with pytest.raises(ValueError, match=r"positive|at least 2|in \(0, 1\]"):
         bad()
 
 
 def test_intervals_keep_away_from_infinite_weights():
-    assert weights.OWN.interval(PATH, velocity) == (0.0, 1.0)
+    assert weights.NATIVE.interval(PATH, velocity) == (0.0, 1.0)
     low, high = weights.likelihood().interval(PATH, velocity)
     assert 0 < low < high < 1
     assert weights.uniform(score).interval(PATH, velocity)[1] < 1
     assert np.isfinite(weights.min_snr()(GaussianPath(Cosine()), velocity, jnp.array([0.0, 1.0]))).all()
-    assert weights.OWN.interval(GaussianPath(VP()), v) == (VP.t_min, VP.t_max)
+    assert weights.NATIVE.interval(GaussianPath(VP()), v) == (VP.t_min, VP.t_max)
 
 
 LAWS = {  # a sampler, the schedule that it is drawn on, and its quantile at which a drawn t lies, in float64

@@ -15,7 +15,7 @@ from flowjax.training.state import TrainState
 
 def state(step):
     params = {"w": jax.random.normal(jax.random.key(step), (40, 30)), "b": jnp.arange(5.0)}
-    return TrainState(jnp.asarray(step), params, (), params, (), jax.random.key(0))
+    return TrainState(jnp.asarray(step), params, {}, (), params, (), {}, jax.random.key(0))
 
 
 def like(saved):

@@ -10,6 +10,7 @@ from flowjax.build import build
 from flowjax.config import defaults, resolve
 from flowjax.data import DataSpec
 from flowjax.data.affine import image_scale
+from flowjax.methods import Context
 from flowjax.training.narrow import travelling
 from flowjax.training.state import init_state
 
@@ -48,11 +49,11 @@ def test_the_loss_and_its_gradient_are_the_same_numbers(model):
     for key, value in small.get(model, {"depth": 1, "width": 48, "heads": 2, "remat": "block"}).items():
         config.model[key] = value
     config = resolve(config)
-    problem = build(config, DataSpec("images", (8, 8, 3), image_scale(256), levels=256))
-    state = jax.jit(lambda: init_state(config, problem))()
+    method = build(config, DataSpec("images", (8, 8, 3), image_scale(256), levels=256))
+    state = jax.jit(lambda: init_state(config, method))()
     params = jax.tree.map(lambda p: p + 0.02 * jnp.cos(jnp.arange(p.size)).reshape(p.shape), state.params)  # no zeros
     batch = Batch(jnp.asarray(np.random.default_rng(0).normal(size=(4, 8, 8, 3)), jnp.float32), None)
-    loss = lambda params: problem.loss(params, jax.random.key(1), batch).value
+    loss = lambda params: method.loss(params, Context(), jax.random.key(1), batch).value
     dtypes = travelling(loss, params)
     kinds = {str(dtype) for dtype in jax.tree.leaves(dtypes)}
     assert kinds == {"bfloat16", "float32"}

@@ -1,6 +1,7 @@
 """The same training on any mesh, and what the rules say."""
 
 import json
+import math
 import os
 import re
 import subprocess
@@ -19,13 +20,14 @@ from flowjax.build import build
 from flowjax.config import defaults, resolve
 from flowjax.data import DataSpec
 from flowjax.errors import ConfigError
-from flowjax.methods import Diagnosed
+from flowjax.methods import Limit, Loss, MethodDefaults
 from flowjax.training import sharding
 from flowjax.training.sharding import RULES, make_mesh, rules_of, shardings, table
-from flowjax.training.state import TrainState, init_state
+from flowjax.training.state import TrainState, init_state, no_metrics
 from flowjax.training.step import make_step
 from flowjax.trees import path_name
 
+KEY = jax.random.key(1)
 SPEC = DataSpec("images", (16, 16, 3), num_classes=0, levels=256)
 
 
@@ -159,18 +161,29 @@ def test_a_mesh_that_does_not_fit_is_told(monkeypatch):
 def test_parts_of_a_batch_give_its_gradient():
     """Of a mean over rows, whose parts are of one size: to the rounding of sums of 8 numbers of order 1."""
 
-    def loss(params, key, batch):
-        error = batch.x1 @ params["w"] - 1.0
-        return Diagnosed(jnp.mean(error**2), jnp.max(batch.x1))
+    class Linear(MethodDefaults):
+        network = prior = None
+        model = from_config = print
+        metrics = ("mean", "largest")
+        limits = {"largest": Limit(math.inf, "")}  # noqa: RUF012
+
+        def loss(self, params, context, key, batch):
+            error, seen = batch.x1 @ params["w"] - 1.0, batch.x1
+            metrics = {"mean": jnp.mean(seen), "largest": jnp.max(seen)}
+            return Loss(jnp.mean(error**2), metrics, {"rows": context.state["rows"] + len(seen)})
 
     batch = Batch(jax.random.normal(jax.random.key(0), (8, 3)), None)
     params = {"w": jnp.arange(3.0)}
     tx = optax.sgd(0.1)
-    state = TrainState(jnp.zeros((), jnp.int32), params, tx.init(params), params, (), jax.random.key(1))
-    whole, parts = (jax.jit(make_step(loss, tx, 8, 0.0, accumulate=n))(state, state.key, batch) for n in (1, 4))
+    rows, running = {"rows": jnp.zeros((), jnp.int32)}, no_metrics(Linear.metrics)
+    start = TrainState(jnp.zeros((), jnp.int32), params, rows, tx.init(params), params, (), {}, KEY, running)
+    step = lambda parts: jax.jit(make_step(Linear(), tx, 8, 0.0, accumulate=parts))
+    whole, parts = (step(n)(start, KEY, batch) for n in (1, 4))
     np.testing.assert_allclose(whole[0].params["w"], parts[0].params["w"], atol=1e-6)
     np.testing.assert_allclose(whole[1].grad_norm, parts[1].grad_norm, rtol=1e-6)
-    np.testing.assert_allclose(whole[1].loss, parts[1].loss, rtol=1e-6)
+    for a, b in zip(jax.tree.leaves(whole[1].loss), jax.tree.leaves(parts[1].loss), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-6)
+    assert int(whole[0].variables["rows"]) == int(parts[0].variables["rows"]) == 8
 
 
 EIGHT = """
@@ -214,7 +227,7 @@ def losses(model, own, mesh):
         found.append(float(metrics.loss))
     cut = any(a.sharding.spec for a in jax.tree.leaves((state.params, state.ema)))
     assert cut == (mesh.get("fsdp", 1) > 1)
-    return found + trainer.val_losses(state.ema)
+    return found + [trainer.val_loss(state.ema, state.variables)]
 
 MODELS = {
     "mlp": {},

@@ -118,8 +118,17 @@ def test_wrong_values_in_a_config_are_one_line_from_every_command(flowjax, tiny_
         assert (code, result, err.count("\n")) == (2, None, 1), err
 
 
+def test_a_run_of_another_version_is_refused_in_one_line(tiny_run, tmp_path, flowjax):
+    record = json.loads((tiny_run / "config.json").read_text())
+    for text in (record | {"format": 0}, {key: value for key, value in record.items() if key != "format"}):
+        (tmp_path / "config.json").write_text(json.dumps(text))
+        code, _, err = flowjax("sample", f"--workdir={tmp_path}", "--num=4", f"--out={tmp_path}/a.npz")
+        assert (code, err.count("\n")) == (2, 1)
+        assert "was written by another version of flowjax: its format is not 1; train it again" in err
+
+
 def test_an_edited_config_is_warned_about(tiny_run, tmp_path, capsys):
-    """The checksum covers the values, so another layout is not an edit; configs of earlier versions have none."""
+    """The checksum covers the values, so another layout is not an edit; a file without one is not compared."""
     shutil.copy(tiny_run / "config.json", tmp_path)
     path = tmp_path / "config.json"
     record = json.loads(path.read_text())

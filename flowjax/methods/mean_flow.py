@@ -1,0 +1,175 @@
+"""Mean flow: the average velocity between two times, for samples in one step (Geng et al. 2025, "Mean flows").
+
+With X the flow of the velocity field v, the average velocity from time s to time t is
+
+    (1)  u(s, t, x) = (X(s, t, x) - x) / (t - s),   so that   X(s, t, x) = x + (t - s) u(s, t, x)
+
+with x at time s, and u(t, t, x) = v(t, x). Multiplying by t - s and differentiating along the flow in s, at fixed t,
+
+    (2)  u(s, t, x_s) = v(s, x_s) + (t - s) (du / ds + (du / dx) v)
+
+whose derivative is one Jacobian-vector product of the network with the tangent (1, 0, v). The conditional velocity of
+the path takes the place of v in the target, and no gradient flows through the target (their eq. 10 and 11, whose time
+runs from the data to the noise).
+
+With a squared error e of a row the loss is e / (e + c)^p without a gradient through the weight (their eq. 22).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from flowjax.batch import Batch
+from flowjax.couplings import INDEPENDENT, Coupling
+from flowjax.methods.base import BoundNetwork, Components, Context, Limit, Loss, MethodDefaults, Network
+from flowjax.methods.flow_matching import MARGINAL_ERROR, draw, row_mean_square
+from flowjax.methods.times import UNIFORM, Drawn, Interval, Profile, Times
+from flowjax.paths.affine import AffinePath
+from flowjax.precision import at_least_float32
+from flowjax.ranges import Range
+from flowjax.sources import Source
+from flowjax.typing import Batched, Cond, Params, PRNGKey, PyTree, Time
+
+__all__ = ["MeanFlow", "MeanFlowModel"]
+
+TARGET = "target"
+"""Name of the moving average of the parameters that the target is computed with, if one is."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The keys of `config.method`.
+
+    Attributes:
+        times: where the two times of a row are drawn, a name in `flowjax.names.TIMES`; the smaller one is s.
+        different: share of the rows whose two times differ. The others learn the velocity.
+        power: p of the adaptive weight; 0 for the plain squared error.
+        target_half_life: half-life in samples of the average of the parameters that computes the target; 0 to compute
+            it with the parameters themselves.
+    """
+
+    times: str = "uniform"
+    different: Annotated[float, Range(0, 1)] = 0.25
+    power: Annotated[float, Range(0, 10)] = 1.0
+    target_half_life: Annotated[float, Range(0, 1e15)] = 0.0
+
+
+@dataclass(frozen=True)
+class MeanFlow(MethodDefaults):
+    """The average velocity between two times of an affine path.
+
+    Attributes:
+        network: `network(t, x, cond, s=s) -> u(s, t, x)`, with x at time s.
+        path, source, coupling: where x_s and its velocity come from.
+        drawn: where times are drawn.
+        different, power, target_half_life: as in `Settings`.
+    """
+
+    network: Network
+    path: AffinePath
+    source: Source
+    coupling: Coupling = INDEPENDENT
+    drawn: Times = UNIFORM
+    different: float = 0.25
+    power: float = 1.0
+    target_half_life: float = 0.0
+
+    Settings: ClassVar[type] = Settings
+    sections: ClassVar[tuple[str, ...]] = ("source", "path", "coupling", "model")
+    metrics: ClassVar[tuple[str, ...]] = ("marginal_error", "squared_error")
+    limits: ClassVar[Mapping[str, Limit]] = {"marginal_error": MARGINAL_ERROR}
+    sampler: ClassVar[str] = "flow_map"
+    steps: ClassVar[int | None] = 1
+
+    @classmethod
+    def from_config(cls, parts: Components) -> "MeanFlow":
+        settings = parts.settings
+        return cls(
+            parts.network(two_times=True),
+            parts.path,
+            parts.source,
+            parts.coupling,
+            parts.times(settings.times),
+            settings.different,
+            settings.power,
+            settings.target_half_life,
+        )
+
+    @property
+    def prior(self) -> Source:
+        return self.path.prior(self.source)
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        return self.path.t_min, self.path.t_max
+
+    @property
+    def targets(self) -> Mapping[str, float]:
+        return {TARGET: self.target_half_life} if self.target_half_life else {}
+
+    def loss(self, params: Params, context: Context, key: PRNGKey, batch: Batch) -> Loss:
+        key_draw, key_first, key_second, key_apart = jax.random.split(key, 4)
+        n = batch.x1.shape[0]
+        first, second = (self.drawn(k, n, self.path, self.interval).t for k in (key_first, key_second))
+        apart = jax.random.bernoulli(key_apart, self.different, (n,))
+        s, t = (jnp.where(apart, f(first, second), first) for f in (jnp.minimum, jnp.maximum))
+
+        def at_s(key: PRNGKey, n: int, path: object, interval: Interval, profile: Profile | None = None) -> Drawn:
+            return Drawn(s, jnp.ones(n))
+
+        p, _, marginal_error = draw(key_draw, batch, self.path, self.source, self.coupling, self.interval, at_s)
+        inputs: dict[str, Any] = {"key": key, "mask": batch.mask}
+        output, state = self.network(params, context, t, p.x_t, batch.cond, s=s, **inputs)
+        fixed = context.targets.get(TARGET, params)
+
+        def average(s: Array, x: Batched) -> Batched:
+            return self.network(fixed, context, t, x, batch.cond, s=s, forward_mode=True, **inputs)[0]
+
+        along = jax.jvp(average, (s, p.x_t), (jnp.ones_like(s), p.dx_t))[1]
+        length = (t - s).reshape(-1, *(1,) * (p.x_t.ndim - 1))
+        target = jax.lax.stop_gradient(p.dx_t + length * along)
+        rows = row_mean_square(output - target, batch.mask)
+        weight = jax.lax.stop_gradient((rows + 1e-3) ** -self.power)
+        metrics = {"marginal_error": marginal_error, "squared_error": jnp.mean(rows)}
+        return Loss(jnp.mean(weight * rows), metrics, state)
+
+    def model(self, params: Params, state: PyTree) -> "MeanFlowModel":
+        return MeanFlowModel(self.network.bind(params, state), self.interval)
+
+
+@dataclass(frozen=True)
+class MeanFlowModel:
+    """A flow map, and the velocity as its average over no time."""
+
+    network: BoundNetwork
+    interval: tuple[float, float]
+
+    def flow_map(self, s: Time, t: Time, x: Batched, cond: Cond = None) -> Batched:
+        """X(s, t, x): the point at time t of the flow that is at x at time s, equation (1)."""
+        x = at_least_float32(x)
+        length = jnp.broadcast_to(jnp.asarray(t - s, x.dtype), x.shape[:1]).reshape(-1, *(1,) * (x.ndim - 1))
+        return x + length * at_least_float32(self.network(t, x, cond, s=s))
+
+    @property
+    def velocity(self) -> "MeanFlowVelocity":
+        """v(t, x, cond) = u(t, t, x), with the `interval` on which it is defined."""
+        return MeanFlowVelocity(self)
+
+
+@dataclass(frozen=True)
+class MeanFlowVelocity:
+    """The velocity of a mean flow."""
+
+    model: MeanFlowModel
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        return self.model.interval
+
+    def __call__(self, t: Time, x: Batched, cond: Cond = None) -> Float[Array, "B *event"]:
+        x = at_least_float32(x)
+        return at_least_float32(self.model.network(t, x, cond, s=t))
