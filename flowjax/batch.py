@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple, TypeAlias
 
-__all__ = ["Batch", "Rows"]
+__all__ = ["AnyArray", "Batch"]
 
-Rows: TypeAlias = Any
+AnyArray: TypeAlias = Any
 """An array with a leading axis of rows: of NumPy on the host, of JAX on the devices."""
 
 
@@ -20,7 +20,7 @@ class Batch(NamedTuple):
         mask: (B, N) bool, true for the elements of a set or sequence x1 = (B, N, C) that exist; None where all do.
     """
 
-    x1: Rows
-    cond: Mapping[str, Rows] | None = None
-    x0: Rows | None = None
-    mask: Rows | None = None
+    x1: AnyArray
+    cond: Mapping[str, AnyArray] | None = None
+    x0: AnyArray | None = None
+    mask: AnyArray | None = None

@@ -72,7 +72,7 @@ def data_arguments(config: Config) -> tuple[str, str, tuple[str, ...], str, str]
 def fields_of(config: Config, spec: DataSpec) -> tuple[Field, ...]:
     """The conditions of the network: those that `data.cond` names, in its order, then `augment`.
 
-    The field `augment` holds what `data.augment` has done to an image, where the network is told of it.
+    The field `augment` holds what `data.augment` has done to an image, where that is a condition of the network.
 
     Args:
         config: resolved.

@@ -28,9 +28,11 @@ from flowjax.data.labels import is_text, names_of, read_labels
 from flowjax.data.requests import DataRequest
 from flowjax.data.scales import pixel_channels, standardisation
 from flowjax.data.spec import AT_ONCE, DataSpec, shares_of
-from flowjax.data.splits import held_out_tenth, spread
+from flowjax.data.splits import held_out_tenth, stratified_rows
 from flowjax.data.stored import KEYS, open_files, open_zarrs, unused
 from flowjax.ranges import MAX_COORDINATES
+
+__all__ = ["open_npy", "open_npz", "open_zarr", "read_npz"]
 
 _SAMPLED = 10_000
 """Rows of a streamed set whose mean and deviation standardise numbers, and the most that are held out of it."""
@@ -162,7 +164,7 @@ def _scale(
 def _split(x: Any, x_test: Any, labels: np.ndarray | None, fits: bool) -> tuple[np.ndarray | None, np.ndarray]:
     """The rows of x that are not trained on (None for none), and the rows of x_test, or of x, that are tested on."""
     if x_test is not None:
-        return None, spread(len(x_test), held_out(len(x_test), x.shape[1:]))
+        return None, stratified_rows(len(x_test), held_out(len(x_test), x.shape[1:]))
     most = held_out(len(x), x.shape[1:])
     held = held_out_tenth(len(x), labels, most if fits else min(most, _SAMPLED))
     return held, held

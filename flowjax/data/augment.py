@@ -2,10 +2,10 @@
 
     flip          mirrored with probability 1/2
     crop(p)       padded by p pixels of reflection on all sides and cropped back at a random place, mirrored or not
-    edm(p)        EDM's geometric transforms, each with probability p, told to the network (`data.augment_edm`)
+    edm(p)        EDM's geometric transforms, each with probability p, passed to the network (`data.augment_edm`)
 
-`flip` and `crop` change the distribution that is learned. `edm` does not leak into the samples: the network is told
-what was done, and is sampled with "nothing".
+`flip` and `crop` change the distribution that is learned. `edm` does not leak into the samples: what was done
+is a condition of the network, and samples are drawn under the condition that nothing was.
 """
 
 from collections.abc import Callable
@@ -19,14 +19,16 @@ from jaxtyping import Array, Float, Num
 from flowjax.data.augment_edm import LABELS, check_probability, edm
 from flowjax.typing import PRNGKey
 
+__all__ = ["AUGMENTATIONS", "Augment", "Augmentation", "Augmented", "crop", "flip"]
+
 Images = Num[Array, "B H W C"]
 
 
 class Augmented(NamedTuple):
-    """Images in data space, and (B, n) numbers that tell what was done to each, or None where nothing need be told."""
+    """Images in data space, and (B, n) numbers that describe what was done to each, or None."""
 
     x: Images
-    told: Float[Array, "B n"] | None = None
+    augment_labels: Float[Array, "B n"] | None = None
 
 
 Augment = Callable[[PRNGKey, Images], Augmented]
@@ -34,7 +36,7 @@ Augment = Callable[[PRNGKey, Images], Augmented]
 
 
 class Augmentation(NamedTuple):
-    """What is done to a batch of images, and how many numbers tell of it."""
+    """What is done to a batch of images, and how many numbers describe it."""
 
     apply: Augment
     labels: int = 0

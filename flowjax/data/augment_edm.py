@@ -9,9 +9,9 @@ into one affine map of the plane, so that an image is resampled once:
     stretch     2^(0.2 n) along an axis of angle pi u
     translate   0.125 n of the side along each axis
 
-What was done is told to the network in nine numbers, zero where nothing was: mirrors, n of the scale, cos - 1 and sin
-of the rotation, n cos and n sin of the stretch, and the two translations. (As in EDM, a stretch and its inverse, by -n
-along the axis turned by pi, have the same numbers: of those it is told up to this choice.)
+What was done is passed to the network as a condition of nine numbers, zero where nothing was: mirrors, n of the scale,
+cos - 1 and sin of the rotation, n cos and n sin of the stretch, and the two translations. (As in EDM, a stretch and its inverse, by -n
+along the axis turned by pi, have the same numbers: these describe it up to this choice.)
 
 Pixels outside are reflections. Resampling is by cubic convolution (Keys 1981); EDM filters by a wavelet on a doubled
 grid instead.
@@ -40,8 +40,8 @@ def edm(key: PRNGKey, x: Num[Array, "B H W C"], p: float | int) -> tuple[Float[A
         ValueError: if p is no probability.
     """
     check_probability(p)
-    maps, told = _draw(key, x.shape[0], float(p))
-    return jax.vmap(warp)(x.astype(jnp.float32), maps), told
+    maps, augment_labels = _draw(key, x.shape[0], float(p))
+    return jax.vmap(warp)(x.astype(jnp.float32), maps), augment_labels
 
 
 def _draw(key: PRNGKey, n: int, p: float) -> tuple[Float[Array, "B 2 3"], Float[Array, "B 9"]]:
@@ -64,7 +64,7 @@ def _draw(key: PRNGKey, n: int, p: float) -> tuple[Float[Array, "B 2 3"], Float[
     along = rotation(axis) @ diagonal(1 / pull, pull) @ rotation(-axis)
     linear = diagonal(sign(mirror_x), sign(mirror_y)) @ diagonal(1 / grow, 1 / grow) @ rotation(-turn) @ along
     maps = jnp.concatenate([linear, -linear @ (_SHIFT * shift)[..., None]], -1)
-    told = [
+    augment_labels = [
         mirror_x,
         mirror_y,
         scale,
@@ -73,7 +73,7 @@ def _draw(key: PRNGKey, n: int, p: float) -> tuple[Float[Array, "B 2 3"], Float[
         stretch * jnp.cos(axis),
         stretch * jnp.sin(axis),
     ]
-    return maps, jnp.stack([*(a.astype(jnp.float32) for a in told), shift[:, 0], shift[:, 1]], -1)
+    return maps, jnp.stack([*(a.astype(jnp.float32) for a in augment_labels), shift[:, 0], shift[:, 1]], -1)
 
 
 def warp(image: Float[Array, "H W C"], to: Float[Array, "2 3"]) -> Float[Array, "H W C"]:

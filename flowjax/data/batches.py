@@ -50,9 +50,9 @@ def make_get_batch(dataset: Dataset, fields: Sequence[Field], augmentation: Augm
             rows = jax.tree.map(lambda a: a[position], arrays)
         delivered = rows.cond or {}
         cond = conditions.drop(key_drop, {name: delivered[name] for name in names}, fields)
-        x1, told = augmentation.apply(jax.random.fold_in(key, _AUGMENT), rows.x1)
-        if told is not None:
-            cond["augment"] = told
+        x1, augment_labels = augmentation.apply(jax.random.fold_in(key, _AUGMENT), rows.x1)
+        if augment_labels is not None:
+            cond["augment"] = augment_labels
         return prepared(dataset.spec, key_prepare, rows._replace(x1=x1, cond=cond))
 
     return get_batch

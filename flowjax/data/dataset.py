@@ -18,6 +18,8 @@ from flowjax.data.spec import DataSpec
 from flowjax.data.splits import permutation, skipping, skips
 from flowjax.typing import PRNGKey
 
+__all__ = ["RESIDENT_BYTES", "ArrayRows", "Dataset", "Rows", "held_out", "resident", "sample_rows"]
+
 RESIDENT_BYTES = 2**31
 """Sets up to this size live on the device; the environment variable FLOWJAX_RESIDENT_BYTES changes it."""
 

@@ -9,6 +9,8 @@ from flowjax.data.affine import image_scale
 from flowjax.data.dataset import Dataset, sample_rows
 from flowjax.data.spec import DataSpec
 
+__all__ = ["digits_of", "open_digits"]
+
 _TEST = 297
 
 

@@ -28,7 +28,9 @@ from flowjax.data.dataset import Dataset, held_out, resident, sample_rows
 from flowjax.data.decode import SUFFIXES, read_header, read_image
 from flowjax.data.layout import Layout, read_layout
 from flowjax.data.spec import DataSpec, shares_of, shortened
-from flowjax.data.splits import complement, held_out_tenth, spread
+from flowjax.data.splits import complement, held_out_tenth, stratified_rows
+
+__all__ = ["ImageRows", "open_folder"]
 
 _LARGEST_SIDE = 4096
 _INSPECTED = 10_000
@@ -143,7 +145,7 @@ def open_folder(path: str, size: int = 0, channels: int = 0) -> Dataset:
 
 def _inspect(files: list[Path]) -> tuple[int, bool]:
     """How many files hold several images, and whether all are grey, by the headers of at most `_INSPECTED`."""
-    chosen = [files[i] for i in spread(len(files), min(len(files), _INSPECTED))]
+    chosen = [files[i] for i in stratified_rows(len(files), min(len(files), _INSPECTED))]
     with ThreadPoolExecutor() as pool:
         headers = list(pool.map(read_header, chosen))
     return sum(header.several for header in headers), all(header.grey for header in headers)
@@ -153,7 +155,7 @@ def _split(layout: Layout, shape: tuple[int, int, int]) -> tuple[np.ndarray, np.
     """The row numbers of the images to train on, and of those to test on in their own list or in that of all images."""
     n = len(layout.train)
     if layout.test is not None:
-        return np.arange(n), spread(len(layout.test), held_out(len(layout.test), shape))
+        return np.arange(n), stratified_rows(len(layout.test), held_out(len(layout.test), shape))
     labels = np.array([label for _, label in layout.train])
     test_rows = held_out_tenth(n, labels if layout.classes else None, held_out(n, shape))
     return complement(n, test_rows), test_rows

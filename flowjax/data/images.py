@@ -15,6 +15,8 @@ from flowjax.data.affine import DataError, image_scale
 from flowjax.data.dataset import Dataset, resident, sample_rows
 from flowjax.data.spec import DataSpec
 
+__all__ = ["open_tfds", "prepare_line"]
+
 _SHAPES = {"mnist": (28, 28, 1), "fashion_mnist": (28, 28, 1), "cifar10": (32, 32, 3)}
 _CLASSES = {
     "fashion_mnist": "T-shirt/top,Trouser,Pullover,Dress,Coat,Sandal,Shirt,Sneaker,Bag,Ankle boot",

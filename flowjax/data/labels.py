@@ -9,6 +9,8 @@ from flowjax.archives import printable
 from flowjax.data.affine import DataError
 from flowjax.data.spec import MOST_CLASSES, shortened
 
+__all__ = ["is_text", "names_of", "read_labels"]
+
 _RENUMBER = "number them with numpy.unique(y, return_inverse=True)[1]"
 
 

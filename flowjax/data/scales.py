@@ -11,7 +11,9 @@ import numpy as np
 from flowjax.data.affine import Affine, DataError
 from flowjax.data.record import LARGEST_LIST
 from flowjax.data.spec import AT_ONCE, shortened
-from flowjax.data.splits import spread
+from flowjax.data.splits import stratified_rows
+
+__all__ = ["feature_scales", "pixel_channels", "standardisation"]
 
 _SAMPLE = 2**20
 """Numbers of the sample that is looked at for outliers and for features of different scales."""
@@ -44,7 +46,7 @@ def standardisation(
             elements that exist, (m, C).
         shape: of a row.
         dtype: of the stored numbers.
-        most: how many rows to take the moments of; a spread sample, if there are more.
+        most: how many rows to take the moments of; a sample that represents all, if there are more.
         how: "global", over all numbers; "feature", of each coordinate of vectors; "channel", of each entry of the last
             axis of images and sequences; "" for "feature" where the columns of vectors have standard deviations that
             differ by more than a factor of three, and otherwise "global".
@@ -71,7 +73,7 @@ def standardisation(
                 "data.normalise is 'feature', one scale for each column of x, because the columns' standard deviations "
                 "differ by more than a factor of three; 'global' takes one scale for all",
             )
-    sample = lambda: np.asarray(read(spread(n, max(1, min(n, _SAMPLE // math.prod(shape))))), np.float64)
+    sample = lambda: np.asarray(read(stratified_rows(n, max(1, min(n, _SAMPLE // math.prod(shape))))), np.float64)
     eps = float(jnp.finfo(dtype).eps)
     if how in ("feature", "channel"):
         affine, constant = feature_scales(where, "x", n, read, shape, most, missing=False)
@@ -147,7 +149,7 @@ def _chunks(
     n: int, read: Callable[[np.ndarray], np.ndarray], shape: tuple[int, ...], most: int
 ) -> Iterator[np.ndarray]:
     """Rows in float64, of at most `most` rows that represent all."""
-    rows, some = spread(n, min(n, most)), max(1, AT_ONCE // math.prod(shape))
+    rows, some = stratified_rows(n, min(n, most)), max(1, AT_ONCE // math.prod(shape))
     chunks = (np.asarray(read(rows[i : i + some]), np.float64) for i in range(0, len(rows), some))
     return (chunk for chunk in chunks if chunk.size)
 

@@ -13,6 +13,8 @@ from flowjax.data.folder import open_folder
 from flowjax.data.images import open_tfds
 from flowjax.data.requests import DataRequest, field_requests
 
+__all__ = ["DATASETS", "open_dataset"]
+
 
 def _density(name: str) -> Callable[[DataRequest], Dataset]:
     def opened(request: DataRequest) -> Dataset:

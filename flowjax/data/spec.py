@@ -26,6 +26,8 @@ from flowjax.data.affine import Affine, DataError
 from flowjax.data.record import ENTRIES, LARGEST_LIST, affine_record, read_affine, read_condition, read_entries
 from flowjax.typing import Batched, PRNGKey
 
+__all__ = ["AT_ONCE", "MOST_CLASSES", "DataSpec", "shares_of", "shortened"]
+
 MOST_CLASSES = LARGEST_LIST
 """The limit of labels, and of a description's lists."""
 

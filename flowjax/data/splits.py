@@ -8,6 +8,8 @@ change with the version of NumPy, whose own generators do not promise that.
 import numpy as np
 from jaxtyping import Int, UInt64
 
+__all__ = ["complement", "held_out_tenth", "permutation", "skipping", "skips", "stratified_rows"]
+
 _GOLDEN = 0x9E3779B97F4A7C15
 
 
@@ -16,7 +18,7 @@ def permutation(n: int) -> Int[np.ndarray, " n"]:
     return np.argsort(_hash(np.arange(n)), kind="stable")
 
 
-def spread(n: int, k: int) -> Int[np.ndarray, " k"]:
+def stratified_rows(n: int, k: int) -> Int[np.ndarray, " k"]:
     """A fixed sample of k of n rows, in increasing order, that represents the whole file.
 
     The rows are cut into k equal stretches, and one row of each is chosen by a hash. So sorted rows are represented in
@@ -48,8 +50,8 @@ def held_out_tenth(n: int, labels: np.ndarray | None = None, most: int | None = 
     candidates = np.arange(0) if labels is None else _all_but_one_of_each(labels)
     k = max(1, min(n // 10, n if most is None else most))
     if len(candidates) == 0:
-        return spread(n, k)
-    return np.sort(candidates[spread(len(candidates), min(k, len(candidates)))])
+        return stratified_rows(n, k)
+    return np.sort(candidates[stratified_rows(len(candidates), min(k, len(candidates)))])
 
 
 def complement(n: int, rows: Int[np.ndarray, " k"]) -> Int[np.ndarray, " rest"]:

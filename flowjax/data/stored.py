@@ -12,6 +12,8 @@ from flowjax.archives import ArchiveError, check_limit, check_regular, one_line,
 from flowjax.data.affine import DataError
 from flowjax.data.spec import shortened
 
+__all__ = ["KEYS", "Stored", "open_files", "open_zarrs", "unused"]
+
 KEYS = ("x", "y", "mask", "x_test", "y_test", "mask_test")
 """The arrays that are read wherever they are there."""
 

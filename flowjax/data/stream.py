@@ -18,6 +18,8 @@ import numpy as np
 from flowjax.batch import Batch
 from flowjax.data.dataset import ArrayRows, Rows
 
+__all__ = ["Stream"]
+
 _THREADS = 8
 _AHEAD = 4
 """Batches that a worker process has ready, or all threads together have twice."""

@@ -1,4 +1,4 @@
-"""Augmentation: pixels against array operations, EDM's maps against their labels, and a run that is told of them."""
+"""Augmentation: pixels against array operations, EDM's maps against their labels, and a run conditional on these."""
 
 import dataclasses
 import itertools
@@ -34,8 +34,8 @@ def test_flip_mirrors_half_of_the_images_and_is_its_own_inverse():
     """Rows of 3 different pixels are mirrored or not, exactly; the share of 4,000 is 1/2 within 5 standard errors."""
     x = np.array([0, 7, 255], np.uint8) * np.ones((4000, 2, 1), np.uint8)
     x = x[..., None]
-    out, told = flip(KEY, jnp.asarray(x))
-    assert told is None
+    out, augment_labels = flip(KEY, jnp.asarray(x))
+    assert augment_labels is None
     assert out.dtype == jnp.uint8
     mirrored = (np.asarray(out) == x[:, :, ::-1]).all((1, 2, 3))
     np.testing.assert_array_equal(np.where(mirrored[:, None, None, None], x[:, :, ::-1], x), out)
@@ -123,14 +123,16 @@ def test_resampling_is_exact_for_quadratics():
 # EDM's transforms
 
 
-def told_places(told, x, y):
+def described_places(augment_labels, x, y):
     """Where the pixel at (x, y) of the result comes from, by the nine numbers alone: two answers.
 
     The image is mirrored, scaled, turned, stretched and shifted in this order, so a place goes back through the
     inverse of each in the opposite order: complex numbers where the code has matrices. A stretch n along an axis has
     the numbers of -n along the axis turned by pi, which is its inverse.
     """
-    mirror_x, mirror_y, scale, cos_less_1, sin, stretch_cos, stretch_sin, *shift = np.asarray(told, np.float64)
+    mirror_x, mirror_y, scale, cos_less_1, sin, stretch_cos, stretch_sin, *shift = np.asarray(
+        augment_labels, np.float64
+    )
     axis, n = np.arctan2(stretch_sin, stretch_cos), np.hypot(stretch_cos, stretch_sin)
     for pull in (2 ** (0.2 * n), 2 ** (-0.2 * n)):
         z = ((x - 0.125 * shift[0]) + 1j * (y - 0.125 * shift[1])) * np.exp(-1j * axis)
@@ -146,12 +148,14 @@ def test_what_is_told_is_what_was_done(p):
     1% moves places by 5e-3, so its two readings differ by more; both occur."""
     side, n = 16, 48
     x, y = places(side, side)
-    out, told = jax.jit(edm, static_argnums=2)(KEY, jnp.broadcast_to(quadratic(x, y)[..., None], (n, side, side, 1)), p)
-    assert told.shape == (n, LABELS)
+    out, augment_labels = jax.jit(edm, static_argnums=2)(
+        KEY, jnp.broadcast_to(quadratic(x, y)[..., None], (n, side, side, 1)), p
+    )
+    assert augment_labels.shape == (n, LABELS)
     checked, readings = 0, []
-    for image, numbers in zip(np.asarray(out)[..., 0], told, strict=True):
+    for image, numbers in zip(np.asarray(out)[..., 0], augment_labels, strict=True):
         errors = []
-        for u, v in told_places(numbers, x, y):
+        for u, v in described_places(numbers, x, y):
             mask = inner(u, v, side, side)
             errors.append(np.abs(image - quadratic(u, v))[mask].max(initial=0))
             checked += mask.sum() / 2
@@ -159,7 +163,7 @@ def test_what_is_told_is_what_was_done(p):
         readings.append(np.sign(np.round(errors[1] - errors[0], 5)))
     assert checked > n * side * side / 4
     assert set(readings) >= {-1, 1}
-    assert np.all(np.std(told, 0) > 0)  # every transform was among them
+    assert np.all(np.std(augment_labels, 0) > 0)  # every transform was among them
 
 
 def test_without_probability_only_mirrors_are_left():
@@ -167,10 +171,10 @@ def test_without_probability_only_mirrors_are_left():
     mixes in that share of neighbours up to 255 away, through a kernel of slope at most 1, along each axis: 3e-4."""
     for side, atol in [(16, 0.0), (10, 3e-4)]:
         x = images(400, side, side, 3)
-        out, told = jax.jit(lambda x: edm(KEY, x, 0))(x)
+        out, augment_labels = jax.jit(lambda x: edm(KEY, x, 0))(x)
         assert out.dtype == jnp.float32
-        np.testing.assert_array_equal(told[:, 1:], 0)
-        mirrored = np.asarray(told[:, 0])
+        np.testing.assert_array_equal(augment_labels[:, 1:], 0)
+        mirrored = np.asarray(augment_labels[:, 0])
         assert set(mirrored) == {0.0, 1.0}
         assert abs(mirrored.mean() - 0.5) < 5 * 0.5 / np.sqrt(400)
         expected = np.where(mirrored[:, None, None, None], x[:, :, ::-1], x).astype(np.float32)
@@ -181,9 +185,9 @@ def test_how_often_and_how_far():
     """Shares within 5 standard errors, laws by Kolmogorov-Smirnov at level 1e-3, no two transforms correlated, all with
     a fixed key; the zeros are exact."""
     n, p = 20_000, 0.3
-    told = np.asarray(jax.jit(_draw, static_argnums=(1, 2))(KEY, n, p)[1], np.float64)
+    augment_labels = np.asarray(jax.jit(_draw, static_argnums=(1, 2))(KEY, n, p)[1], np.float64)
     error = 5 * 0.5 / np.sqrt(n)
-    mirror_x, mirror_y, scale, cos_less_1, sin, stretch_cos, stretch_sin, *shift = told.T
+    mirror_x, mirror_y, scale, cos_less_1, sin, stretch_cos, stretch_sin, *shift = augment_labels.T
     turned, stretched, shifted = (a != 0 for a in (sin, np.hypot(stretch_cos, stretch_sin), shift[0]))
     done = np.stack([mirror_x != 0, mirror_y != 0, scale != 0, turned, stretched, shifted])
     np.testing.assert_allclose(done.mean(1), [0.5, p / 2, p, p, p, p], atol=error)
@@ -258,9 +262,9 @@ def filled(like):
 
 
 @pytest.mark.slow
-def test_a_run_that_is_told_of_its_augmentation_trains_and_samples(tmp_path):
+def test_a_run_with_its_augmentation_as_a_condition_trains_and_samples(tmp_path):
     """Adam moves what has a gradient by the learning rate, 1e-3 a step: the weights of the labels among them, where the
-    labels that arrive are not zero. Sampling tells nothing."""
+    labels that arrive are not zero. Samples have none."""
     np.savez(tmp_path / "a.npz", x=images(20, 16, 16, 3))
     path = str(tmp_path / "a.npz")
     small = {"channels": 32, "multipliers": (1,), "blocks": 1, "attention": (), "head_width": 32, "dropout": 0.1}

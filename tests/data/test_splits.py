@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from flowjax.data.splits import _hash, complement, held_out_tenth, permutation, skipping, skips, spread
+from flowjax.data.splits import _hash, complement, held_out_tenth, permutation, skipping, skips, stratified_rows
 
 
 def test_the_hash_is_splitmix64():
@@ -29,12 +29,12 @@ def test_the_first_rows_of_a_permutation_of_a_sorted_file_have_the_shares_of_the
 
 @pytest.mark.parametrize(("n", "k"), [(10, 10), (11, 3), (10_000, 999), (10**12, 1000), (5, 0)])
 def test_a_spread_sample_has_one_row_of_each_stretch(n, k):
-    rows = spread(n, k)
+    rows = stratified_rows(n, k)
     assert len(rows) == k
     edges = [j * n // k for j in range(k + 1)] if k else []
     assert all(low <= row < high for low, row, high in zip(edges, rows.tolist(), edges[1:], strict=False))
     with pytest.raises(ValueError, match="cannot choose"):
-        spread(n, n + 1)
+        stratified_rows(n, n + 1)
 
 
 def test_a_tenth_of_each_class_is_held_out_and_no_class_vanishes():
