@@ -10,8 +10,8 @@ into one affine map of the plane, so that an image is resampled once:
     translate   0.125 n of the side along each axis
 
 What was done is passed to the network as a condition of nine numbers, zero where nothing was: mirrors, n of the scale,
-cos - 1 and sin of the rotation, n cos and n sin of the stretch, and the two translations. (As in EDM, a stretch and its inverse, by -n
-along the axis turned by pi, have the same numbers: these describe it up to this choice.)
+cos - 1 and sin of the rotation, n cos and n sin of the stretch, and the two translations. (As in EDM, a stretch and its
+inverse, by -n along the axis turned by pi, have the same numbers: these describe it up to this choice.)
 
 Pixels outside are reflections. Resampling is by cubic convolution (Keys 1981); EDM filters by a wavelet on a doubled
 grid instead.
