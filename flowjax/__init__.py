@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         schedules,
         solvers,
         sources,
+        spaces,
         training,
         transport,
     )
@@ -56,6 +57,7 @@ __all__ = [
     "schedules",
     "solvers",
     "sources",
+    "spaces",
     "training",
     "transport",
 ]

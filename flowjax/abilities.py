@@ -21,6 +21,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from jaxtyping import Array, Float
 
+from flowjax.spaces import EUCLIDEAN, Space
 from flowjax.typing import Batched, Cond, Time
 
 __all__ = [
@@ -157,6 +158,10 @@ class _Velocity:
     @property
     def interval(self) -> tuple[float, float]:
         return interval_of(self.model)
+
+    @property
+    def space(self) -> Space:
+        return getattr(self.model, "space", EUCLIDEAN)
 
     def __call__(self, t: Time, x: Batched, cond: Cond = None) -> Batched:
         return self.model.velocity(t, x, cond)

@@ -10,7 +10,7 @@ from all of N(0, I): `condition_weight` inf pairs within equal conditions, which
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import jax
@@ -19,6 +19,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Float, Int
 
 from flowjax.paths.affine import check_batch
+from flowjax.spaces import EUCLIDEAN, Euclidean, Space
 from flowjax.transport import (
     assign,
     auction,
@@ -95,12 +96,14 @@ class MinibatchOT:
         max_rounds: of the auction; rows that are left then are paired as they come, and their share is reported.
         condition_weight: on the squared distance of conditions (Cheng & Schwing 2025; labels are 0 or 1 apart); inf
             pairs within equal conditions only.
+        space: whose distance is the cost; "scipy" takes Euclidean space alone.
     """
 
     solver: Literal["scipy", "auction"] = "scipy"
     tolerance: float = 0.01
     condition_weight: float = 0.0
     max_rounds: int = 20_000
+    space: Space = field(default=EUCLIDEAN, repr=False)
 
     keeps_independence = False
 
@@ -109,10 +112,12 @@ class MinibatchOT:
             raise ValueError(f"MinibatchOT: solver is 'scipy' or 'auction', not {self.solver!r}")
         if not (self.tolerance > 0 and self.condition_weight >= 0):
             raise ValueError("MinibatchOT: tolerance must be positive and condition_weight not negative")
+        if self.solver == "scipy" and type(self.space) is not Euclidean:
+            raise ValueError(f"MinibatchOT: the solver 'scipy' is for Euclidean space: take 'auction' on {self.space}")
 
     def pairs(self, key: PRNGKey | None, x0: Batched, x1: Batched, cond: Cond = None) -> Pairs:
         check_batch(x0, x1)
-        cost = pairwise_cost(x0, x1)
+        cost = pairwise_cost(x0, x1, self.space)
         penalty = condition_penalty(cond, self.condition_weight) if self.condition_weight else None
         cost = cost if penalty is None else cost + penalty
         if self.solver == "auction":
@@ -137,12 +142,14 @@ class Sinkhorn:
         tau: inf for balanced transport; else the penalty that lets source points be used unevenly.
         condition_weight: as in `MinibatchOT`.
         max_sweeps: of Sinkhorn's iteration.
+        space: whose distance is the cost.
     """
 
     eps: float
     tau: float = math.inf
     condition_weight: float = 0.0
     max_sweeps: int = 2000
+    space: Space = field(default=EUCLIDEAN, repr=False)
 
     keeps_independence = False
 
@@ -156,7 +163,7 @@ class Sinkhorn:
         check_batch(x0, x1)
         if key is None:
             raise ValueError("Sinkhorn draws from a plan: pass key=jax.random.key(seed)")
-        cost = pairwise_cost(x0, x1)
+        cost = pairwise_cost(x0, x1, self.space)
         if self.condition_weight:
             cost = cost + condition_penalty(cond, self.condition_weight)
         plan = sinkhorn(cost, self.eps, tau=self.tau, max_sweeps=self.max_sweeps)

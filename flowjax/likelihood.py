@@ -29,6 +29,7 @@ from flowjax.precision import at_least_float32
 from flowjax.solvers import Stats, solve_ode
 from flowjax.solvers.ode import times_within
 from flowjax.sources import Source
+from flowjax.spaces import EUCLIDEAN, Space
 from flowjax.typing import Batched, Cond, Field, PRNGKey, Time
 
 __all__ = ["Divergence", "exact_divergence", "hutchinson_divergence", "log_prob"]
@@ -80,6 +81,11 @@ class _Augmented:
     @property
     def interval(self) -> tuple[float, float] | None:
         return getattr(self.field, "interval", None)
+
+    @property
+    def space(self) -> tuple[Space, Space]:
+        """The points move in the space of the field, the integral on a line."""
+        return getattr(self.field, "space", EUCLIDEAN), EUCLIDEAN
 
     def __call__(
         self, t: Time, state: tuple[Batched, Array], context: tuple[Cond, Array | None]

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from flowjax.transport import assign, entropic_potentials, pairwise_cost, squared_distances
+from flowjax.spaces import EUCLIDEAN
+from flowjax.transport import assign, entropic_potentials, pairwise_cost
 
 
 def wasserstein2_squared(x: Float[np.ndarray, "N *event"], y: Float[np.ndarray, "M *event"]) -> float:
@@ -51,7 +52,7 @@ def mmd(x: Float[Array, "N *event"], y: Float[Array, "M *event"]) -> Float[Array
     n, m = x.shape[0], y.shape[0]
     if n < 2 or m < 2:
         raise ValueError(f"at least two points of each are needed, got {n} and {m}")
-    xx, yy, xy = squared_distances(x, x), squared_distances(y, y), squared_distances(x, y)
+    xx, yy, xy = (EUCLIDEAN.pairwise_distance_squared(*pair) for pair in ((x, x), (y, y), (x, y)))
     median, mean = jnp.median(xy), xy.mean()
     unit = jnp.where(median > 0, median, jnp.where(mean > 0, mean, 1.0))
     bandwidths = jnp.array([0.25, 0.5, 1.0, 2.0, 4.0])

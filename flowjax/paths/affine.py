@@ -13,7 +13,7 @@ A score exists in two cases, both by Tweedie's formula:
     (4)  x0 ~ N(0, I) independent of x1 (a `GaussianPath`):     e0 = -sigma grad log p_t
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import NamedTuple
 
@@ -25,7 +25,8 @@ from flowjax.paths.base import PathSample
 from flowjax.paths.noise import Gamma
 from flowjax.schedules import Rates, Schedule, rates
 from flowjax.schedules.base import as_time
-from flowjax.sources import Normal, Source
+from flowjax.sources import Source
+from flowjax.spaces import EUCLIDEAN, Space
 from flowjax.typing import Batched, PRNGKey, Time
 
 
@@ -36,7 +37,7 @@ class NoiseRates(NamedTuple):
     dgamma: Float[Array, "..."]
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=["schedule", "noise"], meta_fields=[])
+@partial(jax.tree_util.register_dataclass, data_fields=["schedule", "noise"], meta_fields=["space"])
 @dataclass(frozen=True)
 class AffinePath:
     """The affine path with any source and any coupling (Lipman et al. 2024, sec. 4.7), with noise of its own or without
@@ -45,10 +46,12 @@ class AffinePath:
     Args:
         schedule: alpha and sigma; see `flowjax.schedules`.
         noise: gamma; see `flowjax.paths.noise`. None for gamma = 0.
+        space: where samples live: Euclidean space, in which points may be added.
     """
 
     schedule: Schedule
     noise: Gamma | None = None
+    space: Space = field(default=EUCLIDEAN, repr=False)
 
     @property
     def t_min(self) -> float:
@@ -87,9 +90,11 @@ class AffinePath:
             A `PathSample`; points and velocities have the dtype of the ends, the arithmetic is at least float32.
 
         Raises:
-            ValueError: if the ends differ in shape, the batch is empty, t does not fit the batch, or noise has no key.
+            ValueError: if the ends differ in shape or hold integers, the batch is empty, t does not fit the batch, or
+                noise has no key.
         """
         check_batch(x0, x1)
+        _check_floating(x1=x1, x0=x0)
         dtype = jnp.result_type(x0, x1)
         wide = jnp.promote_types(dtype, jnp.float32)
         a, s, da, ds = self.rates(t, x1)
@@ -119,12 +124,12 @@ class AffinePath:
             alpha, sigma = float(self.schedule.alpha(0.0)), float(self.schedule.sigma(0.0))
         if alpha == 0.0:
             return source
-        if not is_standard_normal(source):
+        if not self.space.is_standard(source):
             raise ValueError(f"{self.schedule} starts at alpha(0) = {alpha:.2g}, not 0: it needs the source N(0, I)")
-        return Normal(source.shape, 0.0, sigma)
+        return replace(self.space.source(source.shape), scale=sigma)
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=["schedule", "noise"], meta_fields=[])
+@partial(jax.tree_util.register_dataclass, data_fields=["schedule", "noise"], meta_fields=["space"])
 @dataclass(frozen=True)
 class GaussianPath(AffinePath):
     """The affine path from N(0, I), independent of the data: its score is known without noise of its own.
@@ -142,7 +147,7 @@ class GaussianPath(AffinePath):
 
     def prior(self, source: Source) -> Source:
         """As `AffinePath.prior`; a source that is not the standard normal is a ValueError."""
-        if not is_standard_normal(source):
+        if not self.space.is_standard(source):
             raise ValueError(
                 f"a GaussianPath starts from N(0, I), not from {source}; use AffinePath for another source"
             )
@@ -151,10 +156,7 @@ class GaussianPath(AffinePath):
 
 def is_standard_normal(source: Source) -> bool:
     """Whether the source is N(0, I), by its own parameters."""
-    if not isinstance(source, Normal):
-        return False
-    with jax.ensure_compile_time_eval():
-        return bool(jnp.all(jnp.asarray(source.loc) == 0) & jnp.all(jnp.asarray(source.scale) == 1))
+    return EUCLIDEAN.is_standard(source)
 
 
 def expand(t: jax.Array, like: Batched) -> jax.Array:
@@ -177,3 +179,12 @@ def check_batch(x0: Batched, x1: Batched) -> None:
         raise ValueError(f"x0 and x1 must have one shape, got {x0.shape} and {x1.shape}")
     if x1.ndim == 0 or x1.shape[0] == 0:
         raise ValueError("the batch is empty: at least one row is needed")
+
+
+def _check_floating(**ends: Batched) -> None:
+    """Refuses integers: noise that is converted to their type would be truncated."""
+    for name, x in ends.items():
+        if not jnp.issubdtype(x.dtype, jnp.floating):
+            raise ValueError(
+                f"{name} holds integers ({x.dtype}): convert them to floats, for example by {name}.astype(jnp.float32)"
+            )

@@ -14,6 +14,7 @@ from flowjax.abilities import Ends, HasEnds, interval_of
 from flowjax.paths.affine import AffinePath, GaussianPath
 from flowjax.precision import at_least_float32
 from flowjax.predictions.kinds import Denoiser, Prediction, velocity
+from flowjax.spaces import Space
 from flowjax.typing import Apply, Array, Batched, Cond, Params, Time
 
 __all__ = [
@@ -85,6 +86,11 @@ class VelocityField:
     def interval(self) -> tuple[float, float]:
         """The times at which the velocity is defined, over which `solve_ode` integrates by default."""
         return interval_of(self.model)
+
+    @property
+    def space(self) -> Space:
+        """The space in which it moves."""
+        return self.model.path.space
 
     def __call__(self, t: Time, x: Batched, cond: Cond = None) -> Batched:
         return self.model.compute_velocity(t, x, cond)

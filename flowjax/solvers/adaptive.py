@@ -6,6 +6,7 @@ largest root mean square over the leaves of the state, so that a log-density bes
 too.
 """
 
+from functools import partial
 from typing import Any
 
 import diffrax
@@ -14,14 +15,16 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from flowjax.solvers.rows import rows_of, with_rows
+from flowjax.spaces import EUCLIDEAN, leaf_spaces
 from flowjax.typing import Cond, Field, PyTree
 
 _FIRST_STEP = 0.01
 """Of the interval. Said here, as diffrax's own choice depends on its version, and would cost two evaluations."""
 
 
-def _norm(error: PyTree) -> Float[Array, ""]:
-    return jnp.max(jnp.stack([jnp.sqrt(jnp.mean(leaf**2)) for leaf in jax.tree.leaves(error)]))
+def _norm(space: Any, error: PyTree) -> Float[Array, ""]:
+    parts = zip(jax.tree.leaves(error), leaf_spaces(space, error), strict=True)
+    return jnp.max(jnp.stack([space.error_norm(leaf) for leaf, space in parts]))
 
 
 def evaluations(solver: diffrax.AbstractSolver, steps: Int[Array, " B"]) -> Int[Array, " B"]:
@@ -65,6 +68,8 @@ def integrate(
         steps included, and whether each row got to t1 within `max_steps`.
     """
 
+    space = getattr(field, "space", EUCLIDEAN)
+
     def one(x: PyTree, cond: Cond, rows: PyTree) -> tuple[PyTree, Array, Array]:
         lift = lambda tree: jax.tree.map(lambda leaf: leaf[None], tree)
         own = with_rows(field, lift(rows))
@@ -83,7 +88,7 @@ def integrate(
             y0=x,
             args=(cond, constants),
             adjoint=diffrax.RecursiveCheckpointAdjoint() if adjoint is None else adjoint,
-            stepsize_controller=diffrax.PIDController(rtol=rtol, atol=atol, norm=_norm),
+            stepsize_controller=diffrax.PIDController(rtol=rtol, atol=atol, norm=partial(_norm, space)),
             saveat=diffrax.SaveAt(t1=True) if save_at is None else diffrax.SaveAt(ts=save_at),
             max_steps=max_steps,
             throw=False,

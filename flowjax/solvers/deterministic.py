@@ -13,7 +13,12 @@ from flowjax.predictions import well_conditioned
 from flowjax.solvers import fixed_grid
 from flowjax.solvers.fixed_grid import Tableau
 from flowjax.solvers.samplers import BaseSampler, SamplerState, blend, standard_normal
+from flowjax.spaces import EUCLIDEAN, Space
 from flowjax.typing import Batched
+
+
+def _space_of(path: AffinePath | None) -> Space:
+    return EUCLIDEAN if path is None else path.space
 
 
 @dataclass(frozen=True)
@@ -38,9 +43,8 @@ class RungeKutta(BaseSampler):
         return self.tableau.stages
 
     def step(self, state: SamplerState, t: Array, t_next: Array, model: Any, key: RowKeys | None) -> SamplerState:
-        return SamplerState(
-            fixed_grid.step(lambda t, x, cond: model.velocity(t, x), state.x, None, t, t_next, self.tableau)
-        )
+        v = lambda t, x, cond: model.velocity(t, x)
+        return SamplerState(fixed_grid.step(v, state.x, None, t, t_next, self.tableau, _space_of(self.path)))
 
 
 @dataclass(frozen=True)
@@ -62,7 +66,8 @@ class AdamsBashforth(BaseSampler):
         v = model.velocity(t, state.x)
         h = t_next - t
         weight = h / (2 * h_last)
-        return SamplerState(state.x + h * (v + jnp.where(weight <= 1, weight, 0.0) * (v - last)), (v, h))
+        step = h * (v + jnp.where(weight <= 1, weight, 0.0) * (v - last))
+        return SamplerState(_space_of(self.path).exp(state.x, step), (v, h))
 
 
 @dataclass(frozen=True)

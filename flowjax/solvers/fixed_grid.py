@@ -5,7 +5,7 @@ Stages that the solution does not use (the last of a first-same-as-last pair) ar
 are the number of rows here. Reverse- and forward-mode differentiable.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import diffrax
 import jax
@@ -14,6 +14,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
+from flowjax.spaces import EUCLIDEAN, Space, leaf_spaces
 from flowjax.typing import Cond, Field, PyTree
 
 
@@ -45,26 +46,31 @@ def tableau_of(solver: type[diffrax.AbstractERK]) -> Tableau:
     return Tableau(a[:keep], tuple(b[:keep].tolist()), c[:keep])
 
 
-def step(field: Field, x: PyTree, cond: Cond, t: Array, t_next: Array, tableau: Tableau) -> PyTree:
-    """One step of the method from t to t_next."""
+def step(
+    field: Field, x: PyTree, cond: Cond, t: Array, t_next: Array, tableau: Tableau, space: Any = EUCLIDEAN
+) -> PyTree:
+    """One step of the method from t to t_next, in a space or a tuple of spaces (`flowjax.spaces.leaf_spaces`)."""
     h = t_next - t
     ks: list[PyTree] = []
     for row, c in zip(tableau.a, tableau.c, strict=True):
-        ks.append(field(t + c * h, _add(x, h, row, ks), cond))
-    return _add(x, h, tableau.b, ks)
+        ks.append(field(t + c * h, _add(x, h, row, ks, space), cond))
+    return _add(x, h, tableau.b, ks, space)
 
 
-def _add(x: PyTree, h: Array, weights: tuple[float, ...], ks: list[PyTree]) -> PyTree:
-    """x + h sum_i w_i k_i in the dtype of x, whatever that of the ks."""
+def _add(x: PyTree, h: Array, weights: tuple[float, ...], ks: list[PyTree], space: Any) -> PyTree:
+    """exp(x, h sum_i w_i k_i), in Euclidean space x + h sum_i w_i k_i, in the dtype of x, whatever that of the ks."""
     terms = [(w, k) for w, k in zip(weights, ks, strict=True) if w != 0.0]
     if not terms:
         return x
 
-    def add(y: Array, *k: Array) -> Array:
+    def add(y: Array, space: Space, *k: Array) -> Array:
         slope = sum(w * ki.astype(y.dtype) for (w, _), ki in zip(terms, k, strict=True))
-        return (y + h * slope).astype(y.dtype)
+        return space.exp(y, space.project(y, h * slope)).astype(y.dtype)
 
-    return jax.tree.map(add, x, *(k for _, k in terms))
+    leaves, structure = jax.tree.flatten(x)
+    slopes = (structure.flatten_up_to(k) for _, k in terms)
+    moved = [add(*parts) for parts in zip(leaves, leaf_spaces(space, x), *slopes, strict=True)]
+    return structure.unflatten(moved)
 
 
 def integrate(
@@ -73,7 +79,7 @@ def integrate(
     """Steps from times[0] to times[-1] through every time between.
 
     Args:
-        field: v(t, x, cond), a pytree shaped as x.
+        field: v(t, x, cond), a pytree shaped as x; its `space`, Euclidean where it has none, is where steps are taken.
         x: the state, a pytree of arrays of at least float32: it keeps its dtype from step to step.
         cond: passed through.
         times: the grid, in either direction.
@@ -82,7 +88,7 @@ def integrate(
     """
 
     def advance(x: PyTree, edge: tuple[Array, Array]) -> tuple[PyTree, PyTree | None]:
-        x = step(field, x, cond, *edge, tableau)
+        x = step(field, x, cond, *edge, tableau, getattr(field, "space", EUCLIDEAN))
         return x, x if save else None
 
     last, states = lax.scan(advance, x, (times[:-1], times[1:]))

@@ -2,7 +2,7 @@
 
 from flowjax.transport.assignment import assign, entropic_potentials
 from flowjax.transport.auction import auction
-from flowjax.transport.cost import condition_penalty, pairwise_cost, squared_distances
+from flowjax.transport.cost import condition_penalty, pairwise_cost
 from flowjax.transport.sinkhorn import Plan, draw_rows, round_plan, sinkhorn
 
 __all__ = [
@@ -15,5 +15,4 @@ __all__ = [
     "pairwise_cost",
     "round_plan",
     "sinkhorn",
-    "squared_distances",
 ]

@@ -1,0 +1,89 @@
+"""Euclidean space: exp, log and parallel transport are addition, and tangent vectors are vectors."""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from flowjax.sources import Normal, Source
+from flowjax.typing import Batched
+
+__all__ = ["EUCLIDEAN", "Euclidean"]
+
+
+@jax.tree_util.register_static
+@dataclass(frozen=True)
+class Euclidean:
+    """R^n, with points of any array shape.
+
+    Args:
+        shape: of one point; None where it does not matter.
+    """
+
+    shape: tuple[int, ...] | None = None
+
+    def exp(self, x: Batched, v: Batched) -> Batched:
+        return x + v
+
+    def log(self, x: Batched, y: Batched) -> Batched:
+        return y - x
+
+    def project(self, x: Batched, v: Batched) -> Batched:
+        return v
+
+    def inner(self, x: Batched, u: Batched, v: Batched) -> Float[Array, " B"]:
+        return (u * v).reshape(u.shape[0], -1).sum(-1)
+
+    def norm(self, x: Batched, v: Batched) -> Float[Array, " B"]:
+        return jnp.sqrt(self.inner(x, v, v))
+
+    def distance_squared(self, x: Batched, y: Batched) -> Float[Array, " B"]:
+        v = self.log(x, y)
+        return self.inner(x, v, v)
+
+    def pairwise_distance_squared(
+        self, x: Float[Array, "N *event"], y: Float[Array, "M *event"]
+    ) -> Float[Array, "N M"]:
+        """|x_i - y_j|^2 in float32.
+
+        In up to four dimensions the differences are formed. In more dimensions |x|^2 + |y|^2 - 2 x.y needs less memory,
+        and its rounding error is relative to the squared norms. The mean of all points is therefore subtracted first,
+        in the dtype of the input, so that the error is relative to the spread of the points and not to their distance
+        from the origin.
+        """
+        a, b = (points.reshape(points.shape[0], -1) for points in (x, y))
+        a, b = (points.astype(jnp.promote_types(points.dtype, jnp.float32)) for points in (a, b))
+        if a.shape[1] <= 4:
+            return ((a[:, None] - b) ** 2).sum(-1).astype(jnp.float32)
+        centre = (a.mean(0) + b.mean(0)) / 2
+        centre = jnp.where(jnp.isfinite(centre), centre, 0.0)  # one bad point must not spoil the other rows
+        a, b = ((points - centre).astype(jnp.float32) for points in (a, b))
+        # Full float32 products: by default a GPU multiplies with 10 bits of mantissa and a TPU with 7.
+        cross = jnp.matmul(a, b.T, precision="highest")
+        return jnp.maximum((a**2).sum(-1)[:, None] + (b**2).sum(-1) - 2 * cross, 0.0)
+
+    def error_norm(self, error: Float[Array, "..."]) -> Float[Array, ""]:
+        """The root mean square over the coordinates."""
+        return jnp.sqrt(jnp.mean(error**2))
+
+    def source(self, shape: tuple[int, ...] | None = None) -> Normal:
+        """N(0, I).
+
+        Raises:
+            ValueError: if neither the space nor the caller says the shape.
+        """
+        shape = self.shape if shape is None else shape
+        if shape is None:
+            raise ValueError("the shape of a point is not known: pass Euclidean(shape) or source(shape)")
+        return Normal(shape)
+
+    def is_standard(self, source: Source) -> bool:
+        if not isinstance(source, Normal):
+            return False
+        with jax.ensure_compile_time_eval():
+            return bool(jnp.all(jnp.asarray(source.loc) == 0) & jnp.all(jnp.asarray(source.scale) == 1))
+
+
+EUCLIDEAN = Euclidean()
+"""The space of paths, solvers and couplings by default."""
