@@ -206,10 +206,7 @@ class _Components(Components):
                 f"model.name {model.name!r} needs images (H, W, C), and data {spec.name!r} has shape {spec.shape}"
             )
         given: dict[str, Any] = {key: model[key] for key in MODEL_DEFAULTS[model.name]}
-        label, augment = (conditions.named(self.fields, name) for name in ("label", "augment"))
-        given |= {"num_classes": label.num_classes if label else 0, "outputs": outputs}
-        given |= {"augment": augment.shape[0]} if augment else {}
-        given |= {"two_times": True} if two_times else {}
+        given |= {"fields": self.fields, "outputs": outputs} | ({"two_times": True} if two_times else {})
         return self.network_of(lambda rngs: module(spec.shape, rngs=rngs, **given), bool(model.get("dropout", 0.0)))
 
     def network_of(self, construct: Callable[[nnx.Rngs], nnx.Module], takes_key: bool = False) -> Network:

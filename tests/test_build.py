@@ -57,7 +57,7 @@ def problem(overrides):
 def test_every_kind_of_cell_has_a_loss_and_its_gradient(cell):
     config, dataset, built = problem(CELLS[cell])
     raw = dataset.sample(dataset.arrays() if dataset.arrays else None, jax.random.key(1), 16)
-    cond = raw.cond["label"] if config.data.cond else None
+    cond = raw.cond if config.data.cond else None
     batch = Batch(dataset.spec.prepare(jax.random.key(2), raw.x1), cond)
     params, state = built.init(jax.random.key(0))
     value = lambda p: built.loss(p, Context(state=state), jax.random.key(3), batch).value

@@ -21,6 +21,7 @@ from flax import nnx
 
 from flowjax import couplings, methods, metrics, predictions
 from flowjax.batch import Batch
+from flowjax.conditions import Field
 from flowjax.data.densities import EIGHT_MODES, EIGHT_STD
 from flowjax.models import MLP
 from flowjax.paths import AffinePath
@@ -53,8 +54,14 @@ def draw_data(key, n, classes, label=None):
     return MODES[mode] + EIGHT_STD * jax.random.normal(key_z, (n, 2)), y
 
 
+def draw_batch(key, classes):
+    x1, y = draw_data(key, BATCH, classes)
+    return Batch(x1, {"label": y})
+
+
 def network(classes):
-    make = lambda rngs: MLP((2,), width=64, depth=3, num_classes=classes, rngs=rngs)
+    fields = (Field("label", "label", num_classes=classes),)
+    make = lambda rngs: MLP((2,), width=64, depth=3, fields=fields, rngs=rngs)
     graph, _ = nnx.split(nnx.eval_shape(lambda: make(nnx.Rngs(0))))
     init = lambda key: nnx.to_pure_dict(nnx.split(make(nnx.Rngs(key)))[1])
     return init, lambda params, t, x, cond: nnx.merge(graph, params)(t, x, cond)
@@ -74,7 +81,7 @@ def make_training(coupling, classes, steps):
         def step(state, i):
             params, moments = state
             key_data, key_loss = jax.random.split(jax.random.fold_in(key_run, i))
-            value, slope = jax.value_and_grad(loss)(params, key_loss, Batch(*draw_data(key_data, BATCH, classes)))
+            value, slope = jax.value_and_grad(loss)(params, key_loss, draw_batch(key_data, classes))
             updates, moments = tx.update(slope, moments)
             return (optax.apply_updates(params, updates), moments), value
 
@@ -121,7 +128,7 @@ def make_draw(classes):
     @jax.jit
     def draw(params, x0, label):
         field = predictions.read(partial(apply, params), PATH, predictions.velocity).velocity
-        cond = jnp.full(len(x0), label)
+        cond = {"label": jnp.full(len(x0), label)}
         solve = partial(solve_ode, field, x0, cond=cond, t0=0.0, t1=1.0)
         energy = metrics.path_energy(field, x0, cond=cond, steps=50).mean()
         return solve(solver="rk4", steps=50)[0], solve(solver="euler", steps=4)[0], energy

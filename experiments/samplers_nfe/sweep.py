@@ -60,7 +60,8 @@ def draw(run, x0, labels, name, **how):
     began, parts, nfe = time.perf_counter(), [], 0
     for i in range(0, len(x0), BATCH):
         rows = slice(i, i + BATCH)
-        x, stats = flowjax.solvers.sample(run.model(), x0[rows], solver=name, key=keys[rows], cond=labels[rows], **how)
+        cond = {"label": labels[rows]}
+        x, stats = flowjax.solvers.sample(run.model(), x0[rows], solver=name, key=keys[rows], cond=cond, **how)
         parts.append(np.asarray(x))
         nfe = max(nfe, int(stats.nfe.max()))
     return np.concatenate(parts), nfe, time.perf_counter() - began

@@ -7,12 +7,8 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-
 from flowjax import guidance
 from flowjax.arguments import make
-from flowjax.conditions import NO_LABEL
 from flowjax.errors import ConfigError, unknown
 from flowjax.inference.run import Run
 from flowjax.names import make_schedule
@@ -27,7 +23,7 @@ from flowjax.solvers.grids import GRIDS
 from flowjax.solvers.names import check_solver
 from flowjax.solvers.names import interval as solver_interval
 from flowjax.training.writers import say
-from flowjax.typing import Cond, Params
+from flowjax.typing import Params
 
 __all__ = ["DOPRI5", "Choice", "Guide", "SampledModel", "SolverSettings", "choose"]
 
@@ -222,12 +218,8 @@ def _model(run: Run, guide: Guide | None, path: AffinePath, params: Params, weak
     if guide is not None and guide.weak is not None:
         model = guidance.Auto(model, guide.weak.model(weak), guide.scale)
     elif guide is not None:
-        model = guidance.ClassifierFree(model, guide.scale, run.fields, guide.interval, guide.rescale, uncond=_no_label)
+        model = guidance.ClassifierFree(model, guide.scale, run.fields, guide.interval, guide.rescale)
     return model if path == run.path else Rescheduled(model, path)
-
-
-def _no_label(cond: Cond) -> Cond:
-    return jax.tree.map(lambda labels: jnp.full_like(labels, NO_LABEL), cond)
 
 
 def _grid(solver: SolverSettings) -> grids.Grid | None:

@@ -143,11 +143,10 @@ class Program:
 
 def _conditions(
     kind: Labels, run: Run, inputs: Inputs, rows: Array, given: Mapping[str, Array]
-) -> tuple[Array | None, Any]:
+) -> tuple[Array | None, dict[str, Array]]:
     """The labels that are drawn for these rows, and all of their conditions."""
     labels = labels_of(kind, run.spec, inputs, rows)
-    cond = dict(given) if labels is None else {**given, "label": labels}
-    return labels, cond.get("label")
+    return labels, dict(given) if labels is None else {**given, "label": labels}
 
 
 def compile_draw(

@@ -103,7 +103,7 @@ def log_prob(
             run.model(params),
             jax.vmap(partial(prepare, noise_key))(rows, x),
             run.prior,
-            cond=cond.get("label"),
+            cond=cond,
             t0=t0,
             t1=t1,
             divergence=divergence,

@@ -100,8 +100,8 @@ def _convert(state: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, n
     # (width, channel, row, column) to (row, column, channel, width)
     patches = lambda a: a.astype(np.float32).transpose(2, 3, 1, 0).reshape(-1, a.shape[0])
     flat["stem.kernel"], flat["stem.bias"] = take("x_embedder.proj.weight", patches), take("x_embedder.proj.bias")
-    if "label.table" in wanted:
-        flat["label.table"] = take("y_embedder.embedding_table.weight")
+    if "encoders.label.table" in wanted:
+        flat["encoders.label.table"] = take("y_embedder.embedding_table.weight")
     _check_positions(take("pos_embed"), wanted["stem.bias"].shape[0])
     take.finish()
     return flat

@@ -74,9 +74,9 @@ def from_torchcfm(
         bias = _bias(kind, head_width, heads, legacy)
         flat[f"{ours}.{'scale' if kind == 'norm' else 'kernel'}"] = take(f"{theirs}.weight", weight)
         flat[f"{ours}.bias"] = take(f"{theirs}.bias", bias)
-    if "label.table" in wanted:
-        flat["label.table"] = take("label_emb.weight", lambda a: np.concatenate([a, np.zeros_like(a[:1])]))
-    if "augment.kernel" in wanted:
+    if "encoders.label.table" in wanted:
+        flat["encoders.label.table"] = take("label_emb.weight", lambda a: np.concatenate([a, np.zeros_like(a[:1])]))
+    if "encoders.augment.linear.kernel" in wanted:
         raise WeightsError("torchcfm's networks know of no augmentation: build the network without")
     take.finish()
     return fill(like, flat)

@@ -10,6 +10,7 @@ maps until a norm takes them, doubling the resolution is part of its convolution
 where the hardware can (`models.attention`). Computes in `dtype`, with float32 parameters, statistics and softmax.
 """
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax
@@ -18,8 +19,10 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
+from flowjax.conditions import Field, check
 from flowjax.models.attention import attend
-from flowjax.models.embeddings import LabelEmbedding, batch_time, label_and_augment, positional
+from flowjax.models.embeddings import batch_time, positional, refuse_mask, time_difference
+from flowjax.models.encoders import beside, check_fields, encode, encoders_of, extra_channels
 from flowjax.models.layers import (
     DTYPES,
     REMAT,
@@ -75,14 +78,14 @@ class ResBlock(nnx.Module):
         self.conv2 = Conv(b, b, init=_zeros, rngs=rngs)
         self.skip = Conv(a, b, 1, rngs=rngs) if a != b else None
 
-    def __call__(self, m: Map, embedding: Float[Array, "B E"], key: RowKeys | None) -> Map:
-        h = self.conv1.linear(self.norm1(*m.parts, add=m.bias))
+    def __call__(self, m: Map, embedding: Float[Array, "B E"], key: RowKeys | None, forward_mode: bool = False) -> Map:
+        h = self.conv1.linear(self.norm1(*m.parts, add=m.bias, forward_mode=forward_mode))
         e, bias = self.embed(embedding), self.conv1.bias[...]
         if self.film:
             scale, shift = jnp.split(e, 2, -1)
-            h = self.norm2(h, add=bias, film=(scale, shift))
+            h = self.norm2(h, add=bias, film=(scale, shift), forward_mode=forward_mode)
         else:
-            h = self.norm2(h, add=e + bias)
+            h = self.norm2(h, add=e + bias, forward_mode=forward_mode)
         h = self.conv2.linear(dropout(h, self.rate, key))
         if self.skip is not None:
             m = _mixed(self.skip, m)
@@ -110,16 +113,16 @@ class Attention(nnx.Module):
         self.qkv = nnx.Linear(channels, 3 * channels, kernel_init=uniform_init(), rngs=rngs)
         self.out = nnx.Linear(channels, channels, kernel_init=_zeros, rngs=rngs)
 
-    def __call__(self, m: Map) -> Map:
+    def __call__(self, m: Map, forward_mode: bool = False) -> Map:
         b, h, w, c = m.x.shape
-        x = self.norm(m.x, add=m.bias)
+        x = self.norm(m.x, add=m.bias, forward_mode=forward_mode)
         # three products, so that none of q, k and v has to be copied out of the others
         q, k, v = (x @ kernel for kernel in jnp.split(self.qkv.kernel[...].astype(x.dtype), 3, -1))
         # softmax does not see the bias of k, and v's goes through the weights, which sum to one, as it is
         q_bias, _, v_bias = jnp.split(_bias(self.qkv), 3)
         q, k, v = (a.reshape(b, h * w, self.heads, -1) for a in (q + q_bias.astype(q.dtype), k, v))
         out = self.out.kernel[...]
-        mixed = attend(q, k, v).reshape(b, h, w, c) @ out.astype(x.dtype)
+        mixed = attend(q, k, v, forward_mode).reshape(b, h, w, c) @ out.astype(x.dtype)
         return Map((m.x + mixed,), m.bias + _bias(self.out) + v_bias @ out)
 
 
@@ -147,14 +150,14 @@ class Stage(nnx.Module):
         self.block = ResBlock(a, b, width, film, rate, rngs=rngs)
         self.attention = Attention(b, head_width, heads, rngs=rngs) if attention else None
 
-    def __call__(self, m: Map, embedding: Float[Array, "B E"], key: RowKeys | None) -> Map:
-        m = self.block(m, embedding, key)
-        return m if self.attention is None else self.attention(m)
+    def __call__(self, m: Map, embedding: Float[Array, "B E"], key: RowKeys | None, forward_mode: bool = False) -> Map:
+        m = self.block(m, embedding, key, forward_mode)
+        return m if self.attention is None else self.attention(m, forward_mode)
 
 
-def _resampled(conv: Conv, m: Map) -> Map:
+def _resampled(conv: Conv, m: Map, forward_mode: bool) -> Map:
     """The convolution of a settled map."""
-    return Map((conv.linear(m.x),), conv.bias[...])
+    return Map((conv.linear(m.x, forward_mode),), conv.bias[...])
 
 
 class ADM(nnx.Module):
@@ -172,8 +175,8 @@ class ADM(nnx.Module):
         film: the embedding scales and shifts after the norm (ADM) instead of being added before it.
         dropout: rate, inside each residual block; applied where the call passes a key.
         time_scale: what multiplies t before its sines; torchcfm's is 1, ADM's 1000.
-        num_classes: classes of the condition; 0 for an unconditional network.
-        augment: numbers that describe an augmentation (`data.augment`), or 0.
+        fields: of the conditions, of the kinds in `encoders.TAKES`.
+        two_times: whether the network takes a second time s. An embedding of t - s is added to that of t.
         outputs: images side by side in the last axis.
         dtype: a name in `DTYPES`.
         remat: a name in `REMAT`, for each residual block with its attention.
@@ -193,8 +196,8 @@ class ADM(nnx.Module):
         film: bool = False,
         dropout: float = 0.1,
         time_scale: float = 1.0,
-        num_classes: int = 0,
-        augment: int = 0,
+        fields: tuple[Field, ...] = (),
+        two_times: bool = False,
         outputs: int = 1,
         dtype: str = "bfloat16",
         remat: str = "none",
@@ -206,15 +209,16 @@ class ADM(nnx.Module):
             raise ValueError(f"{len(multipliers)} levels need images whose sides {halvings} divides, not {shape[:2]}")
         if channels % 32:
             raise ValueError(f"channels must be a multiple of 32, the groups of the norms, not {channels}")
+        check_fields("adm", fields, shape)
         check_name("dtype", dtype, DTYPES)
         check_name("remat", remat, REMAT)
         self.dtype, self.remat, self.time_scale, self.features = DTYPES[dtype], remat, time_scale, channels
         e = 4 * channels
         linear = lambda a, b: nnx.Linear(a, b, kernel_init=uniform_init(), rngs=rngs)
         self.time1, self.time2 = linear(channels, e), linear(e, e)
-        self.label = LabelEmbedding(num_classes, e, rngs=rngs) if num_classes else None
-        self.augment = nnx.Linear(augment, e, use_bias=False, rngs=rngs) if augment else None
-        self.stem = Conv(c, channels, rngs=rngs)
+        self.fields, self.two_times = fields, two_times
+        self.encoders = nnx.data(encoders_of(fields, e, rngs=rngs))
+        self.stem = Conv(c + extra_channels(fields), channels, rngs=rngs)
         stage = lambda a, b, side: Stage(a, b, e, film, dropout, side in attention, head_width, heads, rngs=rngs)
         widths = [channels * m for m in multipliers]
         sides = [height // 2**i for i in range(len(widths))]
@@ -244,27 +248,46 @@ class ADM(nnx.Module):
         self.up, self.ups = nnx.List(up), nnx.List(ups)
         self.norm = GroupNorm(now, rngs=rngs)
         self.out = Conv(now, outputs * c, init=_zeros, rngs=rngs)
+        self.difference1 = linear(channels, e) if two_times else None
+        self.difference2 = linear(e, e) if two_times else None
 
     def __call__(
-        self, t: Array | float, x: Float[Array, "B H W C"], cond: Cond = None, *, key: PRNGKey | RowKeys | None = None
+        self,
+        t: Array | float,
+        x: Float[Array, "B H W C"],
+        cond: Cond = None,
+        *,
+        s: Array | float | None = None,
+        mask: Array | None = None,
+        key: PRNGKey | RowKeys | None = None,
+        forward_mode: bool = False,
     ) -> Float[Array, "B H W D"]:
         """The network's output, in float32.
 
         Args:
             t: () or (B,) in [0, 1].
             x: (B, H, W, C).
-            cond: (B,) labels; or a dictionary of `label` and `augment`, (B, n); or None.
+            cond: conditions by name, or None; a field that is absent is not given.
+            s: () or (B,), the second time of a network of two times; None otherwise.
+            mask: None; other networks take masks.
             key: of the dropout, for all rows or one for each; None for none.
+            forward_mode: use only operations that JAX differentiates in forward mode.
+
+        Raises:
+            ValueError: on a condition that is not one of `fields`, a mask, or a second time where it has no meaning.
         """
-        embedding = self._embed(batch_time(t, x), cond)
+        refuse_mask(mask)
+        cond = check(cond, self.fields)
+        embedding = self._embed(batch_time(t, x), s, cond)
         n = 2 + sum(len(level) for level in (*self.down, *self.up))
         keys = iter(split_keys(row_keys(key, x.shape[0]), n))
-        run = lambda stage, m: remat(self.remat, lambda m, e, key: stage(m, e, key))(m, embedding, next(keys))
-        m = Map((self.stem.linear(x.astype(self.dtype)),), self.stem.bias[...])
+        block = lambda stage: lambda m, e, key: stage(m, e, key, forward_mode)
+        run = lambda stage, m: remat(self.remat, block(stage))(m, embedding, next(keys))
+        m = Map((self.stem.linear(beside(x.astype(self.dtype), self.fields, cond)),), self.stem.bias[...])
         skips = [m]
         for i, level in enumerate(self.down):
             if i:
-                m = _resampled(self.downs[i - 1], m)
+                m = _resampled(self.downs[i - 1], m, forward_mode)
                 skips.append(m)
             for j, stage in enumerate(level):
                 m = run(stage, m)
@@ -276,15 +299,16 @@ class ADM(nnx.Module):
             for stage in level:
                 m = run(stage, _beside(m, skips.pop()))
             if i < len(self.ups):
-                m = _resampled(self.ups[i], m.settled())
-        return self.out(self.norm(m.x, add=m.bias)).astype(jnp.float32)
+                m = _resampled(self.ups[i], m.settled(), forward_mode)
+        return self.out(self.norm(m.x, add=m.bias, forward_mode=forward_mode)).astype(jnp.float32)
 
-    def _embed(self, t: Float[Array, " B"], cond: Cond) -> Float[Array, "B E"]:
-        """silu of the embedding of time, class and augmentation, in float32: it is small."""
-        e = self.time2(jax.nn.silu(self.time1(positional(t * self.time_scale, self.features))))
-        label, augment = label_and_augment(cond)
-        if self.label is not None:
-            e = e + self.label(label, t.shape[0])
-        if self.augment is not None and augment is not None:
-            e = e + self.augment(augment)
+    def _embed(self, t: Float[Array, " B"], s: Array | float | None, cond: Mapping[str, Array]) -> Float[Array, "B E"]:
+        """silu of the embedding of times and conditions, in float32: it is small."""
+        embed = lambda t, one, two: two(jax.nn.silu(one(positional(t * self.time_scale, self.features))))
+        e = embed(t, self.time1, self.time2)
+        difference = time_difference(t, s, self.two_times)
+        if difference is not None:
+            e = e + embed(difference, self.difference1, self.difference2)
+        for encoded in encode(self.encoders, self.fields, cond, t.shape[0]):
+            e = e + encoded
         return jax.nn.silu(e)

@@ -15,10 +15,15 @@ _TILE = 64
 
 
 def attend(
-    q: Float[Array, "B T N H"], k: Float[Array, "B T N H"], v: Float[Array, "B T N H"]
+    q: Float[Array, "B T N H"], k: Float[Array, "B T N H"], v: Float[Array, "B T N H"], forward_mode: bool = False
 ) -> Float[Array, "B T N H"]:
-    """softmax(q k^T / sqrt(H)) v for each of N heads, with the softmax in float32."""
-    if kernels.serve() and cudnn_takes(q.shape[1], q.shape[3], q.dtype):
+    """softmax(q k^T / sqrt(H)) v for each of N heads, with the softmax in float32.
+
+    Args:
+        q, k, v: queries, keys and values.
+        forward_mode: use only operations that JAX differentiates in forward mode.
+    """
+    if kernels.serve(forward_mode) and cudnn_takes(q.shape[1], q.shape[3], q.dtype):
         return jax.nn.dot_product_attention(q, k, v, implementation="cudnn")
     weights = jnp.einsum("btnh,bsnh->bnts", q, k, preferred_element_type=jnp.float32)
     weights = jax.nn.softmax(weights * q.shape[-1] ** -0.5, -1).astype(q.dtype)

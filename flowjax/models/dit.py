@@ -9,7 +9,7 @@ Computes in `dtype`, with float32 parameters, norms, modulations and softmax. Th
 the backward pass: they cost one read of what is kept anyway.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 import jax
@@ -18,8 +18,10 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
+from flowjax.conditions import Field, check
 from flowjax.models.attention import attend
-from flowjax.models.embeddings import LabelEmbedding, batch_time, label_and_augment, positional
+from flowjax.models.embeddings import batch_time, positional, refuse_mask, time_difference
+from flowjax.models.encoders import beside, check_fields, encode, encoders_of, extra_channels
 from flowjax.models.layers import DTYPES, REMAT, RowKeys, check_name, dropout, remat, row_keys, split_keys
 from flowjax.typing import Cond, PRNGKey
 
@@ -111,20 +113,24 @@ class Block(nnx.Module):
         self.k_gain = nnx.Param(jnp.ones(width // heads)) if qk_norm else None
 
     def __call__(
-        self, x: Float[Array, "B T W"], c: Float[Array, "B W"], keys: Sequence[RowKeys | None]
+        self,
+        x: Float[Array, "B T W"],
+        c: Float[Array, "B W"],
+        keys: Sequence[RowKeys | None],
+        forward_mode: bool = False,
     ) -> Float[Array, "B T W"]:
         shift1, scale1, gate1, shift2, scale2, gate2 = jnp.split(self.modulation(c), 6, -1)
-        h = dropout(self._attention(_modulated_norm(x, shift1, scale1)), self.rate, keys[0])
+        h = dropout(self._attention(_modulated_norm(x, shift1, scale1), forward_mode), self.rate, keys[0])
         x = x + gate1[:, None].astype(x.dtype) * h
         h = _linear(self.mlp2, _gelu(_linear(self.mlp1, _modulated_norm(x, shift2, scale2))))
         return x + gate2[:, None].astype(x.dtype) * dropout(h, self.rate, keys[1])
 
-    def _attention(self, x: Float[Array, "B T W"]) -> Float[Array, "B T W"]:
+    def _attention(self, x: Float[Array, "B T W"], forward_mode: bool) -> Float[Array, "B T W"]:
         b, n, w = x.shape
         q, k, v = (y.reshape(b, n, self.heads, w // self.heads) for y in _products(self.qkv, x, 3))
         if self.q_gain is not None and self.k_gain is not None:
             q, k = _rms_norm(q, self.q_gain[...]), _rms_norm(k, self.k_gain[...])
-        return _linear(self.out, attend(q, k, v).reshape(b, n, w))
+        return _linear(self.out, attend(q, k, v, forward_mode).reshape(b, n, w))
 
 
 class DiT(nnx.Module):
@@ -139,8 +145,9 @@ class DiT(nnx.Module):
         qk_norm: queries and keys are RMS-normed in each head, with a gain each (Esser et al. 2024, sec. 5.3.2).
         dropout: rate, at the end of each residual branch; applied where the call passes a key.
         time_scale: what multiplies t before its sines: 1000 as DiT, whose times are steps of a chain; 1 as SiT.
-        num_classes: classes of the condition; 0 for an unconditional network.
-        augment: numbers that describe an augmentation (`data.augment`), or 0.
+        fields: of the conditions, of the kinds in `encoders.TAKES`. The elements of a sequence are
+            tokens beside those of the image, and are dropped at the end.
+        two_times: whether the network takes a second time s. An embedding of t - s is added to that of t.
         outputs: images side by side in the last axis.
         dtype: a name in `DTYPES`.
         remat: a name in `REMAT`, for each block.
@@ -161,8 +168,8 @@ class DiT(nnx.Module):
         qk_norm: bool = False,
         dropout: float = 0.0,
         time_scale: float = 1000.0,
-        num_classes: int = 0,
-        augment: int = 0,
+        fields: tuple[Field, ...] = (),
+        two_times: bool = False,
         outputs: int = 1,
         dtype: str = "bfloat16",
         remat: str = "none",
@@ -173,49 +180,75 @@ class DiT(nnx.Module):
             raise ValueError(f"patch {patch} does not divide images of {sides[0]} x {sides[1]}")
         if width % heads or width % 4:
             raise ValueError(f"width must be a multiple of 4 and of the {heads} heads, not {width}")
+        check_fields("dit", fields, shape)
         for name, value, known in (("dtype", dtype, DTYPES), ("remat", remat, REMAT)):
             check_name(name, value, known)
         self.patch, self.dtype, self.remat, self.time_scale = patch, DTYPES[dtype], remat, time_scale
         self.features = TIME_FEATURES
         dense = lambda a, b, init: nnx.Linear(a, b, kernel_init=init, rngs=rngs)
-        self.stem = dense(patch**2 * c, width, _xavier)
+        self.fields, self.two_times = fields, two_times
+        self.stem = dense(patch**2 * (c + extra_channels(fields)), width, _xavier)
         self.time1, self.time2 = dense(TIME_FEATURES, width, _small), dense(width, width, _small)
-        self.label = LabelEmbedding(num_classes, width, rngs=rngs) if num_classes else None
-        if self.label is not None:
-            self.label.table = nnx.Param(_small(rngs.params(), (num_classes + 1, width), jnp.float32))
-        self.augment = nnx.Linear(augment, width, use_bias=False, kernel_init=_small, rngs=rngs) if augment else None
+        self.encoders = nnx.data(encoders_of(fields, width, _small, rngs=rngs))
         self.blocks = nnx.List([Block(width, heads, qk_norm, dropout, rngs=rngs) for _ in range(depth)])
         self.modulation = dense(width, 2 * width, _zeros)
         self.out = dense(width, patch**2 * outputs * c, _zeros)
+        self.difference1 = dense(TIME_FEATURES, width, _small) if two_times else None
+        self.difference2 = dense(width, width, _small) if two_times else None
 
     def __call__(
-        self, t: Array | float, x: Float[Array, "B H W C"], cond: Cond = None, *, key: PRNGKey | RowKeys | None = None
+        self,
+        t: Array | float,
+        x: Float[Array, "B H W C"],
+        cond: Cond = None,
+        *,
+        s: Array | float | None = None,
+        mask: Array | None = None,
+        key: PRNGKey | RowKeys | None = None,
+        forward_mode: bool = False,
     ) -> Float[Array, "B H W D"]:
         """The network's output, in float32.
 
         Args:
             t: () or (B,) in [0, 1].
             x: (B, H, W, C).
-            cond: (B,) labels; or a dictionary of `label` and `augment`, (B, n); or None.
+            cond: conditions by name, or None; a field that is absent is not given.
+            s: () or (B,), the second time of a network of two times; None otherwise.
+            mask: None; other networks take masks.
             key: of the dropout, for all rows or one for each; None for none.
+            forward_mode: use only operations that JAX differentiates in forward mode.
+
+        Raises:
+            ValueError: on a condition that is not one of `fields`, a mask, or a second time where it has no meaning.
         """
         _, height, width, _ = x.shape
-        c = self._embed(batch_time(t, x), cond)
-        h = _linear(self.stem, patches(x.astype(self.dtype), self.patch))
+        refuse_mask(mask)
+        cond = check(cond, self.fields)
+        c = self._embed(batch_time(t, x), s, cond)
+        h = _linear(self.stem, patches(beside(x.astype(self.dtype), self.fields, cond), self.patch))
         h = h + positions(height // self.patch, width // self.patch, h.shape[-1]).astype(h.dtype)
+        tokens = h.shape[1]
+        h = self._with_sequences(h, cond)
         drawn = split_keys(row_keys(key, x.shape[0]), 2 * len(self.blocks))
         for block, *keys in zip(self.blocks, drawn[::2], drawn[1::2], strict=True):
-            h = remat(self.remat, lambda h, c, block=block, keys=keys: block(h, c, keys))(h, c)
+            h = remat(self.remat, lambda h, c, block=block, keys=keys: block(h, c, keys, forward_mode))(h, c)
         shift, scale = jnp.split(self.modulation(c), 2, -1)
-        h = _linear(self.out, _modulated_norm(h, shift, scale))
+        h = _linear(self.out, _modulated_norm(h[:, :tokens], shift, scale))
         return pixels(h, self.patch, height, width).astype(jnp.float32)
 
-    def _embed(self, t: Float[Array, " B"], cond: Cond) -> Float[Array, "B W"]:
-        """silu of the embedding of time, class and augmentation, in float32: it is small."""
-        c = self.time2(jax.nn.silu(self.time1(positional(t * self.time_scale, self.features))))
-        label, augment = label_and_augment(cond)
-        if self.label is not None:
-            c = c + self.label(label, t.shape[0])
-        if self.augment is not None and augment is not None:
-            c = c + self.augment(augment)
+    def _with_sequences(self, h: Float[Array, "B T W"], cond: Mapping[str, Array]) -> Float[Array, "B U W"]:
+        """The tokens of the image, then those of each condition that is a sequence."""
+        fields = [f for f in self.fields if f.kind == "sequence"]
+        tokens = encode(self.encoders, fields, cond, h.shape[0])
+        return jnp.concatenate([h, *(a.astype(h.dtype) for a in tokens)], 1) if tokens else h
+
+    def _embed(self, t: Float[Array, " B"], s: Array | float | None, cond: Mapping[str, Array]) -> Float[Array, "B W"]:
+        """silu of the embedding of times and conditions, in float32: it is small."""
+        embed = lambda t, one, two: two(jax.nn.silu(one(positional(t * self.time_scale, self.features))))
+        c = embed(t, self.time1, self.time2)
+        difference = time_difference(t, s, self.two_times)
+        if difference is not None:
+            c = c + embed(difference, self.difference1, self.difference2)
+        for encoded in encode(self.encoders, self.fields, cond, t.shape[0], skip="sequence"):
+            c = c + encoded
         return jax.nn.silu(c)

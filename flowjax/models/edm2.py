@@ -12,16 +12,20 @@ instead of zero, so that its embedding has the magnitude of all others; and noth
 only float16 had use.
 """
 
+import math
+from collections.abc import Mapping
+
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from flowjax.conditions import Field, check
 from flowjax.models.attention import attend
-from flowjax.models.embeddings import batch_time, label_and_augment
+from flowjax.models.embeddings import batch_time, refuse_mask, refuse_two_times, time_difference
+from flowjax.models.encoders import beside, check_fields, encode, encoders_of, extra_channels
 from flowjax.models.layers import DTYPES, REMAT, RowKeys, check_name, dropout, remat, row_keys, split_keys
 from flowjax.models.magnitude import (
     MPConv,
-    MPEmbedding,
     MPLinear,
     cat_gains,
     double,
@@ -31,6 +35,7 @@ from flowjax.models.magnitude import (
     mp_sum,
     pixel_norm,
 )
+from flowjax.models.magnitude_encoders import MP_ENCODERS
 from flowjax.typing import Cond, PRNGKey
 
 RESIDUAL_BALANCE = 0.3
@@ -82,9 +87,10 @@ class Residual(nnx.Module):
         gains: tuple[float, ...],
         embedding: Float[Array, "B E"],
         key: RowKeys | None,
+        forward_mode: bool = False,
     ) -> Float[Array, "B h w b"]:
         pieces = [mp_silu(p, g) for p, g in zip(parts, gains, strict=True)]
-        h = self.conv1(pieces[0] if len(pieces) == 1 else jnp.concatenate(pieces, -1))
+        h = self.conv1(pieces[0] if len(pieces) == 1 else jnp.concatenate(pieces, -1), forward_mode=forward_mode)
         c = 1 + self.embed(embedding, gain=self.gain[...])
         return self.conv2(dropout(mp_silu(h, c[:, None, None]), self.rate, key))
 
@@ -99,10 +105,10 @@ class Attention(nnx.Module):
         self.qkv = MPLinear(channels, 3 * channels, rngs=rngs)
         self.out = MPLinear(channels, channels, rngs=rngs)
 
-    def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
+    def __call__(self, x: Float[Array, "B H W C"], forward_mode: bool = False) -> Float[Array, "B H W C"]:
         b, h, w, _ = x.shape
         qkv = pixel_norm(self.qkv(x).reshape(b, h * w, 3, self.heads, -1))
-        y = attend(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2])
+        y = attend(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2], forward_mode)
         return mp_sum(x, self.out(y.reshape(x.shape)), RESIDUAL_BALANCE)
 
 
@@ -124,12 +130,16 @@ class Encoder(nnx.Module):
         self.attention = Attention(b, head_width, rngs=rngs) if head_width else None
 
     def __call__(
-        self, x: Float[Array, "B H W a"], embedding: Float[Array, "B E"], key: RowKeys | None
+        self,
+        x: Float[Array, "B H W a"],
+        embedding: Float[Array, "B E"],
+        key: RowKeys | None,
+        forward_mode: bool = False,
     ) -> Float[Array, "B h w b"]:
         x = halve(x) if self.down else x
         x = pixel_norm(x if self.skip is None else self.skip(x))
-        x = mp_sum(x, self.residual((x,), (1.0,), embedding, key), RESIDUAL_BALANCE)
-        return x if self.attention is None else self.attention(x)
+        x = mp_sum(x, self.residual((x,), (1.0,), embedding, key, forward_mode), RESIDUAL_BALANCE)
+        return x if self.attention is None else self.attention(x, forward_mode)
 
 
 class Decoder(nnx.Module):
@@ -164,12 +174,16 @@ class Decoder(nnx.Module):
         self.attention = Attention(b, head_width, rngs=rngs) if head_width else None
 
     def __call__(
-        self, parts: tuple[Float[Array, "B H W _"], ...], embedding: Float[Array, "B E"], key: RowKeys | None
+        self,
+        parts: tuple[Float[Array, "B H W _"], ...],
+        embedding: Float[Array, "B E"],
+        key: RowKeys | None,
+        forward_mode: bool = False,
     ) -> Float[Array, "B h w b"]:
-        y = self.residual(parts, self.gains, embedding, key)
+        y = self.residual(parts, self.gains, embedding, key, forward_mode)
         x = parts[0] if self.skip is None else self.skip(*parts, gains=self.gains)
         x = mp_sum(double(x) if self.up else x, y, RESIDUAL_BALANCE)
-        return x if self.attention is None else self.attention(x)
+        return x if self.attention is None else self.attention(x, forward_mode)
 
 
 class EDM2(nnx.Module):
@@ -185,8 +199,8 @@ class EDM2(nnx.Module):
         dropout: rate, inside each residual block; applied where the call passes a key.
         time: `log_snr` or `linear`: what the network sees of t (`noise_level`).
         time_scale: what multiplies that before its cosines.
-        num_classes: classes of the condition; 0 for an unconditional network.
-        augment: numbers that describe an augmentation (`data.augment`), or 0.
+        fields: of the conditions, of the kinds in `encoders.TAKES`.
+        two_times: False; other networks take a second time.
         outputs: images side by side in the last axis.
         dtype: a name in `DTYPES`.
         remat: a name in `REMAT`, for each residual block with its attention.
@@ -208,8 +222,8 @@ class EDM2(nnx.Module):
         dropout: float = 0.0,
         time: str = "log_snr",
         time_scale: float = 1.0,
-        num_classes: int = 0,
-        augment: int = 0,
+        fields: tuple[Field, ...] = (),
+        two_times: bool = False,
         outputs: int = 1,
         dtype: str = "bfloat16",
         remat: str = "none",
@@ -219,6 +233,8 @@ class EDM2(nnx.Module):
         halvings = 2 ** (len(multipliers) - 1)
         if height % halvings or width % halvings:
             raise ValueError(f"{len(multipliers)} levels need images whose sides {halvings} divides, not {shape[:2]}")
+        check_fields("edm2", fields, shape)
+        refuse_two_times("edm2", two_times)
         for what, name, known in (("time", time, TIMES), ("dtype", dtype, DTYPES), ("remat", remat, REMAT)):
             check_name(what, name, known)
         self.dtype, self.remat, self.features = DTYPES[dtype], remat, channels
@@ -227,10 +243,9 @@ class EDM2(nnx.Module):
         heads = [head_width if height // 2**i in attention else 0 for i in range(len(widths))]
         e = max(widths)
         self.noise = MPLinear(channels, e, rngs=rngs)
-        self.label = MPEmbedding(num_classes, e, rngs=rngs) if num_classes else None
-        self.augment = MPLinear(augment, e, rngs=rngs) if augment else None
-        self.augment_gain = nnx.Param(jnp.zeros(())) if augment else None
-        self.stem = MPConv(c + 1, channels, rngs=rngs)
+        self.fields = fields
+        self.encoders = nnx.data(encoders_of(fields, e, table=MP_ENCODERS, rngs=rngs))
+        self.stem = MPConv(c + extra_channels(fields) + 1, channels, rngs=rngs)
         enc, skips, now = [], [channels], channels
         for i, w in enumerate(widths):
             if i:
@@ -252,22 +267,40 @@ class EDM2(nnx.Module):
         self.gain = nnx.Param(jnp.zeros(()))
 
     def __call__(
-        self, t: Array | float, x: Float[Array, "B H W C"], cond: Cond = None, *, key: PRNGKey | RowKeys | None = None
+        self,
+        t: Array | float,
+        x: Float[Array, "B H W C"],
+        cond: Cond = None,
+        *,
+        s: Array | float | None = None,
+        mask: Array | None = None,
+        key: PRNGKey | RowKeys | None = None,
+        forward_mode: bool = False,
     ) -> Float[Array, "B H W D"]:
         """The network's output, in float32.
 
         Args:
             t: () or (B,) in [0, 1].
             x: (B, H, W, C).
-            cond: (B,) labels; or a dictionary of `label` and `augment`, (B, n); or None.
+            cond: conditions by name, or None; a field that is absent is not given.
+            s: None; other networks take a second time.
+            mask: None; other networks take masks.
             key: of the dropout, for all rows or one for each; None for none.
+            forward_mode: use only operations that JAX differentiates in forward mode.
+
+        Raises:
+            ValueError: on a condition that is not one of `fields`, a mask, or a second time where it has no meaning.
         """
+        refuse_mask(mask)
+        time_difference(batch_time(t, x), s, two_times=False)
+        cond = check(cond, self.fields)
         embedding = self._embed(batch_time(t, x), cond)
         blocks = len(self.enc) + len(self.dec)
         keys = iter(split_keys(row_keys(key, x.shape[0]), blocks))
-        run = lambda block, h, key: remat(self.remat, lambda *args: block(*args, key))(h, embedding)
+        run = lambda block, h, key: remat(self.remat, lambda *args: block(*args, key, forward_mode))(h, embedding)
+        h = beside(x.astype(self.dtype), self.fields, cond)
         # a channel of ones stands in for all biases
-        h = self.stem(jnp.pad(x.astype(self.dtype), ((0, 0), (0, 0), (0, 0), (0, 1)), constant_values=1))
+        h = self.stem(jnp.pad(h, ((0, 0), (0, 0), (0, 0), (0, 1)), constant_values=1))
         skips = [h]
         for block in self.enc:
             h = run(block, h, next(keys))
@@ -276,12 +309,22 @@ class EDM2(nnx.Module):
             h = run(block, (h, skips.pop()) if block.joins else (h,), next(keys))
         return self.out(h, gain=self.gain[...]).astype(jnp.float32)
 
-    def _embed(self, t: Float[Array, " B"], cond: Cond) -> Float[Array, "B E"]:
-        """mp_silu of the embedding of noise level, class and augmentation, in float32: it is small."""
+    def _embed(self, t: Float[Array, " B"], cond: Mapping[str, Array]) -> Float[Array, "B E"]:
+        """mp_silu of the embedding of noise level and conditions, in float32: it is small.
+
+        The conditions with a magnitude of their own share `LABEL_BALANCE` of the sum: each has the same part in it. One
+        whose null value is 0 is added, through a gain that starts at zero.
+        """
         e = self.noise(fourier(noise_level(t, self.time) * self.time_scale, self.features))
-        label, augment = label_and_augment(cond)
-        if self.label is not None:
-            e = mp_sum(e, self.label(label, t.shape[0]), LABEL_BALANCE)
-        if self.augment is not None and self.augment_gain is not None and augment is not None:
-            e = e + self.augment(augment, gain=self.augment_gain[...])
+        rows, joined = t.shape[0], 0
+        for field in self.fields:
+            if field.kind == "image":
+                continue
+            [encoded] = encode(self.encoders, [field], cond, rows) or [None]
+            if field.kind == "vector" and field.zero_is_null:
+                e = e if encoded is None else e + encoded
+                continue
+            assert encoded is not None
+            joined += 1
+            e = mp_sum(e, encoded, LABEL_BALANCE if joined == 1 else 1 / (1 + math.sqrt(joined)))
         return mp_silu(e)

@@ -1,14 +1,11 @@
-"""Embeddings of time and class that the networks share."""
+"""Features of times, and checks of a network's inputs, that the networks share."""
 
 import math
-from typing import Any
 
-import jax
 import jax.numpy as jnp
-from flax import nnx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
-from flowjax.typing import Cond
+__all__ = ["batch_time", "positional", "refuse_mask", "refuse_two_times", "time_difference", "time_features"]
 
 
 def time_features(t: Float[Array, " B"], n: int) -> Float[Array, "B n"]:
@@ -24,29 +21,38 @@ def positional(t: Float[Array, " B"], n: int, period: float = 10_000.0) -> Float
     return jnp.concatenate([jnp.cos(angle), jnp.sin(angle)], -1)
 
 
-def label_and_augment(cond: Cond) -> tuple[Any, Any]:
-    """A condition's labels (B,), and the numbers (B, n) that tell of an augmentation; None for what there is not."""
-    return (cond.get("label"), cond.get("augment")) if isinstance(cond, dict) else (cond, None)
-
-
 def batch_time(t: Array | float, x: Float[Array, "B *event"]) -> Float[Array, " B"]:
     """A scalar or (B,) time as one float32 value a row."""
     return jnp.broadcast_to(jnp.asarray(t, jnp.float32), x.shape[:1])
 
 
-class LabelEmbedding(nnx.Module):
-    """One vector a class, and a last one for `NO_LABEL`, which as the index -1 needs no case of its own.
+def time_difference(t: Float[Array, " B"], s: Array | float | None, two_times: bool) -> Float[Array, " B"] | None:
+    """t - s for a network of two times, None for a network of one.
 
     Args:
-        num_classes: K; labels are 0 ... K - 1, or `NO_LABEL`.
-        width: of a vector.
+        t: one time a row.
+        s: the second time, () or (B,), or None.
+        two_times: whether the network was built with `two_times=True`.
+
+    Raises:
+        ValueError: if a network of two times is called without `s`, or a network of one time with it.
     """
+    if two_times != (s is not None):
+        raise ValueError(
+            "this network takes two times: call it with s"
+            if two_times
+            else "this network takes one time: build it with two_times=True to call it with s"
+        )
+    return None if s is None else t - jnp.asarray(s, jnp.float32)
 
-    def __init__(self, num_classes: int, width: int, *, rngs: nnx.Rngs):
-        self.table = nnx.Param(jax.random.normal(rngs.params(), (num_classes + 1, width)) / jnp.sqrt(width))
 
-    def __call__(self, label: Int[Array, " B"] | None, batch: int) -> Float[Array, "B width"]:
-        table = self.table[...]
-        if label is None:
-            return jnp.broadcast_to(table[-1], (batch, table.shape[1]))
-        return table[label]
+def refuse_two_times(network: str, two_times: bool) -> None:
+    """ValueError if a network that takes one time alone is to take two."""
+    if two_times:
+        raise ValueError(f"{network} takes one time: two_times=True is for mlp, adm and dit")
+
+
+def refuse_mask(mask: Array | None) -> None:
+    """ValueError if a network of images is called with a mask."""
+    if mask is not None:
+        raise ValueError("networks of images take no mask: it is for sets and sequences (B, N, C), which mlp takes")

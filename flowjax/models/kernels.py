@@ -23,9 +23,14 @@ def forward_mode() -> Iterator[None]:
         _forward_mode.reset(token)
 
 
-def serve() -> bool:
-    """On an NVIDIA GPU of compute capability 8 (Ampere) or newer, outside `forward_mode`."""
-    return not _forward_mode.get() and jax.default_backend() == "gpu" and _capability() >= 8.0
+def serve(forward_mode: bool = False) -> bool:
+    """Whether fused kernels are used: where there are any, unless forward mode is needed."""
+    return not forward_mode and not _forward_mode.get() and available()
+
+
+def available() -> bool:
+    """Whether this is an NVIDIA GPU of compute capability 8 (Ampere) or newer."""
+    return jax.default_backend() == "gpu" and _capability() >= 8.0
 
 
 def _capability() -> float:

@@ -99,15 +99,15 @@ class Conv(nnx.Module):
         self.kernel = nnx.Param((init or uniform_init())(rngs.params(), (size, size, a, b), jnp.float32))
         self.bias = nnx.Param(jnp.zeros(b))
 
-    def linear(self, x: Float[Array, "B H W a"]) -> Float[Array, "B h w b"]:
+    def linear(self, x: Float[Array, "B H W a"], forward_mode: bool = False) -> Float[Array, "B h w b"]:
         """Without the bias."""
         kernel = self.kernel[...]
         if kernel.shape[0] == 1:
             return x @ kernel[0, 0].astype(x.dtype)
-        return upsample_conv(x, kernel) if self.up else _conv(x, kernel, stride=1 + self.down)
+        return upsample_conv(x, kernel, forward_mode) if self.up else _conv(x, kernel, stride=1 + self.down)
 
-    def __call__(self, x: Float[Array, "B H W a"]) -> Float[Array, "B h w b"]:
-        y = self.linear(x)
+    def __call__(self, x: Float[Array, "B H W a"], forward_mode: bool = False) -> Float[Array, "B h w b"]:
+        y = self.linear(x, forward_mode)
         return y + self.bias[...].astype(y.dtype)
 
 
@@ -151,7 +151,9 @@ _TAPS = np.array([[[1, 1, 0], [0, 0, 1]], [[1, 0, 0], [0, 1, 1]]], np.float32)
 """[parity, pixel of a window of two, tap of three]: which taps fall on which pixel once pixels are doubled."""
 
 
-def upsample_conv(x: Float[Array, "B H W a"], kernel: Float[Array, "3 3 a b"]) -> Float[Array, "B 2*H 2*W b"]:
+def upsample_conv(
+    x: Float[Array, "B H W a"], kernel: Float[Array, "3 3 a b"], forward_mode: bool = False
+) -> Float[Array, "B 2*H 2*W b"]:
     """The 3 x 3 convolution of x with its pixels doubled, at about half of the arithmetic.
 
     Each output pixel sees 2 x 2 pixels of x, through taps summed by the pixel they fall on, which depends on the parity
@@ -159,7 +161,7 @@ def upsample_conv(x: Float[Array, "B H W a"], kernel: Float[Array, "3 3 a b"]) -
     map is never convolved; or, where fused kernels serve, a convolution of size 4 and stride 2, transposed.
     """
     taps = jnp.einsum("pui,qvj,ijab->uvapqb", _TAPS, _TAPS, kernel)
-    if kernels.serve():
+    if kernels.serve(forward_mode):
         # pixel u of the window of an output of parity p sees that output as its tap 2 (1 - u) + p
         wide = taps[::-1, ::-1].transpose(0, 3, 1, 4, 5, 2).reshape(4, 4, -1, x.shape[-1])
         return _unhalved(x, wide.astype(x.dtype))

@@ -148,10 +148,12 @@ class MPConv(_Weighted):
         super().__init__((3, 3, a, b), rngs=rngs)
         self.up = up
 
-    def __call__(self, x: Float[Array, "B H W a"], gain: Float[Array, ""] | float = 1.0) -> Float[Array, "B h w b"]:
+    def __call__(
+        self, x: Float[Array, "B H W a"], gain: Float[Array, ""] | float = 1.0, forward_mode: bool = False
+    ) -> Float[Array, "B h w b"]:
         weight = self.scaled(gain, x.dtype)
         if self.up:
-            return upsample_conv(x, weight)
+            return upsample_conv(x, weight, forward_mode)
         return lax.conv_general_dilated(x, weight, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
 
 

@@ -1,4 +1,4 @@
-"""A time-embedded, class-conditional multilayer perceptron: the network of the 2D experiments."""
+"""A time-embedded, conditional multilayer perceptron: the network of the 2D experiments."""
 
 import math
 from itertools import pairwise
@@ -6,9 +6,13 @@ from itertools import pairwise
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float
 
-from flowjax.models.embeddings import LabelEmbedding, batch_time, time_features
+from flowjax.conditions import Field, Kind, check
+from flowjax.models.embeddings import batch_time, time_difference, time_features
+from flowjax.models.encoders import ENCODERS, Encoder, VectorEncoder, check_fields, encoders_of
+from flowjax.models.layers import RowKeys
+from flowjax.typing import Cond, PRNGKey
 
 
 def selu(x: Array) -> Array:
@@ -18,15 +22,18 @@ def selu(x: Array) -> Array:
 
 ACTIVATIONS = {"gelu": jax.nn.gelu, "relu": jax.nn.relu, "selu": selu, "silu": jax.nn.silu, "tanh": jnp.tanh}
 
+_ENCODERS: dict[Kind, Encoder] = {**ENCODERS, "sequence": VectorEncoder}
+
 
 class MLP(nnx.Module):
-    """`depth` hidden layers of one width on (x, features of t, embedding of the class).
+    """`depth` hidden layers of one width on (x, features of t, encoded conditions).
 
     Args:
         shape: of one example; flattened inside.
         width, depth: of the hidden layers.
         features: sines and cosines of time, even; 0 appends t itself, as torchcfm's 2D network does.
-        num_classes: classes of the condition; 0 for an unconditional network.
+        fields: of the conditions, of the kinds in `encoders.TAKES`.
+        two_times: whether the network takes a second time s. Features of t - s stand beside those of t.
         activation: a name in `ACTIVATIONS`.
         outputs: arrays of the event's shape, side by side in the last axis.
         zero_init: start from an output of zero.
@@ -40,7 +47,8 @@ class MLP(nnx.Module):
         width: int = 128,
         depth: int = 3,
         features: int = 16,
-        num_classes: int = 0,
+        fields: tuple[Field, ...] = (),
+        two_times: bool = False,
         activation: str = "silu",
         outputs: int = 1,
         zero_init: bool = True,
@@ -48,26 +56,57 @@ class MLP(nnx.Module):
     ):
         if activation not in ACTIVATIONS:
             raise ValueError(f"unknown activation {activation!r}: known are {', '.join(ACTIVATIONS)}")
+        check_fields("mlp", fields, shape)
         d = math.prod(shape)
         self.features = features
         self.activation = ACTIVATIONS[activation]
-        self.label = LabelEmbedding(num_classes, width, rngs=rngs) if num_classes else None
-        widths = [d + (features or 1) + (width if num_classes else 0), *[width] * depth]
+        self.fields, self.two_times = fields, two_times
+        self.encoders = nnx.data(encoders_of(fields, width, table=_ENCODERS, rngs=rngs))
+        widths = [d + (1 + two_times) * (features or 1) + width * len(fields), *[width] * depth]
         self.layers = nnx.List([nnx.Linear(a, b, rngs=rngs) for a, b in pairwise(widths)])
         init = nnx.initializers.zeros_init() if zero_init else nnx.initializers.lecun_normal()
         self.outputs = outputs
         self.out = nnx.Linear(widths[-1], outputs * d, kernel_init=init, rngs=rngs)
 
     def __call__(
-        self, t: Array | float, x: Float[Array, "B *event"], cond: Int[Array, " B"] | None = None
+        self,
+        t: Array | float,
+        x: Float[Array, "B *event"],
+        cond: Cond = None,
+        *,
+        s: Array | float | None = None,
+        mask: Bool[Array, "B N"] | None = None,
+        key: PRNGKey | RowKeys | None = None,
+        forward_mode: bool = False,
     ) -> Float[Array, "B *output"]:
-        """t: () or (B,) in [0, 1]; x: (B, *shape); cond: (B,) labels or None. Returns an array shaped like x, its
-        last axis `outputs` times as long."""
-        time = batch_time(t, x)
-        inputs = [x.reshape(x.shape[0], -1), time_features(time, self.features) if self.features else time[:, None]]
-        if self.label is not None:
-            inputs.append(self.label(cond, x.shape[0]))
+        """The network's output, shaped like x, its last axis `outputs` times as long.
+
+        Args:
+            t: () or (B,) in [0, 1].
+            x: (B, *shape).
+            cond: conditions by name, or None; a field that is absent is not given.
+            s: () or (B,), the second time of a network of two times; None otherwise.
+            mask: (B, N), true for the elements of x = (B, N, C) that exist; None where all do. The others count as
+                zeros, and the output is zero there.
+            key: accepted and ignored: there is no dropout.
+            forward_mode: accepted: JAX differentiates all operations here in forward mode.
+
+        Raises:
+            ValueError: on a condition that is not one of `fields`, a mask for x of another shape than (B, N, C), or a
+                second time where it has no meaning.
+        """
+        if mask is not None and (x.ndim != 3 or mask.shape != x.shape[:2]):
+            raise ValueError(f"a mask (B, N) is for x of shape (B, N, C); here they are {mask.shape} and {x.shape}")
+        cond, rows, time = check(cond, self.fields), x.shape[0], batch_time(t, x)
+        difference = time_difference(time, s, self.two_times)
+        x = x if mask is None else jnp.where(mask[..., None], x, 0)
+        featured = lambda t: time_features(t, self.features) if self.features else t[:, None]
+        inputs = [x.reshape(rows, -1), featured(time)]
+        if difference is not None:
+            inputs.append(featured(difference))
+        inputs += [self.encoders[f.name](cond.get(f.name), rows) for f in self.fields]
         h = jnp.concatenate(inputs, -1)
         for layer in self.layers:
             h = self.activation(layer(h))
-        return self.out(h).reshape(*x.shape[:-1], self.outputs * x.shape[-1])
+        y = self.out(h).reshape(*x.shape[:-1], self.outputs * x.shape[-1])
+        return y if mask is None else jnp.where(mask[..., None], y, 0)

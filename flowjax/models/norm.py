@@ -57,6 +57,7 @@ class GroupNorm(nnx.Module):
         *parts: Float[Array, "B H W _"],
         add: Float[Array, "*B C"] | None = None,
         film: tuple[Rows, Rows] | None = None,
+        forward_mode: bool = False,
     ) -> Float[Array, "B H W C"]:
         """The norm of the parts side by side, in one map.
 
@@ -64,6 +65,7 @@ class GroupNorm(nnx.Module):
             parts: maps with C channels together, in any float type, which the result has too.
             add: (B, C) or (C,), added to every pixel before the norm.
             film: (scale, shift) after it: (1 + scale) norm + shift.
+            forward_mode: use only operations that JAX differentiates in forward mode.
         """
         shape = parts[0].shape[0], self.scale[...].shape[0]
         rows = lambda a: jnp.broadcast_to(a.astype(jnp.float32), shape)
@@ -72,7 +74,7 @@ class GroupNorm(nnx.Module):
             scale, shift = map(rows, film)
             gamma, beta = gamma * (1 + scale), beta * (1 + scale) + shift
         add = jnp.zeros(shape) if add is None else rows(add)
-        norm = fused_group_norm if kernels.serve() else group_norm
+        norm = fused_group_norm if kernels.serve(forward_mode) else group_norm
         return norm(parts, add, gamma, beta, self.groups, self.act, EPS)
 
 

@@ -7,9 +7,13 @@ take a slow path on the CPU. Odd sizes are padded at the bottom and right on the
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
-from flowjax.models.embeddings import LabelEmbedding, batch_time, time_features
+from flowjax.conditions import Field, check
+from flowjax.models.embeddings import batch_time, refuse_mask, refuse_two_times, time_difference, time_features
+from flowjax.models.encoders import beside, check_fields, encode, encoders_of, extra_channels
+from flowjax.models.layers import RowKeys
+from flowjax.typing import Cond, PRNGKey
 
 
 def _groups(channels: int) -> int:
@@ -53,7 +57,7 @@ class Attention(nnx.Module):
     def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
         b, h, w, c = x.shape
         qkv = self.qkv(self.norm(x)).reshape(b, h * w, 3, self.heads, c // self.heads)
-        mixed = jax.nn.dot_product_attention(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2])
+        mixed = jax.nn.dot_product_attention(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2], implementation="xla")
         return x + self.out(mixed.reshape(b, h, w, c))
 
 
@@ -67,7 +71,8 @@ class UNet(nnx.Module):
         blocks: residual blocks a level.
         patch: side of the pixel blocks folded into channels at the door: 2 runs the network at half the resolution.
         heads: of the attention in the middle.
-        num_classes: classes of the condition; 0 for an unconditional network.
+        fields: of the conditions, of the kinds in `encoders.TAKES`.
+        two_times: False; other networks take a second time.
         outputs: images side by side in the last axis.
         rngs: for the initialisation.
     """
@@ -81,13 +86,16 @@ class UNet(nnx.Module):
         blocks: int = 2,
         patch: int = 1,
         heads: int = 4,
-        num_classes: int = 0,
+        fields: tuple[Field, ...] = (),
+        two_times: bool = False,
         outputs: int = 1,
         rngs: nnx.Rngs,
     ):
         height, width, c = shape
         if height % patch or width % patch:
             raise ValueError(f"patch {patch} does not divide images of {height} x {width}")
+        check_fields("unet", fields, shape)
+        refuse_two_times("unet", two_times)
         if channels < 4 or channels % 2:
             raise ValueError(f"channels must be even and at least 4, not {channels}")
         if channels * multipliers[-1] % heads:
@@ -97,8 +105,9 @@ class UNet(nnx.Module):
         e = 4 * channels
         self.time1 = nnx.Linear(self.features, e, rngs=rngs)
         self.time2 = nnx.Linear(e, e, rngs=rngs)
-        self.label = LabelEmbedding(num_classes, e, rngs=rngs) if num_classes else None
-        self.stem = _conv(c * patch**2, channels, 3, rngs)
+        self.fields = fields
+        self.encoders = nnx.data(encoders_of(fields, e, rngs=rngs))
+        self.stem = _conv((c + extra_channels(fields)) * patch**2, channels, 3, rngs)
         down, skips, now = [], [channels], channels
         for w in widths:
             level = []
@@ -123,14 +132,38 @@ class UNet(nnx.Module):
         self.out = _conv(now, outputs * c * patch**2, 3, rngs, zero=True)
 
     def __call__(
-        self, t: Array | float, x: Float[Array, "B H W C"], cond: Int[Array, " B"] | None = None
+        self,
+        t: Array | float,
+        x: Float[Array, "B H W C"],
+        cond: Cond = None,
+        *,
+        s: Array | float | None = None,
+        mask: Array | None = None,
+        key: PRNGKey | RowKeys | None = None,
+        forward_mode: bool = False,
     ) -> Float[Array, "B H W D"]:
-        """t: () or (B,) in [0, 1]; x: (B, H, W, C); cond: (B,) labels or None. Returns (B, H, W, outputs C)."""
+        """The network's output, (B, H, W, outputs C).
+
+        Args:
+            t: () or (B,) in [0, 1].
+            x: (B, H, W, C).
+            cond: conditions by name, or None; a field that is absent is not given.
+            s: None; other networks take a second time.
+            mask: None; other networks take masks.
+            key: accepted and ignored: there is no dropout.
+            forward_mode: accepted: JAX differentiates all operations here in forward mode.
+
+        Raises:
+            ValueError: on a condition that is not one of `fields`, a mask, or a second time where it has no meaning.
+        """
+        refuse_mask(mask)
+        time_difference(batch_time(t, x), s, two_times=False)
+        cond = check(cond, self.fields)
         embedding = self.time2(jax.nn.silu(self.time1(time_features(batch_time(t, x), self.features))))
-        if self.label is not None:
-            embedding = embedding + self.label(cond, x.shape[0])
+        for encoded in encode(self.encoders, self.fields, cond, x.shape[0]):
+            embedding = embedding + encoded
         embedding = jax.nn.silu(embedding)
-        h = self.stem(_fold(x, self.patch))
+        h = self.stem(_fold(beside(x, self.fields, cond), self.patch))
         skips, sizes = [h], []
         for i, level in enumerate(self.down):
             if i:

@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
 from flowjax.batch import Batch
-from flowjax.conditions import NO_LABEL
+from flowjax.data.batches import GetBatch
 from flowjax.methods.base import Context, Limit, Loss, Method
 from flowjax.training.averages import ema_decay, gamma_of, update_ema, update_power
 from flowjax.training.optimizers import global_norm
@@ -26,9 +26,6 @@ from flowjax.training.sharding import replicated, shard_batch
 from flowjax.training.stacked import Stacks
 from flowjax.training.state import RunningMetrics, TrainState
 from flowjax.typing import Params, PRNGKey, PyTree
-
-GetBatch = Callable[[PyTree, PRNGKey, Int[Array, ""]], Batch]
-"""(arrays, key, position in this stretch) -> the batch in model space."""
 
 
 class Metrics(NamedTuple):
@@ -254,11 +251,6 @@ def make_run(
         return state, report(state, last)
 
     return run_on_host
-
-
-def drop_labels(key: PRNGKey, labels: Int[Array, " B"], rate: float) -> Int[Array, " B"]:
-    """Each label is replaced by `NO_LABEL` with this probability, independently of the others."""
-    return jnp.where(jax.random.bernoulli(key, rate, labels.shape), NO_LABEL, labels)
 
 
 def exceeded(values: Mapping[str, Array], limits: Mapping[str, Limit], step: int) -> str | None:

@@ -9,14 +9,13 @@ from functools import cached_property
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from flowjax.batch import Batch
 from flowjax.build import build, fields_of, make_augmentation
-from flowjax.conditions import named
 from flowjax.config import Config, resolve
 from flowjax.data import Dataset
+from flowjax.data.batches import batch_like, condition_names, make_get_batch, prepared
 from flowjax.methods.base import Context, Method
 from flowjax.models import kernels
 from flowjax.models.functional import Variables
@@ -28,11 +27,10 @@ from flowjax.training.replicas import network_over_rows
 from flowjax.training.sharding import make_mesh, replicated, rules_of, shardings
 from flowjax.training.stacked import Stacks
 from flowjax.training.state import TrainState, init_state
-from flowjax.training.step import GetBatch, Metrics, Step, drop_labels, loops_badly, make_run, make_step
+from flowjax.training.step import Metrics, Step, loops_badly, make_run, make_step
 from flowjax.typing import Params, PRNGKey, PyTree
 
 _VAL_ROWS = 1024
-_AUGMENT = 3  # folded into a batch's key: the other draws are those of a run without augmentation
 
 
 def _checksum(arrays: PyTree) -> int:
@@ -97,14 +95,16 @@ class Trainer:
     ):
         train = config.train
         self.config, self.method, self.dataset, self.teacher = config, method, dataset, teacher
-        self._label = named(fields_of(config, dataset.spec), "label")
+        self._fields = fields_of(config, dataset.spec)
         self.mesh = make_mesh(config, devices)
         self.schedule = optimizers.learning_rate(train)
         self._shapes = jax.eval_shape(lambda: init_state(config, method))
         rules = rules_of(config, self._shapes.params, self.mesh)
         self.places = shardings(self._shapes, self.mesh, rules)
         self._whole = shardings(self._shapes.params, self.mesh, rules, whole=True)
-        self._get_batch = self._make_get_batch()
+        self._get_batch = make_get_batch(
+            dataset, self._fields, make_augmentation(config, dataset.spec), train.batch_size
+        )
         on_host = self._loops_badly()
         stacks = self.stacks = None if on_host else self._make_stacks()
         run = make_run(self.make_step(stacks), method, self._get_batch, self.mesh, self.places, on_host, stacks)
@@ -231,15 +231,20 @@ class Trainer:
         return jax.lax.with_sharding_constraint(narrow, self.places.params)
 
     @cached_property
-    def _travelling(self) -> PyTree:
-        (x1, cond), like = self._batch_like(), self._shapes
+    def _batch_like(self) -> Batch:
+        """Shapes of a batch in model space."""
+        return batch_like(self.dataset, self._fields, self.config.train.batch_size)
 
-        def loss(params: Params, variables: PyTree, key: PRNGKey, x1: Any, cond: Any, teacher: PyTree) -> Any:
+    @cached_property
+    def _travelling(self) -> PyTree:
+        like = self._shapes
+
+        def loss(params: Params, variables: PyTree, key: PRNGKey, batch: Batch, teacher: PyTree) -> Any:
             targets = dict.fromkeys(self.method.targets, params)
             context = Context(0, jax.lax.stop_gradient(targets), teacher, variables, training=True)
-            return self.method.loss(params, context, key, Batch(x1, cond))
+            return self.method.loss(params, context, key, batch)
 
-        return travelling(loss, like.params, like.variables, like.key, x1, cond, self.teacher)
+        return travelling(loss, like.params, like.variables, like.key, self._batch_like, self.teacher)
 
     def arrays_like(self) -> PyTree:
         """Shapes and shardings of `arrays()`, which are loaded for it."""
@@ -256,13 +261,13 @@ class Trainer:
 
     @cached_property
     def _validation(self) -> tuple[PRNGKey, Batch]:
-        prepared = jax.jit(self.validation, out_shardings=replicated(self.mesh))
-        return prepared(np.uint32(self.config.seed), *self.held_out())
+        validation = jax.jit(self.validation, out_shardings=replicated(self.mesh))
+        return validation(np.uint32(self.config.seed), self.held_out())
 
     def _loops_badly(self) -> bool:
-        like, (x1, cond) = self.like(), self._batch_like()
-        step = lambda state, key, x, c: self.make_step()(state, key, Batch(x, c))
-        return self.mesh.devices.flat[0].platform == "cpu" and loops_badly(step, like, like.key, x1, cond)
+        like = self.like()
+        step = lambda state, key, batch: self.make_step()(state, key, batch, self.teacher)
+        return self.mesh.devices.flat[0].platform == "cpu" and loops_badly(step, like, like.key, self._batch_like)
 
     @cached_property
     def flops_per_step(self) -> float:
@@ -277,49 +282,22 @@ class Trainer:
             context = Context(state.step, state.targets, teacher, state.variables, training=True)
             return method.loss(params, context, state.key, batch).value
 
-        like, (x1, cond) = self.like(), self._batch_like()
+        like = self.like()
         with kernels.forward_mode():  # fused kernels cannot be looked into
-            return profiling.count_flops(jax.grad(loss), like.params, like, Batch(x1, cond), self.teacher)
-
-    def _batch_like(self) -> tuple[Any, Any]:
-        """Shapes of a batch in model space."""
-        n = self.config.train.batch_size
-        told = make_augmentation(self.config, self.dataset.spec).labels
-        cond: Any = None if self._label is None else jax.ShapeDtypeStruct((n,), jnp.int32)
-        if told:
-            cond = {"label": cond, "augment": jax.ShapeDtypeStruct((n, told), jnp.float32)}
-        return jax.ShapeDtypeStruct((n, *self.dataset.spec.shape), jnp.float32), cond
+            return profiling.count_flops(jax.grad(loss), like.params, like, self._batch_like, self.teacher)
 
     def parameters(self) -> int:
         return sum(math.prod(a.shape) for a in jax.tree.leaves(self.like().params))
 
-    def _make_get_batch(self) -> GetBatch:
-        dataset, train = self.dataset, self.config.train
-        label, n = self._label, train.batch_size
-        augmentation = make_augmentation(self.config, dataset.spec)
+    def held_out(self) -> Batch:
+        """Test points of the validation loss with their conditions, as `data.batches.prepared` takes them."""
+        data, rows = self.dataset, slice(0, min(_VAL_ROWS, len(self.dataset.test)))
+        cond = {name: np.asarray(data.test_cond[name][rows]) for name in condition_names(self._fields)}
+        x0 = None if data.test_x0 is None else data.spec.encode(data.test_x0[rows])
+        mask = None if data.test_mask is None else data.test_mask[rows]
+        return Batch(data.spec.encode(data.test[rows]), cond, x0, mask)
 
-        def get_batch(arrays: PyTree, key: PRNGKey, position: Any) -> Batch:
-            key_rows, key_prepare, key_drop = jax.random.split(key, 3)
-            if dataset.sample is not None:
-                raw = dataset.sample(arrays, key_rows, n)
-            else:
-                raw = jax.tree.map(lambda a: a[position], arrays)
-            cond: Any = None if label is None else drop_labels(key_drop, (raw.cond or {})["label"], label.dropout)
-            x1, told = augmentation.apply(jax.random.fold_in(key, _AUGMENT), raw.x1)
-            if told is not None:
-                cond = {"label": cond, "augment": told}
-            return Batch(dataset.spec.prepare(key_prepare, x1), cond)
-
-        return get_batch
-
-    def held_out(self) -> tuple[Any, Any]:
-        """The test points of the validation loss, encoded for `DataSpec.prepare`, and their labels or None."""
-        rows = slice(0, min(_VAL_ROWS, len(self.dataset.test)))
-        labels = None if self._label is None else self.dataset.test_labels
-        points = self.dataset.spec.encode(self.dataset.test[rows])
-        return points, None if labels is None else np.asarray(labels[rows])
-
-    def validation(self, seed: Any, points: Any, labels: Any) -> tuple[PRNGKey, Batch]:
+    def validation(self, seed: Any, rows: Batch) -> tuple[PRNGKey, Batch]:
         """The key and the batch of the validation loss: `held_out` prepared by this seed."""
         key_prepare, key_loss = jax.random.split(jax.random.fold_in(jax.random.key(seed), 2**31 - 1))
-        return key_loss, Batch(self.dataset.spec.prepare(key_prepare, points), labels)
+        return key_loss, prepared(self.dataset.spec, key_prepare, rows)

@@ -13,6 +13,7 @@ import pytest
 from flax import nnx
 from safetensors.numpy import save_file
 
+from flowjax.conditions import Field
 from flowjax.interop import WeightsError, from_dit, from_sit, from_torchcfm, read_state_dict
 from flowjax.interop.dit import reverse_time
 from flowjax.interop.torchcfm import layers
@@ -22,8 +23,14 @@ from flowjax.models.dit import DiT
 from flowjax.models.embeddings import positional
 
 DATA = Path(__file__).parent / "data"
+
+
+def classes(n):
+    return (Field("label", "label", num_classes=n),)
+
+
 CFM = {"channels": 32, "multipliers": (1, 2), "blocks": 1, "attention": (4,), "head_width": 16, "dtype": "float32"}
-TINY_DIT = {"patch": 2, "depth": 2, "width": 32, "heads": 4, "num_classes": 3, "dtype": "float32"}
+TINY_DIT = {"patch": 2, "depth": 2, "width": 32, "heads": 4, "fields": classes(3), "dtype": "float32"}
 
 
 class Network:
@@ -49,15 +56,22 @@ def dit(**changes):
     return Network(lambda: DiT((8, 8, 4), **TINY_DIT | changes, rngs=nnx.Rngs(0)))
 
 
+def labels(network, y):
+    """The condition of a network with classes, None for one without."""
+    return {"label": y.astype(np.int32)} if "encoders" in network.like else None
+
+
 def assert_agree(got, want):
     np.testing.assert_allclose(got, want, rtol=0, atol=1e-4 * float(np.abs(want).max()))
 
 
-@pytest.mark.parametrize(("name", "changes"), [("torchcfm", {}), ("torchcfm_film", {"film": True, "num_classes": 3})])
+@pytest.mark.parametrize(
+    ("name", "changes"), [("torchcfm", {}), ("torchcfm_film", {"film": True, "fields": classes(3)})]
+)
 def test_torchcfm_answers_as_stored(name, changes):
     network, stored = cfm(**changes), np.load(DATA / f"{name}.npz")
     params = from_torchcfm(read_state_dict(DATA / f"{name}.pt"), network.like, head_width=16)
-    assert_agree(network(params, stored["t"], stored["x"], stored["y"].astype(np.int32)), stored["out"])
+    assert_agree(network(params, stored["t"], stored["x"], labels(network, stored["y"])), stored["out"])
 
 
 def weights(shape, i):
@@ -110,14 +124,14 @@ def test_dit_answers_as_stored():
     network, stored = dit(outputs=2), np.load(DATA / "dit.npz")
     params = from_dit(read_state_dict(DATA / "dit.pt"), network.like)
     t = 1 - (stored["i"] + 1) / 1000
-    assert_agree(network(params, t, stored["x"], stored["y"].astype(np.int32)), stored["dit"])
+    assert_agree(network(params, t, stored["x"], labels(network, stored["y"])), stored["dit"])
 
 
 @pytest.mark.parametrize("outputs", [1, 2])
 def test_sit_answers_as_stored(outputs):
     network, stored = dit(outputs=outputs, time_scale=1.0), np.load(DATA / "dit.npz")
     params = from_sit(read_state_dict(DATA / "dit.pt"), network.like)
-    got = network(params, stored["t"], stored["x"], stored["y"].astype(np.int32))
+    got = network(params, stored["t"], stored["x"], labels(network, stored["y"]))
     assert_agree(got[..., :4], stored["sit"])
 
 
@@ -159,13 +173,13 @@ def test_checkpoints_of_other_networks_are_told():
         (lambda: to_cfm(state, blocks=2), "lacks input_blocks"),
         (lambda: to_cfm(state, channels=64), r"block.conv1.kernel \(3, 3, 32, 32\) for \(3, 3, 64, 64\)"),
         (lambda: to_cfm(film), "has besides label_emb.weight"),
-        (lambda: to_cfm(film, num_classes=3), r"down.0.0.block.embed.bias \(64,\) for \(32,\)"),
-        (lambda: to_cfm(state, num_classes=3), "lacks label_emb.weight"),
-        (lambda: to_cfm(state, augment=2), "no augmentation"),
+        (lambda: to_cfm(film, fields=classes(3)), r"down.0.0.block.embed.bias \(64,\) for \(32,\)"),
+        (lambda: to_cfm(state, fields=classes(3)), "lacks label_emb.weight"),
+        (lambda: to_cfm(state, fields=(Field("augment", "vector", (2,), zero_is_null=True),)), "no augmentation"),
         (lambda: to_cfm({**state, "out.2.weight": np.ones(3)}), r"out.2.weight has shape \(3,\)"),
         (lambda: from_dit(transformer, dit().like), r"out.bias \(32,\) for \(16,\)"),
         (lambda: from_dit(transformer, dit(outputs=2, depth=1).like), "has besides blocks.1"),
-        (lambda: from_dit(transformer, dit(outputs=2, num_classes=0).like), "has besides y_embedder"),
+        (lambda: from_dit(transformer, dit(outputs=2, fields=()).like), "has besides y_embedder"),
         (lambda: from_dit({**transformer, "pos_embed": np.zeros((1, 16, 32))}, dit(outputs=2).like), "pos_embed"),
         (lambda: from_dit(transformer, dit(outputs=2, qk_norm=True).like), "lacks blocks.0.k_gain"),
     ):
@@ -182,7 +196,7 @@ def test_checkpoints_of_other_networks_are_told():
         ({"use_scale_shift_norm": True, "num_channels": 64}, {"film": True, "channels": 64}),
         ({"attention_resolutions": "8,4"}, {"attention": (8, 4)}),
         ({"use_new_attention_order": True}, {}),
-        ({"class_cond": True, "num_classes": 5}, {"num_classes": 5}),
+        ({"class_cond": True, "num_classes": 5}, {"fields": classes(5)}),
     ],
 )
 def test_torchcfm_answers_as_installed(theirs, ours):
@@ -207,4 +221,4 @@ def test_torchcfm_answers_as_installed(theirs, ours):
     state = {name: a.numpy() for name, a in module.state_dict().items()}
     legacy = not theirs.get("use_new_attention_order", False)
     params = from_torchcfm(state, network.like, head_width=16, legacy=legacy)
-    assert_agree(network(params, t.numpy(), x.permute(0, 2, 3, 1).numpy(), y.numpy().astype(np.int32)), want)
+    assert_agree(network(params, t.numpy(), x.permute(0, 2, 3, 1).numpy(), labels(network, y.numpy())), want)

@@ -11,10 +11,13 @@ import pytest
 from flax import nnx
 from jax import lax
 
-from flowjax.conditions import NO_LABEL
+from flowjax import conditions
+from flowjax.conditions import NO_LABEL, Field
 from flowjax.models import adm, attention, kernels
 from flowjax.models.adm import ADM
 from flowjax.models.layers import REMAT, Conv, dropout, remat, row_keys, upsample_conv
+
+FIELDS = (Field("label", "label", num_classes=3), Field("augment", "vector", (2,), zero_is_null=True))
 
 SMALL = {
     "channels": 32,
@@ -23,8 +26,7 @@ SMALL = {
     "attention": (4,),
     "head_width": 32,
     "time_scale": 10.0,
-    "num_classes": 3,
-    "augment": 2,
+    "fields": FIELDS,
     "dropout": 0.0,
     "dtype": "float32",
 }
@@ -145,7 +147,7 @@ class Plain:
         angle = self.time_scale * t[:, None] * 10_000.0 ** (-np.arange(half) / half)
         e = self.linear(np.concatenate([np.cos(angle), np.sin(angle)], -1), p["time1"])
         e = self.linear(silu(e), p["time2"])
-        e = silu(e + p["label"]["table"][label] + augment @ p["augment"]["kernel"])
+        e = silu(e + p["encoders"]["label"]["table"][label] + augment @ p["encoders"]["augment"]["linear"]["kernel"])
         h = self.conv(x, p["stem"])
         skips = [h]
         for i, level in p["down"].items():
@@ -225,7 +227,7 @@ def test_both_forms_of_a_doubling_convolution(monkeypatch):
         return y, *back(target)
 
     expected = found(x, kernel)
-    monkeypatch.setattr(kernels, "serve", lambda: True)
+    monkeypatch.setattr(kernels, "available", lambda: True)
     found.clear_cache()
     for a, b in zip(found(x, kernel), expected, strict=True):
         assert 5 < float(jnp.abs(b).max()) < 35
@@ -277,7 +279,7 @@ def test_fused_attention_is_for_whole_tiles_in_half_precision(monkeypatch):
     )
     ask(64, 8, jnp.bfloat16)
     assert not calls  # no GPU here
-    monkeypatch.setattr(kernels, "serve", lambda: True)
+    monkeypatch.setattr(kernels, "available", lambda: True)
     for tokens, width, dtype in [
         (64, 8, jnp.float32),
         (63, 8, jnp.bfloat16),
@@ -356,14 +358,13 @@ def told(apply, x, t=0.3, label=LABELS, augment=0.0):
 
 
 def test_nothing_told_is_no_label_and_zeros():
-    """Whichever way it is told: an array is the labels, a dictionary may lack either."""
+    """Whichever way it is told: a dictionary may lack either."""
     model = nnx.merge(*filled(lambda rngs: ADM((8, 8, 3), **FLAT, rngs=rngs)))
     zeros, none = jnp.zeros((3, 2)), jnp.full(3, NO_LABEL)
-    embed = lambda cond: model._embed(jnp.full(3, 0.3), cond)
+    embed = lambda cond: model._embed(jnp.full(3, 0.3), None, conditions.check(cond, model.fields))
     labelled, nothing = embed({"label": LABELS, "augment": zeros}), embed({"label": none, "augment": zeros})
-    for same in (LABELS, {"label": LABELS}):
-        np.testing.assert_allclose(embed(same), labelled, rtol=1e-6, atol=1e-7)
-    for same in (None, none, {}, {"augment": zeros}, {"label": None, "augment": zeros}):
+    np.testing.assert_allclose(embed({"label": LABELS}), labelled, rtol=1e-6, atol=1e-7)
+    for same in (None, {"label": none}, {}, {"augment": zeros}):
         np.testing.assert_allclose(embed(same), nothing, rtol=1e-6, atol=1e-7)
     np.testing.assert_allclose(labelled[2], nothing[2], rtol=1e-6, atol=1e-7)
     assert float(jnp.abs(labelled - nothing)[:2].max(1).min()) > 1e-2
@@ -387,12 +388,12 @@ def test_outputs_side_by_side_dropout_and_half_precision():
     Dropout follows its key, and is off without one."""
     keys = FLAT | {"dropout": 0.3, "outputs": 2, "dtype": "bfloat16"}
     apply, params = network(**keys)
-    x, labels = normal(0, 3, 8, 8, 3), LABELS
+    x, labels = normal(0, 3, 8, 8, 3), {"label": LABELS}
     out = apply(0.3, x, labels)
     assert out.shape == (3, 8, 8, 6)
     assert out.dtype == jnp.float32
     t, wide = np.full(3, 0.3), np.asarray(x, np.float64)
-    expected = Plain(params, film=True)(t, wide, np.asarray(labels), np.zeros((3, 2)))
+    expected = Plain(params, film=True)(t, wide, np.asarray(LABELS), np.zeros((3, 2)))
     error = np.sqrt(np.mean((out - expected) ** 2)) / np.std(expected)
     assert 1e-4 < error < 0.03
     dropped = [np.asarray(apply(0.3, x, labels, jax.random.key(seed))) for seed in (1, 1, 2)]
@@ -451,7 +452,7 @@ def test_every_block_has_a_key_of_its_own(monkeypatch):
         def __init__(self, a, b, *args, **kwargs):
             self.b = b
 
-        def __call__(self, m, embedding, key):
+        def __call__(self, m, embedding, key, forward_mode):
             seen.append(key)
             return adm.Map((jnp.concatenate(m.parts, -1)[..., : self.b],), m.bias[: self.b])
 

@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from flowjax.conditions import NO_LABEL
+from flowjax.conditions import NO_LABEL, Field
 from flowjax.models.dit import SIZES, DiT, patches, pixels, positions
 from flowjax.models.layers import REMAT
 from tests.models.test_models import perturbed
 
 SHAPE = (4, 8, 2)
-TINY = {"patch": 2, "depth": 2, "width": 16, "heads": 2, "num_classes": 3, "dtype": "float32"}
+LABEL = Field("label", "label", num_classes=3)
+TINY = {"patch": 2, "depth": 2, "width": 16, "heads": 2, "fields": (LABEL,), "dtype": "float32"}
 
 
 def network(**changes):
@@ -41,7 +42,9 @@ def closed_form(depth, width, heads, patch, channels, outputs, classes):
 @pytest.mark.parametrize(("size", "millions"), [("S", 33), ("B", 130), ("L", 458), ("XL", 675)])
 def test_published_parameter_counts(size, millions):
     """Table 4 of the paper, in millions; without the positions, which are no parameters here."""
-    fresh = lambda: DiT((32, 32, 4), **SIZES[size], num_classes=1000, outputs=2, rngs=nnx.Rngs(0))
+    fresh = lambda: DiT(
+        (32, 32, 4), **SIZES[size], fields=(Field("label", "label", num_classes=1000),), outputs=2, rngs=nnx.Rngs(0)
+    )
     count = sum(a.size for a in jax.tree.leaves(nnx.split(nnx.eval_shape(fresh))[1]))
     assert round(count / 1e6) == millions
     assert count == closed_form(**SIZES[size], patch=2, channels=4, outputs=2, classes=1000)
@@ -55,15 +58,15 @@ def test_the_largest_has_the_known_count():
 @pytest.mark.parametrize("changes", [{}, {"qk_norm": True, "time_scale": 1.0}, {"patch": 4, "outputs": 2}])
 def test_shape_time_and_label(changes, x):
     model = nnx.jit(network(**changes))
-    labels = jnp.array([0, 1, 2, NO_LABEL])
+    labels = {"label": jnp.array([0, 1, 2, NO_LABEL])}
     out = model(0.3, x, labels)
     assert out.shape == (4, 4, 8, 2 * changes.get("outputs", 1))
     assert out.dtype == jnp.float32
-    np.testing.assert_allclose(out, model(jnp.full(4, 0.3), x, {"label": labels}), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(out, model(jnp.full(4, 0.3), x, labels), rtol=1e-5, atol=1e-5)
     assert not np.allclose(out, model(0.7, x, labels), atol=1e-3)
     np.testing.assert_allclose(out[3], model(0.3, x, None)[3], rtol=1e-4, atol=1e-5)  # no label is label -1
     assert not np.allclose(out[0], model(0.3, x, None)[0], atol=1e-4)
-    np.testing.assert_allclose(model(0.3, x[1:2], labels[1:2])[0], out[1], rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(model(0.3, x[1:2], {"label": labels["label"][1:2]})[0], out[1], rtol=1e-4, atol=1e-4)
 
 
 def test_tokens_know_their_place_and_see_each_other(tiny, x):
@@ -90,14 +93,16 @@ def test_a_fresh_network_is_zero_and_its_blocks_are_the_identity(x):
 
 def test_fresh_weights_have_the_papers_scales():
     """Xavier's variance is 2 / (in + out); 0.02 for the embedders. 1e4 draws or more: 3 % is 4 standard errors."""
-    model = DiT((8, 8, 4), width=128, heads=2, depth=1, num_classes=99, rngs=nnx.Rngs(0))
+    model = DiT(
+        (8, 8, 4), width=128, heads=2, depth=1, fields=(Field("label", "label", num_classes=99),), rngs=nnx.Rngs(0)
+    )
     block = model.blocks[0]
     for kernel, std in (
         (block.qkv.kernel, (2 / (4 * 128)) ** 0.5),
         (block.mlp1.kernel, (2 / (5 * 128)) ** 0.5),
         (model.time1.kernel, 0.02),
         (model.time2.kernel, 0.02),
-        (model.label.table, 0.02),
+        (model.encoders["label"].table, 0.02),
     ):
         np.testing.assert_allclose(kernel[...].std(), std, rtol=0.03)
     assert float(jnp.abs(block.qkv.kernel[...]).max()) < (6 / (4 * 128)) ** 0.5 + 1e-6
@@ -150,9 +155,11 @@ def test_dropout_is_drawn_from_the_key_alone(x):
 
 
 def test_an_augmentation_is_told(x):
-    model = network(augment=2)
+    model = network(fields=(LABEL, Field("augment", "vector", (2,), zero_is_null=True)))
     labels, one = jnp.zeros(4, jnp.int32), jnp.ones((4, 2))
-    assert not np.allclose(model(0.3, x, {"label": labels, "augment": one}), model(0.3, x, labels), atol=1e-4)
+    assert not np.allclose(
+        model(0.3, x, {"label": labels, "augment": one}), model(0.3, x, {"label": labels}), atol=1e-4
+    )
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,11 @@ import pytest
 from flax import nnx
 from scipy.integrate import quad
 
-from flowjax.conditions import NO_LABEL
+from flowjax.conditions import NO_LABEL, Field
 from flowjax.models import magnitude
 from flowjax.models.edm2 import EDM2, Attention, Decoder, Encoder, noise_level
+
+FIELDS = (Field("label", "label", num_classes=3), Field("augment", "vector", (2,), zero_is_null=True))
 
 SMALL = {
     "channels": 8,
@@ -20,8 +22,7 @@ SMALL = {
     "blocks": 1,
     "attention": (),
     "head_width": 8,
-    "num_classes": 3,
-    "augment": 2,
+    "fields": FIELDS,
     "dtype": "float32",
 }
 FLAT = {**SMALL, "multipliers": (2,), "blocks": 0}
@@ -189,16 +190,16 @@ def test_network_starts_at_zero_and_keeps_magnitude_to_its_end(small):
 
 
 def test_time_label_and_augmentation(flat):
-    x, labels = normal(0, 4, 8, 8, 3), jnp.array([0, 1, 2, NO_LABEL])
+    x, labels = normal(0, 4, 8, 8, 3), {"label": jnp.array([0, 1, 2, NO_LABEL])}
     out = flat(0.3, x, labels)
     assert out.shape == x.shape
     assert out.dtype == jnp.float32
     assert not np.allclose(out, flat(0.7, x, labels), atol=1e-3)
     without = flat(jnp.array([0.1, 0.2, 0.4, 0.3]), x)
     np.testing.assert_allclose(out[3], without[3], rtol=1e-4, atol=1e-5)  # a time a row; no label is label -1
-    unlabelled = flat(0.3, x, jnp.full(4, NO_LABEL))
+    unlabelled = flat(0.3, x, {"label": jnp.full(4, NO_LABEL)})
     assert all(not np.allclose(a, b, atol=1e-3) for a, b in zip(out[:3], unlabelled[:3], strict=True))
-    augmented = lambda a: flat(0.3, x, {"label": labels, "augment": jnp.full((4, 2), a)})
+    augmented = lambda a: flat(0.3, x, labels | {"augment": jnp.full((4, 2), a)})
     np.testing.assert_allclose(out, augmented(0.0), rtol=1e-5, atol=1e-5)
     assert not np.allclose(out, augmented(1.0), atol=1e-3)
 
@@ -225,7 +226,7 @@ def test_outputs_side_by_side_and_dropout():
 
 def test_bfloat16_is_close(flat):
     """Roundings of 2^-9, independent, in some 15 layers: sqrt(15) 2^-9 = 0.8% of the magnitude, taken thrice."""
-    x, labels = normal(0, 4, 8, 8, 3), jnp.array([0, 1, 2, NO_LABEL])
+    x, labels = normal(0, 4, 8, 8, 3), {"label": jnp.array([0, 1, 2, NO_LABEL])}
     low, high = network(**FLAT | {"dtype": "bfloat16"})[0](0.3, x, labels), flat(0.3, x, labels)
     assert low.dtype == jnp.float32
     assert 0 < mean_square(low - high) < 0.023**2 * mean_square(high)
@@ -264,7 +265,12 @@ def test_published_sizes(channels, published):
     """EDM2-XS and EDM2-S (Karras et al. 2024, table 2), in millions; ours have a vector more, for missing labels."""
     shapes = nnx.eval_shape(
         lambda: EDM2(
-            (64, 64, 4), channels=channels, multipliers=(1, 2, 3, 4), blocks=3, num_classes=1000, rngs=nnx.Rngs(0)
+            (64, 64, 4),
+            channels=channels,
+            multipliers=(1, 2, 3, 4),
+            blocks=3,
+            fields=(Field("label", "label", num_classes=1000),),
+            rngs=nnx.Rngs(0),
         )
     )
     count = sum(math.prod(a.shape) for a in jax.tree.leaves(nnx.split(shapes)[1]))

@@ -6,10 +6,13 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from flowjax.conditions import NO_LABEL, Field
 from flowjax.models import MLP, UNet
-from flowjax.models.embeddings import NO_LABEL, time_features
+from flowjax.models.embeddings import time_features
 from flowjax.models.mlp import ACTIVATIONS
 from flowjax.models.unet import _double, _fold, _halve, _unfold
+
+LABEL = (Field("label", "label", num_classes=3),)
 
 
 def perturbed(model):
@@ -23,13 +26,13 @@ def perturbed(model):
 
 @pytest.fixture(scope="module")
 def mlp():
-    return perturbed(MLP((2, 3), width=8, depth=2, features=4, num_classes=3, rngs=nnx.Rngs(0)))
+    return perturbed(MLP((2, 3), width=8, depth=2, features=4, fields=LABEL, rngs=nnx.Rngs(0)))
 
 
 @pytest.fixture(scope="module")
 def unet():
     return perturbed(
-        UNet((6, 10, 2), channels=8, multipliers=(1, 2), blocks=1, patch=2, num_classes=3, rngs=nnx.Rngs(0))
+        UNet((6, 10, 2), channels=8, multipliers=(1, 2), blocks=1, patch=2, fields=LABEL, rngs=nnx.Rngs(0))
     )
 
 
@@ -40,14 +43,14 @@ def test_shape_time_and_label(name, request):
     x = jax.random.normal(jax.random.key(0), (4, *shape))
     graph, state = nnx.split(model)
     model = jax.jit(lambda t, x, cond: nnx.merge(graph, state)(t, x, cond))
-    labels = jnp.array([0, 1, 2, NO_LABEL])
+    labels = {"label": jnp.array([0, 1, 2, NO_LABEL])}
     out = model(0.3, x, labels)
     assert out.shape == x.shape
     np.testing.assert_allclose(out, model(jnp.full(4, 0.3), x, labels), rtol=1e-5, atol=1e-5)
     assert not np.allclose(out, model(0.7, x, labels), atol=1e-3)
     np.testing.assert_allclose(out[3], model(0.3, x, None)[3], rtol=1e-4, atol=1e-5)  # no label is label -1
     assert not np.allclose(out[0], model(0.3, x, None)[0], atol=1e-4)
-    alone = model(0.3, x[1:2], labels[1:2])
+    alone = model(0.3, x[1:2], {"label": labels["label"][1:2]})
     np.testing.assert_allclose(alone[0], out[1], rtol=1e-4, atol=1e-4)  # rows do not see each other
 
 

@@ -84,7 +84,7 @@ def test_group_norm_is_its_formula(act):
 @pytest.mark.parametrize("served", [False, True])
 def test_gradients_of_group_norm(monkeypatch, served):
     """Against autodiff of the plain formula, for every argument: float32 sums of some 50 terms of order 1, 1e-4."""
-    monkeypatch.setattr(kernels, "serve", lambda: served)
+    monkeypatch.setattr(kernels, "available", lambda: served)
     graph, params = nnx.split(layer(8, 4))
     arguments = (2 * normal(0, 2, 4, 3, 8) + 1, normal(1, 2, 8), normal(2, 2, 8), normal(3, 2, 8))
     target = normal(4, 2, 4, 3, 8)

@@ -218,7 +218,7 @@ def losses(model, own, mesh):
     if own.get("dtype") is None and mesh.get("fsdp", 1) > 1 and model == "dit":
         assert {str(dtype) for dtype in jax.tree.leaves(trainer._travelling)} == {"float32", "bfloat16"}
     if stacked.PLATFORMS == ("cpu",):
-        step = jax.make_jaxpr(trainer.make_step())(trainer._shapes, trainer._shapes.key, Batch(*trainer._batch_like()))
+        step = jax.make_jaxpr(trainer.make_step())(trainer._shapes, trainer._shapes.key, trainer._batch_like)
         assert ("shard_map" in str(step)) == (mesh.get("data", 1) > 1)
         assert (trainer.stacks is not None) == (model != "adm")  # whose convolutions take the loop to the host
     state, found = trainer.init(), []

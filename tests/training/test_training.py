@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from flowjax import conditions
 from flowjax.batch import Batch
 from flowjax.build import build
 from flowjax.conditions import NO_LABEL
@@ -26,7 +27,7 @@ from flowjax.training.checkpoints import CheckpointError, Checkpoints, Saver
 from flowjax.training.loop import train
 from flowjax.training.outputs import RunOutputs
 from flowjax.training.profiling import Trace
-from flowjax.training.step import drop_labels, loops_badly
+from flowjax.training.step import loops_badly
 from flowjax.training.trainer import Trainer
 from flowjax.training.writers import read_metrics
 from tests.conftest import reproducible_records
@@ -304,7 +305,8 @@ def test_adamw_decays_and_clip_clips():
 
 def test_labels_are_dropped_one_by_one():
     labels = jnp.arange(20_000) % 10
-    dropped = drop_labels(jax.random.key(0), labels, 0.1)
+    label = conditions.Field("label", "label", num_classes=10, dropout=0.1)
+    dropped = conditions.drop(jax.random.key(0), {"label": labels}, (label,))["label"]
     share = float((dropped == NO_LABEL).mean())
     assert share == pytest.approx(0.1, abs=5 * np.sqrt(0.09 / 20_000))
     kept = dropped != NO_LABEL
