@@ -29,6 +29,7 @@ from flowjax.build import build
 from flowjax.config import Config, changed, defaults, literal
 from flowjax.data.arrays import open_npz
 from flowjax.data.dataset import Dataset
+from flowjax.data.requests import DataRequest
 from flowjax.solvers import sample
 from flowjax.training.trainer import Trainer
 
@@ -49,7 +50,7 @@ def images(npz: str) -> Dataset:
     if not npz:
         npz = str(Path(tempfile.mkdtemp()) / "random.npz")
         np.savez(npz, x=np.random.default_rng(0).integers(0, 256, (2000, 32, 32, 3), np.uint8))
-    return open_npz(npz)
+    return open_npz(DataRequest(npz))
 
 
 def timed(go: Callable[[int], Any], n: int, rounds: int = 3) -> list[float]:
