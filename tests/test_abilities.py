@@ -194,6 +194,3 @@ def test_forward_mode_reaches_the_network_through_everything_in_front_of_it():
     assert inner.model.model.model.model.apply.forward
     assert inner.model.model.weak.apply.forward
     assert in_forward_mode(ORACLE) is ORACLE
-    bound = predictions.BoundNetwork(lambda params, t, x, cond, forward_mode=False: params * x, jnp.ones(()))
-    assert bound.with_forward_mode() is bound.with_forward_mode()
-    assert bound.with_forward_mode().keywords == {"forward_mode": True}

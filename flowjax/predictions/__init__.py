@@ -15,7 +15,6 @@ from flowjax.predictions.kinds import (
     well_conditioned,
 )
 from flowjax.predictions.reading import (
-    BoundNetwork,
     DenoiserModel,
     PathModel,
     Reading,
@@ -27,7 +26,6 @@ from flowjax.predictions.reading import (
 )
 
 __all__ = [
-    "BoundNetwork",
     "Denoiser",
     "DenoiserModel",
     "Ends",

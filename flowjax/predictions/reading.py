@@ -4,10 +4,8 @@ Anything with a `path` and `ends(t, x, cond)` gets its velocity, its score and i
 becomes such a model by `read`, and a function that returns `Ends` by `model`.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from dataclasses import field as dataclass_field
-from functools import cached_property
 from typing import Any
 
 from flowjax.abilities import Ends, HasEnds, interval_of
@@ -15,7 +13,7 @@ from flowjax.paths.affine import AffinePath, GaussianPath
 from flowjax.precision import at_least_float32
 from flowjax.predictions.kinds import Denoiser, Prediction, velocity
 from flowjax.spaces import Space
-from flowjax.typing import Apply, Array, Batched, Cond, Params, Time
+from flowjax.typing import Apply, Array, Batched, Cond, Time
 
 __all__ = [
     "BoundNetwork",
@@ -132,41 +130,14 @@ class Reading(PathModel):
         return self.prediction.to_velocity(self.path, t, x, self.output(t, x, cond))
 
 
-@dataclass(frozen=True, eq=False)
-class BoundNetwork:
-    """A network with its parameters bound: `network(t, x, cond)`, as `read` takes it.
-
-    Attributes:
-        apply: `apply(params, t, x, cond)`, which takes the keyword `forward_mode` if it has kernels with a reverse-mode
-            rule of their own.
-        params: its parameters.
-        keywords: static keyword arguments of every call.
-    """
-
-    apply: Callable[..., Array]
-    params: Params
-    keywords: Mapping[str, Any] = dataclass_field(default_factory=dict)
-
-    def __call__(self, t: Time, x: Batched, cond: Cond = None) -> Array:
-        return self.apply(self.params, t, x, cond, **self.keywords)
-
-    @cached_property
-    def _forward(self) -> "BoundNetwork":
-        return BoundNetwork(self.apply, self.params, {**self.keywords, "forward_mode": True})
-
-    def with_forward_mode(self) -> "BoundNetwork":
-        """The same network by operations that JAX differentiates in forward mode; the same object at each call."""
-        return self if "forward_mode" in self.keywords else self._forward
-
-
 def read(apply: Apply, path: AffinePath, prediction: Prediction) -> Reading:
     """A network as a model: its output read as both ends of the path, and as a velocity.
 
     The velocity of a network that predicts it is the network's output; other predictions go through the ends.
 
     Args:
-        apply: the network with its parameters bound, `apply(t, x, cond)`, of any float dtype: a `BoundNetwork`, or a
-            function.
+        apply: the network with its parameters bound, `apply(t, x, cond)`, of any float dtype: a function, or an
+            object with a method `with_forward_mode` (`flowjax.abilities.in_forward_mode`) where its kernels need it.
         path: the path it was trained on.
         prediction: what it predicts.
 
