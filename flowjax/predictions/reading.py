@@ -16,7 +16,6 @@ from flowjax.spaces import Space
 from flowjax.typing import Apply, Array, Batched, Cond, Time
 
 __all__ = [
-    "BoundNetwork",
     "DenoiserModel",
     "PathModel",
     "Reading",
