@@ -76,6 +76,7 @@ CADENCE = (
     "train.keep_every",
     "train.keep_at",
     "train.peak_tflops",
+    "train.loop",
     "data.workers",
     "mesh.data",
     "mesh.fsdp",
@@ -148,6 +149,7 @@ def defaults(model: str = "mlp", method: str = "flow_matching") -> Config:
                 "clip": 1.0,
                 "spike": 0.0,
                 "peak_tflops": 0.0,
+                "loop": "auto",  # or device, host: where the loop over steps runs
                 "log_every": 200,
                 "save_every": 1000,
                 "keep_last": 3,

@@ -27,6 +27,17 @@ from flowjax.training.stacked import Stacks
 from flowjax.training.state import RunningMetrics, TrainState
 from flowjax.typing import Params, PRNGKey, PyTree
 
+LOOPS: dict[str, Callable[[bool, str], bool]] = {
+    "auto": lambda slow_in_cpu_loops, platform: slow_in_cpu_loops and platform == "cpu",
+    "device": lambda slow_in_cpu_loops, platform: False,
+    "host": lambda slow_in_cpu_loops, platform: True,
+}
+"""Whether the host calls each step, by the names of `train.loop`, from what the network declares and the platform.
+
+`device` runs many steps in one compiled program. `auto` is `host` on a CPU for networks that declare
+`slow_in_cpu_loops`, else `device`.
+"""
+
 
 class Metrics(NamedTuple):
     """What a call of the compiled loop reports.
@@ -186,7 +197,7 @@ def make_run(
         get_batch: draws or picks the batch inside the program.
         mesh: of the devices.
         places: a sharding for each leaf of the state.
-        on_host: compile one step and loop on the host instead; see `loops_badly`.
+        on_host: compile one step and loop on the host instead; see `LOOPS`.
         stacks: what the state is inside the loop, where the step is one of stacks; not on the host.
     """
     everywhere, limits = replicated(mesh), method.limits
@@ -259,13 +270,3 @@ def exceeded(values: Mapping[str, Array], limits: Mapping[str, Limit], step: int
         if not (value := float(values[name])) <= limit.largest:
             return limit.message.format(step=step, value=value)
     return None
-
-
-def loops_badly(step: Callable[..., Any], *arguments: Any) -> bool:
-    """Whether a CPU's compiled loop around this step would be slow: if there are convolutions with gradients in it.
-
-    XLA's CPU compiler brings convolutions into the form of its fast kernels only outside loops; inside one the
-    gradients of a U-Net ran 17 times slower (9.9 s a step against 0.58 s, batch 64 of Fashion-MNIST, 2 cores, jaxlib
-    0.10.2).
-    """
-    return "conv_general_dilated" in str(jax.make_jaxpr(step)(*arguments))

@@ -16,10 +16,12 @@ from flowjax.build import build, fields_of, make_augmentation
 from flowjax.config import Config, resolve
 from flowjax.data import Dataset
 from flowjax.data.batches import batch_like, condition_names, make_get_batch, prepared
+from flowjax.errors import lookup
 from flowjax.methods.base import Context, Method
 from flowjax.models import kernels
 from flowjax.models.functional import Variables
 from flowjax.models.magnitude import is_weight
+from flowjax.names import MODELS
 from flowjax.training import hosts, optimizers, profiling, stacked
 from flowjax.training.narrow import travelling
 from flowjax.training.prefetcher import Prefetcher
@@ -27,7 +29,7 @@ from flowjax.training.replicas import network_over_rows
 from flowjax.training.sharding import make_mesh, replicated, rules_of, shardings
 from flowjax.training.stacked import Stacks
 from flowjax.training.state import TrainState, init_state
-from flowjax.training.step import Metrics, Step, loops_badly, make_run, make_step
+from flowjax.training.step import LOOPS, Metrics, Step, make_run, make_step
 from flowjax.typing import Params, PRNGKey, PyTree
 
 _VAL_ROWS = 1024
@@ -105,7 +107,7 @@ class Trainer:
         self._get_batch = make_get_batch(
             dataset, self._fields, make_augmentation(config, dataset.spec), train.batch_size
         )
-        on_host = self._loops_badly()
+        on_host = self._loops_on_host()
         stacks = self.stacks = None if on_host else self._make_stacks()
         run = make_run(self.make_step(stacks), method, self._get_batch, self.mesh, self.places, on_host, stacks)
         self._run = run if on_host else CompiledAhead(run)
@@ -264,10 +266,11 @@ class Trainer:
         validation = jax.jit(self.validation, out_shardings=replicated(self.mesh))
         return validation(np.uint32(self.config.seed), self.held_out())
 
-    def _loops_badly(self) -> bool:
-        like = self.like()
-        step = lambda state, key, batch: self.make_step()(state, key, batch, self.teacher)
-        return self.mesh.devices.flat[0].platform == "cpu" and loops_badly(step, like, like.key, self._batch_like)
+    def _loops_on_host(self) -> bool:
+        """Whether the host calls each step, as `train.loop` says."""
+        network = MODELS.get(self.config.get("model", {}).get("name"))
+        rule = lookup("train.loop", self.config.train.loop, LOOPS)
+        return rule(getattr(network, "slow_in_cpu_loops", False), self.mesh.devices.flat[0].platform)
 
     @cached_property
     def flops_per_step(self) -> float:

@@ -22,13 +22,14 @@ from flowjax.data import DataError, open_dataset
 from flowjax.data.dataset import ArrayRows
 from flowjax.data.stream import Stream
 from flowjax.errors import ConfigError, RunFault
+from flowjax.names import MODELS
 from flowjax.training import averages, loop, optimizers
 from flowjax.training.checkpoints import CheckpointError, Checkpoints, Saver
 from flowjax.training.loop import train
 from flowjax.training.outputs import RunOutputs
 from flowjax.training.profiling import Trace
-from flowjax.training.step import loops_badly
-from flowjax.training.trainer import Trainer
+from flowjax.training.step import LOOPS
+from flowjax.training.trainer import CompiledAhead, Trainer
 from flowjax.training.writers import read_metrics
 from tests.conftest import reproducible_records
 
@@ -217,9 +218,30 @@ def test_loops_on_the_host_and_in_stacks_take_the_same_steps(trainer):
     cut, _ = in_stacks(trainer.init(), trainer.arrays(), 2)
     assert_same_bits(in_stacks(cut, trainer.arrays(), 3)[0], c)
     assert float(mc.grad_norm) == pytest.approx(float(mb.grad_norm), rel=1e-5)
-    x = jnp.ones((1, 4, 4, 1))
-    assert loops_badly(lambda k: jax.lax.conv(x, k, (1, 1), "SAME"), jnp.ones((1, 4, 3, 3)))
-    assert not loops_badly(lambda k: k @ k, jnp.ones((2, 2)))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_networks_with_convolutions_declare_that_cpu_loops_are_slow(name):
+    """XLA's CPU compiler gives convolutions their fast kernels only outside loops: they are looked for in the jaxpr."""
+    c = defaults(name)
+    own = {"width": 16, "depth": 1, "channels": 32, "multipliers": (1,), "blocks": 1, "heads": 2, "head_width": 8}
+    c.model.update({key: value for key, value in own.items() if key in c.model and (key, name) != ("heads", "adm")})
+    c.data.name, c.train.batch_size = "digits", 2
+    dataset = open_dataset("digits")
+    trainer = Trainer(resolve(c), build(resolve(c), dataset.spec), dataset)
+    like = trainer.like()
+    jaxpr = jax.make_jaxpr(trainer.make_step())(like, like.key, trainer._batch_like)
+    convolves = "conv_general_dilated" in str(jaxpr)
+    assert getattr(MODELS[name], "slow_in_cpu_loops", False) == convolves
+    assert isinstance(trainer._run, CompiledAhead) != convolves  # where tests run: on a CPU
+
+
+def test_the_loop_is_the_one_that_the_config_names():
+    with pytest.raises(ConfigError, match=r"train\.loop: unknown 'hots'; did you mean 'host'"):
+        assemble(config(loop="hots"))
+    assert LOOPS["auto"](True, "cpu")
+    assert not LOOPS["auto"](True, "gpu")
+    assert not LOOPS["auto"](False, "cpu")
 
 
 @pytest.mark.parametrize(
@@ -347,10 +369,10 @@ def test_records_depend_neither_on_stops_nor_on_speed(kind, tmp_path, monkeypatc
     c = config(steps=24, log_every=10, save_every=24)
     c.data.name = "digits" if kind == "streamed" else "gaussians8"
     c.ema.widths, c.ema.snapshots = (0.1,), 2
+    c.train.loop = "host" if kind == "on_host" else "device"
     c, dataset = resolve(c), open_dataset(c.data.name)
     if kind == "streamed":
         dataset = dataclasses.replace(dataset, sample=None, arrays=tuple, rows=ArrayRows(dataset.arrays()))
-    monkeypatch.setattr(Trainer, "_loops_badly", lambda self: kind == "on_host")
     trainer = Trainer(c, build(c, dataset.spec), dataset)
     steps = trainer.run
     snapshots = lambda folder: sorted(path.name for path in (folder / "averages").iterdir())
