@@ -24,7 +24,6 @@ from jaxtyping import Array, Float, Key
 
 from flowjax.abilities import Bijection, HasVelocity, abilities_of, in_forward_mode, velocity_of
 from flowjax.keys import row_keys
-from flowjax.models.kernels import forward_mode
 from flowjax.precision import at_least_float32
 from flowjax.solvers import Stats, solve_ode
 from flowjax.solvers.ode import times_within
@@ -46,9 +45,7 @@ def exact_divergence(v: Callable[[Batched], Batched], x: Batched) -> tuple[Batch
     """
     shape = x.shape[1:]
     d = x[0].size
-    v = in_forward_mode(v)
-    with forward_mode():
-        y, push = jax.linearize(v, x)
+    y, push = jax.linearize(in_forward_mode(v), x)
 
     def along(i: Array) -> Float[Array, " B"]:
         e = jax.nn.one_hot(i, d, dtype=x.dtype).reshape(shape)
@@ -63,9 +60,7 @@ def hutchinson_divergence(
     v: Callable[[Batched], Batched], x: Batched, probes: Float[Array, "B P *event"]
 ) -> tuple[Batched, Float[Array, " B"]]:
     """v(x) and the mean over probes of e . J e for each row."""
-    v = in_forward_mode(v)
-    with forward_mode():
-        y, push = jax.linearize(v, x)
+    y, push = jax.linearize(in_forward_mode(v), x)
     terms = jax.vmap(lambda e: jnp.sum((push(e) * e).reshape(x.shape[0], -1), -1), in_axes=1)(probes)
     return y, terms.mean(0)
 

@@ -1,12 +1,14 @@
 """log p by the change of variables, against closed forms; Hutchinson against the exact trace."""
 
+from dataclasses import dataclass
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy import stats
 
-from flowjax import likelihood, oracles
+from flowjax import guidance, likelihood, oracles, predictions
 from flowjax.paths import GaussianPath
 from flowjax.schedules import VP, CondOT, Cosine
 from flowjax.sources import GaussianMixture, Normal
@@ -87,6 +89,42 @@ def test_exact_divergence_in_blocks_is_the_trace():
     jacobian = jax.vmap(jax.jacfwd(lambda x: v(x[None])[0]))(x)
     np.testing.assert_allclose(divergence, jnp.trace(jacobian, axis1=1, axis2=2), rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(y, v(x), rtol=1e-6)
+
+
+@jax.custom_vjp
+def _reverse_only(x):
+    return -x
+
+
+_reverse_only.defvjp(lambda x: (-x, None), lambda _, g: (-g,))
+
+
+@dataclass(frozen=True)
+class Fused:
+    """The network -x, by an operation that JAX does not differentiate forwards unless forward mode was asked for."""
+
+    forward: bool = False
+
+    def __call__(self, t, x, cond=None):
+        return -x if self.forward else _reverse_only(x)
+
+    def with_forward_mode(self):
+        return Fused(True)
+
+
+@pytest.mark.parametrize("divergence", ["exact", "hutchinson"])
+def test_networks_are_differentiated_in_forward_mode(divergence):
+    """dx/dt = -x: x(0) = e x and log p(x) = log N(e x; 0, 1) + D, also through a reading and guidance. RK4 with 20
+    steps is within 1e-6."""
+    model = predictions.read(Fused(), PATH, predictions.velocity)
+    guided = guidance.Auto(model, model, 2.0)
+    x = jnp.array([[0.3, -0.2], [0.1, 0.4]])
+    got, _ = likelihood.log_prob(
+        guided, x, Normal((2,)), divergence=divergence, key=jax.random.key(0), solver="rk4", steps=20
+    )
+    np.testing.assert_allclose(got, stats.norm.logpdf(np.e * np.asarray(x)).sum(1) + 2, atol=2e-5)
+    with pytest.raises(TypeError, match="forward-mode"):
+        jax.jvp(lambda x: Fused()(0.5, x), (x,), (x,))
 
 
 def test_conditions_reach_their_rows():
