@@ -221,7 +221,7 @@ class Trainer:
             found["checksum of its first, middle and last row"] = _checksum(some)
         if data.draw is None:  # what is computed may differ in a last bit between kinds of hosts
             found["checksum of its rows"] = _checksum(self._loaded)
-            found["checksum of its test rows"] = _checksum((data.test, data.test_cond))
+            found["checksum of its test rows"] = _checksum((data.test, data.test_cond, data.test_x0, data.test_mask))
         return found
 
     def _as_used(self, params: Params) -> Params:
@@ -293,12 +293,8 @@ class Trainer:
         return sum(math.prod(a.shape) for a in jax.tree.leaves(self.like().params))
 
     def held_out(self) -> Batch:
-        """Test points of the validation loss with their conditions, as `data.batches.prepared` takes them."""
-        data, rows = self.dataset, slice(0, min(_VAL_ROWS, len(self.dataset.test)))
-        cond = {name: np.asarray(data.test_cond[name][rows]) for name in condition_names(self._fields)}
-        x0 = None if data.test_x0 is None else data.spec.encode(data.test_x0[rows])
-        mask = None if data.test_mask is None else data.test_mask[rows]
-        return Batch(data.spec.encode(data.test[rows]), cond, x0, mask)
+        """Test points of the validation loss, encoded with their conditions, as `data.batches.prepared` takes them."""
+        return self.dataset.encoded_test(_VAL_ROWS, condition_names(self._fields))
 
     def validation(self, seed: Any, rows: Batch) -> tuple[PRNGKey, Batch]:
         """The key and the batch of the validation loss: `held_out` prepared by this seed."""

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 
 from flowjax import conditions
-from flowjax.build import fields_of, make_augmentation
+from flowjax.build import build, data_arguments, fields_of, make_augmentation
 from flowjax.config import changed, defaults
 from flowjax.data import open_dataset
 from flowjax.data.batches import batch_like, make_get_batch, prepared
 from flowjax.data.stream import Stream
+from flowjax.training.trainer import Trainer
 
 RNG = np.random.default_rng(0)
 
@@ -78,3 +79,28 @@ def test_test_rows_are_prepared_as_training_rows_are(path):
     assert batch.x1.shape == batch.x0.shape == (3, 4, 4, 1)
     assert batch.x0.dtype == batch.x1.dtype == jnp.float32
     assert set(batch.cond) == {"obs"}
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_a_run_with_conditions_of_all_kinds_and_pairs_trains(tmp_path, monkeypatch, streamed):
+    """A table of columns of very different scales, a vector, a set, a label, and sources of its own."""
+    if streamed:
+        monkeypatch.setattr("flowjax.data.dataset.RESIDENT_BYTES", 0)
+    x = RNG.normal(size=(40, 2)) * [1e-4, 1e3]
+    points = RNG.normal(size=(40, 3, 2))
+    points[::2, 1:] = np.nan
+    np.savez(tmp_path / "a.npz", x=x, y=np.arange(40) % 4, obs=RNG.normal(size=(40, 3)), points=points, x0=-x)
+    cond = ("label", "obs", "points(kind='set', dropout=0)")
+    keys = {"data.name": "npz", "data.path": str(tmp_path / "a.npz"), "data.cond": cond, "data.pairs": "x0"}
+    sizes = {"model.width": 8, "model.depth": 1, "train.batch_size": 8, "train.warmup": 0.0}
+    config = changed(defaults(), keys | sizes)
+    dataset = open_dataset(*data_arguments(config))
+    trainer = Trainer(config, build(config, dataset.spec), dataset)
+    rows = trainer.prefetcher(0, 2) if streamed else trainer.arrays()
+    state, metrics = trainer.run(trainer.init(), rows, 2)
+    if streamed:
+        trainer.prefetcher.close()
+    assert (int(state.step), int(metrics.bad_step)) == (2, 0)
+    encoded = dataset.spec.encode_cond({"obs": dataset.test_cond["obs"]})["obs"]
+    np.testing.assert_array_equal(trainer.held_out().cond["obs"], encoded)
+    assert np.isfinite(trainer.val_loss(state.ema, state.variables))
