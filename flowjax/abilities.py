@@ -47,14 +47,14 @@ class Ends(NamedTuple):
     Attributes:
         x0, x1: E[x0 | x_t = x], E[x1 | x_t = x].
         z: E[z | x_t = x] of the path's own noise, if known.
-        spread: of a network with learned variance: where in [0, 1], in logarithm, the variance of an ancestral step
-            lies between its bounds (`flowjax.paths.transition`).
+        variance_fraction: of a network with learned variance: where in [0, 1], in logarithm, the variance of an
+            ancestral step lies between its bounds (`flowjax.paths.transition`).
     """
 
     x0: Batched
     x1: Batched
     z: Batched | None = None
-    spread: Batched | None = None
+    variance_fraction: Batched | None = None
 
 
 @runtime_checkable

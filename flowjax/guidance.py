@@ -43,7 +43,9 @@ T = TypeVar("T")
 
 def _mix(base: Ends, to: Ends, scale: Array | float) -> Ends:
     """base + scale (to - base), each part; a learned variance is that of `to`."""
-    return Ends(*(_line(a, b, scale) for a, b in zip(base[:3], to[:3], strict=True)), spread=to.spread)
+    return Ends(
+        *(_line(a, b, scale) for a, b in zip(base[:3], to[:3], strict=True)), variance_fraction=to.variance_fraction
+    )
 
 
 def _line(a: Any, b: Any, scale: Array | float) -> Any:

@@ -125,28 +125,28 @@ class GaussianMixture:
         return logsumexp(self.log_weights - 0.5 * square - means.shape[1] * (jnp.log(scales) + 0.5 * _LOG_2PI), axis=-1)
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=["points"], meta_fields=["spread"])
+@partial(jax.tree_util.register_dataclass, data_fields=["points"], meta_fields=["dequantization_width"])
 @dataclass(frozen=True)
 class Empirical:
     """Rows of a finite set, drawn with replacement: a data set as the source of another. It has no density.
 
     Args:
         points: (N, *event).
-        spread: each coordinate is moved by a uniform in [0, spread): dequantisation.
+        dequantization_width: each coordinate is moved by a uniform in [0, dequantization_width): dequantisation.
     """
 
     points: Float[ArrayLike, "N *event"]
-    spread: float = 0.0
+    dequantization_width: float = 0.0
 
     @property
     def shape(self) -> tuple[int, ...]:
         return tuple(jnp.shape(self.points)[1:])
 
     def sample(self, key: PRNGKey, n: int) -> Batched:
-        key_row, key_spread = jax.random.split(key)
+        key_row, key_move = jax.random.split(key)
         points = jnp.asarray(self.points)
         rows = points[jax.random.randint(key_row, (n,), 0, points.shape[0])]
-        return rows + self.spread * jax.random.uniform(key_spread, rows.shape)
+        return rows + self.dequantization_width * jax.random.uniform(key_move, rows.shape)
 
     def log_prob(self, x: Batched) -> Float[Array, " B"]:
         raise ValueError("a finite set has no density, so a flow from it has no likelihood: sample instead")

@@ -174,10 +174,10 @@ def test_no_score_without_a_gaussian_source():
 def test_learned_variance_travels_with_the_noise():
     path = GaussianPath(VP())
     x, eps = jax.random.normal(jax.random.key(0), (2, 4, 3))
-    spread = jnp.full_like(eps, 0.25)
-    output = noise_variance.from_ends(path, 0.5, x, Ends(eps, eps, None, spread))
+    fraction = jnp.full_like(eps, 0.25)
+    output = noise_variance.from_ends(path, 0.5, x, Ends(eps, eps, None, fraction))
     back = noise_variance.to_ends(path, 0.5, x, output)
-    np.testing.assert_allclose(back.spread, spread, rtol=1e-6)
+    np.testing.assert_allclose(back.variance_fraction, fraction, rtol=1e-6)
     np.testing.assert_allclose(back.x1, noise.to_ends(path, 0.5, x, eps).x1, rtol=1e-6)
     with pytest.raises(ValueError, match="2 heads"):
         noise_variance.gain(path, jnp.array([0.5]))

@@ -41,7 +41,7 @@ def bound_term(
 ) -> Float[Array, " B"]:
     """One term of the bound for each row, nats: that of the step from t to s, or of the decoder where `last`."""
     q = transition(path, jnp.where(last, t - 1e-2, t), s, x)  # a step from the last level to itself has no variance
-    var = step_variance(q, variance, ends.spread)
+    var = step_variance(q, variance, ends.variance_fraction)
     miss = (q.from_x1 * (x1 - ends.x1)) ** 2
     kl = 0.5 * sum_event(jnp.broadcast_to(q.small / var - 1 - jnp.log(q.small / var), x.shape) + miss / var)
     r = path.rates(t, x)

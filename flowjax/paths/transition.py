@@ -47,7 +47,7 @@ def transition(path: AffinePath, t: Time, s: Time, like: Batched) -> Transition:
 Variance = Literal["small", "large", "learned"]
 
 
-def step_variance(q: Transition, kind: Variance, spread: Batched | None) -> Float[Array, "..."]:
+def step_variance(q: Transition, kind: Variance, variance_fraction: Batched | None) -> Float[Array, "..."]:
     """The variance of a reverse step: one of its bounds, or learned between them, in logarithm (Nichol & Dhariwal 2021,
     eq. 15).
 
@@ -55,7 +55,7 @@ def step_variance(q: Transition, kind: Variance, spread: Batched | None) -> Floa
         ValueError: if it should be learned and the network does not predict it.
     """
     if kind == "learned":
-        if spread is None:
+        if variance_fraction is None:
             raise ValueError("a learned variance needs a network that predicts it: prediction 'noise_variance'")
-        return jnp.exp(spread * jnp.log(q.large) + (1 - spread) * jnp.log(q.small))
+        return jnp.exp(variance_fraction * jnp.log(q.large) + (1 - variance_fraction) * jnp.log(q.small))
     return q.small if kind == "small" else q.large

@@ -225,13 +225,13 @@ velocity_score = Prediction(
 
 
 def _noise_variance_to_ends(path: AffinePath, t: Time, x: Batched, output: Output) -> Ends:
-    eps, spread = jnp.split(output, 2, -1)
-    return _noise_to_ends(path, t, x, eps)._replace(spread=(spread + 1) / 2)
+    eps, raw = jnp.split(output, 2, -1)
+    return _noise_to_ends(path, t, x, eps)._replace(variance_fraction=(raw + 1) / 2)
 
 
 def _noise_variance_from_ends(path: AffinePath, t: Time, x: Batched, ends: Ends) -> Output:
-    spread = jnp.zeros_like(ends.x0) if ends.spread is None else ends.spread
-    return jnp.concatenate([ends.x0, 2 * spread - 1], -1)
+    variance_fraction = jnp.zeros_like(ends.x0) if ends.variance_fraction is None else ends.variance_fraction
+    return jnp.concatenate([ends.x0, 2 * variance_fraction - 1], -1)
 
 
 noise_variance = Prediction(

@@ -103,7 +103,7 @@ class Ancestral(StochasticSampler):
         assert key is not None
         x, ends = state.x, model.ends(t, state.x)
         q, to = transition(self.path, t, t_next, x), self.path.rates(t_next, x)
-        var = step_variance(q, self.variance, ends.spread)
+        var = step_variance(q, self.variance, ends.variance_fraction)
         kept = jnp.sqrt(jnp.maximum(to.sigma**2 - self.eta**2 * q.small, 0.0))
         mean = to.alpha * ends.x1 + kept * ends.x0
         return SamplerState(mean + self.eta * jnp.sqrt(var) * standard_normal(key, x))

@@ -336,3 +336,10 @@ def test_seeds_that_jax_would_reduce_modulo_2_to_the_32_are_refused(run, seed):
         sampling.sample(run, 2, seed)
     with pytest.raises(ConfigError, match="seed must be in"):
         scoring.log_prob(run, np.zeros((2, 2), np.float32), seed=seed)
+
+
+def test_a_grid_is_learned_for_samplers_that_denoise_at_the_end(run):
+    """Their times are one fewer than those of other samplers with as many steps; N steps take N evaluations."""
+    drawn = sampling.sample(run, 4, 0, SolverSettings("unipc", steps=3, grid="learned"), batch=4)
+    assert drawn.nfe == 3
+    assert np.isfinite(drawn.samples).all()

@@ -187,7 +187,7 @@ def test_a_step_of_a_converted_dit_is_ddpms(flowjax, tmp_path, row):
     ends = run.model().ends(t, like, jnp.asarray(stored["y"][row : row + 1], jnp.int32))
     q = transition(run.path, t, t + 1 / 1000, like)
     np.testing.assert_allclose((q.from_x * like + q.from_x1 * ends.x1)[0], mean, atol=1e-3)
-    np.testing.assert_allclose(step_variance(q, "learned", ends.spread)[0], variance, rtol=1e-3)
+    np.testing.assert_allclose(step_variance(q, "learned", ends.variance_fraction)[0], variance, rtol=1e-3)
 
 
 def test_convert_torchcfm(flowjax, tmp_path):
