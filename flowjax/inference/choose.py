@@ -23,9 +23,11 @@ from flowjax.solvers.grids import GRIDS
 from flowjax.solvers.names import check_solver
 from flowjax.solvers.names import interval as solver_interval
 from flowjax.training.writers import say
-from flowjax.typing import Params
 
-__all__ = ["DOPRI5", "Choice", "Guide", "SampledModel", "SolverSettings", "choose"]
+__all__ = ["DOPRI5", "Arrays", "Choice", "Guide", "SampledModel", "SolverSettings", "choose"]
+
+Arrays = tuple[Any, ...]
+"""What `Run.model` takes: parameters and variables; or nothing, for those of the run."""
 
 SampledModel = Reading | guidance.Auto | guidance.ClassifierFree | Rescheduled
 """What is sampled: the network of a run, guided, or used on another schedule."""
@@ -141,30 +143,30 @@ class Choice:
     options: Options
 
     @property
-    def params(self) -> tuple[Params, Params]:
-        """The parameters of the network, and of the weaker one of autoguidance, or None."""
+    def arrays(self) -> tuple[Arrays, Arrays]:
+        """The parameters and variables of the network, and of the weaker one of autoguidance, or nothing."""
         weak = None if self.guide is None else self.guide.weak
-        return self.run.params, None if weak is None else weak.params
+        return self.run.arrays, () if weak is None else weak.arrays
 
     @property
     def identity(self) -> tuple[Any, ...]:
-        """Equal for choices that differ in parameters alone; hashable."""
+        """Equal for choices that differ in arrays alone; hashable."""
         guide = self.guide
         if guide is None:
             return self.run.identity, self.solver
         weak = None if guide.weak is None else guide.weak.identity
         return self.run.identity, self.solver, guide.name, guide.scale, guide.interval, guide.rescale, weak
 
-    def without_params(self) -> "Choice":
+    def without_arrays(self) -> "Choice":
         """The same choice, which keeps no parameters in memory."""
         guide = self.guide
         if guide is not None and guide.weak is not None:
-            guide = dataclasses.replace(guide, weak=guide.weak.without_params())
-        return dataclasses.replace(self, run=self.run.without_params(), guide=guide)
+            guide = dataclasses.replace(guide, weak=guide.weak.without_arrays())
+        return dataclasses.replace(self, run=self.run.without_arrays(), guide=guide)
 
-    def model(self, params: Params, weak: Params) -> SampledModel:
-        """The model that is sampled, with these parameters of the network and of the weaker one."""
-        return _model(self.run, self.guide, self.path, params, weak)
+    def model(self, network: Arrays, weak: Arrays) -> SampledModel:
+        """The model that is sampled, with these arrays of the network and of the weaker one."""
+        return _model(self.run, self.guide, self.path, network, weak)
 
 
 def choose(run: Run, solver: SolverSettings = DOPRI5, guide: Guide | None = None, show: bool = False) -> Choice:
@@ -186,7 +188,7 @@ def choose(run: Run, solver: SolverSettings = DOPRI5, guide: Guide | None = None
     try:
         if solver.schedule is not None:
             path = dataclasses.replace(run.path, schedule=make_schedule(solver.schedule))
-        low, high = _model(run, guide, path, None, None).interval
+        low, high = _model(run, guide, path, (), ()).interval
         if path != run.path:
             path.prior(run.source)  # refuses a source that the schedule cannot start from
         ours = solver_interval(solver.name, path, options)
@@ -212,11 +214,11 @@ def choose(run: Run, solver: SolverSettings = DOPRI5, guide: Guide | None = None
     return Choice(run, solver, guide, path, (low, high), float(path.schedule.sigma(low)) / first, grid, options)
 
 
-def _model(run: Run, guide: Guide | None, path: AffinePath, params: Params, weak: Params) -> SampledModel:
+def _model(run: Run, guide: Guide | None, path: AffinePath, network: Arrays, weak: Arrays) -> SampledModel:
     """The network, guided on the path it was trained on, then used on the path it is sampled on."""
-    model = run.model(params)
+    model = run.model(*network)
     if guide is not None and guide.weak is not None:
-        model = guidance.Auto(model, guide.weak.model(weak), guide.scale)
+        model = guidance.Auto(model, guide.weak.model(*weak), guide.scale)
     elif guide is not None:
         model = guidance.ClassifierFree(model, guide.scale, run.fields, guide.interval, guide.rescale)
     return model if path == run.path else Rescheduled(model, path)

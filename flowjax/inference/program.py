@@ -16,13 +16,13 @@ from jaxtyping import Array
 from flowjax import solvers
 from flowjax.data import DataSpec
 from flowjax.errors import ConfigError
-from flowjax.inference.choose import Choice
+from flowjax.inference.choose import Arrays, Choice
 from flowjax.inference.levels import level_thresholds, to_levels
 from flowjax.inference.row_sharding import everywhere, over_rows
 from flowjax.inference.run import Run
 from flowjax.solvers import Stats, grids, make_sampler
 from flowjax.training.writers import say
-from flowjax.typing import Params, PRNGKey
+from flowjax.typing import PRNGKey
 
 __all__ = ["DrawBlock", "Inputs", "LabelRule", "compile_draw", "key_of_seed", "labels_of", "source_noise"]
 
@@ -48,13 +48,13 @@ class Inputs(NamedTuple):
     """What the program is given at each call beside its rows.
 
     Attributes:
-        params, weak: of the network, and of the weaker one of autoguidance.
+        network, weak: parameters and variables of the network, and of the weaker one of autoguidance.
         noise, labels, solver: keys, each folded with the row.
         label: the class of `one`.
     """
 
-    params: Params
-    weak: Params
+    network: Arrays
+    weak: Arrays
     noise: PRNGKey
     labels: PRNGKey
     solver: PRNGKey
@@ -125,7 +125,7 @@ class Program:
         choice, solver = self.choice, self.choice.solver
         labels, cond = _conditions(self.labels, choice.run, inputs, rows, given)
         x, stats = solvers.sample(
-            choice.model(inputs.params, inputs.weak),
+            choice.model(inputs.network, inputs.weak),
             choice.source_scale * source_noise(choice.run, inputs.noise, rows),
             solver=solver.name,
             steps=solver.steps if self.times is None else None,
@@ -168,9 +168,9 @@ def compile_draw(
         ConfigError: on a bad seed, or a time grid that cannot be learned.
     """
     noise, classes, steps = jax.random.split(key_of_seed(seed), 3)
-    inputs = Inputs(*choice.params, noise, classes, steps, jnp.asarray(label))
+    inputs = Inputs(*choice.arrays, noise, classes, steps, jnp.asarray(label))
     times = _learned_times(choice, labels, inputs, given or {}) if choice.solver.grid == "learned" else None
-    draw = _compiled(Program((choice.identity, labels, times), choice.without_params(), labels, times))
+    draw = _compiled(Program((choice.identity, labels, times), choice.without_arrays(), labels, times))
     inputs, spec = everywhere(inputs), choice.run.spec
     thresholds = jnp.asarray(level_thresholds(spec)) if spec.levels else None
 
@@ -204,7 +204,7 @@ def _learned_times(choice: Choice, kind: Labels, inputs: Inputs, given: Mapping[
     _, cond = _conditions(kind, choice.run, inputs, rows, known)
     low, high = choice.interval
     try:
-        model = choice.model(inputs.params, inputs.weak)
+        model = choice.model(inputs.network, inputs.weak)
         grid = grids.learn(sampler, model, x0, choice.solver.steps, cond=cond, t0=low, t1=high)
     except ValueError as error:
         raise ConfigError(str(error)) from None

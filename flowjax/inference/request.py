@@ -55,7 +55,7 @@ def _network(prefix: str, run: Run) -> dict[str, Any]:
     return {
         f"{prefix}run": str(run.workdir.resolve()),
         f"{prefix}checkpoint": run.step,
-        f"{prefix}parameters": f"{_crc32(jax.tree.leaves(run.params)):08x}",
+        f"{prefix}parameters": f"{_crc32(jax.tree.leaves(run.arrays)):08x}",
     }
 
 

@@ -70,9 +70,14 @@ class Run:
         return self.method.interval
 
     @property
-    def identity(self) -> int:
-        """Equal for runs that differ in their parameters alone, as long as one of them is held."""
-        return id(self.method)
+    def identity(self) -> tuple[int, DataSpec]:
+        """Equal for runs that differ in their arrays alone, as long as one of them is held; hashable."""
+        return id(self.method), self.spec
+
+    @property
+    def arrays(self) -> tuple[Params, PyTree]:
+        """What `model` takes: the parameters, and the other variables of the network."""
+        return self.params, self.variables
 
     @property
     def learns_variance(self) -> bool:
@@ -80,22 +85,27 @@ class Run:
         prediction = getattr(self.method, "prediction", None)
         return prediction is not None and prediction.name == "noise_variance"
 
-    def model(self, params: Params | None = None) -> Any:
+    def model(self, params: Params | None = None, variables: PyTree | None = None) -> Any:
         """What the trained network can do, in model space: an object with some of the abilities of `flowjax.abilities`.
 
         Args:
             params: in place of the run's own. Without them each call returns the same object, for which solvers
                 compile once.
+            variables: in place of the run's own, beside `params`.
         """
-        return self._trained if params is None else self.method.model(params, self.variables)
+        return (
+            self._trained
+            if params is None
+            else self.method.model(params, self.variables if variables is None else variables)
+        )
 
     @cached_property
     def _trained(self) -> Any:
         return self.method.model(self.params, self.variables)
 
-    def without_params(self) -> "Run":
-        """The same run without its parameters, for what shall not keep them in memory."""
-        return replace(self, params=None)
+    def without_arrays(self) -> "Run":
+        """The same run without its parameters and variables, for what shall not keep them in memory."""
+        return replace(self, params=None, variables=None)
 
     def with_class_shares(self, shares: tuple[float, ...]) -> "Run":
         """The same run, with these shares of the classes in its training data."""

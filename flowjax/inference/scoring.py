@@ -98,9 +98,9 @@ def log_prob(
     t0, t1 = run.interval
 
     def score(shared: Any, rows: Array, x: Array, cond: dict[str, Array]) -> tuple[dict[str, Array], Stats]:
-        params, noise_key, probe_key = shared
+        arrays, noise_key, probe_key = shared
         values, stats = likelihood.log_prob(
-            run.model(params),
+            run.model(*arrays),
             jax.vmap(partial(prepare, noise_key))(rows, x),
             run.prior,
             cond=cond,
@@ -113,7 +113,7 @@ def log_prob(
         )
         return {"log_prob": values}, stats
 
-    score_block = partial(over_rows(score), everywhere((run.params, noise_key, probe_key)))
+    score_block = partial(over_rows(score), everywhere((run.arrays, noise_key, probe_key)))
 
     def score_given(cond: Mapping[str, np.ndarray]) -> LogDensities:
         rows = {name: a[own] for name, a in one_row_each(cond, len(x)).items()}

@@ -85,11 +85,11 @@ def test_programs_hold_no_parameters(run):
     kept = []
     for guide in (None, Guide("auto", 2.0, weak=run)):
         choice, again = choose(run, HEUN, guide), choose(dataclasses.replace(run), HEUN, guide)
-        made = [program.Program((c.identity,), c.without_params(), "none", None) for c in (choice, again)]
+        made = [program.Program((c.identity,), c.without_arrays(), "none", None) for c in (choice, again)]
         kept += [program._compiled(p) for p in made]
         assert kept[-1] is kept[-2]
         bare = kept[-1].__wrapped__.__self__.choice
-        assert bare.params == (None, None)
+        assert bare.arrays == ((None, None), () if guide is None else (None, None))
     assert kept[0] is not kept[2]
 
 
