@@ -312,9 +312,9 @@ def test_a_density_without_labels_is_the_sum_over_classes_where_the_network_alwa
     path = AffinePath(CondOT())
     one, three = (oracles.gaussian(path, mean=m, std=0.5) for m in (-2.0, 2.0))
 
-    def velocity(params, t, x, label):
-        traced.append(label)
-        return jnp.where((label == 1)[:, None], one.velocity(t, x), three.velocity(t, x))
+    def velocity(params, t, x, cond):
+        traced.append(cond)
+        return jnp.where((cond["label"] == 1)[:, None], one.velocity(t, x), three.velocity(t, x))
 
     config = defaults("mlp")
     config.data.name, config.data.cond, config.data.cond_dropout = "npz", ("label",), 0.0
