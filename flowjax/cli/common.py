@@ -23,7 +23,7 @@ from flowjax.inference.given_conditions import check_given
 from flowjax.inference.run import Run, load
 from flowjax.metrics.cache import write_npz
 from flowjax.solvers import ode
-from flowjax.training import hosts
+from flowjax.training import processes
 from flowjax.training.writers import say
 
 
@@ -214,7 +214,7 @@ def _labels(run: Run, source: str, labels: np.ndarray, num: int) -> np.ndarray:
 
 def save_npz(path: Path, **arrays: Any) -> None:
     """Writes the arrays that are not None, whole or not at all; of several processes the first one does."""
-    if not hosts.leader():
+    if not processes.is_primary():
         return
     try:
         write_npz(path, {name: array for name, array in arrays.items() if array is not None})

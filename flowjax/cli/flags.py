@@ -123,7 +123,7 @@ def define_processes(values: flags.FlagValues) -> None:
     flags.DEFINE_string("coordinator_address", None, "HOST:PORT of the first of several", flag_values=values)
     flags.DEFINE_integer("num_processes", None, "how many there are", lower_bound=1, flag_values=values)
     flags.DEFINE_integer("process_id", None, "which of them this is, from 0", lower_bound=0, flag_values=values)
-    lost = "seconds without a pulse after which a process counts as gone"
+    lost = "seconds without a heartbeat after which a process counts as gone"
     flags.DEFINE_integer("heartbeat_timeout", 60, lost, lower_bound=2, flag_values=values)
     late = "seconds to wait at the start until all processes are there"
     flags.DEFINE_integer("initialization_timeout", 300, late, 1, 86_400, flag_values=values)
@@ -146,10 +146,10 @@ def check_processes(values: flags.FlagValues) -> None:
 
 def start_processes(values: flags.FlagValues) -> None:
     """Joins the other processes that these flags, or the variables of the cluster, name."""
-    from flowjax.training import hosts
+    from flowjax.training import processes
 
     address, waits = values.coordinator_address, (values.heartbeat_timeout, values.initialization_timeout)
-    hosts.start(address, values.num_processes, values.process_id, *waits)
+    processes.start(address, values.num_processes, values.process_id, *waits)
 
 
 def parse(values: flags.FlagValues, argv: list[str], usage: str) -> flags.FlagValues:

@@ -75,8 +75,8 @@ def _stdout_for_results() -> Any:
 
 def _leave(code: int) -> None:
     """Of several processes, one that fails does not wait for the others."""
-    if "flowjax.training.pulse" in sys.modules:
-        sys.modules["flowjax.training.pulse"].leave(code)
+    if "flowjax.training.heartbeat" in sys.modules:
+        sys.modules["flowjax.training.heartbeat"].leave(code)
 
 
 def main(argv: list[str], out: Any = None) -> int:
@@ -130,7 +130,7 @@ def _main(argv: list[str], out: Any) -> int:
 
 def _speaks(name: str) -> bool:
     """Of the processes that work as one, the first one."""
-    return name not in COMPILING or importlib.import_module("flowjax.training.hosts").leader()
+    return name not in COMPILING or importlib.import_module("flowjax.training.processes").is_primary()
 
 
 def _report(name: str, error: Exception) -> int:
@@ -139,11 +139,11 @@ def _report(name: str, error: Exception) -> int:
         traceback.print_exc()
     told, code = _line(name, error)
     line: str | None = f"{name}: {told}"
-    if "flowjax.training.pulse" in sys.modules:
-        pulse = sys.modules["flowjax.training.pulse"]
-        if (lost := pulse.lost_by(error)) is not None:
-            return _fail(f"{name}: {lost}", pulse.LOST)
-        line = pulse.signed(line)
+    if "flowjax.training.heartbeat" in sys.modules:
+        heartbeat = sys.modules["flowjax.training.heartbeat"]
+        if (lost := heartbeat.lost_by(error)) is not None:
+            return _fail(f"{name}: {lost}", heartbeat.LOST)
+        line = heartbeat.signed(line)
     return code if line is None else _fail(line, code)
 
 

@@ -56,7 +56,7 @@ def run(argv: list[str]) -> dict[str, Any]:
     from flowjax.cli.common import check_labels, class_of, conditions, guide, join, open_run, save_npz, solver
     from flowjax.inference import plots, sampling
     from flowjax.inference.finished_batches import remove_finished
-    from flowjax.training import hosts
+    from flowjax.training import processes
 
     join(values)
     cache.use(values.compilation_cache)
@@ -66,7 +66,7 @@ def run(argv: list[str]) -> dict[str, Any]:
     cond = {} if values.cond is None else conditions(opened, values.cond, values.num)
     if "label" in cond and (label is not None or values["labels"].present):
         raise flags.UsageError(f"--cond {values.cond} holds labels, so --label and --labels cannot be used with it")
-    finished = out.with_name(f"{out.name}.parts{hosts.suffix()}")
+    finished = out.with_name(f"{out.name}.parts{processes.suffix()}")
     asked = guide(values)
     start = time.perf_counter()
     drawn = sampling.sample(
@@ -84,9 +84,9 @@ def run(argv: list[str]) -> dict[str, Any]:
     )
     seconds = time.perf_counter() - start
     save_npz(out, samples=drawn.samples, labels=drawn.labels)
-    hosts.wait("written")
+    processes.wait("written")
     remove_finished(finished)
-    if opened.spec.is_image and hosts.leader():
+    if opened.spec.is_image and processes.is_primary():
         plots.image_grid(Path(out).with_suffix(".png"), drawn.samples[:64], opened.spec.levels)
     rate = drawn.samples_per_second
     return {

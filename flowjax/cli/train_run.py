@@ -18,7 +18,7 @@ from flowjax.data import Dataset
 from flowjax.errors import RunFault, out_of_memory
 from flowjax.inference import plots
 from flowjax.inference.run import Run, load
-from flowjax.training import averages, hosts, loop
+from flowjax.training import averages, loop, processes
 from flowjax.training import workdir as workdirs
 from flowjax.training.checkpoints import Checkpoints
 from flowjax.training.outputs import RunOutputs
@@ -71,8 +71,8 @@ def train(
     start = time.perf_counter()
     same = flatten(config) | {"--checkpoint": checkpoint, "--trace": traced}
     same.pop("data.path")  # each process may have the data at a place of its own; the data are compared below
-    hosts.check_same("config", same)
-    hosts.check_shared(workdir)
+    processes.check_same("config", same)
+    processes.check_shared(workdir)
     checkpoints = Checkpoints(workdir / "checkpoints")
     with contextlib.ExitStack() as stack:
         resume = _agreed_step(config, workdir, checkpoints, checkpoint)
@@ -96,8 +96,8 @@ def _train(
 ) -> dict[str, Any]:
     """`train` from the step `resume`, in a workdir that no other process writes to."""
     trainer = _assemble(config)
-    if hosts.sharing() > 1:
-        hosts.check_same("data set", trainer.fingerprint())
+    if processes.process_count() > 1:
+        processes.check_same("data set", trainer.fingerprint())
     if (rows := trainer.dataset.rows) is not None:
         say(f"train: streaming {len(rows):,} rows from the host: they are more than FLOWJAX_RESIDENT_BYTES")
     if trainer.mesh.size < jax.device_count():
@@ -114,30 +114,30 @@ def _train(
         trainer.compile_ahead(fresh=False)
         say(f"train: resuming {workdir} at step {resume} of {config.train.steps}")
     size = {"parameters": trainer.parameters(), "flops_per_step": trainer.flops_per_step}
-    if hosts.leader():
+    if processes.is_primary():
         _prepare_workdir(config, trainer, workdir, size, checkpoints, resume or 0)
     trace = Trace(workdir / "trace", *traced)
     with _trackers(config, workdir, resume or 0, tensorboard, wandb) as trackers:
         result = loop.train(trainer, RunOutputs(workdir, checkpoints, trackers), state, trace)
     say(f"train: {result.step - (resume or 0)} steps in {result.seconds:.1f} s; drawing {workdir}/plots")
     step, loss = result.step, result.loss
-    variables = hosts.to_first((result.state.ema, result.state.variables), trainer.mesh)
+    variables = processes.to_first((result.state.ema, result.state.variables), trainer.mesh)
     del state, result  # the rest of the state leaves the device
-    if hosts.leader():
-        with hosts.alone():
+    if processes.is_primary():
+        with processes.alone():
             _draw(
                 Run(workdir, config, step, trainer.dataset.spec, trainer.method, *jax.device_put(variables)),
                 trainer.dataset,
             )
-    hosts.wait("drawn")
+    processes.wait("drawn")
     return _result(config, workdir, "finished", step, loss, start, size)
 
 
 def _trackers(config: Config, workdir: Path, step: int, tensorboard: bool, wandb: str | None) -> Trackers:
     makers: dict[str, Callable[[], Tracker]] = {}
-    if tensorboard and hosts.leader():
+    if tensorboard and processes.is_primary():
         makers["tensorboard"] = lambda: TensorBoard(workdir / "tensorboard", step)
-    if wandb and hosts.leader():
+    if wandb and processes.is_primary():
         makers["wandb"] = lambda: Wandb(workdir, config, wandb)
     return Trackers(makers)
 
@@ -146,7 +146,7 @@ def _agreed_step(config: Config, workdir: Path, checkpoints: Checkpoints, checkp
     """`_resume_step` of all processes, which have to find the same."""
     step = _resume_step(config, workdir, checkpoints, checkpoint)
     late = "the file system is late: start them again"
-    hosts.check_same("checkpoint to go on from", {"its step": step}, late)
+    processes.check_same("checkpoint to go on from", {"its step": step}, late)
     return step
 
 
@@ -217,7 +217,7 @@ def _already_finished(
     config: Config, workdir: Path, checkpoints: Checkpoints, step: int, start: float
 ) -> dict[str, Any]:
     say(f"train: {workdir} is already finished at step {step}; a larger train.steps would go on from there")
-    if hosts.sharing() == 1:
+    if processes.process_count() == 1:
         # a finished run may be read-only, or another process may be going on with it
         with contextlib.suppress(WorkdirError, RunFault), workdirs.locked(workdir):
             _clear_leftovers(workdir, checkpoints)

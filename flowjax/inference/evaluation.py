@@ -28,7 +28,7 @@ from flowjax.metrics.images import METRICS, USUAL, as_rgb, check_names, score_im
 from flowjax.metrics.inception import Precision, load_inception
 from flowjax.metrics.reference import reference_statistics
 from flowjax.sources import has_density
-from flowjax.training import hosts
+from flowjax.training import processes
 from flowjax.training.writers import say
 
 __all__ = ["evaluate", "evaluate_images"]
@@ -223,7 +223,7 @@ def evaluate_images(
         raise DataError(str(error)) from None
     name = run.spec.name
     of = f"{name}_{Path(run.config.data.path).stem}" if name in ("npz", "npy", "zarr", "folder") else name
-    reference = hosts.first_alone(
+    reference = processes.first_alone(
         lambda: reference_statistics(as_rgb(rows, lambda line: None), f"{of}_{split}", say=say, **options)
     )
     result: dict[str, Any] = {}
@@ -246,11 +246,13 @@ def evaluate_images(
         if guide is not None:
             result["network_evaluations"] = 2 * drawn.nfe
     else:
-        if hosts.sharing() > 1:
-            hosts.check_same("file of samples", {"its checksum": zlib.crc32(np.ascontiguousarray(samples).tobytes())})
-        num, samples = len(samples), samples[hosts.share(len(samples))]
+        if processes.process_count() > 1:
+            processes.check_same(
+                "file of samples", {"its checksum": zlib.crc32(np.ascontiguousarray(samples).tobytes())}
+            )
+        num, samples = len(samples), samples[processes.share(len(samples))]
     say(f"evaluate: {', '.join(names)} against the {split} split of {run.spec.name}")
-    scores = score_images(samples, reference, names, seed=seed, say=say, gather=hosts.gathered, **options)
+    scores = score_images(samples, reference, names, seed=seed, say=say, gather=processes.gathered, **options)
     return {"num": num} | result | scores
 
 

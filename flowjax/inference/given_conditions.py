@@ -9,7 +9,7 @@ from flowjax.conditions import Field, named
 from flowjax.data import Dataset
 from flowjax.errors import ConfigError
 from flowjax.inference.run import Run
-from flowjax.training import hosts
+from flowjax.training import processes
 from flowjax.training.writers import say
 
 __all__ = ["check_given", "conditions_of_test", "one_row_each", "say_missing"]
@@ -41,7 +41,7 @@ def one_row_each(cond: Mapping[str, np.ndarray], num: int) -> dict[str, np.ndarr
 def say_missing(run: Run, cond: Mapping[str, Any], command: str) -> None:
     """Says on stderr which conditions are not given, although the network was always trained with them."""
     missing = [f.name for f in run.fields if f.kind != "label" and not f.dropout and f.name not in cond]
-    if missing and hosts.leader():
+    if missing and processes.is_primary():
         say(
             f"{command}: not given: {', '.join(missing)}; the network gets the null value, with which it was never "
             "trained (the dropout of the condition is 0)"

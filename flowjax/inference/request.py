@@ -10,7 +10,7 @@ import numpy as np
 
 from flowjax.inference.choose import Guide, SolverSettings
 from flowjax.inference.run import Run
-from flowjax.training import hosts
+from flowjax.training import processes
 
 __all__ = ["check_same_request", "checksum", "request_of"]
 
@@ -47,8 +47,8 @@ def checksum(arrays: Mapping[str, Any]) -> str | None:
 
 def check_same_request(request: Mapping[str, Any]) -> None:
     """ConfigError if processes have been asked for different things, or have found another checkpoint."""
-    if hosts.sharing() > 1:
-        hosts.check_same("request", dict(request))
+    if processes.process_count() > 1:
+        processes.check_same("request", dict(request))
 
 
 def _network(prefix: str, run: Run) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from flowjax.errors import ConfigError
-from flowjax.training import hosts
+from flowjax.training import processes
 from flowjax.typing import PyTree
 
 __all__ = ["everywhere", "over_rows", "rows_of_a_block", "rows_of_this_process"]
@@ -39,9 +39,9 @@ def rows_of_this_process(num: int) -> slice:
     Raises:
         ConfigError: if there are fewer rows than processes.
     """
-    if hosts.sharing() > 1 and num < hosts.sharing():
-        raise ConfigError(f"{num} rows are fewer than the {hosts.sharing()} processes that share them")
-    return hosts.share(num)
+    if processes.process_count() > 1 and num < processes.process_count():
+        raise ConfigError(f"{num} rows are fewer than the {processes.process_count()} processes that share them")
+    return processes.share(num)
 
 
 def everywhere(tree: PyTree) -> PyTree:

@@ -20,7 +20,7 @@ from flowjax.inference.program import LabelRule, compile_draw
 from flowjax.inference.request import check_same_request, checksum, request_of
 from flowjax.inference.row_sharding import rows_of_a_block, rows_of_this_process
 from flowjax.inference.run import Run
-from flowjax.training import hosts
+from flowjax.training import processes
 
 __all__ = ["Samples", "sample"]
 
@@ -98,7 +98,7 @@ def sample(
     asked = {"num": num, "batch": size, "seed": seed, "labels": label if kind == "one" else kind}
     finished = None
     is_kept = keep is not None and (num > size or keep.exists())  # which would hold those of another call
-    if is_kept or hosts.sharing() > 1:
+    if is_kept or processes.process_count() > 1:
         request = request_of(run, solver, guide, **asked, conditions=checksum(encoded))
         check_same_request(request)
         if keep is not None and is_kept:
@@ -113,14 +113,14 @@ def sample(
         solver=solver.name,
         label="sample",
         unit="image" if run.spec.is_image else "sample",
-        show=show and hosts.leader(),
+        show=show and processes.is_primary(),
         finished=finished,
     )
     if gather:
-        values, own = {name: hosts.gathered(a) for name, a in values.items()}, slice(None)
-        rate = None if rate is None else rate * hosts.sharing()
+        values, own = {name: processes.gathered(a) for name, a in values.items()}, slice(None)
+        rate = None if rate is None else rate * processes.process_count()
     else:
-        values = values | {"nfe": hosts.gathered(values["nfe"])}
+        values = values | {"nfe": processes.gathered(values["nfe"])}
     samples = values["samples"] if run.spec.levels else run.spec.finish(values["samples"])
     rows = {name: a[own] for name, a in one_row_each(given, num).items()}
     return Samples(samples, rows | ({"label": values["label"]} if drawn else {}), int(values["nfe"].max()), rate)

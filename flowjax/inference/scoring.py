@@ -23,7 +23,7 @@ from flowjax.inference.run import Run
 from flowjax.likelihood import Divergence
 from flowjax.solvers import Stats
 from flowjax.sources import has_density
-from flowjax.training import hosts
+from flowjax.training import processes
 from flowjax.training.writers import say
 
 __all__ = ["LogDensities", "log_prob"]
@@ -84,7 +84,7 @@ def log_prob(
     size = rows_of_a_block(size)
     noise_key, probe_key = jax.random.split(key_of_seed(seed))
     own = rows_of_this_process(len(x))
-    if hosts.sharing() > 1:
+    if processes.process_count() > 1:
         asked = {"num": len(x), "batch": size, "seed": seed, "divergence": f"{divergence} {probes}"}
         check_same_request(
             request_of(run, solver, None, **asked, points=checksum({"x": x}), conditions=checksum(given))
@@ -118,9 +118,9 @@ def log_prob(
     def score_given(cond: Mapping[str, np.ndarray]) -> LogDensities:
         rows = {name: a[own] for name, a in one_row_each(cond, len(x)).items()}
         points = (np.arange(len(x))[own], encoded, rows)
-        shown = show and hosts.leader()
+        shown = show and processes.is_primary()
         found = in_batches(score_block, points, size, solver=solver.name, label="likelihood", show=shown).values
-        found = {name: hosts.gathered(a) for name, a in found.items()}
+        found = {name: processes.gathered(a) for name, a in found.items()}
         return LogDensities(run.spec.normalise.log_prob_to_data(found["log_prob"], run.spec.d), int(found["nfe"].max()))
 
     if not summed:

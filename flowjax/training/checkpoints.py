@@ -25,7 +25,7 @@ from orbax.checkpoint import checkpoint_managers as policies
 
 from flowjax import checksums, files
 from flowjax.errors import out_of_memory
-from flowjax.training import hosts
+from flowjax.training import processes
 from flowjax.training.state import TrainState
 from flowjax.training.writers import say
 
@@ -157,9 +157,9 @@ class Checkpoints:
         except checksums.DamagedError as error:
             raise self._unreadable(step, str(error)) from None
         entries = {name: entry for name, entry in entries.items() if name.startswith(f"{_ITEM}/")}
-        index, count = hosts.place()
+        index, count = processes.place()
         found = checksums.differing(folder, entries, index, count)
-        bad = hosts.largest(-1 if found is None else found)
+        bad = processes.largest(-1 if found is None else found)
         if bad >= 0:
             raise self._unreadable(step, f"{list(entries)[bad]} has changed since it was written")
 

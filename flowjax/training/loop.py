@@ -16,7 +16,7 @@ from typing import Any
 from flowjax.config import Config
 from flowjax.data import DataError
 from flowjax.errors import RunFault
-from flowjax.training import hosts
+from flowjax.training import processes
 from flowjax.training.optimizers import skipped
 from flowjax.training.outputs import RunOutputs
 from flowjax.training.prefetcher import STRETCH, Prefetcher
@@ -99,7 +99,7 @@ def _train(
     arrays = None if prefetcher else trainer.arrays()
     stretch = STRETCH if prefetcher else 1
     remaining = lambda step: min([_next_stop(step, trainer.config), *trace.borders(step)]) - step
-    n, _ = hosts.agree(min(stretch, remaining(step)), 0)
+    n, _ = processes.agree(min(stretch, remaining(step)), 0)
     data = prefetcher(step, n) if prefetcher else arrays
     with _signals() as caught:
         while step < steps:
@@ -119,7 +119,7 @@ def _train(
                 n = min(stretch, remaining(step)) if n else 0
             trace.end(step)
             progress.advance(step)
-            n, number = hosts.agree(n, caught[0] if caught else 0)
+            n, number = processes.agree(n, caught[0] if caught else 0)
             stop = number if step < steps else 0
             _record(trainer, outputs, state, step, bool(stop), progress)
             if stop:
@@ -138,7 +138,7 @@ def _next_batches(
     try:
         return prefetcher(step, n)
     except DataError as error:
-        if hosts.sharing() > 1:
+        if processes.process_count() > 1:
             raise  # saving needs the other processes, which may have read their rows
         if not _saves(step, trainer.config.train):
             outputs.save(state, trainer.val_loss(state.ema, state.variables))

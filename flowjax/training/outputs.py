@@ -6,7 +6,7 @@ from pathlib import Path
 import jax.numpy as jnp
 
 from flowjax.errors import RunFault
-from flowjax.training import hosts, profiling
+from flowjax.training import processes, profiling
 from flowjax.training.averages import FOLDER, SnapshotError, write_snapshot
 from flowjax.training.checkpoints import Checkpoints, Saver
 from flowjax.training.state import TrainState
@@ -112,14 +112,14 @@ class RunOutputs:
             RunFault: in all processes, if the averages cannot be written as float16.
         """
         began, fault = time.perf_counter(), None
-        known = hosts.to_first(averages, self._trainer.mesh)
-        if hosts.leader():
+        known = processes.to_first(averages, self._trainer.mesh)
+        if processes.is_primary():
             try:
                 for width, average in zip(self._trainer.config.ema.widths, known, strict=True):
                     write_snapshot(self.workdir / FOLDER, step, width, average)
             except SnapshotError as error:
                 fault = f"{error}; {_kept(self.checkpoints)}; try a lower train.lr in another workdir"
-        if hosts.agree(0, int(fault is not None))[1]:
+        if processes.agree(0, int(fault is not None))[1]:
             self.wait()
             raise RunFault(fault or "the first process could not write a snapshot of the averages")
         self._checkpoint_seconds += time.perf_counter() - began

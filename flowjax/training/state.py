@@ -13,7 +13,7 @@ from jax.sharding import Sharding, SingleDeviceSharding
 
 from flowjax.config import Config
 from flowjax.methods.base import Method
-from flowjax.training import hosts
+from flowjax.training import processes
 from flowjax.training.averages import init_power
 from flowjax.training.optimizers import optimizer
 from flowjax.typing import Params
@@ -81,7 +81,7 @@ def with_empty_metrics(state: TrainState) -> TrainState:
     """
     step, zero = np.array(state.step), np.zeros((), np.float32)  # copies
     empty = RunningMetrics(step, zero, {name: zero.copy() for name in state.running.metrics})
-    placed = jax.tree.map(lambda new, old: hosts.put(new, old.sharding), empty, state.running)
+    placed = jax.tree.map(lambda new, old: processes.put(new, old.sharding), empty, state.running)
     return replace(state, running=placed)
 
 

@@ -22,7 +22,7 @@ from flowjax.models import kernels
 from flowjax.models.functional import Variables
 from flowjax.models.magnitude import is_weight
 from flowjax.names import MODELS
-from flowjax.training import hosts, optimizers, profiling, stacked
+from flowjax.training import optimizers, processes, profiling, stacked
 from flowjax.training.narrow import travelling
 from flowjax.training.prefetcher import Prefetcher
 from flowjax.training.replicas import network_over_rows
@@ -208,7 +208,7 @@ class Trainer:
     def arrays(self) -> PyTree:
         """What the compiled run draws from: the resident data set, placed on the mesh."""
         loaded = self.__dict__.pop("_loaded", None) or self.dataset.arrays()  # no second copy stays on the host
-        return hosts.put(loaded, replicated(self.mesh))
+        return processes.put(loaded, replicated(self.mesh))
 
     def fingerprint(self) -> dict[str, Any]:
         """What tells this data set from others: what it is, and checksums of what was read, or of three rows."""

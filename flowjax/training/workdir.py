@@ -22,7 +22,7 @@ from flowjax.config import Config
 from flowjax.data import DataError, DataSpec
 from flowjax.errors import RunFault
 from flowjax.files import written
-from flowjax.training import averages, hosts
+from flowjax.training import averages, processes
 from flowjax.training.writers import disk_problem, say, warn_once
 
 LOCK = ".lock"
@@ -148,13 +148,13 @@ def locked(workdir: Path) -> Iterator[None]:
     """
     made, lock, fault = not workdir.exists(), None, None
     try:
-        if hosts.leader():
+        if processes.is_primary():
             try:
                 lock = _acquire(workdir)
                 _probe(workdir)
             except (WorkdirError, RunFault) as error:
                 fault = error
-        if kind := hosts.largest(0 if fault is None else 1 + isinstance(fault, WorkdirError)):
+        if kind := processes.largest(0 if fault is None else 1 + isinstance(fault, WorkdirError)):
             raise fault or (RunFault, WorkdirError)[kind - 1](f"process 0 cannot use {workdir}, and says why")
         yield
     finally:

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from flowjax.config import Config
 from flowjax.files import written
-from flowjax.training import hosts
+from flowjax.training import processes
 
 Record = Mapping[str, float | int | None]
 
@@ -38,7 +38,7 @@ class MetricsWriter:
         kept = [record for record in read_metrics(path) if record["step"] <= step]
         self.elapsed = kept[-1]["time"] if kept else 0.0
         self._file = None
-        if hosts.leader():
+        if processes.is_primary():
             with written(path) as part:
                 part.write_text("".join(json.dumps(record) + "\n" for record in kept))
             self._file = path.open("a")
@@ -90,7 +90,7 @@ class Progress:
     """A bar with loss, rate and ETA on a terminal; a plain line a log record where there is none."""
 
     def __init__(self, total: int, start: int, label: str, unit: str = "step"):
-        shown = sys.stderr.isatty() and hosts.leader()
+        shown = sys.stderr.isatty() and processes.is_primary()
         self._bar = tqdm(total=total, initial=start, desc=label, unit=unit, dynamic_ncols=True) if shown else None
         self._label, self._total = label, total
 
@@ -115,7 +115,7 @@ class Progress:
 
 def say(line: str) -> None:
     """One line on stderr, past any progress bar; of several processes the first one says it."""
-    if hosts.leader():
+    if processes.is_primary():
         tqdm.write(line, file=sys.stderr)
 
 

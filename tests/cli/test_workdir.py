@@ -74,8 +74,8 @@ def test_a_file_system_without_locks_is_warned_about(tmp_path, monkeypatch, caps
 @pytest.mark.parametrize(("kind", "error"), [(0, None), (1, RunFault), (2, WorkdirError)])
 def test_the_other_processes_of_a_run_do_as_the_first(tmp_path, monkeypatch, kind, error):
     """They take no lock of their own, and end with the exit code of the first one."""
-    monkeypatch.setattr(workdirs.hosts, "leader", lambda: False)
-    monkeypatch.setattr(workdirs.hosts, "largest", lambda value: max(value, kind))
+    monkeypatch.setattr(workdirs.processes, "is_primary", lambda: False)
+    monkeypatch.setattr(workdirs.processes, "largest", lambda value: max(value, kind))
     with workdirs.locked(tmp_path / "run") if error is None else pytest.raises(error, match="process 0 cannot use"):
         if error is not None:
             with workdirs.locked(tmp_path / "run"):

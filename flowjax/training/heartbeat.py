@@ -1,7 +1,10 @@
-"""How processes of one run end: each notices that another is gone, and a fault of all is told once.
+"""How processes of one run end: each notices that another has ended, and a fault of all is reported once.
 
-A collective waits for ever for a process that was killed. JAX's coordination service, which the first process keeps,
-carries a pulse of each, and whoever misses one ends.
+A collective never returns if a process that takes part in it was killed. JAX's coordination service, which the first
+process keeps, has heartbeats of its own, but JAX 0.10 answers a missing one by aborting the process: SIGABRT, a stack
+trace of native code and "another task died", with no process named, and `jax.distributed.initialize` does not take the
+callback that the native client has for it. These heartbeats end the process with exit code 70, which schedulers retry,
+and one line that names the process that is gone.
 """
 
 import atexit
@@ -25,18 +28,18 @@ _GRACE = 3.0  # seconds that processes give each other to end
 _AGAIN = "start all of them again: training resumes from its last checkpoint"
 _FAULT = "flowjax/fault"
 _LEFT = "flowjax/left/"
-_PULSE = "flowjax/pulse/"
-_ENDED = "ended"  # the last pulse of a process that has done its work
+_HEARTBEAT = "flowjax/heartbeat/"
+_ENDED = "ended"  # the last heartbeat of a process that has done its work
 
 _leaving = threading.Event()
 _limit = 0.0  # `timeout` of `watch`
 
 
 def watch(timeout: int) -> None:
-    """Starts this process's pulse and the watch over the others, until the end of the process.
+    """Starts this process's heartbeat and the watch over the others, until the end of the process.
 
     Args:
-        timeout: seconds without a pulse after which another counts as gone, and this one ends with `LOST`.
+        timeout: seconds without a heartbeat after which another counts as gone, and this one ends with `LOST`.
     """
     global _limit
     _limit = timeout
@@ -94,7 +97,8 @@ def lost_by(error: Exception) -> str | None:
     """One line if an error is that of a collective whose other processes have ended; None for any other error.
 
     The runtime's error states that a connection was closed, but not why. So this waits until it is known which process
-    has ended: either that process has reported it (`leave`), or its pulse is missing, and the watch ends this process.
+    has ended: either that process has reported it (`leave`), or its heartbeat is missing, and the watch ends this
+    process.
     """
     if not _several() or not isinstance(error, jax.errors.JaxRuntimeError) or out_of_memory(error):
         return None
@@ -117,7 +121,7 @@ def leave(code: int) -> None:
     """Ends a process that has failed, at once: at the usual end it would wait for the others, and they for it.
 
     The first one keeps the coordination service, whose end aborts the others: it waits until all of them have ended,
-    by an error of their own or because its pulse, which stops now, is missing.
+    by an error of their own or because its heartbeat, which stops now, is missing.
     """
     if not _several():
         return
@@ -155,15 +159,15 @@ def _beat(timeout: int, ending: threading.Event) -> None:
             return
         beat += 1
         try:
-            client.key_value_set(f"{_PULSE}{mine}", str(beat), allow_overwrite=True)
-            pulses = dict(client.key_value_dir_get(_PULSE))
+            client.key_value_set(f"{_HEARTBEAT}{mine}", str(beat), allow_overwrite=True)
+            heartbeats = dict(client.key_value_dir_get(_HEARTBEAT))
         except Exception:
-            pulses = None  # the first process, which keeps the store, is gone; or this one is ending
+            heartbeats = None  # the first process, which keeps the store, is gone; or this one is ending
         now = time.monotonic()
         for other in range(n):
-            pulse = "" if pulses is None else pulses.get(f"{_PULSE}{other}", "")
-            if other not in seen or (pulse and pulse != seen[other][0]):
-                seen[other] = (pulse, now)
+            heartbeat = "" if heartbeats is None else heartbeats.get(f"{_HEARTBEAT}{other}", "")
+            if other not in seen or (heartbeat and heartbeat != seen[other][0]):
+                seen[other] = (heartbeat, now)
             elif other != mine and seen[other][0] != _ENDED and now - seen[other][1] > timeout:
                 sys.stderr.write(
                     f"flowjax: process {other} of {n} has not been heard of for {timeout} s: it is gone, and "
@@ -177,4 +181,4 @@ def _beat(timeout: int, ending: threading.Event) -> None:
                         client.key_value_set(f"{_LEFT}{mine}", str(LOST), allow_overwrite=True)
                 os._exit(LOST)
     with contextlib.suppress(Exception):  # the store may be gone
-        client.key_value_set(f"{_PULSE}{mine}", _ENDED, allow_overwrite=True)
+        client.key_value_set(f"{_HEARTBEAT}{mine}", _ENDED, allow_overwrite=True)

@@ -15,10 +15,11 @@ import numpy as np
 import pytest
 
 from flowjax.errors import ConfigError
-from flowjax.training import hosts, pulse
+from flowjax.training import heartbeat
+from flowjax.training import processes as training_processes
 
 LIMIT = 6
-"""Seconds without a pulse after which a process counts as gone."""
+"""Seconds without a heartbeat after which a process counts as gone."""
 
 
 def free_port():
@@ -132,13 +133,13 @@ def test_two_processes_train_lose_one_and_go_on_elsewhere(tmp_path, processes):
 
 @pytest.mark.slow
 def test_the_loss_of_the_first_process_ends_the_others(tmp_path, processes):
-    """It keeps the store of the pulses: the others end by JAX's own hand, or by ours."""
+    """It keeps the store of the heartbeats: the others end by JAX's own hand, or by ours."""
     workdir = tmp_path / "run"
     processes += pair(workdir, 1_000_000)
     wait_for(workdir / "checkpoints" / "50", processes)
     processes[0].kill()
     code, out, error = ended(processes[1], 2 * LIMIT + 10)
-    assert code in (pulse.LOST, -signal.SIGABRT)
+    assert code in (heartbeat.LOST, -signal.SIGABRT)
     assert out == ""
     assert "another task died" in error or "process 0 of 2 has not been heard of" in error
 
@@ -190,7 +191,7 @@ def test_two_processes_sample_and_score_as_one(tiny_run, tmp_path, processes):
     assert code == 2
     assert f"process 1 of 2: sample: {theirs} holds other files" in err
     code, _, err = ended(processes[0])
-    assert code == pulse.LOST, err
+    assert code == heartbeat.LOST, err
     assert "process 1 of 2 has ended with exit code 2" in err
     for folder in tmp_path.glob("told*"):
         shutil.rmtree(folder)
@@ -208,25 +209,25 @@ GATHER = """
 import os, pathlib, sys, time
 import numpy as np
 from flowjax.metrics.moments import Moments
-from flowjax.training import hosts
+from flowjax.training import processes
 
 address, i = sys.argv[1].partition("=")[2], int(sys.argv[4][-1])
-hosts.start(address, 2, i, 6)
+processes.start(address, 2, i, 6)
 rows = np.random.default_rng(0).normal(1e6, 1.0, (11, 3))  # float32 would keep two digits
-own = hosts.share(11)
+own = processes.share(11)
 assert own.stop - own.start == 5 + i
-np.testing.assert_array_equal(hosts.gathered(rows[own]), rows)
-whole, over = Moments.of(rows), Moments.of(rows[own]).over(hosts.gathered)
+np.testing.assert_array_equal(processes.gathered(rows[own]), rows)
+whole, over = Moments.of(rows), Moments.of(rows[own]).over(processes.gathered)
 assert over.count == 11
 np.testing.assert_allclose(over.mean, whole.mean, rtol=1e-15)
 np.testing.assert_allclose(over.cov, whole.cov, rtol=1e-9)
 shared = pathlib.Path(os.environ["SHARED"]) / "made"
 if i == 0:
-    hosts.first_alone(lambda: (time.sleep(1), shared.touch()))
+    processes.first_alone(lambda: (time.sleep(1), shared.touch()))
 else:
-    assert hosts.first_alone(shared.exists)
-hosts._CHUNK = 7
-np.testing.assert_array_equal(hosts.gathered(rows[own]), rows)
+    assert processes.first_alone(shared.exists)
+processes._CHUNK = 7
+np.testing.assert_array_equal(processes.gathered(rows[own]), rows)
 """
 
 
@@ -270,9 +271,9 @@ def test_processes_with_other_data_under_one_name_are_told(tmp_path, processes):
 SIGNALLED = """
 import signal, sys
 from flowjax.cli.main import entry
-from flowjax.training import hosts
+from flowjax.training import processes
 
-check = hosts.check_shared
+check = processes.check_shared
 terminated = sys.argv.pop(1)
 
 def checked(folder):
@@ -280,7 +281,7 @@ def checked(folder):
         signal.raise_signal(signal.SIGTERM)
     check(folder)
 
-hosts.check_shared = checked
+processes.check_shared = checked
 entry()
 """
 
@@ -294,7 +295,7 @@ def test_sigterm_of_one_process_before_training_ends_both(terminated, tmp_path, 
     results = [ended(process) for process in processes]
     assert results[terminated][0] == 143, results
     code, out, err = results[1 - terminated]
-    assert code == pulse.LOST, results
+    assert code == heartbeat.LOST, results
     assert out == ""
     assert f"process {terminated} of 2 has " in err
     assert "start all of them again" in err.splitlines()[-1]
@@ -307,7 +308,7 @@ def test_a_process_that_waits_in_vain_ends_in_one_line(tmp_path, processes):
     where = [f"--coordinator_address={address}", "--num_processes=2", "--process_id=1", "--initialization_timeout=1"]
     processes.append(spawn(1, "-m", "flowjax", "train", "--config=gaussians8", f"--workdir={tmp_path / 'run'}", *where))
     code, out, err = ended(processes[0])
-    assert code == pulse.LOST
+    assert code == heartbeat.LOST
     assert out == ""
     [line] = [line for line in err.splitlines() if line]
     assert f"could not reach process 0 at {address} within 1 s" in line
@@ -317,37 +318,37 @@ def test_an_address_that_cannot_be_used_is_named():
     with socket.create_server(("", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(ConfigError, match=f"port {port} of this machine cannot be used .*in use"):
-            hosts.start(f"localhost:{port}", 2, 0, 6)
+            training_processes.start(f"localhost:{port}", 2, 0, 6)
     for host in ("nowhere.invalid", "..", "x" * 100):
         with pytest.raises(ConfigError, match=f"the host {re.escape(repr(host))} cannot be found"):
-            hosts.start(f"{host}:1", 2, 1, 6)
+            training_processes.start(f"{host}:1", 2, 1, 6)
 
 
 STEP = {"SLURM_STEP_NODELIST": "n[1-2]", "SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_TASKS_PER_NODE": "1(x2)"}
 
 
 def test_where_processes_find_each_other():
-    assert hosts.in_a_cluster(STEP)
-    assert not hosts.in_a_cluster({"SLURM_NTASKS": "2", "SLURM_PROCID": "0"})  # a command beside a step
-    assert not hosts.in_a_cluster(STEP | {"SLURM_STEP_NUM_TASKS": "1"})
-    assert hosts.in_a_cluster({"TPU_WORKER_HOSTNAMES": "a,b"})
-    assert not hosts.in_a_cluster({"TPU_WORKER_HOSTNAMES": "localhost"})
-    assert hosts.in_a_cluster({"FLOWJAX_DISTRIBUTED": "1"})
-    assert not hosts.in_a_cluster({})
+    assert training_processes.in_a_cluster(STEP)
+    assert not training_processes.in_a_cluster({"SLURM_NTASKS": "2", "SLURM_PROCID": "0"})  # a command beside a step
+    assert not training_processes.in_a_cluster(STEP | {"SLURM_STEP_NUM_TASKS": "1"})
+    assert training_processes.in_a_cluster({"TPU_WORKER_HOSTNAMES": "a,b"})
+    assert not training_processes.in_a_cluster({"TPU_WORKER_HOSTNAMES": "localhost"})
+    assert training_processes.in_a_cluster({"FLOWJAX_DISTRIBUTED": "1"})
+    assert not training_processes.in_a_cluster({})
 
 
 def test_one_task_a_node_has_all_its_gpus():
-    assert hosts.own_gpus(STEP | {"CUDA_VISIBLE_DEVICES": "0,1,2,3"}) == [0, 1, 2, 3]
-    assert hosts.own_gpus(STEP | {"SLURM_GPUS_ON_NODE": "8"}) == list(range(8))
-    assert hosts.own_gpus(STEP | {"SLURM_STEP_TASKS_PER_NODE": "4(x2)", "SLURM_GPUS_ON_NODE": "4"}) is None
-    assert hosts.own_gpus({"CUDA_VISIBLE_DEVICES": "0,1"}) is None
+    assert training_processes.own_gpus(STEP | {"CUDA_VISIBLE_DEVICES": "0,1,2,3"}) == [0, 1, 2, 3]
+    assert training_processes.own_gpus(STEP | {"SLURM_GPUS_ON_NODE": "8"}) == list(range(8))
+    assert training_processes.own_gpus(STEP | {"SLURM_STEP_TASKS_PER_NODE": "4(x2)", "SLURM_GPUS_ON_NODE": "4"}) is None
+    assert training_processes.own_gpus({"CUDA_VISIBLE_DEVICES": "0,1"}) is None
 
 
 def test_a_process_can_be_told_that_it_is_alone(monkeypatch):
-    monkeypatch.setattr(hosts.jax.distributed, "initialize", lambda *a, **k: pytest.fail("it asked"))
+    monkeypatch.setattr(training_processes.jax.distributed, "initialize", lambda *a, **k: pytest.fail("it asked"))
     for name, value in STEP.items():
         monkeypatch.setenv(name, value)
-    hosts.start(None, 1, None, 60)
+    training_processes.start(None, 1, None, 60)
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ from jax.sharding import Mesh, NamedSharding, Sharding
 from jax.sharding import PartitionSpec as P
 
 from flowjax.errors import ConfigError
-from flowjax.training import pulse
+from flowjax.training import heartbeat
 from flowjax.typing import PyTree
 
 T = TypeVar("T")
@@ -41,9 +41,9 @@ def start(address: str | None, number: int | None, index: int | None, timeout: i
     Args:
         address: HOST:PORT of the first process, or None to find out.
         number, index: how many processes there are, and which this one is. A single process skips all of this.
-        timeout: seconds without a pulse after which a process counts as gone.
+        timeout: seconds without a heartbeat after which a process counts as gone.
         patience: seconds to wait for the others. If they have not all come by then, this process writes one line and
-            ends with `pulse.LOST`.
+            ends with `heartbeat.LOST`.
 
     Raises:
         ConfigError: if the address is unknown, or its port is in use on the machine of the first process.
@@ -60,13 +60,13 @@ def start(address: str | None, number: int | None, index: int | None, timeout: i
     told |= {"heartbeat_timeout_seconds": 4 * timeout + 20, "initialization_timeout": patience + 60}
     whom = f"process 0 at {address}" if address and index else "all of the other processes"
     try:
-        with pulse.deadline(patience, f"could not reach {whom} within {patience} s (--initialization_timeout)"):
+        with heartbeat.deadline(patience, f"could not reach {whom} within {patience} s (--initialization_timeout)"):
             jax.distributed.initialize(address, number, index, **told)
     except jax.errors.JaxRuntimeError as error:
         reason = str(error).splitlines()[0]
         raise ConfigError(f"the processes cannot be connected ({reason}); try another --coordinator_address") from error
     if jax.process_count() > 1:
-        pulse.watch(timeout)
+        heartbeat.watch(timeout)
 
 
 def _check_address(address: str, first: bool) -> None:
@@ -107,13 +107,17 @@ def own_gpus(env: Mapping[str, str]) -> list[int] | None:
     return list(range(n)) if n > 1 else None
 
 
-def leader() -> bool:
-    """Whether this process is the one that writes and prints. A process on its own is not asked for its devices."""
+def is_primary() -> bool:
+    """Whether this process is the one that writes and prints. A single process does not initialise its devices here."""
     return not jax.distributed.is_initialized() or jax.process_index() == 0
 
 
 def agree(steps: int, signal: int) -> tuple[int, int]:
-    """The fewest steps that any process wants to take next, and the signal that any of them has caught."""
+    """The fewest steps that any process wants to take next, and the signal that any of them has caught.
+
+    Not `multihost_utils.reached_preemption_sync_point`: its service takes over SIGTERM and does not know Ctrl-C, and
+    the number of steps needs an exchange at the same moment anyway.
+    """
     if jax.process_count() == 1:
         return steps, signal
     asked = np.asarray(multihost_utils.process_allgather(np.array([steps, signal])))
@@ -122,19 +126,19 @@ def agree(steps: int, signal: int) -> tuple[int, int]:
 
 def place() -> tuple[int, int]:
     """The index of this process among those that share the work at hand, and their number."""
-    return (0, 1) if sharing() == 1 else (jax.process_index(), sharing())
+    return (0, 1) if process_count() == 1 else (jax.process_index(), process_count())
 
 
 def largest(value: int) -> int:
     """The largest of the values of the processes that share the work at hand; all of them call it."""
-    if sharing() == 1:
+    if process_count() == 1:
         return value
     return int(np.max(multihost_utils.process_allgather(np.array(value))))
 
 
 def check_same(what: str, values: Mapping[str, Any], mend: str = "start all of them with the same") -> None:
     """ConfigError on all processes unless all have the same values, which JSON can hold; it names one that differs."""
-    if sharing() == 1:
+    if process_count() == 1:
         return
     text = json.dumps(values, sort_keys=True).encode()
     mine = np.frombuffer(hashlib.sha256(text).digest()[:8], np.uint32)
@@ -158,7 +162,7 @@ def check_shared(folder: Any) -> None:
         return
     number = multihost_utils.broadcast_one_to_all(np.array(time.time_ns() % 2**31, np.int32))
     token = folder / f".shared-{int(number)}"
-    if leader():
+    if is_primary():
         folder.mkdir(parents=True, exist_ok=True)
         token.write_text("")
     multihost_utils.sync_global_devices("written")
@@ -166,7 +170,7 @@ def check_shared(folder: Any) -> None:
     while not token.exists() and time.monotonic() < end:
         time.sleep(1.0)  # network file systems remember for a while what was not there
     seen = np.asarray(multihost_utils.process_allgather(np.array(token.exists())))
-    if leader():
+    if is_primary():
         token.unlink(missing_ok=True)
     if not seen.all():
         lost = int(np.argmin(seen))
@@ -190,7 +194,7 @@ def to_first(tree: PyTree, mesh: Mesh) -> PyTree:
 
     def take(a: jax.Array) -> np.ndarray | None:
         whole = _whole(mesh)(a)
-        return np.asarray(whole) if leader() else None
+        return np.asarray(whole) if is_primary() else None
 
     return jax.tree.map(take, tree)
 
@@ -210,32 +214,32 @@ def alone() -> Iterator[None]:
         _alone.reset(token)
 
 
-def sharing() -> int:
-    """How many processes share the rows of what is sampled and scored."""
+def process_count() -> int:
+    """How many processes share the rows of what is sampled and scored; 1 inside `alone`."""
     return 1 if _alone.get() else jax.process_count()
 
 
 def suffix() -> str:
     """What tells this process's own files from the others': nothing for one alone, or `.1of4`."""
-    return "" if sharing() == 1 else f".{jax.process_index()}of{sharing()}"
+    return "" if process_count() == 1 else f".{jax.process_index()}of{process_count()}"
 
 
 def share(n: int) -> slice:
     """Which of n rows this process takes: side by side, and each row is taken once."""
-    index = 0 if sharing() == 1 else jax.process_index()
-    first, last = (n * (index + i) // sharing() for i in range(2))
+    index = 0 if process_count() == 1 else jax.process_index()
+    first, last = (n * (index + i) // process_count() for i in range(2))
     return slice(first, last)
 
 
 def gathered(a: np.ndarray) -> np.ndarray:
     """The rows of all processes in their order, on each; they may be differently many. All processes call it."""
-    if sharing() == 1:
+    if process_count() == 1:
         return a
     own = np.ascontiguousarray(a).reshape(-1).view(np.uint8)  # bytes: JAX would make float64 float32
     told = np.asarray(multihost_utils.process_allgather(np.array(divmod(own.size, 2**31), np.uint32)))
     sizes = [int(high) * 2**31 + int(low) for high, low in told]
     parts: list[list[np.ndarray]] = [[] for _ in sizes]
-    chunk = max(1, _CHUNK // sharing())
+    chunk = max(1, _CHUNK // process_count())
     for start in range(0, max(sizes), chunk):  # each device holds the pieces of all
         piece = own[start : start + chunk]
         longest = min(chunk, max(sizes) - start)
@@ -248,16 +252,16 @@ def gathered(a: np.ndarray) -> np.ndarray:
 
 def first_alone(f: Callable[[], T]) -> T:
     """f() of the first process, and then of the others: what it has written, they find."""
-    if not leader():
+    if not is_primary():
         wait("first")
     try:
         return f()
     finally:
-        if leader():
+        if is_primary():
             wait("first")
 
 
 def wait(name: str) -> None:
-    """Until all processes are here."""
-    if sharing() > 1:
+    """Waits until all processes have called it."""
+    if process_count() > 1:
         multihost_utils.sync_global_devices(name)
