@@ -31,6 +31,8 @@ from flowjax.schedules import rates
 from flowjax.sources import GaussianMixture
 from flowjax.typing import Batched, Cond, Time
 
+__all__ = ["Oracle", "bridge_correlation", "dataset", "gaussian", "mixture"]
+
 
 @partial(
     jax.tree_util.register_dataclass,

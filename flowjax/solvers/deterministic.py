@@ -16,6 +16,8 @@ from flowjax.solvers.samplers import BaseSampler, SamplerState, blend, standard_
 from flowjax.spaces import EUCLIDEAN, Space
 from flowjax.typing import Batched
 
+__all__ = ["DDIM", "AdamsBashforth", "EDMHeun", "RungeKutta"]
+
 
 def _space_of(path: AffinePath | None) -> Space:
     return EUCLIDEAN if path is None else path.space

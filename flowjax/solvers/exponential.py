@@ -36,6 +36,9 @@ from flowjax.schedules import Rates
 from flowjax.solvers.samplers import BaseSampler, SamplerState, standard_normal
 from flowjax.typing import Batched
 
+__all__ = ["DPMSolverPP2M", "DPMSolverPP3M", "UniPC", "phi"]
+
+
 _LARGEST = 15.0
 _LONGEST_STEP, _LONGEST_STEP_3M = 1.594, 1.151
 _LARGEST_WEIGHT = 1.0

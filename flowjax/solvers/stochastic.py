@@ -16,6 +16,8 @@ from flowjax.solvers.diffusions import Diffusion, Sigma
 from flowjax.solvers.samplers import SamplerState, StochasticSampler, standard_normal
 from flowjax.typing import Batched
 
+__all__ = ["Ancestral", "AnnealedLangevin", "Driven", "EulerMaruyama", "PredictorCorrector", "StochasticHeun", "drift"]
+
 
 def drift(path: AffinePath, g2: Array, t: Array, x: Batched, ends: Ends) -> Batched:
     """v + g^2 / 2 score."""
