@@ -13,4 +13,5 @@ def test_the_key_of_a_row_is_the_key_folded_with_its_number():
     np.testing.assert_array_equal(data(keys), [data(jax.random.fold_in(key, i)) for i in range(5)])
     np.testing.assert_array_equal(data(row_keys(key, 9)[:5]), data(keys))
     assert row_keys(keys, 5) is keys
+    assert row_keys(None, 5) is None
     np.testing.assert_array_equal(data(fold_rows(keys, 7)), [data(jax.random.fold_in(one, 7)) for one in keys])

@@ -20,6 +20,8 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from flowjax.conditions import Field, check
+from flowjax.errors import check_name
+from flowjax.keys import RowKeys, row_keys
 from flowjax.models.attention import attend
 from flowjax.models.embeddings import batch_time, positional, refuse_mask, time_difference
 from flowjax.models.encoders import beside, check_fields, encode, encoders_of, extra_channels
@@ -27,11 +29,8 @@ from flowjax.models.layers import (
     DTYPES,
     REMAT,
     Conv,
-    RowKeys,
-    check_name,
     dropout,
     remat,
-    row_keys,
     split_keys,
     uniform_init,
 )

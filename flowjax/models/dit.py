@@ -19,10 +19,12 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from flowjax.conditions import Field, check
+from flowjax.errors import check_name
+from flowjax.keys import RowKeys, row_keys
 from flowjax.models.attention import attend
 from flowjax.models.embeddings import batch_time, positional, refuse_mask, time_difference
 from flowjax.models.encoders import beside, check_fields, encode, encoders_of, extra_channels
-from flowjax.models.layers import DTYPES, REMAT, RowKeys, check_name, dropout, remat, row_keys, split_keys
+from flowjax.models.layers import DTYPES, REMAT, dropout, fold, remat, split_keys, unfold
 from flowjax.typing import Cond, PRNGKey
 
 SIZES: dict[str, dict[str, int]] = {
@@ -44,15 +46,13 @@ _xavier = nnx.initializers.xavier_uniform()
 
 def patches(x: Float[Array, "B H W C"], p: int) -> Float[Array, "B T D"]:
     """Squares of p x p pixels as tokens, row by row; in a token, row, column, channel."""
-    b, h, w, c = x.shape
-    return x.reshape(b, h // p, p, w // p, p, c).swapaxes(2, 3).reshape(b, h * w // p**2, p * p * c)
+    folded = fold(x, p)
+    return folded.reshape(x.shape[0], -1, folded.shape[-1])
 
 
 def pixels(tokens: Float[Array, "B T D"], p: int, height: int, width: int) -> Float[Array, "B H W C"]:
     """The inverse of `patches`, for images of height x width."""
-    b, _, d = tokens.shape
-    grid = tokens.reshape(b, height // p, width // p, p, p, d // p**2)
-    return grid.swapaxes(2, 3).reshape(b, height, width, d // p**2)
+    return unfold(tokens.reshape(tokens.shape[0], height // p, width // p, -1), p)
 
 
 def positions(height: int, width: int, features: int) -> Float[np.ndarray, "T D"]:

@@ -21,10 +21,12 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from flowjax.conditions import Field, check
+from flowjax.errors import check_name
+from flowjax.keys import RowKeys, row_keys
 from flowjax.models.attention import attend
 from flowjax.models.embeddings import batch_time, refuse_mask, refuse_two_times, time_difference
 from flowjax.models.encoders import beside, check_fields, encode, encoders_of, extra_channels
-from flowjax.models.layers import DTYPES, REMAT, RowKeys, check_name, dropout, remat, row_keys, split_keys
+from flowjax.models.layers import DTYPES, REMAT, dropout, remat, split_keys
 from flowjax.models.magnitude import (
     MPConv,
     MPLinear,

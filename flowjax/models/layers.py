@@ -3,7 +3,7 @@
 Parameters are float32; a layer computes in the type of its input, so a network in bfloat16 is one whose stem casts.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -11,12 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax import lax
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float
 
+from flowjax.errors import check_name
+from flowjax.keys import RowKeys
 from flowjax.models import kernels
-from flowjax.typing import PRNGKey
-
-RowKeys = Key[Array, " B"]
 
 REMAT: dict[str, Callable[..., Any] | None] = {
     "none": None,
@@ -30,12 +29,6 @@ DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float
 """Types in which a network computes."""
 
 
-def check_name(what: str, name: str, known: Collection[str]) -> None:
-    """ValueError, in one line, unless the name is known."""
-    if name not in known:
-        raise ValueError(f"unknown {what} {name!r}: known are {', '.join(known)}")
-
-
 def remat(policy: str, f: Callable[..., Any]) -> Callable[..., Any]:
     """f, recomputed in the backward pass as the named policy says.
 
@@ -44,13 +37,6 @@ def remat(policy: str, f: Callable[..., Any]) -> Callable[..., Any]:
     """
     check_name("remat", policy, REMAT)
     return f if REMAT[policy] is None else jax.checkpoint(f, policy=REMAT[policy])
-
-
-def row_keys(key: PRNGKey | RowKeys | None, rows: int) -> RowKeys | None:
-    """A key for each row, of one for all: what is drawn for a row depends on its number, not on who else is there."""
-    if key is None or key.ndim:
-        return key
-    return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(rows))
 
 
 def split_keys(keys: RowKeys | None, n: int) -> list[RowKeys | None]:
@@ -66,6 +52,18 @@ def dropout(x: Float[Array, "B ..."], rate: float, keys: RowKeys | None) -> Floa
         return x
     bits = jax.vmap(lambda key: jax.random.bits(key, x.shape[1:], jnp.uint16))(keys)
     return jnp.where(bits >= min(round(rate * 65536), 65535), x / (1 - rate), 0)
+
+
+def fold(x: Float[Array, "B H W C"], p: int) -> Float[Array, "B h w D"]:
+    """Squares of p x p pixels as channels: in an output pixel row, column, channel of the square."""
+    b, h, w, c = x.shape
+    return x.reshape(b, h // p, p, w // p, p, c).swapaxes(2, 3).reshape(b, h // p, w // p, p * p * c)
+
+
+def unfold(x: Float[Array, "B h w D"], p: int) -> Float[Array, "B H W C"]:
+    """The inverse of `fold`."""
+    b, h, w, d = x.shape
+    return x.reshape(b, h, w, p, p, d // p**2).swapaxes(2, 3).reshape(b, h * p, w * p, d // p**2)
 
 
 def uniform_init(scale: float = 1.0) -> nnx.Initializer:

@@ -19,6 +19,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int, PyTree
 
 from flowjax.models.layers import upsample_conv
+from flowjax.trees import path_name
 
 EPS = 1e-4
 """The magnitude below which a vector counts as zero and is left small."""
@@ -32,7 +33,7 @@ WEIGHT = "weight"
 
 def is_weight(params: PyTree[Any]) -> PyTree[bool]:
     """A tree like `params`, a nested dictionary: true where the parameter is normalised before use."""
-    return jax.tree_util.tree_map_with_path(lambda path, _: getattr(path[-1], "key", None) == WEIGHT, params)
+    return jax.tree_util.tree_map_with_path(lambda path, _: path_name(path[-1:]) == WEIGHT, params)
 
 
 def normalise(x: Float[Array, "..."], axis: int | tuple[int, ...] = -1) -> Float[Array, "..."]:

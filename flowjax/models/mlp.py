@@ -9,9 +9,10 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float
 
 from flowjax.conditions import Field, Kind, check
+from flowjax.errors import check_name
+from flowjax.keys import RowKeys
 from flowjax.models.embeddings import batch_time, time_difference, time_features
 from flowjax.models.encoders import ENCODERS, Encoder, VectorEncoder, check_fields, encoders_of
-from flowjax.models.layers import RowKeys
 from flowjax.typing import Cond, PRNGKey
 
 
@@ -54,8 +55,7 @@ class MLP(nnx.Module):
         zero_init: bool = True,
         rngs: nnx.Rngs,
     ):
-        if activation not in ACTIVATIONS:
-            raise ValueError(f"unknown activation {activation!r}: known are {', '.join(ACTIVATIONS)}")
+        check_name("activation", activation, ACTIVATIONS)
         check_fields("mlp", fields, shape)
         d = math.prod(shape)
         self.features = features

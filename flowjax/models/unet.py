@@ -12,9 +12,10 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from flowjax.conditions import Field, check
+from flowjax.keys import RowKeys
 from flowjax.models.embeddings import batch_time, refuse_mask, refuse_two_times, time_difference, time_features
 from flowjax.models.encoders import beside, check_fields, encode, encoders_of, extra_channels
-from flowjax.models.layers import RowKeys
+from flowjax.models.layers import fold, unfold
 from flowjax.typing import Cond, PRNGKey
 
 
@@ -169,7 +170,7 @@ class UNet(nnx.Module):
         for encoded in encode(self.encoders, self.fields, cond, x.shape[0]):
             embedding = embedding + encoded
         embedding = jax.nn.silu(embedding)
-        h = self.stem(_fold(beside(x, self.fields, cond), self.patch))
+        h = self.stem(fold(beside(x, self.fields, cond), self.patch))
         skips, sizes = [h], []
         for i, level in enumerate(self.down):
             if i:
@@ -184,17 +185,7 @@ class UNet(nnx.Module):
                 h = _double(h, sizes.pop())
             for block in level:
                 h = block(jnp.concatenate([h, skips.pop()], -1), embedding)
-        return _unfold(self.out(jax.nn.silu(self.norm(h))), self.patch)
-
-
-def _fold(x: Float[Array, "B H W C"], p: int) -> Float[Array, "B h w D"]:
-    b, h, w, c = x.shape
-    return x.reshape(b, h // p, p, w // p, p, c).swapaxes(2, 3).reshape(b, h // p, w // p, p * p * c)
-
-
-def _unfold(x: Float[Array, "B h w D"], p: int) -> Float[Array, "B H W C"]:
-    b, h, w, d = x.shape
-    return x.reshape(b, h, w, p, p, d // p**2).swapaxes(2, 3).reshape(b, h * p, w * p, d // p**2)
+        return unfold(self.out(jax.nn.silu(self.norm(h))), self.patch)
 
 
 def _halve(x: Float[Array, "B H W C"]) -> Float[Array, "B h w C"]:

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from flowjax.models.layers import row_keys
+from flowjax.keys import row_keys
 from flowjax.training.narrow import travelling
 from flowjax.training.sharding import BATCH
 from flowjax.training.stacked import Stacks

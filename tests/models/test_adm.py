@@ -13,9 +13,10 @@ from jax import lax
 
 from flowjax import conditions
 from flowjax.conditions import NO_LABEL, Field
+from flowjax.keys import row_keys
 from flowjax.models import adm, attention, kernels
 from flowjax.models.adm import ADM
-from flowjax.models.layers import REMAT, Conv, dropout, remat, row_keys, upsample_conv
+from flowjax.models.layers import REMAT, Conv, dropout, remat, upsample_conv
 
 FIELDS = (Field("label", "label", num_classes=3), Field("augment", "vector", (2,), zero_is_null=True))
 

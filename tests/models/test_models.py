@@ -9,8 +9,9 @@ from flax import nnx
 from flowjax.conditions import NO_LABEL, Field
 from flowjax.models import MLP, UNet
 from flowjax.models.embeddings import time_features
+from flowjax.models.layers import fold, unfold
 from flowjax.models.mlp import ACTIVATIONS
-from flowjax.models.unet import _double, _fold, _halve, _unfold
+from flowjax.models.unet import _double, _halve
 
 LABEL = (Field("label", "label", num_classes=3),)
 
@@ -81,8 +82,8 @@ def test_fresh_networks_start_at_zero():
 
 def test_pixels_fold_and_unfold_and_odd_maps_come_back():
     x = jnp.arange(2 * 4 * 6 * 3.0).reshape(2, 4, 6, 3)
-    np.testing.assert_array_equal(_unfold(_fold(x, 2), 2), x)
-    np.testing.assert_array_equal(_fold(x, 2)[0, 0, 0], x[0, :2, :2].reshape(-1))
+    np.testing.assert_array_equal(unfold(fold(x, 2), 2), x)
+    np.testing.assert_array_equal(fold(x, 2)[0, 0, 0], x[0, :2, :2].reshape(-1))
     odd = jnp.ones((1, 7, 5, 2))
     assert _halve(odd).shape == (1, 4, 3, 2)
     np.testing.assert_array_equal(_double(_halve(odd), (7, 5)), odd)

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flowjax.models.layers import dropout, row_keys
+from flowjax.keys import row_keys
+from flowjax.models.layers import dropout
 from flowjax.training import sharding
 from flowjax.training.replicas import network_over_rows
 
