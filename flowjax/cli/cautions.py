@@ -40,6 +40,6 @@ def cautions(config: Config) -> list[str]:
         found.append(
             f"train.log_every = {train.log_every} is above train.steps = {train.steps}: only the last step is logged"
         )
-    if train.batch_size == 1 and config.coupling.name != "independent":
+    if train.batch_size == 1 and "coupling" in config and config.coupling.name != "independent":
         found.append(f"coupling.name {config.coupling.name!r} pairs the rows of a batch, and train.batch_size is 1")
     return found

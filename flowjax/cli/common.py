@@ -52,7 +52,7 @@ def solver(values: absl_flags.FlagValues) -> SolverSettings:
         if given:
             chosen.check()
         else:
-            ode.check_solver(chosen.name, chosen.steps)
+            ode.check_solver(chosen.name or "dopri5", chosen.steps)
     except ValueError as error:
         text = re.sub(r"\bsteps=N", "--steps N", str(error)).removeprefix("path.")
         raise UsageError(

@@ -38,7 +38,7 @@ def read_config(values: absl_flags.FlagValues, argv: list[str], usage: str) -> C
     known = flatten(config)
     for argument in rest:
         key, given, value = argument.lstrip("-").partition("=")
-        if key == "config.model.name" and value in MODEL_DEFAULTS and value != config.model.name:
+        if key == "config.model.name" and "model" in config and value in MODEL_DEFAULTS and value != config.model.name:
             raise flags.UsageError(
                 f"{argument}: the config is for {config.model.name!r}, and each model has its own keys: take a file "
                 f"that starts from defaults({value!r})"

@@ -71,7 +71,9 @@ def new(command: str) -> flags.FlagValues:
 
 def define_solver(values: flags.FlagValues) -> None:
     """--solver, --rtol, --atol, --steps."""
-    flags.DEFINE_string("solver", "dopri5", "a diffrax explicit solver in lower case, or rk4", flag_values=values)
+    flags.DEFINE_string(
+        "solver", "", "a diffrax explicit solver in lower case, or rk4; dopri5 by default", flag_values=values
+    )
     flags.DEFINE_float("rtol", 1e-5, "relative tolerance of an adaptive solve", lower_bound=0.0, flag_values=values)
     flags.DEFINE_float("atol", 1e-5, "absolute tolerance", lower_bound=0.0, flag_values=values)
     flags.DEFINE_integer(
@@ -82,7 +84,11 @@ def define_solver(values: flags.FlagValues) -> None:
 def define_sampler(values: flags.FlagValues) -> None:
     """The solver's flags, and those that only sampling has."""
     define_solver(values)
-    values["solver"].help = "an ODE or SDE solver of diffrax in lower case, rk4, ddim, ddpm, edm, unipc, ..."
+    values[
+        "solver"
+    ].help = (
+        "an ODE or SDE solver of diffrax in lower case, rk4, ddim, ddpm, edm, unipc, ...; by default that of the method"
+    )
     flags.DEFINE_string(
         "grid",
         "",

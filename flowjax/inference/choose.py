@@ -20,11 +20,11 @@ from flowjax.reschedule import Rescheduled
 from flowjax.solvers import Options, diffusions, grids, make_sampler
 from flowjax.solvers.diffusions import Diffusion
 from flowjax.solvers.grids import GRIDS
-from flowjax.solvers.names import check_solver
+from flowjax.solvers.names import check_abilities, check_solver, needs_of
 from flowjax.solvers.names import interval as solver_interval
 from flowjax.training.writers import say
 
-__all__ = ["DOPRI5", "Arrays", "Choice", "Guide", "SampledModel", "SolverSettings", "choose"]
+__all__ = ["DEFAULT_SOLVER", "Arrays", "Choice", "Guide", "SampledModel", "SolverSettings", "choose"]
 
 Arrays = tuple[Any, ...]
 """What `Run.model` takes: parameters and variables; or nothing, for those of the run."""
@@ -38,14 +38,15 @@ class SolverSettings:
     """How to integrate: see `flowjax.solvers.sample`.
 
     Attributes:
-        name, rtol, atol, steps: of the solver; adaptive where steps is None.
+        name: of the solver; empty for that of the run's method, or for a likelihood `dopri5`.
+        rtol, atol, steps: of the solver; adaptive where steps is None.
         grid: a name in `GRIDS`, or `learned`, for `steps` steps; empty for the sampler's own.
         eta, churn, g, variance: as in `flowjax.solvers.Options`, but churn is S_churn, the sum over all steps, and g
             a name in `DIFFUSIONS` with its arguments, or a number for a constant.
         schedule: another one than was trained, as in configs.
     """
 
-    name: str = "dopri5"
+    name: str = ""
     rtol: float = 1e-5
     atol: float = 1e-5
     steps: int | None = None
@@ -59,7 +60,7 @@ class SolverSettings:
     @property
     def tolerances(self) -> dict[str, Any]:
         """What `likelihood.log_prob` takes."""
-        return {"solver": self.name, "rtol": self.rtol, "atol": self.atol, "steps": self.steps}
+        return {"solver": self.name or "dopri5", "rtol": self.rtol, "atol": self.atol, "steps": self.steps}
 
     def options(self) -> Options:
         """Raises ConfigError if g is not one."""
@@ -72,7 +73,8 @@ class SolverSettings:
         Raises:
             ValueError: one line.
         """
-        check_solver(self.name, self.steps, self.options())
+        if self.name:
+            check_solver(self.name, self.steps, self.options())
         if self.schedule is not None:
             make_schedule(self.schedule)
         if self.variance not in (None, "small", "large", "learned"):
@@ -112,7 +114,8 @@ class Guide:
     weak: Run | None = None
 
 
-DOPRI5 = SolverSettings()
+DEFAULT_SOLVER = SolverSettings()
+"""The solver of the run's method, with default tolerances."""
 
 
 _GRIDS_OF_RUNS: dict[str, grids.Grid] = {"edm": grids.EDM(7, 0.002, 80)}
@@ -126,8 +129,9 @@ class Choice:
 
     Attributes:
         run, solver, guide: what was chosen.
-        path: on which samples are drawn; another than the run's where the solver has its own schedule.
-        interval: the times (t0, t1) of the solve.
+        path: on which samples are drawn; another than the run's where the solver has its own schedule, and None where
+            the method has no path.
+        interval: the times (t0, t1) of the solve; None where the method has no path.
         source_scale: what multiplies the prior's samples at t0.
         grid: the time grid, or None for the sampler's own. A learned grid starts from it.
         options: of the sampler.
@@ -136,8 +140,8 @@ class Choice:
     run: Run
     solver: SolverSettings
     guide: Guide | None
-    path: AffinePath
-    interval: tuple[float, float]
+    path: AffinePath | None
+    interval: tuple[float, float] | None
     source_scale: float
     grid: grids.Grid | None
     options: Options
@@ -169,7 +173,7 @@ class Choice:
         return _model(self.run, self.guide, self.path, network, weak)
 
 
-def choose(run: Run, solver: SolverSettings = DOPRI5, guide: Guide | None = None, show: bool = False) -> Choice:
+def choose(run: Run, solver: SolverSettings = DEFAULT_SOLVER, guide: Guide | None = None, show: bool = False) -> Choice:
     """Checks that a solver and guidance have a meaning for a run, and finds where and when the run is solved.
 
     Args:
@@ -181,11 +185,17 @@ def choose(run: Run, solver: SolverSettings = DOPRI5, guide: Guide | None = None
     Raises:
         ConfigError: if the solver, the schedule or the guidance has no meaning for this run.
     """
+    if not solver.name:
+        steps = run.method.steps if solver.steps is None else solver.steps
+        solver = dataclasses.replace(solver, name=run.method.sampler, steps=steps)
     options = _options(run, solver)
     if guide is not None:
         _check_guide(run, guide)
     path, grid = run.path, _grid(solver)
     try:
+        check_abilities(_model(run, guide, path, (), ()), solver.name, needs_of(solver.name, options))
+        if path is None or run.path is None:
+            return _choose_without_path(run, solver, guide, grid, options)
         if solver.schedule is not None:
             path = dataclasses.replace(run.path, schedule=make_schedule(solver.schedule))
         low, high = _model(run, guide, path, (), ()).interval
@@ -214,14 +224,25 @@ def choose(run: Run, solver: SolverSettings = DOPRI5, guide: Guide | None = None
     return Choice(run, solver, guide, path, (low, high), float(path.schedule.sigma(low)) / first, grid, options)
 
 
-def _model(run: Run, guide: Guide | None, path: AffinePath, network: Arrays, weak: Arrays) -> SampledModel:
+def _choose_without_path(
+    run: Run, solver: SolverSettings, guide: Guide | None, grid: grids.Grid | None, options: Options
+) -> Choice:
+    """The choice for a method without a path: its model knows the times at which it can be asked."""
+    if solver.schedule is not None:
+        raise ValueError(f"method.name {run.config.method.name!r} has no path whose schedule could change")
+    if solver.grid == "learned":
+        raise ValueError("a learned grid needs a method with a path")
+    return Choice(run, solver, guide, None, None, 1.0, grid, options)
+
+
+def _model(run: Run, guide: Guide | None, path: AffinePath | None, network: Arrays, weak: Arrays) -> SampledModel:
     """The network, guided on the path it was trained on, then used on the path it is sampled on."""
     model = run.model(*network)
     if guide is not None and guide.weak is not None:
         model = guidance.Auto(model, guide.weak.model(*weak), guide.scale)
     elif guide is not None:
         model = guidance.ClassifierFree(model, guide.scale, run.fields, guide.interval, guide.rescale)
-    return model if path == run.path else Rescheduled(model, path)
+    return model if path is None or path == run.path else Rescheduled(model, path)
 
 
 def _grid(solver: SolverSettings) -> grids.Grid | None:
@@ -235,7 +256,7 @@ def _options(run: Run, solver: SolverSettings) -> Options:
     """The solver's options; `ddpm` takes the variance that the network has learned, if it has."""
     options = solver.options()
     if options.variance == "learned" and not run.learns_variance:
-        raise ConfigError(f"variance 'learned' needs prediction 'noise_variance', not {run.config.prediction!r}")
+        raise ConfigError("variance 'learned' needs a run with prediction 'noise_variance', which this one is not")
     if solver.name == "ddpm" and run.learns_variance and options.variance is None:
         return dataclasses.replace(options, variance="learned")
     return options
@@ -268,8 +289,8 @@ def _check_weak(run: Run, weak: Run | None) -> None:
     kinds = {
         "path": lambda run: run.path,
         "data": spec,
-        "source": lambda run: run.config.source,
-        "coupling": lambda run: run.config.coupling,
+        "source": lambda run: run.config.get("source"),
+        "coupling": lambda run: run.config.get("coupling"),
         "condition": fields,
     }
     if differs := [kind for kind, of in kinds.items() if of(weak) != of(run)]:

@@ -15,12 +15,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from flowjax import metrics
+from flowjax.abilities import abilities_of
 from flowjax.conditions import named
 from flowjax.data import DataError, Dataset
 from flowjax.data.spec import shares_of
 from flowjax.errors import ConfigError, WeightsError
 from flowjax.inference import sampling, scoring
-from flowjax.inference.choose import DOPRI5, Guide, SolverSettings
+from flowjax.inference.choose import DEFAULT_SOLVER, Guide, SolverSettings
 from flowjax.inference.given_conditions import conditions_of_test
 from flowjax.inference.program import LabelRule
 from flowjax.inference.run import Run
@@ -45,7 +46,7 @@ def evaluate(
     run: Run,
     dataset: Dataset,
     seed: int = 0,
-    solver: SolverSettings = DOPRI5,
+    solver: SolverSettings = DEFAULT_SOLVER,
     batch: int = 0,
     labels: LabelRule = "shares",
 ) -> dict[str, Any]:
@@ -139,7 +140,7 @@ def _sample_metrics(
     result = {"w2": math.sqrt(w2) * unit, "w2_squared": w2 * unit * unit}
     result["w2_squared_true"] = pairs(other, true) * unit * unit
     result["mmd"] = float(jax.jit(metrics.mmd)(drawn[:2000], true[:2000]))
-    if not run.fields:
+    if not run.fields and "velocity" in abilities_of(run.model()):
         result |= _energy_metrics(run, true, seed, pairs)
     if dataset.modes is not None:
         nearest = ((drawn[:, None] - in_units(dataset.modes)) ** 2).sum(-1).argmin(1)
@@ -177,7 +178,7 @@ def evaluate_images(
     samples: np.ndarray | None = None,
     precision: Precision = "highest",
     seed: int = 0,
-    solver: SolverSettings = DOPRI5,
+    solver: SolverSettings = DEFAULT_SOLVER,
     batch: int = 0,
     guide: Guide | None = None,
     labels: LabelRule = "shares",

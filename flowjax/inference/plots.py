@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from flowjax.abilities import abilities_of
 from flowjax.data import Dataset
 from flowjax.inference import sampling, scoring
 from flowjax.inference.choose import SolverSettings
@@ -54,7 +55,8 @@ def draw_all(run: Run, dataset: Dataset) -> None:
         _check_finite("coordinates of the samples", drawn)
         samples_against_data(folder / "samples.png", drawn, dataset.test[:_POINTS])
         if all(field.kind == "label" for field in run.fields):  # both are drawn for a single condition or none
-            trajectories(folder / "trajectories.png", run)
+            if "velocity" in abilities_of(run.model()):
+                trajectories(folder / "trajectories.png", run)
             density(folder / "density.png", run, dataset)
 
     done.mkdir(exist_ok=True)

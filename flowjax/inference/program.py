@@ -132,8 +132,8 @@ class Program:
             grid=choice.grid if self.times is None else self.times,
             key=jax.vmap(partial(jax.random.fold_in, inputs.solver))(rows),
             cond=cond,
-            t0=choice.interval[0],
-            t1=choice.interval[1],
+            t0=None if choice.interval is None else choice.interval[0],
+            t1=None if choice.interval is None else choice.interval[1],
             options=choice.options,
             rtol=solver.rtol,
             atol=solver.atol,
@@ -195,8 +195,9 @@ def _learned_times(choice: Choice, kind: Labels, inputs: Inputs, given: Mapping[
             "row, or take another grid"
         )
     sampler = make_sampler(choice.solver.name, choice.path, choice.options)
-    assert sampler is not None  # `choose` has checked both
+    assert sampler is not None  # `choose` has checked these
     assert choice.solver.steps is not None
+    assert choice.interval is not None
     say(f"sample: learning the time grid on {_LEARNED_ON} samples")
     rows = jnp.arange(2**31 - _LEARNED_ON, 2**31)
     x0 = choice.source_scale * source_noise(choice.run, inputs.noise, rows)

@@ -52,8 +52,9 @@ class Run:
         return tuple(field for field in fields_of(self.config, self.spec) if field.name != "augment")
 
     @property
-    def path(self) -> AffinePath:
-        return self.method.path
+    def path(self) -> AffinePath | None:
+        """The path of the method; None for a method without one."""
+        return getattr(self.method, "path", None)
 
     @property
     def source(self) -> Source:

@@ -13,7 +13,7 @@ import numpy as np
 from flowjax.conditions import named
 from flowjax.errors import ConfigError
 from flowjax.inference.batches import default_batch, in_batches
-from flowjax.inference.choose import DOPRI5, Guide, SolverSettings, choose
+from flowjax.inference.choose import DEFAULT_SOLVER, Guide, SolverSettings, choose
 from flowjax.inference.finished_batches import open_finished
 from flowjax.inference.given_conditions import check_given, one_row_each, say_missing
 from flowjax.inference.program import LabelRule, compile_draw
@@ -50,7 +50,7 @@ def sample(
     run: Run,
     num: int,
     seed: int = 0,
-    solver: SolverSettings = DOPRI5,
+    solver: SolverSettings = DEFAULT_SOLVER,
     label: int | None = None,
     batch: int = 0,
     show: bool = False,

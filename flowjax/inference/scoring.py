@@ -10,11 +10,12 @@ import numpy as np
 from jaxtyping import Array
 
 from flowjax import likelihood
+from flowjax.abilities import abilities_of
 from flowjax.conditions import NO_LABEL, named
 from flowjax.data import DataSpec
 from flowjax.errors import ConfigError
 from flowjax.inference.batches import default_batch, in_batches
-from flowjax.inference.choose import DOPRI5, SolverSettings
+from flowjax.inference.choose import DEFAULT_SOLVER, SolverSettings
 from flowjax.inference.given_conditions import check_given, one_row_each, say_missing
 from flowjax.inference.program import key_of_seed
 from flowjax.inference.request import check_same_request, checksum, request_of
@@ -46,7 +47,7 @@ def log_prob(
     divergence: Divergence = "exact",
     seed: int = 0,
     probes: int = 1,
-    solver: SolverSettings = DOPRI5,
+    solver: SolverSettings = DEFAULT_SOLVER,
     batch: int = 0,
     show: bool = False,
 ) -> LogDensities:
@@ -95,7 +96,7 @@ def log_prob(
     else:
         encoded = run.spec.to_model(x[own])
         prepare = lambda key, i, row: row
-    t0, t1 = run.interval
+    t0, t1 = run.interval if "velocity" in abilities_of(run.model()) else (None, None)
 
     def score(shared: Any, rows: Array, x: Array, cond: dict[str, Array]) -> tuple[dict[str, Array], Stats]:
         arrays, noise_key, probe_key = shared

@@ -147,7 +147,8 @@ def _read_record(text: str | None, tensors: int) -> tuple[Config, DataSpec, int]
     if record.get("format") != FORMAT:
         raise WeightsError(f"it was written by another version of flowjax: {NO_FORMAT}")
     config, data = resolve(record["config"]), record["data"]
-    blocks = config.model.get("depth", 1) * config.model.get("blocks", 1) * len(config.model.get("multipliers", "1"))
+    model = config.get("model", {})
+    blocks = model.get("depth", 1) * model.get("blocks", 1) * len(model.get("multipliers", "1"))
     if blocks > max(tensors, 16):  # refused before the network is built, which takes as long as there are blocks
         raise WeightsError(
             f"these weights belong to another model: the config has {blocks} blocks, and the file {tensors} tensors"

@@ -162,7 +162,7 @@ def rules_of(config: Config, params: PyTree, mesh: Mesh | AbstractMesh) -> tuple
             (path, shape), (axis, n) = next(iter(found.items())), next(iter(asked.items()))
             size = " x ".join(map(str, shape))
             raise ConfigError(f"mesh.rules: {text!r} cuts nothing: {path} is {size}, and mesh.{axis} {n}")
-    return own + RULES.get(config.model.name, ())
+    return own + RULES.get(config.model.name if "model" in config else "", ())
 
 
 def _read(text: str) -> Rule:

@@ -276,7 +276,7 @@ class Trainer:
     def flops_per_step(self) -> float:
         """Floating-point operations of one step's loss and gradient (`training.profiling`), rematerialisation apart."""
         method = self.method
-        if self.config.model.get("remat", "none") != "none":
+        if self.config.get("model", {}).get("remat", "none") != "none":
             plain = resolve(self.config.to_dict())
             plain.model.remat = "none"
             method = build(plain, self.dataset.spec)

@@ -1,0 +1,18 @@
+"""8 Gaussians in one step: a mean flow, which learns the average velocity between two times (Geng et al. 2025).
+
+Expect, measured with seed 0: see the table of the README.
+"""
+
+from flowjax.config import defaults
+
+
+def get_config():
+    config = defaults("mlp", method="mean_flow")
+    config.data.name = "gaussians8"
+    config.model.width = 128
+    config.train.steps = 7_000
+    config.train.batch_size = 1024
+    config.train.lr = 2e-3
+    config.train.warmup = 500.0 * config.train.batch_size
+    config.train.log_every = 500
+    return config
