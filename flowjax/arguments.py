@@ -14,29 +14,45 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from flowjax.errors import ConfigError, lookup
+from flowjax.plugins import Outside, check_made, find, is_outside
 from flowjax.ranges import KINDS, NUMBER, WHOLE, Range, is_kind, shown, text_fault
 
 T = TypeVar("T")
 
+__all__ = ["Parameter", "make", "make_named", "separate", "usage"]
+
 _MAX_CHARACTERS = 300
 
 
-def make(key: str, text: str, table: Mapping[str, Callable[..., T]], *first: Any) -> T:
+def make(key: str, text: str, table: Mapping[str, Callable[..., T]], *first: Any, outside: Outside | None = None) -> T:
     """What `name`, `name(1, 2)` or `name(eps=2)` stands for in a table: table[name](*first, *arguments).
+
+    With `outside` the name may also be that of an object in the caller's own module, `my_package.nets:Name(1, 2)`. A
+    class or a function is called with `outside.first` and the arguments; an object of the kind is taken as it is.
 
     Args:
         key: the config key or the flag, for messages.
         text: its value.
         table: what each name stands for.
         first: arguments that come before those in brackets.
+        outside: what an object from outside must be, and which modules may be imported; None if the name can only be
+            one of the table.
 
     Raises:
-        ConfigError: if the name is unknown, if it does not take these arguments, or if the builder refuses their values
-            with a plain ValueError. Any other exception of the builder is not about the arguments and is passed on.
+        ConfigError: if the name is unknown or its module is not allowed, if it does not take these arguments, or if the
+            builder refuses their values with a plain ValueError. Any other exception of the builder is not about the
+            arguments and is passed on.
     """
     where = f"{key} {shown(text)}"
     name, arguments, keywords = _read(where, text)
-    return _call(where, name, lookup(key, name, table), first, arguments, keywords)
+    if outside is None or not is_outside(name):
+        return _call(where, name, lookup(key, name, table), first, arguments, keywords)
+    found = find(key, name, outside.kind, outside.plugins)
+    if inspect.isclass(found) or inspect.isfunction(found):
+        found = _call(where, name, found, outside.first, arguments, keywords)
+    elif arguments or keywords:
+        raise ConfigError(f"{where}: {name} is an object already and takes no arguments")
+    return check_made(where, found, outside.kind)
 
 
 def make_named(key: str, text: str, build: Callable[..., T]) -> T:
@@ -133,8 +149,9 @@ def _read(where: str, text: str) -> tuple[str, list[Any], dict[str, Any]]:
     name = name.strip()
     if not bracket:
         return name, [], {}
+    module, colon, _ = name.rpartition(":")
     try:
-        call = ast.parse(text.strip(), mode="eval").body
+        call = ast.parse(text.strip().removeprefix(module + colon).strip(), mode="eval").body
         if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name):
             raise SyntaxError("a name, and its arguments in one pair of brackets, are expected")
         arguments = [ast.literal_eval(node) for node in call.args]
@@ -146,7 +163,7 @@ def _read(where: str, text: str) -> tuple[str, list[Any], dict[str, Any]]:
         raise ConfigError(f"{where}: the arguments in brackets must be plain numbers or quoted strings") from None
     if len(keywords) < len(call.keywords):
         raise ConfigError(f"{where}: ** is not possible in the brackets")
-    return call.func.id, arguments, keywords
+    return module + colon + call.func.id, arguments, keywords
 
 
 def _parameters(build: Callable[..., Any], skip: int) -> list[Parameter]:

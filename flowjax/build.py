@@ -1,7 +1,8 @@
 """From a config to the method that it describes: the objects that its names stand for, checked to fit together."""
 
+import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -12,7 +13,7 @@ from flax import nnx
 from flowjax import conditions, couplings, sources
 from flowjax.arguments import make
 from flowjax.conditions import Field
-from flowjax.config import MODEL_DEFAULTS, Config, method_of
+from flowjax.config import Config, method_of, model_keys, model_of
 from flowjax.data import DataSpec
 from flowjax.data.augment import AUGMENTATIONS, Augmentation
 from flowjax.data.requests import field_requests
@@ -21,21 +22,36 @@ from flowjax.methods import Components, Method, Network
 from flowjax.methods.times import Times
 from flowjax.methods.weights import Weighting
 from flowjax.models import functional
-from flowjax.names import COUPLINGS, MODELS, NOISES, PATHS, PREDICTIONS, SOURCES, TIMES, WEIGHTS, make_schedule
+from flowjax.names import (
+    COUPLING,
+    COUPLINGS,
+    MODELS,
+    NOISES,
+    PATHS,
+    PREDICTION,
+    PREDICTIONS,
+    SOURCE,
+    SOURCES,
+    TIMES,
+    WEIGHTS,
+    make_schedule,
+)
 from flowjax.paths import AffinePath, GaussianPath
 from flowjax.paths.affine import is_standard_normal
+from flowjax.plugins import Outside, is_outside
 from flowjax.predictions import Prediction
 from flowjax.ranges import MAX_COORDINATES, MAX_PARAMETERS
 
 __all__ = ["build", "fields_of", "make_augmentation"]
 
 
-def build(config: Config, spec: DataSpec) -> Method:
+def build(config: Config, spec: DataSpec, plugins: Sequence[str] = ()) -> Method:
     """The method of a resolved config.
 
     Args:
         config: resolved.
         spec: of the data set.
+        plugins: the modules that may be imported, with their submodules (`flowjax.plugins`).
 
     Raises:
         ConfigError: on an unknown name, or parts that do not fit together.
@@ -45,8 +61,8 @@ def build(config: Config, spec: DataSpec) -> Method:
             f"data {spec.name!r}: an example of shape {spec.shape} has {spec.d:,} numbers, and at most "
             f"{MAX_COORDINATES:,} are possible"
         )
-    chosen: Any = method_of(config.method.name)
-    return chosen.from_config(_Components(config, spec, chosen))
+    chosen: Any = method_of(config.method.name, plugins)
+    return chosen.from_config(_Components(config, spec, chosen, tuple(plugins)))
 
 
 def make_augmentation(config: Config, spec: DataSpec) -> Augmentation:
@@ -108,6 +124,7 @@ class _Components(Components):
     config: Config
     data: DataSpec
     method: Any
+    plugins: tuple[str, ...] = ()
 
     @cached_property
     def spec(self) -> DataSpec:
@@ -125,7 +142,8 @@ class _Components(Components):
     @cached_property
     def source(self) -> sources.Source:
         name = self.config.source.name
-        source = make("source.name", name, SOURCES, self.spec)
+        outside = Outside(SOURCE, self.plugins, (self.spec.shape,))
+        source = make("source.name", name, SOURCES, self.spec, outside=outside)
         if tuple(source.shape) != tuple(self.spec.shape):
             raise ConfigError(
                 f"source.name {name!r} has shape {source.shape}, data {self.spec.name!r} {self.spec.shape}"
@@ -136,14 +154,15 @@ class _Components(Components):
     def _plain_path(self) -> AffinePath:
         chosen = self.config.path
         noise = make("path.noise", chosen.noise, NOISES) if chosen.noise else None
-        return AffinePath(make_schedule(chosen.schedule, chosen.shift), noise)
+        return AffinePath(make_schedule(chosen.schedule, chosen.shift, self.plugins), noise)
 
     @cached_property
     def coupling(self) -> couplings.Coupling:
         if "coupling" not in self.config:
             return couplings.Independent()
         name = self.config.coupling.name
-        coupling = make("coupling.name", name, COUPLINGS, self._plain_path)
+        outside = Outside(COUPLING, self.plugins)
+        coupling = make("coupling.name", name, COUPLINGS, self._plain_path, outside=outside)
         labelled = conditions.named(self.fields, "label") is not None
         if getattr(coupling, "condition_weight", 0.0) and not labelled:
             raise ConfigError(f"coupling.name {name!r} pairs within labels: it needs data.cond=label")
@@ -172,7 +191,7 @@ class _Components(Components):
     @cached_property
     def prediction(self) -> Prediction:
         name, noise = self.config.prediction, self.config.path.noise
-        prediction = make("prediction", name, PREDICTIONS)
+        prediction = make("prediction", name, PREDICTIONS, outside=Outside(PREDICTION, self.plugins))
         if prediction.gaussian_only and (why := self._not_gaussian):
             raise ConfigError(f"prediction {name!r} has no meaning here: {why}; use 'velocity' or 'data'")
         if noise and prediction.noise == "refused":
@@ -200,14 +219,40 @@ class _Components(Components):
 
     def network(self, outputs: int = 1, two_times: bool = False) -> Network:
         model, spec = self.config.model, self.spec
+        if is_outside(model.name):
+            return self._outside_network(outputs, two_times)
         module = lookup("model.name", model.name, MODELS)
         if model.name != "mlp" and not spec.is_image:
             raise ConfigError(
                 f"model.name {model.name!r} needs images (H, W, C), and data {spec.name!r} has shape {spec.shape}"
             )
-        given: dict[str, Any] = {key: model[key] for key in MODEL_DEFAULTS[model.name]}
+        given: dict[str, Any] = {key: model[key] for key in model_keys(model.name)}
         given |= {"fields": self.fields, "outputs": outputs} | ({"two_times": True} if two_times else {})
         return self.network_of(lambda rngs: module(spec.shape, rngs=rngs, **given), bool(model.get("dropout", 0.0)))
+
+    def _outside_network(self, outputs: int, two_times: bool) -> Network:
+        """The network of the caller's own module, which gets the arguments and the inputs that it accepts."""
+        model, spec = self.config.model, self.spec
+        module: Any = model_of(model.name, self.plugins)
+        given = {key: model[key] for key in model_keys(model.name, self.plugins)}
+        asked = {"fields": self.fields, "outputs": outputs, "two_times": two_times}
+        usual = {"fields": self.fields, "outputs": 1, "two_times": False}  # which a network need not be told
+        for key, value in asked.items():
+            if _accepts(module.__init__, key):
+                given[key] = value
+            elif value != usual[key]:
+                raise ConfigError(
+                    f"model.name {model.name!r}: this method needs a network with {key}={value}, and the constructor "
+                    f"takes no {key}"
+                )
+        construct = lambda rngs: module(spec.shape, rngs=rngs, **given)
+        network = self.network_of(construct, _accepts(module.__call__, "key"))
+
+        def apply(variables: Any, *arguments: Any, training: bool = False, **inputs: Any) -> tuple[Any, Any]:
+            accepted = {name: value for name, value in inputs.items() if _accepts(module.__call__, name)}
+            return network.apply(variables, *arguments, training=training, **accepted)
+
+        return replace(network, apply=apply)
 
     def network_of(self, construct: Callable[[nnx.Rngs], nnx.Module], takes_key: bool = False) -> Network:
         try:
@@ -220,3 +265,9 @@ class _Components(Components):
                 f"model: the network has {count:,} parameters, and at most {MAX_PARAMETERS:,} are possible"
             )
         return Network.of(module, takes_key)
+
+
+def _accepts(function: Callable[..., Any], name: str) -> bool:
+    """Whether a function takes a keyword argument of that name."""
+    parameters = inspect.signature(function).parameters
+    return name in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())

@@ -8,16 +8,38 @@ import ast
 import copy
 import dataclasses
 import difflib
+import inspect
 import os
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ml_collections import ConfigDict
 
 from flowjax.arguments import separate
 from flowjax.errors import ConfigError, lookup
+from flowjax.plugins import Kind, find, is_outside, modules_of
 from flowjax.ranges import NUMBER, RANGES, WHOLE, Items, Range, fault, shown
+
+__all__ = [
+    "CADENCE",
+    "MODEL_DEFAULTS",
+    "OUTSIDE_KEYS",
+    "SECTIONS",
+    "Config",
+    "changed",
+    "defaults",
+    "differences",
+    "flatten",
+    "literal",
+    "method_of",
+    "model_keys",
+    "model_of",
+    "nearest_key",
+    "own_plugins",
+    "resolve",
+    "unknown_key",
+]
 
 if TYPE_CHECKING:
     Config = Any  # its keys are checked by `resolve`, at run time; a type checker knows nothing of them
@@ -95,31 +117,103 @@ SECTIONS: dict[str, Any] = {
 """Sections and keys that exist for the methods which read them (`Method.sections`), and for no other."""
 
 
-def method_of(name: str) -> type:
+OUTSIDE_KEYS = (
+    "model.name",
+    "method.name",
+    "data.name",
+    "source.name",
+    "path.schedule",
+    "coupling.name",
+    "prediction",
+)
+"""Keys whose value may be the name of an object in the caller's own module (`flowjax.plugins`)."""
+
+
+def own_plugins(config: Config | dict) -> tuple[str, ...]:
+    """The modules that a config names, for a config that the caller has written: `train` and `sweep` allow these."""
+    flat = flatten(config)
+    return modules_of(flat.get(key) for key in OUTSIDE_KEYS)
+
+
+def method_of(name: str, plugins: Sequence[str] = ()) -> type:
     """The method of that name.
+
+    Args:
+        name: in `flowjax.methods.METHODS`, or of a class in a module of the caller's own.
+        plugins: the modules that may be imported.
 
     Raises:
         ConfigError: if there is none.
     """
     from flowjax.methods import METHODS  # with it comes JAX
 
+    if is_outside(name):
+        members = ("Settings", "sections", "from_config", "init", "loss", "model")
+        return find("method.name", name, Kind("a class of a method", members, functions=False), plugins)
     return lookup("method.name", name, METHODS)
+
+
+def model_of(name: str, plugins: Sequence[str] = ()) -> type:
+    """The class of a network in a module of the caller's own.
+
+    Args:
+        name: such as `my_package.nets:MyNet`.
+        plugins: the modules that may be imported.
+
+    Raises:
+        ConfigError: if there is none, or it is no `nnx.Module`.
+    """
+    from flax import nnx
+
+    return find("model.name", name, Kind("a subclass of flax.nnx.Module", base=nnx.Module, functions=False), plugins)
+
+
+def model_keys(name: str, plugins: Sequence[str] = ()) -> dict[str, Any]:
+    """A model's own keys with their defaults.
+
+    Those of a network from outside are the keyword arguments of its constructor that have a plain default: a number,
+    a string, a truth value or a tuple of these. `fields`, `outputs` and `two_times` are not among them: they follow
+    from the data and the method.
+
+    Args:
+        name: in `MODEL_DEFAULTS`, or of a class in a module of the caller's own.
+        plugins: the modules that may be imported.
+
+    Raises:
+        ConfigError: if there is no such model.
+    """
+    if not is_outside(name):
+        return copy.deepcopy(lookup("model.name", name, MODEL_DEFAULTS))
+    parameters = inspect.signature(model_of(name, plugins).__init__).parameters.values()
+    plain = lambda value: isinstance(value, bool | int | float | str)
+    return {
+        p.name: p.default
+        for p in parameters
+        if p.name not in ("name", "fields", "outputs", "two_times", "rngs")
+        and (plain(p.default) or (isinstance(p.default, tuple) and all(map(plain, p.default))))
+    }
 
 
 def defaults(model: str = "mlp", method: str = "flow_matching") -> Config:
     """All keys of a run with their defaults.
 
     Args:
-        model: a name in `MODEL_DEFAULTS`. It has no meaning for a method that makes its own network.
-        method: a name in `flowjax.methods.METHODS`.
+        model: a name in `MODEL_DEFAULTS`, or of a network in a module of your own, `my_package.nets:MyNet`, which is
+            imported. It has no meaning for a method that makes its own network.
+        method: a name in `flowjax.methods.METHODS`, or of a method in a module of your own.
 
     Raises:
         ConfigError: on an unknown name.
     """
-    chosen: Any = method_of(method)
+    return _defaults(model, method, modules_of((model, method)))
+
+
+def _defaults(model: str, method: str, plugins: Sequence[str]) -> Config:
+    """`defaults`, which imports the modules in `plugins` alone."""
+    chosen: Any = method_of(method, plugins)
     shared = {name: value for name, value in SECTIONS.items() if name in chosen.sections}
     if "model" in chosen.sections:
-        shared["model"] = {"name": model, **lookup("model.name", model, MODEL_DEFAULTS)}
+        shared["model"] = {"name": model, **model_keys(model, plugins)}
     return ConfigDict(
         {
             "seed": 0,
@@ -181,8 +275,13 @@ def literal(text: str) -> Any:
         return text
 
 
-def changed(config: Config, values: Mapping[str, Any]) -> Config:
+def changed(config: Config, values: Mapping[str, Any], plugins: Sequence[str] = ()) -> Config:
     """A full, checked copy of a config in which the keys of `values`, such as "train.lr", have these.
+
+    Args:
+        config: full.
+        values: by key.
+        plugins: the modules that may be imported (`flowjax.plugins`).
 
     Raises:
         ConfigError: as `resolve`.
@@ -193,7 +292,7 @@ def changed(config: Config, values: Mapping[str, Any]) -> Config:
             raise ConfigError(unknown_key(key, known))
         section, _, leaf = key.rpartition(".")
         (raw[section] if section else raw)[leaf] = value
-    return resolve(raw)
+    return resolve(raw, plugins)
 
 
 def unknown_key(key: str, known: Iterable[str]) -> str:
@@ -225,11 +324,16 @@ def nearest_key(key: str, known: Iterable[str]) -> str | None:
     return None
 
 
-def resolve(config: object) -> Config:
+def resolve(config: object, plugins: Sequence[str] = ()) -> Config:
     """A full, checked config from one that may leave keys out (they take their defaults).
 
     Configs of files, of flags, of a workdir and of files of weights all pass through here, before anything is built.
     A relative data.path becomes absolute, so that a run can be opened from another folder, and a ~ is expanded.
+
+    Args:
+        config: keys and sections.
+        plugins: the modules that may be imported, with their submodules. A config that names an object of another
+            module is refused, and nothing is imported (`flowjax.plugins`).
 
     Raises:
         ConfigError: on an unknown key, or a value of the wrong type or outside its range (`flowjax.ranges.RANGES`).
@@ -244,8 +348,10 @@ def resolve(config: object) -> Config:
         names[key] = flat.get(key, name)
         if told := fault(names[key], name, None):
             raise ConfigError(f"{key} {told}")
-    full = defaults(*names.values())
-    known, bounds = flatten(full), {**RANGES, **_ranges_of(names["method.name"])}
+    full = _defaults(names["model.name"], names["method.name"], plugins)
+    known, bounds = flatten(full), {**RANGES, **_ranges_of(method_of(names["method.name"], plugins))}
+    if own_model := is_outside(names["model.name"]):
+        bounds |= {key: _bounds_like(value) for key, value in known.items() if key.startswith("model.")}
     for key, value in flat.items():
         if key not in known and (owner := _model_of(key)):
             name = full.model.name if "model" in full else ""
@@ -266,7 +372,8 @@ def resolve(config: object) -> Config:
         (full[section] if section else full)[leaf] = typed
     if full.data.path:
         full.data.path = os.path.abspath(os.path.expanduser(full.data.path))
-    _check_together(flatten(full))
+    if not own_model:
+        _check_together(flatten(full))
     return full
 
 
@@ -277,9 +384,17 @@ def _separated(cond: Any) -> Any:
     return [name for text in cond for name in separate(text)]
 
 
-def _ranges_of(method: str) -> dict[str, Range | Items]:
+def _bounds_like(value: Any) -> Range | Items:
+    """The range of a key of a network from outside, by its default."""
+    if isinstance(value, list):
+        kind = type(value[0]) if value else float
+        return Items(kind, WHOLE if kind is int else NUMBER, 0, 1000, shown(tuple(value)))
+    return WHOLE if isinstance(value, int) else NUMBER
+
+
+def _ranges_of(method: Any) -> dict[str, Range | Items]:
     """The ranges of a method's own keys, from the annotations of its `Settings`."""
-    hints = typing.get_type_hints(method_of(method).Settings, include_extras=True)
+    hints = typing.get_type_hints(method.Settings, include_extras=True)
     found: dict[str, Range | Items] = {}
     for name, hint in hints.items():
         extra = [e for e in getattr(hint, "__metadata__", ()) if isinstance(e, Range | Items)]

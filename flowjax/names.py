@@ -5,7 +5,7 @@ and one line below. A name may carry arguments: `vp(0.1, 20)`, `sinkhorn(eps=2)`
 augmentations in `data.augment`, samplers in `solvers.names`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import jax.numpy as jnp
@@ -21,6 +21,7 @@ from flowjax.methods import times, weights
 from flowjax.models import ADM, EDM2, MLP, DiT, UNet
 from flowjax.paths import AffinePath, GaussianPath
 from flowjax.paths import noise as path_noise
+from flowjax.plugins import Kind, Outside
 from flowjax.predictions import Prediction
 
 T = TypeVar("T")
@@ -131,13 +132,31 @@ MODELS: dict[str, Callable[..., nnx.Module]] = {
 }
 
 
-def make_schedule(text: str, shift: float = 1.0) -> schedules.Schedule:
+SCHEDULE = Kind("a schedule", ("alpha", "sigma", "log_snr", "time_of_log_snr"), makes=schedules.Schedule)
+"""A schedule from outside; called with the arguments in brackets."""
+
+COUPLING = Kind("a coupling", ("__call__", "keeps_independence"), makes=couplings.Coupling)
+"""A coupling from outside; called with the arguments in brackets."""
+
+SOURCE = Kind("a source", ("sample", "log_prob"), makes=sources.Source)
+"""A source from outside; called with the shape of an example, and with the arguments in brackets."""
+
+PREDICTION = Kind("a prediction", base=Prediction, makes=Prediction)
+"""A prediction from outside, or a function that makes one from the arguments in brackets."""
+
+
+def make_schedule(text: str, shift: float = 1.0, plugins: Sequence[str] = ()) -> schedules.Schedule:
     """`condot`, `polynomial(2)`, `vp(0.1, 20)`: a name in `SCHEDULES`, shifted if shift is not 1.
+
+    Args:
+        text: the name, or that of a schedule in a module of the caller's own.
+        shift: of resolution, 1 for none.
+        plugins: the modules that may be imported.
 
     Raises:
         ConfigError: on an unknown name, arguments it does not take, or a schedule that is not monotone.
     """
-    schedule = make("path.schedule", text, SCHEDULES)
+    schedule = make("path.schedule", text, SCHEDULES, outside=Outside(SCHEDULE, plugins))
     schedule = schedule if shift == 1.0 else schedules.Shifted(schedule, shift)
     try:
         schedules.check_monotone(schedule)

@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,12 +36,13 @@ def join(values: absl_flags.FlagValues) -> None:
 
 def open_run(values: absl_flags.FlagValues, workdir: str) -> Run:
     """The run that --workdir, --checkpoint and --ema name."""
+    plugins = flags.plugins(values)
     solver(values)  # a bad solver is told before anything is read
     if values.width is not None and not values.ema:
         raise UsageError("--width selects a moving average, so it cannot be used with --no-ema")
     if values.width is not None and not 0 < values.width < 12**-0.5:
         raise UsageError(f"--width is a share of the run between 0 and 0.288, not {values.width:g}")
-    return load(workdir, values.ema, values.checkpoint, values.width)
+    return load(workdir, values.ema, values.checkpoint, values.width, plugins)
 
 
 def solver(values: absl_flags.FlagValues) -> SolverSettings:
@@ -92,13 +94,13 @@ def guide(values: absl_flags.FlagValues) -> Guide | None:
         raise UsageError("--interval is two times in order in [0, 1], and --rescale lies between 0 and 1")
     weak = None
     if values.guidance == "auto":
-        weak = load(values.weak or values.workdir, values.ema, values.weak_checkpoint or "last")
+        weak = load(values.weak or values.workdir, values.ema, values.weak_checkpoint or "last", plugins=values.plugins)
     return Guide(values.guidance, values.scale, (low, high), rescale, weak)
 
 
-def open_data(config: Config) -> Dataset:
-    """Opens the data set of a config, and prints its notes on stderr."""
-    dataset = open_dataset(*data_arguments(config))
+def open_data(config: Config, plugins: Sequence[str]) -> Dataset:
+    """Opens the data set of a config, importing no other modules than `plugins`; prints its notes on stderr."""
+    dataset = open_dataset(*data_arguments(config), plugins=plugins)
     for note in dataset.notes:
         say(f"data: {note}")
     return dataset
@@ -110,7 +112,7 @@ def own_dataset(run: Run) -> Dataset:
     Raises:
         DataError: if the data are missing, or if another file under the same name has taken their place.
     """
-    dataset = open_data(run.config)
+    dataset = open_data(run.config, run.plugins)
     check_same_data(run.workdir, dataset.spec, run.spec)
     return dataset
 

@@ -13,8 +13,9 @@ from absl import flags as absl_flags
 from ml_collections import config_flags
 
 from flowjax.cli import flags
-from flowjax.config import MODEL_DEFAULTS, Config, defaults, flatten, resolve, unknown_key
+from flowjax.config import MODEL_DEFAULTS, Config, defaults, flatten, own_plugins, resolve, unknown_key
 from flowjax.errors import ConfigError
+from flowjax.plugins import is_outside
 from flowjax.ranges import KINDS, shown
 
 _MAIN = str(Path(__file__).with_name("main.py"))
@@ -38,7 +39,8 @@ def read_config(values: absl_flags.FlagValues, argv: list[str], usage: str) -> C
     known = flatten(config)
     for argument in rest:
         key, given, value = argument.lstrip("-").partition("=")
-        if key == "config.model.name" and "model" in config and value in MODEL_DEFAULTS and value != config.model.name:
+        own = config.get("model", {}).get("name", value)
+        if key == "config.model.name" and value != own and (value in MODEL_DEFAULTS or is_outside(value)):
             raise flags.UsageError(
                 f"{argument}: the config is for {config.model.name!r}, and each model has its own keys: take a file "
                 f"that starts from defaults({value!r})"
@@ -52,7 +54,7 @@ def read_config(values: absl_flags.FlagValues, argv: list[str], usage: str) -> C
         flags.parse(values, rest, usage)
     if where is None:
         raise flags.UsageError("--config is required: a file, or a name that `flowjax configs` lists")
-    return resolve(values.config)
+    return resolve(values.config, own_plugins(values.config))
 
 
 def _check_type(key: str, text: str, like: Any) -> None:
@@ -88,7 +90,7 @@ def load_config(path: Path) -> Config:
             raise
         raise flags.UsageError(_told(path, error)) from None
     try:
-        return resolve(raw)
+        return resolve(raw, own_plugins(raw) if isinstance(raw, dict) else ())
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
 
@@ -98,6 +100,8 @@ def _result_of(path: Path) -> Any:
     spec = importlib.util.spec_from_file_location("flowjax_config", path)
     if spec is None or spec.loader is None:
         raise ConfigError("it is not a Python file: its name must end in .py")
+    if path not in flags.shipped_configs().values():
+        flags.use_folder(path.parent)  # where the caller's own modules may be, which the config may name
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     if not callable(getattr(module, "get_config", None)):

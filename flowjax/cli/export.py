@@ -20,15 +20,17 @@ SUFFIX = ".safetensors"
 
 def run(argv: list[str]) -> dict[str, Any]:
     values = flags.new("export")
+    flags.define_plugins(values)
     absl_flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "of the file", flag_values=values)
     absl_flags.DEFINE_string("out", None, f"the {SUFFIX} file to write", flag_values=values)
     flags.parse(values, argv, __doc__ or "")
     out = weights_path(values)
     workdir = flags.run_workdir(values)
+    plugins = flags.plugins(values)
 
     from flowjax.interop import export_run
 
-    return {"out": str(out), **export_run(workdir, out, values.ema, values.checkpoint, values.dtype)}
+    return {"out": str(out), **export_run(workdir, out, values.ema, values.checkpoint, values.dtype, plugins)}
 
 
 def weights_path(values: absl_flags.FlagValues) -> Path:

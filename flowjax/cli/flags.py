@@ -3,11 +3,14 @@
 import difflib
 import os
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
 from absl import flags
 
+from flowjax.errors import ConfigError
+from flowjax.plugins import import_module, is_outside
 from flowjax.ranges import Range, shown, text_fault
 
 CONFIG_FOLDERS = (Path(__file__).parent.parent / "configs", Path(__file__).parent.parent.parent / "configs")
@@ -122,6 +125,41 @@ def define_labels(values: flags.FlagValues, default: str) -> None:
     }
     text = "classes of a conditional network: " + "; ".join(f"{kind}: {what}" for kind, what in kinds.items())
     flags.DEFINE_enum("labels", default, list(kinds), text, flag_values=values)
+
+
+def define_plugins(values: flags.FlagValues) -> None:
+    """--plugins, the modules that the config of a run may name."""
+    text = "your modules that the run may import, such as my_package; others that it names are refused"
+    flags.DEFINE_list("plugins", [], text, flag_values=values)
+
+
+def plugins(values: flags.FlagValues) -> tuple[str, ...]:
+    """The modules of --plugins, imported.
+
+    They are found on the Python path or in the current folder, as are modules that --solver, --schedule or --metrics
+    name.
+
+    Raises:
+        UsageError: if there is no such module.
+    """
+    named = [values[name].value for name in ("solver", "schedule", "metrics") if name in values]
+    texts = [text for value in named for text in (value if isinstance(value, list) else [value])]
+    if values.plugins or any(map(is_outside, texts)):
+        use_folder(Path.cwd())
+    for module in values.plugins:
+        if not all(part.isidentifier() for part in module.split(".")):
+            raise UsageError(f"--plugins {shown(module)}: it takes names of modules, such as my_package,other")
+        try:
+            import_module("--plugins", module)
+        except ConfigError as error:
+            raise UsageError(str(error)) from None
+    return tuple(values.plugins)
+
+
+def use_folder(folder: Path) -> None:
+    """Lets modules in this folder be imported, after all that are on the Python path."""
+    if str(folder.resolve()) not in sys.path:
+        sys.path.append(str(folder.resolve()))
 
 
 def define_processes(values: flags.FlagValues) -> None:

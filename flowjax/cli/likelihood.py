@@ -24,6 +24,7 @@ from flowjax.cli import flags
 
 def run(argv: list[str]) -> dict[str, Any]:
     values = flags.new("likelihood")
+    flags.define_plugins(values)
     absl_flags.DEFINE_enum("split", "test", ["test"], "of the run's own data set", flag_values=values)
     absl_flags.DEFINE_string("data", None, "an .npz file with x, and conditions by name", flag_values=values)
     absl_flags.DEFINE_enum("divergence", "exact", ["exact", "hutchinson"], "how to take it", flag_values=values)

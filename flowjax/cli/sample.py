@@ -39,6 +39,7 @@ from flowjax.cli import flags
 
 def run(argv: list[str]) -> dict[str, Any]:
     values = flags.new("sample")
+    flags.define_plugins(values)
     absl_flags.DEFINE_integer("num", 1000, "number of samples", lower_bound=1, flag_values=values)
     absl_flags.DEFINE_string("label", None, "one class for all samples: its name or its number", flag_values=values)
     flags.define_labels(values, "random")

@@ -28,8 +28,9 @@ from absl import flags as absl_flags
 from flowjax.cli import flags
 from flowjax.cli.cautions import cautions
 from flowjax.cli.config_file import read_config
-from flowjax.config import Config, changed, literal
+from flowjax.config import Config, changed, literal, own_plugins
 from flowjax.files import json_text, written
+from flowjax.plugins import modules_of
 
 _MAX_POINTS = 10_000
 
@@ -52,7 +53,8 @@ def run(argv: list[str]) -> dict[str, Any]:
     if count > _MAX_POINTS:
         raise flags.UsageError(f"--grid has {count:,} points, and at most {_MAX_POINTS:,} are possible")
     points = [dict(zip(grid, chosen, strict=True)) for chosen in itertools.product(*grid.values())]
-    configs = [changed(config, point) for point in points]  # all are checked before the first is run
+    own = lambda point: own_plugins(config) + modules_of(point.values())
+    configs = [changed(config, point, own(point)) for point in points]  # all are checked before the first is run
     folders = [workdir / _name(point) for point in points]
     if long := next((folder.name for folder in folders if len(folder.name.encode()) > 250), None):
         raise flags.UsageError(
@@ -99,8 +101,8 @@ def _build_all(configs: list[Config], folders: list[Path]) -> None:
         name = data_arguments(config)
         try:
             if name not in datasets:
-                datasets[name] = open_dataset(*name)
-            build(config, datasets[name].spec)
+                datasets[name] = open_dataset(*name, plugins=own_plugins(config))
+            build(config, datasets[name].spec, own_plugins(config))
             make_augmentation(config, datasets[name].spec)
             optimizer(config.train)
             make_mesh(config)

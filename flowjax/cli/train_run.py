@@ -13,7 +13,7 @@ from flowjax import files
 from flowjax.build import build
 from flowjax.cli.common import check_same_data, open_data
 from flowjax.cli.flags import UsageError
-from flowjax.config import Config, differences, flatten, resolve
+from flowjax.config import Config, differences, flatten, own_plugins, resolve
 from flowjax.data import Dataset
 from flowjax.errors import RunFault, out_of_memory
 from flowjax.inference import plots
@@ -30,8 +30,9 @@ from flowjax.training.writers import TensorBoard, Tracker, Trackers, Wandb, read
 
 
 def _assemble(config: Config) -> Trainer:
-    dataset = open_data(config)
-    return Trainer(config, build(config, dataset.spec), dataset)
+    plugins = own_plugins(config)
+    dataset = open_data(config, plugins)
+    return Trainer(config, build(config, dataset.spec, plugins), dataset)
 
 
 def dry_run(config: Config, workdir: Path) -> dict[str, Any]:
@@ -164,11 +165,12 @@ def _resume_step(config: Config, workdir: Path, checkpoints: Checkpoints, checkp
     if checkpoint == "last" and not checkpoints.steps():
         return None  # nothing to lose yet: another config may start here
     raw, spec = read_config(workdir)
-    changed = differences(resolve(raw), config)
+    plugins = own_plugins(config)
+    changed = differences(resolve(raw, plugins), config)
     if "data.path" in changed and not Path(changed["data.path"][0]).exists():
         del changed["data.path"]  # the files were moved; what is in them is compared later
     if changed:
-        build(config, spec)  # a name that does not exist is told as that
+        build(config, spec, plugins)  # a name that does not exist is told as that
         key, (was, now) = next(iter(changed.items()))
         more = f" (so do {', '.join(list(changed)[1:])})" if len(changed) > 1 else ""
         raise UsageError(
@@ -223,7 +225,8 @@ def _already_finished(
             _clear_leftovers(workdir, checkpoints)
     if not (workdir / "plots").is_dir() and jax.process_count() == 1:  # stopped while drawing
         say(f"train: drawing {workdir}/plots, which are missing")
-        _draw(load(workdir), open_data(config))
+        plugins = own_plugins(config)
+        _draw(load(workdir, plugins=plugins), open_data(config, plugins))
     records = read_metrics(workdir / "metrics.jsonl")
     return _result(
         config, workdir, "already_finished", step, records[-1]["loss"] if records else None, start, read_size(workdir)

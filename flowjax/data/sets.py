@@ -12,8 +12,12 @@ from flowjax.data.digits import open_digits
 from flowjax.data.folder import open_folder
 from flowjax.data.images import open_tfds
 from flowjax.data.requests import DataRequest, field_requests
+from flowjax.plugins import Kind, Outside
 
-__all__ = ["DATASETS", "open_dataset"]
+__all__ = ["DATASET", "DATASETS", "open_dataset"]
+
+DATASET = Kind("a data set", base=Dataset, makes=Dataset)
+"""A data set from outside: a function of a `DataRequest` and the arguments in brackets that returns a `Dataset`."""
 
 
 def _density(name: str) -> Callable[[DataRequest], Dataset]:
@@ -66,7 +70,14 @@ DATASETS: dict[str, Callable[..., Dataset]] = {
 """name -> (`DataRequest`, arguments in brackets -> Dataset): `digits(1)` is one class of digits."""
 
 
-def open_dataset(name: str, path: str = "", cond: Sequence[str] = (), pairs: str = "", normalise: str = "") -> Dataset:
+def open_dataset(
+    name: str,
+    path: str = "",
+    cond: Sequence[str] = (),
+    pairs: str = "",
+    normalise: str = "",
+    plugins: Sequence[str] = (),
+) -> Dataset:
     """Opens a data set by its config name.
 
     Args:
@@ -75,6 +86,7 @@ def open_dataset(name: str, path: str = "", cond: Sequence[str] = (), pairs: str
         cond: `data.cond`, the fields that are read as conditions, such as ("label", "points(kind='set')").
         pairs: `data.pairs`, the array that holds the source sample of each row; "" for none.
         normalise: `data.normalise`; "" lets the data set choose.
+        plugins: the modules that may be imported, with their submodules (`flowjax.plugins`).
 
     Returns:
         The data set. Its test points are in a fixed random order, so any first few of them represent the whole test set
@@ -85,4 +97,5 @@ def open_dataset(name: str, path: str = "", cond: Sequence[str] = (), pairs: str
         DataError: if the data are missing or malformed.
     """
     request = DataRequest(str(Path(path).expanduser()) if path else "", field_requests(cond), pairs, normalise)
-    return make("data.name", name, DATASETS, request).with_permuted_test()
+    outside = Outside(DATASET, plugins, (request,))
+    return make("data.name", name, DATASETS, request, outside=outside).with_permuted_test()

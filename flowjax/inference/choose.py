@@ -14,9 +14,11 @@ from flowjax.inference.run import Run
 from flowjax.names import make_schedule
 from flowjax.paths import AffinePath
 from flowjax.paths.transition import Variance
+from flowjax.plugins import modules_of
 from flowjax.predictions import Reading
 from flowjax.ranges import Range
 from flowjax.reschedule import Rescheduled
+from flowjax.schedules import Schedule
 from flowjax.solvers import Options, diffusions, grids, make_sampler
 from flowjax.solvers.diffusions import Diffusion
 from flowjax.solvers.grids import GRIDS
@@ -76,13 +78,18 @@ class SolverSettings:
         if self.name:
             check_solver(self.name, self.steps, self.options())
         if self.schedule is not None:
-            make_schedule(self.schedule)
+            _schedule(self.schedule)
         if self.variance not in (None, "small", "large", "learned"):
             raise ValueError(f"variance: {unknown(self.variance, ('small', 'large', 'learned'))}")
         if self.grid not in ("", "learned"):
             make("grid", self.grid, {**GRIDS, "learned": lambda: None})
         if self.grid and self.steps is None:
             raise ValueError("grid: an adaptive solve chooses its own times: say how many with steps=N")
+
+
+def _schedule(text: str) -> Schedule:
+    """The schedule of that name, which the caller has given: naming an object of an own module allows the module."""
+    return make_schedule(text, plugins=modules_of((text,)))
 
 
 def _diffusion(text: str) -> Diffusion:
@@ -197,7 +204,7 @@ def choose(run: Run, solver: SolverSettings = DEFAULT_SOLVER, guide: Guide | Non
         if path is None or run.path is None:
             return _choose_without_path(run, solver, guide, grid, options)
         if solver.schedule is not None:
-            path = dataclasses.replace(run.path, schedule=make_schedule(solver.schedule))
+            path = dataclasses.replace(run.path, schedule=_schedule(solver.schedule))
         low, high = _model(run, guide, path, (), ()).interval
         if path != run.path:
             path.prior(run.source)  # refuses a source that the schedule cannot start from

@@ -1,5 +1,6 @@
 """A workdir opened again: from a run to a notebook, or to the command line's sampling and scoring."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -33,6 +34,7 @@ class Run:
         method: what was trained, as built from the config.
         params: the parameters of the model: the moving average, or the raw ones.
         variables: the variables of the network that are not parameters, such as batch statistics.
+        plugins: the modules that may be imported for what the config names.
     """
 
     workdir: Path
@@ -42,6 +44,7 @@ class Run:
     method: Any
     params: Params = field(repr=False)
     variables: PyTree = field(default_factory=dict, repr=False)
+    plugins: tuple[str, ...] = ()
 
     @property
     def fields(self) -> tuple[conditions.Field, ...]:
@@ -113,7 +116,13 @@ class Run:
         return replace(self, spec=replace(self.spec, class_shares=shares))
 
 
-def load(workdir: str | Path, ema: bool = True, checkpoint: str | int = "last", width: float | None = None) -> Run:
+def load(
+    workdir: str | Path,
+    ema: bool = True,
+    checkpoint: str | int = "last",
+    width: float | None = None,
+    plugins: Sequence[str] = (),
+) -> Run:
     """Opens a workdir that `flowjax train` wrote; its data set is not needed.
 
     Args:
@@ -122,19 +131,23 @@ def load(workdir: str | Path, ema: bool = True, checkpoint: str | int = "last", 
         checkpoint: "last", "best" (by validation loss), or a step.
         width: take the average of this width instead (`training.averages`), a share of the run like 0.1, made from the
             snapshots of a run with `ema.widths`.
+        plugins: the modules that may be imported, with their submodules, such as ("my_package",). A run whose config
+            names an object of another module is refused, and nothing is imported.
 
     Raises:
         WorkdirError, ConfigError, CheckpointError, SnapshotError: one line each.
     """
     workdir = Path(workdir)
     raw, spec = read_config(workdir)
-    config = resolve(raw)
-    method = build(config, spec)
+    config = resolve(raw, plugins)
+    method = build(config, spec, plugins)
     checkpoints = Checkpoints(workdir / "checkpoints")
     step = checkpoints.choose(str(checkpoint))
     state = checkpoints.restore(step, abstract_state(config, method))
     if width is not None:
         tracked = dict(zip(config.ema.widths, state.averages, strict=True))
         averaged = posthoc(workdir / FOLDER, width, step, tracked)
-        return Run(workdir, config, step, spec, method, jax.tree.map(jnp.asarray, averaged), state.variables)
-    return Run(workdir, config, step, spec, method, state.ema if ema else state.params, state.variables)
+        params = jax.tree.map(jnp.asarray, averaged)
+    else:
+        params = state.ema if ema else state.params
+    return Run(workdir, config, step, spec, method, params, state.variables, tuple(plugins))

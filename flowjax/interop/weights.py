@@ -6,6 +6,7 @@ with the `safetensors` package alone.
 """
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +18,7 @@ from safetensors.numpy import save_file
 
 from flowjax.archives import ArchiveError, check_regular, one_line
 from flowjax.build import build
-from flowjax.config import Config, resolve
+from flowjax.config import MODEL_DEFAULTS, Config, resolve
 from flowjax.data import DataError, DataSpec
 from flowjax.errors import ConfigError, RunFault, WeightsError
 from flowjax.files import written
@@ -90,8 +91,12 @@ def save_weights(path: str | Path, weights: Weights, dtype: str = "float32") -> 
     return {"parameters": sum(a.size for a in arrays.values()), "bytes": path.stat().st_size}
 
 
-def load_weights(path: str | Path) -> Weights:
+def load_weights(path: str | Path, plugins: Sequence[str] = ()) -> Weights:
     """Reads what `save_weights` wrote, and checks it against the network of its config.
+
+    Args:
+        path: of the file.
+        plugins: the modules that may be imported for what its config names, as in `flowjax.load`.
 
     Raises:
         WeightsError: if it is no such file, or its parameters are not those of its config's network.
@@ -105,8 +110,8 @@ def load_weights(path: str | Path) -> Weights:
     try:
         with safe_open(path, "np") as file:
             declared = {name: _Declared.of(file.get_slice(name)) for name in file.keys()}  # noqa: SIM118
-            config, spec, step = _read_record((file.metadata() or {}).get(_KEY), len(declared))
-            params, variables = abstract_variables(config, spec)
+            config, spec, step = _read_record((file.metadata() or {}).get(_KEY), len(declared), plugins)
+            params, variables = abstract_variables(config, spec, plugins)
             own = {name: one for name, one in declared.items() if not name.startswith(_VARIABLES)}
             rest = {name.removeprefix(_VARIABLES): one for name, one in declared.items() if name not in own}
             check(params, own)
@@ -136,7 +141,7 @@ class _Declared(NamedTuple):
         return cls(tuple(view.get_shape()), names.get(str(view.get_dtype()), str(view.get_dtype())))
 
 
-def _read_record(text: str | None, tensors: int) -> tuple[Config, DataSpec, int]:
+def _read_record(text: str | None, tensors: int, plugins: Sequence[str]) -> tuple[Config, DataSpec, int]:
     """Reads the config, the data spec and the step out of the metadata of a file that holds so many tensors."""
     if text is None:
         raise WeightsError("it has no config in its metadata: it was not written by `flowjax export`")
@@ -146,9 +151,10 @@ def _read_record(text: str | None, tensors: int) -> tuple[Config, DataSpec, int]
         raise WeightsError(f"its metadata does not hold {', '.join(entries)} as `flowjax export` writes them")
     if record.get("format") != FORMAT:
         raise WeightsError(f"it was written by another version of flowjax: {NO_FORMAT}")
-    config, data = resolve(record["config"]), record["data"]
+    config, data = resolve(record["config"], plugins), record["data"]
     model = config.get("model", {})
-    blocks = model.get("depth", 1) * model.get("blocks", 1) * len(model.get("multipliers", "1"))
+    known = model if model.get("name") in MODEL_DEFAULTS else {}
+    blocks = known.get("depth", 1) * known.get("blocks", 1) * len(known.get("multipliers", "1"))
     if blocks > max(tensors, 16):  # refused before the network is built, which takes as long as there are blocks
         raise WeightsError(
             f"these weights belong to another model: the config has {blocks} blocks, and the file {tensors} tensors"
@@ -156,23 +162,34 @@ def _read_record(text: str | None, tensors: int) -> tuple[Config, DataSpec, int]
     return config, DataSpec.from_record(data), max(0, record["step"])
 
 
-def open_weights(path: str | Path) -> Run:
-    """A file of weights as a run: to sample, score and guide with, as with `flowjax.load(workdir)`."""
-    weights = load_weights(path)
-    method = build(weights.config, weights.spec)
-    return Run(Path(path), weights.config, weights.step, weights.spec, method, weights.params, weights.variables)
+def open_weights(path: str | Path, plugins: Sequence[str] = ()) -> Run:
+    """A file of weights as a run: to sample, score and guide with, as with `flowjax.load(workdir)`.
+
+    Args:
+        path: of the file.
+        plugins: the modules that may be imported for what its config names, as in `flowjax.load`.
+    """
+    weights = load_weights(path, plugins)
+    method = build(weights.config, weights.spec, plugins)
+    network = weights.params, weights.variables
+    return Run(Path(path), weights.config, weights.step, weights.spec, method, *network, tuple(plugins))
 
 
 def export_run(
-    workdir: str | Path, out: str | Path, ema: bool = True, checkpoint: str | int = "last", dtype: str = "float32"
+    workdir: str | Path,
+    out: str | Path,
+    ema: bool = True,
+    checkpoint: str | int = "last",
+    dtype: str = "float32",
+    plugins: Sequence[str] = (),
 ) -> dict[str, int]:
     """Writes the weights of a run's checkpoint; arguments and errors as `flowjax.load` and `save_weights`."""
-    run = load(workdir, ema, checkpoint)
+    run = load(workdir, ema, checkpoint, plugins=plugins)
     return save_weights(out, Weights(run.config, run.spec, run.params, run.step, run.variables), dtype) | {
         "step": run.step
     }
 
 
-def abstract_variables(config: Config, spec: DataSpec) -> Variables:
+def abstract_variables(config: Config, spec: DataSpec, plugins: Sequence[str] = ()) -> Variables:
     """The shapes of the parameters and of the other variables of a config's network, without making any."""
-    return jax.eval_shape(build(config, spec).init, jax.random.key(0))
+    return jax.eval_shape(build(config, spec, plugins).init, jax.random.key(0))

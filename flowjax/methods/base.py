@@ -228,10 +228,15 @@ class Method(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class _NoSettings:
+    """Of a method without keys of its own."""
+
+
 class MethodDefaults:
     """Defaults of the contract, for methods to inherit: no metrics, no targets, and the variables of one network."""
 
-    Settings: ClassVar[type] = type("Settings", (), {})
+    Settings: ClassVar[type] = _NoSettings
     sections: ClassVar[tuple[str, ...]] = ("source", "model")
     metrics: ClassVar[tuple[str, ...]] = ()
     limits: ClassVar[Mapping[str, Limit]] = {}

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 from jaxtyping import Float, UInt8
 
+from flowjax.arguments import make
 from flowjax.errors import check_name
 from flowjax.metrics.frechet import between, with_bias
 from flowjax.metrics.inception import Features, Inception, Precision, batches, load_inception
@@ -13,18 +14,30 @@ from flowjax.metrics.manifold import precision_recall
 from flowjax.metrics.moments import Moments
 from flowjax.metrics.notes import Say, to_stderr
 from flowjax.metrics.reference import Reference, joined
+from flowjax.plugins import Kind, Outside, find, is_outside, modules_of
 
 METRICS = ("fid", "sfid", "kid", "precision", "recall")
+
+METRIC = Kind("a function of two arrays of features")
+"""A metric from outside: a function of the features (N, 2048) of the samples and (M, 2048) of the reference, and of the
+arguments in brackets, that returns a number. Its name is always one that the caller gives, so it allows its module."""
 
 USUAL = 50_000
 """Images that published values of FID are of."""
 
 
 def check_names(names: Iterable[str]) -> tuple[str, ...]:
-    """The names, once each; ValueError in one line for one that is not in `METRICS`."""
+    """The names, once each.
+
+    Raises:
+        ValueError: one line, for a name that is neither in `METRICS` nor that of a function in the caller's own module.
+    """
     names = tuple(dict.fromkeys(names))
     for name in names:
-        check_name("metric", name, METRICS)
+        if is_outside(name):
+            find("metrics", name.partition("(")[0].strip(), METRIC, modules_of((name,)))
+        else:
+            check_name("metric", name, METRICS)
     if not names:
         raise ValueError(f"no metric named (known: {', '.join(METRICS)})")
     return names
@@ -58,7 +71,8 @@ def score_images(
     Args:
         images: pixels 0 to 255, 1 or 3 channels.
         reference: of `reference_statistics`, with the same weights and precision.
-        names: some of `METRICS`.
+        names: some of `METRICS`, or of your own functions, `my_package.metrics:distance`, which get the features of the
+            images and of the reference.
         network, precision, batch: as for `inception.batches`.
         seed: of KID's subsets.
         say: told of few images, with the size of the bias, and of grey ones.
@@ -96,6 +110,9 @@ def score_images(
     if "precision" in names or "recall" in names:
         found = precision_recall(reference.features, features.pooled)._asdict()
         result |= {name: found[name] for name in ("precision", "recall") if name in names}
+    for name in filter(is_outside, names):
+        outside = Outside(METRIC, modules_of((name,)), (features.pooled, reference.features))
+        result[name] = float(make("metrics", name, {}, outside=outside))
     return result
 
 

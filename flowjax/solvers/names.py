@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from flowjax.abilities import abilities_of, missing_from
+from flowjax.arguments import make
 from flowjax.errors import check_name
 from flowjax.paths.affine import AffinePath
 from flowjax.paths.transition import Variance
+from flowjax.plugins import Kind, Outside, find, is_outside, modules_of
 from flowjax.solvers import deterministic, diffusions, exponential, flow_map, samplers, sde, stochastic
 from flowjax.solvers.diffusions import Diffusion
 from flowjax.solvers.ode import ADAPTIVE_SOLVERS, MULTISTEP_SOLVERS, SOLVERS, check_steps
@@ -32,7 +34,12 @@ __all__ = [
     "like_diffrax",
     "make_sampler",
     "needs_of",
+    "plain_name",
 ]
+
+SAMPLER = Kind("a sampler", ("init", "step", "needs", "evaluations"), makes=Sampler, functions=False)
+"""A sampler from outside, a class that is called with the path of the model and the arguments in brackets. Its name is
+always one that the caller gives, so it allows its module."""
 
 PUSH_FORWARD = "push_forward"
 """The name of the solver that applies the map of a bijection; it takes no steps."""
@@ -122,8 +129,15 @@ def known_solvers() -> list[str]:
     return sorted({*SAMPLERS, *SOLVERS, *MULTISTEP_SOLVERS, *ADAPTIVE_SOLVERS, *sde.SDE_SOLVERS, PUSH_FORWARD})
 
 
+def plain_name(name: str) -> str:
+    """The name in lower case, as the tables have it; a name from outside, `my_package.samplers:Mine`, as it is."""
+    return name if is_outside(name) else name.lower()
+
+
 def needs_of(name: str, options: Options = DEFAULT_OPTIONS) -> tuple[str, ...]:
     """The abilities (`flowjax.abilities.ABILITIES`) that the solver of that name asks of a model."""
+    if is_outside(name):
+        return find("solver", name.partition("(")[0].strip(), SAMPLER, modules_of((name,))).needs
     name = _STOCHASTIC_FORM.get(name, name) if options.g is not None else name
     if name in SAMPLERS:
         return SAMPLERS[name].kind.needs
@@ -158,11 +172,17 @@ def check_solver(name: str, steps: int | None, options: Options = DEFAULT_OPTION
     """ValueError, in one line, unless `sample` knows this solver and it takes these steps (None: adaptive) and
     options.
     """
-    name = name.lower()
-    check_name("solver", name, sorted(known_solvers()))
+    name = plain_name(name)
+    if not is_outside(name):
+        check_name("solver", name, sorted(known_solvers()))
     for option, takers in _TAKES.items():
         if getattr(options, option) is not None and name not in takers:
             raise ValueError(f"{name} takes no {option}; it is for {', '.join(takers)}")
+    if is_outside(name):
+        find("solver", name.partition("(")[0].strip(), SAMPLER, modules_of((name,)))
+        if steps is None:
+            raise ValueError(f"{name} takes a number of steps: say how many with steps=N")
+        return
     if name == PUSH_FORWARD:
         if steps is not None:
             raise ValueError(f"{name} applies the model's map at once, so it takes no steps or grid: leave them out")
@@ -187,7 +207,11 @@ def make_sampler(name: str, path: AffinePath | None, options: Options = DEFAULT_
     Raises:
         ValueError: if the path cannot give it what it needs.
     """
-    name = name.lower()
+    name = plain_name(name)
+    if is_outside(name):
+        sampler = make("solver", name, {}, outside=Outside(SAMPLER, modules_of((name,)), (path,)))
+        samplers.check(sampler)
+        return sampler
     if options.g is not None:
         name = _STOCHASTIC_FORM.get(name, name)
     if name in sde.SDE_SOLVERS:

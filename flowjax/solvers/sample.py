@@ -18,7 +18,15 @@ from flowjax.precision import at_least_float32
 from flowjax.schedules import check_monotone
 from flowjax.solvers import grids, multistep, names, samplers, sde
 from flowjax.solvers.grids import Grid
-from flowjax.solvers.names import DEFAULT_OPTIONS, PUSH_FORWARD, Options, check_abilities, check_solver, make_sampler
+from flowjax.solvers.names import (
+    DEFAULT_OPTIONS,
+    PUSH_FORWARD,
+    Options,
+    check_abilities,
+    check_solver,
+    make_sampler,
+    plain_name,
+)
 from flowjax.solvers.ode import MULTISTEP_SOLVERS, Stats, multistep_nfe, solve_ode
 from flowjax.solvers.samplers import Sampler
 from flowjax.typing import Batched, Cond, PRNGKey
@@ -49,7 +57,7 @@ def sample(
             object reuses its compilation.
         x: (B, *event) at t0, in general from `model.path.prior(source)`; half precision is converted to float32 here,
             and stays so.
-        solver: a name (`known_solvers`), or a sampler of your own.
+        solver: a name (`known_solvers`), a sampler of your own, or the name of one, `my_package.samplers:Mine`.
         steps: on the grid; None adapts them, where the solver can.
         grid: a name in `GRIDS`, a function like those of `flowjax.solvers.grids`, or the times themselves; where None
             the sampler's own.
@@ -69,7 +77,7 @@ def sample(
             solver without a key.
         RuntimeError: if an adaptive solve does not arrive.
     """
-    name = solver.lower() if isinstance(solver, str) else ""
+    name = plain_name(solver) if isinstance(solver, str) else ""
     path: AffinePath | None = getattr(model, "path", None)
     if path is not None:
         check_monotone(path.schedule)

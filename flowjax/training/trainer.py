@@ -13,7 +13,7 @@ import numpy as np
 
 from flowjax.batch import Batch
 from flowjax.build import build, fields_of, make_augmentation
-from flowjax.config import Config, resolve
+from flowjax.config import Config, own_plugins, resolve
 from flowjax.data import Dataset
 from flowjax.data.batches import batch_like, condition_names, make_get_batch, prepared
 from flowjax.errors import lookup
@@ -277,9 +277,10 @@ class Trainer:
         """Floating-point operations of one step's loss and gradient (`training.profiling`), rematerialisation apart."""
         method = self.method
         if self.config.get("model", {}).get("remat", "none") != "none":
-            plain = resolve(self.config.to_dict())
+            plugins = own_plugins(self.config)
+            plain = resolve(self.config.to_dict(), plugins)
             plain.model.remat = "none"
-            method = build(plain, self.dataset.spec)
+            method = build(plain, self.dataset.spec, plugins)
 
         def loss(params: Params, state: TrainState, batch: Batch, teacher: PyTree) -> Any:
             context = Context(state.step, state.targets, teacher, state.variables, training=True)

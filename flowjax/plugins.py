@@ -1,0 +1,153 @@
+"""Objects from the caller's own modules, by names such as `my_package.nets:MyNet`.
+
+A config may name an object of a module outside flowjax wherever it may name an entry of a table. Importing a module
+runs its code, so a module is imported only if the caller has allowed it: a config that was written by somebody else
+names modules, and names alone import nothing. The modules that are allowed are an argument of every function that
+reads such names, `plugins`; each one allows its submodules too.
+"""
+
+import difflib
+import importlib
+import inspect
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from flowjax.errors import ConfigError
+from flowjax.ranges import shown
+
+__all__ = ["Kind", "Outside", "check_made", "find", "import_module", "is_outside", "modules_of"]
+
+_NAME = re.compile(r"([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*):([A-Za-z_]\w*)")
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What an object from outside must be.
+
+    Attributes:
+        what: the kind with its article, for messages, such as "a schedule".
+        members: the attributes and methods that a class or an object of this kind has.
+        base: a class that a class of this kind derives from, or None.
+        makes: the type or protocol of what the object makes when it is called; None where it is not called here.
+        functions: whether a function that makes such an object will do in place of a class.
+    """
+
+    what: str
+    members: tuple[str, ...] = ()
+    base: type | None = None
+    makes: Any = None
+    functions: bool = True
+
+    def fits(self, found: Any) -> bool:
+        """Whether a class has the members and the base of this kind, or an object is of it."""
+        if not inspect.isclass(found):
+            return self.makes is not None and isinstance(found, self.makes)
+        if self.base is not None and not issubclass(found, self.base):
+            return False
+        declared = getattr(found, "__dataclass_fields__", {})
+        return bool(self.members or self.base) and all(hasattr(found, m) or m in declared for m in self.members)
+
+
+@dataclass(frozen=True)
+class Outside:
+    """Says that a name may also be one of an object from outside.
+
+    Attributes:
+        kind: what the object must be.
+        plugins: the modules that may be imported.
+        first: the arguments that come before those in brackets.
+    """
+
+    kind: Kind
+    plugins: Sequence[str] = ()
+    first: tuple[Any, ...] = ()
+
+
+def is_outside(text: object) -> bool:
+    """Whether a value of a config, with or without arguments in brackets, names an object from outside."""
+    return isinstance(text, str) and ":" in text.partition("(")[0]
+
+
+def modules_of(names: Iterable[object]) -> tuple[str, ...]:
+    """The modules that these values name, each once.
+
+    Use it for names that the caller has written, in a config file or a flag of their own: writing a name allows its
+    module.
+    """
+    heads = [str(name).partition("(")[0].strip() for name in names if is_outside(name)]
+    return tuple(dict.fromkeys(head.partition(":")[0] for head in heads))
+
+
+def find(key: str, name: str, kind: Kind, plugins: Sequence[str] = ()) -> Any:
+    """The object that `MODULE:OBJECT` names.
+
+    Args:
+        key: the config key or the flag, for messages.
+        name: without arguments.
+        kind: what the object must be.
+        plugins: the modules that may be imported.
+
+    Returns:
+        A class of the kind, an object of it, or a function that is defined in an allowed module.
+
+    Raises:
+        ConfigError: one line, if the name cannot be read, its module is not allowed or cannot be imported, or the
+            object is not there or of another kind. Nothing is imported unless the module is allowed.
+    """
+    match = _NAME.fullmatch(name)
+    if match is None:
+        raise ConfigError(f"{key} {shown(name)}: an object of your own module is written MODULE:OBJECT")
+    module, attribute = match.groups()
+    if not _allowed(module, plugins):
+        raise ConfigError(
+            f"{key}: the run was trained with {name}; name its module with --plugins {module.partition('.')[0]} if you "
+            "trust it"
+        )
+    loaded = import_module(key, module)
+    try:
+        found = getattr(loaded, attribute)
+    except AttributeError:
+        near = difflib.get_close_matches(attribute, [n for n in dir(loaded) if not n.startswith("_")], n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise ConfigError(f"{key}: the module {module} has no {attribute}{hint}") from None
+    if kind.fits(found):
+        return found
+    if kind.functions and inspect.isfunction(found) and _allowed(found.__module__, plugins):
+        return found
+    needs = f" with {', '.join(kind.members)}" if kind.members else ""
+    raise ConfigError(f"{key}: {name} must be {kind.what}{needs}, and it is not")
+
+
+def import_module(key: str, module: str) -> Any:
+    """Imports a module that the caller has allowed.
+
+    Raises:
+        ConfigError: one line that names the module and what went wrong.
+    """
+    try:
+        return importlib.import_module(module)
+    except Exception as error:
+        missing = isinstance(error, ModuleNotFoundError) and error.name
+        if missing and (module == missing or module.startswith(f"{missing}.")):
+            raise ConfigError(
+                f"{key}: there is no module {module}: put its folder on PYTHONPATH, or install it"
+            ) from None
+        reason = " ".join(str(error).split())[:200]
+        raise ConfigError(f"{key}: the module {module} cannot be imported: {type(error).__name__}: {reason}") from None
+
+
+def check_made(where: str, made: Any, kind: Kind) -> Any:
+    """What an object from outside has made, if it is of the kind.
+
+    Raises:
+        ConfigError: one line, if it is not.
+    """
+    if kind.makes is not None and not isinstance(made, kind.makes):
+        raise ConfigError(f"{where}: it must make {kind.what}, and it made a {type(made).__name__}")
+    return made
+
+
+def _allowed(module: str, plugins: Sequence[str]) -> bool:
+    return any(module == one or module.startswith(f"{one}.") for one in plugins)

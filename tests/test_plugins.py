@@ -1,0 +1,178 @@
+"""Objects from modules of the caller's own, which are imported only where the caller has named their module."""
+
+import json
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import jax.numpy as jnp
+import pytest
+
+import flowjax as fj
+from flowjax.arguments import make
+from flowjax.config import defaults, resolve
+from flowjax.data import open_dataset
+from flowjax.errors import ConfigError
+from flowjax.names import COUPLING, SCHEDULE, SCHEDULES, make_schedule
+from flowjax.plugins import Outside, is_outside, modules_of
+
+MARKED = """
+from pathlib import Path
+Path(__file__).with_name("imported").touch()
+
+from flax import nnx
+from flowjax.schedules import CondOT
+from os import remove
+
+class Net(nnx.Module):
+    def __init__(self, shape, width=4, name="net", *, rate: float = 0.5, sizes=(1, 2), rngs):
+        pass
+
+class Renamed(CondOT):
+    pass
+
+def linear():
+    return CondOT()
+
+def wrong():
+    return 5
+
+half = CondOT()
+"""
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    """A package `marked_package` with a module `nets`, whose import writes a file."""
+    folder = tmp_path / "marked_package"
+    folder.mkdir()
+    (folder / "__init__.py").write_text("")
+    (folder / "nets.py").write_text(MARKED)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield SimpleNamespace(imported=lambda: (folder / "imported").exists(), folder=folder)
+    for name in [n for n in sys.modules if n.partition(".")[0] == "marked_package"]:
+        del sys.modules[name]
+
+
+@pytest.fixture
+def stranger(tiny_run, tmp_path):
+    """`stranger(section, key, value)`: a copy of a run, with another value in its config."""
+
+    def changed(key: str, value: str) -> Path:
+        record = json.loads((Path(tiny_run) / "config.json").read_text())
+        section, _, leaf = key.partition(".")
+        if leaf:
+            record["config"][section][leaf] = value
+        else:
+            record["config"][section] = value
+        run = tmp_path / "stranger"
+        run.mkdir(exist_ok=True)
+        (run / "config.json").write_text(json.dumps(record))
+        if not (run / "checkpoints").exists():
+            (run / "checkpoints").symlink_to(Path(tiny_run) / "checkpoints")
+        return run
+
+    return changed
+
+
+KEYS = ["model.name", "method.name", "source.name", "path.schedule", "coupling.name", "prediction"]
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_a_run_imports_nothing_that_the_caller_has_not_named(key, package, stranger):
+    run = stranger(key, "marked_package.nets:Net")
+    for plugins in ((), ("marked",), ("marked_package.other",), ("marked_package.nets2", "package")):
+        with pytest.raises(ConfigError) as error:
+            fj.load(run, plugins=plugins)
+        assert str(error.value) == (
+            f"{key}: the run was trained with marked_package.nets:Net; name its module with --plugins marked_package "
+            "if you trust it"
+        )
+    assert not package.imported()
+    assert not [name for name in sys.modules if name.startswith("marked_package")]
+
+
+def test_the_data_of_a_run_are_opened_without_imports(package, stranger, flowjax):
+    run = fj.load(stranger("data.name", "marked_package.nets:linear"))  # its data set is not needed
+    with pytest.raises(ConfigError, match=r"data.name: the run was trained with marked_package"):
+        open_dataset(run.config.data.name, plugins=run.plugins)
+    code, _, err = flowjax("evaluate", "--workdir", str(run.workdir))
+    assert code == 2
+    assert "name its module with --plugins marked_package" in err
+    assert not package.imported()
+
+
+@pytest.mark.parametrize("command", ["sample", "likelihood", "evaluate", "export"])
+def test_a_command_says_in_one_line_which_module_is_missing(command, stranger, flowjax, tmp_path):
+    run = stranger("path.schedule", "os:system('touch harmed')")
+    out = (
+        ()
+        if command == "evaluate"
+        else ("--out", str(tmp_path / f"a{'.safetensors' if command == 'export' else '.npz'}"))
+    )
+    code, result, err = flowjax(command, "--workdir", str(run), *out)
+    assert (code, result) == (2, None)
+    assert (
+        err.strip()
+        .splitlines()[-1]
+        .endswith("the run was trained with os:system; name its module with --plugins os if you trust it")
+    )
+    assert not Path("harmed").exists()
+    code, _, err = flowjax(command, "--workdir", str(run), *out, "--plugins", "no_such_module_here")
+    assert code == 2
+    assert "--plugins: there is no module no_such_module_here" in err
+
+
+def test_an_object_of_another_kind_is_refused(package):
+    """Also where its module is allowed; functions that a module has imported from elsewhere are not called."""
+    allowed = ("marked_package", "os")
+    for name in ("os:system('touch harmed')", "marked_package.nets:Net", "marked_package.nets:remove('harmed')"):
+        with pytest.raises(ConfigError, match=r"must be a schedule with alpha, sigma, .*, and it is not"):
+            make_schedule(name, plugins=allowed)
+    assert not Path("harmed").exists()
+    with pytest.raises(ConfigError, match="it must make a schedule, and it made a int"):
+        make_schedule("marked_package.nets:wrong", plugins=allowed)
+    with pytest.raises(ConfigError, match="has no Rename; did you mean Renamed"):
+        make_schedule("marked_package.nets:Rename", plugins=allowed)
+    with pytest.raises(ConfigError, match=r"a subclass of flax.nnx.Module"):
+        resolve({"model": {"name": "marked_package.nets:linear"}}, allowed)
+    with pytest.raises(ConfigError, match="a coupling with"):
+        make("coupling.name", "marked_package.nets:half", {}, outside=Outside(COUPLING, allowed))
+    with pytest.raises(ConfigError, match="is an object already and takes no arguments"):
+        make_schedule("marked_package.nets:half(1)", plugins=allowed)
+    with pytest.raises(ConfigError, match="is written MODULE:OBJECT"):
+        make_schedule("marked_package.nets:half.t_max", plugins=allowed)
+
+
+def test_classes_functions_and_objects_are_found(package):
+    for name in ("Renamed", "linear", "half", "Renamed()"):
+        schedule = make(
+            "path.schedule", f"marked_package.nets:{name}", SCHEDULES, outside=Outside(SCHEDULE, ("marked_package",))
+        )
+        assert jnp.allclose(schedule.alpha(0.25), 0.25)
+    assert package.imported()
+
+
+def test_a_broken_module_is_one_line(package):
+    (package.folder / "broken.py").write_text("import not_there_at_all\n")
+    with pytest.raises(ConfigError, match=r"marked_package.broken cannot be imported: ModuleNotFoundError"):
+        make_schedule("marked_package.broken:A", plugins=("marked_package",))
+    with pytest.raises(ConfigError, match=r"there is no module marked_package.gone"):
+        make_schedule("marked_package.gone:A", plugins=("marked_package",))
+
+
+def test_the_keys_of_a_network_are_those_of_its_constructor(package):
+    config = defaults("marked_package.nets:Net")  # naming it here allows it
+    assert config.model.to_dict() == {"name": "marked_package.nets:Net", "width": 4, "rate": 0.5, "sizes": (1, 2)}
+    config.model.sizes = (3,)
+    assert resolve(config, ("marked_package",)).model.sizes == (3,)
+    for key, value, message in (("width", 0.5, "whole number"), ("depth", 2, "depth"), ("sizes", ("a",), "tuple of")):
+        with pytest.raises(ConfigError, match=message):
+            resolve({"model": {"name": "marked_package.nets:Net", key: value}}, ("marked_package",))
+
+
+def test_names():
+    assert is_outside("a.b:C(1, x='d:e')")
+    assert not is_outside("digits(path='a:b')")
+    assert not is_outside(None)
+    assert modules_of(["a.b:C(1)", "condot", None, "a.b:D", "c:E"]) == ("a.b", "c")
