@@ -27,6 +27,7 @@ __all__ = [
     "OUTSIDE_KEYS",
     "SECTIONS",
     "Config",
+    "TrainKeys",
     "changed",
     "defaults",
     "differences",
@@ -42,9 +43,9 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    Config = Any  # its keys are checked by `resolve`, at run time; a type checker knows nothing of them
+    from flowjax.config_types import Config, TrainKeys
 else:
-    Config = ConfigDict
+    Config = TrainKeys = ConfigDict
 
 MODEL_DEFAULTS: dict[str, dict[str, Any]] = {
     "mlp": {"width": 128, "depth": 3, "features": 16, "activation": "silu"},
@@ -129,7 +130,7 @@ OUTSIDE_KEYS = (
 """Keys whose value may be the name of an object in the caller's own module (`flowjax.plugins`)."""
 
 
-def own_plugins(config: Config | dict) -> tuple[str, ...]:
+def own_plugins(config: Config | ConfigDict | dict) -> tuple[str, ...]:
     """The modules that a config names, for a config that the caller has written: `train` and `sweep` allow these."""
     flat = flatten(config)
     return modules_of(flat.get(key) for key in OUTSIDE_KEYS)
@@ -214,7 +215,7 @@ def _defaults(model: str, method: str, plugins: Sequence[str]) -> Config:
     shared = {name: value for name, value in SECTIONS.items() if name in chosen.sections}
     if "model" in chosen.sections:
         shared["model"] = {"name": model, **model_keys(model, plugins)}
-    return ConfigDict(
+    made: Any = ConfigDict(
         {
             "seed": 0,
             "method": {"name": method, **dataclasses.asdict(chosen.Settings())},
@@ -254,9 +255,10 @@ def _defaults(model: str, method: str, plugins: Sequence[str]) -> Config:
             "mesh": {"data": 0, "fsdp": 1, "tensor": 1, "rules": ()},
         }
     )
+    return made
 
 
-def flatten(config: Config | dict, prefix: str = "") -> dict[str, Any]:
+def flatten(config: Config | ConfigDict | dict, prefix: str = "") -> dict[str, Any]:
     """{"train.steps": 1000, ...}, from a config and its sections; tuples become lists, as JSON has them."""
     flat: dict[str, Any] = {}
     for key, value in config.items():

@@ -50,7 +50,8 @@ def read_config(values: absl_flags.FlagValues, argv: list[str], usage: str) -> C
         if argument.startswith("-") and key.startswith("config.") and given:
             _check_type(key[7:], value, known[key[7:]])
     with _argv(rest):
-        config_flags.DEFINE_config_dict("config", config, "", flag_values=values)
+        untyped: Any = config
+        config_flags.DEFINE_config_dict("config", untyped, "", flag_values=values)
         flags.parse(values, rest, usage)
     if where is None:
         raise flags.UsageError("--config is required: a file, or a name that `flowjax configs` lists")

@@ -299,7 +299,7 @@ def _config_key(name: str, values: flags.FlagValues) -> str | None:
     """The config key that a name is, or is close to; of the command's config, or of any model's."""
     from flowjax.config import MODEL_DEFAULTS, defaults, flatten, nearest_key
 
-    configs = [values["config"].value] if "config" in values else map(defaults, MODEL_DEFAULTS)
+    configs: Any = [values["config"].value] if "config" in values else map(defaults, MODEL_DEFAULTS)
     return nearest_key(name, dict.fromkeys(key for config in configs for key in flatten(config)))
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flowjax.config import Config
+from flowjax.config import Config, TrainKeys
 from flowjax.data import DataError
 from flowjax.errors import RunFault
 from flowjax.training import processes
@@ -166,11 +166,11 @@ def _record(
         progress.log(step, **shown)
 
 
-def _logs(step: int, train: Config) -> bool:
+def _logs(step: int, train: TrainKeys) -> bool:
     return step % train.log_every == 0 or step == train.steps
 
 
-def _saves(step: int, train: Config) -> bool:
+def _saves(step: int, train: TrainKeys) -> bool:
     return step % train.save_every == 0 or step in (*train.keep_at, train.steps)
 
 

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Int
 from optax.contrib import MuonDimensionNumbers, muon
 
 from flowjax.arguments import make
-from flowjax.config import Config
+from flowjax.config import TrainKeys
 from flowjax.errors import ConfigError, lookup
 from flowjax.models.magnitude import is_weight, unit
 from flowjax.ranges import Range
@@ -28,7 +28,7 @@ _SMALLEST_SIDE = 16
 in optax's form with Nesterov's momentum."""
 
 
-def _muon(lr: optax.Schedule, train: Config) -> optax.GradientTransformation:
+def _muon(lr: optax.Schedule, train: TrainKeys) -> optax.GradientTransformation:
     """Muon with updates of Adam's size, so that one learning rate serves both (Liu et al. 2025, eq. 4).
 
     Equal shapes are orthogonalised together: a network has hundreds of small matrices and few shapes.
@@ -57,7 +57,7 @@ def _axes(shape: tuple[int, ...]) -> MuonDimensionNumbers | None:
     return MuonDimensionNumbers(tuple(range(1, len(shape) - 1)), (len(shape) - 1,))
 
 
-OPTIMIZERS: dict[str, Callable[[optax.Schedule, Config], optax.GradientTransformation]] = {
+OPTIMIZERS: dict[str, Callable[[optax.Schedule, TrainKeys], optax.GradientTransformation]] = {
     "adam": lambda lr, train: optax.adam(lr, b2=train.beta2),
     "adamw": lambda lr, train: optax.adamw(lr, b2=train.beta2, weight_decay=train.weight_decay),
     "muon": _muon,
@@ -96,7 +96,7 @@ SCHEDULES: dict[str, Callable[..., Shape]] = {
 """`cosine(0.5)`: the first half of the run at the peak, then half a cosine to 0."""
 
 
-def learning_rate(train: Config) -> optax.Schedule:
+def learning_rate(train: TrainKeys) -> optax.Schedule:
     """Linear warm-up over `train.warmup` samples, then `train.schedule` over the rest of the run.
 
     Raises:
@@ -114,7 +114,7 @@ def learning_rate(train: Config) -> optax.Schedule:
     return rate
 
 
-def optimizer(train: Config) -> optax.GradientTransformation:
+def optimizer(train: TrainKeys) -> optax.GradientTransformation:
     """The configured optimizer behind a clip of the gradient's global norm and a guard against spikes (0 for none).
 
     Weights that their layers normalise (`models.magnitude`) are kept at unit magnitude.
