@@ -18,6 +18,20 @@ from pathlib import Path
 
 import numpy as np
 
+__all__ = [
+    "LIMIT_BYTES",
+    "LIMIT_RATIO",
+    "LIMIT_VARIABLE",
+    "ArchiveError",
+    "check_limit",
+    "check_members",
+    "check_regular",
+    "one_line",
+    "printable",
+    "read_npz",
+    "unpacked_limit",
+]
+
 LIMIT_BYTES, LIMIT_RATIO = 2**32, 10
 """What compressed members may unpack to: so many bytes, or so many times the size of the file where that is more."""
 

@@ -14,6 +14,8 @@ from pathlib import Path
 
 from flowjax.files import written
 
+__all__ = ["NAME", "DamagedError", "Entry", "differing", "missing", "read", "write"]
+
 NAME = "checksums.json"
 """The file, in the folder that it describes."""
 

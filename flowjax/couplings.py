@@ -31,6 +31,17 @@ from flowjax.transport import (
 )
 from flowjax.typing import Batched, Cond, PRNGKey
 
+__all__ = [
+    "INDEPENDENT",
+    "LARGEST_MARGINAL_ERROR",
+    "Coupling",
+    "Independent",
+    "MinibatchOT",
+    "Pairs",
+    "Sinkhorn",
+    "pair",
+]
+
 LARGEST_MARGINAL_ERROR = 0.05
 """Of a plan's marginals: training stops above it."""
 

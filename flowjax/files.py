@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+__all__ = ["json_text", "remove_unfinished", "set_aside", "written"]
+
 
 @contextlib.contextmanager
 def written(path: Path) -> Iterator[Path]:

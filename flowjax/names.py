@@ -24,6 +24,23 @@ from flowjax.paths import noise as path_noise
 from flowjax.plugins import Kind, Outside
 from flowjax.predictions import Prediction
 
+__all__ = [
+    "COUPLING",
+    "COUPLINGS",
+    "MODELS",
+    "NOISES",
+    "PATHS",
+    "PREDICTION",
+    "PREDICTIONS",
+    "SCHEDULE",
+    "SCHEDULES",
+    "SOURCE",
+    "SOURCES",
+    "TIMES",
+    "WEIGHTS",
+    "make_schedule",
+]
+
 T = TypeVar("T")
 
 

@@ -5,6 +5,8 @@ import jax.numpy as jnp
 
 from flowjax.typing import PyTree
 
+__all__ = ["at_least_float32"]
+
 
 def at_least_float32(tree: PyTree) -> PyTree:
     """Arrays of half precision and integers as float32; wider arrays as they are."""

@@ -9,6 +9,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+__all__ = [
+    "KINDS",
+    "MAX_COORDINATES",
+    "MAX_PARAMETERS",
+    "NUMBER",
+    "RANGES",
+    "WHOLE",
+    "Items",
+    "Range",
+    "fault",
+    "is_kind",
+    "shown",
+    "text_fault",
+]
+
 MAX_PARAMETERS = 2**34
 """The largest network that is built: 64 GiB of parameters in float32."""
 

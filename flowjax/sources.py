@@ -16,6 +16,8 @@ from jaxtyping import Array, ArrayLike, Float
 
 from flowjax.typing import Batched, PRNGKey
 
+__all__ = ["Empirical", "GaussianMixture", "Normal", "Source", "Uniform", "has_density", "sum_event"]
+
 _LOG_2PI = math.log(2 * math.pi)
 
 

@@ -1,1 +1,3 @@
 """The command line: thin, and the only place that reads flags."""
+
+__all__: list[str] = []

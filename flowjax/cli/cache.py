@@ -5,6 +5,8 @@ from pathlib import Path
 
 from flowjax.cli.flags import UsageError
 
+__all__ = ["use"]
+
 
 def use(folder: str | None) -> Path | None:
     """Keeps compiled programs in a folder, and takes them from there; called before anything compiles.

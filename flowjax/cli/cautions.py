@@ -3,6 +3,8 @@
 from flowjax.config import Config
 from flowjax.data.requests import field_requests
 
+__all__ = ["cautions"]
+
 
 def cautions(config: Config) -> list[str]:
     """One line for each setting of a resolved config that is probably a mistake."""

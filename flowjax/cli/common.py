@@ -27,6 +27,22 @@ from flowjax.solvers import ode
 from flowjax.training import processes
 from flowjax.training.writers import say
 
+__all__ = [
+    "Points",
+    "check_labels",
+    "check_same_data",
+    "class_of",
+    "conditions",
+    "guide",
+    "join",
+    "open_data",
+    "open_run",
+    "own_dataset",
+    "points",
+    "save_npz",
+    "solver",
+]
+
 
 def join(values: absl_flags.FlagValues) -> None:
     """Joins the other processes of this command, if there are any; before JAX is asked for its devices."""

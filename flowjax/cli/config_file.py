@@ -18,6 +18,8 @@ from flowjax.errors import ConfigError
 from flowjax.plugins import is_outside
 from flowjax.ranges import KINDS, shown
 
+__all__ = ["load_config", "read_config"]
+
 _MAIN = str(Path(__file__).with_name("main.py"))
 
 

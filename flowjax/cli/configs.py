@@ -13,6 +13,8 @@ from typing import Any
 
 from flowjax.cli import flags
 
+__all__ = ["run"]
+
 
 def run(argv: list[str]) -> dict[str, Any]:
     """Reads the docstrings without running the files."""

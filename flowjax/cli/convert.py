@@ -26,6 +26,8 @@ from flowjax.cli import flags
 from flowjax.cli.export import SUFFIX, weights_path
 from flowjax.config import literal
 
+__all__ = ["run"]
+
 
 def run(argv: list[str]) -> dict[str, Any]:
     values = absl_flags.FlagValues()

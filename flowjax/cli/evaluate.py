@@ -29,6 +29,8 @@ from absl import flags as absl_flags
 
 from flowjax.cli import flags
 
+__all__ = ["run"]
+
 _OF_IMAGES = ("num", "samples", "split", "inception")
 
 

@@ -15,6 +15,8 @@ from absl import flags as absl_flags
 
 from flowjax.cli import flags
 
+__all__ = ["SUFFIX", "run", "weights_path"]
+
 SUFFIX = ".safetensors"
 
 

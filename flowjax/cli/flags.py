@@ -13,6 +13,30 @@ from flowjax.errors import ConfigError
 from flowjax.plugins import import_module, is_outside
 from flowjax.ranges import Range, shown, text_fault
 
+__all__ = [
+    "COMPILING",
+    "CONFIG_FOLDERS",
+    "RANGES",
+    "Help",
+    "UsageError",
+    "check_processes",
+    "config_path",
+    "define_labels",
+    "define_plugins",
+    "define_processes",
+    "define_sampler",
+    "define_solver",
+    "new",
+    "out_path",
+    "parse",
+    "plugins",
+    "require",
+    "run_workdir",
+    "shipped_configs",
+    "start_processes",
+    "use_folder",
+]
+
 CONFIG_FOLDERS = (Path(__file__).parent.parent / "configs", Path(__file__).parent.parent.parent / "configs")
 """Where shipped configs are: inside the package when installed, beside it in a checkout."""
 

@@ -16,6 +16,8 @@ from typing import Any
 from flowjax.cli.flags import COMPILING, Help, UsageError
 from flowjax.files import json_text
 
+__all__ = ["COMMANDS", "entry", "main"]
+
 COMMANDS = {
     "train": "train a flow from a config file, or resume it",
     "sweep": "train over a grid of config values, and tabulate",

@@ -36,6 +36,8 @@ from absl import flags as absl_flags
 
 from flowjax.cli import flags
 
+__all__ = ["run"]
+
 
 def run(argv: list[str]) -> dict[str, Any]:
     values = flags.new("sample")

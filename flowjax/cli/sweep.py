@@ -32,6 +32,8 @@ from flowjax.config import Config, changed, literal, own_plugins
 from flowjax.files import json_text, written
 from flowjax.plugins import modules_of
 
+__all__ = ["Point", "Runs", "run"]
+
 _MAX_POINTS = 10_000
 
 Point = dict[str, Any]

@@ -34,6 +34,8 @@ from flowjax.cli import flags
 from flowjax.cli.cautions import cautions
 from flowjax.cli.config_file import read_config
 
+__all__ = ["run"]
+
 
 def run(argv: list[str]) -> dict[str, Any]:
     """Parses everything before importing JAX, so that a typing error is told at once."""

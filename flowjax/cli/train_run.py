@@ -28,6 +28,8 @@ from flowjax.training.trainer import Trainer
 from flowjax.training.workdir import WorkdirError, read_config, read_size, read_streamed, write_config
 from flowjax.training.writers import TensorBoard, Tracker, Trackers, Wandb, read_metrics, say
 
+__all__ = ["dry_run", "train"]
+
 
 def _assemble(config: Config) -> Trainer:
     plugins = own_plugins(config)

@@ -23,6 +23,8 @@ from jaxtyping import Array, Float, Num
 
 from flowjax.typing import PRNGKey
 
+__all__ = ["LABELS", "check_probability", "edm", "warp"]
+
 LABELS = 9
 _SCALE, _SHIFT = 0.2, 0.125
 

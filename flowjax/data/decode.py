@@ -31,6 +31,8 @@ from PIL import ExifTags, Image
 from flowjax.archives import one_line
 from flowjax.data.affine import DataError
 
+__all__ = ["FORMATS", "MAX_BYTES", "MAX_PIXELS", "SUFFIXES", "Header", "read_header", "read_image"]
+
 FORMATS = ("BMP", "JPEG", "PNG", "TIFF", "WEBP")
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 MAX_PIXELS = 2**26

@@ -22,6 +22,18 @@ from flowjax.data.spec import DataSpec
 from flowjax.sources import GaussianMixture
 from flowjax.typing import PRNGKey
 
+__all__ = [
+    "DENSITIES",
+    "EIGHT_MODES",
+    "EIGHT_STD",
+    "TEST_POINTS",
+    "BlurredCurve",
+    "Checkerboard",
+    "eight_gaussians",
+    "open_density",
+    "pinwheel",
+]
+
 TEST_POINTS = 10_000
 _TEST_SEED = 20_240_101
 _CENTRES = 2048

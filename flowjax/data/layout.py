@@ -28,6 +28,8 @@ from flowjax.data.affine import DataError
 from flowjax.data.decode import SUFFIXES
 from flowjax.data.spec import shortened
 
+__all__ = ["Ignored", "Layout", "read_layout"]
+
 _SPLITS = {
     "train": "train",
     "training": "train",

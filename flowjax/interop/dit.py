@@ -22,6 +22,8 @@ from flowjax.interop.tree import Taken, check, fill, flatten
 from flowjax.models.dit import TIME_FEATURES, positions
 from flowjax.typing import Params
 
+__all__ = ["BLOCK", "LINEAR", "from_dit", "from_sit", "reverse_time"]
+
 LINEAR = {
     "t_embedder.mlp.0": "time1",
     "t_embedder.mlp.2": "time2",

@@ -17,6 +17,8 @@ from flowjax.interop.weights import Weights, abstract_variables
 from flowjax.models.dit import SIZES
 from flowjax.typing import Params
 
+__all__ = ["PUBLISHED", "Published", "convert"]
+
 
 @dataclass(frozen=True)
 class Published:

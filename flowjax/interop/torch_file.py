@@ -28,6 +28,8 @@ from safetensors.numpy import load_file
 from flowjax.archives import ArchiveError, check_limit, check_members, check_regular, one_line, printable
 from flowjax.errors import WeightsError
 
+__all__ = ["STORAGES", "read_state_dict", "read_torch"]
+
 STORAGES: dict[str, Any] = {
     "DoubleStorage": np.float64,
     "FloatStorage": np.float32,

@@ -20,6 +20,8 @@ from flowjax.errors import WeightsError
 from flowjax.interop.tree import Taken, fill, flatten
 from flowjax.typing import Params
 
+__all__ = ["BLOCK", "ENDS", "from_torchcfm", "layers"]
+
 BLOCK = {
     "in_layers.0": ("norm1", "norm"),
     "in_layers.2": ("conv1", "conv"),

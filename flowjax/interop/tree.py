@@ -12,6 +12,8 @@ from flowjax.errors import WeightsError
 from flowjax.trees import path_name
 from flowjax.typing import Params, PyTree
 
+__all__ = ["FLOATS", "Taken", "check", "check_variables", "fill", "fill_variables", "flatten", "stored"]
+
 FLOATS = ("float32", "bfloat16", "float16", "float64")
 """Types of the numbers that are read as parameters."""
 

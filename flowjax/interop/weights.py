@@ -29,6 +29,8 @@ from flowjax.training.workdir import FORMAT, NO_FORMAT
 from flowjax.training.writers import disk_problem
 from flowjax.typing import Params, PyTree
 
+__all__ = ["DTYPES", "Weights", "abstract_variables", "export_run", "load_weights", "open_weights", "save_weights"]
+
 DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
 """Types in which parameters are stored; they are float32 in memory."""
 

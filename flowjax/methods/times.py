@@ -25,6 +25,22 @@ from flowjax.paths.affine import AffinePath
 from flowjax.schedules import clip_time
 from flowjax.typing import PRNGKey
 
+__all__ = [
+    "BINS",
+    "UNIFORM",
+    "Drawn",
+    "Importance",
+    "Interval",
+    "Levels",
+    "LogNormal",
+    "LogitNormal",
+    "Profile",
+    "Stratified",
+    "Times",
+    "Uniform",
+    "at",
+]
+
 BINS = 32
 """Of a learned profile of the loss."""
 

@@ -23,6 +23,8 @@ from flowjax.predictions import Prediction, data, noise, well_conditioned
 from flowjax.schedules.base import log_snr_slope
 from flowjax.typing import Array
 
+__all__ = ["NATIVE", "Weighting", "likelihood", "min_snr", "sigmoid", "uniform"]
+
 
 @dataclass(frozen=True)
 class Weighting:

@@ -9,6 +9,8 @@ import numpy as np
 
 from flowjax.files import written
 
+__all__ = ["WEIGHTS", "cache_folder", "write_npz"]
+
 WEIGHTS = "inception_2015_12_05.npz"
 """Name of the weights' file in the folder."""
 

@@ -10,6 +10,8 @@ from jaxtyping import Array, Float
 from flowjax.spaces import EUCLIDEAN
 from flowjax.transport import assign, entropic_potentials, pairwise_cost
 
+__all__ = ["mmd", "wasserstein2_squared", "wasserstein2_squared_pairs"]
+
 
 def wasserstein2_squared(x: Float[np.ndarray, "N *event"], y: Float[np.ndarray, "M *event"]) -> float:
     """Squared Wasserstein-2 distance of two equal-sized samples, exactly, by optimal assignment in float64.

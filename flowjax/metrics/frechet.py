@@ -8,6 +8,8 @@ from jaxtyping import Float
 
 from flowjax.metrics.moments import Moments
 
+__all__ = ["Distance", "FeatureNetwork", "between", "feature_moments", "fid", "frechet_distance", "with_bias"]
+
 FeatureNetwork = Callable[[np.ndarray], np.ndarray]
 """Images (N, H, W, C) uint8 to features (N, D)."""
 

@@ -16,6 +16,8 @@ from flowjax.metrics.notes import Say, to_stderr
 from flowjax.metrics.reference import Reference, joined
 from flowjax.plugins import Kind, Outside, find, is_outside, modules_of
 
+__all__ = ["METRIC", "METRICS", "USUAL", "as_rgb", "check_names", "score_images"]
+
 METRICS = ("fid", "sfid", "kid", "precision", "recall")
 
 METRIC = Kind("a function of two arrays of features")

@@ -34,6 +34,21 @@ from flowjax.metrics.cache import WEIGHTS, cache_folder
 from flowjax.metrics.inception_blocks import MIXED, STEM, Layer, Tower, kernel_shapes
 from flowjax.metrics.notes import Say, to_stderr
 
+__all__ = [
+    "POOLED",
+    "SIDE",
+    "SPATIAL",
+    "Features",
+    "Inception",
+    "Precision",
+    "batches",
+    "fold",
+    "inception_features",
+    "load_inception",
+    "pool",
+    "resize",
+]
+
 SIDE = 299
 POOLED, SPATIAL = 2048, 17 * 17 * 7
 _EPS = 1e-3  # of the batch norm; it has no scale

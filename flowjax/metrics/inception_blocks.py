@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
+__all__ = ["MIXED", "STEM", "Conv", "Layer", "Tower", "kernel_shapes"]
+
 
 @dataclass(frozen=True)
 class Conv:

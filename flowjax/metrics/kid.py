@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+__all__ = ["Estimate", "kernel_distance"]
+
 
 class Estimate(NamedTuple):
     """A mean over subsets, and its standard error."""

@@ -9,6 +9,8 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
+__all__ = ["Coverage", "precision_recall", "radii"]
+
 
 class Coverage(NamedTuple):
     """Precision: the share of samples near the data; recall: the share of data near the samples."""

@@ -7,6 +7,8 @@ from functools import reduce
 import numpy as np
 from jaxtyping import Float
 
+__all__ = ["Moments"]
+
 
 @dataclass(frozen=True)
 class Moments:

@@ -3,6 +3,8 @@
 import sys
 from collections.abc import Callable
 
+__all__ = ["Say", "to_stderr"]
+
 Say = Callable[[str], None]
 
 

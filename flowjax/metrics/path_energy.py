@@ -8,6 +8,8 @@ from flowjax.solvers.ode import times_within
 from flowjax.sources import sum_event
 from flowjax.typing import Batched, Cond, Field, Time
 
+__all__ = ["normalised_path_energy", "path_energy"]
+
 
 def path_energy(
     field: Field, x0: Batched, *, cond: Cond = None, t0: float | None = None, t1: float | None = None, steps: int = 100

@@ -19,6 +19,8 @@ from flowjax.metrics.inception import SIDE, Features, Inception, Precision, batc
 from flowjax.metrics.moments import Moments
 from flowjax.metrics.notes import Say, to_stderr
 
+__all__ = ["KEPT", "Reference", "joined", "reference_statistics"]
+
 KEPT = 10_000
 """Images whose features are kept, for KID, precision and recall: as many as in ADM's reference batches."""
 

@@ -37,6 +37,8 @@ from flowjax.models.layers import (
 from flowjax.models.norm import GroupNorm, Parts
 from flowjax.typing import Cond, PRNGKey
 
+__all__ = ["ADM", "Attention", "Map", "ResBlock", "Stage"]
+
 _zeros = nnx.initializers.zeros_init()
 
 

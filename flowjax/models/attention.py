@@ -10,6 +10,8 @@ from jaxtyping import Array, Float
 
 from flowjax.models import kernels
 
+__all__ = ["attend", "cudnn_takes"]
+
 _TILE = 64
 """Tokens come in tiles of this size in the fused kernel; fewer make weights that are small in XLA's form too."""
 

@@ -27,6 +27,8 @@ from flowjax.models.encoders import beside, check_fields, encode, encoders_of, e
 from flowjax.models.layers import DTYPES, REMAT, dropout, fold, remat, split_keys, unfold
 from flowjax.typing import Cond, PRNGKey
 
+__all__ = ["SIZES", "TIME_FEATURES", "Block", "DiT", "patches", "pixels", "positions"]
+
 SIZES: dict[str, dict[str, int]] = {
     "S": {"depth": 12, "width": 384, "heads": 6},
     "B": {"depth": 12, "width": 768, "heads": 12},

@@ -41,6 +41,19 @@ from flowjax.models.magnitude import (
 from flowjax.models.magnitude_encoders import MP_ENCODERS
 from flowjax.typing import Cond, PRNGKey
 
+__all__ = [
+    "EDM2",
+    "LABEL_BALANCE",
+    "RESIDUAL_BALANCE",
+    "SKIP_BALANCE",
+    "TIMES",
+    "Attention",
+    "Decoder",
+    "Encoder",
+    "Residual",
+    "noise_level",
+]
+
 RESIDUAL_BALANCE = 0.3
 """Share of a residual or attention branch in its sum with the stream."""
 

@@ -10,6 +10,8 @@ from contextvars import ContextVar
 
 import jax
 
+__all__ = ["available", "forward_mode", "serve"]
+
 _forward_mode: ContextVar[bool] = ContextVar("forward_mode", default=False)
 
 

@@ -17,6 +17,19 @@ from flowjax.errors import check_name
 from flowjax.keys import RowKeys
 from flowjax.models import kernels
 
+__all__ = [
+    "DTYPES",
+    "REMAT",
+    "Conv",
+    "dropout",
+    "fold",
+    "remat",
+    "split_keys",
+    "unfold",
+    "uniform_init",
+    "upsample_conv",
+]
+
 REMAT: dict[str, Callable[..., Any] | None] = {
     "none": None,
     "block": jax.checkpoint_policies.nothing_saveable,

@@ -21,6 +21,25 @@ from jaxtyping import Array, Float, Int, PyTree
 from flowjax.models.layers import upsample_conv
 from flowjax.trees import path_name
 
+__all__ = [
+    "EPS",
+    "SILU_MAGNITUDE",
+    "WEIGHT",
+    "MPConv",
+    "MPEmbedding",
+    "MPLinear",
+    "cat_gains",
+    "double",
+    "fourier",
+    "halve",
+    "is_weight",
+    "mp_silu",
+    "mp_sum",
+    "normalise",
+    "pixel_norm",
+    "unit",
+]
+
 EPS = 1e-4
 """The magnitude below which a vector counts as zero and is left small."""
 

@@ -15,6 +15,8 @@ from flowjax.models.embeddings import batch_time, time_difference, time_features
 from flowjax.models.encoders import ENCODERS, Encoder, VectorEncoder, check_fields, encoders_of
 from flowjax.typing import Cond, PRNGKey
 
+__all__ = ["ACTIVATIONS", "MLP", "selu"]
+
 
 def selu(x: Array) -> Array:
     """Klambauer et al. 2017; with exp, not expm1 as in `jax.nn`: half the time on a CPU, absolute error 1e-7."""

@@ -28,6 +28,8 @@ from jaxtyping import Array, Float
 from flowjax.models import kernels, norm_kernel
 from flowjax.models.norm_kernel import sigmoid, silu_slope
 
+__all__ = ["EPS", "GroupNorm", "Parts", "Rows", "fused_group_norm", "group_norm"]
+
 EPS = 1e-5
 
 Parts = tuple[Float[Array, "B H W _"], ...]

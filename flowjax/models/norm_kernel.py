@@ -22,6 +22,8 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float
 
+__all__ = ["Sums", "interpret", "pixel_sums", "sigmoid", "silu_slope", "takes"]
+
 _LANES = 64
 """Channels of a program, at most: a line of the cache in bfloat16."""
 

@@ -18,6 +18,8 @@ from flowjax.models.encoders import beside, check_fields, encode, encoders_of, e
 from flowjax.models.layers import fold, unfold
 from flowjax.typing import Cond, PRNGKey
 
+__all__ = ["Attention", "ResBlock", "UNet"]
+
 
 def _groups(channels: int) -> int:
     return max(g for g in range(1, min(32, channels // 4) + 1) if channels % g == 0)

@@ -29,6 +29,8 @@ from flowjax.sources import Source
 from flowjax.spaces import EUCLIDEAN, Space
 from flowjax.typing import Batched, PRNGKey, Time
 
+__all__ = ["AffinePath", "GaussianPath", "NoiseRates", "check_batch", "expand", "is_standard_normal"]
+
 
 class NoiseRates(NamedTuple):
     """gamma and its time derivative, each of the shape of t."""

@@ -7,6 +7,8 @@ from jaxtyping import Array, Float
 from flowjax.sources import Source
 from flowjax.typing import Batched, PRNGKey, Time
 
+__all__ = ["Path", "PathSample"]
+
 
 class PathSample(NamedTuple):
     """A point on the path between two given ends, and everything a target can be made of.

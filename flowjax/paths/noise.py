@@ -17,6 +17,8 @@ from jaxtyping import Array, ArrayLike, Float
 
 from flowjax.schedules.base import as_time
 
+__all__ = ["Bridge", "Constant", "Gamma", "Sine2"]
+
 
 @runtime_checkable
 class Gamma(Protocol):

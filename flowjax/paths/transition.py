@@ -18,6 +18,8 @@ from jaxtyping import Array, Float
 from flowjax.paths.affine import AffinePath, expand
 from flowjax.typing import Batched, Time
 
+__all__ = ["Transition", "Variance", "step_variance", "transition"]
+
 
 class Transition(NamedTuple):
     """q(x_s | x_t, x1) = N(from_x x_t + from_x1 x1, small); each with trailing axes to multiply a batch.

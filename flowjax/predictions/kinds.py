@@ -36,6 +36,20 @@ from flowjax.paths.affine import AffinePath
 from flowjax.paths.base import PathSample
 from flowjax.typing import Array, Batched, Cond, Output, Time
 
+__all__ = [
+    "Denoiser",
+    "Prediction",
+    "data",
+    "edm",
+    "noise",
+    "noise_variance",
+    "score",
+    "v",
+    "velocity",
+    "velocity_score",
+    "well_conditioned",
+]
+
 _SMALLEST_RATIO = 1e-3
 
 

@@ -10,6 +10,19 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, ArrayLike, Float
 
+__all__ = [
+    "Rates",
+    "Schedule",
+    "as_time",
+    "bisect_log_snr",
+    "check_monotone",
+    "clip_time",
+    "log_ratio",
+    "log_snr_range",
+    "log_snr_slope",
+    "rates",
+]
+
 _CHECK_POINTS = 257
 _CHECK_FRACTIONS = sorted({p / q for q in range(2, 13) for p in range(1, q)})
 """Where a formula is likely to change its form: 1/2, 1/3, 2/3, 1/4, ..."""

@@ -18,6 +18,8 @@ from jaxtyping import Array, ArrayLike, Float
 
 from flowjax.schedules.base import as_time, log_ratio
 
+__all__ = ["EDM", "VE", "VP", "SubVP"]
+
 
 def _integral(t: ArrayLike, beta_min: float | int, beta_max: float | int) -> Float[Array, "..."]:
     """B, the integral of beta from the data to time t."""

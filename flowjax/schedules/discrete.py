@@ -17,6 +17,8 @@ from jaxtyping import Array, ArrayLike, Float
 from flowjax.ranges import Range
 from flowjax.schedules.base import as_time
 
+__all__ = ["Discrete", "Levels", "ddpm_linear", "nichol_cosine"]
+
 Levels = Annotated[int, Range(2, 100_000)]
 """How many noise levels a chain may have; a schedule holds a table of them."""
 

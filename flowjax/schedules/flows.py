@@ -9,6 +9,8 @@ from jaxtyping import Array, ArrayLike, Float
 
 from flowjax.schedules.base import as_time, log_ratio
 
+__all__ = ["CondOT", "Cosine", "Polynomial"]
+
 
 @jax.tree_util.register_static
 @dataclass(frozen=True)

@@ -7,6 +7,8 @@ from jaxtyping import Array, ArrayLike, Float
 
 from flowjax.schedules.base import Schedule, as_time
 
+__all__ = ["Shifted"]
+
 
 @jax.tree_util.register_static
 @dataclass(frozen=True)

@@ -18,6 +18,8 @@ from flowjax.solvers.rows import rows_of, with_rows
 from flowjax.spaces import EUCLIDEAN, leaf_spaces
 from flowjax.typing import Cond, Field, PyTree
 
+__all__ = ["evaluations", "integrate"]
+
 _FIRST_STEP = 0.01
 """Of the interval. Said here, as diffrax's own choice depends on its version, and would cost two evaluations."""
 

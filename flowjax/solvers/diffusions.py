@@ -20,6 +20,8 @@ from flowjax.paths.affine import AffinePath, GaussianPath
 from flowjax.paths.noise import Bridge
 from flowjax.schedules.base import as_time, log_snr_slope
 
+__all__ = ["DIFFUSIONS", "Canonical", "Constant", "Diffusion", "Sigma", "default"]
+
 Diffusion = Callable[[AffinePath, Array], Array]
 """(path, t) -> g(t)^2, shaped as t."""
 

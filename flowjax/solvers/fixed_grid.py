@@ -17,6 +17,8 @@ from jaxtyping import Array, Float
 from flowjax.spaces import EUCLIDEAN, Space, leaf_spaces
 from flowjax.typing import Cond, Field, PyTree
 
+__all__ = ["EULER", "RK4", "Tableau", "integrate", "step", "tableau_of"]
+
 
 class Tableau(NamedTuple):
     """Coefficients of an explicit method; row i of `a` holds the i earlier stages' weights."""

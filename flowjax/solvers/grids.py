@@ -33,6 +33,8 @@ from flowjax.solvers import samplers
 from flowjax.solvers.samplers import Sampler
 from flowjax.typing import Batched, Cond
 
+__all__ = ["EDM", "GRIDS", "Grid", "check_times", "condot", "learn", "log_snr", "times_for", "uniform", "without_path"]
+
 _LEAST_RATIO = 1e-3
 
 Grid = Callable[[Schedule, float, float, int], Float[Array, " T"]]

@@ -9,6 +9,8 @@ from jaxtyping import Array, Float
 
 from flowjax.typing import Cond, Field, PyTree
 
+__all__ = ["integrate"]
+
 
 def integrate(
     field: Field, x: PyTree, cond: Cond, times: Float[Array, " T"], solver: diffrax.AbstractSolver, save: bool = False

@@ -21,6 +21,19 @@ from flowjax.solvers import adaptive, fixed_grid, multistep
 from flowjax.solvers.fixed_grid import EULER, RK4, Tableau, tableau_of
 from flowjax.typing import Cond, Field, PyTree
 
+__all__ = [
+    "ADAPTIVE_SOLVERS",
+    "MAX_STEPS",
+    "MULTISTEP_SOLVERS",
+    "SOLVERS",
+    "Stats",
+    "check_solver",
+    "check_steps",
+    "multistep_nfe",
+    "solve_ode",
+    "times_within",
+]
+
 _RUNGE_KUTTA = (
     diffrax.Heun,
     diffrax.Midpoint,

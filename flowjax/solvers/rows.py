@@ -16,6 +16,8 @@ import jax
 
 from flowjax.typing import PyTree
 
+__all__ = ["rows_of", "with_rows"]
+
 
 def rows_of(what: Any, batch: int) -> PyTree:
     """The rows that an object and all that it is made of hold; None if there are none.

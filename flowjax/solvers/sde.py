@@ -18,6 +18,8 @@ from flowjax.solvers.rows import rows_of, with_rows
 from flowjax.solvers.stochastic import drift
 from flowjax.typing import Batched, Cond, PyTree
 
+__all__ = ["SDE_SOLVERS", "evaluations", "solve_sde"]
+
 _NAMES = ("EulerHeun", "ItoMilstein", "StratonovichMilstein", "SEA", "SRA1", "ShARK", "GeneralShARK", "SlowRK", "SPaRK")
 SDE_SOLVERS: dict[str, Any] = {name.lower(): getattr(diffrax, name) for name in _NAMES}
 """diffrax's SDE solvers by name; for this noise, which depends on t alone, Ito and Stratonovich are one."""

@@ -1,1 +1,3 @@
 """Training: the only stateful thing."""
+
+__all__: list[str] = []

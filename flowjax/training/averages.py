@@ -27,6 +27,32 @@ from flowjax.archives import one_line, read_npz
 from flowjax.files import written
 from flowjax.typing import Params
 
+__all__ = [
+    "FOLDER",
+    "LARGEST_MISFIT",
+    "MAX_SIGMA_REL",
+    "PowerProfile",
+    "Snapshot",
+    "SnapshotError",
+    "beta",
+    "ema_decay",
+    "gamma_of",
+    "init_power",
+    "inner",
+    "misfit",
+    "posthoc",
+    "rate",
+    "read_params",
+    "read_snapshots",
+    "reconstruct",
+    "set_aside",
+    "sigma_rel",
+    "solve_weights",
+    "update_ema",
+    "update_power",
+    "write_snapshot",
+]
+
 FOLDER = "averages"
 """Of a workdir: the snapshots of `ema.widths`."""
 

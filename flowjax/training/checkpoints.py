@@ -29,6 +29,8 @@ from flowjax.training import processes
 from flowjax.training.state import TrainState
 from flowjax.training.writers import say
 
+__all__ = ["CheckpointError", "Checkpoints", "Saver"]
+
 _ITEM = "default"  # where the manager puts a checkpoint's arrays
 _METRICS = "metrics"  # where it puts what they are chosen by
 _NEEDED = ("_CHECKPOINT_METADATA", f"{_ITEM}/_METADATA", f"{_ITEM}/manifest.ocdbt")  # of any checkpoint

@@ -21,6 +21,8 @@ import jax
 
 from flowjax.errors import out_of_memory
 
+__all__ = ["LOST", "deadline", "leave", "lost_by", "signed", "watch"]
+
 LOST = 70
 """Exit code of a process that has lost another: that of an internal error in sysexits.h, which schedulers retry."""
 

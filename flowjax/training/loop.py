@@ -26,6 +26,8 @@ from flowjax.training.trainer import Trainer
 from flowjax.training.writers import Progress, disk_problem, say
 from flowjax.typing import PyTree
 
+__all__ = ["Preempted", "Result", "train"]
+
 _STRETCH_SECONDS = 1.0
 
 

@@ -14,6 +14,8 @@ from jax.extend import core
 
 from flowjax.typing import Params, PyTree
 
+__all__ = ["travelling"]
+
 _MOVES = {"reshape", "squeeze", "slice", "split", "transpose", "rev"}
 """What brings numbers to other places, each at most once: a cast after them is a cast before them, and in the gradient
 nothing is added up in the narrower type."""

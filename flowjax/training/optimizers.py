@@ -23,6 +23,22 @@ from flowjax.ranges import Range
 from flowjax.training.stacked import stacked
 from flowjax.typing import Params, PyTree
 
+__all__ = [
+    "ELEMENTWISE",
+    "OPTIMIZERS",
+    "SCHEDULES",
+    "Mask",
+    "Shape",
+    "SpikeState",
+    "clip",
+    "global_norm",
+    "learning_rate",
+    "normalise_weights",
+    "optimizer",
+    "skip_spikes",
+    "skipped",
+]
+
 _SMALLEST_SIDE = 16
 """Muon is for matrices; those with a side under this (to and from the channels of an image, say) are left to Adam,
 in optax's form with Nesterov's momentum."""

@@ -15,6 +15,8 @@ from flowjax.training.trainer import Trainer
 from flowjax.training.writers import MetricsWriter, Trackers
 from flowjax.typing import PyTree
 
+__all__ = ["RunOutputs"]
+
 
 class RunOutputs:
     """Where one run's records, checkpoints and averages go.

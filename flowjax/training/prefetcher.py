@@ -21,6 +21,8 @@ from flowjax.data.stream import Stream
 from flowjax.training.sharding import BATCH
 from flowjax.typing import PyTree
 
+__all__ = ["STRETCH", "Prefetcher", "own_rows"]
+
 STRETCH = 16
 """Batches that travel to the devices together."""
 

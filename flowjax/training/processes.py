@@ -28,6 +28,27 @@ from flowjax.errors import ConfigError
 from flowjax.training import heartbeat
 from flowjax.typing import PyTree
 
+__all__ = [
+    "agree",
+    "alone",
+    "check_same",
+    "check_shared",
+    "first_alone",
+    "gathered",
+    "in_a_cluster",
+    "is_primary",
+    "largest",
+    "own_gpus",
+    "place",
+    "process_count",
+    "put",
+    "share",
+    "start",
+    "suffix",
+    "to_first",
+    "wait",
+]
+
 T = TypeVar("T")
 
 _SHARED_SECONDS = 40.0

@@ -15,6 +15,8 @@ from jax.extend import core
 
 from flowjax.training.writers import say
 
+__all__ = ["PEAK_TFLOPS", "Trace", "count_flops", "memory_gib", "peak_flops", "utilisation"]
+
 PEAK_TFLOPS: dict[str, float] = {
     "NVIDIA A100": 312.0,
     "NVIDIA H100": 989.0,

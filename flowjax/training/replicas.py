@@ -22,6 +22,8 @@ from flowjax.training.sharding import BATCH
 from flowjax.training.stacked import Stacks
 from flowjax.typing import Params
 
+__all__ = ["LARGEST", "Network", "network_over_rows"]
+
 LARGEST = 2**21
 """Numbers: what is larger is summed by itself."""
 

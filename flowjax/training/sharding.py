@@ -27,6 +27,20 @@ from flowjax.errors import ConfigError
 from flowjax.trees import path_name
 from flowjax.typing import PyTree
 
+__all__ = [
+    "AXES",
+    "BATCH",
+    "RULES",
+    "SMALL",
+    "Rule",
+    "make_mesh",
+    "replicated",
+    "rules_of",
+    "shard_batch",
+    "shardings",
+    "table",
+]
+
 AXES = ("data", "fsdp", "tensor")
 
 BATCH = ("data", "fsdp")

@@ -14,6 +14,8 @@ from jax import lax
 
 from flowjax.typing import PyTree
 
+__all__ = ["HELD", "PLATFORMS", "Stacks", "largest_within", "stacked"]
+
 PLATFORMS = ("gpu",)
 """Where each operation is started on its own, so that stacks pay: in the loop, in sums over devices (`replicas`)."""
 

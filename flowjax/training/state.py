@@ -18,6 +18,8 @@ from flowjax.training.averages import init_power
 from flowjax.training.optimizers import optimizer
 from flowjax.typing import Params
 
+__all__ = ["RunningMetrics", "TrainState", "abstract_state", "init_state", "no_metrics", "with_empty_metrics"]
+
 
 class RunningMetrics(NamedTuple):
     """What the next record of `metrics.jsonl` needs of the steps since the record before it.

@@ -27,6 +27,8 @@ from flowjax.training.stacked import Stacks
 from flowjax.training.state import RunningMetrics, TrainState
 from flowjax.typing import Params, PRNGKey, PyTree
 
+__all__ = ["LOOPS", "LoopState", "Metrics", "RunSteps", "Step", "StepReport", "exceeded", "make_run", "make_step"]
+
 LOOPS: dict[str, Callable[[bool, str], bool]] = {
     "auto": lambda slow_in_cpu_loops, platform: slow_in_cpu_loops and platform == "cpu",
     "device": lambda slow_in_cpu_loops, platform: False,

@@ -32,6 +32,8 @@ from flowjax.training.state import TrainState, init_state
 from flowjax.training.step import LOOPS, Metrics, Step, make_run, make_step
 from flowjax.typing import Params, PRNGKey, PyTree
 
+__all__ = ["CompiledAhead", "Trainer"]
+
 _VAL_ROWS = 1024
 
 

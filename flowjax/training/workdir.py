@@ -25,6 +25,18 @@ from flowjax.files import written
 from flowjax.training import averages, processes
 from flowjax.training.writers import disk_problem, say, warn_once
 
+__all__ = [
+    "FORMAT",
+    "LOCK",
+    "NO_FORMAT",
+    "WorkdirError",
+    "locked",
+    "read_config",
+    "read_size",
+    "read_streamed",
+    "write_config",
+]
+
 LOCK = ".lock"
 """The file in the workdir. It stays there: what counts is the lock on it, which the operating system releases."""
 

@@ -22,6 +22,20 @@ from flowjax.config import Config
 from flowjax.files import written
 from flowjax.training import processes
 
+__all__ = [
+    "MetricsWriter",
+    "Progress",
+    "Record",
+    "TensorBoard",
+    "Tracker",
+    "Trackers",
+    "Wandb",
+    "disk_problem",
+    "read_metrics",
+    "say",
+    "warn_once",
+]
+
 Record = Mapping[str, float | int | None]
 
 _LOSSES = ("loss", "val_loss")

@@ -12,6 +12,8 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, ArrayLike, Float, Int
 
+__all__ = ["assign", "entropic_potentials", "finite_mean"]
+
 _LARGEST, _SMALLEST = 0.4, 0.002  # of the mean cost
 
 

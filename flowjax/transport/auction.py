@@ -12,6 +12,8 @@ from jaxtyping import Array, Float, Int
 
 from flowjax.transport.assignment import entropic_potentials, finite_mean
 
+__all__ = ["auction"]
+
 _LEVELS = 64
 _MAX_ROUNDS = 20_000
 

@@ -9,6 +9,8 @@ from jaxtyping import Array, Float
 from flowjax.spaces import EUCLIDEAN, Space
 from flowjax.typing import Batched, Cond
 
+__all__ = ["condition_penalty", "pairwise_cost"]
+
 
 def pairwise_cost(x0: Batched, x1: Batched, space: Space = EUCLIDEAN) -> Float[Array, "B B"]:
     """The squared distance of each x1_i to each x0_j in float32; rows are data, columns source."""

@@ -21,6 +21,8 @@ from jaxtyping import Array, Float, Int
 from flowjax.transport.assignment import finite_mean
 from flowjax.typing import PRNGKey
 
+__all__ = ["Plan", "draw_rows", "round_plan", "sinkhorn"]
+
 _START, _FALL = 0.4, 0.8
 _CHECKED_TO = 1e-3
 
