@@ -4,17 +4,22 @@ import json
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import jax.numpy as jnp
 import pytest
 
 import flowjax as fj
+from flowjax import predictions
 from flowjax.arguments import make
+from flowjax.build import build
 from flowjax.config import defaults, resolve
-from flowjax.data import open_dataset
+from flowjax.data import DataSpec, open_dataset
 from flowjax.errors import ConfigError
+from flowjax.interop.weights import Weights, save_weights
 from flowjax.names import COUPLING, SCHEDULE, SCHEDULES, make_schedule
 from flowjax.plugins import Outside, is_outside, modules_of
+from flowjax.schedules import CondOT
 
 MARKED = """
 from pathlib import Path
@@ -176,3 +181,52 @@ def test_names():
     assert not is_outside("digits(path='a:b')")
     assert not is_outside(None)
     assert modules_of(["a.b:C(1)", "condot", None, "a.b:D", "c:E"]) == ("a.b", "c")
+
+
+def test_a_file_of_weights_imports_nothing_that_the_caller_has_not_named(package, tiny_run, tmp_path):
+    run = fj.load(tiny_run)
+    run.config.path.schedule = "marked_package.nets:linear"
+    path = tmp_path / "a.safetensors"
+    save_weights(path, Weights(run.config, run.spec, run.params))
+    with pytest.raises(ConfigError, match="name its module with --plugins marked_package"):
+        fj.interop.open_weights(path)
+    assert not package.imported()
+    opened: Any = fj.interop.open_weights(path, plugins=("marked_package",))
+    assert opened.path.schedule == CondOT()
+
+
+def test_a_coupling_a_source_and_a_prediction_from_outside(package):
+    """The parts of a config with these names are those of the built-in names that they stand for."""
+    (package.folder / "parts.py").write_text(PARTS)
+    config = resolve(
+        {
+            "coupling": {"name": "marked_package.parts:Sorted"},
+            "source": {"name": "marked_package.parts:Wide(2.0)"},
+            "prediction": "marked_package.parts:towards_data",
+        },
+        ("marked_package",),
+    )
+    method: Any = build(config, DataSpec("moons", (2,)), ("marked_package",))
+    assert type(method.coupling).__name__ == "Sorted"
+    assert jnp.allclose(method.source.scale, 2.0)
+    assert method.prediction is predictions.data
+
+
+PARTS = """
+from dataclasses import dataclass
+import jax.numpy as jnp
+from flowjax import predictions, sources
+
+@dataclass(frozen=True)
+class Sorted:
+    keeps_independence = False
+
+    def __call__(self, key, x0, x1, cond=None):
+        return jnp.argsort(x0[:, 0])[jnp.argsort(jnp.argsort(x1[:, 0]))]
+
+class Wide(sources.Normal):
+    def __init__(self, shape, width: float = 1.0):
+        super().__init__(shape, scale=width)
+
+towards_data = predictions.data
+"""

@@ -129,6 +129,21 @@ def test_scores_are_those_of_the_parts(cheap, tmp_path):
     assert set(metrics.score_images(x, held, ["recall"], say=said.append)) == {"recall"}
 
 
+def test_a_metric_from_outside_gets_the_features(cheap, tmp_path, monkeypatch):
+    (tmp_path / "own_metrics.py").write_text(
+        "def gap(samples, reference, power: int = 1):\n    return (samples.mean() - reference.mean()) ** power\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    data, x = draw(40), draw(30, low=60, seed=1)
+    held = metrics.reference_statistics(data, "toy", folder=tmp_path, say=lambda line: None)
+    found = metrics.score_images(x, held, ["own_metrics:gap(2)"], say=lambda line: None)
+    gap = features(x)[0].mean() - held.features.mean()
+    assert found == {"own_metrics:gap(2)": pytest.approx(gap**2)}
+    for name, message in (("own_metrics:gone", "has no gone"), ("os:system", "must be a function of two arrays")):
+        with pytest.raises(ValueError, match=message):
+            images.check_names([name])
+
+
 def test_few_images_for_the_dimension_are_said_aloud(cheap, tmp_path):
     said = []
     held = metrics.reference_statistics(draw(50), "toy", folder=tmp_path, say=said.append)
