@@ -37,7 +37,8 @@ def read_config(values: absl_flags.FlagValues, argv: list[str], usage: str) -> C
         UsageError, ConfigError: one line each.
     """
     rest, where = _take_config(argv)
-    config = defaults() if where is None else load_config(flags.config_path(where))
+    helped = not {"--help", "-help", "-h", "--h", "-?"}.isdisjoint(rest)  # without JAX, which `defaults` imports
+    config = load_config(flags.config_path(where)) if where is not None else Config() if helped else defaults()
     known = flatten(config)
     for argument in rest:
         key, given, value = argument.lstrip("-").partition("=")

@@ -263,7 +263,7 @@ def _options(run: Run, solver: SolverSettings) -> Options:
     """The solver's options; `ddpm` takes the variance that the network has learned, if it has."""
     options = solver.options()
     if options.variance == "learned" and not run.learns_variance:
-        raise ConfigError("variance 'learned' needs a run with prediction 'noise_variance', which this one is not")
+        raise ConfigError("variance 'learned' needs prediction 'noise_variance', and this run has another")
     if solver.name == "ddpm" and run.learns_variance and options.variance is None:
         return dataclasses.replace(options, variance="learned")
     return options

@@ -11,13 +11,12 @@ from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from flowjax.batch import Batch
 from flowjax.models.functional import Functional, Variables
 from flowjax.sources import Source
-from flowjax.typing import Batched, Output, Params, PRNGKey, PyTree
+from flowjax.typing import Output, Params, PRNGKey, PyTree
 
 if TYPE_CHECKING:
     from flowjax.conditions import Field
@@ -309,17 +308,3 @@ class Components:
     def network_of(self, construct: Callable[[Any], Any], takes_key: bool = False) -> Network:
         """The network of an NNX module that the method makes itself: `construct(rngs) -> module`."""
         raise NotImplementedError
-
-
-def float_rows(x: Batched, name: str = "x1") -> Batched:
-    """x, if it holds floating-point numbers.
-
-    Raises:
-        ValueError: for integers, on which noise would be truncated.
-    """
-    if not jnp.issubdtype(x.dtype, jnp.floating):
-        raise ValueError(
-            f"{name} holds {x.dtype}, and this method is for floating-point numbers: convert it, and scale it to order "
-            "one (`DataSpec.prepare` does both for a data set)"
-        )
-    return x

@@ -26,11 +26,11 @@ from flowjax.batch import Batch
 from flowjax.couplings import INDEPENDENT, LARGEST_MARGINAL_ERROR, Coupling, Pairs, pair
 from flowjax.errors import ConfigError
 from flowjax.methods import times as times_
-from flowjax.methods.base import Components, Context, Limit, Loss, MethodDefaults, Network, float_rows
+from flowjax.methods.base import Components, Context, Limit, Loss, MethodDefaults, Network
 from flowjax.methods.times import UNIFORM, Interval, Profile, Times
 from flowjax.methods.weights import NATIVE, Weighting
 from flowjax.models.functional import Variables
-from flowjax.paths.affine import AffinePath, GaussianPath
+from flowjax.paths.affine import AffinePath, GaussianPath, check_floating
 from flowjax.paths.base import PathSample
 from flowjax.predictions import Prediction, velocity
 from flowjax.schedules import check_monotone
@@ -201,14 +201,16 @@ def draw(
         ValueError: if x1 or x0 holds integers.
     """
     key_source, key_coupling, key_time, key_path = jax.random.split(key, 4)
-    x1 = float_rows(batch.x1)
+    x1 = batch.x1
+    check_floating(x1=x1)
     n = x1.shape[0]
     if batch.x0 is None:
         x0 = source.sample(key_source, n).astype(x1.dtype)
         pairs: Pairs = pair(coupling, key_coupling, x0, x1, batch.cond)
         x0 = x0[pairs.rows]
     else:
-        x0, pairs = float_rows(batch.x0, "x0"), Pairs(jnp.arange(n), jnp.zeros(()))
+        check_floating(x0=batch.x0)
+        x0, pairs = batch.x0, Pairs(jnp.arange(n), jnp.zeros(()))
     drawn = (times or UNIFORM)(key_time, n, path, interval, profile)
     return Draw(path.sample(key_path, drawn.t, x0, x1), drawn.weight, pairs.marginal_error)
 

@@ -22,9 +22,10 @@ from jaxtyping import Array, Float
 from flowjax.batch import Batch
 from flowjax.conditions import Field
 from flowjax.errors import ConfigError
-from flowjax.methods.base import Components, Context, Loss, MethodDefaults, Network, float_rows
+from flowjax.methods.base import Components, Context, Loss, MethodDefaults, Network
 from flowjax.models.functional import Variables
 from flowjax.models.mlp import MLP
+from flowjax.paths.affine import check_floating
 from flowjax.precision import at_least_float32
 from flowjax.ranges import Range
 from flowjax.sources import Source, has_density
@@ -133,7 +134,8 @@ class RealNVP(MethodDefaults):
         return self.source
 
     def loss(self, params: Params, context: Context, key: PRNGKey, batch: Batch) -> Loss:
-        x = float_rows(batch.x1)
+        x = batch.x1
+        check_floating(x1=x)
         (z, log_det), state = self.network(params, context, x, batch.cond)
         nats = -(self.source.log_prob(z) + log_det)
         return Loss(jnp.mean(nats) / x[0].size, {"log_det": jnp.mean(log_det)}, state)

@@ -29,7 +29,7 @@ from flowjax.sources import Source
 from flowjax.spaces import EUCLIDEAN, Space
 from flowjax.typing import Batched, PRNGKey, Time
 
-__all__ = ["AffinePath", "GaussianPath", "NoiseRates", "check_batch", "expand", "is_standard_normal"]
+__all__ = ["AffinePath", "GaussianPath", "NoiseRates", "check_batch", "check_floating", "expand", "is_standard_normal"]
 
 
 class NoiseRates(NamedTuple):
@@ -96,7 +96,7 @@ class AffinePath:
                 noise has no key.
         """
         check_batch(x0, x1)
-        _check_floating(x1=x1, x0=x0)
+        check_floating(x1=x1, x0=x0)
         dtype = jnp.result_type(x0, x1)
         wide = jnp.promote_types(dtype, jnp.float32)
         a, s, da, ds = self.rates(t, x1)
@@ -183,8 +183,12 @@ def check_batch(x0: Batched, x1: Batched) -> None:
         raise ValueError("the batch is empty: at least one row is needed")
 
 
-def _check_floating(**ends: Batched) -> None:
-    """Refuses integers: noise that is converted to their type would be truncated."""
+def check_floating(**ends: Batched) -> None:
+    """Refuses integers, given by the names of the arrays: noise that is converted to their type would be truncated.
+
+    Raises:
+        ValueError: if an array does not hold floating-point numbers.
+    """
     for name, x in ends.items():
         if not jnp.issubdtype(x.dtype, jnp.floating):
             raise ValueError(

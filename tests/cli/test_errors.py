@@ -31,7 +31,7 @@ TRAIN = ("train", "--config=gaussians8")
         ((*TRAIN, "--workdir=w", "--config.train.steps=many"), "must be a whole number like 7000, not 'many'"),
         ((*TRAIN, "--workdir=w", "--config.model.width=64.5"), "must be a whole number like 64, not '64.5'"),
         ((*TRAIN, "--workdir=w", "--config.train.lr=fast"), "train.lr must be a number like 0.004, not 'fast'"),
-        ((*TRAIN, "--workdir=w", "--config.loss.uncertainty=maybe"), "must be true or false, not 'maybe'"),
+        ((*TRAIN, "--workdir=w", "--config.method.uncertainty=maybe"), "must be true or false, not 'maybe'"),
         ((*TRAIN, "--workdir=w", f"--config.train.keep_at={'-' * 5000}1"), "value of a flag is nested too deeply"),
         ((*TRAIN, "--workdir=w", "--config.train.steps=0"), "train.steps must be at least 1"),
         ((*TRAIN, "--workdir=w", "--config.train.lr=-1"), "train.lr must be positive"),

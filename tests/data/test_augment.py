@@ -241,8 +241,6 @@ def test_what_cannot_be_augmented_is_told():
     spec = open_dataset("gaussians8").spec
     with pytest.raises(ConfigError, match="is for images, and data 'gaussians8'"):
         build(resolve(config("mlp")), spec)
-    with pytest.raises(ConfigError, match=r"is passed to the network as a condition: take model\.name"):
-        build(resolve(config("unet", channels=32)), open_dataset("digits").spec)
     coupled = config("adm", channels=32)
     coupled.coupling.name = "ot"  # would pair images with noise by what was done to them
     with pytest.raises(ConfigError, match=r"take coupling\.name 'independent'"):

@@ -33,7 +33,7 @@ scored = scoring.log_prob(run, x, solver=adaptive, batch=16)
 result["log_prob"] = scored.log_prob.tolist()
 
 keys = jax.random.split(jax.random.key(0), 3)
-inputs = row_sharding.everywhere(program.Inputs(run.params, None, *keys, jnp.asarray(0)))
+inputs = row_sharding.everywhere(program.Inputs(run.arrays, None, *keys, jnp.asarray(0)))
 choice = choose(run, adaptive)
 draw = program._compiled(program.Program((choice.identity, "none", None), choice, "none", None))
 result["text"] = draw.lower(inputs, np.arange(24), {}).compile().as_text()

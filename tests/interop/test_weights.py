@@ -157,7 +157,9 @@ def test_convert_makes_a_run_of_a_published_checkpoint(flowjax, tmp_path, projec
     stored, run = np.load(DATA / "dit.npz"), open_weights(out)
     assert result["parameters"] == sum(a.size for a in jax.tree.leaves(run.params))
     t = stored["t"] if time == "t" else 1 - (stored["i"] + 1) / 1000
-    got = run.method.network.bind(run.params, {})(t, jnp.asarray(stored["x"]), jnp.asarray(stored["y"], jnp.int32))
+    got = run.method.network.bind(run.params, {})(
+        t, jnp.asarray(stored["x"]), {"label": jnp.asarray(stored["y"], jnp.int32)}
+    )
     np.testing.assert_allclose(got, stored[project], rtol=0, atol=1e-4 * np.abs(stored[project]).max())
     drawn = sampling.sample(run, 2, 0, SolverSettings("ddpm" if project == "dit" else "euler", steps=3), label=1)
     assert drawn.samples.shape == (2, 8, 8, 4)
@@ -184,7 +186,7 @@ def test_a_step_of_a_converted_dit_is_ddpms(flowjax, tmp_path, row):
     variance = np.exp((v + 1) / 2 * np.log(beta[i]) + (1 - v) / 2 * np.log(small))
 
     run, t, like = open_weights(out), 1 - (i + 1) / 1000, jnp.asarray(stored["x"][row : row + 1])
-    ends = run.model().ends(t, like, jnp.asarray(stored["y"][row : row + 1], jnp.int32))
+    ends = run.model().ends(t, like, {"label": jnp.asarray(stored["y"][row : row + 1], jnp.int32)})
     q = transition(run.path, t, t + 1 / 1000, like)
     np.testing.assert_allclose((q.from_x * like + q.from_x1 * ends.x1)[0], mean, atol=1e-3)
     np.testing.assert_allclose(step_variance(q, "learned", ends.variance_fraction)[0], variance, rtol=1e-3)
