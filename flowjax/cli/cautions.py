@@ -1,13 +1,14 @@
 """Warnings about settings that are possible, but train nothing or are probably a mistake."""
 
 from flowjax.config import Config
-from flowjax.data.requests import field_requests
 
 __all__ = ["cautions"]
 
 
 def cautions(config: Config) -> list[str]:
     """One line for each setting of a resolved config that is probably a mistake."""
+    from flowjax.data.requests import field_requests  # with it comes JAX, which --help does not need
+
     train, found = config.train, []
     if train.lr < 1e-9:
         found.append(f"train.lr = {train.lr:g} is so small that parameters of order one do not change in float32")

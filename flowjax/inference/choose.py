@@ -15,7 +15,6 @@ from flowjax.names import make_schedule
 from flowjax.paths import AffinePath
 from flowjax.paths.transition import Variance
 from flowjax.plugins import modules_of
-from flowjax.predictions import Reading
 from flowjax.ranges import Range
 from flowjax.reschedule import Rescheduled
 from flowjax.schedules import Schedule
@@ -31,8 +30,8 @@ __all__ = ["DEFAULT_SOLVER", "Arrays", "Choice", "Guide", "SampledModel", "Solve
 Arrays = tuple[Any, ...]
 """What `Run.model` takes: parameters and variables; or nothing, for those of the run."""
 
-SampledModel = Reading | guidance.Auto | guidance.ClassifierFree | Rescheduled
-"""What is sampled: the network of a run, guided, or used on another schedule."""
+SampledModel = Any
+"""What is sampled: the model of a run (`flowjax.abilities`), perhaps guided, or used on another schedule."""
 
 
 @dataclass(frozen=True)
