@@ -22,6 +22,7 @@ from flowjax.data.batches import GetBatch
 from flowjax.methods.base import Context, Limit, Loss, Method
 from flowjax.training.averages import ema_decay, gamma_of, update_ema, update_power
 from flowjax.training.optimizers import global_norm
+from flowjax.training.parameters import ParameterLayout
 from flowjax.training.sharding import replicated, shard_batch
 from flowjax.training.stacked import Stacks
 from flowjax.training.state import RunningMetrics, TrainState
@@ -80,8 +81,7 @@ def make_step(
     half_life: float,
     widths: tuple[float, ...] = (),
     accumulate: int = 1,
-    gather: Callable[[Params], Params] = lambda params: params,
-    scatter: Callable[[Params], Params] = lambda grads: grads,
+    layout: ParameterLayout | None = None,
 ) -> Step:
     """One optimizer step: `step(state, key, batch, teacher=None) -> (state, StepReport)`.
 
@@ -93,10 +93,11 @@ def make_step(
         widths: of the averages with a power of time as profile.
         accumulate: parts of a batch whose gradients are computed one after the other, in a part of the memory. A
             coupling pairs the rows of a part.
-        gather, scatter: make of the state's parameters those of the loss, elsewhere, in a narrower type or in another
-            tree; and of its gradient that of the optimizer, in the state's types.
+        layout: how the state stores the parameters that the loss takes; None where they are the same.
     """
     gammas = tuple(map(gamma_of, widths))
+    to_network = layout.to_network if layout else lambda params: params
+    to_stored = layout.to_stored if layout else lambda grads: grads
 
     def value(params: Params, context: Context, key: PRNGKey, batch: Batch) -> tuple[Array, Loss]:
         loss = method.loss(params, context, key, batch)
@@ -105,10 +106,10 @@ def make_step(
     gradient = _in_parts(jax.value_and_grad(value, has_aux=True), method, accumulate)
 
     def step(state: TrainState, key: PRNGKey, batch: Batch, teacher: PyTree = None) -> tuple[TrainState, StepReport]:
-        targets = {name: gather(target) for name, target in state.targets.items()}
+        targets = {name: to_network(target) for name, target in state.targets.items()}
         context = Context(state.step, targets, teacher, state.variables, training=True)
-        loss, grads = gradient(gather(state.params), context, key, batch)
-        grads = scatter(grads)
+        loss, grads = gradient(to_network(state.params), context, key, batch)
+        grads = to_stored(grads)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         done = state.step + 1

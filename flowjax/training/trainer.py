@@ -24,6 +24,7 @@ from flowjax.models.magnitude import is_weight
 from flowjax.names import MODELS
 from flowjax.training import optimizers, processes, profiling, stacked
 from flowjax.training.narrow import travelling
+from flowjax.training.parameters import ParameterLayout
 from flowjax.training.prefetcher import Prefetcher
 from flowjax.training.replicas import network_over_rows
 from flowjax.training.sharding import make_mesh, replicated, rules_of, shardings
@@ -127,15 +128,9 @@ class Trainer:
 
     def make_step(self, stacks: Stacks | None = None) -> Step:
         """One step of the state, or of the state in stacks."""
-        config, place, shapes = self.config, jax.lax.with_sharding_constraint, self._shapes.params
-
-        def gather(params: Params) -> Params:
-            return place(self._as_used(params if stacks is None else stacks.unstack(params)), self._whole)
-
-        def scatter(grads: Params) -> Params:
-            grads = place(jax.tree.map(lambda g, p: g.astype(p.dtype), grads, shapes), self.places.params)
-            return grads if stacks is None else stacks.stack(grads)
-
+        config, places = self.config, self.places.params
+        dtypes = None if self.mesh.shape["fsdp"] == 1 else lambda: self._travelling
+        layout = ParameterLayout(self._shapes.params, places, self._whole, stacks, dtypes)
         return make_step(
             self._method_in_training(),
             optimizers.optimizer(config.train),
@@ -143,8 +138,7 @@ class Trainer:
             config.ema.half_life,
             config.ema.widths,
             config.train.accumulate,
-            gather,
-            scatter,
+            layout,
         )
 
     def _method_in_training(self) -> Method:
@@ -225,14 +219,6 @@ class Trainer:
             found["checksum of its rows"] = _checksum(self._loaded)
             found["checksum of its test rows"] = _checksum((data.test, data.test_cond, data.test_x0, data.test_mask))
         return found
-
-    def _as_used(self, params: Params) -> Params:
-        """Cut up on `fsdp`, parameters are gathered in the types in which the network takes them."""
-        if self.mesh.shape["fsdp"] == 1:
-            return params
-        narrow = jax.tree.map(lambda p, dtype: p.astype(dtype), params, self._travelling)
-        # said aloud where they are cast: else the compiler may gather first, in the wider type
-        return jax.lax.with_sharding_constraint(narrow, self.places.params)
 
     @cached_property
     def _batch_like(self) -> Batch:
