@@ -228,7 +228,8 @@ class _Components(Components):
             )
         given: dict[str, Any] = {key: model[key] for key in model_keys(model.name)}
         given |= {"fields": self.fields, "outputs": outputs} | ({"two_times": True} if two_times else {})
-        return self.network_of(lambda rngs: module(spec.shape, rngs=rngs, **given), bool(model.get("dropout", 0.0)))
+        network = self.network_of(lambda rngs: module(spec.shape, rngs=rngs, **given), bool(model.get("dropout", 0.0)))
+        return replace(network, fused=True)
 
     def _outside_network(self, outputs: int, two_times: bool) -> Network:
         """The network of the caller's own module, which gets the arguments and the inputs that it accepts."""
@@ -252,7 +253,7 @@ class _Components(Components):
             accepted = {name: value for name, value in inputs.items() if _accepts(module.__call__, name)}
             return network.apply(variables, *arguments, training=training, **accepted)
 
-        return replace(network, apply=apply)
+        return replace(network, apply=apply, fused=_accepts(module.__call__, "forward_mode"))
 
     def network_of(self, construct: Callable[[nnx.Rngs], nnx.Module], takes_key: bool = False) -> Network:
         try:

@@ -93,16 +93,18 @@ class Network:
         init: key -> `Variables`: parameters, and all other variables.
         apply: (variables, *arguments, training=False, **inputs) -> (output, state after the call).
         takes_key: whether it draws dropout from the input `key` in training.
+        fused: whether it may use fused kernels, which the input `forward_mode=True` replaces by plain operations.
     """
 
     init: Callable[[PRNGKey], Variables]
     apply: Callable[..., tuple[Any, PyTree]]
     takes_key: bool = False
+    fused: bool = False
 
     @classmethod
-    def of(cls, functional: Functional, takes_key: bool = False) -> "Network":
+    def of(cls, functional: Functional, takes_key: bool = False, fused: bool = False) -> "Network":
         """The network of an NNX module (`flowjax.models.functional`)."""
-        return cls(functional.init, functional.apply, takes_key)
+        return cls(functional.init, functional.apply, takes_key, fused)
 
     @classmethod
     def from_function(cls, apply: Callable[[Params, Any, Any, Any], Output]) -> "Network":
@@ -115,7 +117,6 @@ class Network:
             raise ValueError("this network is a plain function: its caller makes the parameters")
 
         def call(variables: Variables, *arguments: Any, training: bool = False, **inputs: Any) -> tuple[Any, PyTree]:
-            inputs.pop("forward_mode", None)
             return apply(variables.params, *arguments, **inputs), variables.state
 
         return cls(initialised_elsewhere, call)
@@ -138,6 +139,10 @@ class Network:
         variables = Variables(params, context.state)
         return self.apply(variables, *arguments, training=context.training, **given)
 
+    def in_forward_mode(self) -> "Network":
+        """The same network made of operations that JAX can differentiate in forward mode."""
+        return replace(self, apply=partial(self.apply, forward_mode=True), fused=False) if self.fused else self
+
     def bind(self, params: Params, state: PyTree) -> "BoundNetwork":
         """The network with these variables, as sampling calls it."""
         return BoundNetwork(self, Variables(params, state))
@@ -149,10 +154,9 @@ class BoundNetwork:
 
     network: Network
     variables: Variables
-    inputs: Mapping[str, Any] = field(default_factory=dict)
 
     def __call__(self, *arguments: Any, **inputs: Any) -> Any:
-        return self.network.apply(self.variables, *arguments, **self.inputs, **inputs)[0]
+        return self.network.apply(self.variables, *arguments, **inputs)[0]
 
     def with_forward_mode(self) -> "BoundNetwork":
         """The same network made of operations that JAX can differentiate in forward mode."""
@@ -160,7 +164,7 @@ class BoundNetwork:
 
     @cached_property
     def _forward(self) -> "BoundNetwork":
-        return replace(self, inputs={**self.inputs, "forward_mode": True})
+        return replace(self, network=self.network.in_forward_mode())
 
 
 @runtime_checkable

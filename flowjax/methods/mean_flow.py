@@ -124,10 +124,10 @@ class MeanFlow(MethodDefaults):
         p, _, marginal_error = draw(key_draw, batch, self.path, self.source, self.coupling, self.interval, at_s)
         inputs: dict[str, Any] = {"key": key, "mask": batch.mask}
         output, state = self.network(params, context, t, p.x_t, batch.cond, s=s, **inputs)
-        fixed = context.targets.get(TARGET, params)
+        fixed, network = context.targets.get(TARGET, params), self.network.in_forward_mode()
 
         def average(s: Array, x: Batched) -> Batched:
-            return self.network(fixed, context, t, x, batch.cond, s=s, forward_mode=True, **inputs)[0]
+            return network(fixed, context, t, x, batch.cond, s=s, **inputs)[0]
 
         along = jax.jvp(average, (s, p.x_t), (jnp.ones_like(s), p.dx_t))[1]
         length = (t - s).reshape(-1, *(1,) * (p.x_t.ndim - 1))

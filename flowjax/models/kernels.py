@@ -1,33 +1,17 @@
-"""Whether fused GPU kernels serve here and now.
+"""Whether fused GPU kernels are used.
 
-A fused kernel brings its own reverse-mode rule, which JAX does not differentiate forwards; code that needs forward mode
-(`jax.jvp`, `jax.linearize`) traces the network inside `forward_mode()`, and gets plain XLA operations.
+A fused kernel brings its own reverse-mode rule, which JAX does not differentiate forwards. Code that needs forward mode
+(`jax.jvp`, `jax.linearize`) calls the network with `forward_mode=True`, and gets plain XLA operations.
 """
-
-from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
 
 import jax
 
-__all__ = ["available", "forward_mode", "serve"]
-
-_forward_mode: ContextVar[bool] = ContextVar("forward_mode", default=False)
-
-
-@contextmanager
-def forward_mode() -> Iterator[None]:
-    """While tracing inside it, networks are differentiable in forward mode too."""
-    token = _forward_mode.set(True)
-    try:
-        yield
-    finally:
-        _forward_mode.reset(token)
+__all__ = ["available", "serve"]
 
 
 def serve(forward_mode: bool = False) -> bool:
     """Whether fused kernels are used: where there are any, unless forward mode is needed."""
-    return not forward_mode and not _forward_mode.get() and available()
+    return not forward_mode and available()
 
 
 def available() -> bool:

@@ -18,7 +18,6 @@ from flowjax.data import Dataset
 from flowjax.data.batches import batch_like, condition_names, make_get_batch, prepared
 from flowjax.errors import lookup
 from flowjax.methods.base import Context, Method
-from flowjax.models import kernels
 from flowjax.models.functional import Variables
 from flowjax.models.magnitude import is_weight
 from flowjax.names import MODELS
@@ -263,20 +262,21 @@ class Trainer:
     @cached_property
     def flops_per_step(self) -> float:
         """Floating-point operations of one step's loss and gradient (`training.profiling`), rematerialisation apart."""
-        method = self.method
+        method: Any = self.method
         if self.config.get("model", {}).get("remat", "none") != "none":
             plugins = own_plugins(self.config)
-            plain = resolve(self.config.to_dict(), plugins)
-            plain.model.remat = "none"
-            method = build(plain, self.dataset.spec, plugins)
+            config = resolve(self.config.to_dict(), plugins)
+            config.model.remat = "none"
+            method = build(config, self.dataset.spec, plugins)
+
+        plain: Any = replace(method, network=method.network.in_forward_mode())  # fused kernels cannot be looked into
 
         def loss(params: Params, state: TrainState, batch: Batch, teacher: PyTree) -> Any:
             context = Context(state.step, state.targets, teacher, state.variables, training=True)
-            return method.loss(params, context, state.key, batch).value
+            return plain.loss(params, context, state.key, batch).value
 
         like = self.like()
-        with kernels.forward_mode():  # fused kernels cannot be looked into
-            return profiling.count_flops(jax.grad(loss), like.params, like, self._batch_like, self.teacher)
+        return profiling.count_flops(jax.grad(loss), like.params, like, self._batch_like, self.teacher)
 
     def parameters(self) -> int:
         return sum(math.prod(a.shape) for a in jax.tree.leaves(self.like().params))
