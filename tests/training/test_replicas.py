@@ -1,12 +1,23 @@
 """A network spread over rows by hand is the same function. On 2 and 8 devices: `test_sharding.py`, `*_as_on_gpu`."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
+from flowjax.batch import Batch
+from flowjax.conditions import Field
 from flowjax.keys import row_keys
+from flowjax.methods import Context, MeanFlow, Network
+from flowjax.models import MLP, functional
+from flowjax.models.functional import Variables
 from flowjax.models.layers import dropout
+from flowjax.paths import GaussianPath
+from flowjax.schedules import CondOT
+from flowjax.sources import Normal
 from flowjax.training import sharding
 from flowjax.training.replicas import network_over_rows
 
@@ -39,3 +50,60 @@ def test_output_and_gradient_are_those_of_the_network(cond):
         ((1, 4, 4), "bfloat16"),
         ((1, 4, 4), "float32"),
     ]
+
+
+FIELDS = (
+    Field("label", "label", num_classes=3),
+    Field("obs", "vector", (2,)),
+    Field("points", "set", (3, 2)),
+)
+
+
+def by_rows(network):
+    """The network mapped over the rows of a mesh of one device, as the trainer does it."""
+    mesh = jax.make_mesh((1, 1, 1), sharding.AXES, (jax.sharding.AxisType.Auto,) * 3)
+    plain = lambda params, *arguments, **inputs: network.apply(Variables(params, {}), *arguments, **inputs)[0]
+    mapped = network_over_rows(plain, mesh)
+    apply = lambda variables, *arguments, **inputs: (mapped(variables.params, *arguments, **inputs), {})
+    return dataclasses.replace(network, apply=apply)
+
+
+def test_a_second_time_and_all_conditions_go_along():
+    """The loss of a mean flow, with its forward derivative of the mapped network: to float32's rounding."""
+    make = lambda rngs: MLP((2,), width=8, depth=2, fields=FIELDS, two_times=True, rngs=rngs)
+    network = Network.of(functional(make), fused=True)
+    keys = iter(jax.random.split(jax.random.key(0), 9))
+    normal = lambda *shape: jax.random.normal(next(keys), shape)
+    points = normal(8, 3, 2).at[2, 1].set(jnp.nan)  # an absent element
+    cond = {"label": jnp.arange(8) % 4 - 1, "obs": normal(8, 2).at[0].set(jnp.nan), "points": points}
+    batch = Batch(normal(8, 2), cond)
+    params = network.init(next(keys)).params
+    params = jax.tree.map(lambda a: a + 0.1 * jnp.cos(jnp.arange(a.size)).reshape(a.shape), params)
+    values = []
+    for own in (network, by_rows(network)):
+        method = MeanFlow(own, GaussianPath(CondOT()), Normal((2,)), different=0.5)
+        loss = lambda p, method=method: method.loss(p, Context(training=True), jax.random.key(1), batch).value
+        values.append(jax.jit(jax.value_and_grad(loss))(params))
+    (one, own), (two, other) = values
+    assert float(one) == pytest.approx(float(two), rel=1e-5)
+    for a, b in zip(jax.tree.leaves(own), jax.tree.leaves(other), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+
+
+def test_names_of_methods_scalars_and_outputs_of_several_arrays():
+    """As of a bijection: `apply(variables, x, cond, method="invert")`, whose output is a pair."""
+
+    class Scale(nnx.Module):
+        def __init__(self, rngs):
+            self.log = nnx.Param(jax.random.normal(rngs.params(), (3,)))
+
+        def invert(self, x, cond=None, *, s=0.0, forward_mode=False):
+            assert isinstance(forward_mode, bool)
+            return x * jnp.exp(-self.log[...]) + jnp.reshape(s, (-1, 1)), jnp.broadcast_to(-self.log[...].sum(), len(x))
+
+    network = Network.of(functional(Scale))
+    variables, x = network.init(jax.random.key(0)), jnp.ones((4, 3))
+    given = {"method": "invert", "s": 0.5, "forward_mode": True}
+    plain, mapped = (net.apply(variables, x, None, **given)[0] for net in (network, by_rows(network)))
+    for a, b in zip(plain, mapped, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-6)
