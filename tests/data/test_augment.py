@@ -270,14 +270,14 @@ def test_a_run_with_its_augmentation_as_a_condition_trains_and_samples(tmp_path)
     dataset = open_dataset("npz", path)
     trainer = Trainer(c, build(c, dataset.spec), dataset)
     cond = jax.eval_shape(trainer._get_batch, trainer.arrays(), KEY, jnp.asarray(0)).cond
-    assert cond["label"] is None
+    assert set(cond) == {"augment"}
     assert cond["augment"].shape == (4, LABELS)
     state = filled(trainer.like())
-    before = np.array(state.params["augment"]["kernel"])
+    before = np.array(state.params["encoders"]["augment"]["linear"]["kernel"])
     state, metrics = trainer.run(state, trainer.arrays(), 2)
     assert (int(state.step), int(metrics.bad_step)) == (2, 0)
     assert np.isfinite(float(metrics.loss))
-    assert np.abs(np.asarray(state.params["augment"]["kernel"]) - before).max() > 5e-4
+    assert np.abs(np.asarray(state.params["encoders"]["augment"]["linear"]["kernel"]) - before).max() > 5e-4
     run = Run(tmp_path, c, 2, trainer.dataset.spec, trainer.method, state.params)
     drawn = sampling.sample(run, 2, solver=SolverSettings("euler", steps=2), batch=2)
     assert drawn.samples.shape == (2, 16, 16, 3)

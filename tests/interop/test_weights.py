@@ -158,7 +158,7 @@ def test_convert_makes_a_run_of_a_published_checkpoint(flowjax, tmp_path, projec
     assert result["parameters"] == sum(a.size for a in jax.tree.leaves(run.params))
     t = stored["t"] if time == "t" else 1 - (stored["i"] + 1) / 1000
     got = run.method.network.bind(run.params, {})(
-        t, jnp.asarray(stored["x"]), {"label": jnp.asarray(stored["y"], jnp.int32)}
+        jnp.asarray(t), jnp.asarray(stored["x"]), {"label": jnp.asarray(stored["y"], jnp.int32)}
     )
     np.testing.assert_allclose(got, stored[project], rtol=0, atol=1e-4 * np.abs(stored[project]).max())
     drawn = sampling.sample(run, 2, 0, SolverSettings("ddpm" if project == "dit" else "euler", steps=3), label=1)

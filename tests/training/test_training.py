@@ -268,7 +268,7 @@ for coupling in couplings:
     for _ in range(5):
         s, m = t.run(s, t.arrays(), 4)
         out.append(float(m.loss))
-text = t.run.jitted.lower(t.init(), t.arrays(), 2).compile().as_text()
+text = t._run.jitted.lower(t.init(), t.arrays(), 2, None).compile().as_text()
 print(json.dumps([len(jax.devices()), out, "all-reduce" in text]))
 """
     )
