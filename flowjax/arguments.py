@@ -19,7 +19,7 @@ from flowjax.ranges import KINDS, NUMBER, WHOLE, Range, is_kind, shown, text_fau
 
 T = TypeVar("T")
 
-__all__ = ["Parameter", "make", "make_named", "separate", "usage"]
+__all__ = ["Parameter", "bounds_of", "make", "make_named", "separate", "usage"]
 
 _MAX_CHARACTERS = 300
 
@@ -173,14 +173,19 @@ def _parameters(build: Callable[..., Any], skip: int) -> list[Parameter]:
     return [Parameter(p.name, *_kinds(p), p.default) for p in known[skip:]]
 
 
+def bounds_of(hint: Any) -> tuple[Any, Range | None]:
+    """The type of an annotation, and the `Range` that `Annotated` adds to it, or None."""
+    if typing.get_origin(hint) is not typing.Annotated:
+        return hint, None
+    hint, *extra = typing.get_args(hint)
+    return hint, next((e for e in extra if isinstance(e, Range)), None)
+
+
 def _kinds(parameter: inspect.Parameter) -> tuple[tuple[type, ...], Range | None]:
-    hint, bounds = parameter.annotation, None
+    hint, bounds = bounds_of(parameter.annotation)
     if hint is inspect.Parameter.empty:
         known = type(parameter.default) in (bool, int, float, str)
         return ((type(parameter.default),) if known else (float,)), None
-    if typing.get_origin(hint) is typing.Annotated:
-        hint, *extra = typing.get_args(hint)
-        bounds = next((e for e in extra if isinstance(e, Range)), None)
     union = typing.get_origin(hint) in (typing.Union, types.UnionType)
     kinds = typing.get_args(hint) if union else (hint,)
     return tuple(kind for kind in kinds if kind is not int or float not in kinds), bounds

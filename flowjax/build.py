@@ -122,13 +122,9 @@ class _Components(Components):
     """The parts of a config, made by its names."""
 
     config: Config
-    data: DataSpec
+    spec: DataSpec
     method: Any
     plugins: tuple[str, ...] = ()
-
-    @cached_property
-    def spec(self) -> DataSpec:
-        return self.data
 
     @cached_property
     def settings(self) -> Any:

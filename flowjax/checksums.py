@@ -11,10 +11,13 @@ import zlib
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from flowjax.files import written
 
-__all__ = ["NAME", "DamagedError", "Entry", "differing", "missing", "read", "write"]
+__all__ = ["NAME", "DamagedError", "Entry", "differing", "missing", "of_arrays", "read", "write"]
 
 NAME = "checksums.json"
 """The file, in the folder that it describes."""
@@ -28,6 +31,19 @@ Entry = tuple[int, tuple[int, ...]]
 
 class DamagedError(ValueError):
     """A `checksums.json` that was damaged itself."""
+
+
+def of_arrays(arrays: Iterable[Any], start: int = 0) -> int:
+    """The CRC-32 of the bytes of NumPy arrays, one after the other, of any types and shapes.
+
+    Args:
+        arrays: in order.
+        start: the CRC-32 of what comes before them.
+    """
+    for array in arrays:
+        data: Any = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+        start = zlib.crc32(data, start)
+    return start
 
 
 def write(folder: Path, inside: Iterable[str]) -> None:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from ml_collections import ConfigDict
 
-from flowjax.arguments import separate
+from flowjax.arguments import bounds_of, separate
 from flowjax.errors import ConfigError, lookup
 from flowjax.plugins import Kind, find, is_outside, modules_of
 from flowjax.ranges import NUMBER, RANGES, WHOLE, Items, Range, fault, shown
@@ -394,15 +394,11 @@ def _bounds_like(value: Any) -> Range | Items:
     return WHOLE if isinstance(value, int) else NUMBER
 
 
-def _ranges_of(method: Any) -> dict[str, Range | Items]:
+def _ranges_of(method: Any) -> dict[str, Range]:
     """The ranges of a method's own keys, from the annotations of its `Settings`."""
     hints = typing.get_type_hints(method.Settings, include_extras=True)
-    found: dict[str, Range | Items] = {}
-    for name, hint in hints.items():
-        extra = [e for e in getattr(hint, "__metadata__", ()) if isinstance(e, Range | Items)]
-        kind = typing.get_args(hint)[0] if extra else hint
-        found[f"method.{name}"] = extra[0] if extra else NUMBER if kind is float else WHOLE
-    return found
+    known = {name: bounds_of(hint) for name, hint in hints.items()}
+    return {f"method.{name}": bounds or (NUMBER if kind is float else WHOLE) for name, (kind, bounds) in known.items()}
 
 
 def _methods_of(key: str) -> list[str]:

@@ -89,7 +89,7 @@ class ClassifierFree(_Guide):
         guidance_interval: times of the trained path outside which scale is 1 (Kynkaanniemi et al. 2024).
         rescale: how far, between 0 and 1, E[x1] is brought back to the standard deviation of the conditional one
             (Lin et al. 2024, eq. 15-16, there for the network's output).
-        uncond: condition -> the one that means none, instead of `fields`.
+        uncond: function from a condition to the condition that stands for "not given"; it replaces `fields`.
     """
 
     model: HasEnds

@@ -139,7 +139,7 @@ def import_module(key: str, module: str) -> Any:
 
 
 def check_made(where: str, made: Any, kind: Kind) -> Any:
-    """What an object from outside has made, if it is of the kind.
+    """Checks the result of calling an object from outside, and returns it.
 
     Raises:
         ConfigError: one line, if it is not.

@@ -1,11 +1,13 @@
-"""Names of the leaves of a pytree."""
+"""Leaves of a pytree: their names, and their values on the host."""
 
 from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
-__all__ = ["path_name"]
+__all__ = ["is_key", "on_host", "path_name"]
 
 
 def path_name(path: Sequence[Any], separator: str = "/") -> str:
@@ -16,3 +18,13 @@ def path_name(path: Sequence[Any], separator: str = "/") -> str:
         separator: between two of them.
     """
     return jax.tree_util.keystr(tuple(path), simple=True, separator=separator)
+
+
+def is_key(leaf: Any) -> bool:
+    """Whether a leaf, or its shape and type, is a typed key of random numbers."""
+    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def on_host(leaf: Any) -> np.ndarray:
+    """Copies a leaf into a contiguous array of NumPy; a typed key of random numbers becomes its words."""
+    return np.array(jax.random.key_data(leaf) if is_key(leaf) else leaf, order="C")

@@ -172,7 +172,7 @@ def _resume_step(config: Config, workdir: Path, checkpoints: Checkpoints, checkp
     if "data.path" in changed and not Path(changed["data.path"][0]).exists():
         del changed["data.path"]  # the files were moved; what is in them is compared later
     if changed:
-        build(config, spec, plugins)  # a name that does not exist is told as that
+        build(config, spec, plugins)  # refuses a name that does not exist with its own message
         key, (was, now) = next(iter(changed.items()))
         more = f" (so do {', '.join(list(changed)[1:])})" if len(changed) > 1 else ""
         raise UsageError(

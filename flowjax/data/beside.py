@@ -52,7 +52,7 @@ def read_beside(
     Args:
         path: the file or folder, for messages.
         arrays: by name, with `x`.
-        request: what is asked for.
+        request: names the arrays to read.
 
     Returns:
         The conditions that are not labels, the arrays of the rows of x, and those of the rows of x_test; None without.

@@ -81,7 +81,7 @@ class DataRequest:
             raise ConfigError(f"data.pairs: {error}") from None
 
     def only_labels(self, name: str) -> None:
-        """Raises DataError in one line if more is asked for than the data set `name`, which has labels at most, has."""
+        """Raises a DataError if the request names more than labels, which are all that the data set `name` has."""
         files = "arrays of your own have it (data.name npz, npy or zarr)"
         if self.pairs:
             raise DataError(f"data.pairs is {self.pairs!r}, and data {name!r} has no pairs: {files}")

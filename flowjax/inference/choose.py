@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from flowjax import guidance
+from flowjax.abilities import abilities_of
 from flowjax.arguments import make
 from flowjax.errors import ConfigError, unknown
 from flowjax.inference.run import Run
@@ -197,20 +198,24 @@ def choose(run: Run, solver: SolverSettings = DEFAULT_SOLVER, guide: Guide | Non
     options = _options(run, solver)
     if guide is not None:
         _check_guide(run, guide)
-    path, grid = run.path, _grid(solver)
+    trained, grid = run.path, _grid(solver)
     try:
-        check_abilities(_model(run, guide, path, (), ()), solver.name, needs_of(solver.name, options))
-        if path is None or run.path is None:
+        changes = guide is not None or solver.schedule is not None
+        if changes and "ends" not in (offered := abilities_of(run.model())):
+            raise ValueError(f"guidance and another schedule need ends, and this model offers {', '.join(offered)}")
+        check_abilities(_model(run, guide, trained, (), ()), solver.name, needs_of(solver.name, options))
+        if trained is None:
             return _choose_without_path(run, solver, guide, grid, options)
+        path = trained
         if solver.schedule is not None:
-            path = dataclasses.replace(run.path, schedule=_schedule(solver.schedule))
+            path = dataclasses.replace(trained, schedule=_schedule(solver.schedule))
         low, high = _model(run, guide, path, (), ()).interval
-        if path != run.path:
+        if path != trained:
             path.prior(run.source)  # refuses a source that the schedule cannot start from
         ours = solver_interval(solver.name, path, options)
         low, high = max(low, ours[0], path.t_min), min(high, ours[1], path.t_max)
         if low >= high:
-            raise ValueError(f"{path.schedule} has no noise levels in common with {run.path.schedule}")
+            raise ValueError(f"{path.schedule} has no noise levels in common with {trained.schedule}")
         sampler = make_sampler(solver.name, path, options)
         if sampler is not None and solver.steps is not None:
             grids.times_for(sampler, solver.steps, grid, low, high)
@@ -220,13 +225,13 @@ def choose(run: Run, solver: SolverSettings = DEFAULT_SOLVER, guide: Guide | Non
         raise ConfigError(f"solver {solver.name!r}: {error}") from None
     if solver.grid == "learned" and (sampler is None or solver.steps is None):
         raise ConfigError(f"grid 'learned' is for samplers with a fixed number of steps, not {solver.name}")
-    if show and path != run.path and (low > path.t_min + 1e-6 or high < path.t_max - 1e-6):
+    if show and path != trained and (low > path.t_min + 1e-6 or high < path.t_max - 1e-6):
         say(
             f"sample: {path.schedule} reaches beyond the noise levels that the network has seen; the solve runs from "
             f"t = {low:.4g} to {high:.4g}, where it has"
         )
     # noise of the size it has where the solve starts; the prior's is that of t = 0 of the trained schedule
-    first = float(run.path.schedule.sigma(0.0)) if float(run.path.schedule.alpha(0.0)) else 1.0
+    first = float(trained.schedule.sigma(0.0)) if float(trained.schedule.alpha(0.0)) else 1.0
     return Choice(run, solver, guide, path, (low, high), float(path.schedule.sigma(low)) / first, grid, options)
 
 
@@ -234,8 +239,6 @@ def _choose_without_path(
     run: Run, solver: SolverSettings, guide: Guide | None, grid: grids.Grid | None, options: Options
 ) -> Choice:
     """The choice for a method without a path: its model knows the times at which it can be asked."""
-    if solver.schedule is not None:
-        raise ValueError(f"method.name {run.config.method.name!r} has no path whose schedule could change")
     if solver.grid == "learned":
         raise ValueError("a learned grid needs a method with a path")
     return Choice(run, solver, guide, None, None, 1.0, grid, options)

@@ -4,7 +4,6 @@ Each returns one dictionary; a key is absent where it is undefined.
 """
 
 import math
-import zlib
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -14,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flowjax import metrics
+from flowjax import checksums, metrics
 from flowjax.abilities import abilities_of
 from flowjax.conditions import named
 from flowjax.data import DataError, Dataset
@@ -248,9 +247,7 @@ def evaluate_images(
             result["network_evaluations"] = 2 * drawn.nfe
     else:
         if processes.process_count() > 1:
-            processes.check_same(
-                "file of samples", {"its checksum": zlib.crc32(np.ascontiguousarray(samples).tobytes())}
-            )
+            processes.check_same("file of samples", {"its checksum": checksums.of_arrays([samples])})
         num, samples = len(samples), samples[processes.share(len(samples))]
     say(f"evaluate: {', '.join(names)} against the {split} split of {run.spec.name}")
     scores = score_images(samples, reference, names, seed=seed, say=say, gather=processes.gathered, **options)

@@ -1,6 +1,7 @@
 """The compiled program that draws a block of samples, made once for each choice of solver, guidance and label rule.
 
-Parameters, keys and the one class that is asked for are its arguments, so another seed or checkpoint compiles nothing.
+Parameters, keys and the label of `--label` are arguments of the program, so another seed or checkpoint does not compile
+it again.
 """
 
 from collections.abc import Callable, Mapping

@@ -2,15 +2,17 @@
 
 import dataclasses
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import numpy as np
 
+from flowjax import checksums
 from flowjax.inference.choose import Guide, SolverSettings
 from flowjax.inference.run import Run
 from flowjax.training import processes
+from flowjax.trees import on_host
 
 __all__ = ["check_same_request", "checksum", "request_of"]
 
@@ -18,8 +20,8 @@ __all__ = ["check_same_request", "checksum", "request_of"]
 def request_of(run: Run, solver: SolverSettings, guide: Guide | None, **more: Any) -> dict[str, Any]:
     """All that the results depend on, as JSON.
 
-    Parameters are told apart by a checksum: the same folder and step may have been trained again, and `--no-ema` and
-    `--width` take others.
+    A checksum identifies the parameters: the folder and the step do not, because the same run may have been trained
+    again, and because `--no-ema` and `--width` select other parameters of it.
 
     Args:
         run, solver, guide: what is solved, and how.
@@ -41,7 +43,7 @@ def checksum(arrays: Mapping[str, Any]) -> str | None:
     for name in sorted(arrays):
         array = np.asarray(arrays[name])
         total = zlib.crc32(f"{name} {array.dtype} {array.shape}".encode(), total)
-        total = _crc32([array], total)
+        total = checksums.of_arrays([array], total)
     return f"{total:08x}"
 
 
@@ -55,11 +57,5 @@ def _network(prefix: str, run: Run) -> dict[str, Any]:
     return {
         f"{prefix}run": str(run.workdir.resolve()),
         f"{prefix}checkpoint": run.step,
-        f"{prefix}parameters": f"{_crc32(jax.tree.leaves(run.arrays)):08x}",
+        f"{prefix}parameters": f"{checksums.of_arrays(map(on_host, jax.tree.leaves(run.arrays))):08x}",
     }
-
-
-def _crc32(arrays: Iterable[Any], start: int = 0) -> int:
-    for array in arrays:
-        start = zlib.crc32(np.ascontiguousarray(array).tobytes(), start)
-    return start

@@ -99,7 +99,7 @@ def sample(
     finished = None
     is_kept = keep is not None and (num > size or keep.exists())  # which would hold those of another call
     if is_kept or processes.process_count() > 1:
-        request = request_of(run, solver, guide, **asked, conditions=checksum(encoded))
+        request = request_of(run, choice.solver, guide, **asked, conditions=checksum(encoded))
         check_same_request(request)
         if keep is not None and is_kept:
             finished = open_finished(keep, request)
@@ -110,7 +110,7 @@ def sample(
         draw,
         (np.arange(num, dtype=np.int32)[own], conditions),
         size,
-        solver=solver.name,
+        solver=choice.solver.name,
         label="sample",
         unit="image" if run.spec.is_image else "sample",
         show=show and processes.is_primary(),

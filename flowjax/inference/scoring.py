@@ -116,11 +116,13 @@ def log_prob(
 
     score_block = partial(over_rows(score), everywhere((run.arrays, noise_key, probe_key)))
 
+    name = solver.tolerances["solver"]
+
     def score_given(cond: Mapping[str, np.ndarray]) -> LogDensities:
         rows = {name: a[own] for name, a in one_row_each(cond, len(x)).items()}
         points = (np.arange(len(x))[own], encoded, rows)
         shown = show and processes.is_primary()
-        found = in_batches(score_block, points, size, solver=solver.name, label="likelihood", show=shown).values
+        found = in_batches(score_block, points, size, solver=name, label="likelihood", show=shown).values
         found = {name: processes.gathered(a) for name, a in found.items()}
         return LogDensities(run.spec.normalise.log_prob_to_data(found["log_prob"], run.spec.d), int(found["nfe"].max()))
 

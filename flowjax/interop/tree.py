@@ -9,10 +9,10 @@ import numpy as np
 
 from flowjax.archives import printable
 from flowjax.errors import WeightsError
-from flowjax.trees import path_name
+from flowjax.trees import is_key, path_name
 from flowjax.typing import Params, PyTree
 
-__all__ = ["FLOATS", "Taken", "check", "check_variables", "fill", "fill_variables", "flatten", "stored"]
+__all__ = ["FLOATS", "Taken", "check", "check_variables", "fill", "fill_variables", "flatten"]
 
 FLOATS = ("float32", "bfloat16", "float16", "float64")
 """Types of the numbers that are read as parameters."""
@@ -115,18 +115,13 @@ class Taken:
             raise WeightsError(f"these weights belong to another model: the file {_told('has besides', self._left)}")
 
 
-def stored(a: Any) -> np.ndarray:
-    """A variable that is not a parameter, as a file holds it: keys of random numbers as their words."""
-    return np.array(jax.random.key_data(a) if _is_key(a) else a, order="C")
-
-
 def check_variables(like: PyTree, flat: Mapping[str, Any]) -> None:
     """Compares the names and shapes of arrays with those of a network's variables that are not parameters.
 
     Raises:
         WeightsError: if they differ; the first difference is named.
     """
-    wanted = {name: jax.eval_shape(jax.random.key_data, a) if _is_key(a) else a for name, a in flatten(like).items()}
+    wanted = {name: jax.eval_shape(jax.random.key_data, a) if is_key(a) else a for name, a in flatten(like).items()}
     for name in [*wanted, *flat]:
         there, here = (tuple(one[name].shape) if name in one else None for one in (flat, wanted))
         if there != here:
@@ -137,11 +132,7 @@ def fill_variables(like: PyTree, flat: Mapping[str, Any]) -> PyTree:
     """Variables shaped and typed as `like`, with the values of `flat`, which `check_variables` has accepted."""
 
     def one(name: str, a: Any) -> Any:
-        return jax.random.wrap_key_data(flat[name]) if _is_key(a) else jnp.asarray(flat[name], a.dtype)
+        return jax.random.wrap_key_data(flat[name]) if is_key(a) else jnp.asarray(flat[name], a.dtype)
 
     leaves = [one(name, a) for name, a in flatten(like).items()]
     return jax.tree.unflatten(jax.tree.structure(like), leaves)
-
-
-def _is_key(a: Any) -> bool:
-    return jnp.issubdtype(a.dtype, jax.dtypes.prng_key)

@@ -23,10 +23,11 @@ from flowjax.data import DataError, DataSpec
 from flowjax.errors import ConfigError, RunFault, WeightsError
 from flowjax.files import written
 from flowjax.inference.run import Run, load
-from flowjax.interop.tree import check, check_variables, fill, fill_variables, flatten, stored
+from flowjax.interop.tree import check, check_variables, fill, fill_variables, flatten
 from flowjax.models.functional import Variables
 from flowjax.training.workdir import FORMAT, NO_FORMAT
 from flowjax.training.writers import disk_problem
+from flowjax.trees import on_host
 from flowjax.typing import Params, PyTree
 
 __all__ = ["DTYPES", "Weights", "abstract_variables", "export_run", "load_weights", "open_weights", "save_weights"]
@@ -78,7 +79,7 @@ def save_weights(path: str | Path, weights: Weights, dtype: str = "float32") -> 
         raise WeightsError(f"unknown dtype {dtype!r}: known are {', '.join(DTYPES)}")
     # safetensors writes memory as it lies: only contiguous arrays are what they seem
     arrays = {name: np.array(a, DTYPES[dtype], order="C") for name, a in flatten(weights.params).items()}
-    arrays |= {f"{_VARIABLES}{name}": stored(a) for name, a in flatten(weights.variables).items()}
+    arrays |= {f"{_VARIABLES}{name}": on_host(a) for name, a in flatten(weights.variables).items()}
     config = weights.config.to_dict()
     config["data"]["path"] = Path(config["data"]["path"]).name  # the recipients of the file need not know the folder
     record = {"format": FORMAT, "config": config, "data": weights.spec.to_record(), "step": weights.step}

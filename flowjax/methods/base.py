@@ -5,6 +5,7 @@ parameters; it knows nothing of paths, couplings or predictions. A new method is
 `flowjax.methods.METHODS`, or a class in a module of your own.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
@@ -27,7 +28,17 @@ if TYPE_CHECKING:
     from flowjax.paths import AffinePath
     from flowjax.predictions import Prediction
 
-__all__ = ["BoundNetwork", "Components", "Context", "Limit", "Loss", "Method", "MethodDefaults", "Network"]
+__all__ = [
+    "BoundNetwork",
+    "Components",
+    "Context",
+    "Limit",
+    "Loss",
+    "Method",
+    "MethodDefaults",
+    "Network",
+    "PathMethod",
+]
 
 _DROPOUT = 2**31 - 3
 """Folded into a step's key for the dropout, so that the other random numbers are those of a network without it."""
@@ -259,56 +270,72 @@ class MethodDefaults:
         return self.network.init(key)
 
 
-class Components:
-    """The parts of a config, each built when a method asks for it. `flowjax.build` fills them in.
+class PathMethod(MethodDefaults):
+    """Defaults of a method whose samples move along a path: it starts from the path's prior, at the path's times."""
+
+    path: Any
+    source: Source
+
+    @property
+    def prior(self) -> Source:
+        return self.path.prior(self.source)
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        return self.path.t_min, self.path.t_max
+
+
+class Components(ABC):
+    """The parts of a config, each built when a method asks for it (`flowjax.build`).
 
     Attributes:
-        settings: the method's own keys, an instance of its `Settings`.
         spec: of the data set.
-        fields: the conditions.
-        source, path, coupling, prediction: what the sections of these names stand for.
     """
 
+    spec: "DataSpec"
+
     @cached_property
+    @abstractmethod
     def settings(self) -> Any:
-        raise NotImplementedError
+        """The method's own keys, an instance of its `Settings`."""
 
     @cached_property
-    def spec(self) -> "DataSpec":
-        raise NotImplementedError
-
-    @cached_property
+    @abstractmethod
     def fields(self) -> "tuple[Field, ...]":
-        raise NotImplementedError
+        """The conditions of the network."""
 
     @cached_property
+    @abstractmethod
     def source(self) -> Source:
-        raise NotImplementedError
+        """What `source.name` stands for."""
 
     @cached_property
+    @abstractmethod
     def path(self) -> "AffinePath":
-        raise NotImplementedError
+        """What the section `path` stands for: a Gaussian path wherever it can be one."""
 
     @cached_property
+    @abstractmethod
     def coupling(self) -> "Coupling":
-        raise NotImplementedError
+        """What `coupling.name` stands for; the independent coupling of a method without that section."""
 
     @cached_property
+    @abstractmethod
     def prediction(self) -> "Prediction":
-        raise NotImplementedError
+        """What `prediction` stands for, checked against the path."""
 
+    @abstractmethod
     def times(self, text: str) -> "Times":
         """The times that a name stands for, of a setting `times`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def weighting(self, text: str) -> "Weighting":
         """The loss weight that a name stands for, of a setting `weight`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def network(self, outputs: int = 1, two_times: bool = False) -> Network:
         """The network of the section `model`: `outputs` arrays of the event's shape side by side."""
-        raise NotImplementedError
 
+    @abstractmethod
     def network_of(self, construct: Callable[[Any], Any], takes_key: bool = False) -> Network:
         """The network of an NNX module that the method makes itself: `construct(rngs) -> module`."""
-        raise NotImplementedError

@@ -26,7 +26,7 @@ from flowjax.batch import Batch
 from flowjax.couplings import INDEPENDENT, LARGEST_MARGINAL_ERROR, Coupling, Pairs, pair
 from flowjax.errors import ConfigError
 from flowjax.methods import times as times_
-from flowjax.methods.base import Components, Context, Limit, Loss, MethodDefaults, Network
+from flowjax.methods.base import Components, Context, Limit, Loss, Network, PathMethod
 from flowjax.methods.times import UNIFORM, Interval, Profile, Times
 from flowjax.methods.weights import NATIVE, Weighting
 from flowjax.models.functional import Variables
@@ -66,7 +66,7 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class FlowMatching(MethodDefaults):
+class FlowMatching(PathMethod):
     """The squared error of a prediction on an affine path.
 
     Attributes:
@@ -127,10 +127,6 @@ class FlowMatching(MethodDefaults):
             weighting,
             settings.uncertainty,
         )
-
-    @property
-    def prior(self) -> Source:
-        return self.path.prior(self.source)
 
     @property
     def interval(self) -> Interval:

@@ -25,9 +25,9 @@ from jaxtyping import Array, Float
 
 from flowjax.batch import Batch
 from flowjax.couplings import INDEPENDENT, Coupling
-from flowjax.methods.base import BoundNetwork, Components, Context, Limit, Loss, MethodDefaults, Network
+from flowjax.methods.base import BoundNetwork, Components, Context, Limit, Loss, Network, PathMethod
 from flowjax.methods.flow_matching import MARGINAL_ERROR, draw, row_mean_square
-from flowjax.methods.times import UNIFORM, Drawn, Interval, Profile, Times
+from flowjax.methods.times import UNIFORM, Fixed, Times
 from flowjax.paths.affine import AffinePath
 from flowjax.precision import at_least_float32
 from flowjax.ranges import Range
@@ -59,7 +59,7 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class MeanFlow(MethodDefaults):
+class MeanFlow(PathMethod):
     """The average velocity between two times of an affine path.
 
     Attributes:
@@ -100,14 +100,6 @@ class MeanFlow(MethodDefaults):
         )
 
     @property
-    def prior(self) -> Source:
-        return self.path.prior(self.source)
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        return self.path.t_min, self.path.t_max
-
-    @property
     def targets(self) -> Mapping[str, float]:
         return {TARGET: self.target_half_life} if self.target_half_life else {}
 
@@ -117,11 +109,7 @@ class MeanFlow(MethodDefaults):
         first, second = (self.drawn(k, n, self.path, self.interval).t for k in (key_first, key_second))
         apart = jax.random.bernoulli(key_apart, self.different, (n,))
         s, t = (jnp.where(apart, f(first, second), first) for f in (jnp.minimum, jnp.maximum))
-
-        def at_s(key: PRNGKey, n: int, path: object, interval: Interval, profile: Profile | None = None) -> Drawn:
-            return Drawn(s, jnp.ones(n))
-
-        p, _, marginal_error = draw(key_draw, batch, self.path, self.source, self.coupling, self.interval, at_s)
+        p, _, marginal_error = draw(key_draw, batch, self.path, self.source, self.coupling, self.interval, Fixed(s))
         inputs: dict[str, Any] = {"key": key, "mask": batch.mask}
         output, state = self.network(params, context, t, p.x_t, batch.cond, s=s, **inputs)
         fixed, network = context.targets.get(TARGET, params), self.network.in_forward_mode()

@@ -29,6 +29,7 @@ __all__ = [
     "BINS",
     "UNIFORM",
     "Drawn",
+    "Fixed",
     "Importance",
     "Interval",
     "Levels",
@@ -198,6 +199,18 @@ class Importance:
         k = jax.random.categorical(key_bin, jnp.log(density), shape=(n,))
         t = _spread((k + jax.random.uniform(key_place, (n,))) / profile.size, interval).t
         return Drawn(t, 1 / (profile.size * density[k]))
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """Times that the caller has drawn, one for each row of the batch."""
+
+    t: Float[Array, " n"]
+
+    def __call__(
+        self, key: PRNGKey, n: int, path: AffinePath, interval: Interval, profile: Profile | None = None
+    ) -> Drawn:
+        return Drawn(self.t, jnp.ones(n))
 
 
 def at(profile: Profile, t: Float[Array, " B"], interval: Interval) -> Float[Array, " B"]:

@@ -18,11 +18,11 @@ from jaxtyping import Array, Float
 
 from flowjax import predictions
 from flowjax.batch import Batch
-from flowjax.couplings import Independent
+from flowjax.couplings import INDEPENDENT
 from flowjax.errors import ConfigError, unknown
-from flowjax.methods.base import Components, Context, Loss, MethodDefaults, Network
+from flowjax.methods.base import Components, Context, Loss, Network, PathMethod
 from flowjax.methods.flow_matching import draw, row_mean_square
-from flowjax.methods.times import Drawn, Interval, Levels, Profile
+from flowjax.methods.times import Fixed, Interval, Levels
 from flowjax.paths.affine import GaussianPath
 from flowjax.paths.transition import Variance, step_variance, transition
 from flowjax.predictions import Ends, Prediction
@@ -66,7 +66,7 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Variational(MethodDefaults):
+class Variational(PathMethod):
     """The bound in nats a dimension, by one random level for each row; without its first, constant term.
 
     Attributes:
@@ -127,10 +127,6 @@ class Variational(MethodDefaults):
             raise ConfigError(f"method.name 'variational': {error}") from None
 
     @property
-    def prior(self) -> Source:
-        return self.path.prior(self.source)
-
-    @property
     def interval(self) -> Interval:
         return self.prediction.interval(self.path)
 
@@ -141,10 +137,7 @@ class Variational(MethodDefaults):
         grid = levels.grid(path, interval)
         k = jax.random.randint(key_level, (n,), 0, levels.n)
 
-        def at_level(key: PRNGKey, n: int, path: object, interval: Interval, profile: Profile | None = None) -> Drawn:
-            return Drawn(grid[k], jnp.ones(n))
-
-        p = draw(key_draw, batch, path, self.source, Independent(), interval, at_level).sample
+        p = draw(key_draw, batch, path, self.source, INDEPENDENT, interval, Fixed(grid[k])).sample
         inputs = prediction.inputs(path, p.t, p.x_t)
         output, state = self.network(params, context, p.t, inputs, batch.cond, key=key)
         ends = prediction.to_ends(path, p.t, p.x_t, output)

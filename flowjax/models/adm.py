@@ -10,10 +10,8 @@ maps until a norm takes them, doubling the resolution is part of its convolution
 where the hardware can (`models.attention`). Computes in `dtype`, with float32 parameters, statistics and softmax.
 """
 
-from collections.abc import Mapping
 from typing import ClassVar, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -23,8 +21,8 @@ from flowjax.conditions import Field, check
 from flowjax.errors import check_name
 from flowjax.keys import RowKeys, row_keys
 from flowjax.models.attention import attend
-from flowjax.models.embeddings import batch_time, positional, refuse_mask, time_difference
-from flowjax.models.encoders import beside, check_fields, encode, encoders_of, extra_channels
+from flowjax.models.embeddings import batch_time, refuse_mask
+from flowjax.models.encoders import beside, check_fields, embed, encoders_of, extra_channels
 from flowjax.models.layers import (
     DTYPES,
     REMAT,
@@ -283,7 +281,7 @@ class ADM(nnx.Module):
         """
         refuse_mask(mask)
         cond = check(cond, self.fields)
-        embedding = self._embed(batch_time(t, x), s, cond)
+        embedding = embed(self, batch_time(t, x), s, cond)
         n = 2 + sum(len(level) for level in (*self.down, *self.up))
         keys = iter(split_keys(row_keys(key, x.shape[0]), n))
         block = lambda stage: lambda m, e, key: stage(m, e, key, forward_mode)
@@ -306,14 +304,3 @@ class ADM(nnx.Module):
             if i < len(self.ups):
                 m = _resampled(self.ups[i], m.settled(), forward_mode)
         return self.out(self.norm(m.x, add=m.bias, forward_mode=forward_mode)).astype(jnp.float32)
-
-    def _embed(self, t: Float[Array, " B"], s: Array | float | None, cond: Mapping[str, Array]) -> Float[Array, "B E"]:
-        """silu of the embedding of times and conditions, in float32: it is small."""
-        embed = lambda t, one, two: two(jax.nn.silu(one(positional(t * self.time_scale, self.features))))
-        e = embed(t, self.time1, self.time2)
-        difference = time_difference(t, s, self.two_times)
-        if difference is not None:
-            e = e + embed(difference, self.difference1, self.difference2)
-        for encoded in encode(self.encoders, self.fields, cond, t.shape[0]):
-            e = e + encoded
-        return jax.nn.silu(e)

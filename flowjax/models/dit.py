@@ -22,8 +22,8 @@ from flowjax.conditions import Field, check
 from flowjax.errors import check_name
 from flowjax.keys import RowKeys, row_keys
 from flowjax.models.attention import attend
-from flowjax.models.embeddings import batch_time, positional, refuse_mask, time_difference
-from flowjax.models.encoders import beside, check_fields, encode, encoders_of, extra_channels
+from flowjax.models.embeddings import batch_time, refuse_mask
+from flowjax.models.encoders import beside, check_fields, embed, encode, encoders_of, extra_channels
 from flowjax.models.layers import DTYPES, REMAT, dropout, fold, remat, split_keys, unfold
 from flowjax.typing import Cond, PRNGKey
 
@@ -226,7 +226,7 @@ class DiT(nnx.Module):
         _, height, width, _ = x.shape
         refuse_mask(mask)
         cond = check(cond, self.fields)
-        c = self._embed(batch_time(t, x), s, cond)
+        c = embed(self, batch_time(t, x), s, cond)
         h = _linear(self.stem, patches(beside(x.astype(self.dtype), self.fields, cond), self.patch))
         h = h + positions(height // self.patch, width // self.patch, h.shape[-1]).astype(h.dtype)
         tokens = h.shape[1]
@@ -243,14 +243,3 @@ class DiT(nnx.Module):
         fields = [f for f in self.fields if f.kind == "sequence"]
         tokens = encode(self.encoders, fields, cond, h.shape[0])
         return jnp.concatenate([h, *(a.astype(h.dtype) for a in tokens)], 1) if tokens else h
-
-    def _embed(self, t: Float[Array, " B"], s: Array | float | None, cond: Mapping[str, Array]) -> Float[Array, "B W"]:
-        """silu of the embedding of times and conditions, in float32: it is small."""
-        embed = lambda t, one, two: two(jax.nn.silu(one(positional(t * self.time_scale, self.features))))
-        c = embed(t, self.time1, self.time2)
-        difference = time_difference(t, s, self.two_times)
-        if difference is not None:
-            c = c + embed(difference, self.difference1, self.difference2)
-        for encoded in encode(self.encoders, self.fields, cond, t.shape[0], skip="sequence"):
-            c = c + encoded
-        return jax.nn.silu(c)

@@ -22,6 +22,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from flowjax.conditions import Field, Kind
+from flowjax.models.embeddings import positional, time_difference
 
 __all__ = [
     "ENCODERS",
@@ -32,6 +33,7 @@ __all__ = [
     "VectorEncoder",
     "beside",
     "check_fields",
+    "embed",
     "encode",
     "encoders_of",
     "extra_channels",
@@ -243,6 +245,31 @@ def encode(
         for f in fields
         if f.name in encoders and f.kind != skip and (f.name in cond or not _adds_nothing(f))
     ]
+
+
+def embed(
+    network: Any, t: Float[Array, " B"], s: Array | float | None, cond: Mapping[str, Array]
+) -> Float[Array, "B width"]:
+    """silu of the embedding of times and conditions, in float32: it is small. Sequences are not in it.
+
+    Args:
+        network: with the layers `time1` and `time2` of t, `difference1` and `difference2` of t - s for two times, and
+            with `features`, `time_scale`, `two_times`, `fields` and `encoders`.
+        t: one time a row.
+        s: the second time, () or (B,); None for one time.
+        cond: from `conditions.check`.
+
+    Raises:
+        ValueError: if a network of two times gets no `s`, or a network of one time gets one.
+    """
+    of_time = lambda t, one, two: two(jax.nn.silu(one(positional(t * network.time_scale, network.features))))
+    e = of_time(t, network.time1, network.time2)
+    difference = time_difference(t, s, network.two_times)
+    if difference is not None:
+        e = e + of_time(difference, network.difference1, network.difference2)
+    for encoded in encode(network.encoders, network.fields, cond, t.shape[0], skip="sequence"):
+        e = e + encoded
+    return jax.nn.silu(e)
 
 
 def _adds_nothing(field: Field) -> bool:

@@ -28,6 +28,7 @@ from flowjax.errors import out_of_memory
 from flowjax.training import processes
 from flowjax.training.state import TrainState
 from flowjax.training.writers import say
+from flowjax.trees import path_name
 
 __all__ = ["CheckpointError", "Checkpoints", "Saver"]
 
@@ -180,7 +181,7 @@ class Checkpoints:
             return
         there = {leaf.name: tuple(leaf.shape) for leaf in jax.tree.leaves(saved["params"])}
         leaves = jax.tree_util.tree_leaves_with_path({"params": like.params})
-        here = {jax.tree_util.keystr(path, simple=True, separator="."): leaf.shape for path, leaf in leaves}
+        here = {path_name(path, "."): leaf.shape for path, leaf in leaves}
         for name in [*here, *there]:
             if here.get(name) != there.get(name):
                 was, now = (f"has shape {s[name]}" if name in s else "is missing" for s in (there, here))

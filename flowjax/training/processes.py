@@ -129,7 +129,7 @@ def own_gpus(env: Mapping[str, str]) -> list[int] | None:
 
 
 def is_primary() -> bool:
-    """Whether this process is the one that writes and prints. A single process does not initialise its devices here."""
+    """Whether this process writes and prints. The call does not initialise the devices of a single process."""
     return not jax.distributed.is_initialized() or jax.process_index() == 0
 
 

@@ -1,7 +1,6 @@
 """A config's training, assembled: the loss, the compiled run, what feeds it, and the validation loss."""
 
 import math
-import zlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
@@ -11,6 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from flowjax import checksums
 from flowjax.batch import Batch
 from flowjax.build import build, fields_of, make_augmentation
 from flowjax.config import Config, own_plugins, resolve
@@ -35,14 +35,6 @@ from flowjax.typing import Params, PRNGKey, PyTree
 __all__ = ["CompiledAhead", "Trainer"]
 
 _VAL_ROWS = 1024
-
-
-def _checksum(arrays: PyTree) -> int:
-    found = 0
-    for a in jax.tree.leaves(arrays):
-        rows: Any = np.ascontiguousarray(a)
-        found = zlib.crc32(rows, found)
-    return found
 
 
 _pool = ThreadPoolExecutor(4, thread_name_prefix="compile")
@@ -213,10 +205,11 @@ class Trainer:
         if (rows := data.rows) is not None:
             found["rows"] = len(rows)
             some = [rows[i] for i in (0, len(rows) // 2, len(rows) - 1)]
-            found["checksum of its first, middle and last row"] = _checksum(some)
+            found["checksum of its first, middle and last row"] = checksums.of_arrays(jax.tree.leaves(some))
         if data.draw is None:  # what is computed may differ in a last bit between kinds of hosts
-            found["checksum of its rows"] = _checksum(self._loaded)
-            found["checksum of its test rows"] = _checksum((data.test, data.test_cond, data.test_x0, data.test_mask))
+            found["checksum of its rows"] = checksums.of_arrays(jax.tree.leaves(self._loaded))
+            test = jax.tree.leaves((data.test, data.test_cond, data.test_x0, data.test_mask))
+            found["checksum of its test rows"] = checksums.of_arrays(test)
         return found
 
     @cached_property

@@ -1,7 +1,6 @@
 """The user's own arrays: scales, types, labels and held-out rows, against NumPy in float64."""
 
 import dataclasses
-import shutil
 
 import ml_dtypes
 import numpy as np
@@ -13,27 +12,10 @@ from flowjax.data import Affine, DataError, DataSpec, open_dataset
 from flowjax.data.stream import Stream
 from flowjax.inference import sampling, scoring
 from flowjax.inference.choose import SolverSettings
+from tests.data.stored import store
 
 RNG = np.random.default_rng(0)
 NORMAL = RNG.normal(size=(400, 2))
-
-
-def store(folder, kind, **arrays):
-    """Writes arrays as .npz, .npy or Zarr; the value of data.path."""
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
-    if kind == "npz":
-        np.savez(folder / "a.npz", **arrays)
-        return str(folder / "a.npz")
-    for name, array in arrays.items():
-        if kind == "npy":
-            np.save(folder / f"{name}.npy", array)
-        else:
-            import tensorstore as ts
-
-            where = {"driver": "zarr3", "kvstore": {"driver": "file", "path": str(folder / name)}}
-            ts.open(where, create=True, dtype=array.dtype, shape=array.shape).result().write(array).result()
-    return str(folder)
 
 
 def opened(folder, kind="npz", normalise="", **arrays):

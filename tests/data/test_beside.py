@@ -10,6 +10,7 @@ from flowjax.conditions import Field
 from flowjax.data import Affine, DataError, open_dataset
 from flowjax.data.stream import Stream
 from flowjax.errors import ConfigError
+from tests.data.stored import store
 
 RNG = np.random.default_rng(0)
 N = 60
@@ -22,28 +23,13 @@ ARRAYS = {"x": X, "y": np.arange(N) % 3, "obs": OBS, "points": POINTS, "mass": R
 COND = ("label", "obs", "points(kind='set')", "mass")
 
 
-def save(folder, kind="npz", **arrays):
-    if kind == "npz":
-        np.savez(folder / "a.npz", **arrays)
-        return str(folder / "a.npz")
-    for name, array in arrays.items():
-        if kind == "npy":
-            np.save(folder / f"{name}.npy", array)
-        else:
-            import tensorstore as ts
-
-            where = {"driver": "zarr3", "kvstore": {"driver": "file", "path": str(folder / name)}}
-            ts.open(where, create=True, dtype=array.dtype, shape=array.shape).result().write(array).result()
-    return str(folder)
-
-
 @pytest.mark.parametrize("kind", ["npz", "npy", "zarr"])
 @pytest.mark.parametrize("streamed", [False, True])
 def test_conditions_and_pairs_stay_with_their_rows(tmp_path, monkeypatch, kind, streamed):
     """Each delivered row is found by its x, and all that belongs to it is NumPy's standardisation of the same row."""
     if streamed:
         monkeypatch.setattr("flowjax.data.dataset.RESIDENT_BYTES", 0)
-    dataset = open_dataset(kind, save(tmp_path, kind, **ARRAYS), cond=COND, pairs="x0")
+    dataset = open_dataset(kind, store(tmp_path / "data", kind, **ARRAYS), cond=COND, pairs="x0")
     trained = np.delete(np.arange(N), dataset.test_rows)
     assert dataset.spec.conditions == (
         Field("obs", "vector", (3,)),
@@ -73,7 +59,7 @@ def test_conditions_and_pairs_stay_with_their_rows(tmp_path, monkeypatch, kind, 
 
 
 def test_a_stream_and_a_resident_set_hold_the_same_rows(tmp_path, monkeypatch):
-    path = save(tmp_path, "npy", **ARRAYS)
+    path = store(tmp_path / "data", "npy", **ARRAYS)
     known = open_dataset("npy", path, cond=COND, pairs="x0").arrays()
     monkeypatch.setattr("flowjax.data.dataset.RESIDENT_BYTES", 0)
     dataset = open_dataset("npy", path, cond=COND, pairs="x0")
@@ -82,7 +68,7 @@ def test_a_stream_and_a_resident_set_hold_the_same_rows(tmp_path, monkeypatch):
 
 
 def test_only_what_is_asked_for_is_read(tmp_path):
-    dataset = open_dataset("npz", save(tmp_path, **ARRAYS), cond=("mass",))
+    dataset = open_dataset("npz", store(tmp_path / "data", **ARRAYS), cond=("mass",))
     assert set(dataset.arrays().cond) == {"label", "mass"}
     assert dataset.arrays().x0 is None
     assert "not used: obs, points, x0" in dataset.notes[0]
@@ -91,7 +77,7 @@ def test_only_what_is_asked_for_is_read(tmp_path):
 def test_test_rows_of_their_own(tmp_path):
     """The rows of x_test have their conditions and sources in NAME_test."""
     test = {f"{name}_test": a[:7] + 1 for name, a in ARRAYS.items() if name != "y"} | {"y_test": ARRAYS["y"][:7]}
-    dataset = open_dataset("npz", save(tmp_path, **ARRAYS, **test), cond=COND, pairs="x0")
+    dataset = open_dataset("npz", store(tmp_path / "data", **ARRAYS, **test), cond=COND, pairs="x0")
     np.testing.assert_array_equal(dataset.test_cond["obs"], OBS[dataset.test_rows] + 1)
     np.testing.assert_allclose(dataset.test_x0, X[dataset.test_rows] + 8, rtol=1e-6)
     np.testing.assert_array_equal(dataset.test_labels, ARRAYS["y"][dataset.test_rows])
@@ -103,7 +89,7 @@ SETS = np.where(MASK[..., None], RNG.normal(size=(N, 5, 2)) * [1.0, 10.0], np.na
 
 def test_a_mask_says_which_elements_exist(tmp_path):
     """Elements that do not exist count in no moment, and are 0 in model space."""
-    dataset = open_dataset("npz", save(tmp_path, x=SETS, mask=MASK), normalise="channel")
+    dataset = open_dataset("npz", store(tmp_path / "data", x=SETS, mask=MASK), normalise="channel")
     rows = dataset.arrays()
     trained = np.delete(np.arange(N), dataset.test_rows)
     np.testing.assert_array_equal(rows.mask, MASK[trained])
@@ -111,7 +97,7 @@ def test_a_mask_says_which_elements_exist(tmp_path):
     np.testing.assert_allclose(dataset.spec.normalise.shift, np.nanmean(SETS[trained], (0, 1)), rtol=1e-9)
     assert np.all(rows.x1[~rows.mask] == 0)
     np.testing.assert_array_equal(dataset.test_mask, MASK[dataset.test_rows])
-    one = open_dataset("npz", save(tmp_path, x=SETS, mask=MASK))
+    one = open_dataset("npz", store(tmp_path / "data", x=SETS, mask=MASK))
     assert one.spec.normalise.scale == pytest.approx(np.nanstd(SETS[trained]), rel=1e-12)
 
 
@@ -148,7 +134,7 @@ def test_a_mask_says_which_elements_exist(tmp_path):
 )
 def test_what_cannot_be_meant_is_refused_in_one_line(tmp_path, change, ask, message):
     with pytest.raises((DataError, ConfigError), match=message) as error:
-        open_dataset("npz", save(tmp_path, **ARRAYS | change), **ask).arrays()
+        open_dataset("npz", store(tmp_path / "data", **ARRAYS | change), **ask).arrays()
     assert "\n" not in str(error.value)
 
 
@@ -171,7 +157,7 @@ def test_a_table_of_very_different_columns_is_standardised_by_column(tmp_path, m
     if streamed:
         monkeypatch.setattr("flowjax.data.dataset.RESIDENT_BYTES", 0)
     x = np.concatenate([RNG.normal(size=(400, 4)) * SCALES + 3 * SCALES, np.full((400, 1), 2.5)], 1)
-    dataset = open_dataset("npy", save(tmp_path, "npy", x=x))
+    dataset = open_dataset("npy", store(tmp_path / "data", "npy", x=x))
     trained = np.delete(x, dataset.test_rows, 0)
     spec = dataset.spec
     np.testing.assert_allclose(spec.normalise.scale[:4], trained[:, :4].std(0), rtol=1e-12)
@@ -183,13 +169,13 @@ def test_a_table_of_very_different_columns_is_standardised_by_column(tmp_path, m
     np.testing.assert_allclose(rows.mean(0, dtype=np.float64), 0, atol=1e-6)
     np.testing.assert_allclose(rows[:, :4].std(0, dtype=np.float64), 1, atol=1e-6)
     assert np.all(np.abs(spec.finish(rows) - trained) <= 2.0**-22 * (np.abs(trained) + spec.normalise.scale))
-    assert open_dataset("npy", str(tmp_path), normalise="global").spec.normalise.features is None
+    assert open_dataset("npy", str(tmp_path / "data"), normalise="global").spec.normalise.features is None
 
 
 @pytest.mark.parametrize(("ratio", "features"), [(2.9, None), (3.2, 2)])
 def test_columns_within_a_factor_of_three_keep_one_scale(tmp_path, ratio, features):
     z = RNG.normal(size=(500, 1))
-    dataset = open_dataset("npz", save(tmp_path, x=np.concatenate([z, ratio * z], 1)))
+    dataset = open_dataset("npz", store(tmp_path / "data", x=np.concatenate([z, ratio * z], 1)))
     assert dataset.spec.normalise.features == features
     assert bool(dataset.notes) == bool(features)
 
@@ -197,7 +183,7 @@ def test_columns_within_a_factor_of_three_keep_one_scale(tmp_path, ratio, featur
 def test_a_density_in_data_space_integrates_to_one(tmp_path):
     """Independent normal columns: the log-density of the standardised rows, mapped to data space, is scipy's."""
     x = RNG.normal(size=(4000, 2)) * [1e-2, 50.0] + [1.0, -30.0]
-    dataset = open_dataset("npz", save(tmp_path, x=x))
+    dataset = open_dataset("npz", store(tmp_path / "data", x=x))
     affine = dataset.spec.normalise
     grid = [np.linspace(m - 8 * s, m + 8 * s, 400) for m, s in zip(affine.shift, affine.scale, strict=True)]
     points = np.stack(np.meshgrid(*grid, indexing="ij"), -1).reshape(-1, 2)
@@ -210,7 +196,7 @@ def test_a_density_in_data_space_integrates_to_one(tmp_path):
 def test_channels_of_pixels_have_their_own_scales(tmp_path):
     """The moments of pixels that are uniform on [k, k + 1): the mean is 1/2 more, the variance 1/12 more."""
     x = RNG.integers(0, [40, 256], (N, 4, 4, 2)).astype(np.uint8)
-    dataset = open_dataset("npz", save(tmp_path, x=x), normalise="channel")
+    dataset = open_dataset("npz", store(tmp_path / "data", x=x), normalise="channel")
     trained = np.delete(x, dataset.test_rows, 0).astype(np.float64)
     np.testing.assert_allclose(dataset.spec.normalise.shift, trained.mean((0, 1, 2)) + 0.5, rtol=1e-12)
     np.testing.assert_allclose(dataset.spec.normalise.scale, np.sqrt(trained.var((0, 1, 2)) + 1 / 12), rtol=1e-12)

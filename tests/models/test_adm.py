@@ -14,7 +14,7 @@ from jax import lax
 from flowjax import conditions
 from flowjax.conditions import NO_LABEL, Field
 from flowjax.keys import row_keys
-from flowjax.models import adm, attention, kernels
+from flowjax.models import adm, attention, encoders, kernels
 from flowjax.models.adm import ADM
 from flowjax.models.layers import REMAT, Conv, dropout, remat, upsample_conv
 
@@ -355,7 +355,7 @@ def test_nothing_told_is_no_label_and_zeros():
     """Whichever way it is told: a dictionary may lack either."""
     model = nnx.merge(*filled(lambda rngs: ADM((8, 8, 3), **FLAT, rngs=rngs)))
     zeros, none = jnp.zeros((3, 2)), jnp.full(3, NO_LABEL)
-    embed = lambda cond: model._embed(jnp.full(3, 0.3), None, conditions.check(cond, model.fields))
+    embed = lambda cond: encoders.embed(model, jnp.full(3, 0.3), None, conditions.check(cond, model.fields))
     labelled, nothing = embed({"label": LABELS, "augment": zeros}), embed({"label": none, "augment": zeros})
     np.testing.assert_allclose(embed({"label": LABELS}), labelled, rtol=1e-6, atol=1e-7)
     for same in (None, {"label": none}, {}, {"augment": zeros}):
