@@ -15,7 +15,7 @@ import jax
 from jaxtyping import Array, Float, Int
 
 from flowjax.batch import Batch
-from flowjax.models.functional import Functional, Variables
+from flowjax.models.functional import Functional, Traits, Variables
 from flowjax.sources import Source
 from flowjax.typing import Output, Params, PRNGKey, PyTree
 
@@ -105,17 +105,19 @@ class Network:
         apply: (variables, *arguments, training=False, **inputs) -> (output, state after the call).
         takes_key: whether it draws dropout from the input `key` in training.
         fused: whether it may use fused kernels, which the input `forward_mode=True` replaces by plain operations.
+        traits: what the network declares about itself.
     """
 
     init: Callable[[PRNGKey], Variables]
     apply: Callable[..., tuple[Any, PyTree]]
     takes_key: bool = False
     fused: bool = False
+    traits: Traits = field(default_factory=Traits)
 
     @classmethod
     def of(cls, functional: Functional, takes_key: bool = False, fused: bool = False) -> "Network":
         """The network of an NNX module (`flowjax.models.functional`)."""
-        return cls(functional.init, functional.apply, takes_key, fused)
+        return cls(functional.init, functional.apply, takes_key, fused, functional.traits)
 
     @classmethod
     def from_function(cls, apply: Callable[[Params, Any, Any, Any], Output]) -> "Network":

@@ -185,6 +185,9 @@ class ADM(nnx.Module):
     # XLA's CPU compiler gives convolutions their fast kernels only outside loops. Inside one, the gradients of a U-Net
     # took 9.9 s a step against 0.58 s (batch 64 of Fashion-MNIST, 2 cores, jaxlib 0.10.2).
     slow_in_cpu_loops: ClassVar[bool] = True
+    cast_parameters: ClassVar[str] = (
+        r"^((down|up)/\d+/\d+|middle[12])/(block/conv[12]|attention/qkv)/kernel$|^downs/\d+/kernel$|^out/bias$"
+    )
 
     def __init__(
         self,

@@ -11,6 +11,7 @@ the backward pass: they cost one read of what is kept anyway.
 
 from collections.abc import Mapping, Sequence
 from functools import partial
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -158,6 +159,8 @@ class DiT(nnx.Module):
     Raises:
         ValueError: on sizes that do not divide, an unknown dtype or remat.
     """
+
+    cast_parameters: ClassVar[str] = r"^(stem|out|blocks/\d+/(qkv|out|mlp1|mlp2))/(kernel|bias)$"
 
     def __init__(
         self,

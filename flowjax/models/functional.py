@@ -1,15 +1,18 @@
 """A Flax NNX module as pure functions, with its parameters apart from all other variables."""
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
-from flowjax.typing import PRNGKey, PyTree
+from flowjax.trees import path_name
+from flowjax.typing import Params, PRNGKey, PyTree
 
-__all__ = ["Functional", "Variables", "functional"]
+__all__ = ["Functional", "Traits", "Variables", "functional"]
 
 
 class Variables(NamedTuple):
@@ -25,6 +28,35 @@ class Variables(NamedTuple):
     state: PyTree[Any]
 
 
+class Traits(NamedTuple):
+    """What a module declares about itself in attributes of the same names; training reads it.
+
+    Attributes:
+        slow_in_cpu_loops: whether the module is slow inside a compiled loop on a CPU, as convolutions are: XLA has fast
+            kernels for them only outside loops.
+        cast_parameters: a regular expression of the paths (such as `blocks/0/mlp1/kernel`) of those parameters that the
+            module casts to `dtype` before it does anything else with them. They are cast before they are gathered from
+            many devices, which halves what is sent. A call must use each of them once: otherwise the terms of its
+            gradient would be added in the narrower type. An empty expression matches nothing.
+        dtype: the type in which the module computes.
+    """
+
+    slow_in_cpu_loops: bool = False
+    cast_parameters: str = ""
+    dtype: Any = jnp.float32
+
+    def types(self, params: Params) -> PyTree[Any]:
+        """The type in which each parameter is used: its own, or `dtype` if it is cast and `dtype` is narrower."""
+
+        narrow = jnp.dtype(self.dtype)
+
+        def type_of(path: Any, p: Any) -> Any:
+            is_cast = self.cast_parameters and re.search(self.cast_parameters, path_name(path))
+            return narrow if is_cast and narrow.itemsize < p.dtype.itemsize else p.dtype
+
+        return jax.tree_util.tree_map_with_path(type_of, params)
+
+
 @dataclass(frozen=True)
 class Functional:
     """A module as two pure functions.
@@ -38,11 +70,13 @@ class Functional:
             passed on. The returned state has exactly the structure of `variables.state`. What a call writes into a
             parameter is lost: parameters change by an optimizer alone.
         abstract: shapes and types of the variables.
+        traits: what the module declares about itself.
     """
 
     init: Callable[[PRNGKey], Variables]
     apply: Callable[..., tuple[Any, PyTree[Any]]]
     abstract: Variables
+    traits: Traits
 
 
 def functional(construct: Callable[[nnx.Rngs], nnx.Module]) -> Functional:
@@ -74,7 +108,8 @@ def functional(construct: Callable[[nnx.Rngs], nnx.Module]) -> Functional:
         changed = _pure(*nnx.split(module, nnx.Param, ...)[1:])
         return output, _like(variables.state, changed.state)
 
-    return Functional(init, apply, _pure(*abstract))
+    traits = Traits(**{name: getattr(module, name) for name in Traits._fields if hasattr(module, name)})
+    return Functional(init, apply, _pure(*abstract), traits)
 
 
 def _pure(params: nnx.State, state: nnx.State) -> Variables:

@@ -20,7 +20,7 @@ from flowjax.config import TrainKeys
 from flowjax.errors import ConfigError, lookup
 from flowjax.models.magnitude import is_weight, unit
 from flowjax.ranges import Range
-from flowjax.training.stacked import stacked
+from flowjax.training.parameters import Stacks
 from flowjax.typing import Params, PyTree
 
 __all__ = [
@@ -37,6 +37,7 @@ __all__ = [
     "optimizer",
     "skip_spikes",
     "skipped",
+    "stacked",
 ]
 
 _SMALLEST_SIDE = 16
@@ -252,3 +253,22 @@ def normalise_weights(mask: Mask = is_weight) -> optax.GradientTransformation:
         return jax.tree.map(project, chosen, updates, params), state
 
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+
+
+def stacked(tx: optax.GradientTransformation) -> optax.GradientTransformation:
+    """The transformation applied to parameters and gradients in stacks of equal shape (`parameters.Stacks`).
+
+    The result is exact for an optimizer that treats each number alike (Adam), and for one that knows that the first
+    axis is a batch (Muon).
+    """
+
+    def init(params: PyTree) -> Any:
+        return tx.init(Stacks(params).stack(params))
+
+    def update(updates: PyTree, state: Any, params: PyTree | None = None) -> tuple[PyTree, Any]:
+        stacks = Stacks(updates)
+        new: Any
+        new, state = tx.update(stacks.stack(updates), state, None if params is None else stacks.stack(params))
+        return stacks.unstack(new), state
+
+    return optax.GradientTransformation(init, update)

@@ -22,9 +22,8 @@ from flowjax.data.batches import GetBatch
 from flowjax.methods.base import Context, Limit, Loss, Method
 from flowjax.training.averages import ema_decay, gamma_of, update_ema, update_power
 from flowjax.training.optimizers import global_norm
-from flowjax.training.parameters import ParameterLayout
+from flowjax.training.parameters import ParameterLayout, Stacks
 from flowjax.training.sharding import replicated, shard_batch
-from flowjax.training.stacked import Stacks
 from flowjax.training.state import RunningMetrics, TrainState
 from flowjax.typing import Params, PRNGKey, PyTree
 

@@ -20,14 +20,10 @@ from flowjax.errors import lookup
 from flowjax.methods.base import Context, Method
 from flowjax.models.functional import Variables
 from flowjax.models.magnitude import is_weight
-from flowjax.names import MODELS
-from flowjax.training import optimizers, processes, profiling, stacked
-from flowjax.training.narrow import travelling
-from flowjax.training.parameters import ParameterLayout
+from flowjax.training import optimizers, parameters, processes, profiling
+from flowjax.training.parameters import ParameterLayout, Stacks, network_over_rows
 from flowjax.training.prefetcher import Prefetcher
-from flowjax.training.replicas import network_over_rows
 from flowjax.training.sharding import make_mesh, replicated, rules_of, shardings
-from flowjax.training.stacked import Stacks
 from flowjax.training.state import TrainState, init_state
 from flowjax.training.step import LOOPS, Metrics, Step, make_run, make_step
 from flowjax.typing import Params, PRNGKey, PyTree
@@ -120,8 +116,8 @@ class Trainer:
     def make_step(self, stacks: Stacks | None = None) -> Step:
         """One step of the state, or of the state in stacks."""
         config, places = self.config, self.places.params
-        dtypes = None if self.mesh.shape["fsdp"] == 1 else lambda: self._travelling
-        layout = ParameterLayout(self._shapes.params, places, self._whole, stacks, dtypes)
+        types = None if self.mesh.shape["fsdp"] == 1 else self._types
+        layout = ParameterLayout(self._shapes.params, places, self._whole, stacks, types)
         return make_step(
             self._method_in_training(),
             optimizers.optimizer(config.train),
@@ -142,7 +138,7 @@ class Trainer:
         method: Any = self.method
         apply = method.network.apply
         plain = lambda params, *arguments, **inputs: apply(Variables(params, {}), *arguments, **inputs)[0]
-        mapped = network_over_rows(plain, self.mesh)
+        mapped = network_over_rows(plain, self.mesh, self._types)
 
         def by_rows(variables: Variables, *arguments: Any, **inputs: Any) -> tuple[Any, PyTree]:
             return mapped(variables.params, *arguments, **inputs), {}
@@ -152,7 +148,7 @@ class Trainer:
     def _whole_on_gpus(self) -> bool:
         """Whether every parameter is whole on each device, and that a GPU."""
         whole = all(place.is_fully_replicated for place in jax.tree.leaves(self.places.params))
-        return whole and self.mesh.devices.flat[0].platform in stacked.PLATFORMS
+        return whole and self.mesh.devices.flat[0].platform in parameters.PLATFORMS
 
     def _make_stacks(self) -> Stacks | None:
         """For parameters whole on each GPU, which the optimizer treats number by number."""
@@ -160,7 +156,7 @@ class Trainer:
         elementwise = self.config.train.optimizer in optimizers.ELEMENTWISE and not layers
         if not elementwise or not self._whole_on_gpus():
             return None
-        return Stacks(self._shapes.params, stacked.largest_within(self._shapes.params, stacked.HELD))
+        return Stacks(self._shapes.params, parameters.largest_within(self._shapes.params, parameters.HELD))
 
     def compile_ahead(self, fresh: bool) -> None:
         """Starts to compile what training will call: the loop, the initial state if `fresh`, the validation loss."""
@@ -218,15 +214,9 @@ class Trainer:
         return batch_like(self.dataset, self._fields, self.config.train.batch_size)
 
     @cached_property
-    def _travelling(self) -> PyTree:
-        like = self._shapes
-
-        def loss(params: Params, variables: PyTree, key: PRNGKey, batch: Batch, teacher: PyTree) -> Any:
-            targets = dict.fromkeys(self.method.targets, params)
-            context = Context(0, jax.lax.stop_gradient(targets), teacher, variables, training=True)
-            return self.method.loss(params, context, key, batch)
-
-        return travelling(loss, like.params, like.variables, like.key, self._batch_like, self.teacher)
+    def _types(self) -> PyTree:
+        """The type in which each parameter is gathered or summed: the one to which the network casts it, if any."""
+        return self.method.network.traits.types(self._shapes.params)
 
     def arrays_like(self) -> PyTree:
         """Shapes and shardings of `arrays()`, which are loaded for it."""
@@ -248,9 +238,8 @@ class Trainer:
 
     def _loops_on_host(self) -> bool:
         """Whether the host calls each step, as `train.loop` says."""
-        network = MODELS.get(self.config.get("model", {}).get("name"))
         rule = lookup("train.loop", self.config.train.loop, LOOPS)
-        return rule(getattr(network, "slow_in_cpu_loops", False), self.mesh.devices.flat[0].platform)
+        return rule(self.method.network.traits.slow_in_cpu_loops, self.mesh.devices.flat[0].platform)
 
     @cached_property
     def flops_per_step(self) -> float:

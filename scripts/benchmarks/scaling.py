@@ -113,14 +113,14 @@ def compiled(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """What can be said of the programs for a topology."""
     from topologies import OPTIONS, devices, fuse
 
-    from flowjax.training import stacked
+    from flowjax.training import parameters
 
     kind = args.topology.partition(":")[0]
     there, options = devices(args.topology), OPTIONS.get(kind)
     if kind == "h200":
         fuse()
     if args.apart:
-        stacked.PLATFORMS = ()
+        parameters.PLATFORMS = ()
     for mesh in args.mesh:
         trainer = assembled(args, mesh, there)
         start = time.perf_counter()

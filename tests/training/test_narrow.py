@@ -1,20 +1,80 @@
-"""Parameters that may travel in a narrower type: which ones, and that nothing changes by it."""
+"""The parameters that networks declare to cast before use: their programs do it, and an earlier cast is the same."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.extend import core
 
 from flowjax.batch import Batch
 from flowjax.build import build
+from flowjax.conditions import Field
 from flowjax.config import defaults, resolve
 from flowjax.data import DataSpec
 from flowjax.data.affine import image_scale
-from flowjax.methods import Context
-from flowjax.training.narrow import travelling
+from flowjax.methods import Context, Network
+from flowjax.models.functional import Traits, Variables, functional
+from flowjax.names import MODELS
 from flowjax.training.state import init_state
+from flowjax.trees import path_name
+from flowjax.typing import Params, PyTree
 
-NARROW = jnp.bfloat16
+NARROW = jnp.dtype(jnp.bfloat16)
+
+_MOVES = {"reshape", "squeeze", "slice", "split", "transpose", "rev"}
+"""What brings numbers to other places, each at most once: a cast after them is a cast before them, and in the gradient
+nothing is added up in the narrower type."""
+
+
+def types_in_use(f: Callable[..., Any], params: Params, *arguments: Any) -> PyTree:
+    """The type in which f(params, *arguments) uses each parameter: its own, or the narrower one of a cast before use.
+
+    Args:
+        f: traced, not run.
+        params, arguments: or their shapes.
+    """
+    closed = jax.make_jaxpr(f)(params, *arguments)
+    leaves, tree = jax.tree.flatten(params)
+    found = [list(_seen(closed.jaxpr, var)) for var in closed.jaxpr.invars[: len(leaves)]]
+    return tree.unflatten(_choose(leaf.dtype, types) for leaf, types in zip(leaves, found, strict=True))
+
+
+def _choose(own: Any, seen: list[Any]) -> Any:
+    """The type of the only cast. Of two, gradients are added in the wider type: they stay two."""
+    if len(seen) != 1 or seen[0] is None:
+        return own
+    floats = all(jnp.issubdtype(dtype, jnp.floating) for dtype in (own, seen[0]))
+    return seen[0] if floats and jnp.dtype(seen[0]).itemsize < jnp.dtype(own).itemsize else own
+
+
+def _seen(jaxpr: Any, var: Any) -> Iterator[Any]:
+    """The types that a variable is cast to wherever it is used; None for any use but a cast."""
+    if any(out is var for out in jaxpr.outvars):
+        yield None
+    for eqn in jaxpr.eqns:
+        for i, used in enumerate(eqn.invars):
+            if used is not var:
+                continue
+            name, inner = eqn.primitive.name, _body(eqn)
+            if name == "convert_element_type":
+                yield eqn.params["new_dtype"]
+            elif name in _MOVES and i == 0:
+                for out in eqn.outvars:
+                    yield from _seen(jaxpr, out)
+            elif inner is not None:
+                yield from _seen(inner, inner.invars[i])
+            else:
+                yield None
+
+
+def _body(eqn: Any) -> Any:
+    """The only jaxpr of an equation that runs it once: of a call, of a rematerialised block."""
+    opened = [value.jaxpr if isinstance(value, core.ClosedJaxpr) else value for value in eqn.params.values()]
+    found = [value for value in opened if isinstance(value, core.Jaxpr) and len(value.invars) == len(eqn.invars)]
+    return found[0] if len(found) == 1 and eqn.primitive.name not in ("while", "scan") else None
 
 
 def uses(p, x):
@@ -33,12 +93,56 @@ def test_which_types_are_seen():
     w = jnp.eye(2)
     own = {"moved": jnp.ones((2, 3)), "count": jnp.ones((), jnp.int32), "repeated": jnp.ones(2)}
     params = dict.fromkeys(("cast", "inside", "looped", "twice", "plain", "both", "gathered"), w) | own
-    seen = travelling(uses, params, jnp.ones((4, 2)))
+    seen = types_in_use(uses, params, jnp.ones((4, 2)))
     narrow = {name for name, dtype in seen.items() if dtype == NARROW}
     assert narrow == {"cast", "moved", "inside", "repeated"}  # a sum over rows after the cast is one reduction
     assert seen["count"] == jnp.int32
     assert {seen[name] for name in ("twice", "plain", "both", "looped", "gathered")} == {jnp.dtype("float32")}
-    assert travelling(lambda p: p, w) == w.dtype  # what is given back is used
+    assert types_in_use(lambda p: p, w) == w.dtype  # what is given back is used
+
+
+FIELDS = (
+    Field("label", "label", num_classes=3),
+    Field("obs", "vector", (2,)),
+    Field("picture", "image", (8, 8, 1)),
+    Field("words", "sequence", (4, 2)),
+    Field("points", "set", (3, 2)),
+)
+TAKES = {"dit": FIELDS, "mlp": (*FIELDS[:2], FIELDS[4]), "unet": FIELDS[:1]}
+SMALL = {"width": 48, "depth": 2, "heads": 2, "channels": 32, "multipliers": (1, 2), "blocks": 1, "attention": (4,)}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_what_a_network_declares_is_what_its_program_does(name):
+    """In bfloat16, with all kinds of conditions, whose encoders declare nothing. Only shapes are computed."""
+    defaults_of = defaults(name).model
+    keys = {key: value for key, value in SMALL.items() if key in defaults_of and (key, name) != ("heads", "adm")}
+    keys |= {"head_width": 16} if "head_width" in defaults_of else {}
+    fields, shape = TAKES.get(name, FIELDS[:3]), (2,) if name == "mlp" else (8, 8, 3)
+    make = lambda rngs: MODELS[name](shape, fields=fields, rngs=rngs, **keys)
+    network = Network.of(functional(make))
+    like = jax.eval_shape(network.init, jax.random.key(0))
+    types = {f.name: jnp.int32 if f.kind == "label" else jnp.float32 for f in fields}
+    cond = {f.name: jax.ShapeDtypeStruct((4, *f.shape), types[f.name]) for f in fields}
+    call = lambda params, *inputs: network.apply(Variables(params, like.state), *inputs)[0]
+    x, t = jax.ShapeDtypeStruct((4, *shape), jnp.float32), jax.ShapeDtypeStruct((4,), jnp.float32)
+    seen = types_in_use(call, like.params, t, x, cond)
+    declared = network.traits.types(like.params)
+    narrow = lambda types: {path_name(p) for p, t in jax.tree.leaves_with_path(types) if t == NARROW}
+    assert narrow(declared) <= narrow(seen)
+    missed = {path for path in narrow(seen) - narrow(declared) if not path.startswith("encoders/")}
+    assert missed <= {"stem/kernel"}  # of `adm`: only with so many channels that it is not a matrix product of windows
+    assert bool(narrow(declared)) == (name in ("adm", "dit"))
+
+
+def test_a_pattern_narrows_only_what_is_wider():
+    params = {"a": {"kernel": jnp.ones(2)}, "b": jnp.ones(2), "n": jnp.ones(2, jnp.bfloat16)}
+    assert Traits(cast_parameters="a/kernel|n", dtype=jnp.bfloat16).types(params) == {
+        "a": {"kernel": NARROW},
+        "b": jnp.dtype("float32"),
+        "n": NARROW,
+    }
+    assert Traits(cast_parameters="a|b").types(params) == jax.tree.map(lambda p: p.dtype, params)
 
 
 @pytest.mark.parametrize("model", ["dit", pytest.param("adm", marks=pytest.mark.slow)])
@@ -54,9 +158,8 @@ def test_the_loss_and_its_gradient_are_the_same_numbers(model):
     params = jax.tree.map(lambda p: p + 0.02 * jnp.cos(jnp.arange(p.size)).reshape(p.shape), state.params)  # no zeros
     batch = Batch(jnp.asarray(np.random.default_rng(0).normal(size=(4, 8, 8, 3)), jnp.float32), None)
     loss = lambda params: method.loss(params, Context(), jax.random.key(1), batch).value
-    dtypes = travelling(loss, params)
-    kinds = {str(dtype) for dtype in jax.tree.leaves(dtypes)}
-    assert kinds == {"bfloat16", "float32"}
+    dtypes = method.network.traits.types(params)
+    assert {str(dtype) for dtype in jax.tree.leaves(dtypes)} == {"bfloat16", "float32"}
 
     def cast_first(params):
         found, gradient = jax.value_and_grad(loss)(jax.tree.map(lambda p, dtype: p.astype(dtype), params, dtypes))

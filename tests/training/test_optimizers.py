@@ -18,8 +18,9 @@ from flowjax.training.optimizers import (
     optimizer,
     skip_spikes,
     skipped,
+    stacked,
 )
-from flowjax.training.stacked import Stacks, largest_within, stacked
+from flowjax.training.parameters import Stacks, largest_within
 
 pytestmark = pytest.mark.analytic
 

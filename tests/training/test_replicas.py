@@ -19,7 +19,7 @@ from flowjax.paths import GaussianPath
 from flowjax.schedules import CondOT
 from flowjax.sources import Normal
 from flowjax.training import sharding
-from flowjax.training.replicas import network_over_rows
+from flowjax.training.parameters import network_over_rows
 
 
 def network(params, t, x, cond, key=None):
@@ -36,8 +36,9 @@ def test_output_and_gradient_are_those_of_the_network(cond):
     mesh = jax.make_mesh((1, 1, 1), sharding.AXES, (jax.sharding.AxisType.Auto,) * 3)
     a, b, x = jax.random.normal(jax.random.key(0), (3, 4, 4))
     params, key = {"a": a, "b": b, "unused": jnp.ones(3)}, jax.random.key(1)
+    types = {"a": jnp.bfloat16, "b": jnp.float32, "unused": jnp.float32}
     loss = lambda f: lambda params: jnp.mean(f(params, 0.5 * jnp.ones(4), x, cond, key=key) ** 2)
-    spread = loss(network_over_rows(network, mesh))
+    spread = loss(network_over_rows(network, mesh, types))
     (one, own), (two, other) = (jax.jit(jax.value_and_grad(f))(params) for f in (loss(network), spread))
     assert float(one) == pytest.approx(float(two), rel=2**-7)
     for name in params:

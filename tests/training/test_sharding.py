@@ -197,7 +197,7 @@ from flowjax.batch import Batch
 from flowjax.data.dataset import sample_rows
 from flowjax.data.affine import image_scale
 from flowjax.batch import Batch
-from flowjax.training import sharding, stacked
+from flowjax.training import parameters, sharding
 from flowjax.training.state import with_empty_metrics
 from flowjax.training.trainer import Trainer
 
@@ -216,8 +216,8 @@ def losses(model, own, mesh):
     config = resolve(config)
     trainer = Trainer(config, build(config, data.spec), data)
     if own.get("dtype") is None and mesh.get("fsdp", 1) > 1 and model == "dit":
-        assert {str(dtype) for dtype in jax.tree.leaves(trainer._travelling)} == {"float32", "bfloat16"}
-    if stacked.PLATFORMS == ("cpu",):
+        assert {str(dtype) for dtype in jax.tree.leaves(trainer._types)} == {"float32", "bfloat16"}
+    if parameters.PLATFORMS == ("cpu",):
         step = jax.make_jaxpr(trainer.make_step())(trainer._shapes, trainer._shapes.key, trainer._batch_like)
         assert ("shard_map" in str(step)) == (mesh.get("data", 1) > 1)
         assert (trainer.stacks is not None) == (model != "adm")  # whose convolutions take the loop to the host
@@ -244,7 +244,7 @@ MESHES = [{"data": 1}, {"data": 2}, {"data": 8}, {"fsdp": 8}, {"fsdp": 4, "tenso
           {"data": 2, "fsdp": 2, "tensor": 2}]
 model, chosen = sys.argv[1], json.loads(sys.argv[2])
 if model.endswith("_as_on_gpu"):
-    stacked.PLATFORMS = ("cpu",)
+    parameters.PLATFORMS = ("cpu",)
 print(json.dumps([losses(model.split("_")[0], MODELS[model], MESHES[i]) for i in chosen]))
 """
 

@@ -195,7 +195,7 @@ def test_a_full_disk_is_one_line(tmp_path, trainer, monkeypatch):
 
 
 def test_loops_on_the_host_and_in_stacks_take_the_same_steps(trainer):
-    from flowjax.training.stacked import Stacks
+    from flowjax.training.parameters import Stacks
     from flowjax.training.step import make_run
 
     on_host = make_run(
@@ -232,7 +232,7 @@ def test_networks_with_convolutions_declare_that_cpu_loops_are_slow(name):
     like = trainer.like()
     jaxpr = jax.make_jaxpr(trainer.make_step())(like, like.key, trainer._batch_like)
     convolves = "conv_general_dilated" in str(jaxpr)
-    assert getattr(MODELS[name], "slow_in_cpu_loops", False) == convolves
+    assert trainer.method.network.traits.slow_in_cpu_loops == convolves
     assert isinstance(trainer._run, CompiledAhead) != convolves  # where tests run: on a CPU
 
 
