@@ -197,10 +197,13 @@ def test_a_measurement_of_another_batch_is_refused():
         ),
         (lambda: ClassifierFree(BY_LABEL, 2.0, FIELDS, rescale=1.5), "between 0 and 1"),
         (lambda: ClassifierFree(BY_LABEL, 2.0, FIELDS, (0.8, 0.2)), "in order"),
-        (lambda: Classifier(model(exact_ends, AffinePath(CondOT())), lambda t, x, c: x[:, 0]), "needs path 'gaussian'"),
+        (
+            lambda: Classifier(model(exact_ends, AffinePath(CondOT())), lambda t, x, c: x[:, 0]),
+            "must have the path 'gaussian'",
+        ),
         (lambda: Posterior(BY_LABEL, linear_measurement(lambda x: x, X, 0.1), 0.0), "positive"),
         (lambda: linear_measurement(lambda x: x, X, -1.0), "not be negative"),
-        (lambda: linear_measurement(lambda x: x[:, :1], X[:, 0], 1.0)(X, jnp.ones(())), "one row of y a sample"),
+        (lambda: linear_measurement(lambda x: x[:, :1], X[:, 0], 1.0)(X, jnp.ones(())), "one row of y per sample"),
     ],
 )
 def test_refusals(bad, message):
