@@ -199,7 +199,7 @@ def test_a_measurement_of_another_batch_is_refused():
         (lambda: ClassifierFree(BY_LABEL, 2.0, FIELDS, (0.8, 0.2)), "in order"),
         (
             lambda: Classifier(model(exact_ends, AffinePath(CondOT())), lambda t, x, c: x[:, 0]),
-            "must have the path 'gaussian'",
+            "the path 'gaussian'",
         ),
         (lambda: Posterior(BY_LABEL, linear_measurement(lambda x: x, X, 0.1), 0.0), "positive"),
         (lambda: linear_measurement(lambda x: x, X, -1.0), "not be negative"),

@@ -3,10 +3,10 @@
 Every guide changes the posterior means of the ends in the one direction that leaves x_t unchanged,
 (x0, x1) += (-alpha, sigma) k. Then alpha x1 + sigma x0 = x_t still holds, and all predictions stay consistent:
 
-    classifier-free   uncond + scale (cond - uncond)                              Ho & Salimans 2022, arXiv 2207.12598
-    autoguidance      weak + scale (strong - weak)                                Karras et al. 2024, arXiv 2406.02507
-    classifier        score + scale grad log p(y | x_t)                           Dhariwal & Nichol 2021, arXiv 2105.05233
-    posterior         the same, with p(y | x_t) approximated at E[x1 | x_t]       Chung et al. 2023, arXiv 2209.14687
+    classifier-free   uncond + scale (cond - uncond)                           Ho & Salimans 2022, arXiv 2207.12598
+    autoguidance      weak + scale (strong - weak)                             Karras et al. 2024, arXiv 2406.02507
+    classifier        score + scale grad log p(y | x_t)                        Dhariwal & Nichol 2021, arXiv 2105.05233
+    posterior         the same, with p(y | x_t) approximated at E[x1 | x_t]    Chung et al. 2023, arXiv 2209.14687
 
 A scale of 0 gives the unconditional model (or the weak network) and a scale of 1 the conditional one (or the strong
 network). A larger scale gives samples that are more concentrated than the data.
