@@ -13,7 +13,8 @@ from flax import nnx
 from flowjax import conditions, couplings, sources
 from flowjax.arguments import make
 from flowjax.conditions import Field
-from flowjax.config import Config, method_of, model_keys, model_of
+from flowjax.config import Config
+from flowjax.config_keys import method_of, model_keys, model_of
 from flowjax.data import DataSpec
 from flowjax.data.augment import AUGMENTATIONS, Augmentation
 from flowjax.data.requests import field_requests

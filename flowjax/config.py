@@ -1,31 +1,29 @@
-"""Configs: every key with its default in one place, and the checks that turn a bad one into one clear line.
+"""Configs: all keys with their defaults, and the checks that report a bad value in one line.
 
-A config file is short: `config = defaults("mlp")`, a few assignments, `return config`. Importing this module costs
-ml_collections and nothing heavier.
+A config file is short: `config = defaults("mlp")`, a few assignments, `return config`. Importing this module imports
+ml_collections, but not JAX.
 """
 
 import ast
 import copy
 import dataclasses
 import difflib
-import inspect
 import os
-import typing
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ml_collections import ConfigDict
 
-from flowjax.arguments import bounds_of, separate
-from flowjax.errors import ConfigError, lookup
-from flowjax.plugins import Kind, find, is_outside, modules_of
-from flowjax.ranges import NUMBER, RANGES, WHOLE, Items, Range, fault, shown
+from flowjax.arguments import separate
+from flowjax.config_keys import MODEL_DEFAULTS, SECTIONS, method_of, method_ranges, model_keys, model_with, range_like
+from flowjax.errors import ConfigError
+from flowjax.plugins import is_outside, modules_of
+from flowjax.ranges import RANGES, fault, shown
 
 __all__ = [
     "CADENCE",
     "MODEL_DEFAULTS",
     "OUTSIDE_KEYS",
-    "SECTIONS",
     "Config",
     "TrainKeys",
     "changed",
@@ -33,9 +31,6 @@ __all__ = [
     "differences",
     "flatten",
     "literal",
-    "method_of",
-    "model_keys",
-    "model_of",
     "nearest_key",
     "own_plugins",
     "resolve",
@@ -47,51 +42,9 @@ if TYPE_CHECKING:
 else:
     Config = TrainKeys = ConfigDict
 
-MODEL_DEFAULTS: dict[str, dict[str, Any]] = {
-    "mlp": {"width": 128, "depth": 3, "features": 16, "activation": "silu"},
-    "unet": {"channels": 64, "multipliers": (1, 2, 2), "blocks": 2, "patch": 1, "heads": 4},
-    "adm": {
-        "channels": 128,
-        "multipliers": (1, 2, 2, 2),
-        "blocks": 2,
-        "attention": (16,),
-        "head_width": 64,
-        "heads": 0,
-        "film": False,
-        "dropout": 0.1,
-        "time_scale": 1.0,
-        "dtype": "bfloat16",
-        "remat": "none",
-    },
-    "edm2": {
-        "channels": 128,
-        "multipliers": (1, 2, 2, 2),
-        "blocks": 2,
-        "attention": (16,),
-        "head_width": 64,
-        "dropout": 0.0,
-        "time": "log_snr",
-        "time_scale": 1.0,
-        "dtype": "bfloat16",
-        "remat": "none",
-    },
-    "dit": {
-        "patch": 2,
-        "depth": 12,
-        "width": 384,
-        "heads": 6,
-        "qk_norm": False,
-        "dropout": 0.0,
-        "time_scale": 1000.0,
-        "dtype": "bfloat16",
-        "remat": "none",
-    },
-}
-"""Each model's own keys, as its constructor takes them."""
-
 CADENCE = (
     "train.steps",
-    "train.accumulate",  # with remat, what fewer devices need; it draws other noise
+    "train.accumulate",  # with model.remat, it fits a run onto fewer devices; the noise of each step changes
     "model.remat",
     "train.log_every",
     "train.save_every",
@@ -106,17 +59,7 @@ CADENCE = (
     "mesh.tensor",
     "mesh.rules",
 )
-"""Keys that a resumed run may change; with any other it would be another run."""
-
-
-SECTIONS: dict[str, Any] = {
-    "source": {"name": "normal"},
-    "path": {"name": "affine", "schedule": "condot", "shift": 1.0, "noise": ""},
-    "coupling": {"name": "independent"},
-    "prediction": "velocity",
-}
-"""Sections and keys that exist for the methods which read them (`Method.sections`), and for no other."""
-
+"""Keys whose values may change when a run is resumed. Any other change makes it a different run."""
 
 OUTSIDE_KEYS = (
     "model.name",
@@ -127,81 +70,25 @@ OUTSIDE_KEYS = (
     "coupling.name",
     "prediction",
 )
-"""Keys whose value may be the name of an object in the caller's own module (`flowjax.plugins`)."""
+"""Keys whose value may name an object in a module outside flowjax (`flowjax.plugins`)."""
 
 
 def own_plugins(config: Config | ConfigDict | dict) -> tuple[str, ...]:
-    """The modules that a config names, for a config that the caller has written: `train` and `sweep` allow these."""
+    """Returns the modules outside flowjax that a config names.
+
+    Use it only for a config that the user has written, as for `flowjax train`: naming a module there allows its import.
+    """
     flat = flatten(config)
     return modules_of(flat.get(key) for key in OUTSIDE_KEYS)
 
 
-def method_of(name: str, plugins: Sequence[str] = ()) -> type:
-    """The method of that name.
-
-    Args:
-        name: in `flowjax.methods.METHODS`, or of a class in a module of the caller's own.
-        plugins: the modules that may be imported.
-
-    Raises:
-        ConfigError: if there is none.
-    """
-    from flowjax.methods import METHODS  # with it comes JAX
-
-    if is_outside(name):
-        members = ("Settings", "sections", "from_config", "init", "loss", "model")
-        return find("method.name", name, Kind("a class of a method", members, functions=False), plugins)
-    return lookup("method.name", name, METHODS)
-
-
-def model_of(name: str, plugins: Sequence[str] = ()) -> type:
-    """The class of a network in a module of the caller's own.
-
-    Args:
-        name: such as `my_package.nets:MyNet`.
-        plugins: the modules that may be imported.
-
-    Raises:
-        ConfigError: if there is none, or it is no `nnx.Module`.
-    """
-    from flax import nnx
-
-    return find("model.name", name, Kind("a subclass of flax.nnx.Module", base=nnx.Module, functions=False), plugins)
-
-
-def model_keys(name: str, plugins: Sequence[str] = ()) -> dict[str, Any]:
-    """A model's own keys with their defaults.
-
-    Those of a network from outside are the keyword arguments of its constructor that have a plain default: a number,
-    a string, a truth value or a tuple of these. `fields`, `outputs` and `two_times` are not among them: they follow
-    from the data and the method.
-
-    Args:
-        name: in `MODEL_DEFAULTS`, or of a class in a module of the caller's own.
-        plugins: the modules that may be imported.
-
-    Raises:
-        ConfigError: if there is no such model.
-    """
-    if not is_outside(name):
-        return copy.deepcopy(lookup("model.name", name, MODEL_DEFAULTS))
-    parameters = inspect.signature(model_of(name, plugins).__init__).parameters.values()
-    plain = lambda value: isinstance(value, bool | int | float | str)
-    return {
-        p.name: p.default
-        for p in parameters
-        if p.name not in ("name", "fields", "outputs", "two_times", "rngs")
-        and (plain(p.default) or (isinstance(p.default, tuple) and all(map(plain, p.default))))
-    }
-
-
 def defaults(model: str = "mlp", method: str = "flow_matching") -> Config:
-    """All keys of a run with their defaults.
+    """Returns a config with all keys at their defaults.
 
     Args:
-        model: a name in `MODEL_DEFAULTS`, or of a network in a module of your own, `my_package.nets:MyNet`, which is
-            imported. It has no meaning for a method that makes its own network.
-        method: a name in `flowjax.methods.METHODS`, or of a method in a module of your own.
+        model: a name in `MODEL_DEFAULTS`, or a network in a module of your own, `my_package.nets:MyNet`, which is
+            imported. It is ignored if the method makes its own network.
+        method: a name in `flowjax.methods.METHODS`, or a method in a module of your own.
 
     Raises:
         ConfigError: on an unknown name.
@@ -210,7 +97,7 @@ def defaults(model: str = "mlp", method: str = "flow_matching") -> Config:
 
 
 def _defaults(model: str, method: str, plugins: Sequence[str]) -> Config:
-    """`defaults`, which imports the modules in `plugins` alone."""
+    """As `defaults`, but imports only the modules in `plugins`."""
     chosen: Any = method_of(method, plugins)
     shared = {name: value for name, value in SECTIONS.items() if name in chosen.sections}
     if "model" in chosen.sections:
@@ -244,7 +131,7 @@ def _defaults(model: str, method: str, plugins: Sequence[str]) -> Config:
                 "clip": 1.0,
                 "spike": 0.0,
                 "peak_tflops": 0.0,
-                "loop": "auto",  # or device, host: where the loop over steps runs
+                "loop": "auto",  # where the loop over steps runs: auto, device or host
                 "log_every": 200,
                 "save_every": 1000,
                 "keep_last": 3,
@@ -259,7 +146,7 @@ def _defaults(model: str, method: str, plugins: Sequence[str]) -> Config:
 
 
 def flatten(config: Config | ConfigDict | dict, prefix: str = "") -> dict[str, Any]:
-    """{"train.steps": 1000, ...}, from a config and its sections; tuples become lists, as JSON has them."""
+    """Returns `{"train.steps": 1000, ...}` from a config and its sections. Tuples become lists, as in JSON."""
     flat: dict[str, Any] = {}
     for key, value in config.items():
         if isinstance(value, ConfigDict | dict) and not prefix:
@@ -270,7 +157,7 @@ def flatten(config: Config | ConfigDict | dict, prefix: str = "") -> dict[str, A
 
 
 def literal(text: str) -> Any:
-    """The Python value that a text stands for: 3, 1e-3, True, (1, 2); a name is itself."""
+    """Returns the Python value that a text stands for: 3, 1e-3, True, (1, 2). Any other text is returned unchanged."""
     try:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):  # "{[]: 1}" and deep nesting raise these
@@ -278,15 +165,15 @@ def literal(text: str) -> Any:
 
 
 def changed(config: Config, values: Mapping[str, Any], plugins: Sequence[str] = ()) -> Config:
-    """A full, checked copy of a config in which the keys of `values`, such as "train.lr", have these.
+    """Returns a checked copy of a config with some values replaced.
 
     Args:
-        config: full.
-        values: by key.
+        config: a full config.
+        values: the new values by key, such as {"train.lr": 1e-3}.
         plugins: the modules that may be imported (`flowjax.plugins`).
 
     Raises:
-        ConfigError: as `resolve`.
+        ConfigError: on an unknown key or a bad value, as in `resolve`.
     """
     known, raw = flatten(config), config.to_dict()
     for key, value in values.items():
@@ -298,23 +185,24 @@ def changed(config: Config, values: Mapping[str, Any], plugins: Sequence[str] = 
 
 
 def unknown_key(key: str, known: Iterable[str]) -> str:
-    """A message of one line about an unknown key: it suggests the nearest key, or lists the valid ones."""
+    """Returns a message of one line about an unknown key, with the nearest valid key or a list of the valid ones."""
     names = list(known)
     section = key.partition(".")[0]
-    own = [name.partition(".")[2] for name in names if name.startswith(f"{section}.")]
-    if (not own or key != section) and (near := nearest_key(key, names)) is not None:
+    keys = [name.partition(".")[2] for name in names if name.startswith(f"{section}.")]
+    if (not keys or key != section) and (near := nearest_key(key, names)) is not None:
         return f"unknown config key {shown(key)}; the nearest valid one is {near!r}"
-    if own:
+    if keys:
         what = f"{section!r} is a section" if key == section else f"unknown config key {shown(key)}"
-        return f"{what}; the keys of {section} are {', '.join(own)}"
+        return f"{what}; the keys of {section} are {', '.join(keys)}"
     sections = dict.fromkeys(name.partition(".")[0] for name in names)
     return f"unknown config key {shown(key)}; the keys and sections are {', '.join(sections)}"
 
 
 def nearest_key(key: str, known: Iterable[str]) -> str | None:
-    """The known key that `key` is probably meant for; None if none is close.
+    """Returns the valid key that is most similar to `key`, or None if none is similar.
 
-    It has the same last part in another section, or a similar last part, and then preferably in the same section.
+    A key with the same last part in another section comes first; then keys with a similar last part, those of the same
+    section before others.
     """
     section, _, last = key.rpartition(".")
     leaves = [(name.rpartition(".")[0], name.rpartition(".")[2], name) for name in known]
@@ -327,13 +215,13 @@ def nearest_key(key: str, known: Iterable[str]) -> str | None:
 
 
 def resolve(config: object, plugins: Sequence[str] = ()) -> Config:
-    """A full, checked config from one that may leave keys out (they take their defaults).
+    """Returns a full, checked config. Keys that are left out take their defaults.
 
-    Configs of files, of flags, of a workdir and of files of weights all pass through here, before anything is built.
-    A relative data.path becomes absolute, so that a run can be opened from another folder, and a ~ is expanded.
+    Configs from files, flags, workdirs and files of weights are all checked here, before anything is built. A relative
+    data.path becomes absolute, so that a run can be opened from another folder, and a leading ~ is expanded.
 
     Args:
-        config: keys and sections.
+        config: a dictionary of keys and sections, or a `ConfigDict`.
         plugins: the modules that may be imported, with their submodules. A config that names an object of another
             module is refused, and nothing is imported (`flowjax.plugins`).
 
@@ -345,80 +233,68 @@ def resolve(config: object, plugins: Sequence[str] = ()) -> Config:
     flat = flatten(config)
     if (cond := flat.get("data.cond")) is not None:
         flat["data.cond"] = _separated(cond)
-    names = {"model.name": "mlp", "method.name": "flow_matching"}
-    for key, name in names.items():
-        names[key] = flat.get(key, name)
-        if told := fault(names[key], name, None):
-            raise ConfigError(f"{key} {told}")
-    full = _defaults(names["model.name"], names["method.name"], plugins)
-    known, bounds = flatten(full), {**RANGES, **_ranges_of(method_of(names["method.name"], plugins))}
-    if own_model := is_outside(names["model.name"]):
-        bounds |= {key: _bounds_like(value) for key, value in known.items() if key.startswith("model.")}
+    model, method = (_name(flat, key, default) for key, default in _NAMES.items())
+    full = _defaults(model, method, plugins)
+    known, bounds = flatten(full), {**RANGES, **method_ranges(method_of(method, plugins))}
+    if outside := is_outside(model):
+        bounds |= {key: range_like(default) for key, default in known.items() if key.startswith("model.")}
     for key, value in flat.items():
-        if key not in known and (owner := _model_of(key)):
-            name = full.model.name if "model" in full else ""
-            raise ConfigError(
-                f"model.name is {name!r} and {key} a key of {owner!r}: start the file from defaults({name!r})"
-            )
-        if key not in known and (owners := _methods_of(key)):
-            raise ConfigError(
-                f"{key} has no meaning for method.name {names['method.name']!r}; it is a key of {', '.join(owners)}"
-            )
         if key not in known:
-            raise ConfigError(unknown_key(key, known))
-        if told := fault(value, known[key], bounds.get(key)):
-            raise ConfigError(f"{key} {told}")
+            raise ConfigError(_no_such_key(key, full, method))
+        default = known[key]
+        if reason := fault(value, default, bounds.get(key)):
+            raise ConfigError(f"{key} {reason}")
         section, _, leaf = key.rpartition(".")
-        like = known[key]
-        typed = tuple(value) if isinstance(like, list) else (float(value) if isinstance(like, float) else value)
+        typed = tuple(value) if isinstance(default, list) else (float(value) if isinstance(default, float) else value)
         (full[section] if section else full)[leaf] = typed
     if full.data.path:
         full.data.path = os.path.abspath(os.path.expanduser(full.data.path))
-    if not own_model:
+    if not outside:
         _check_together(flatten(full))
     return full
 
 
+_NAMES = {"model.name": "mlp", "method.name": "flow_matching"}
+"""The keys on which the other keys depend, with their defaults."""
+
+
+def _name(flat: dict[str, Any], key: str, default: str) -> str:
+    name = flat.get(key, default)
+    if reason := fault(name, default, None):
+        raise ConfigError(f"{key} {reason}")
+    return name
+
+
 def _separated(cond: Any) -> Any:
-    """The value of `data.cond` with one name in each element: `--config.data.cond=label,obs` arrives in one element."""
+    """Splits elements of `data.cond` at commas: `--config.data.cond=label,obs` arrives as a single element."""
     if not isinstance(cond, list) or not all(isinstance(text, str) for text in cond):
         return cond
     return [name for text in cond for name in separate(text)]
 
 
-def _bounds_like(value: Any) -> Range | Items:
-    """The range of a key of a network from outside, by its default."""
-    if isinstance(value, list):
-        kind = type(value[0]) if value else float
-        return Items(kind, WHOLE if kind is int else NUMBER, 0, 1000, shown(tuple(value)))
-    return WHOLE if isinstance(value, int) else NUMBER
-
-
-def _ranges_of(method: Any) -> dict[str, Range]:
-    """The ranges of a method's own keys, from the annotations of its `Settings`."""
-    hints = typing.get_type_hints(method.Settings, include_extras=True)
-    known = {name: bounds_of(hint) for name, hint in hints.items()}
-    return {f"method.{name}": bounds or (NUMBER if kind is float else WHOLE) for name, (kind, bounds) in known.items()}
+def _no_such_key(key: str, full: Config, method: str) -> str:
+    """Returns a message of one line about a key that the config `full` does not have, but perhaps another config."""
+    if "model" in full and (other := model_with(key)):
+        name = full.model.name
+        return f"model.name is {name!r} and {key} a key of {other!r}: start the file from defaults({name!r})"
+    if methods := _methods_of(key):
+        return f"{key} has no meaning for method.name {method!r}; it is a key of {', '.join(methods)}"
+    return unknown_key(key, flatten(full))
 
 
 def _methods_of(key: str) -> list[str]:
-    """The methods whose configs have this key."""
+    """Returns the names of the methods whose configs have this key."""
     from flowjax.methods import METHODS
 
     return [name for name in METHODS if key in flatten(defaults("mlp", name))]
 
 
-def _model_of(key: str) -> str | None:
-    """The model that has this key, if one has."""
-    return next((name for name, own in MODEL_DEFAULTS.items() if key.removeprefix("model.") in own), None)
-
-
 def _check_together(flat: dict[str, Any]) -> None:
-    """What no single key decides."""
+    """Checks combinations of keys of a built-in network."""
     if "model.head_width" not in flat and flat.get("model.heads", 1) < 1:
         raise ConfigError(f"model.heads must be at least 1, not {flat['model.heads']}")
     if flat.get("model.features", 0) % 2:
-        raise ConfigError(f"model.features must be even, it is {flat['model.features']}")
+        raise ConfigError(f"model.features must be even, not {flat['model.features']}")
     multipliers = flat.get("model.multipliers", [1])
     if flat.get("model.blocks", 1) * len(multipliers) > 48:
         raise ConfigError(
@@ -431,6 +307,6 @@ def _check_together(flat: dict[str, Any]) -> None:
 
 
 def differences(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
-    """Keys other than `CADENCE` whose values differ, with (old, new)."""
+    """Returns the keys outside `CADENCE` whose values differ, with (old, new)."""
     a, b = flatten(old), flatten(new)
     return {k: (a.get(k), b.get(k)) for k in a | b if k not in CADENCE and a.get(k) != b.get(k)}
