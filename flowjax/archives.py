@@ -1,12 +1,12 @@
-"""Zip archives that may come from a stranger: `.npz` files, and the checks that PyTorch's `.pt` files share with them.
+"""Untrusted zip archives: reads `.npz` files, and checks `.npz` and PyTorch `.pt` files for decompression bombs.
 
-A zip file can declare much more than it holds: a megabyte of compressed zeros unpacks to a gigabyte, and the header of
-an array can name any shape. So all declared sizes are compared with each other, with the size of the file and with a
-limit before anything is allocated, and a member that turns out to be longer or shorter than declared is an error.
+A megabyte of compressed zeros unpacks to a gigabyte, and the header of an array can declare any shape. So all declared
+sizes are compared with each other, with the size of the file and with a limit before anything is allocated, and a
+member that is longer or shorter than declared is an error.
 
-The limit holds for what is compressed: it may unpack to 4 GiB, or to ten times the size of the file where that is more.
-The environment variable FLOWJAX_UNPACKED_BYTES replaces it by another number of bytes. Uncompressed arrays are as large
-as their part of the file, and of any size.
+The limit applies to compressed members: together they may unpack to 4 GiB, or to ten times the size of the file if that
+is more. The environment variable FLOWJAX_UNPACKED_BYTES sets another limit in bytes. Uncompressed arrays, which cannot
+be larger than the file, are not limited.
 """
 
 import io
@@ -33,40 +33,40 @@ __all__ = [
 ]
 
 LIMIT_BYTES, LIMIT_RATIO = 2**32, 10
-"""What compressed members may unpack to: so many bytes, or so many times the size of the file where that is more."""
+"""Compressed members may unpack to this many bytes, or this many times the size of the file if that is more."""
 
 LIMIT_VARIABLE = "FLOWJAX_UNPACKED_BYTES"
-"""The environment variable that replaces the limit."""
+"""The environment variable that overrides the limit."""
 
 _LARGEST_HEADER = 10_000
-"""Bytes of the header of an array; NumPy's own bound."""
+"""Bytes of the header of an array; NumPy has the same limit."""
 
 
 class ArchiveError(ValueError):
-    """A file that cannot be read as it should; the message is one line that names the file."""
+    """An archive cannot be read. The message is one line."""
 
 
 def check_regular(path: Path) -> None:
-    """Refuses what is not a plain file before it is opened: opening a FIFO or a device could wait for ever.
+    """Checks that a path is a regular file without opening it, because opening a FIFO or a device can block forever.
 
     Raises:
-        ArchiveError: if nothing is there, or a directory, a FIFO, a socket or a device.
+        ArchiveError: if the path does not exist, or is a directory, a FIFO, a socket or a device.
     """
     try:
         mode = path.stat().st_mode
     except (FileNotFoundError, NotADirectoryError):
         raise ArchiveError(f"no such file: {path}") from None
-    except (OSError, ValueError) as error:  # a name with a zero byte is a ValueError
+    except (OSError, ValueError) as error:  # a path with a zero byte raises ValueError
         raise ArchiveError(f"{printable(str(path))} cannot be opened: {one_line(error)}") from None
     if not stat.S_ISREG(mode):
         raise ArchiveError(f"{path} is {'a directory' if stat.S_ISDIR(mode) else 'not a regular file'}")
 
 
 def unpacked_limit(size: int) -> int:
-    """The number of bytes that a file of `size` bytes may unpack to.
+    """Returns the number of bytes that a file of `size` bytes may unpack to.
 
     Raises:
-        ArchiveError: if the environment variable that sets it is not a number.
+        ArchiveError: if FLOWJAX_UNPACKED_BYTES is not an integer.
     """
     text = os.environ.get(LIMIT_VARIABLE)
     try:
@@ -76,10 +76,14 @@ def unpacked_limit(size: int) -> int:
 
 
 def check_limit(unpacked: int, size: int) -> None:
-    """Refuses what unpacks from `size` to `unpacked` bytes if that is more than the limit.
+    """Checks that unpacked data do not exceed the limit.
+
+    Args:
+        unpacked: bytes after unpacking.
+        size: bytes of the file; 0 if the bytes were declared without a file that holds them.
 
     Raises:
-        ArchiveError: one line that says how to raise the limit; it does not name the file.
+        ArchiveError: if they exceed it. The message says how to raise the limit, but does not name the file.
     """
     limit = unpacked_limit(size)
     if unpacked > limit:
@@ -91,34 +95,39 @@ def check_limit(unpacked: int, size: int) -> None:
 
 
 def check_members(archive: zipfile.ZipFile, size: int) -> None:
-    """Compares the sizes that a zip directory declares with the size of the file and with the limit.
+    """Compares the sizes declared by the directory of a zip archive with the size of the file and with the limit.
+
+    Args:
+        archive: the archive, opened for reading.
+        size: bytes of its file.
 
     Raises:
-        ArchiveError: one line that does not name the file.
+        ArchiveError: if the sizes contradict each other or exceed the limit, or a member uses another compression than
+            deflate. The message does not name the file.
     """
     members = archive.infolist()
     if sum(info.compress_size for info in members) > size:
         raise ArchiveError("its members declare more bytes than the file has")
     for info in members:
         if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            raise ArchiveError(f"{printable(info.filename)} is compressed in a way that is not read")
+            raise ArchiveError(f"{printable(info.filename)} uses an unsupported compression method")
         if info.compress_type == zipfile.ZIP_STORED and info.file_size != info.compress_size:
             raise ArchiveError(f"{printable(info.filename)} declares two different sizes")
     check_limit(sum(info.file_size for info in members if info.compress_type == zipfile.ZIP_DEFLATED), size)
 
 
 def read_npz(path: str | Path) -> dict[str, np.ndarray]:
-    """Reads the arrays of an `.npz` file, which may come from a stranger; no other members are read.
+    """Reads the arrays of an untrusted `.npz` file. Members that are not arrays are skipped.
 
     Args:
-        path: of the file.
+        path: path of the file.
 
     Returns:
         The arrays by name.
 
     Raises:
-        ArchiveError: one line that names the file, if it is not a regular file, is damaged, holds Python objects, or
-            declares sizes that contradict each other or exceed the limit.
+        ArchiveError: if the file is not a regular file, is damaged, holds Python objects, or declares sizes that
+            contradict each other or exceed the limit. The message names the file.
     """
     path = Path(path)
     check_regular(path)
@@ -132,26 +141,26 @@ def read_npz(path: str | Path) -> dict[str, np.ndarray]:
     except ArchiveError as error:
         raise ArchiveError(f"{path} is not a readable .npz file: {error}") from None
     except Exception as error:  # zipfile and NumPy can raise any exception on damaged files
-        reason = "it is a single array, so save it by numpy.savez(path, x=array)" if _is_npy(path) else one_line(error)
+        reason = "it is a single array; save it with numpy.savez(path, x=array)" if _is_npy(path) else one_line(error)
         raise ArchiveError(f"{path} is not a readable .npz file: {reason}") from None
 
 
 def _read_array(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
-    """One array, whose declared shape is compared with the declared size of its member before it is allocated."""
+    """Reads one array, after comparing its declared shape with the declared size of its member."""
     with archive.open(info) as stream:
         head = io.BytesIO(stream.read(_LARGEST_HEADER + 12))
     version = np.lib.format.read_magic(head)
     if version not in ((1, 0), (2, 0)):
-        raise ArchiveError(f"{printable(info.filename)} is of an unknown version of NumPy's format")
+        raise ArchiveError(f"{printable(info.filename)} uses an unsupported version of the NumPy format")
     reader = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, _, dtype = reader(head, max_header_size=_LARGEST_HEADER)
     if dtype.hasobject:
         raise ArchiveError(f"{printable(info.filename)} holds Python objects, which are not read")
     if not dtype.itemsize or any(n < 0 for n in shape):
-        raise ArchiveError(f"{printable(info.filename)} has no valid type and shape")
+        raise ArchiveError(f"{printable(info.filename)} has an invalid dtype or shape")
     declared, held = math.prod(shape) * dtype.itemsize, info.file_size - head.tell()
     if declared != held:
-        raise ArchiveError(f"{printable(info.filename)} declares an array of {declared} bytes, and holds {held}")
+        raise ArchiveError(f"{printable(info.filename)} declares an array of {declared} bytes but holds {held}")
     with archive.open(info) as stream:
         return np.lib.format.read_array(stream, allow_pickle=False, max_header_size=_LARGEST_HEADER)
 
@@ -162,13 +171,13 @@ def _is_npy(path: Path) -> bool:
 
 
 def printable(text: str, length: int = 80) -> str:
-    """The beginning of a text from a file, safe to show: on one line and without control characters."""
+    """Returns the beginning of an untrusted text, on one line and without control characters."""
     return text[:length] if text[:length].isprintable() else ascii(text[:length])
 
 
 def one_line(error: BaseException) -> str:
-    """What an exception says, on one line of bounded length; its type if it says nothing."""
+    """Returns the message of an exception on one line of bounded length, or its type if it has no message."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    said = " ".join(str(error).split())
-    return printable(said, 160) or type(error).__name__
+    message = " ".join(str(error).split())
+    return printable(message, 160) or type(error).__name__

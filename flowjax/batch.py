@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, TypeAlias
 __all__ = ["AnyArray", "Batch"]
 
 AnyArray: TypeAlias = Any
-"""An array with a leading axis of rows: of NumPy on the host, of JAX on the devices."""
+"""An array with a leading batch axis: a NumPy array on the host, a JAX array on the devices."""
 
 
 class Batch(NamedTuple):
@@ -14,10 +14,10 @@ class Batch(NamedTuple):
 
     Attributes:
         x1: (B, *event) data.
-        cond: arrays with leading axis B by name (`flowjax.conditions`), or None.
-        x0: (B, *event) source samples that come in pairs with x1; None to draw them from the source. A coupling has
-            nothing to do for given pairs.
-        mask: (B, N) bool, true for the elements of a set or sequence x1 = (B, N, C) that exist; None where all do.
+        cond: conditions by name, arrays with a leading axis B (`flowjax.conditions`), or None.
+        x0: (B, *event) source samples paired with x1, to which no coupling is applied; None to draw them from the
+            source.
+        mask: (B, N) bool, true for the elements of a set or sequence x1 = (B, N, C) that exist; None if all do.
     """
 
     x1: AnyArray

@@ -1,8 +1,8 @@
-"""Checksums of the files of a folder, which show that bits have changed on the disk.
+"""Checksums of the files in a folder, to detect data that were corrupted on the disk.
 
-`checksums.json` holds the size of each file and the CRC-32 of each of its blocks, and a CRC-32 of these entries. A
-CRC-32 finds every change that spans at most 32 bits, and misses one in 2^32 of the others. It protects against faults
-of the hardware, not against people. Threads share the blocks, since zlib releases the interpreter's lock.
+`checksums.json` holds the size of each file, the CRC-32 of each of its blocks, and a CRC-32 of these entries. A CRC-32
+detects every change that spans at most 32 bits, and misses one in 2^32 of the others. It protects against hardware
+faults, not against tampering. Blocks are processed in several threads, because zlib releases the GIL.
 """
 
 import json
@@ -20,25 +20,25 @@ from flowjax.files import written
 __all__ = ["NAME", "DamagedError", "Entry", "differing", "missing", "of_arrays", "read", "write"]
 
 NAME = "checksums.json"
-"""The file, in the folder that it describes."""
+"""The name of the file, in the folder that it describes."""
 
 _BLOCK = 2**24
-_PIECE = 2**20  # bytes read at once: they stay in the processor's cache
+_PIECE = 2**20  # bytes per read, few enough for the cache of the processor
 
 Entry = tuple[int, tuple[int, ...]]
-"""The size of a file, and the CRC-32 of each of its blocks."""
+"""The size of a file in bytes, and the CRC-32 of each of its blocks."""
 
 
 class DamagedError(ValueError):
-    """A `checksums.json` that was damaged itself."""
+    """The file `checksums.json` itself is damaged."""
 
 
 def of_arrays(arrays: Iterable[Any], start: int = 0) -> int:
-    """The CRC-32 of the bytes of NumPy arrays, one after the other, of any types and shapes.
+    """Returns the CRC-32 of the concatenated bytes of NumPy arrays of any dtype and shape.
 
     Args:
-        arrays: in order.
-        start: the CRC-32 of what comes before them.
+        arrays: the arrays, in order.
+        start: the CRC-32 of the bytes that precede them.
     """
     for array in arrays:
         data: Any = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
@@ -47,11 +47,11 @@ def of_arrays(arrays: Iterable[Any], start: int = 0) -> int:
 
 
 def write(folder: Path, inside: Iterable[str]) -> None:
-    """Writes `checksums.json` for all files in some folders of `folder`.
+    """Writes `checksums.json` for all files in some subfolders of a folder.
 
     Args:
-        folder: where `checksums.json` goes.
-        inside: names of folders in it.
+        folder: the folder to which `checksums.json` is written.
+        inside: names of the subfolders.
     """
     paths = [path for name in inside for path in sorted((folder / name).rglob("*")) if path.is_file()]
     sizes = {path: path.stat().st_size for path in paths}
@@ -65,21 +65,21 @@ def write(folder: Path, inside: Iterable[str]) -> None:
         )
         for path in paths
     }
-    record = {"block": _BLOCK, "files": files, "crc32": _own(files)}
+    record = {"block": _BLOCK, "files": files, "crc32": _crc_of_entries(files)}
     with written(folder / NAME) as part:
         part.write_text(json.dumps(record))
 
 
 def read(folder: Path) -> dict[str, Entry] | None:
-    """The entries of `checksums.json` by the files' names; None where there is no such file.
+    """Reads the entries of `checksums.json` by file name; None if there is no `checksums.json`.
 
     Raises:
-        DamagedError: if the file is not as `write` wrote it.
+        DamagedError: if `checksums.json` is malformed or does not match its checksum.
     """
     try:
         record = json.loads((folder / NAME).read_bytes())
         files = {name: (int(size), tuple(crcs)) for name, (size, crcs) in record["files"].items()}
-        if record["crc32"] == _own(files) and record["block"] == _BLOCK:
+        if record["crc32"] == _crc_of_entries(files) and record["block"] == _BLOCK:
             return files
     except (FileNotFoundError, NotADirectoryError):
         return None
@@ -89,21 +89,21 @@ def read(folder: Path) -> dict[str, Entry] | None:
 
 
 def missing(folder: Path, files: Iterable[str]) -> str | None:
-    """The first of the files that does not exist; None if all of them do."""
+    """Returns the first of the files that does not exist, or None if all exist."""
     return next((name for name in files if not (folder / name).is_file()), None)
 
 
 def differing(folder: Path, files: Mapping[str, Entry], index: int = 0, count: int = 1) -> int | None:
-    """Reads files again and compares their sizes and checksums with their entries.
+    """Reads files and compares their sizes and checksums with their entries.
 
     Args:
         folder: the folder that was passed to `read`.
         files: the entries that `read` returned, or some of them.
-        index, count: where `count` processes share the work, the process `index` reads the blocks whose number is
-            `index` modulo `count`.
+        index, count: if `count` processes share the work, process `index` reads the blocks whose number is `index`
+            modulo `count`.
 
     Returns:
-        The position in `files` of the first file that differs or cannot be read; None if there is none.
+        The position in `files` of the first file that differs or cannot be read; None if all files match.
     """
     names, blocks = list(files), []
     for position, (name, (size, crcs)) in enumerate(files.items()):
@@ -116,7 +116,7 @@ def differing(folder: Path, files: Mapping[str, Entry], index: int = 0, count: i
         position, i, crc = block
         try:
             return _crc(folder / names[position], i) != crc
-        except OSError:  # a disk that notices the damage itself
+        except OSError:  # the disk itself reports damage
             return True
 
     mine = blocks[index::count]
@@ -137,7 +137,7 @@ def _crc(path: Path, block: int) -> int:
     return crc
 
 
-def _own(files: Mapping[str, Entry]) -> int:
+def _crc_of_entries(files: Mapping[str, Entry]) -> int:
     return zlib.crc32(json.dumps(files, sort_keys=True).encode())
 
 

@@ -1,4 +1,4 @@
-"""The errors of a config that cannot be run and of a run that has to stop, and the messages about unknown names."""
+"""Exceptions for invalid configs, unreadable weights and runs that stop, and messages about unknown names."""
 
 import difflib
 import re
@@ -13,11 +13,11 @@ __all__ = ["ConfigError", "RunFault", "WeightsError", "check_name", "lookup", "o
 
 
 class ConfigError(ValueError):
-    """A config that cannot be run; the message is one line that names the key."""
+    """A config is invalid. The message is one line that names the key."""
 
 
 def unknown(name: object, known: Iterable[str]) -> str:
-    """`unknown 'x'; did you mean 'y'? (known: ...)`."""
+    """Returns the message `unknown 'x'; did you mean 'y'? (known: ...)`."""
     names = [str(k) for k in known]
     close = difflib.get_close_matches(str(name), names, n=1, cutoff=0.5)
     return (
@@ -28,10 +28,10 @@ def unknown(name: object, known: Iterable[str]) -> str:
 
 
 def lookup(key: str, name: str, table: Mapping[str, T]) -> T:
-    """The entry `name` of a table.
+    """Returns the entry `name` of a table.
 
     Raises:
-        ConfigError: if there is none; the message names the key and the nearest valid name.
+        ConfigError: if there is none; the message names the key and the closest valid name.
     """
     if name not in table:
         raise ConfigError(f"{key}: {unknown(name, table)}")
@@ -39,10 +39,10 @@ def lookup(key: str, name: str, table: Mapping[str, T]) -> T:
 
 
 def check_name(what: str, name: str, known: Iterable[str]) -> None:
-    """Checks that `name` is one of the known names of a `what`.
+    """Checks that `name`, the name of a `what`, is one of the known names.
 
     Raises:
-        ValueError: if it is not; the message is one line, and has the nearest known name if one is near.
+        ValueError: if it is not; the message is one line, with a similar known name if there is one.
     """
     names = list(known)
     if name not in names:
@@ -52,19 +52,23 @@ def check_name(what: str, name: str, known: Iterable[str]) -> None:
 
 
 class WeightsError(ValueError):
-    """A file of weights that is missing, cannot be read, or is of another model; the message is one line."""
+    """A weights file is missing, unreadable, or belongs to another model. The message is one line."""
 
 
 class RunFault(RuntimeError):
-    """A run that had to stop: NaN, a full disk. One line; the last good checkpoint is kept."""
+    """A run has to stop, for example because of NaN or a full disk. The last good checkpoint is kept.
+
+    The message is one line.
+    """
 
 
 def out_of_memory(error: BaseException) -> str | None:
-    """The device's own words if an exception, or one behind it, says that a device has too little memory.
+    """Returns the message of the device if an exception, or one of its causes, says that a device is out of memory.
 
-    A kernel's shared memory, a core's vector memory and the disk run out under the same name, and are not meant.
+    Returns None for all other errors, also if a kernel's shared memory, a core's vector memory or the disk is
+    exhausted, which is reported by the same error code.
     """
-    import jax  # here, as commands that only read flags do not import it
+    import jax  # imported here, because commands that only read flags do not need JAX
 
     seen: BaseException | None = error
     while seen is not None:

@@ -1,4 +1,4 @@
-"""Files that are whole or not there, folders moved out of the way, and JSON without NaN."""
+"""Atomic writes of files, moving files out of the way, and JSON without NaN."""
 
 import contextlib
 import json
@@ -14,9 +14,9 @@ __all__ = ["json_text", "remove_unfinished", "set_aside", "written"]
 
 @contextlib.contextmanager
 def written(path: Path) -> Iterator[Path]:
-    """A path beside `path` to write to, which takes its place at the end; after an error nothing has changed.
+    """Writes a file atomically: yields a temporary path in the same folder, which replaces `path` at the end.
 
-    Two processes may write at once: one of them is the last. The folder is made.
+    After an error `path` is unchanged. Two processes may write at once; the last one wins. The folder is created.
 
     Example:
         with written(workdir / "config.json") as part:
@@ -34,20 +34,25 @@ def written(path: Path) -> Iterator[Path]:
 
 
 def remove_unfinished(folder: Path, names: str = "*") -> None:
-    """Removes what a process that died inside `written` has left: unfinished files of these names (a glob pattern)."""
+    """Removes temporary files that a process which died inside `written` has left.
+
+    Args:
+        folder: the folder to clean.
+        names: glob pattern of the names under which the files would have been written.
+    """
     for part in folder.glob(f".{names}.*.part"):
         with contextlib.suppress(OSError):
             part.unlink()
 
 
 def set_aside(path: Path, folder: Path) -> None:
-    """Moves a file or folder into `folder`, under a name that says when."""
+    """Moves a file or folder into `folder`, which is created, and appends the time to its name."""
     folder.mkdir(parents=True, exist_ok=True)
     path.rename(folder / f"{path.name}-{time.strftime('%Y%m%dT%H%M%S')}.{time.time_ns() % 10**9:09d}")
 
 
 def json_text(value: Any, indent: int | None = None) -> str:
-    """A value as JSON, which has no NaN and no infinity: they become null."""
+    """Returns a value as JSON; NaN and infinities, which JSON does not have, become null."""
     return json.dumps(_finite(value), indent=indent, allow_nan=False)
 
 

@@ -1,7 +1,7 @@
-"""Random keys of the rows of a batch.
+"""Random keys for the rows of a batch.
 
-What is drawn for a row depends on the key and on the row's number alone: not on the size of the batch, on the other
-rows, or on how many devices share them.
+The random numbers of a row depend only on the key and on the index of the row, not on the batch size, the other rows,
+or the number of devices.
 """
 
 from typing import overload
@@ -13,7 +13,7 @@ from jaxtyping import Array, Int, Key
 from flowjax.typing import PRNGKey
 
 RowKeys = Key[Array, " B"]
-"""One key for each row."""
+"""One key per row."""
 
 __all__ = ["RowKeys", "fold_rows", "row_keys"]
 
@@ -23,7 +23,7 @@ def row_keys(key: None, rows: int) -> None: ...
 @overload
 def row_keys(key: PRNGKey | RowKeys, rows: int) -> RowKeys: ...
 def row_keys(key: PRNGKey | RowKeys | None, rows: int) -> RowKeys | None:
-    """Returns one key for each row: those given, or from one key `fold_in(key, i)` for row i; None for None."""
+    """Returns one key per row: the keys given, or `fold_in(key, i)` for row i from a single key; None for None."""
     return key if key is None or key.ndim else jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(rows))
 
 

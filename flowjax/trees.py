@@ -1,4 +1,4 @@
-"""Leaves of a pytree: their names, and their values on the host."""
+"""Names of the leaves of a pytree, and copies of leaves on the host."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -15,16 +15,16 @@ def path_name(path: Sequence[Any], separator: str = "/") -> str:
 
     Args:
         path: keys of dictionaries, indices of sequences and names of attributes, from the root to the leaf.
-        separator: between two of them.
+        separator: between two keys.
     """
     return jax.tree_util.keystr(tuple(path), simple=True, separator=separator)
 
 
 def is_key(leaf: Any) -> bool:
-    """Whether a leaf, or its shape and type, is a typed key of random numbers."""
+    """Whether a leaf, or its `jax.ShapeDtypeStruct`, is a typed PRNG key."""
     return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
 def on_host(leaf: Any) -> np.ndarray:
-    """Copies a leaf into a contiguous array of NumPy; a typed key of random numbers becomes its words."""
+    """Copies a leaf into a contiguous NumPy array; a typed PRNG key becomes its `jax.random.key_data`."""
     return np.array(jax.random.key_data(leaf) if is_key(leaf) else leaf, order="C")
