@@ -116,7 +116,7 @@ def test_the_limit_is_for_what_is_compressed_and_can_be_raised(tmp_path, monkeyp
         (npy("{"), "not a readable"),
         (npy(of_type("<f4", more=1), bytes(24)), "not contain the correct keys"),
         (npy(of_type("<f4") + " " * 10**6, bytes(24), (2, 0)), "not a readable"),
-        (npy(of_type("<f4"), bytes(24), (3, 0)), "unknown version"),
+        (npy(of_type("<f4"), bytes(24), (3, 0)), "unsupported version"),
         (npy(of_type("<f4", (1,) * 1000), bytes(4)), "not a readable"),
         (b"", "not a readable"),
         (b"\x93NUMPY", "not a readable"),
