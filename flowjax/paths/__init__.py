@@ -1,4 +1,4 @@
-"""Probability paths: the bridges between a source sample and a data sample."""
+"""Probability paths: random interpolants between a source sample x0 at t = 0 and a data sample x1 at t = 1."""
 
 from flowjax.paths.affine import AffinePath, GaussianPath
 from flowjax.paths.base import Path, PathSample

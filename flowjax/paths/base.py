@@ -1,4 +1,4 @@
-"""What every probability path offers, whatever its geometry."""
+"""The interface of probability paths, in Euclidean space and elsewhere."""
 
 from typing import NamedTuple, Protocol, runtime_checkable
 
@@ -11,14 +11,14 @@ __all__ = ["Path", "PathSample"]
 
 
 class PathSample(NamedTuple):
-    """A point on the path between two given ends, and everything a target can be made of.
+    """A sample of a path given its two ends, with all quantities from which a regression target may be computed.
 
     Attributes:
         x_t: the point at time t, (B, *event).
-        dx_t: its velocity given the ends (and z), (B, *event): the conditional target of flow matching.
-        t: (B,), at least float32.
-        x0, x1: the ends.
-        z: the path's own noise, N(0, I); None on a path without any.
+        dx_t: its velocity given x0, x1 and z, (B, *event): the regression target of conditional flow matching.
+        t: times, (B,), at least float32.
+        x0, x1: the source and data samples, (B, *event).
+        z: the N(0, I) noise on the path, (B, *event); None if the path has no noise.
     """
 
     x_t: Batched
@@ -31,14 +31,22 @@ class PathSample(NamedTuple):
 
 @runtime_checkable
 class Path(Protocol):
-    """A conditional probability path p_t(x | x0, x1)."""
+    """A conditional probability path p_t(x | x0, x1) from x0 at t = 0 to x1 at t = 1."""
 
     @property
-    def t_min(self) -> float: ...
+    def t_min(self) -> float:
+        """The first time at which the path is well conditioned."""
+        ...
 
     @property
-    def t_max(self) -> float: ...
+    def t_max(self) -> float:
+        """The last time at which the path is well conditioned."""
+        ...
 
-    def sample(self, key: PRNGKey | None, t: Time, x0: Batched, x1: Batched) -> PathSample: ...
+    def sample(self, key: PRNGKey | None, t: Time, x0: Batched, x1: Batched) -> PathSample:
+        """Samples x_t and its velocity given x0 and x1, (B, *event) each; t is a scalar or (B,)."""
+        ...
 
-    def prior(self, source: Source) -> Source: ...
+    def prior(self, source: Source) -> Source:
+        """The distribution from which sampling starts if x0 is distributed as `source`."""
+        ...

@@ -1,11 +1,11 @@
-"""How much fresh noise a path carries between its ends: the gamma(t) of `x_t = alpha x1 + sigma x0 + gamma z`.
+"""Noise levels gamma(t) of paths with noise, `x_t = alpha x1 + sigma x0 + gamma z` with z ~ N(0, I).
 
-A gamma is any object with `gamma(t)` and the interval [t_min, t_max] on which gamma is positive and its derivative
-finite; `x_t` has a score there whatever the source and the coupling, as E[z | x_t] = -gamma score.
+A noise level is any object with a method `gamma(t)` and an interval [t_min, t_max] on which gamma is positive and its
+derivative is finite. There, x_t has the score -E[z | x_t] / gamma for every source and every coupling.
 
-    Constant   gamma = s                       I-CFM and OT-CFM with sigma > 0 (Tong et al. 2024)
-    Bridge     gamma = s sqrt(t (1 - t))       Brownian bridge: SB-CFM and SF2M (Tong et al. 2024)
-    Sine2      gamma = s sin^2(pi t)           smooth at both ends (Albergo et al. 2023, table 2)
+    Constant   gamma = s                       I-CFM and OT-CFM with sigma > 0 (Tong et al. 2024, arXiv:2302.00482)
+    Bridge     gamma = s sqrt(t (1 - t))       Brownian bridge: SB-CFM and SF2M (Tong et al. 2024, arXiv:2307.03672)
+    Sine2      gamma = s sin^2(pi t)           smooth at both ends (Albergo et al. 2023, arXiv:2303.08797, table 2)
 """
 
 from dataclasses import dataclass
@@ -22,26 +22,36 @@ __all__ = ["Bridge", "Constant", "Gamma", "Sine2"]
 
 @runtime_checkable
 class Gamma(Protocol):
-    """The standard deviation of a path's own noise. Times and values are arrays of any one shape."""
+    """The standard deviation of the noise on a path."""
 
     @property
-    def t_min(self) -> float: ...
+    def t_min(self) -> float:
+        """The first time at which gamma is positive and its derivative finite."""
+        ...
 
     @property
-    def t_max(self) -> float: ...
+    def t_max(self) -> float:
+        """The last time at which gamma is positive and its derivative finite."""
+        ...
 
-    def gamma(self, t: ArrayLike) -> Float[Array, "..."]: ...
+    def gamma(self, t: ArrayLike) -> Float[Array, "..."]:
+        """The standard deviation at each time; t may have any shape."""
+        ...
 
 
 def _check_scale(name: str, scale: float | int) -> None:
     if not scale > 0:
-        raise ValueError(f"{name}: the scale must be positive, not {scale}; leave the noise out for none")
+        raise ValueError(f"{name}: scale must be positive, not {scale}; for a path without noise use noise=None")
 
 
 @jax.tree_util.register_static
 @dataclass(frozen=True)
 class Constant:
-    """The same noise at all times: the ends themselves are blurred by it."""
+    """gamma = scale at all times. The ends are blurred too: x_t is x0 + scale z at t = 0 and x1 + scale z at t = 1.
+
+    Attributes:
+        scale: the standard deviation, positive.
+    """
 
     scale: float | int = 0.1
     t_min: ClassVar[float] = 0.0
@@ -57,10 +67,12 @@ class Constant:
 @jax.tree_util.register_static
 @dataclass(frozen=True)
 class Bridge:
-    """A Brownian bridge of diffusion `scale`: gamma^2 = scale^2 t (1 - t), the conditional path of Schroedinger
-    bridges.
+    """gamma^2 = scale^2 t (1 - t): the Brownian bridge, which is the conditional path of Schroedinger bridges.
 
-    gamma' is infinite at both ends, so times are kept in [1e-3, 1 - 1e-3].
+    The derivative of gamma is infinite at t = 0 and t = 1, so times are restricted to [1e-3, 1 - 1e-3].
+
+    Attributes:
+        scale: the diffusion coefficient, positive.
     """
 
     scale: float | int = 1.0
@@ -78,8 +90,14 @@ class Bridge:
 @jax.tree_util.register_static
 @dataclass(frozen=True)
 class Sine2:
-    """gamma = scale sin^2(pi t). Below 1e-3 times the scale the score -E[z] / gamma is lost: times in [0.0101,
-    0.9899]."""
+    """gamma = scale sin^2(pi t).
+
+    The score -E[z | x_t] / gamma is inaccurate where gamma is below 1e-3 of its scale, so times are restricted to
+    [0.0101, 0.9899].
+
+    Attributes:
+        scale: the largest standard deviation, positive.
+    """
 
     scale: float | int = 1.0
     t_min: ClassVar[float] = 0.0101

@@ -1,4 +1,8 @@
-"""Predictions: what a network's output means (`kinds`), and a network read as a model on its path (`reading`)."""
+"""Predictions: the quantities that a network can be trained to output, and models built from such networks.
+
+`kinds` defines the parametrisations (velocity, noise, data, ...); `read` and `model` turn a network or a denoiser into
+a model with a velocity and, where it exists, a score.
+"""
 
 from flowjax.abilities import Ends
 from flowjax.predictions.kinds import (

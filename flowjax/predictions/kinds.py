@@ -1,9 +1,8 @@
-"""Predictions: what a network's output means, as a way to the ends of the path and back.
+"""Predictions: the quantities that a network can be trained to output, and the conversions between them.
 
-The pivot is `Ends`, the posterior means (E[x0 | x_t], E[x1 | x_t], and E[z | x_t] where the path has noise). Each
-prediction says what to regress (`target`), how its optimum reads as ends (`to_ends`) and how ends read as it
-(`from_ends`); conversions between any two go through the ends, so there are none written by pairs. On an affine path
-x_t = alpha x1 + sigma x0, with primes for time derivatives:
+All conversions go through `Ends`, the posterior means (E[x0 | x_t], E[x1 | x_t], and E[z | x_t] if the path has noise).
+A prediction defines its regression target (`target`) and the conversions from its value to the ends (`to_ends`) and
+back (`from_ends`). On an affine path x_t = alpha x1 + sigma x0, with primes for time derivatives:
 
     velocity   v = alpha' x1 + sigma' x0        x1 = (sigma' x_t - sigma v) / d,   x0 = (alpha v - alpha' x_t) / d
                                                 with d = alpha sigma' - sigma alpha'
@@ -16,12 +15,12 @@ x_t = alpha x1 + sigma x0, with primes for time derivatives:
                                                 x0 = (sigma x_t - s alpha n F) / n^2, with n^2 = sigma^2 + s^2 alpha^2:
                                                 c_skip x + c_out F of Karras et al. 2022, table 1, for data of std s
 
-A singular prediction narrows the interval of training and solving to where the vanishing coefficient is at least a
-thousandth of the other (`Prediction.interval`).
+Where a conversion is singular, training and solving are restricted to the times at which the vanishing coefficient is
+at least a thousandth of the other one (`Prediction.interval`).
 
-On a path with noise, (x_t, v) are two equations for three unknowns. A `velocity` network alone gives the velocity,
-hence the ODE; its ends are those of the noiseless path with the same velocity, and there is no score.
-`velocity_score` has a second head for E[z | x_t] = -gamma score, and determines all.
+On a path with noise, x_t and v give two equations for the three unknown posterior means. A `velocity` network then
+determines the probability-flow ODE but no score, and `to_ends` returns the ends of the noiseless path with the same
+velocity. A `velocity_score` network has a second head for E[z | x_t] = -gamma score and determines all three means.
 """
 
 import math
@@ -54,11 +53,11 @@ _SMALLEST_RATIO = 1e-3
 
 
 Denoiser = Callable[[Time, Batched, Cond], Ends]
-"""`denoiser(t, x, cond) -> Ends`: a plain function, which `flowjax.predictions.model` makes a model."""
+"""A function `denoiser(t, x, cond) -> Ends`, which `flowjax.predictions.model` turns into a model."""
 
 
 def _unit_inputs(path: AffinePath, t: Time, x: Batched) -> Batched:
-    """x, brought back to order one where the schedule makes it larger (VE, EDM)."""
+    """x divided by sqrt(alpha^2 + sigma^2) where that is above 1, as on the VE and EDM schedules."""
     r = path.rates(t, x)
     return x / jnp.sqrt(jnp.maximum(r.alpha**2 + r.sigma**2, 1.0))
 
@@ -68,17 +67,18 @@ class Prediction:
     """One parametrisation of the network's output.
 
     Attributes:
-        name: as in configs.
-        target: (path, sample) -> what the network regresses, (B, *event).
+        name: the name in configs.
+        target: (path, sample) -> the regression target, (B, *event); with several heads, joined along the last axis.
         to_ends: (path, t, x, output) -> Ends.
         from_ends: (path, t, x, ends) -> output. Linear in (x, ends).
-        to_velocity: (path, t, x, output) -> the velocity, where the output holds it; None: it follows from the ends.
-        inputs: (path, t, x) -> what the network sees of x.
-        needs_alpha, needs_sigma: whether the reading divides by alpha, by sigma.
-        weight: (path, t) -> the weight of the squared error, shaped as t, that keeps the loss of order one.
-        gaussian_only: whether it means anything only for a source N(0, I) independent of the data.
-        noise: whether the path's own noise is "refused", "allowed" or "required".
-        heads: outputs of the event's shape, side by side in the last axis.
+        to_velocity: (path, t, x, output) -> velocity, if the output contains the velocity. If None, the velocity is
+            computed from the ends.
+        inputs: (path, t, x) -> the rescaled x that is passed to the network.
+        needs_alpha, needs_sigma: whether `to_ends` or `target` divides by alpha or by sigma.
+        weight: (path, t) -> the weight of the squared error that keeps the loss of order one; same shape as t.
+        gaussian_only: whether the prediction requires a source N(0, I) that is independent of the data.
+        noise: whether noise on the path is "refused", "allowed" or "required".
+        heads: the number of outputs of the event's shape, joined along the last axis.
     """
 
     name: str
@@ -95,17 +95,30 @@ class Prediction:
     weight: Callable[[AffinePath, Time], Array] = lambda path, t: jnp.ones_like(jnp.asarray(t, jnp.float32))
 
     def interval(self, path: AffinePath) -> tuple[float, float]:
-        """The path's own interval, narrowed to where this reading is well conditioned."""
+        """The part of the path's time interval (t_min, t_max) on which `to_ends` is well conditioned."""
         return well_conditioned(path, self.needs_alpha, self.needs_sigma)
 
     def gain(self, path: AffinePath, t: Array) -> Array:
-        """How this prediction moves when the ends move at fixed x_t by (x0, x1) += (-alpha, sigma); shaped as t.
+        """The change of this prediction when the ends change by (x0, x1) += (-alpha, sigma), which keeps x_t fixed.
 
-        Errors of two predictions at one (t, x) stand in the ratio of their gains: what turns a weight on one into a
-        weight on another.
+        At equal (t, x), the errors of two predictions have the ratio of their gains. A loss weight for one prediction
+        is therefore converted into a weight for another by the squared ratio of the gains.
+
+        Args:
+            path: the path.
+            t: times, of any shape.
+
+        Returns:
+            The gains, with the shape of t.
+
+        Raises:
+            ValueError: if the prediction has several heads, whose errors have no common scale.
         """
         if self.heads > 1:
-            raise ValueError(f"{self.name} has {self.heads} heads, so its error has no one scale: weight it uniformly")
+            raise ValueError(
+                f"prediction {self.name!r} has {self.heads} heads, whose errors have different scales: only uniform "
+                "weighting is possible"
+            )
         column = t.reshape(-1, 1)
         a, s, _, _ = path.rates(column[:, 0], column)
         moved = self.from_ends(path, column[:, 0], jnp.zeros_like(column), Ends(-a, s))
@@ -113,7 +126,16 @@ class Prediction:
 
 
 def well_conditioned(path: AffinePath, alpha: bool = False, sigma: bool = False) -> tuple[float, float]:
-    """The path's interval without the times at which alpha (sigma) is below a thousandth of the other."""
+    """The path's time interval without the times at which a coefficient is too small to divide by.
+
+    Args:
+        path: the path.
+        alpha: whether to leave out the times at which alpha is below a thousandth of sigma.
+        sigma: whether to leave out the times at which sigma is below a thousandth of alpha.
+
+    Returns:
+        The first and the last time of the interval.
+    """
     edge = 2 * math.log(_SMALLEST_RATIO)
     low, high = path.t_min, path.t_max
     with jax.ensure_compile_time_eval():
@@ -184,7 +206,7 @@ velocity = Prediction(
     to_velocity=lambda path, t, x, output: output,
     noise="allowed",
 )
-"""The velocity of the path: flow matching proper (Lipman et al. 2023)."""
+"""The velocity of the path, as in flow matching (Lipman et al. 2023, arXiv:2210.02747)."""
 
 noise = Prediction(
     "noise",
@@ -194,7 +216,7 @@ noise = Prediction(
     needs_alpha=True,
     gaussian_only=True,
 )
-"""The noise, as in DDPM (Ho et al. 2020)."""
+"""The noise x0, as in DDPM (Ho et al. 2020, arXiv:2006.11239)."""
 
 data = Prediction(
     "data",
@@ -203,7 +225,7 @@ data = Prediction(
     from_ends=lambda path, t, x, ends: ends.x1,
     needs_sigma=True,
 )
-"""The clean data: a denoiser in the plain sense."""
+"""The clean data x1; the network is a denoiser."""
 
 score = Prediction(
     "score",
@@ -215,7 +237,8 @@ score = Prediction(
     gaussian_only=True,
     weight=lambda path, t: path.schedule.sigma(t) ** 2,
 )
-"""The score of p_t, weighted by sigma^2: denoising score matching (Vincent 2011; Song et al. 2021)."""
+"""The score of p_t with loss weight sigma^2: denoising score matching (Vincent 2011; Song et al. 2021,
+arXiv:2011.13456)."""
 
 v = Prediction(
     "v",
@@ -223,8 +246,8 @@ v = Prediction(
     to_ends=_v_to_ends,
     from_ends=_v_from_ends,
 )
-"""alpha x0 - sigma x1 (Salimans & Ho 2022): the velocity of the cosine schedule up to -pi / 2, well conditioned on
-all."""
+"""v = alpha x0 - sigma x1 (Salimans & Ho 2022, arXiv:2202.00512), which is well conditioned at all times of every
+schedule. On the cosine schedule the velocity is -pi / 2 times v."""
 
 velocity_score = Prediction(
     "velocity_score",
@@ -235,7 +258,8 @@ velocity_score = Prediction(
     noise="required",
     heads=2,
 )
-"""The velocity, and E[z | x_t] = -gamma score, side by side: SF2M (Tong et al. 2024), stochastic interpolants."""
+"""The velocity and E[z | x_t] = -gamma score, joined along the last axis, as in SF2M (Tong et al. 2024,
+arXiv:2307.03672) and stochastic interpolants (Albergo et al. 2023, arXiv:2303.08797)."""
 
 
 def _noise_variance_to_ends(path: AffinePath, t: Time, x: Batched, output: Output) -> Ends:
@@ -257,14 +281,22 @@ noise_variance = Prediction(
     gaussian_only=True,
     heads=2,
 )
-"""The noise and, side by side, the variance of an ancestral step between its bounds -1 and 1 (Nichol & Dhariwal 2021,
-eq. 15); trained by `flowjax.methods.variational`."""
+"""The noise and, joined along the last axis, the log-variance of an ancestral step, scaled so that its lower bound is
+-1 and its upper bound is 1 (Nichol & Dhariwal 2021, arXiv:2102.09672, eq. 15). `flowjax.methods.variational` trains the
+variance head."""
 
 
 def edm(sigma_data: float | int = 0.5) -> Prediction:
-    """EDM's preconditioned F for data of standard deviation `sigma_data` (Karras et al. 2022, table 1).
+    """EDM's preconditioned network output F (Karras et al. 2022, arXiv:2206.00364, table 1), well conditioned at all t.
 
-    The network sees x / n (c_in in the paper's scale); F has unit variance for such data. Defined at all t.
+    Args:
+        sigma_data: the standard deviation of the data, positive. For such data F has unit variance.
+
+    Returns:
+        The prediction. Its network receives x / n with n^2 = sigma^2 + sigma_data^2 alpha^2, which is c_in x in EDM.
+
+    Raises:
+        ValueError: if sigma_data is not positive.
     """
     if not sigma_data > 0:
         raise ValueError(f"edm: sigma_data must be positive, not {sigma_data}")

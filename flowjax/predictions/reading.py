@@ -1,7 +1,7 @@
-"""Models on paths: what both ends of a path give, and a network read as such a model.
+"""Models on paths: the velocity and the score that follow from the posterior means of both ends.
 
-Anything with a `path` and `ends(t, x, cond)` gets its velocity, its score and its interval from `PathModel`. A network
-becomes such a model by `read`, and a function that returns `Ends` by `model`.
+`PathModel` is the base class: it derives the velocity, the score and the time interval from a `path` and a method
+`ends(t, x, cond)`. `read` turns a network into such a model, and `model` a function that returns `Ends`.
 """
 
 from collections.abc import Mapping
@@ -28,53 +28,56 @@ __all__ = [
 
 
 class PathModel:
-    """What follows from a `path` and `ends(t, x, cond)`: velocity, score and interval. A base class for models.
+    """Base class of models that derives the velocity, score and time interval from `path` and `ends(t, x, cond)`.
 
-    A subclass is a frozen dataclass with a field or property `path` and a method `ends`. Solvers compile once for equal
-    models, so its fields must be hashable, or the class must compare by identity (`eq=False`).
+    A subclass is a frozen dataclass with a field or property `path` and a method `ends`. Solvers reuse the compiled
+    program for equal models, so the fields must be hashable, or the class must compare by identity (`eq=False`).
     """
 
     @property
     def interval(self: HasEnds) -> tuple[float, float]:
-        """The times at which the model can be asked: those of its path."""
+        """The first and the last time at which the model can be evaluated: those of its path."""
         return self.path.t_min, self.path.t_max
 
     @property
     def velocity(self: HasEnds) -> "VelocityField":
-        """The marginal velocity: called as `velocity(t, x, cond)`, with the times at which it is defined."""
+        """The marginal velocity as a function `velocity(t, x, cond)` that also has an `interval` of times."""
         return VelocityField(self)
 
     @property
     def velocity_is_direct(self) -> bool:
-        """Whether the velocity is computed without the ends."""
+        """Whether the velocity is computed without going through the ends."""
         return False
 
     def compute_velocity(self: HasEnds, t: Time, x: Batched, cond: Cond = None) -> Batched:
-        """The velocity at (t, x), which `velocity` calls: alpha' E[x1 | x] + sigma' E[x0 | x] + gamma' E[z | x].
+        """The implementation of `velocity`: alpha' E[x1 | x] + sigma' E[x0 | x] + gamma' E[z | x].
 
-        A subclass that knows a shorter way overrides it, and says so by `velocity_is_direct`.
+        A subclass that can compute the velocity directly overrides this method and `velocity_is_direct`.
         """
         return velocity.from_ends(self.path, t, at_least_float32(x), self.ends(t, x, cond))
 
     def score(self: HasEnds, t: Time, x: Batched, cond: Cond = None) -> Batched:
-        """grad log p_t(x), from the ends: see `score_of`.
+        """The score grad log p_t(x), (B, *event), computed from the ends by `score_of`.
 
         Raises:
-            ValueError: where there is no score.
+            ValueError: if the score does not follow from the ends.
         """
         return score_of(self.path, t, at_least_float32(x), self.ends(t, x, cond))
 
     @property
     def missing(self: HasEnds) -> Mapping[str, str]:
-        """A path without a score leaves its models without one."""
+        """The abilities that this model lacks, with the reasons: the score, if the path has none."""
         return {} if self.path.has_score else {"score": no_score(self.path)}
 
 
 @dataclass(frozen=True)
 class VelocityField:
-    """The velocity of a model on a path, as a function `velocity(t, x, cond)` with its own interval.
+    """The velocity of a model on a path, as a function `velocity(t, x, cond)` with a time interval.
 
-    Equal for equal models, so that solvers compile it once.
+    Fields of equal models are equal, so that solvers compile them once.
+
+    Attributes:
+        model: a `PathModel`.
     """
 
     model: Any
@@ -86,7 +89,7 @@ class VelocityField:
 
     @property
     def space(self) -> Space:
-        """The space in which it moves."""
+        """The space in which the points x lie."""
         return self.model.path.space
 
     def __call__(self, t: Time, x: Batched, cond: Cond = None) -> Batched:
@@ -95,7 +98,13 @@ class VelocityField:
 
 @dataclass(frozen=True)
 class Reading(PathModel):
-    """A network read through its path; see `read`. Its interval is where that is well conditioned."""
+    """A network as a model on its path, made by `read`.
+
+    Attributes:
+        apply: the network with its parameters bound, `apply(t, x, cond)`.
+        path: the path on which it was trained.
+        prediction: the meaning of its output; it restricts `interval` to the times at which it is well conditioned.
+    """
 
     apply: Apply
     path: AffinePath
@@ -115,7 +124,7 @@ class Reading(PathModel):
         return {} if known else {"score": no_score(self.path)}
 
     def output(self, t: Time, x: Batched, cond: Cond = None) -> Array:
-        """What the network returns at (t, x), in at least float32."""
+        """The network's output at (t, x), in at least float32."""
         return at_least_float32(self.apply(t, self.prediction.inputs(self.path, t, x), cond))
 
     def ends(self, t: Time, x: Batched, cond: Cond = None) -> Ends:
@@ -130,25 +139,31 @@ class Reading(PathModel):
 
 
 def read(apply: Apply, path: AffinePath, prediction: Prediction) -> Reading:
-    """A network as a model: its output read as both ends of the path, and as a velocity.
+    """Turns a network into a model with ends, a velocity and, if the path has one, a score.
 
-    The velocity of a network that predicts it is the network's output; other predictions go through the ends.
+    If the network predicts the velocity, the velocity is the network's output. Otherwise it is computed from the ends.
 
     Args:
-        apply: the network with its parameters bound, `apply(t, x, cond)`, of any float dtype: a function, or an
-            object with a method `with_forward_mode` (`flowjax.abilities.in_forward_mode`) where its kernels need it.
-        path: the path it was trained on.
-        prediction: what it predicts.
+        apply: the network with its parameters bound, `apply(t, x, cond)`, of any float dtype. It is a function, or an
+            object with a method `with_forward_mode` if its kernels do not support forward-mode differentiation
+            (`flowjax.abilities.in_forward_mode`).
+        path: the path on which the network was trained.
+        prediction: the meaning of the network's output.
 
     Returns:
-        A model with ends, a velocity, and where the path has one a score; its conversions are done in at least float32.
+        The model. Conversions are computed in at least float32.
     """
     return Reading(apply, path, prediction)
 
 
 @dataclass(frozen=True)
 class DenoiserModel(PathModel):
-    """A function that returns the ends, as a model; see `model`."""
+    """A function that returns the ends, as a model; made by `model`.
+
+    Attributes:
+        denoiser: the function `denoiser(t, x, cond) -> Ends`.
+        path: the path to whose ends it refers.
+    """
 
     denoiser: Denoiser
     path: AffinePath
@@ -158,20 +173,31 @@ class DenoiserModel(PathModel):
 
 
 def model(denoiser: Denoiser, path: AffinePath) -> DenoiserModel:
-    """A plain function `denoiser(t, x, cond) -> Ends` as a model of `path`.
+    """Turns a function `denoiser(t, x, cond) -> Ends` into a model on `path`.
 
     Args:
-        denoiser: returns the posterior means of both ends, and of z where the path has noise and the score is needed.
-        path: whose ends they are.
+        denoiser: returns the posterior means of both ends, and that of z if the path has noise and a score is needed.
+        path: the path to whose ends they refer.
     """
     return DenoiserModel(denoiser, path)
 
 
 def score_of(path: AffinePath, t: Time, x: Batched, ends: Ends) -> Batched:
-    """grad log p_t(x) from the ends: -E[z | x] / gamma on a path with noise, -E[x0 | x] / sigma on a Gaussian path.
+    """The score grad log p_t(x) from the ends, by Tweedie's formula.
+
+    It is -E[z | x] / gamma on a path with noise and -E[x0 | x] / sigma on a Gaussian path.
+
+    Args:
+        path: the path.
+        t: scalar or (B,).
+        x: points at time t, (B, *event).
+        ends: the posterior means at (t, x).
+
+    Returns:
+        The score, (B, *event).
 
     Raises:
-        ValueError: where there is no score: on any other path, or if E[z | x] is not known.
+        ValueError: if the path is of neither kind, or has noise and E[z | x] is not known.
     """
     if ends.z is not None:
         return -ends.z / path.noise_rates(t, x).gamma
@@ -181,10 +207,12 @@ def score_of(path: AffinePath, t: Time, x: Batched, ends: Ends) -> Batched:
 
 
 def no_score(path: AffinePath) -> str:
-    """Why there is no score, and what to do."""
+    """An error message that says why there is no score on `path` and what would give one."""
     if path.noise is not None:
-        return "a velocity alone has no score on a path with noise: train prediction 'velocity_score'"
+        return (
+            "the score does not follow from the velocity on a path with noise: train with prediction 'velocity_score'"
+        )
     return (
-        "this path has no score: that takes a source N(0, I) independent of the data (path 'gaussian'), or noise on "
-        "the path with prediction 'velocity_score'"
+        "this path has no score: a score needs a source N(0, I) independent of the data (path 'gaussian'), or noise on "
+        "the path together with prediction 'velocity_score'"
     )

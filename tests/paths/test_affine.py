@@ -85,7 +85,7 @@ def test_a_schedule_that_keeps_some_data_needs_the_normal():
     "source", [Uniform((2,)), Normal((2,), 1.0), Normal((2,), 0.0, 2.0), GaussianMixture(np.zeros((1, 2)))]
 )
 def test_gaussian_path_refuses_other_sources(source):
-    with pytest.raises(ValueError, match="starts from N"):
+    with pytest.raises(ValueError, match="a GaussianPath needs the source N"):
         GaussianPath(CondOT()).prior(source)
 
 
@@ -94,9 +94,9 @@ def test_refusals_are_clear():
     path, x = AffinePath(CondOT()), jnp.zeros((3, 2))
     with pytest.raises(ValueError, match="batch is empty"):
         path.sample(KEY, 0.5, x[:0], x[:0])
-    with pytest.raises(ValueError, match="one shape"):
+    with pytest.raises(ValueError, match="the same shape"):
         path.sample(KEY, 0.5, x, jnp.zeros((3, 5)))
-    with pytest.raises(ValueError, match="one time a row"):
+    with pytest.raises(ValueError, match="one time per row"):
         path.sample(KEY, jnp.zeros(2), x, x)
 
 
@@ -134,7 +134,7 @@ def test_noise_needs_a_key_and_a_gaussian_path_has_none():
     x = jnp.ones((2, 2))
     with pytest.raises(ValueError, match="pass key"):
         AffinePath(CondOT(), Bridge()).sample(None, 0.5, x, x)
-    with pytest.raises(ValueError, match="no noise of its own"):
+    with pytest.raises(ValueError, match="cannot have noise of its own"):
         GaussianPath(CondOT(), Bridge())
     with pytest.raises(ValueError, match="positive"):
         Constant(0.0)
