@@ -171,7 +171,8 @@ class ADM(nnx.Module):
         head_width: channels of each attention head, where `heads` is 0.
         heads: number of attention heads in every attention layer, whatever its number of channels; 0 for
             `channels of the layer / head_width`.
-        film: the embedding scales and shifts after the norm (ADM) instead of being added before it.
+        film: the embedding scales and shifts after the norm (ADM) instead of being added before it. Where it is added,
+            blocks of 32 channels do not depend on it: their norm has one channel per group, and removes it.
         dropout: rate, inside each residual block; applied where the call passes a key.
         time_scale: what multiplies t before its sines; torchcfm's is 1, ADM's 1000.
         fields: of the conditions, of the kinds in `encoders.TAKES`.
@@ -215,6 +216,11 @@ class ADM(nnx.Module):
             raise ValueError(f"{len(multipliers)} levels need images whose sides {halvings} divides, not {shape[:2]}")
         if channels % 32:
             raise ValueError(f"channels must be a multiple of 32, the groups of the norms, not {channels}")
+        if not film and channels * max(multipliers) == 32:
+            raise ValueError(
+                "adm without film needs a level of more than 32 channels: a norm with one channel per group removes "
+                "the embedding of the time and the conditions; set film=True or channels=64"
+            )
         check_fields("adm", fields, shape)
         check_name("dtype", dtype, DTYPES)
         check_name("remat", remat, REMAT)

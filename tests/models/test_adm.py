@@ -454,6 +454,7 @@ def test_bad_sizes_are_told():
         ({"remat": "all"}, "unknown remat 'all'"),
         ({"head_width": 24}, "heads of width 24 do not divide"),
         ({"heads": 3}, "3 heads do not divide"),
+        ({"multipliers": (1,)}, "adm without film needs a level of more than 32 channels"),
     ]:
         with pytest.raises(ValueError, match=message):
             nnx.eval_shape(lambda keys=keys: ADM((8, 8, 3), **SMALL | keys, rngs=nnx.Rngs(0)))

@@ -149,7 +149,9 @@ def test_a_pattern_narrows_only_what_is_wider():
 def test_the_loss_and_its_gradient_are_the_same_numbers(model):
     """Of a network in bfloat16 whose parameters are cast before it or in it; its float32 parts stay float32."""
     config = defaults(model)
-    small = {"adm": {"channels": 32, "multipliers": (1,), "blocks": 1, "attention": (8,), "head_width": 16}}
+    small = {
+        "adm": {"channels": 32, "multipliers": (1,), "blocks": 1, "attention": (8,), "head_width": 16, "film": True}
+    }
     for key, value in small.get(model, {"depth": 1, "width": 48, "heads": 2, "remat": "block"}).items():
         config.model[key] = value
     config = resolve(config)

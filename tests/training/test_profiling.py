@@ -33,7 +33,7 @@ def test_rematerialisation_and_the_optimizer_are_not_model_flops():
     def of(**changes):
         c = defaults("adm")
         c.data.name, c.model.channels, c.model.multipliers, c.model.blocks = "digits", 32, (1,), 1
-        c.model.head_width = 32
+        c.model.head_width, c.model.film = 32, True
         c.model.update(changes.pop("model", {}))
         c.train.update(changes)
         dataset = open_dataset("digits")

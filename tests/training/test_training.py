@@ -225,6 +225,7 @@ def test_networks_with_convolutions_declare_that_cpu_loops_are_slow(name):
     """XLA's CPU compiler gives convolutions their fast kernels only outside loops: they are looked for in the jaxpr."""
     c = defaults(name)
     own = {"width": 16, "depth": 1, "channels": 32, "multipliers": (1,), "blocks": 1, "heads": 2, "head_width": 8}
+    own |= {"film": True}  # which adm needs at 32 channels
     c.model.update({key: value for key, value in own.items() if key in c.model and (key, name) != ("heads", "adm")})
     c.data.name, c.train.batch_size = "digits", 2
     dataset = open_dataset("digits")
