@@ -438,7 +438,8 @@ def test_every_block_has_a_key_of_its_own(monkeypatch):
             return adm.Map((jnp.concatenate(m.parts, -1)[..., : self.b],), m.bias[: self.b])
 
     monkeypatch.setattr(adm, "Stage", Stage)
-    model = nnx.merge(*filled(lambda rngs: ADM((2, 2, 1), **SMALL | {"multipliers": (1, 1), "blocks": 24}, rngs=rngs)))
+    keys = {"multipliers": (1, 1), "blocks": 24, "film": True}
+    model = nnx.merge(*filled(lambda rngs: ADM((2, 2, 1), **SMALL | keys, rngs=rngs)))
     model(0.3, jnp.zeros((1, 2, 2, 1)), key=jax.random.key(0))
     assert len(seen) == 2 * 24 + 2 + 2 * 25 == 100
     assert len({tuple(np.asarray(jax.random.key_data(keys))[0]) for keys in seen}) == 100
