@@ -1,11 +1,11 @@
-"""Schedules: how much data and how much source there is in a point at time t.
+"""Schedules: the coefficients alpha and sigma of the affine path `x_t = alpha(t) x1 + sigma(t) x0`.
 
-A schedule is the pair (alpha, sigma) of the affine path `x_t = alpha(t) x1 + sigma(t) x0`, with t = 0 the source and
-t = 1 the data. Only `alpha` and `sigma` are written down; their derivatives come from `rates`, by forward-mode
-differentiation, so a formula exists once. Each is written so that its small end is clean in float32.
+t = 0 is the source and t = 1 the data. A schedule implements `alpha` and `sigma` only; `rates` computes their
+derivatives by forward-mode differentiation. Each coefficient is implemented so that it keeps its relative accuracy in
+float32 where it is small.
 
-The signal-to-noise ratio is `alpha^2 / sigma^2`; `log_snr` and its inverse `time_of_log_snr` are the change of time
-that carries one schedule onto another.
+`log_snr` is log(alpha^2 / sigma^2), the log signal-to-noise ratio. With its inverse `time_of_log_snr`, the time of one
+schedule is converted to the time of another at equal signal-to-noise ratio.
 """
 
 from flowjax.schedules.base import (

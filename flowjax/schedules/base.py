@@ -1,4 +1,4 @@
-"""What a schedule is, its derivatives, its inverse and its checks."""
+"""The interface of schedules, with functions that differentiate, invert and check them."""
 
 import math
 from functools import lru_cache
@@ -25,36 +25,53 @@ __all__ = [
 
 _CHECK_POINTS = 257
 _CHECK_FRACTIONS = sorted({p / q for q in range(2, 13) for p in range(1, q)})
-"""Where a formula is likely to change its form: 1/2, 1/3, 2/3, 1/4, ..."""
+"""Times at which a piecewise formula is likely to have its joints: 1/2, 1/3, 2/3, 1/4, ..."""
 _CHECK_ACCURACY = 1e-3
 _BISECTIONS = 40
 
 
 @runtime_checkable
 class Schedule(Protocol):
-    """What a path asks of a schedule. Times and values are arrays of any one shape.
+    """The coefficients of an affine path. All methods are elementwise and accept arrays of any shape.
 
-    `t_min` and `t_max` bound the interval on which alpha, sigma and both derivatives are finite and the pair
-    (velocity, x_t) determines both ends: the default interval of training and solving.
+    `t_min` and `t_max` are the default interval of training and solving. On it, alpha, sigma and their derivatives are
+    finite, and the velocity and x_t together determine x0 and x1.
     """
 
     @property
-    def t_min(self) -> float: ...
+    def t_min(self) -> float:
+        """The first time at which the schedule is well conditioned."""
+        ...
 
     @property
-    def t_max(self) -> float: ...
+    def t_max(self) -> float:
+        """The last time at which the schedule is well conditioned."""
+        ...
 
-    def alpha(self, t: ArrayLike) -> Float[Array, "..."]: ...
+    def alpha(self, t: ArrayLike) -> Float[Array, "..."]:
+        """The coefficient of the data x1."""
+        ...
 
-    def sigma(self, t: ArrayLike) -> Float[Array, "..."]: ...
+    def sigma(self, t: ArrayLike) -> Float[Array, "..."]:
+        """The coefficient of the source x0."""
+        ...
 
-    def log_snr(self, t: ArrayLike) -> Float[Array, "..."]: ...
+    def log_snr(self, t: ArrayLike) -> Float[Array, "..."]:
+        """log(alpha^2 / sigma^2), strictly increasing in t."""
+        ...
 
-    def time_of_log_snr(self, log_snr: ArrayLike) -> Float[Array, "..."]: ...
+    def time_of_log_snr(self, log_snr: ArrayLike) -> Float[Array, "..."]:
+        """The inverse of `log_snr`."""
+        ...
 
 
 class Rates(NamedTuple):
-    """Values and time derivatives of a schedule, each of the shape of t."""
+    """Values and time derivatives of a schedule, each with the shape of t.
+
+    Attributes:
+        alpha, sigma: the coefficients.
+        dalpha, dsigma: their derivatives with respect to t.
+    """
 
     alpha: Float[Array, "..."]
     sigma: Float[Array, "..."]
@@ -63,7 +80,7 @@ class Rates(NamedTuple):
 
 
 def rates(schedule: Schedule, t: ArrayLike) -> Rates:
-    """alpha, sigma and their derivatives at t, by `jax.jvp`: no second, hand-written formula."""
+    """alpha, sigma and their time derivatives at t, computed by `jax.jvp`."""
     t = as_time(t)
     one = jnp.ones_like(t)
     alpha, dalpha = jax.jvp(schedule.alpha, (t,), (one,))
@@ -72,13 +89,13 @@ def rates(schedule: Schedule, t: ArrayLike) -> Rates:
 
 
 def log_snr_slope(schedule: Schedule, t: ArrayLike) -> Float[Array, "..."]:
-    """d(log SNR)/dt, by forward-mode differentiation."""
+    """The time derivative of the log-SNR, by forward-mode differentiation."""
     t = as_time(t)
     return jax.jvp(schedule.log_snr, (t,), (jnp.ones_like(t),))[1]
 
 
 def as_time(t: ArrayLike) -> Float[Array, "..."]:
-    """t as an array of at least float32: a half-precision time cannot tell 0.999 from 1."""
+    """t as an array of at least float32, because half precision does not resolve times near 1."""
     t = jnp.asarray(t)
     return t.astype(jnp.promote_types(t.dtype, jnp.float32))
 
@@ -90,7 +107,12 @@ def log_ratio(alpha: Float[Array, "..."], sigma: Float[Array, "..."]) -> Float[A
 def bisect_log_snr(schedule: Schedule, log_snr: ArrayLike) -> Float[Array, "..."]:
     """The inverse of `schedule.log_snr` on [t_min, t_max] by bisection, for schedules without a closed form.
 
-    The answer is within (t_max - t_min) 2^-40 or float precision; values out of range give the nearer end.
+    Args:
+        schedule: the schedule.
+        log_snr: values of any shape; those that the schedule does not reach give the nearer end of the interval.
+
+    Returns:
+        Times with the shape of log_snr, exact to (t_max - t_min) 2^-40 or to the precision of the dtype.
     """
     target = as_time(log_snr)
     low = jnp.full_like(target, schedule.t_min)
@@ -107,24 +129,24 @@ def bisect_log_snr(schedule: Schedule, log_snr: ArrayLike) -> Float[Array, "..."
 
 
 def log_snr_range(schedule: Schedule) -> tuple[float, float]:
-    """log-SNR at t_min and at t_max; infinite where alpha or sigma vanish there."""
+    """The log-SNR at t_min and at t_max; it is infinite if alpha or sigma vanishes there."""
     with jax.ensure_compile_time_eval():
         return float(schedule.log_snr(schedule.t_min)), float(schedule.log_snr(schedule.t_max))
 
 
 def check_monotone(schedule: Schedule) -> None:
-    """Refuses a schedule whose signal-to-noise ratio does not grow, or whose derivatives are wrong.
+    """Checks that the log-SNR of a schedule increases with t and that its derivatives are right.
 
     The derivatives of alpha, sigma and log-SNR by automatic differentiation are compared with finite differences in
-    float64, on a grid of [t_min, t_max] that includes simple fractions of it. They differ where a formula is joined of
-    pieces: `jnp.abs` and `jnp.sign`, for example, have derivative 0 at 0. A schedule that passes is not checked again.
+    float64, on a grid of [t_min, t_max] that includes simple fractions. They may differ at the joints of a piecewise
+    formula; `jnp.abs` and `jnp.sign`, for example, have derivative 0 at 0. Results are cached for hashable schedules.
 
     Raises:
-        ValueError: naming the time at which log-SNR falls or is not a number, or at which a derivative is wrong.
+        ValueError: if log-SNR decreases or is NaN, or a derivative is wrong; the message contains the time.
     """
     try:
         _check(schedule)
-    except TypeError:  # a schedule that cannot be hashed is checked each time
+    except TypeError:  # the schedule is not hashable, so its result cannot be cached
         _check.__wrapped__(schedule)
 
 
@@ -137,8 +159,8 @@ def _check(schedule: Schedule) -> None:
     if wrong.any():
         t = times[1:][wrong][0]
         raise ValueError(
-            f"{schedule} is not monotone: its log-SNR does not grow at t = {t:.3g}; alpha must rise against sigma from "
-            "t_min to t_max"
+            f"{schedule} is not monotone: its log-SNR does not increase at t = {t:.3g}; alpha / sigma must increase "
+            "from t_min to t_max"
         )
     low, span, fractions = schedule.t_min, schedule.t_max - schedule.t_min, np.asarray(_CHECK_FRACTIONS)
     times = np.unique(np.concatenate([times, low + span * fractions, fractions]))
@@ -148,17 +170,17 @@ def _check(schedule: Schedule) -> None:
 
 
 def _check_derivative(schedule: Schedule, name: str, times: Float[np.ndarray, " T"]) -> None:
-    """Whether the derivative lies between the differences to either side, up to their errors.
+    """Checks that the derivative lies between the backward and the forward difference, up to their errors.
 
-    With steps h = eps^(1/3) of the interval these are the rounding of the values, a few eps |f| / h, and the third
-    derivative's h^2 / 6 |f'''|, which is below a thousandth of the slope for all that changes over more than a
-    thousandth of the interval. The second derivative moves the two differences to either side of the slope.
+    The step h is eps^(1/3) times the length of the interval. The errors are rounding, a few eps |f| / h, and the
+    third-order term h^2 / 6 |f'''|, which is below a thousandth of the slope for functions that vary on scales above a
+    thousandth of the interval. The second-order term has opposite signs in the two differences.
     """
     f = getattr(schedule, name)
     eps = jnp.finfo(jax.eval_shape(f, jnp.asarray(times)).dtype).eps
     h = (schedule.t_max - schedule.t_min) * float(eps) ** (1 / 3)
     t = jnp.asarray(times[(times >= schedule.t_min + h) & (times <= schedule.t_max - h)])
-    evaluate = jax.jit(lambda t: (*jax.jvp(f, (t,), (jnp.ones_like(t),)), f(t - h), f(t + h)))  # one small program
+    evaluate = jax.jit(lambda t: (*jax.jvp(f, (t,), (jnp.ones_like(t),)), f(t - h), f(t + h)))  # compiled once
     middle, slope, before, after = (np.asarray(a, np.float64) for a in evaluate(t))
     left, right = (middle - before) / h, (after - middle) / h
     rounding = 8 * float(eps) * np.maximum(np.abs(before), np.abs(after)) / h
@@ -174,7 +196,7 @@ def _check_derivative(schedule: Schedule, name: str, times: Float[np.ndarray, " 
 
 
 def clip_time(schedule: Schedule, log_snr: ArrayLike) -> Float[Array, "..."]:
-    """The time of that log-SNR, or the nearer end of [t_min, t_max] where the schedule does not reach it."""
+    """The time at which the schedule has the given log-SNR, clipped to [t_min, t_max]."""
     low, high = log_snr_range(schedule)
     inside = jnp.clip(as_time(log_snr), low if math.isfinite(low) else None, high if math.isfinite(high) else None)
     return jnp.clip(schedule.time_of_log_snr(inside), schedule.t_min, schedule.t_max)

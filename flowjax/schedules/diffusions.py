@@ -1,11 +1,12 @@
-"""Schedules of diffusion models, their time reversed so that t = 1 is the data.
+"""Schedules of diffusion models. Time is reversed with respect to the papers, so that t = 1 is the data.
 
     VP      alpha = exp(-B/2)    sigma = sqrt(1 - exp(-B))          Song et al. 2021, eq. 32-33
     sub-VP  alpha = exp(-B/2)    sigma = 1 - exp(-B)                ibid., eq. 35
     VE      alpha = 1            sigma = s_max (s_min / s_max)^t    ibid., eq. 30-31
     EDM     alpha = 1            sigma^(1/rho) linear in t          Karras et al. 2022, eq. 5
 
-with s = 1 - t and B(s) = s^2 (beta_max - beta_min) / 2 + s beta_min.
+with s = 1 - t and B(s) = s^2 (beta_max - beta_min) / 2 + s beta_min (Song et al. 2021, arXiv:2011.13456; Karras et al.
+2022, arXiv:2206.00364).
 """
 
 import math
@@ -22,36 +23,38 @@ __all__ = ["EDM", "VE", "VP", "SubVP"]
 
 
 def _integral(t: ArrayLike, beta_min: float | int, beta_max: float | int) -> Float[Array, "..."]:
-    """B, the integral of beta from the data to time t."""
+    """B, the integral of beta from the data at t = 1 to time t."""
     s = 1.0 - as_time(t)
     return 0.5 * s**2 * (beta_max - beta_min) + s * beta_min
 
 
 def _time_of_integral(b: Float[Array, "..."], beta_min: float | int, beta_max: float | int) -> Float[Array, "..."]:
-    """The root of the quadratic, without cancellation."""
+    """The inverse of `_integral`: the root of a quadratic, computed without cancellation."""
     slope = beta_max - beta_min
     return 1.0 - 2 * b / (beta_min + jnp.sqrt(beta_min**2 + 2 * b * slope))
 
 
 def _check_betas(name: str, beta_min: float | int, beta_max: float | int) -> None:
     if not 0 < beta_min <= beta_max:
-        raise ValueError(f"{name}: 0 < beta_min <= beta_max is needed, not {beta_min} and {beta_max}")
+        raise ValueError(f"{name}: betas must be 0 < beta_min <= beta_max, not {beta_min} and {beta_max}")
 
 
 def _check_sigmas(name: str, s_min: float | int, s_max: float | int) -> None:
     if not 0 < s_min < s_max:
-        raise ValueError(f"{name}: 0 < sigma_min < sigma_max is needed, not {s_min} and {s_max}")
+        raise ValueError(f"{name}: sigmas must be 0 < sigma_min < sigma_max, not {s_min} and {s_max}")
 
 
 @jax.tree_util.register_static
 @dataclass(frozen=True)
 class VP:
-    """The variance-preserving diffusion with linear beta (Song et al. 2021, eq. 32-33), time reversed to t = 1 at the
-    data.
+    """The variance-preserving diffusion with linear beta (Song et al. 2021, arXiv:2011.13456, eq. 32-33).
 
-    With s = 1 - t and B = s^2 (beta_max - beta_min) / 2 + s beta_min:  alpha = exp(-B / 2), sigma = sqrt(1 - exp(-B)).
-    alpha(0) = exp(-B(0)/2) = 0.0066 for the usual 0.1 and 20: the prior N(0, sigma(0)^2 I) is an approximation to p_0.
-    sigma has an infinite slope at t = 1, so `t_max` is 1 - 1e-5 (the paper's own epsilon for likelihood).
+    alpha = exp(-B / 2) and sigma = sqrt(1 - exp(-B)) with B = s^2 (beta_max - beta_min) / 2 + s beta_min and s = 1 - t.
+    The prior N(0, sigma(0)^2 I) is an approximation to p_0, because alpha(0) = 0.0066 for the default betas. The
+    derivative of sigma is infinite at t = 1, so `t_max` is 1 - 1e-5, the paper's epsilon for likelihoods.
+
+    Attributes:
+        beta_min, beta_max: the rate beta at the data and at the noise, 0 < beta_min <= beta_max.
     """
 
     beta_min: float | int = 0.1
@@ -82,9 +85,12 @@ class VP:
 @jax.tree_util.register_static
 @dataclass(frozen=True)
 class SubVP:
-    """The sub-VP diffusion (Song et al. 2021, eq. 35): VP's alpha, and the square of its sigma.
+    """The sub-VP diffusion (Song et al. 2021, arXiv:2011.13456, eq. 35): alpha of VP, and sigma of VP squared.
 
-    sigma is smooth at t = 1, where it vanishes; `t_max` is 1 - 1e-5 as for VP. alpha(0) = 0.0066 for 0.1 and 20.
+    sigma vanishes smoothly at t = 1; `t_max` is 1 - 1e-5 as for VP. alpha(0) = 0.0066 for the default betas.
+
+    Attributes:
+        beta_min, beta_max: the rate beta at the data and at the noise, 0 < beta_min <= beta_max.
     """
 
     beta_min: float | int = 0.1
@@ -105,8 +111,8 @@ class SubVP:
         return log_ratio(self.alpha(t), self.sigma(t))
 
     def time_of_log_snr(self, log_snr: ArrayLike) -> Float[Array, "..."]:
-        # r = alpha / (1 - alpha^2) is a quadratic in alpha; its root, as alpha and as 1 - alpha, each without
-        # cancellation where it is small.
+        # r = alpha / (1 - alpha^2) is a quadratic equation in alpha. Its root is computed as alpha where r < 1 and as
+        # 1 - alpha elsewhere, which avoids cancellation.
         r = jnp.exp(jnp.clip(as_time(log_snr) / 2, -40.0, 40.0))
         q = jnp.sqrt(1 + 4 * r**2)
         below_one = (1 + 1 / (2 * r + q)) / (1 + q)
@@ -117,11 +123,13 @@ class SubVP:
 @jax.tree_util.register_static
 @dataclass(frozen=True)
 class VE:
-    """The variance-exploding diffusion (Song et al. 2021, eq. 30-31; the noise levels of NCSN): alpha = 1, sigma
-    geometric.
+    """The variance-exploding diffusion (Song et al. 2021, arXiv:2011.13456, eq. 30-31): alpha = 1, geometric sigma.
 
-    The data are never gone: the prior N(0, sigma_max^2 I) is an approximation, good for sigma_max well above the
-    distances between data.
+    The prior N(0, sigma_max^2 I) is an approximation to p_0, because x_0 still contains the data. It is good if
+    sigma_max is well above the distances between data points.
+
+    Attributes:
+        sigma_min, sigma_max: sigma at the data and at the noise, 0 < sigma_min < sigma_max.
     """
 
     sigma_min: float | int = 0.01
@@ -148,10 +156,14 @@ class VE:
 @jax.tree_util.register_static
 @dataclass(frozen=True)
 class EDM:
-    """alpha = 1 and sigma^(1/rho) linear in t (Karras et al. 2022, eq. 5): equal steps in t are EDM's sampling grid.
+    """alpha = 1 and sigma^(1/rho) linear in t (Karras et al. 2022, arXiv:2206.00364, eq. 5).
 
-    Stated there for time steps; as a schedule it makes t a measure of the solver's difficulty. The prior is
-    N(0, sigma_max^2 I), an approximation as for VE.
+    Equal steps in t are EDM's sampling grid. (In the paper this formula defines the grid, not the schedule.) The prior
+    N(0, sigma_max^2 I) is an approximation to p_0, as for VE.
+
+    Attributes:
+        sigma_min, sigma_max: sigma at the data and at the noise, 0 < sigma_min < sigma_max.
+        rho: the exponent, positive; larger values put more steps at low noise.
     """
 
     sigma_min: float | int = 0.002

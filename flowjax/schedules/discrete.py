@@ -1,8 +1,8 @@
-"""The discrete noise levels of DDPM as schedules: grids of log-SNR, linear between their points.
+"""The discrete noise levels of DDPM as schedules, with log-SNR interpolated linearly between the levels.
 
 A chain of N steps with betas b_1 ... b_N has alpha_k^2 = prod_{i <= k} (1 - b_i) and sigma_k^2 = 1 - alpha_k^2. Level k
-stands at t = 1 - k / N, so that sampling from level N to level 1 runs from t = 0 to t_max = 1 - 1 / N, and `uniform`
-grids of N steps are the chain itself.
+is at t = 1 - k / N. Sampling from level N to level 1 therefore runs from t = 0 to t_max = 1 - 1 / N, and a `uniform`
+time grid of N steps visits exactly the levels of the chain.
 """
 
 from dataclasses import dataclass
@@ -20,17 +20,20 @@ from flowjax.schedules.base import as_time
 __all__ = ["Discrete", "Levels", "ddpm_linear", "nichol_cosine"]
 
 Levels = Annotated[int, Range(2, 100_000)]
-"""How many noise levels a chain may have; a schedule holds a table of them."""
+"""The number of noise levels of a chain; a schedule stores a table of them."""
 
 
 @jax.tree_util.register_static
 @dataclass(frozen=True)
 class Discrete:
-    """A variance-preserving schedule through given levels of noise.
+    """A variance-preserving schedule that interpolates the noise levels of a discrete chain.
 
-    Args:
-        name: shown in messages.
+    Attributes:
+        name: the name in error messages.
         betas: b_1 ... b_N, from the data to the noise, each in (0, 1).
+
+    Raises:
+        ValueError: if there are fewer than two betas, or one is not in (0, 1).
     """
 
     name: str
@@ -39,7 +42,7 @@ class Discrete:
 
     def __post_init__(self):
         if len(self.betas) < 2 or not all(0 < b < 1 for b in self.betas):
-            raise ValueError(f"{self.name}: at least two betas are needed, each between 0 and 1")
+            raise ValueError(f"{self.name}: betas must be at least two numbers between 0 and 1")
 
     def __repr__(self) -> str:
         return f"{self.name}({len(self.betas)})"
@@ -53,13 +56,13 @@ class Discrete:
 
     @property
     def times(self) -> Float[np.ndarray, " N"]:
-        """The times of the levels N ... 1, rising."""
+        """The times of the levels N, ..., 1, increasing."""
         n = len(self.betas)
         return 1 - np.arange(n, 0, -1) / n
 
     @cached_property
     def _log_snrs(self) -> Float[np.ndarray, " N"]:
-        """log-SNR of the levels N ... 1, rising; computed in float64."""
+        """The log-SNR of the levels N, ..., 1, increasing; computed in float64."""
         log_signal = np.cumsum(np.log1p(-np.asarray(self.betas)))
         return (log_signal - np.log(-np.expm1(log_signal)))[::-1]
 
@@ -87,7 +90,12 @@ class Discrete:
 
 @lru_cache
 def ddpm_linear(steps: Levels = 1000, first: float | int = 1e-4, last: float | int = 0.02) -> Discrete:
-    """Betas linear from `first` to `last` (Ho et al. 2020, sec. 4)."""
+    """Betas that increase linearly from `first` to `last` (Ho et al. 2020, arXiv:2006.11239, sec. 4).
+
+    Args:
+        steps: the number of levels N.
+        first, last: the betas of the first level at the data and of the last level at the noise.
+    """
     return Discrete("ddpm_linear", tuple(np.linspace(first, last, steps).tolist()))
 
 
@@ -95,8 +103,14 @@ def ddpm_linear(steps: Levels = 1000, first: float | int = 1e-4, last: float | i
 def nichol_cosine(
     steps: Levels = 1000, s: Annotated[float | int, Range(0, 10)] = 0.008, largest: float | int = 0.999
 ) -> Discrete:
-    """Betas whose products follow cos^2((k / N + s) / (1 + s) pi / 2), cut at `largest` (Nichol & Dhariwal 2021, eq.
-    17).
+    """Betas for which alpha_k^2 is proportional to cos^2((k / N + s) / (1 + s) pi / 2).
+
+    The cosine schedule of Nichol & Dhariwal 2021 (arXiv:2102.09672, eq. 17).
+
+    Args:
+        steps: the number of levels N.
+        s: the offset, which keeps the betas near the data from being too small.
+        largest: the upper bound to which the betas are clipped.
     """
     signal = np.cos((np.arange(steps + 1) / steps + s) / (1 + s) * np.pi / 2) ** 2
     return Discrete("nichol_cosine", tuple(np.minimum(1 - signal[1:] / signal[:-1], largest).tolist()))

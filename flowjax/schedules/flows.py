@@ -1,4 +1,4 @@
-"""Schedules of flow matching: from pure source at t = 0 to pure data at t = 1."""
+"""Schedules of flow matching, which start from the source alone at t = 0 and end at the data at t = 1."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -15,11 +15,12 @@ __all__ = ["CondOT", "Cosine", "Polynomial"]
 @jax.tree_util.register_static
 @dataclass(frozen=True)
 class CondOT:
-    """alpha = t, sigma = 1 - t: straight lines at constant speed (Lipman et al. 2023, eq. 20; Liu et al. 2023).
+    """alpha = t and sigma = 1 - (1 - sigma_min) t: straight lines at constant speed.
 
-    Args:
-        sigma_min: what is left of the source at t = 1, sigma = 1 - (1 - sigma_min) t, as in Lipman et al. 2023; 0 for
-            none.
+    (Lipman et al. 2023, arXiv:2210.02747, eq. 20; for sigma_min = 0 rectified flow, Liu et al. 2023, arXiv:2209.03003.)
+
+    Attributes:
+        sigma_min: sigma at t = 1, in [0, 1).
     """
 
     sigma_min: float | int = 0.0
@@ -47,8 +48,11 @@ class CondOT:
 @jax.tree_util.register_static
 @dataclass(frozen=True)
 class Cosine:
-    """alpha = sin(pi t / 2), sigma = cos(pi t / 2): alpha^2 + sigma^2 = 1 (Albergo & Vanden-Eijnden 2023, the
-    trigonometric interpolant; GVP in Ma et al. 2024). sigma is written as a sine of 1 - t, exact near t = 1."""
+    """alpha = sin(pi t / 2) and sigma = cos(pi t / 2), so that alpha^2 + sigma^2 = 1.
+
+    This is the trigonometric interpolant of Albergo & Vanden-Eijnden 2023 (arXiv:2209.15571), called GVP by Ma et al.
+    2024 (arXiv:2401.08740). sigma is computed as sin(pi (1 - t) / 2), which is accurate near t = 1.
+    """
 
     t_min: ClassVar[float] = 0.0
     t_max: ClassVar[float] = 1.0
@@ -64,19 +68,19 @@ class Cosine:
 
     def time_of_log_snr(self, log_snr: ArrayLike) -> Float[Array, "..."]:
         half = as_time(log_snr) / 2
-        # atan2 of (e^h, 1), scaled by e^-|h| so that neither argument overflows.
+        # atan2(e^h, 1), with both arguments scaled so that neither overflows.
         return jnp.arctan2(jnp.exp(jnp.minimum(half, 0.0)), jnp.exp(jnp.minimum(-half, 0.0))) * (2 / jnp.pi)
 
 
 @jax.tree_util.register_static
 @dataclass(frozen=True)
 class Polynomial:
-    """alpha = t^n, sigma = 1 - t^n (the convex polynomial scheduler of Lipman et al. 2024, table 2).
+    """alpha = t^n and sigma = 1 - t^n (Lipman et al. 2024, arXiv:2412.06264, table 2).
 
-    For n != 1 the velocity at t = 0 vanishes (n > 1) or is infinite (n < 1), so it does not determine the data there:
-    `t_min` is the time at which alpha is 1e-6.
+    At t = 0 the velocity is zero for n > 1 and infinite for n < 1, so it does not determine the data. For n != 1,
+    `t_min` is therefore the time at which alpha is 1e-6.
 
-    Args:
+    Attributes:
         n: the exponent, positive.
     """
 
@@ -96,8 +100,8 @@ class Polynomial:
 
     def sigma(self, t: ArrayLike) -> Float[Array, "..."]:
         t = as_time(t)
-        # expm1 keeps the digits of 1 - t^n near t = 1; below 1/2 the plain form is exact enough and has a derivative
-        # at 0.
+        # expm1 avoids cancellation in 1 - t^n near t = 1. Below 1/2 the plain form is accurate, and unlike the
+        # logarithm it has a derivative at 0.
         late = -jnp.expm1(self.n * jnp.log(jnp.maximum(t, 0.5)))
         return jnp.where(t > 0.5, late, 1.0 - t**self.n)
 

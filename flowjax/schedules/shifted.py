@@ -1,4 +1,4 @@
-"""Resolution shift: more time at high noise for larger images."""
+"""The resolution shift of a schedule, which spends more time at high noise for larger images."""
 
 from dataclasses import dataclass
 
@@ -13,14 +13,15 @@ __all__ = ["Shifted"]
 @jax.tree_util.register_static
 @dataclass(frozen=True)
 class Shifted:
-    """A schedule whose time runs as t / (t + shift (1 - t)) (Esser et al. 2024, SD3, eq. 23).
+    """A schedule evaluated at the warped time t / (t + shift (1 - t)) (Stable Diffusion 3: Esser et al. 2024,
+    arXiv:2403.03206, eq. 23).
 
-    On CondOT log-SNR falls by 2 log(shift) at every t, which keeps the noise seen by a coarse view of an image when its
-    resolution grows by `shift` along each side. On other schedules it is the same change of time.
+    On CondOT this lowers log-SNR by 2 log(shift) at every t. If the side of an image grows by the factor `shift`, the
+    noise in the image averaged down to its former resolution is then unchanged. Other schedules get the same warp.
 
-    Args:
-        base: the schedule.
-        shift: positive; 3 in SD3 at 1024 x 1024, 1 changes nothing.
+    Attributes:
+        base: the schedule to shift.
+        shift: the factor, positive; 1 changes nothing, and Stable Diffusion 3 uses 3 at 1024 x 1024 pixels.
     """
 
     base: Schedule
