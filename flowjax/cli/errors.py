@@ -4,9 +4,9 @@ JAX."""
 from flowjax.data import DataError
 from flowjax.errors import RunFault, out_of_memory
 from flowjax.inference.batches import SolverFault
-from flowjax.training.averages import SnapshotError
 from flowjax.training.checkpoints import CheckpointError
 from flowjax.training.loop import Preempted
+from flowjax.training.snapshots import SnapshotError
 from flowjax.training.workdir import WorkdirError
 
 USAGE: tuple[type[Exception], ...] = (DataError, WorkdirError, CheckpointError, SnapshotError)

@@ -18,7 +18,7 @@ from flowjax.data import Dataset
 from flowjax.errors import RunFault, out_of_memory
 from flowjax.inference import plots
 from flowjax.inference.run import Run, load
-from flowjax.training import averages, loop, processes
+from flowjax.training import loop, processes, snapshots
 from flowjax.training import workdir as workdirs
 from flowjax.training.checkpoints import Checkpoints
 from flowjax.training.outputs import RunOutputs
@@ -205,7 +205,7 @@ def _prepare_workdir(
     _clear_leftovers(workdir, checkpoints)
     for newer in checkpoints.set_aside(step, workdir / "set_aside"):
         say(f"train: the checkpoint of step {newer} is set aside in {workdir}/set_aside")
-    averages.set_aside(workdir / averages.FOLDER, step, workdir / "set_aside")
+    snapshots.set_aside(workdir / snapshots.FOLDER, step, workdir / "set_aside")
 
 
 def _clear_leftovers(workdir: Path, checkpoints: Checkpoints) -> None:
@@ -214,7 +214,7 @@ def _clear_leftovers(workdir: Path, checkpoints: Checkpoints) -> None:
         say(f"train: {line}")
     for name in ("config.json", "metrics.jsonl"):
         files.remove_unfinished(workdir, name)
-    files.remove_unfinished(workdir / averages.FOLDER)
+    files.remove_unfinished(workdir / snapshots.FOLDER)
 
 
 def _already_finished(

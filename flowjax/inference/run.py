@@ -15,8 +15,8 @@ from flowjax.config import Config, resolve
 from flowjax.data import DataSpec
 from flowjax.paths import AffinePath
 from flowjax.sources import Source
-from flowjax.training.averages import FOLDER, posthoc
 from flowjax.training.checkpoints import Checkpoints
+from flowjax.training.snapshots import FOLDER, posthoc
 from flowjax.training.state import abstract_state
 from flowjax.training.workdir import read_config
 from flowjax.typing import Params, PyTree

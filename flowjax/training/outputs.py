@@ -7,8 +7,8 @@ import jax.numpy as jnp
 
 from flowjax.errors import RunFault
 from flowjax.training import processes, profiling
-from flowjax.training.averages import FOLDER, SnapshotError, write_snapshot
 from flowjax.training.checkpoints import Checkpoints, Saver
+from flowjax.training.snapshots import FOLDER, SnapshotError, write_snapshot
 from flowjax.training.state import TrainState
 from flowjax.training.step import Metrics, exceeded
 from flowjax.training.trainer import Trainer

@@ -22,7 +22,7 @@ from flowjax.config import Config
 from flowjax.data import DataError, DataSpec
 from flowjax.errors import RunFault
 from flowjax.files import written
-from flowjax.training import averages, processes
+from flowjax.training import processes, snapshots
 from flowjax.training.writers import disk_problem, say, warn_once
 
 __all__ = [
@@ -40,7 +40,7 @@ __all__ = [
 LOCK = ".lock"
 """The file in the workdir. It stays there: what counts is the lock on it, which the operating system releases."""
 
-_FOLDERS = ("checkpoints", averages.FOLDER, "plots", "set_aside")
+_FOLDERS = ("checkpoints", snapshots.FOLDER, "plots", "set_aside")
 _FILES = ("config.json", "metrics.jsonl")
 
 _PACKAGES = ("flowjax-research", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "diffrax", "numpy")

@@ -30,7 +30,7 @@ def test_snapshots_and_reconstruction(run):
         np.sqrt(sum(np.sum((np.asarray(x) - np.asarray(y)) ** 2) for x, y in zip(a, raw, strict=True)))
     )
     assert 0 < distance(narrow) < distance(between) < distance(wide)
-    from flowjax.training.averages import read_params
+    from flowjax.training.snapshots import read_params
 
     stored = jax.tree.leaves(read_params(max((run / "averages").glob("*-0.1.npz"))))
     for a, b in zip(wide, stored, strict=True):

@@ -1,4 +1,4 @@
-"""Power-function averages: their profiles, their tracking, and the reconstruction of others from snapshots."""
+"""Power-function averages: profiles, updates in training, and the reconstruction of other widths from snapshots."""
 
 from functools import partial
 
@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from scipy.integrate import quad
 
-from flowjax.training import averages
-from flowjax.training.averages import SnapshotError, gamma_of, inner, misfit, posthoc, solve_weights
+from flowjax.training import averages, snapshots
+from flowjax.training.averages import gamma_of
+from flowjax.training.snapshots import SnapshotError, inner, misfit, posthoc, solve_weights
 
 SIGMAS = (0.05, 0.10)
 
@@ -21,7 +22,7 @@ def density(gamma, t):
 
 @pytest.mark.analytic
 def test_published_exponents_and_the_cubic():
-    """Karras et al. print 16.97 and 6.94; and the closed form against a general root finder."""
+    """Against the values 16.97 and 6.94 that Karras et al. 2024 print, and against a general root finder."""
     np.testing.assert_allclose(gamma_of(0.05), 16.97, atol=5e-3)
     np.testing.assert_allclose(gamma_of(0.10), 6.94, atol=5e-3)
     for s in np.geomspace(0.002, averages.MAX_SIGMA_REL, 40):
@@ -36,7 +37,7 @@ def test_published_exponents_and_the_cubic():
 @pytest.mark.analytic
 @pytest.mark.parametrize("sigma", [0.02, 0.05, 0.1, 0.25])
 def test_sigma_rel_is_the_width_of_the_profile(sigma):
-    """Moments by quadrature, to its own 1e-8."""
+    """Against moments by quadrature, whose relative error is about 1e-8."""
     p = density(gamma_of(sigma), 1.0)
     mass, mean, square = (quad(lambda s, k=k: s**k * p(s), 0, 1)[0] for k in range(3))
     np.testing.assert_allclose([mass, np.sqrt(square - mean**2)], [1, sigma], rtol=1e-6)
@@ -52,7 +53,7 @@ def test_inner_products():
 
 @pytest.mark.analytic
 def test_rate_is_published_beta_without_its_rounding():
-    """Against float64; float32's log1p and expm1 are good to some 1e-7, 1 - beta formed in float32 would be to 3e-3."""
+    """Against float64. In float32, log1p and expm1 are accurate to about 1e-7; 1 - beta would be accurate to 3e-3."""
     for gamma in (6.94, 16.97):
         steps = np.array([1, 2, 10, 1000, 3_000_000])
         expected = -np.expm1((gamma + 1) * np.log1p(-1 / steps[1:].astype(np.float64)))
@@ -62,13 +63,13 @@ def test_rate_is_published_beta_without_its_rounding():
 
 
 def trajectory(steps):
-    """(steps, 3): decay, drift and oscillation, as of parameters in training; numbers of order 1."""
+    """Values (steps, 3) of order 1 with a decay, a drift and an oscillation, like parameters in training."""
     x = np.arange(1, steps + 1) / steps
     return np.stack([np.exp(-6 * x), x + 0.3 * np.sin(9 * x), np.cos(25 * x)], 1)
 
 
 def track(values, sigmas, stored=()):
-    """The averages after all steps, as a run would update them; and those at the steps in `stored`."""
+    """The averages after all steps, updated as in training, and the averages at the steps in `stored`."""
     gammas = tuple(gamma_of(s) for s in sigmas)
     every = jax.jit(
         lambda values: jax.lax.scan(
@@ -83,10 +84,10 @@ def track(values, sigmas, stored=()):
 
 @pytest.mark.analytic
 def test_tracking_is_the_integral_of_the_profile():
-    """(1 - 1/t)^(gamma + 1) telescopes: the weight of step i is the integral of the profile over [i - 1, i].
+    """The factors (1 - 1/t)^(gamma + 1) telescope: the weight of step i is the integral of the profile over [i - 1, i].
 
-    Here by quadrature, step by step. Float32 rounds each update, by 6e-8 at most; averaged over what the profile
-    remembers, (gamma + 1) / t of the steps, that is below 6e-8 x 600 / 8 = 5e-6. The first step forgets the start, 9,
+    The integrals are computed by quadrature. Float32 rounds each update by at most 6e-8. The average remembers about
+    t / (gamma + 1) updates, so the error is below 6e-8 x 600 / 8 = 5e-6. The first step replaces the initial value 9,
     up to a rounding.
     """
     steps = 600
@@ -102,46 +103,46 @@ def test_tracking_is_the_integral_of_the_profile():
 @pytest.mark.analytic
 @pytest.mark.parametrize("sigma", [0.04, 0.07, 0.13, 0.2])
 def test_other_widths_from_two_tracks(sigma):
-    """Cauchy-Schwarz bounds the error by misfit x |profile| x |trajectory|, in L2 over time; float32 adds 1e-5."""
+    """By Cauchy-Schwarz the error is at most misfit x |profile| x |trajectory| (L2 over time), and 1e-5 in float32."""
     steps = 2000
     values = trajectory(steps)
     at = range(steps // 16, steps + 1, steps // 16)
     _, stored = track(values, SIGMAS, at)
-    snapshots = [(n, gamma_of(s)) for n in at for s in SIGMAS]
+    profiles = [(n, gamma_of(s)) for n in at for s in SIGMAS]
     target = (steps, gamma_of(sigma))
-    coefficients = solve_weights(snapshots, target)
+    coefficients = solve_weights(profiles, target)
     np.testing.assert_allclose(coefficients.sum(), 1, atol=1e-9)
-    rebuilt = averages.reconstruct((tree for n in at for tree in stored[n]), coefficients)["w"]
+    rebuilt = snapshots.reconstruct((tree for n in at for tree in stored[n]), coefficients)["w"]
     direct = track(values, (sigma,))[0][0]["w"]
     size = np.sqrt(inner(target, target))
-    bound = misfit(snapshots, target, coefficients) * size * np.linalg.norm(values, axis=0)
+    bound = misfit(profiles, target, coefficients) * size * np.linalg.norm(values, axis=0)
     assert np.all(np.abs(rebuilt - direct) <= bound + 1e-5)
-    assert np.abs(rebuilt - direct).max() < 3e-3  # and that says something: the two tracks differ by far more
+    assert np.abs(rebuilt - direct).max() < 3e-3  # small compared with the difference between the two averages, below
     assert np.abs(stored[steps][0]["w"] - stored[steps][1]["w"]).max() > 0.05
 
 
 @pytest.mark.analytic
 def test_coefficients_are_the_least_squares_ones():
-    """Against profiles on a grid of midpoints, solved by brute force; the grid errs by h^2 / 24 p'' / p < 1e-4."""
-    snapshots = [(t, gamma_of(s)) for t in (40.0, 70.0, 100.0) for s in SIGMAS]
+    """Against least squares for profiles on a grid of midpoints, whose relative error is h^2 / 24 p'' / p < 1e-4."""
+    profiles = [(t, gamma_of(s)) for t in (40.0, 70.0, 100.0) for s in SIGMAS]
     target = (90.0, gamma_of(0.15))
     h = 0.01
     grid = np.arange(h / 2, 100, h)
     profile = lambda t, g: np.where(grid < t, density(g, t)(grid), 0.0)
-    columns = np.stack([profile(*s) for s in snapshots], 1)
-    free = columns[:, :-1] - columns[:, -1:]  # of sum 1
+    columns = np.stack([profile(*s) for s in profiles], 1)
+    free = columns[:, :-1] - columns[:, -1:]  # the coefficients sum to 1
     first = np.linalg.lstsq(free, profile(*target) - columns[:, -1], rcond=None)[0]
     expected = np.append(first, 1 - first.sum())
-    coefficients = solve_weights(snapshots, target)
+    coefficients = solve_weights(profiles, target)
     np.testing.assert_allclose(coefficients, expected, atol=2e-3)
     off = np.linalg.norm(columns @ coefficients - profile(*target)) / np.linalg.norm(profile(*target))
-    np.testing.assert_allclose(misfit(snapshots, target, coefficients), off, rtol=1e-3)
-    own = solve_weights(snapshots, snapshots[2])  # a snapshot is its own reconstruction
-    np.testing.assert_allclose(own, np.eye(6)[2], atol=1e-6)
+    np.testing.assert_allclose(misfit(profiles, target, coefficients), off, rtol=1e-3)
+    same = solve_weights(profiles, profiles[2])  # a snapshot is its own reconstruction
+    np.testing.assert_allclose(same, np.eye(6)[2], atol=1e-6)
 
 
 def test_snapshots_on_disk(tmp_path):
-    """float16 rounds each number by 2^-11 of it at most, so the sum by that times sum |c_i x_i|."""
+    """float16 has a relative error of at most 2^-11, so the error of the sum is at most 2^-11 sum |c_i x_i|."""
     steps, at = 800, range(50, 801, 50)
     values = trajectory(steps)
     _, stored = track(values, SIGMAS, at)
@@ -150,17 +151,17 @@ def test_snapshots_on_disk(tmp_path):
     for n in at:
         for sigma, tree in zip(SIGMAS, stored[n], strict=True):
             trees[n, sigma] = {"net": {"enc": {0: {"weight": tree["w"]}}, "gain": jnp.float32(n)}}
-            averages.write_snapshot(folder, n, sigma, trees[n, sigma])
+            snapshots.write_snapshot(folder, n, sigma, trees[n, sigma])
     (folder / "notes.npz").write_bytes(b"")
-    found = averages.read_snapshots(folder)
+    found = snapshots.read_snapshots(folder)
     assert [(s.step, s.sigma_rel) for s in found] == list(trees)
-    assert jax.tree.structure(averages.read_params(found[0].path)) == jax.tree.structure(trees[50, 0.05])
+    assert jax.tree.structure(snapshots.read_params(found[0].path)) == jax.tree.structure(trees[50, 0.05])
     for step in (None, 650):
         target = (step or 800, gamma_of(0.07))
         c = solve_weights([(n, gamma_of(s)) for n, s in trees], target)
-        exact = averages.reconstruct(trees.values(), c)
+        exact = snapshots.reconstruct(trees.values(), c)
         rebuilt = posthoc(folder, 0.07, step)
-        size = averages.reconstruct((jax.tree.map(jnp.abs, tree) for tree in trees.values()), np.abs(c))
+        size = snapshots.reconstruct((jax.tree.map(jnp.abs, tree) for tree in trees.values()), np.abs(c))
         leaves = zip(jax.tree.leaves(rebuilt), jax.tree.leaves(exact), jax.tree.leaves(size), strict=True)
         for a, b, s in leaves:
             assert a.dtype == np.float32
@@ -171,13 +172,13 @@ def test_snapshots_that_do_not_serve(tmp_path):
     with pytest.raises(SnapshotError, match="holds no snapshots"):
         posthoc(tmp_path / "none", 0.1)
     for step in (500, 1000):
-        averages.write_snapshot(tmp_path, step, 0.1, {"w": jnp.ones(2)})
+        snapshots.write_snapshot(tmp_path, step, 0.1, {"w": jnp.ones(2)})
     np.testing.assert_array_equal(posthoc(tmp_path, 0.1)["w"], np.ones(2))
     for sigma, step in ((0.02, None), (0.1, 2000), (0.1, 100)):
         with pytest.raises(SnapshotError, match=r"out of reach .*\(steps 500 to 1000, widths 0\.1\): .*% off"):
             posthoc(tmp_path, sigma, step)
     with pytest.raises(SnapshotError, match="beyond float16"):
-        averages.write_snapshot(tmp_path, 1500, 0.1, {"w": jnp.full(2, 1e5)})
+        snapshots.write_snapshot(tmp_path, 1500, 0.1, {"w": jnp.full(2, 1e5)})
     assert len(list(tmp_path.iterdir())) == 2  # nothing half-written
     (tmp_path / "000001000-0.1.npz").write_bytes(b"PK")
     with pytest.raises(SnapshotError, match="cannot be read"):
