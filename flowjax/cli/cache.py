@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from flowjax.cli.flags import UsageError
+from flowjax.cli.usage import UsageError
 
 __all__ = ["use"]
 

@@ -12,7 +12,7 @@ from absl import flags as absl_flags
 from flowjax import archives
 from flowjax.build import data_arguments
 from flowjax.cli import flags
-from flowjax.cli.flags import UsageError
+from flowjax.cli.usage import UsageError
 from flowjax.conditions import named
 from flowjax.config import Config
 from flowjax.data import DataError, Dataset, DataSpec, open_dataset

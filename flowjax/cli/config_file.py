@@ -1,8 +1,10 @@
 """The config of `train` and `sweep`: a Python file, with the overrides of the command line."""
 
 import contextlib
+import difflib
 import importlib.util
 import linecache
+import re
 import sys
 import traceback
 from collections.abc import Iterator
@@ -13,13 +15,15 @@ from absl import flags as absl_flags
 from ml_collections import config_flags
 
 from flowjax.cli import flags
+from flowjax.cli.shipped import shipped_configs
 from flowjax.config import MODEL_DEFAULTS, Config, defaults, flatten, own_plugins, resolve, unknown_key
 from flowjax.errors import ConfigError
 from flowjax.plugins import is_outside
 from flowjax.ranges import KINDS, shown
 
-__all__ = ["load_config", "read_config"]
+__all__ = ["config_path", "load_config", "read_config"]
 
+_CONFIG = "a config file, or a name that `flowjax configs` lists; --config.KEY=VALUE sets one of its keys"
 _MAIN = str(Path(__file__).with_name("main.py"))
 
 
@@ -38,7 +42,7 @@ def read_config(values: absl_flags.FlagValues, argv: list[str], usage: str) -> C
     """
     rest, where = _take_config(argv)
     helped = not {"--help", "-help", "-h", "--h", "-?"}.isdisjoint(rest)  # without JAX, which `defaults` imports
-    config = load_config(flags.config_path(where)) if where is not None else Config() if helped else defaults()
+    config = load_config(config_path(where)) if where is not None else Config() if helped else defaults()
     known = flatten(config)
     for argument in rest:
         key, given, value = argument.lstrip("-").partition("=")
@@ -54,7 +58,7 @@ def read_config(values: absl_flags.FlagValues, argv: list[str], usage: str) -> C
             _check_type(key[7:], value, known[key[7:]])
     with _argv(rest):
         untyped: Any = config
-        config_flags.DEFINE_config_dict("config", untyped, "", flag_values=values)
+        config_flags.DEFINE_config_dict("config", untyped, _CONFIG, flag_values=values)
         flags.parse(values, rest, usage)
     if where is None:
         raise flags.UsageError("--config is required: a file, or a name that `flowjax configs` lists")
@@ -73,6 +77,21 @@ def _check_type(key: str, text: str, like: Any) -> None:
             raise flags.UsageError(
                 f"--config.{key} must be a {KINDS[type(like)]} like {like!r}, not {shown(text)}"
             ) from None
+
+
+def config_path(text: str) -> Path:
+    """Returns the file that `--config` names: a path, or the name of a shipped config."""
+    path, shipped = Path(text).expanduser(), shipped_configs()
+    if path.is_file():
+        return path
+    stem = re.sub(r"\.py$", "", text)
+    if stem in shipped:
+        return shipped[stem]
+    if stem.startswith("configs/") and stem.removeprefix("configs/") in shipped:
+        return shipped[stem.removeprefix("configs/")]
+    close = difflib.get_close_matches(Path(stem).name, shipped, n=1)
+    hint = f"the nearest is {close[0]!r}" if close else "`flowjax configs` lists them"
+    raise flags.UsageError(f"--config: no file {shown(text)} and no shipped config of that name; {hint}")
 
 
 def load_config(path: Path) -> Config:
@@ -104,7 +123,7 @@ def _result_of(path: Path) -> Any:
     spec = importlib.util.spec_from_file_location("flowjax_config", path)
     if spec is None or spec.loader is None:
         raise ConfigError("it is not a Python file: its name must end in .py")
-    if path not in flags.shipped_configs().values():
+    if path not in shipped_configs().values():
         flags.use_folder(path.parent)  # where the caller's own modules may be, which the config may name
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

@@ -12,15 +12,16 @@ import sys
 from typing import Any
 
 from flowjax.cli import flags
+from flowjax.cli.shipped import shipped_configs
 
 __all__ = ["run"]
 
 
 def run(argv: list[str]) -> dict[str, Any]:
     """Reads the docstrings without running the files."""
-    flags.parse(flags.new("configs"), argv, __doc__ or "")
+    flags.parse(flags.new(), argv, __doc__ or "")
     lines = {}
-    for name, path in flags.shipped_configs().items():
+    for name, path in shipped_configs().items():
         text = ast.get_docstring(ast.parse(path.read_text())) or ""
         lines[name] = text.partition("\n")[0]
         sys.stderr.write(f"{name:<18} {lines[name]}\n")

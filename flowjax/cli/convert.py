@@ -30,8 +30,7 @@ __all__ = ["run"]
 
 
 def run(argv: list[str]) -> dict[str, Any]:
-    values = absl_flags.FlagValues()
-    absl_flags.DEFINE_bool("help", False, "show this help", flag_values=values, short_name="h")
+    values = flags.new()
     absl_flags.DEFINE_enum("from", None, ["torchcfm", "dit", "sit"], "whose network it is", flag_values=values)
     absl_flags.DEFINE_string("weights", None, "the .pt or .safetensors file to read", flag_values=values)
     absl_flags.DEFINE_string("out", None, f"the {SUFFIX} file to write", flag_values=values)

@@ -79,7 +79,7 @@ def run(argv: list[str]) -> dict[str, Any]:
 
 def _define(of_images: bool) -> absl_flags.FlagValues:
     """All flags; or, for densities and likelihoods, with those of an ODE's solver alone."""
-    values = flags.new("evaluate")
+    values = flags.of_run()
     flags.define_plugins(values)
     absl_flags.DEFINE_list("metrics", None, "of images: fid, sfid, kid, precision, recall", flag_values=values)
     absl_flags.DEFINE_integer("num", 50_000, "samples to draw for --metrics, at least 4", flag_values=values)

@@ -21,7 +21,7 @@ SUFFIX = ".safetensors"
 
 
 def run(argv: list[str]) -> dict[str, Any]:
-    values = flags.new("export")
+    values = flags.of_run(compiles=False)
     flags.define_plugins(values)
     absl_flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "of the file", flag_values=values)
     absl_flags.DEFINE_string("out", None, f"the {SUFFIX} file to write", flag_values=values)

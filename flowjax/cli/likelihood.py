@@ -25,7 +25,7 @@ __all__ = ["run"]
 
 
 def run(argv: list[str]) -> dict[str, Any]:
-    values = flags.new("likelihood")
+    values = flags.of_run()
     flags.define_plugins(values)
     absl_flags.DEFINE_enum("split", "test", ["test"], "of the run's own data set", flag_values=values)
     absl_flags.DEFINE_string("data", None, "an .npz file with x, and conditions by name", flag_values=values)

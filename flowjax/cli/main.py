@@ -13,7 +13,7 @@ import sys
 import traceback
 from typing import Any
 
-from flowjax.cli.flags import COMPILING, Help, UsageError
+from flowjax.cli.usage import Help, UsageError
 from flowjax.files import json_text
 
 __all__ = ["COMMANDS", "entry", "main"]
@@ -115,7 +115,7 @@ def _main(argv: list[str], out: Any) -> int:
         return _fail(f"command: {unknown(name, COMMANDS)}", 2)
     try:
         result = importlib.import_module(f"flowjax.cli.{name}").run(rest)
-        if _speaks(name):
+        if _prints():
             out.write(json_text(result) + "\n")
             out.flush()
         return 1 if result.get("failed") else 0  # runs of a sweep
@@ -130,9 +130,10 @@ def _main(argv: list[str], out: Any) -> int:
         return _report(name, error)
 
 
-def _speaks(name: str) -> bool:
-    """Of the processes that work as one, the first one."""
-    return name not in COMPILING or importlib.import_module("flowjax.training.processes").is_primary()
+def _prints() -> bool:
+    """Whether this process prints the result: of several processes of one run, only the first one does."""
+    processes = sys.modules.get("flowjax.training.processes")
+    return processes is None or processes.is_primary()
 
 
 def _report(name: str, error: Exception) -> int:

@@ -40,7 +40,7 @@ __all__ = ["run"]
 
 
 def run(argv: list[str]) -> dict[str, Any]:
-    values = flags.new("sample")
+    values = flags.of_run()
     flags.define_plugins(values)
     absl_flags.DEFINE_integer("num", 1000, "number of samples", lower_bound=1, flag_values=values)
     absl_flags.DEFINE_string("label", None, "one class for all samples: its name or its number", flag_values=values)

@@ -43,7 +43,7 @@ Point = dict[str, Any]
 def run(argv: list[str]) -> dict[str, Any]:
     """Trains what is asked for, and returns the table."""
     grid, rest = _take_grid(argv)
-    values = flags.new("train")
+    values = flags.of_run(trained=False)
     absl_flags.DEFINE_integer("only", None, "train this point of the grid alone", lower_bound=0, flag_values=values)
     absl_flags.DEFINE_bool("collect", False, "train nothing: the table of what is there", flag_values=values)
     absl_flags.DEFINE_bool("dry_run", False, "build every point of the grid, print them, stop", flag_values=values)

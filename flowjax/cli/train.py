@@ -39,7 +39,7 @@ __all__ = ["run"]
 
 def run(argv: list[str]) -> dict[str, Any]:
     """Parses everything before importing JAX, so that a typing error is told at once."""
-    values = flags.new("train")
+    values = flags.of_run(trained=False)
     absl_flags.DEFINE_bool("dry_run", False, "build all, print parameters and FLOPs, stop", flag_values=values)
     absl_flags.DEFINE_bool("tensorboard", False, "also write events into WORKDIR/tensorboard", flag_values=values)
     absl_flags.DEFINE_string("wandb", None, "also log to this project of Weights & Biases", flag_values=values)

@@ -12,7 +12,7 @@ import jax
 from flowjax import files
 from flowjax.build import build
 from flowjax.cli.common import check_same_data, open_data
-from flowjax.cli.flags import UsageError
+from flowjax.cli.usage import UsageError
 from flowjax.config import Config, differences, flatten, own_plugins, resolve
 from flowjax.data import Dataset
 from flowjax.errors import RunFault, out_of_memory

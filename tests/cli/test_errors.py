@@ -12,7 +12,7 @@ import pytest
 
 from flowjax.cli.cautions import cautions
 from flowjax.cli.config_file import load_config
-from flowjax.cli.flags import shipped_configs
+from flowjax.cli.shipped import shipped_configs
 from flowjax.config import changed, defaults
 from tests.conftest import TINY
 
@@ -69,7 +69,7 @@ TRAIN = ("train", "--config=gaussians8")
         ((*TRAIN, "--workdir=w", f"--config.train.steps={10**19}"), "train.steps must be at most 2,000,000,000"),
         ((*TRAIN, "--workdir=w", "--config.train.warmup=inf"), "train.warmup must be a finite number, not inf"),
         ((*TRAIN, "--workdir=w", "extra"), "unexpected argument 'extra'"),
-        (("sample", "--workdir=nowhere", "--out=a.npz", "--config.train.lr=1"), "config keys are set by `flowjax"),
+        (("sample", "--workdir=nowhere", "--out=a.npz", "--config.train.lr=1"), "config keys are flags of `flowjax"),
         (("sample", "--workdir=nowhere", "--out=a.npz", f"--num={10**20}"), "--num must be at most 1,000,000,000"),
         (("sample", "--workdir=nowhere", "--out=a.npz", "--rtol=inf"), "--rtol must be in [0, 1], not inf"),
         (("sample", "--workdir=nowhere", "--out=a.npz", "--rtol=nan"), "--rtol must be in [0, 1], not nan"),

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from flowjax.cli import flags
+from flowjax.cli.config_file import config_path
 from flowjax.config import defaults, differences, resolve
 from flowjax.errors import ConfigError
 from tests.conftest import TINY
@@ -13,13 +14,13 @@ from tests.conftest import TINY
 
 def test_home_is_expanded_in_flags(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
-    values = flags.new("sample")
+    values = flags.of_run()
     flags.parse(values, ["--workdir=~/run", "--compilation_cache="], "")
     assert (values.workdir, values.compilation_cache) == (f"{tmp_path}/run", "")
     with pytest.raises(flags.UsageError, match=f"{tmp_path}/run is not the workdir of a run"):
         flags.run_workdir(values)
     (tmp_path / "mine.py").write_text("")
-    assert flags.config_path("~/mine.py") == tmp_path / "mine.py"
+    assert config_path("~/mine.py") == tmp_path / "mine.py"
 
 
 def test_the_path_of_data_becomes_absolute(tmp_path, monkeypatch):
