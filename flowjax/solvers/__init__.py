@@ -1,4 +1,4 @@
-"""Solvers: from a velocity field or a model to samples."""
+"""Solvers and samplers, which compute samples from a model or a velocity field."""
 
 from flowjax.solvers import diffusions, grids
 from flowjax.solvers.deterministic import DDIM, AdamsBashforth, EDMHeun, RungeKutta

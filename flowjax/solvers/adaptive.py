@@ -1,9 +1,9 @@
-"""Adaptive explicit solvers through diffrax, with the error controlled for each sample on its own.
+"""Adaptive explicit ODE solvers from diffrax, with separate error control for each sample.
 
-Each row is its own solve under `vmap`: its step sizes follow its own error, its result does not depend on its
-neighbours, and a finished row costs arithmetic but no more evaluations are counted for it. The error norm is the
-largest root mean square over the leaves of the state, so that a log-density beside an image is held to the tolerance
-too.
+Each sample is solved separately under `vmap`. Its step sizes depend only on its own error, so its result does not
+depend on the other samples. A sample that has finished is still computed until the last one finishes, but no more
+evaluations are counted for it. The error norm is the largest root mean square over the leaves of the state, so that a
+log-density which is solved together with an image is held to the tolerance too.
 """
 
 from functools import partial
@@ -21,7 +21,7 @@ from flowjax.typing import Cond, Field, PyTree
 __all__ = ["evaluations", "integrate"]
 
 _FIRST_STEP = 0.01
-"""Of the interval. Said here, as diffrax's own choice depends on its version, and would cost two evaluations."""
+"""The first step as a fraction of the interval. diffrax's default depends on its version and costs two evaluations."""
 
 
 def _norm(space: Any, error: PyTree) -> Float[Array, ""]:
@@ -30,9 +30,9 @@ def _norm(space: Any, error: PyTree) -> Float[Array, ""]:
 
 
 def evaluations(solver: diffrax.AbstractSolver, steps: Int[Array, " B"]) -> Int[Array, " B"]:
-    """Evaluations of the field for that many attempted steps, accepted or not.
+    """The number of evaluations of the field in that many attempted steps, accepted or rejected.
 
-    A first-same-as-last method evaluates once at the start and then one time less than it has stages in each step.
+    A first-same-as-last method with s stages evaluates once at the start and s - 1 times per step.
     """
     if isinstance(solver, diffrax.ReversibleHeun):
         return 1 + steps
@@ -55,31 +55,31 @@ def integrate(
     save_at: Float[Array, " T"] | None,
     adjoint: diffrax.AbstractAdjoint | None = None,
 ) -> tuple[PyTree, Int[Array, " B"], Bool[Array, " B"]]:
-    """Solves each row from t0 to t1.
+    """Solves the ODE from t0 to t1, for each sample separately.
 
     Args:
-        field, x, cond, t0, t1: as for `solve_ode`.
-        solver: with an error estimate.
-        rtol, atol: tolerances of each row.
-        max_steps: attempted, of each row.
-        save_at: times at which to return the state; None for t1 alone.
-        adjoint: how the solve is differentiated; None for diffrax's default, `RecursiveCheckpointAdjoint`.
+        field, x, cond, t0, t1: see `solve_ode`.
+        solver: a diffrax solver with an error estimate.
+        rtol, atol: the tolerances of each sample.
+        max_steps: the largest number of attempted steps per sample.
+        save_at: the times at which to return the state; None returns it at t1.
+        adjoint: how the solve is differentiated; None is diffrax's default, `RecursiveCheckpointAdjoint`.
 
     Returns:
-        The state at t1 (or at each of `save_at`, on a new leading axis), the evaluations of each row, rejected
-        steps included, and whether each row got to t1 within `max_steps`.
+        The state at t1 (or at each time of `save_at`, on a new leading axis), the number of evaluations for each
+        sample, rejected steps included, and whether each sample reached t1 within `max_steps`.
     """
 
     space = getattr(field, "space", EUCLIDEAN)
 
     def one(x: PyTree, cond: Cond, rows: PyTree) -> tuple[PyTree, Array, Array]:
         lift = lambda tree: jax.tree.map(lambda leaf: leaf[None], tree)
-        own = with_rows(field, lift(rows))
+        one_field = with_rows(field, lift(rows))
 
         def v(t: Any, x: PyTree, cond: Cond) -> PyTree:
-            return jax.tree.map(lambda y, leaf: leaf[0].astype(y.dtype), x, own(t, lift(x), lift(cond)))
+            return jax.tree.map(lambda y, leaf: leaf[0].astype(y.dtype), x, one_field(t, lift(x), lift(cond)))
 
-        # `BacksolveAdjoint` differentiates by arguments of the field alone: what the field closes over becomes one
+        # `BacksolveAdjoint` differentiates only by arguments of the field, so closed-over arrays become arguments
         hoisted, constants = (v, []) if adjoint is None else jax.closure_convert(v, t0, x, cond)
         solution = diffrax.diffeqsolve(
             diffrax.ODETerm(lambda t, x, args: hoisted(t, x, args[0], *args[1])),

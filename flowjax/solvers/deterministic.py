@@ -25,15 +25,15 @@ def _space_of(path: AffinePath | None) -> Space:
 
 @dataclass(frozen=True)
 class RungeKutta(BaseSampler):
-    """An explicit Runge-Kutta method in t.
+    """An explicit Runge-Kutta method for dx/dt = v(t, x).
 
-    Order of convergence and evaluations a step (Hairer, Norsett & Wanner 1993, sec. II.1 and II.5): `euler` 1 and 1,
+    Order of convergence and evaluations per step (Hairer, Norsett & Wanner 1993, sec. II.1 and II.5): `euler` 1 and 1,
     `heun`, `midpoint` and `ralston` 2 and 2, `bosh3` 3 and 3, `rk4` 4 and 4, `tsit5` and `dopri5` 5 and 6, `dopri8` 8
-    and 12 (without the stages that the solution does not use, `flowjax.solvers.fixed_grid`).
+    and 12. Stages that the solution does not use are not evaluated (`flowjax.solvers.fixed_grid`).
 
     Args:
-        path: of the model; None for a model without one, on a grid that is even in t.
-        tableau: the method.
+        path: the path of the model; None for a model without a path, whose grid is uniform in t.
+        tableau: the Butcher tableau of the method.
     """
 
     path: AffinePath | None
@@ -51,10 +51,14 @@ class RungeKutta(BaseSampler):
 
 @dataclass(frozen=True)
 class AdamsBashforth(BaseSampler):
-    """Two-step Adams-Bashforth with variable steps: order 2, one evaluation a step; the first step is Euler's.
+    """The two-step Adams-Bashforth method with variable step sizes: order 2, one evaluation per step.
 
-    A step adds h (v + h / (2 h_last) (v - v_last)). Where h > 2 h_last it would assume more change of the velocity than
-    the last step has seen, and is Euler's instead (Hairer, Norsett & Wanner 1993, sec. III.5).
+    A step adds h (v + h / (2 h_last) (v - v_last)) (Hairer, Norsett & Wanner 1993, sec. III.5). The first step is an
+    Euler step. So is a step with h > 2 h_last, which would extrapolate a larger change of the velocity than was
+    observed over the last step.
+
+    Args:
+        path: the path of the model; None for a model without a path, whose grid is uniform in t.
     """
 
     path: AffinePath | None
@@ -74,12 +78,14 @@ class AdamsBashforth(BaseSampler):
 
 @dataclass(frozen=True)
 class DDIM(BaseSampler):
-    """The ends held through a step (Song et al. 2021a, eq. 12): order 1, one evaluation a step.
+    """DDIM (Song et al. 2021a, arXiv 2010.02502, eq. 12 with eta = 0): order 1, one evaluation per step.
 
-    Exact where the posterior means do not move.
+    A step keeps the posterior means of the ends (and of z, on a path with noise) constant, so it is exact where they do
+    not change. It is the Euler method for x / alpha as a function of sigma / alpha, for every schedule. For eta > 0 see
+    `flowjax.solvers.stochastic.Ancestral`.
 
-    It is Euler's method for x / alpha against sigma / alpha, whatever the schedule. With noise on the path, z is held
-    too. The stochastic family with eta > 0 is `flowjax.solvers.stochastic.Ancestral`.
+    Args:
+        path: the path of the model.
     """
 
     path: AffinePath
@@ -92,19 +98,21 @@ class DDIM(BaseSampler):
 
 @dataclass(frozen=True)
 class EDMHeun(BaseSampler):
-    """Heun's method for x / alpha against sigma / alpha, with churn (Karras et al. 2022, algorithm 2).
+    """The EDM sampler (Karras et al. 2022, arXiv 2206.00364, algorithm 2): two evaluations per step.
 
-    Order 2 without churn, two evaluations a step.
-
-    Each step first raises the noise level by a factor of up to 1 + churn (S_churn / N there, at most sqrt(2) - 1) where
-    it lies in [noise_min, noise_max], adding the noise that takes. Churn needs a Gaussian path. N steps with
-    the denoising take 2 N - 1 evaluations.
+    The order is 2 without churn. It is Heun's method for x / alpha as a function of sigma / alpha. With churn, each
+    step first adds noise, which raises the noise level sigma / alpha by a factor of up to 1 + churn where it lies in
+    [noise_min, noise_max]. Churn needs a Gaussian path. N steps take 2 N - 1 evaluations, because the last one is the
+    denoising.
 
     Args:
-        path: without noise of its own.
-        churn: relative growth of the noise level a step; S_churn / N in the paper's terms.
-        noise_min, noise_max: levels sigma / alpha between which to churn.
-        noise_scale: S_noise, of the noise added.
+        path: a path without additional noise.
+        churn: the relative increase of the noise level per step, at most sqrt(2) - 1; S_churn / N in the paper.
+        noise_min, noise_max: the noise levels between which noise is added; S_tmin and S_tmax in the paper.
+        noise_scale: the factor of the added noise; S_noise in the paper.
+
+    Raises:
+        ValueError: if churn is out of range.
     """
 
     path: AffinePath
@@ -126,7 +134,7 @@ class EDMHeun(BaseSampler):
 
     def __post_init__(self):
         if not 0 <= self.churn <= math.sqrt(2) - 1 + 1e-9:
-            raise ValueError(f"churn must be between 0 and sqrt(2) - 1 a step (S_churn / N), not {self.churn}")
+            raise ValueError(f"churn must be between 0 and sqrt(2) - 1 per step (S_churn / N), not {self.churn}")
 
     @property
     def stochastic(self) -> bool:

@@ -1,26 +1,26 @@
 """Exponential integrators in log-SNR: DPM-Solver++ and UniPC.
 
-With l = log(alpha / sigma) and D(l) = E[x1 | x_l], the ODE and the SDE of a Gaussian path are solved exactly by
+With l = log(alpha / sigma) and D(l) = E[x1 | x_l], the exact solutions of the ODE and the SDE of a Gaussian path are
 
     (1)  ODE   x_t = sigma_t / sigma_s x_s + sigma_t  integral from l_s to l_t of e^l D dl
     (2)  SDE   x_t = sigma_t / sigma_s e^(-h) x_s + 2 sigma_t integral of e^(2 l - l_t) D dl
                      + sigma_t sqrt(1 - e^(-2h)) z
 
-with h = l_t - l_s (Lu et al. 2022, "DPM-Solver++", eq. 8 and 13), and D is extrapolated from earlier evaluations. The
-ODE holds for any source and coupling without noise on the path. Coefficients are written with alpha and sigma, so that
-steps from alpha = 0 are exact in their first order; l is kept within 15 of 0.
+with h = l_t - l_s (Lu et al. 2022, "DPM-Solver++", arXiv 2211.01095, eq. 8 and 13). The solvers extrapolate D from
+earlier evaluations. Equation (1) holds for any source and coupling on a path without additional noise. The coefficients
+are computed from alpha and sigma, so that first-order steps from alpha = 0 are exact; l is clipped to [-15, 15].
 
-**Steps that are too long fall back to first order.** The second order replaces the D of a step by the extrapolation
-D + c (D - D_prev) with c = h / (2 h_prev). It is used while two conditions hold (`_weight`):
+**Steps that are too long are of first order.** A second-order step replaces D by the extrapolation
+D + c (D - D_prev) with c = h / (2 h_prev). It is used only if two conditions hold (`_weight`):
 
-- c <= 1, that is, h <= 2 h_prev. D is a mean of the data, which settles as the noise falls, so a step must not assume
-  more change ahead than the last step has seen.
-- h <= 1.594. Near normal data D = D_end - C e^(-2 l) up to higher orders. With a = 1 - e^(-h), holding this D over the
-  step is wrong by a^2 C e^(-2 l), and extrapolating it along its exact tangent by a |a - h| C e^(-2 l). The tangent is
-  better than holding only while h < 2 a, which is h < 1.594. The same comparison gives h < 1.797 for equation (2), and
+- c <= 1, that is, h <= 2 h_prev. D changes more slowly as the noise decreases, so a step must not extrapolate a larger
+  change of D than was observed over the last step.
+- h <= 1.594. Near normal data D = D_end - C e^(-2 l) up to higher orders. Let a = 1 - e^(-h). A step with constant D
+  has the error a^2 C e^(-2 l), and a step along the exact tangent of D has the error a |a - h| C e^(-2 l). The tangent
+  is better only if h < 2 a, which is h < 1.594. The same comparison gives h < 1.797 for equation (2), and
   h - 1 + e^(-h) < a^2, which is h < 1.151, for the exactly integrated tangent of DPM-Solver++(3M).
 
-The last step of a grid that is even in t on VP is an example: at 40 steps it has h = 4.5 and c = 3.6.
+For example, the last step of a uniform grid of 40 steps on a VP schedule has h = 4.5 and c = 3.6.
 """
 
 import math
@@ -45,7 +45,10 @@ _LARGEST_WEIGHT = 1.0
 
 
 def phi(q: Array) -> tuple[Array, Array, Array]:
-    """phi_1 = (e^q - 1) / q, phi_2 = (phi_1 - 1) / q, phi_3 = (phi_2 - 1/2) / q; by their series where q is small."""
+    """The functions phi_1 = (e^q - 1) / q, phi_2 = (phi_1 - 1) / q and phi_3 = (phi_2 - 1/2) / q.
+
+    They are computed from their power series where |q| < 1/2.
+    """
     small = jnp.abs(q) < 0.5
     near, far = jnp.where(small, q, 0.0), jnp.where(small, 1.0, q)
     series = lambda k: sum(near**i / math.factorial(i + k) for i in range(9))
@@ -56,7 +59,7 @@ def phi(q: Array) -> tuple[Array, Array, Array]:
 
 
 class _Edge(NamedTuple):
-    """A step of the grid: half log-SNR where it starts, its length h, and x_t = decay x_s + gain D for a constant D."""
+    """A step of the grid: l at its start, its length h in l, and x_t = decay x_s + gain D for a constant D."""
 
     here: Array
     h: Array
@@ -74,26 +77,30 @@ def _edge(r: Rates, to: Rates) -> _Edge:
 
 
 def _weight(h: Array, h_prev: Array, longest: float = _LONGEST_STEP) -> Array:
-    """The weight h / (2 h_prev) of the last difference of D in a second-order step; 0 where the step is too long.
+    """The weight c = h / (2 h_prev) of the last difference of D in a second-order step; 0 if the step is too long.
 
-    See the module's docstring for the two conditions. An infinite h_prev, where there is no earlier evaluation, gives
-    0 as well.
+    The module's docstring explains when a step is too long. Without an earlier evaluation h_prev is infinite and the
+    weight is 0.
     """
-    weight = 0.5 * h / jnp.where(h_prev > 0, h_prev, jnp.inf)  # 0 at the limits of l, where points fall together
+    weight = 0.5 * h / jnp.where(h_prev > 0, h_prev, jnp.inf)  # 0 where l is clipped and two points coincide
     return jnp.where((weight <= _LARGEST_WEIGHT) & (h <= longest), weight, 0.0)
 
 
 def _start(x: Batched, t: Array, points: int) -> tuple[Array, Array]:
-    """`points` earlier evaluations and their half log-SNR; infinitely far back, so that they weigh nothing."""
+    """The initial history: `points` evaluations at l = -infinity, which have weight 0."""
     return jnp.zeros((points, *x.shape), x.dtype), jnp.full((points,), -jnp.inf, t.dtype)
 
 
 @dataclass(frozen=True)
 class DPMSolverPP2M(BaseSampler):
-    """DPM-Solver++(2M) (Lu et al. 2022, algorithm 2): order 2, one evaluation a step.
+    """DPM-Solver++(2M) (Lu et al. 2022, arXiv 2211.01095, algorithm 2): order 2 for the ODE, one evaluation per step.
 
-    The first step and steps that are too long are DDIM's. With `sde` it is SDE-DPM-Solver++(2M), equation (2), on a
-    Gaussian path; its steps that are too long are of first order too, and their noise is exact at any length.
+    The first step and steps that are too long (see the module's docstring) are of first order: DDIM steps, if `sde` is
+    False. With `sde` the noise has the exact variance for steps of any length.
+
+    Args:
+        path: a path without additional noise; a Gaussian path if `sde` is True.
+        sde: whether to solve equation (2), which is SDE-DPM-Solver++(2M), instead of equation (1).
     """
 
     path: AffinePath
@@ -128,7 +135,7 @@ class DPMSolverPP2M(BaseSampler):
 
 
 class _Multistep3M(NamedTuple):
-    """The earlier evaluations of DPM-Solver++(3M), and the gain of the last step."""
+    """The last two evaluations of DPM-Solver++(3M) with their l, and the gain of the last step."""
 
     ds: Array
     ls: Array
@@ -137,20 +144,21 @@ class _Multistep3M(NamedTuple):
 
 @dataclass(frozen=True)
 class DPMSolverPP3M(BaseSampler):
-    """DPM-Solver++(3M): equation (1) for the quadratic through the last three evaluations, one evaluation a step.
+    """DPM-Solver++(3M): order 2 if damped, order 3 otherwise, one evaluation per step.
 
-    With s the slope and k half the second derivative of the quadratic at l, a step adds
-    alpha_t (h^2 phi_2(-h) s + w h^3 phi_3(-h) k) to DDIM's. Integrating the quadratic exactly takes w = 2, which is of
-    order 3. The damped w = 1, which k-diffusion takes too, is of order 2. It is the default, because extrapolating the
-    curvature over a long step overshoots: on the default grid its error was 0.4 to 0.9 times that of w = 2 at 20 to 320
-    steps (`experiments/samplers_defaults`).
+    A step integrates equation (1) for the quadratic through the last three evaluations. Let s be the slope of the
+    quadratic at l and k half its second derivative. The step adds alpha_t (h^2 phi_2(-h) s + w h^3 phi_3(-h) k) to a
+    DDIM step. w = 2 integrates the quadratic exactly. The damped w = 1, which k-diffusion uses too, is the default,
+    because extrapolating the curvature over a long step overshoots: on the default grid its error was 0.4 to 0.9 times
+    the error of w = 2 at 20 to 320 steps (`experiments/samplers_defaults`).
 
-    The first step takes one evaluation and is corrected when the second is there, with the mean of both (the UniC-1 of
-    Zhao et al. 2023); the second step has two points. Steps that are too long are DDIM's.
+    The first step is a DDIM step, which the second evaluation corrects by the mean of the two (UniC-1 of Zhao et al.
+    2023, arXiv 2302.04867). The second step uses two evaluations. Steps that are too long (see the module's docstring)
+    are DDIM steps.
 
     Args:
-        path: without noise of its own.
-        damped: whether w = 1. w = 2 pays with many steps that are even in log-SNR, from about 40.
+        path: a path without additional noise.
+        damped: whether w is 1 instead of 2. w = 2 is better from about 40 steps on a grid that is uniform in log-SNR.
     """
 
     path: AffinePath
@@ -169,8 +177,8 @@ class DPMSolverPP3M(BaseSampler):
         d = model.ends(t, x).x1
         second, third = jnp.isfinite(ls[0]) & ~jnp.isfinite(ls[1]), jnp.isfinite(ls[1]) & (ls[0] > ls[1])
         x = x + jnp.where(second, 0.5 * last_gain, 0.0) * (d - ds[0])
-        # Newton's divided differences. Where there is no earlier point they are not used, and kept finite, because a
-        # derivative by the times would be NaN otherwise
+        # Newton's divided differences. Without an earlier evaluation they are not used, but must be finite, because
+        # derivatives with respect to the times would otherwise be NaN.
         h_prev = jnp.where(jnp.isfinite(ls[0]) & (here > ls[0]), here - ls[0], 1.0)
         slope = (d - ds[0]) / h_prev
         before = (ds[0] - ds[1]) / jnp.where(third, ls[0] - ls[1], 1.0)
@@ -184,11 +192,15 @@ class DPMSolverPP3M(BaseSampler):
 
 @dataclass(frozen=True)
 class UniPC(BaseSampler):
-    """UniPC-2 with B(h) = e^h - 1 (Zhao et al. 2023, algorithm 5-8, data prediction): order 3, one evaluation a step.
+    """UniPC-2 (Zhao et al. 2023, arXiv 2302.04867, algorithms 5-8): order 3, one evaluation per step.
 
-    Each evaluation first corrects the point it was made at (UniC), then predicts the next (UniP), so the corrector is
-    free; the last point is not corrected. A step that is too long is predicted by DDIM and corrected by UniC-1, which
-    takes the mean of the evaluations at its ends.
+    This is the variant with B(h) = e^h - 1 and data prediction. Each evaluation first corrects the point at which it
+    was made (UniC) and then predicts the next point (UniP), so the corrector needs no evaluations of its own. The last
+    point is not corrected. A step that is too long (see the module's docstring) is predicted by DDIM and corrected by
+    UniC-1, which uses the mean of the evaluations at the two ends of the step.
+
+    Args:
+        path: a path without additional noise.
     """
 
     path: AffinePath
@@ -198,7 +210,7 @@ class UniPC(BaseSampler):
 
     def init(self, x: Batched, t: Array) -> SamplerState:
         before = _start(x, t, 2)
-        return SamplerState(x, (*before, x, t))  # earlier D and l, and the point and time of the last evaluation
+        return SamplerState(x, (*before, x, t))  # earlier D and l, and the sample and time of the last evaluation
 
     def step(self, state: SamplerState, t: Array, t_next: Array, model: Any, key: RowKeys | None) -> SamplerState:
         ds, ls, x_last, t_last = state.history
@@ -211,8 +223,8 @@ class UniPC(BaseSampler):
         return SamplerState(guess, (jnp.stack([d, ds[0]]), jnp.stack([here, ls[0]]), x, t))
 
     def _correct(self, x: Batched, t: Array, t_next: Array, d_next: Batched, ds: Array, ls: Array) -> Batched:
-        """The step from t to t_next again, with the evaluation at t_next: UniC-2, or UniC-1 where it was the first or
-        too long.
+        """Repeats the step from t to t_next with the evaluation at t_next: UniC-2, or UniC-1 if the step was the first
+        one or too long.
         """
         here, h, decay, gain = _edge(self.path.rates(t, x), self.path.rates(t_next, x))
         phi1, phi2, phi3 = phi(-h)

@@ -1,8 +1,11 @@
-"""Explicit Runge-Kutta on a fixed grid: a bare `lax.scan`, the whole batch in step.
+"""Explicit Runge-Kutta methods on a fixed grid: one `lax.scan` over the grid for the whole batch.
 
-A method is its Butcher tableau (a, b, c):  k_i = v(t + c_i h, x + h sum_j a_ij k_j),  x' = x + h sum_i b_i k_i.
-Stages that the solution does not use (the last of a first-same-as-last pair) are left out, so evaluations per step
-are the number of rows here. Reverse- and forward-mode differentiable.
+A method is given by its Butcher tableau (a, b, c):
+
+    k_i = v(t + c_i h, x + h sum_j a_ij k_j),  x' = x + h sum_i b_i k_i.
+
+Stages that the solution does not use, such as the last stage of a first-same-as-last method, are left out, so each row
+of the tableau is one evaluation per step. The solve can be differentiated in reverse and in forward mode.
 """
 
 from typing import Any, NamedTuple
@@ -21,7 +24,13 @@ __all__ = ["EULER", "RK4", "Tableau", "integrate", "step", "tableau_of"]
 
 
 class Tableau(NamedTuple):
-    """Coefficients of an explicit method; row i of `a` holds the i earlier stages' weights."""
+    """The coefficients of an explicit Runge-Kutta method.
+
+    Attributes:
+        a: row i has the weights of the i earlier stages.
+        b: the weights of the stages in the solution.
+        c: the time of each stage, as a fraction of the step.
+    """
 
     a: tuple[tuple[float, ...], ...]
     b: tuple[float, ...]
@@ -29,6 +38,7 @@ class Tableau(NamedTuple):
 
     @property
     def stages(self) -> int:
+        """The number of evaluations per step."""
         return len(self.b)
 
 
@@ -38,7 +48,7 @@ RK4 = Tableau(a=((), (0.5,), (0.0, 0.5), (0.0, 0.0, 1.0)), b=(1 / 6, 1 / 3, 1 / 
 
 
 def tableau_of(solver: type[diffrax.AbstractERK]) -> Tableau:
-    """The tableau of a diffrax explicit Runge-Kutta class, without the stages its solution gives no weight."""
+    """The tableau of a diffrax class of explicit Runge-Kutta methods, without final stages that have no weight."""
     t = solver.tableau
     assert isinstance(t, diffrax.ButcherTableau)
     b = np.asarray(t.b_sol, float)
@@ -51,7 +61,7 @@ def tableau_of(solver: type[diffrax.AbstractERK]) -> Tableau:
 def step(
     field: Field, x: PyTree, cond: Cond, t: Array, t_next: Array, tableau: Tableau, space: Any = EUCLIDEAN
 ) -> PyTree:
-    """One step of the method from t to t_next, in a space or a tuple of spaces (`flowjax.spaces.leaf_spaces`)."""
+    """One step from t to t_next, in a space or a tuple of spaces for the leaves of x (`flowjax.spaces.leaf_spaces`)."""
     h = t_next - t
     ks: list[PyTree] = []
     for row, c in zip(tableau.a, tableau.c, strict=True):
@@ -60,7 +70,7 @@ def step(
 
 
 def _add(x: PyTree, h: Array, weights: tuple[float, ...], ks: list[PyTree], space: Any) -> PyTree:
-    """exp(x, h sum_i w_i k_i), in Euclidean space x + h sum_i w_i k_i, in the dtype of x, whatever that of the ks."""
+    """exp(x, h sum_i w_i k_i) in the dtype of x; in Euclidean space this is x + h sum_i w_i k_i."""
     terms = [(w, k) for w, k in zip(weights, ks, strict=True) if w != 0.0]
     if not terms:
         return x
@@ -78,15 +88,16 @@ def _add(x: PyTree, h: Array, weights: tuple[float, ...], ks: list[PyTree], spac
 def integrate(
     field: Field, x: PyTree, cond: Cond, times: Float[Array, " T"], tableau: Tableau, save: bool = False
 ) -> PyTree:
-    """Steps from times[0] to times[-1] through every time between.
+    """Solves the ODE from times[0] to times[-1] with one step between consecutive times.
 
     Args:
-        field: v(t, x, cond), a pytree shaped as x; its `space`, Euclidean where it has none, is where steps are taken.
-        x: the state, a pytree of arrays of at least float32: it keeps its dtype from step to step.
-        cond: passed through.
-        times: the grid, in either direction.
+        field: the velocity v(t, x, cond), a pytree with the structure of x. The steps are taken in its attribute
+            `space`; a field without one is Euclidean.
+        x: the state, a pytree of arrays of at least float32, which keep their dtype.
+        cond: the condition, passed to the field.
+        times: (T,) increasing or decreasing times.
         tableau: the method.
-        save: whether to return the states at all T times, stacked on a new leading axis, instead of the last.
+        save: whether to return the states at all T times, stacked on a new leading axis, instead of the last state.
     """
 
     def advance(x: PyTree, edge: tuple[Array, Array]) -> tuple[PyTree, PyTree | None]:

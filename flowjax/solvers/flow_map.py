@@ -1,4 +1,4 @@
-"""Samplers of models that jump along their flow."""
+"""The sampler for models with a flow map."""
 
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -14,13 +14,14 @@ __all__ = ["FlowMapSteps"]
 
 @dataclass(frozen=True)
 class FlowMapSteps(BaseSampler):
-    """The model's own map from each time of the grid to the next: x' = flow_map(t, t', x), one evaluation a step.
+    """Applies the model's flow map from each time of the grid to the next: one evaluation per step.
 
-    A step has no discretisation error: it is as exact as the learned map (Boffi et al. 2025, "Flow map matching"; Geng
-    et al. 2025, "Mean flows", algorithm 2). Few steps do: one is the map from the source to the data.
+    A step x' = flow_map(t, t', x) has no discretisation error, so its error is the error of the learned map (Boffi et
+    al. 2024, "Flow map matching", arXiv 2406.07507; Geng et al. 2025, "Mean flows", arXiv 2505.13447, algorithm 2). A
+    single step maps the source to the data.
 
     Args:
-        path: of the model, for grids that depend on its noise levels; the default grid, even in t, needs none.
+        path: the path of the model, which grids in terms of noise levels need; the default uniform grid does not.
     """
 
     path: AffinePath | None = None

@@ -1,17 +1,18 @@
-"""Time grids: where a sampler of a given number of steps evaluates.
+"""Time grids: the times at which a sampler with a given number of steps evaluates the model.
 
-    uniform      even in t
-    condot       alpha / (alpha + sigma) even: the noise levels that even times have on CondOT
-    edm(rho)     (sigma / alpha)^(1/rho) even (Karras et al. 2022, eq. 5); edm(7, 0.002, 80) are the published levels
-    log_snr      even in log-SNR (Lu et al. 2022)
-    learned      minimises the distance to a fine solve, by gradient (`learn`)
+    uniform      uniform in t
+    condot       uniform in alpha / (alpha + sigma): the noise levels of uniform times on CondOT
+    edm(rho)     uniform in (sigma / alpha)^(1/rho) (Karras et al. 2022, eq. 5); the published levels are
+                 edm(7, 0.002, 80)
+    log_snr      uniform in log-SNR (Lu et al. 2022)
+    learned      optimised by gradient descent to be close to a solve with more steps (`learn`)
 
-`edm` and `log_snr` keep sigma / alpha within [1e-3, 1e3], because the logarithm of a vanishing alpha or sigma is
-infinite. `condot` needs no such limits. It is the default of the samplers whose steps depend on the noise levels alone:
-with it they take the same steps on every schedule, as far as the schedule's noise levels reach.
+`edm` and `log_snr` clip sigma / alpha to [1e-3, 1e3], because the logarithm is infinite where alpha or sigma is zero.
+`condot` does not need this. It is the default of the samplers whose steps depend only on the noise levels: with it they
+take the same steps on every schedule, as far as the noise levels of the schedule reach.
 
-A grid of N steps has N + 1 times t0 = times[0] < ... < times[N] = t1. A sampler that ends with E[x1 | x] walks over the
-first N of them; where the path still has noise at t1 it is given N times that end there instead.
+A grid of N steps has N + 1 times t0 = times[0] < ... < times[N] = t1. A sampler that ends with the denoising E[x1 | x]
+uses the first N of them. If the path still has noise at t1, it uses a grid of N times that ends at t1 instead.
 """
 
 import math
@@ -38,15 +39,16 @@ __all__ = ["EDM", "GRIDS", "Grid", "check_times", "condot", "learn", "log_snr", 
 _LEAST_RATIO = 1e-3
 
 Grid = Callable[[Schedule, float, float, int], Float[Array, " T"]]
-"""(schedule, t0, t1, n) -> n times from t0 to t1."""
+"""(schedule, t0, t1, n) -> (n,) increasing times from t0 to t1."""
 
 
 def uniform(schedule: Schedule, t0: float, t1: float, n: int) -> Float[Array, " T"]:
+    """A grid that is uniform in t."""
     return _pin(jnp.linspace(t0, t1, n), t0, t1)
 
 
 def condot(schedule: Schedule, t0: float, t1: float, n: int) -> Float[Array, " T"]:
-    """Even in alpha / (alpha + sigma), which is t on `CondOT`."""
+    """A grid that is uniform in alpha / (alpha + sigma), which is t on `CondOT`."""
     ends = jax.nn.sigmoid(0.5 * schedule.log_snr(jnp.array([t0, t1])))
     inside = jnp.linspace(ends[0], ends[1], n)[1:-1]
     times = clip_time(schedule, 2 * (jnp.log(inside) - jnp.log1p(-inside)))
@@ -55,15 +57,18 @@ def condot(schedule: Schedule, t0: float, t1: float, n: int) -> Float[Array, " T
 
 @dataclass(frozen=True)
 class EDM:
-    """Even in (sigma / alpha)^(1/rho), from the noise to the data (Karras et al. 2022, eq. 5).
+    """A grid that is uniform in (sigma / alpha)^(1/rho) (Karras et al. 2022, arXiv 2206.00364, eq. 5).
 
-    By default the levels span the whole path, up to ratios of 1e-3 and 1e3, so that nothing is assumed about the scale
-    of the data. The paper's levels, between 0.002 and 80, suit data of standard deviation near one: `EDM(7, 0.002, 80)`
-    resolves such data with fewer steps, and never resolves data whose standard deviation approaches 80.
+    By default the noise levels span the whole path, up to ratios of 1e-3 and 1e3, so that the grid does not depend on
+    the scale of the data. The paper's levels, `EDM(7, 0.002, 80)`, are meant for data with a standard deviation near
+    one. They need fewer steps for such data, but cannot resolve data whose standard deviation is near 80.
 
     Args:
-        rho: larger values take smaller steps near the data.
-        lowest, highest: limits of sigma / alpha. The first and the last time are the ends of the solve all the same.
+        rho: larger values give smaller steps near the data.
+        lowest, highest: the limits of sigma / alpha for all times but the first and the last, which are t0 and t1.
+
+    Raises:
+        ValueError: if rho is not positive, or unless 0 < lowest < highest.
     """
 
     rho: float | int = 7.0
@@ -74,7 +79,9 @@ class EDM:
         if not self.rho > 0:
             raise ValueError(f"edm: rho must be positive, not {self.rho}")
         if not 0 < self.lowest < self.highest < math.inf:
-            raise ValueError(f"edm: 0 < lowest < highest is needed, not {self.lowest} and {self.highest}")
+            raise ValueError(
+                f"edm: lowest and highest must satisfy 0 < lowest < highest, not {self.lowest}, {self.highest}"
+            )
 
     def __call__(self, schedule: Schedule, t0: float, t1: float, n: int) -> Float[Array, " T"]:
         ends = jnp.exp(-0.5 * schedule.log_snr(jnp.array([t0, t1])))
@@ -84,7 +91,7 @@ class EDM:
 
 
 def log_snr(schedule: Schedule, t0: float, t1: float, n: int) -> Float[Array, " T"]:
-    """Even in log-SNR."""
+    """A grid that is uniform in log-SNR (Lu et al. 2022)."""
     edge = -2 * np.log(_LEAST_RATIO)
     low, high = jnp.clip(schedule.log_snr(jnp.array([t0, t1])), -edge, edge)
     return _pin(clip_time(schedule, jnp.linspace(low, high, n)), t0, t1)
@@ -96,22 +103,30 @@ GRIDS: dict[str, Callable[..., Grid]] = {
     "edm": EDM,
     "log_snr": lambda: log_snr,
 }
+"""Functions that make a grid from its arguments, by name."""
 
 
 def _pin(times: Float[Array, " T"], t0: float, t1: float) -> Float[Array, " T"]:
-    """The ends exactly, whatever rounding and clipping did to them."""
+    """The times with the ends set to t0 and t1, which rounding and clipping may have changed."""
     return times.at[0].set(t0).at[-1].set(t1)
 
 
 def times_for(
     sampler: Sampler, steps: int, grid: Grid | None = None, t0: float | None = None, t1: float | None = None
 ) -> Float[Array, " T"]:
-    """The times that a run of `steps` steps walks over, from t0 to t1 (by default all the sampler can take).
+    """The times at which a sampler evaluates the model in a solve of `steps` steps.
 
-    The grid is the sampler's own where None.
+    Args:
+        sampler: the sampler that uses the grid.
+        steps: the number of steps, the denoising included.
+        grid: the grid; None is the default of the sampler.
+        t0, t1: the ends of the solve; by default the interval on which the sampler is defined.
+
+    Returns:
+        (T,) times: `steps` + 1 of them, or `steps` for a sampler that ends with the denoising.
 
     Raises:
-        ValueError: if an end lies where the sampler is undefined, the grid is not increasing, or there are too few
+        ValueError: if the sampler is undefined at one of the times, the times are not increasing, or there are too few
             steps.
     """
     low, high = samplers.interval(sampler)
@@ -132,21 +147,21 @@ def times_for(
 
 
 def without_path(grid: Grid | None, t0: float, t1: float, steps: int) -> Float[Array, " T"]:
-    """The grid of a model without a path: even in t.
+    """The grid of a model without a path, which is uniform in t.
 
     Raises:
-        ValueError: if another was asked for.
+        ValueError: if `grid` is another grid.
     """
     if grid is not None and grid is not uniform:
-        raise ValueError("this model has no path, so its grid is 'uniform', or the times themselves")
+        raise ValueError("this model has no path, so its grid must be 'uniform' or an array of times")
     return jnp.linspace(t0, t1, steps + 1)
 
 
 def check_times(sampler: Sampler, times: Float[Array, " T"] | Float[np.ndarray, " T"]) -> None:
-    """Refuses a grid on which the sampler is undefined, before anything is compiled.
+    """Checks, before anything is compiled, that the sampler is defined at these times.
 
     Raises:
-        ValueError: naming the time and what vanishes there.
+        ValueError: if it is not; the message names the first such time and the coefficient that is zero there.
     """
     values = np.asarray(times)
     if values.ndim != 1 or len(values) < 2 or not (np.diff(values) > 0).all():
@@ -156,8 +171,8 @@ def check_times(sampler: Sampler, times: Float[Array, " T"] | Float[np.ndarray, 
     low, high = sampler.path.t_min, sampler.path.t_max
     if values[0] < low - 1e-6 or values[-1] > high + 1e-6:
         raise ValueError(
-            f"times must lie in [{low:.7g}, {high:.7g}], the interval of the path, and run from {values[0]:.7g} to "
-            f"{values[-1]:.7g}"
+            f"times must lie in [{low:.7g}, {high:.7g}], the interval of the path, and these go from {values[0]:.7g} "
+            f"to {values[-1]:.7g}"
         )
     name = type(sampler).__name__
     schedule = sampler.path.schedule
@@ -175,11 +190,11 @@ def check_times(sampler: Sampler, times: Float[Array, " T"] | Float[np.ndarray, 
             noise = np.asarray(g(sampler.path, times))
         if not np.isfinite(noise).all():
             t = values[~np.isfinite(noise)][0]
-            raise ValueError(f"g is infinite at t = {t:.4g}: keep the grid away from it, or take g = sigma(1)")
+            raise ValueError(f"g is infinite at t = {t:.4g}: leave this time out of the grid, or use g = sigma(1)")
     for what, value, needed in checks:
         if needed and (value <= 0).any():
             t = values[value <= 0][0]
-            raise ValueError(f"{name} is undefined at t = {t:.4g}, where {what} = 0: keep the grid away from it")
+            raise ValueError(f"{name} is undefined at t = {t:.4g}, where {what} = 0: leave this time out of the grid")
 
 
 def learn(
@@ -197,30 +212,40 @@ def learn(
     iterations: int = 150,
     lr: float = 3e-2,
 ) -> Float[Array, " T"]:
-    """Times for a deterministic sampler that bring it closest to its own solve with `fine` times the steps.
+    """Learns the times for which a deterministic sampler is closest to its own solve with `fine` times as many steps.
 
-    Gradient descent through the scan on the mean squared distance of the ends, over the logarithms of the grid's
-    intervals (as in "learning to discretize"; Tong et al. 2025). The best grid seen is returned, so it is never worse
-    on `x` than the one it started from.
+    Adam minimises the mean squared distance between the final states over the logarithms of the grid's intervals (as in
+    "learning to discretize"; Tong et al. 2025). The best grid of all iterations is returned, so on `x` it is at least
+    as good as the grid that the search started from.
 
     Args:
-        sampler: deterministic.
-        model: of its path.
-        x: (B, *event) source samples to learn on; a few hundred.
-        steps: as for `times_for`.
-        cond: of the model.
-        t0, t1: the interval; by default all that the sampler and the model can take.
-        start: the grid to start from; the sampler's own where None.
-        fine: how much finer the reference is.
-        iterations, lr: of Adam.
+        sampler: a deterministic sampler.
+        model: a model on the path of the sampler.
+        x: (B, *event) source samples; a few hundred are enough.
+        steps: the number of steps, the denoising included.
+        keys: (B,) keys, passed to the sampler.
+        cond: the condition, with leading axis B, or None.
+        t0, t1: the ends of the solve; by default the interval on which the sampler and the model are defined.
+        start: the grid to start from; None is the default of the sampler.
+        fine: the number of steps of the reference divided by `steps`.
+        iterations: the number of steps of Adam.
+        lr: the learning rate of Adam.
+
+    Returns:
+        (T,) times, as many as `times_for` returns.
+
+    Raises:
+        ValueError: if the sampler is stochastic.
     """
     if sampler.stochastic:
-        raise ValueError("a learned grid needs a deterministic sampler: ends of different noise cannot be compared")
-    (low, high), asked = samplers.interval(sampler), interval_of(model)
-    low, high = max(low, asked[0]) if t0 is None else t0, min(high, asked[1]) if t1 is None else t1
+        raise ValueError(
+            "a learned grid needs a deterministic sampler, because samples with different noise cannot be compared"
+        )
+    (low, high), known = samplers.interval(sampler), interval_of(model)
+    low, high = max(low, known[0]) if t0 is None else t0, min(high, known[1]) if t1 is None else t1
     first = times_for(sampler, steps, start, low, high)
     target = samplers.run(sampler, model, x, times_for(sampler, fine * steps, start, low, high), keys=keys, cond=cond)
-    # the last interval may be the denoising's
+    # The denoising replaces a step over the last interval, so this interval is learned too.
     jumps = sampler.denoise and sampler.path is not None and float(sampler.path.schedule.sigma(high)) == 0
     whole = jnp.append(first, high) if jumps else first
     begin, end = whole[0], whole[-1]

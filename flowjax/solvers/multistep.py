@@ -1,5 +1,4 @@
-"""Fixed grids for the explicit diffrax solvers that are no Runge-Kutta methods: the whole batch in one diffrax
-solve."""
+"""The explicit diffrax solvers that are not Runge-Kutta methods, on a fixed grid: one diffrax solve for the batch."""
 
 from typing import Any
 
@@ -15,7 +14,7 @@ __all__ = ["integrate"]
 def integrate(
     field: Field, x: PyTree, cond: Cond, times: Float[Array, " T"], solver: diffrax.AbstractSolver, save: bool = False
 ) -> PyTree:
-    """As `fixed_grid.integrate`, by `diffrax.StepTo` through all of `times`."""
+    """Like `fixed_grid.integrate`, for a diffrax solver that steps to each of `times` (`diffrax.StepTo`)."""
 
     def v(t: Any, y: PyTree, args: Cond) -> PyTree:
         return jax.tree.map(lambda y, dy: dy.astype(y.dtype), y, field(t, y, args))

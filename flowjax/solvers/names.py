@@ -1,8 +1,8 @@
-"""The solvers of `flowjax.solvers.sample` by name: what each needs of a model, and how it is made for a path.
+"""The solvers of `flowjax.solvers.sample` by name: which abilities of a model each one needs, and how it is made.
 
-A name is a sampler of `SAMPLERS`, a Runge-Kutta method or another explicit ODE solver of diffrax on a grid, the same
-with adaptive steps, an SDE solver of diffrax, or `push_forward`, the map of a bijection. `g` turns `euler` and `heun`
-into their stochastic forms.
+A name stands for a sampler in `SAMPLERS`, an explicit ODE solver with fixed or adaptive steps, an SDE solver of
+diffrax, or `push_forward`, which applies the map of a bijection. With the option `g`, `euler` and `heun` are the SDE
+solvers `euler_maruyama` and `stochastic_heun`.
 """
 
 from collections.abc import Callable, Sequence
@@ -38,22 +38,23 @@ __all__ = [
 ]
 
 SAMPLER = Kind("a sampler", ("init", "step", "needs", "evaluations"), makes=Sampler, functions=False)
-"""A sampler from outside, a class that is called with the path of the model and the arguments in brackets. Its name is
-always one that the caller gives, so it allows its module."""
+"""A sampler from outside the library: a class that is called with the path of the model and the arguments in brackets.
+The caller always gives its name, so its module may be imported."""
 
 PUSH_FORWARD = "push_forward"
-"""The name of the solver that applies the map of a bijection; it takes no steps."""
+"""The name of the solver that applies the map of a bijection. It has no steps."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """What some samplers can be told; None for a sampler's own default.
+    """Options of single samplers. None is the default of the sampler.
 
     Attributes:
-        eta: of `ddim`, between 0 and 1: the share of DDPM's noise.
-        churn: of `edm`: S_churn over the number of steps, at most sqrt(2) - 1.
-        g: the diffusion of an SDE: one of `flowjax.solvers.diffusions`, a function (path, t) -> g^2, or a number.
-        variance: of `ddpm`: small, large or learned.
+        eta: for `ddim`: the noise relative to DDPM, between 0 and 1.
+        churn: for `edm`: S_churn divided by the number of steps, at most sqrt(2) - 1.
+        g: for SDE solvers: the diffusion, which is one of `flowjax.solvers.diffusions`, a function (path, t) -> g^2, or
+            a number.
+        variance: for `ddpm`: "small", "large" or "learned".
     """
 
     eta: float | None = None
@@ -63,11 +64,12 @@ class Options:
 
     @property
     def diffusion(self) -> Diffusion | None:
+        """g as a function; None if it is not given."""
         return diffusions.Constant(self.g) if isinstance(self.g, int | float) else self.g
 
 
 DEFAULT_OPTIONS = Options()
-"""Each sampler's own defaults."""
+"""The defaults of each sampler."""
 
 
 def _ddim(path: AffinePath, o: Options) -> Sampler:
@@ -75,12 +77,17 @@ def _ddim(path: AffinePath, o: Options) -> Sampler:
 
 
 def diffusion_of(path: AffinePath, options: Options) -> Diffusion:
-    """The diffusion that was asked for, or the path's default."""
+    """The diffusion of the options, or the default of the path if they have none."""
     return options.diffusion or diffusions.default(path)
 
 
 class NamedSampler(NamedTuple):
-    """A sampler that has a name: its class, which says what it needs, and how it is made for a path and options."""
+    """An entry of `SAMPLERS`.
+
+    Attributes:
+        kind: the class, whose `needs` are the abilities that the sampler needs.
+        make: a function that makes the sampler from a path and options.
+    """
 
     kind: type[Any]
     make: Callable[[Any, Options], Sampler]
@@ -125,17 +132,17 @@ _FIRST_NAMED = ("dopri5", "euler", "heun", "unipc", "ddim", "flow_map", PUSH_FOR
 
 
 def known_solvers() -> list[str]:
-    """The names that `sample` knows."""
+    """The sorted names of all solvers that `sample` accepts."""
     return sorted({*SAMPLERS, *SOLVERS, *MULTISTEP_SOLVERS, *ADAPTIVE_SOLVERS, *sde.SDE_SOLVERS, PUSH_FORWARD})
 
 
 def plain_name(name: str) -> str:
-    """The name in lower case, as the tables have it; a name from outside, `my_package.samplers:Mine`, as it is."""
+    """The name in lower case; a name from outside the library, `my_package.samplers:Mine`, is not changed."""
     return name if is_outside(name) else name.lower()
 
 
 def needs_of(name: str, options: Options = DEFAULT_OPTIONS) -> tuple[str, ...]:
-    """The abilities (`flowjax.abilities.ABILITIES`) that the solver of that name asks of a model."""
+    """The abilities (`flowjax.abilities.ABILITIES`) that the solver of that name needs of a model."""
     if is_outside(name):
         return find("solver", name.partition("(")[0].strip(), SAMPLER, modules_of((name,))).needs
     name = _STOCHASTIC_FORM.get(name, name) if options.g is not None else name
@@ -147,45 +154,47 @@ def needs_of(name: str, options: Options = DEFAULT_OPTIONS) -> tuple[str, ...]:
 
 
 def check_abilities(model: Any, name: str, needs: Sequence[str]) -> None:
-    """Refuses a model that lacks what a solver needs.
+    """Checks that a model has the abilities that a solver needs.
 
     Raises:
-        ValueError: one line that names what is missing, and the solvers that would do.
+        ValueError: if it does not; the message names the missing abilities and solvers that can be used instead.
     """
     offered = abilities_of(model)
     lacking = [ability for ability in needs if ability not in offered]
     if not lacking:
         return
     if lacking == ["score"] and (reason := missing_from(model).get("score")):
-        raise ValueError(f"{name} follows an SDE: {reason}; or take an ODE sampler, such as heun")
+        raise ValueError(f"{name} follows an SDE: {reason}; or use an ODE sampler, such as heun")
     fit = [other for other in (*_FIRST_NAMED, *known_solvers()) if set(needs_of(other)) <= set(offered)]
     fit = list(dict.fromkeys(fit))
-    advice = "take " + ", ".join(fit[:6]) + (", ..." if len(fit) > 6 else "")
+    advice = "use " + ", ".join(fit[:6]) + (", ..." if len(fit) > 6 else "")
     if not fit:
-        advice = "no solver takes it; a function that returns the ends becomes a model by flowjax.predictions.model"
+        advice = "no solver can use it; make a function that returns the ends a model with flowjax.predictions.model"
     raise ValueError(
         f"{name} needs {' and '.join(lacking)}, and this model offers {', '.join(offered) or 'nothing'}: {advice}"
     )
 
 
 def check_solver(name: str, steps: int | None, options: Options = DEFAULT_OPTIONS) -> None:
-    """ValueError, in one line, unless `sample` knows this solver and it takes these steps (None: adaptive) and
-    options.
+    """Checks that `sample` has this solver and that it accepts these steps (None: adaptive) and options.
+
+    Raises:
+        ValueError: if it does not.
     """
     name = plain_name(name)
     if not is_outside(name):
         check_name("solver", name, sorted(known_solvers()))
     for option, takers in _TAKES.items():
         if getattr(options, option) is not None and name not in takers:
-            raise ValueError(f"{name} takes no {option}; it is for {', '.join(takers)}")
+            raise ValueError(f"{name} does not accept {option}, which is an option of {', '.join(takers)}")
     if is_outside(name):
         find("solver", name.partition("(")[0].strip(), SAMPLER, modules_of((name,)))
         if steps is None:
-            raise ValueError(f"{name} takes a number of steps: say how many with steps=N")
+            raise ValueError(f"{name} needs a number of steps: pass steps=N")
         return
     if name == PUSH_FORWARD:
         if steps is not None:
-            raise ValueError(f"{name} applies the model's map at once, so it takes no steps or grid: leave them out")
+            raise ValueError(f"{name} evaluates the model's map once, so it has no steps or grid: leave them out")
         return
     check_steps(name, steps, name in ADAPTIVE_SOLVERS and options.g is None)
     if options.eta is not None and not 0 <= options.eta <= 1:
@@ -193,19 +202,19 @@ def check_solver(name: str, steps: int | None, options: Options = DEFAULT_OPTION
 
 
 def make_sampler(name: str, path: AffinePath | None, options: Options = DEFAULT_OPTIONS) -> Sampler | None:
-    """The sampler of that name on a path.
+    """Makes the sampler of that name for a path.
 
     Args:
-        name: of the solver.
-        path: of the model; None for a model without one, whose solvers need none.
-        options: what some samplers can be told.
+        name: the name of the solver.
+        path: the path of the model; None for a model without a path.
+        options: options of single samplers.
 
     Returns:
-        The sampler; None for what does not run in `samplers.run`: SDE solvers of diffrax, its multistep ODE solvers,
-        its adaptive ones that have no tableau, and `push_forward`.
+        The sampler, or None for a solver that `samplers.run` does not run: diffrax's SDE solvers, multistep ODE solvers
+        and adaptive solvers without a tableau, and `push_forward`.
 
     Raises:
-        ValueError: if the path cannot give it what it needs.
+        ValueError: if the sampler cannot be used on this path.
     """
     name = plain_name(name)
     if is_outside(name):
@@ -215,7 +224,7 @@ def make_sampler(name: str, path: AffinePath | None, options: Options = DEFAULT_
     if options.g is not None:
         name = _STOCHASTIC_FORM.get(name, name)
     if name in sde.SDE_SOLVERS:
-        assert path is not None  # as the model has ends
+        assert path is not None  # because the model has ends
         samplers.check(like_diffrax(path, options))
         return None
     if name in SAMPLERS:
@@ -226,7 +235,7 @@ def make_sampler(name: str, path: AffinePath | None, options: Options = DEFAULT_
 
 
 def interval(name: str, path: AffinePath | None, options: Options = DEFAULT_OPTIONS) -> tuple[float, float]:
-    """The times on which that solver can be used on that path; (0, 1) without a path."""
+    """The interval of times on which the solver of that name can be used on a path; (0, 1) without a path."""
     sampler = make_sampler(name, path, options)
     if path is None:
         return 0.0, 1.0
@@ -236,5 +245,5 @@ def interval(name: str, path: AffinePath | None, options: Options = DEFAULT_OPTI
 
 
 def like_diffrax(path: AffinePath, options: Options) -> Sampler:
-    """What asks of a path and a grid what diffrax's SDE solvers do."""
+    """A sampler with the same requirements on the path and the grid as diffrax's SDE solvers."""
     return stochastic.EulerMaruyama(path, diffusion_of(path, options))

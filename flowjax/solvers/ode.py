@@ -1,7 +1,7 @@
-"""`solve_ode`: one call for every explicit ODE solver, on a fixed grid or adaptive.
+"""`solve_ode`: one function for every explicit ODE solver, with fixed or adaptive steps.
 
-Names are diffrax's class names in lower case, plus `rk4`. With `steps` the grid is uniform and the loop a bare scan;
-without, diffrax controls the error of each sample on its own.
+The names are diffrax's class names in lower case, and `rk4`. With `steps` the grid is uniform, and a Runge-Kutta method
+is one `lax.scan`. Without `steps`, diffrax controls the error of each sample separately.
 """
 
 from dataclasses import dataclass
@@ -44,36 +44,36 @@ _RUNGE_KUTTA = (
     diffrax.Dopri8,
 )
 SOLVERS: dict[str, Tableau] = {"euler": EULER, "rk4": RK4} | {s.__name__.lower(): tableau_of(s) for s in _RUNGE_KUTTA}
-"""Solvers by name, for a fixed grid."""
+"""Runge-Kutta methods for fixed steps, by name."""
 
 MULTISTEP_SOLVERS: dict[str, Any] = {
     "leapfrogmidpoint": diffrax.LeapfrogMidpoint,
     "reversibleheun": diffrax.ReversibleHeun,
 }
-"""Explicit solvers that carry more than the state from step to step; on a fixed grid they run in diffrax."""
+"""Explicit solvers that need more than the last state; with fixed steps they run in diffrax."""
 
 _STEPS_ONLY = ("heun", "midpoint")
 ADAPTIVE_SOLVERS: dict[str, Any] = {
     **{s.__name__.lower(): s for s in _RUNGE_KUTTA if s.__name__.lower() not in _STEPS_ONLY},
     "reversibleheun": diffrax.ReversibleHeun,
 }
-"""Solvers with an error estimate, for adaptive steps.
+"""Solvers with an error estimate for adaptive steps, by name.
 
-`heun` and `midpoint` have one too, and need hundreds of evaluations with it. In diffusion models these names mean a
-fixed number of steps, so they are refused without one.
+`heun` and `midpoint` have an error estimate too, but need hundreds of evaluations with it. In diffusion models these
+names mean a fixed number of steps, so they are only available with `steps`.
 """
 
 MAX_STEPS = 4096
 _ROUNDING = 1e-6
-"""By how much a time in float32 may lie outside of an interval whose ends are float64."""
+"""The distance that a float32 time may lie outside an interval with float64 ends."""
 
 
 class Stats(NamedTuple):
-    """What a solve cost.
+    """Statistics of a solve.
 
     Attributes:
-        nfe: (B,) evaluations of the field for each sample, those of rejected steps included.
-        converged: (B,) whether the end was reached within the step limit. Always so on a fixed grid.
+        nfe: (B,) the number of evaluations of the field for each sample, rejected steps included.
+        converged: (B,) whether each sample reached the end within the step limit; always True with fixed steps.
     """
 
     nfe: Int[Array, " B"]
@@ -94,34 +94,36 @@ def solve_ode(
     save_at: Float[Array, " T"] | np.ndarray | list[float] | tuple[float, ...] | None = None,
     adjoint: diffrax.AbstractAdjoint | None = None,
 ) -> tuple[PyTree, Stats]:
-    """Follows dx/dt = field(t, x, cond) from t0 to t1, in either direction.
+    """Solves dx/dt = field(t, x, cond) from t0 to t1, in either direction.
 
     Args:
-        field: v(t, x, cond). `t` is a scalar; pass the same function object again to reuse its compilation.
+        field: the velocity v(t, x, cond). `t` is a scalar. Pass the same function object again to reuse its
+            compilation.
         x: the state at t0: (B, *event), or a pytree of such arrays. Half precision and integers are converted to
-            float32 here, and stay so.
-        cond: condition, a pytree with leading axis B, or None.
-        t0, t1: decode from 0 to 1, encode from 1 to 0. By default the ends of `field.interval`, which
-            the velocity of a model carries, and 0 and 1 for a field without it. Where such
-            a field is not finite at these times, a solve on a fixed grid returns NaN.
-        solver: with `steps` a name in `SOLVERS` or `MULTISTEP_SOLVERS`, without one in `ADAPTIVE_SOLVERS`.
-        rtol, atol: tolerances of the adaptive solve.
-        steps: take this many equal steps instead of adapting.
-        adjoint: how an adaptive solve is differentiated. None is `diffrax.RecursiveCheckpointAdjoint`: reverse mode, to
-            the derivative of the numerical solution. `diffrax.BacksolveAdjoint()` solves the adjoint ODE backwards in
-            memory that does not grow with the steps, with an error of the size of the tolerances;
-            `diffrax.ForwardMode()` allows `jax.jvp`. A fixed grid is differentiated as it is, in either mode.
-        save_at: times at which to return the state, from t0 towards t1; with `steps` they must lie on the grid.
+            float32.
+        cond: the condition, a pytree with leading axis B, or None.
+        t0, t1: the start and the end. From 0 to 1 the solve maps the source to the data, from 1 to 0 the data to the
+            source. By default the ends of `field.interval`, which the velocity of a model has, or 0 and 1 for a field
+            without an interval. With fixed steps the result is NaN if the field is not finite at one of the times.
+        solver: a name in `SOLVERS` or `MULTISTEP_SOLVERS` with `steps`, and in `ADAPTIVE_SOLVERS` without.
+        rtol, atol: the tolerances of an adaptive solve.
+        steps: the number of equal steps; None for adaptive steps.
+        save_at: the times at which to return the state, from t0 towards t1; with `steps` they must lie on the grid.
+        adjoint: how an adaptive solve is differentiated. None is `diffrax.RecursiveCheckpointAdjoint`, which computes
+            the reverse-mode derivative of the numerical solution. `diffrax.BacksolveAdjoint()` solves the adjoint ODE
+            backwards; its memory does not grow with the number of steps, and its error is of the size of the
+            tolerances. `diffrax.ForwardMode()` allows `jax.jvp`. A solve with fixed steps can be differentiated in
+            both modes without an adjoint.
 
     Returns:
         The state at t1, or with `save_at` the states on a new leading axis (T, B, *event), in the dtype of x but at
         least float32; and `Stats`.
 
     Raises:
-        ValueError: on an unknown solver, an adaptive solve without an error estimate, `steps` < 1, an empty batch, a
-            time of `save_at` that is not on the grid, an adjoint with a fixed grid, or t0 or t1 outside of the
-            field's interval.
-        RuntimeError: if an adaptive solve does not arrive (outside `jit`; inside, look at `stats.converged`).
+        ValueError: if the solver is unknown or has no error estimate for adaptive steps, `steps` < 1, the batch is
+            empty, a time of `save_at` is not on the grid, an adjoint is given with fixed steps, or t0 or t1 lies
+            outside the interval of the field.
+        RuntimeError: if an adaptive solve does not reach t1. Under `jit` there is no error: see `stats.converged`.
     """
     name = solver.lower()
     check_solver(name, steps)
@@ -131,7 +133,7 @@ def solve_ode(
     x = at_least_float32(x)
     times = None if save_at is None else np.asarray(save_at, float)
     if steps is not None and adjoint is not None:
-        raise ValueError("adjoint is for adaptive solves: leave it out, as a fixed grid is differentiated as it is")
+        raise ValueError("adjoint is for adaptive solves: leave it out, as fixed steps are differentiated directly")
     if steps is not None:
         index = None if times is None else _grid_index(times, t0, t1, steps)
         ys = _fixed(field, x, cond, jnp.asarray(t0, float), jnp.asarray(t1, float), name, steps, index)
@@ -141,7 +143,7 @@ def solve_ode(
     start, end, how = jnp.asarray(t0, float), jnp.asarray(t1, float), _Adjoint(adjoint)
     ys, stats = _adaptive(field, x, cond, start, end, saved, name, rtol, atol, how)
     if not isinstance(stats.converged, Tracer) and not bool(stats.converged.all()):
-        failed, why = int((~stats.converged).sum()), "loosen rtol and atol, or take a fixed number of steps (steps=N)"
+        failed, why = int((~stats.converged).sum()), "increase rtol and atol, or use a fixed number of steps (steps=N)"
         for t in (t0, t1):
             if not all(bool(jnp.isfinite(v).all()) for v in jax.tree.leaves(field(jnp.asarray(t, float), x, cond))):
                 why = f"the field is not finite at t = {t}; integrate within the times at which it is defined"
@@ -152,10 +154,12 @@ def solve_ode(
 def times_within(
     field: Field, t0: float | Float[Array, ""] | None, t1: float | Float[Array, ""] | None
 ) -> tuple[float | Float[Array, ""], float | Float[Array, ""]]:
-    """t0 and t1, by default the ends of the interval that the field carries, and 0 and 1 where it carries none.
+    """The start and the end of a solve: t0 and t1, or where they are None the ends of the interval of the field.
+
+    The interval of a field without the attribute `interval` is (0, 1).
 
     Raises:
-        ValueError: if one lies outside of that interval.
+        ValueError: if t0 or t1 lies outside the interval that the field has.
     """
     known = getattr(field, "interval", None)
     low, high = known or (0.0, 1.0)
@@ -163,27 +167,38 @@ def times_within(
     for name, t in (("t0", start), ("t1", end)):
         if known and not isinstance(t, Tracer) and not low - _ROUNDING <= float(t) <= high + _ROUNDING:
             raise ValueError(
-                f"{name} = {float(t):.7g} is outside of [{low:.7g}, {high:.7g}], where this field is defined: keep t0 "
-                "and t1 within it, or leave them out"
+                f"{name} = {float(t):.7g} is outside [{low:.7g}, {high:.7g}], where this field is defined: choose t0 "
+                "and t1 in this interval, or leave them out"
             )
     return start, end
 
 
 def check_solver(name: str, steps: int | None) -> None:
-    """ValueError, in one line, unless `solve_ode` can run this solver with these steps (None: adaptively)."""
+    """Checks that `solve_ode` has this solver for this number of steps (None: adaptive).
+
+    Raises:
+        ValueError: if it does not.
+    """
     name = name.lower()
     check_name("solver", name, sorted({*SOLVERS, *MULTISTEP_SOLVERS, *ADAPTIVE_SOLVERS}))
     check_steps(name, steps, name in ADAPTIVE_SOLVERS)
 
 
 def check_steps(name: str, steps: int | None, adaptive: bool) -> None:
-    """ValueError unless there are steps to take, or the solver adapts them itself."""
+    """Checks that a solver has a positive number of steps, or adapts its steps.
+
+    Args:
+        name: the name of the solver.
+        steps: the number of steps, or None.
+        adaptive: whether the solver can adapt its steps.
+
+    Raises:
+        ValueError: if it does not.
+    """
     if steps is None and name in _STEPS_ONLY:
-        raise ValueError(
-            f"{name} takes a fixed number of steps: say how many with steps=N, or take dopri5, which adapts"
-        )
+        raise ValueError(f"{name} needs a fixed number of steps: pass steps=N, or use dopri5, which has adaptive steps")
     if steps is None and not adaptive:
-        raise ValueError(f"{name} has no error estimate, so it cannot adapt its steps: say how many with steps=N")
+        raise ValueError(f"{name} has no error estimate, so it cannot adapt its steps: pass steps=N")
     if steps is not None and steps < 1:
         raise ValueError(f"steps must be at least 1, not {steps}")
 
@@ -197,7 +212,7 @@ def _grid_index(times: np.ndarray, t0: float | Array, t1: float | Array, steps: 
 
 
 def multistep_nfe(name: str, steps: int) -> int:
-    """One evaluation a step; reversible Heun also takes one before the first."""
+    """Evaluations of a solver in `MULTISTEP_SOLVERS`: one per step, and for reversible Heun one more at the start."""
     return steps + (name == "reversibleheun")
 
 
@@ -219,7 +234,7 @@ def _fixed(
 
 @dataclass(frozen=True, eq=False)
 class _Adjoint:
-    """An adjoint as a static argument of `jit`. diffrax's compare by their parameters, and not all have a hash."""
+    """An adjoint as a static argument of `jit`. diffrax's adjoints can be compared, but not all have a hash."""
 
     value: diffrax.AbstractAdjoint | None
 

@@ -1,4 +1,4 @@
-"""`sample`: one call for every way from the source to the data."""
+"""`sample`: one function for every solver that maps the source to the data."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -50,32 +50,33 @@ def sample(
     atol: float = 1e-5,
     save: bool = False,
 ) -> tuple[Float[Array, "..."], Stats]:
-    """Carries x from the source to the data.
+    """Maps x from the source at t0 to the data at t1.
 
     Args:
-        model: with the abilities that the solver needs (`flowjax.abilities`), possibly guided or rescheduled; the same
-            object reuses its compilation.
-        x: (B, *event) at t0, in general from `model.path.prior(source)`; half precision is converted to float32 here,
-            and stays so.
-        solver: a name (`known_solvers`), a sampler of your own, or the name of one, `my_package.samplers:Mine`.
-        steps: on the grid; None adapts them, where the solver can.
-        grid: a name in `GRIDS`, a function like those of `flowjax.solvers.grids`, or the times themselves; where None
-            the sampler's own.
-        key: of a stochastic solver: one key, from which row i takes `fold_in(key, i)`; or (B,) keys, one a row.
-        cond: condition, leading axis B, or None.
-        t0, t1: the interval; by default all of the model's that the solver can take.
-        options: what some samplers can be told.
-        rtol, atol: of an adaptive solve.
-        save: return the states at all times of the grid, on a new leading axis.
+        model: a model with the abilities that the solver needs (`flowjax.abilities`), possibly guided or rescheduled.
+            Pass the same object again to reuse its compilation.
+        x: (B, *event) source samples at t0, in general from `model.path.prior(source)`. Half precision is converted to
+            float32.
+        solver: a name (`known_solvers`), a `Sampler` object, or the name of a sampler class outside the library, such
+            as `my_package.samplers:Mine`.
+        steps: the number of steps; None for adaptive steps, if the solver has them.
+        grid: a name in `GRIDS`, a function like those in `flowjax.solvers.grids`, or an array of increasing times; None
+            is the default of the sampler.
+        key: for a stochastic solver: one key, of which sample i uses `fold_in(key, i)`, or (B,) keys.
+        cond: the condition, with leading axis B, or None.
+        t0, t1: the ends of the solve; by default the interval on which the model and the solver are defined.
+        options: options of single samplers.
+        rtol, atol: the tolerances of an adaptive solve.
+        save: whether to return the states at all times of the grid, on a new leading axis.
 
     Returns:
         The samples, or with `save` all states, in the dtype of x but at least float32; and `Stats`.
 
     Raises:
-        ValueError: before anything is compiled: on an unknown solver, a model that lacks an ability, options that the
-            solver does not take, a path that lacks what it needs, a grid on which it is undefined, or a stochastic
-            solver without a key.
-        RuntimeError: if an adaptive solve does not arrive.
+        ValueError: if the solver is unknown, the model lacks an ability, the solver does not accept one of the options,
+            cannot be used on the path or is undefined at a time of the grid, or a stochastic solver has no key. Nothing
+            has been compiled then.
+        RuntimeError: if an adaptive solve does not reach t1.
     """
     name = plain_name(solver) if isinstance(solver, str) else ""
     path: AffinePath | None = getattr(model, "path", None)
@@ -85,7 +86,7 @@ def sample(
     given = None if grid is None or rule is not None else _times(grid)
     if given is not None:
         if steps not in (None, len(given) - 1):
-            raise ValueError(f"a grid of {len(given)} times is {len(given) - 1} steps, not {steps}: leave steps out")
+            raise ValueError(f"a grid of {len(given)} times has {len(given) - 1} steps, not {steps}: leave steps out")
         steps = len(given) - 1
     chosen = _choose(solver, name, model, path, steps, options)
     if x.ndim == 0 or x.shape[0] == 0:
@@ -93,17 +94,17 @@ def sample(
     x = at_least_float32(x)
     if name == PUSH_FORWARD:
         if save or grid is not None or t0 is not None or t1 is not None:
-            raise ValueError(f"{name} applies the model's map at once, so it has no grid or times: leave them out")
+            raise ValueError(f"{name} evaluates the model's map once, so it has no grid or times: leave them out")
         return _push_forward(model, x, cond), _stats(x, 1)
     t0, t1 = _span(name, chosen, model, path, options, t0, t1, given)
     if steps is None:
         if save or grid is not None:
-            raise ValueError("an adaptive solve chooses its own times, so it has no grid: say how many steps")
+            raise ValueError("an adaptive solve chooses its own times, so it has no grid: pass steps=N")
         return solve_ode(velocity_of(model), x, cond=cond, t0=t0, t1=t1, solver=name, rtol=rtol, atol=atol)
-    draws = name in sde.SDE_SOLVERS if chosen is None else chosen.stochastic
-    if draws and key is None:
-        raise ValueError("this sampler draws noise: pass key=jax.random.key(seed)")
-    keys = row_keys(key, x.shape[0]) if draws and key is not None else None
+    stochastic = name in sde.SDE_SOLVERS if chosen is None else chosen.stochastic
+    if stochastic and key is None:
+        raise ValueError("this sampler is stochastic and needs a key: pass key=jax.random.key(seed)")
+    keys = row_keys(key, x.shape[0]) if stochastic and key is not None else None
     if chosen is None:
         times = rule if given is None else jnp.asarray(given, float)
         return _by_diffrax(name, model, path, x, steps, times, keys, cond, t0, t1, options, save)
@@ -139,7 +140,7 @@ def _by_diffrax(
     """diffrax's multistep ODE solvers and its SDE solvers, on a grid."""
     if name in sde.SDE_SOLVERS and path is not None:
         if save:
-            raise ValueError(f"{name} returns its last state alone: save=True needs another sampler")
+            raise ValueError(f"{name} returns only its last state: save=True needs another sampler")
         like = names.like_diffrax(path, options)
         times = grid if isinstance(grid, jax.Array) else grids.times_for(like, steps, grid, t0, t1)
         grids.check_times(like, times)
@@ -156,7 +157,7 @@ def _by_diffrax(
 
 
 def _times(grid: Any) -> Array | np.ndarray:
-    """Times that were given, in NumPy wherever they are known: inside `jit` they would otherwise not be."""
+    """The times as a NumPy array where their values are known, so that they can be checked under `jit` too."""
     return grid if isinstance(grid, Tracer) else np.asarray(grid, float)
 
 
@@ -168,16 +169,16 @@ def _named_grid(name: str) -> Grid:
 def _choose(
     solver: str | Sampler, name: str, model: Any, path: AffinePath | None, steps: int | None, options: Options
 ) -> Sampler | None:
-    """The sampler that was meant, checked; None for what does not run in `samplers.run`."""
+    """The sampler, after all checks; None for a solver that `samplers.run` does not run."""
     if isinstance(solver, str):
         check_solver(name, steps, options)
         check_abilities(model, name, names.needs_of(name, options))
         return make_sampler(name, path, options)
     check_abilities(model, type(solver).__name__, solver.needs)
     if solver.path is not None and solver.path != path:
-        raise ValueError(f"the sampler is of another path, {solver.path}, than {path}")
+        raise ValueError(f"the sampler was made for another path, {solver.path}, and the model has {path}")
     if steps is None:
-        raise ValueError(f"{type(solver).__name__} takes a number of steps: say how many with steps=N")
+        raise ValueError(f"{type(solver).__name__} needs a number of steps: pass steps=N")
     samplers.check(solver)
     return solver
 
@@ -192,24 +193,28 @@ def _span(
     t1: float | None,
     given: Array | np.ndarray | None,
 ) -> tuple[float, float]:
-    """Where the solve runs from and to; refuses times at which the network's prediction does not determine the ends."""
-    asked = interval_of(model)
+    """The start and the end of the solve.
+
+    Raises:
+        ValueError: if the model is undefined at one of them, or the solve would not run forwards.
+    """
+    known = interval_of(model)
     low, high = names.interval(name, path, options) if chosen is None else samplers.interval(chosen)
     if given is not None and not isinstance(given, Tracer):
         t0, t1 = float(given[0]), float(given[-1])
-    start, end = max(low, asked[0]) if t0 is None else t0, min(high, asked[1]) if t1 is None else t1
+    start, end = max(low, known[0]) if t0 is None else t0, min(high, known[1]) if t1 is None else t1
     if isinstance(start, Tracer) or isinstance(end, Tracer):
         return start, end
-    first, last = asked if path is None else (path.t_min, path.t_max)
+    first, last = known if path is None else (path.t_min, path.t_max)
     if not (first - 1e-6 <= start < end <= last + 1e-6):
         raise ValueError(
             f"the solve must run forwards within [{first:.7g}, {last:.7g}], the interval of the model's path, not from "
             f"{start:.7g} to {end:.7g}"
         )
-    if start < asked[0] - 1e-6 or end > asked[1] + 1e-6:
+    if start < known[0] - 1e-6 or end > known[1] + 1e-6:
         raise ValueError(
-            f"the solve runs from {start:.4g} to {end:.4g}, and the network's prediction determines the ends on "
-            f"[{asked[0]:.4g}, {asked[1]:.4g}] alone: keep it within"
+            f"the solve runs from {start:.4g} to {end:.4g}, but the network's prediction determines the ends only on "
+            f"[{known[0]:.4g}, {known[1]:.4g}]: choose t0 and t1 in this interval"
         )
     return start, end
 

@@ -1,12 +1,12 @@
-"""Samplers on a grid of times: the protocol, and the one loop that runs them.
+"""The protocol of samplers on a grid of times, and the loop that runs them.
 
-A sampler is a small frozen object with `init(x, t) -> state` and `step(state, t, t_next, model, key) -> state`, as an
-optimizer in optax; its history lives in the state, whose `x` is the sample. Which abilities it asks of a model is said
-in `needs`, and what it asks of a path in its other class attributes. Guidance and changes of schedule are models too,
-so they go in front of any sampler.
+Like an optimizer in optax, a sampler is a small frozen object with `init(x, t) -> state` and
+`step(state, t, t_next, model, key) -> state`. The state has the sample `x` and the history of the sampler. The
+attribute `needs` lists the abilities of a model that the sampler uses, and the other attributes its requirements on the
+path. Guided and rescheduled models are models too, so they can be used with any sampler.
 
-A sampler with `denoise` ends with x = E[x1 | x] instead of a step into the data, where coefficients are singular: the
-limit of its step as sigma goes to 0.
+A sampler with `denoise = True` replaces the last step into the data, where coefficients are singular, by its limit as
+sigma goes to 0: x = E[x1 | x].
 """
 
 from dataclasses import dataclass
@@ -41,11 +41,11 @@ __all__ = [
 
 
 class SamplerState(NamedTuple):
-    """What a sampler carries from step to step.
+    """The state of a sampler between two steps.
 
     Attributes:
-        x: the sample, (B, *event).
-        history: the sampler's own.
+        x: (B, *event), the sample.
+        history: a pytree with whatever else the sampler needs, such as earlier evaluations.
     """
 
     x: Batched
@@ -54,7 +54,14 @@ class SamplerState(NamedTuple):
 
 @dataclass(frozen=True)
 class BoundModel:
-    """A model with its condition bound: what a sampler's step asks. Only abilities of the model may be called."""
+    """A model with its condition bound, which is passed to `Sampler.step`.
+
+    It has a method for every ability of sampling, but only the abilities that the model has can be called.
+
+    Attributes:
+        model: the model.
+        cond: the condition, with leading axis B, or None.
+    """
 
     model: Any
     cond: Cond = None
@@ -74,18 +81,18 @@ class BoundModel:
 
 @runtime_checkable
 class Sampler(Protocol):
-    """A method that walks from one time of a grid to the next.
+    """A method that takes a step from one time of a grid to the next.
 
     Attributes:
-        needs: the abilities that it asks of a model (`flowjax.abilities.ABILITIES`).
-        path: the path of the model; None for a sampler that needs none and was given none.
-        evaluations: of the model in a step.
-        grid: the name of the time grid that suits it, in `flowjax.solvers.grids`.
-        denoise: whether the last step is E[x1 | x].
-        stochastic: whether it draws noise, and so needs keys.
-        needs_score: whether it needs a path with a score.
-        needs_alpha, needs_sigma: whether its coefficients are singular where they vanish.
-        needs_noiseless: whether it takes a path without noise of its own.
+        needs: the abilities of a model that it uses (`flowjax.abilities.ABILITIES`).
+        path: the path of the model; None for a sampler that does not use one.
+        evaluations: the number of evaluations of the model per step.
+        grid: the name of its default grid in `flowjax.solvers.grids.GRIDS`.
+        denoise: whether the last step is x = E[x1 | x].
+        stochastic: whether it adds noise and therefore needs keys.
+        needs_score: whether the path must have a score.
+        needs_alpha, needs_sigma: whether its coefficients are singular where alpha or sigma is zero.
+        needs_noiseless: whether the path must not have additional noise.
     """
 
     needs: ClassVar[tuple[str, ...]]
@@ -109,7 +116,9 @@ class Sampler(Protocol):
     @property
     def needs_score(self) -> bool: ...
 
-    def init(self, x: Batched, t: Float[Array, ""]) -> SamplerState: ...
+    def init(self, x: Batched, t: Float[Array, ""]) -> SamplerState:
+        """The state at the first time t of the grid, for source samples x (B, *event)."""
+        ...
 
     def step(
         self,
@@ -118,11 +127,20 @@ class Sampler(Protocol):
         t_next: Float[Array, ""],
         model: Any,
         key: RowKeys | None,
-    ) -> SamplerState: ...
+    ) -> SamplerState:
+        """The state at t_next.
+
+        Args:
+            state: the state at t.
+            t, t_next: two consecutive times of the grid, t < t_next.
+            model: the model with its condition bound (`BoundModel`).
+            key: (B,) keys of this step for a stochastic sampler, otherwise None.
+        """
+        ...
 
 
 class BaseSampler:
-    """What most samplers are: one evaluation of the ends a step, deterministic, for every path."""
+    """The defaults of `Sampler`: deterministic, one evaluation of the ends per step, no requirements on the path."""
 
     needs: ClassVar[tuple[str, ...]] = ("ends",)
     grid: ClassVar[str] = "uniform"
@@ -153,9 +171,9 @@ class BaseSampler:
 
 
 class StochasticSampler(BaseSampler):
-    """One that draws noise, and ends without: what most SDE samplers are.
+    """The defaults of an SDE sampler: it adds noise in every step and ends with the denoising.
 
-    They take the velocity and the score of the SDE from one evaluation of the ends.
+    The velocity and the score of the SDE are computed from one evaluation of the ends.
     """
 
     needs: ClassVar[tuple[str, ...]] = ("ends", "score")
@@ -167,24 +185,24 @@ class StochasticSampler(BaseSampler):
 
 
 def standard_normal(key: RowKeys, x: Batched) -> Batched:
-    """N(0, I) shaped as x, each row from its own key."""
+    """Standard normal noise with the shape of x. Sample i uses key i, so it does not depend on the other samples."""
     return jax.vmap(lambda k: jax.random.normal(k, x.shape[1:], x.dtype))(key)
 
 
 def check(sampler: Sampler) -> None:
-    """Refuses a sampler whose path cannot give it what it needs.
+    """Checks that a sampler can be used on its path.
 
     Raises:
-        ValueError: saying what is missing.
+        ValueError: if it cannot; the message names the requirement that the path does not meet.
     """
     name, path = type(sampler).__name__, sampler.path
     if path is None:
         return
     if sampler.needs_score and not path.has_score:
-        raise ValueError(f"{name} follows an SDE: {no_score(path)}; or take an ODE sampler, such as heun")
+        raise ValueError(f"{name} follows an SDE: {no_score(path)}; or use an ODE sampler, such as heun")
     if sampler.needs_noiseless and path.noise is not None:
         raise ValueError(
-            f"{name} takes x_t = alpha x1 + sigma x0, and this path has noise of its own: take heun or ddim"
+            f"{name} needs x_t = alpha x1 + sigma x0, and this path has noise of its own: use heun or ddim"
         )
     if getattr(sampler, "needs_constant_alpha", False):
         schedule = path.schedule
@@ -196,7 +214,7 @@ def check(sampler: Sampler) -> None:
 
 
 def interval(sampler: Sampler) -> tuple[float, float]:
-    """The path's times, without those at which the sampler's coefficients are singular; (0, 1) without a path."""
+    """The interval of times at which the sampler's coefficients are not singular; (0, 1) without a path."""
     if sampler.path is None:
         return 0.0, 1.0
     return well_conditioned(sampler.path, sampler.needs_alpha, sampler.needs_sigma)
@@ -213,19 +231,22 @@ def run(
     cond: Cond = None,
     save: bool = False,
 ) -> Float[Array, "..."]:
-    """Walks x from times[0] through the grid: one `lax.scan`.
+    """Runs a sampler on a grid of times: one `lax.scan`.
 
-    A grid of T times is T - 1 steps. With `sampler.denoise` a last evaluation at times[-1] follows; give a grid that
-    ends before the data.
+    A grid of T times has T - 1 steps. With `sampler.denoise` they are followed by an evaluation of E[x1 | x] at
+    times[-1], so the grid must end before the data.
 
     Args:
-        sampler, model: hashable; the same objects reuse their compilation. The model has the abilities that the sampler
-            needs.
-        x: (B, *event) at times[0]. The state, and what is returned, have its dtype but at least float32.
-        times: strictly increasing.
-        keys: (B,) for a stochastic sampler.
-        cond: condition of the model, leading axis B.
-        save: return the states at all times (and after the denoising) on a new leading axis.
+        sampler: the sampler. It must be hashable; pass the same object again to reuse its compilation.
+        model: a hashable model with the abilities that the sampler needs.
+        x: (B, *event) samples at times[0].
+        times: (T,) strictly increasing times.
+        keys: (B,) keys for a stochastic sampler.
+        cond: the condition, with leading axis B, or None.
+        save: whether to return the states at all times (and after the denoising) on a new leading axis.
+
+    Returns:
+        The last state, or with `save` all states, in the dtype of x but at least float32.
     """
     bound = BoundModel(model, cond)
     x = at_least_float32(x)
@@ -246,13 +267,13 @@ def run(
 
 
 def evaluations(sampler: Sampler, steps: int) -> int:
-    """Evaluations of the model for each sample in a run of `steps` steps, the denoising counted as one."""
-    walked = steps - 1 if sampler.denoise else steps
-    return sampler.evaluations * walked + (1 if sampler.denoise else 0)
+    """The number of evaluations of the model per sample in a solve of `steps` steps, the denoising included."""
+    full = steps - 1 if sampler.denoise else steps
+    return sampler.evaluations * full + (1 if sampler.denoise else 0)
 
 
 def blend(path: AffinePath, t: Array, like: Batched, ends: Ends) -> Batched:
-    """The point of the path at t with these ends: alpha x1 + sigma x0 + gamma z."""
+    """The point alpha x1 + sigma x0 + gamma z of the path at time t; gamma z is left out if `ends` has no z."""
     r = path.rates(t, like)
     x = r.alpha * ends.x1 + r.sigma * ends.x0
     return x if ends.z is None else x + path.noise_rates(t, like).gamma * ends.z

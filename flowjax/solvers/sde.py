@@ -1,5 +1,4 @@
-"""SDE solvers of diffrax for  dX = (v + g^2/2 score) dt + g dW,  each row on its own Brownian motion and its own
-key."""
+"""diffrax's SDE solvers for dX = (v + g^2/2 score) dt + g dW, with a separate Brownian motion for each sample."""
 
 from functools import partial
 from typing import Any
@@ -22,11 +21,14 @@ __all__ = ["SDE_SOLVERS", "evaluations", "solve_sde"]
 
 _NAMES = ("EulerHeun", "ItoMilstein", "StratonovichMilstein", "SEA", "SRA1", "ShARK", "GeneralShARK", "SlowRK", "SPaRK")
 SDE_SOLVERS: dict[str, Any] = {name.lower(): getattr(diffrax, name) for name in _NAMES}
-"""diffrax's SDE solvers by name; for this noise, which depends on t alone, Ito and Stratonovich are one."""
+"""diffrax's SDE solvers by name. g depends only on t, so the Ito and the Stratonovich solution are equal."""
 
 
 def evaluations(name: str, steps: int) -> int:
-    """Of the model in `steps` steps: one for each stage whose drift the tableau uses; one without a tableau."""
+    """The number of evaluations of the model in `steps` steps of the solver of that name.
+
+    Each stage with a drift is one evaluation per step; a solver without a tableau has one evaluation per step.
+    """
     tableau = getattr(SDE_SOLVERS[name], "tableau", None)
     if tableau is None:
         return steps
@@ -45,19 +47,31 @@ def solve_sde(
     name: str,
     cond: Cond = None,
 ) -> Batched:
-    """Through all of `times`, by the solver of that name in `SDE_SOLVERS`.
+    """Solves the SDE with one step between consecutive times.
 
-    Returns the state at the last, in the dtype of x but at least float32.
+    diffrax documents the order of each solver for additive noise; `evaluations` returns the cost.
+
+    Args:
+        model: a model with ends, on a path with a score.
+        x: (B, *event) samples at times[0].
+        times: (T,) increasing times.
+        keys: (B,) keys.
+        g: the diffusion, (path, t) -> g^2.
+        name: the name of the solver in `SDE_SOLVERS`.
+        cond: the condition, with leading axis B, or None.
+
+    Returns:
+        The state at times[-1], in the dtype of x but at least float32.
     """
     x, path = at_least_float32(x), model.path
 
     def one(x: Array, key: Array, cond: Cond, rows: PyTree) -> Array:
         lift = lambda tree: jax.tree.map(lambda leaf: leaf[None], tree)
-        own = with_rows(model, lift(rows))
+        one_model = with_rows(model, lift(rows))
 
         def f(t: Any, y: Array, args: Any) -> Array:
             point = y.reshape(1, *x.shape)
-            return drift(path, g(path, t), t, point, own.ends(t, point, lift(cond))).reshape(-1)
+            return drift(path, g(path, t), t, point, one_model.ends(t, point, lift(cond))).reshape(-1)
 
         def noise(t: Any, y: Array, args: Any) -> lineax.DiagonalLinearOperator:
             return lineax.DiagonalLinearOperator(jnp.full(y.shape, jnp.sqrt(g(path, t)), y.dtype))

@@ -1,4 +1,4 @@
-"""Stochastic samplers: the SDE family with any g(t), DDPM's ancestral steps, predictor-corrector, annealed Langevin."""
+"""Stochastic samplers: SDEs with any g(t), ancestral sampling, predictor-corrector and annealed Langevin dynamics."""
 
 from dataclasses import dataclass
 from dataclasses import field as attribute
@@ -20,12 +20,16 @@ __all__ = ["Ancestral", "AnnealedLangevin", "Driven", "EulerMaruyama", "Predicto
 
 
 def drift(path: AffinePath, g2: Array, t: Array, x: Batched, ends: Ends) -> Batched:
-    """v + g^2 / 2 score."""
+    """The drift v + g^2 / 2 score of the SDE at (t, x), where `g2` is g^2 and `ends` are the posterior means there."""
     return velocity.from_ends(path, t, x, ends) + 0.5 * g2 * score_of(path, t, x, ends)
 
 
 class Driven(StochasticSampler):
-    """A sampler of the SDE with a given g, which says itself whether it is infinite where there is no data yet."""
+    """A sampler of the SDE with diffusion g.
+
+    Attributes:
+        g: the diffusion. If it has `needs_alpha = True`, the solve starts where alpha > 0.
+    """
 
     g: Diffusion
 
@@ -36,9 +40,13 @@ class Driven(StochasticSampler):
 
 @dataclass(frozen=True)
 class EulerMaruyama(Driven):
-    """Euler-Maruyama for dX = (v + g^2/2 score) dt + g dW: weak order 1, one evaluation a step.
+    """The Euler-Maruyama method for dX = (v + g^2/2 score) dt + g dW: weak and strong order 1, one evaluation per step.
 
-    Strong order 1 as well, because the noise is additive (Kloeden & Platen 1992, sec. 10.2-10.3).
+    The strong order is 1 because the noise is additive (Kloeden & Platen 1992, sec. 10.2-10.3).
+
+    Args:
+        path: a path with a score.
+        g: the diffusion.
     """
 
     path: AffinePath
@@ -53,9 +61,13 @@ class EulerMaruyama(Driven):
 
 @dataclass(frozen=True)
 class StochasticHeun(Driven):
-    """Heun's method for the drift, one increment of noise for both stages: weak order 2, two evaluations a step.
+    """Heun's method for the drift with one noise increment for both stages: weak order 2, two evaluations per step.
 
-    The order is that for additive noise, which this is: it depends on t alone (Kloeden & Platen 1992, sec. 15.1).
+    This order holds for additive noise (Kloeden & Platen 1992, sec. 15.1), and here g depends only on t.
+
+    Args:
+        path: a path with a score.
+        g: the diffusion.
     """
 
     path: AffinePath
@@ -78,18 +90,21 @@ class StochasticHeun(Driven):
 
 @dataclass(frozen=True)
 class Ancestral(StochasticSampler):
-    """DDPM's ancestral sampling, and DDIM with any eta (Ho et al. 2020, algorithm 2; Song et al. 2021a, eq. 12 and 16).
+    """Ancestral sampling of DDPM, and DDIM with any eta: weak order 1, one evaluation per step.
 
-        x' = alpha' E[x1] + sqrt(sigma'^2 - eta^2 var) E[x0] + eta sqrt(var) z
+        x' = alpha' E[x1] + sqrt(sigma'^2 - eta^2 small) E[x0] + eta sqrt(var) z
 
-    With eta = 1 and the small variance this is the posterior q(x' | x, x1 = E[x1 | x]); eta = 0 is DDIM. Weak
-    order 1, one evaluation a step.
+    (Ho et al. 2020, arXiv 2006.11239, algorithm 2; Song et al. 2021a, arXiv 2010.02502, eq. 12 and 16). With eta = 1
+    and var = small this is a sample of the posterior q(x' | x, x1 = E[x1 | x]); eta = 0 is DDIM.
 
     Args:
-        path: Gaussian.
-        eta: between 0 and 1.
-        variance: of the noise at eta = 1: "small" (the posterior's), "large" (the forward step's) or "learned", from a
-            network that predicts `noise_variance`. The mean is the small one's.
+        path: a Gaussian path.
+        eta: the noise relative to DDPM, between 0 and 1.
+        variance: var is "small" (the variance of the posterior), "large" (the variance of the forward step) or
+            "learned", for a network with the prediction `noise_variance`.
+
+    Raises:
+        ValueError: if eta is not between 0 and 1.
     """
 
     path: AffinePath
@@ -113,21 +128,21 @@ class Ancestral(StochasticSampler):
 
 @dataclass(frozen=True)
 class PredictorCorrector(Driven):
-    """An Euler-Maruyama step, then Langevin steps at the new time (Song et al. 2021, algorithms 2-5).
+    """Predictor-corrector sampling (Song et al. 2021, arXiv 2011.13456, algorithms 2-5).
 
-    The predictor is of weak order 1; a step takes 1 + `corrections` evaluations.
-
-    Langevin's step is eps = 2 (snr sigma)^2: the paper's 2 (snr |z| / |score|)^2 for |score| = |z| / sigma, so that a
-    sample does not depend on its neighbours. The score has about that norm for data near a set of low dimension, such
-    as images, where it is -x0 / sigma up to a few directions. For data that fill the space the paper's step is longer:
-    for N(0, s^2 I) at alpha = 1 the score's norm is |z| / sqrt(s^2 + sigma^2), so the steps differ by the factor
-    1 + (s / sigma)^2, which is 2,501 at sigma = s / 50.
+    A step takes 1 + `corrections` evaluations. The predictor is an Euler-Maruyama step, of weak order 1. The corrector
+    takes Langevin steps at the new time, with the step size eps = 2 (snr sigma)^2. This is the paper's 2 (snr |z| /
+    |score|)^2 with |score| = |z| / sigma, which makes each sample independent of the rest of the batch. The norm of the
+    score is close to |z| / sigma for data near a set of low dimension, such as images, where the score is -x0 / sigma
+    up to a few directions. For data that fill the space the paper's step is longer: for N(0, s^2 I) at alpha = 1 the
+    norm of the score is |z| / sqrt(s^2 + sigma^2), so the step sizes differ by the factor 1 + (s / sigma)^2, which is
+    2,501 at sigma = s / 50.
 
     Args:
-        path: with a score; the corrector's step is in units of sigma, or of gamma on a path with noise.
-        g: diffusion of the predictor.
-        snr: 0.16 in the paper.
-        corrections: Langevin steps after each predictor step.
+        path: a path with a score. On a path with noise, gamma replaces sigma in the step size.
+        g: the diffusion of the predictor.
+        snr: the signal-to-noise ratio of the corrector; 0.16 in the paper.
+        corrections: the number of Langevin steps after each predictor step.
     """
 
     path: AffinePath
@@ -152,19 +167,18 @@ class PredictorCorrector(Driven):
 
 @dataclass(frozen=True)
 class AnnealedLangevin(StochasticSampler):
-    """On to the next noise level, and Langevin steps there (NCSN; Song & Ermon 2019, algorithm 1).
+    """Annealed Langevin dynamics (NCSN; Song & Ermon 2019, arXiv 1907.05600, algorithm 1): `each` evaluations per step.
 
-    The first level is the prior's own, where Langevin steps change nothing. A step takes `each` evaluations. It has no
-    order in the number of levels: each level is sampled anew, and the error is the bias of Langevin's steps of fixed
-    size, which is of order 1 in `size`.
-
-    A step is x + a/2 score + sqrt(a) z with a = step sigma^2 (their eps sigma_i^2 / sigma_L^2: 0.2 with eps = 2e-5 and
-    sigma_L = 0.01).
+    Each step goes to the next noise level and takes Langevin steps x + a/2 score + sqrt(a) z there, with a = size
+    sigma^2. In the paper a = eps sigma_i^2 / sigma_L^2 with eps = 2e-5 and sigma_L = 0.01, so size is 0.2. No steps are
+    taken at the first level, where x already has the distribution of the prior. The method has no order in the number
+    of levels: every level is sampled anew, and the error is the bias of Langevin steps of fixed size, which is of order
+    1 in `size`.
 
     Args:
-        path: a Gaussian path with alpha = 1, VE for NCSN.
-        each: steps a level; 100 in the paper.
-        size: of a step, relative to sigma^2.
+        path: a Gaussian path with alpha = 1; VE for NCSN.
+        each: the number of Langevin steps per level; 100 in the paper.
+        size: the step size a relative to sigma^2.
     """
 
     path: AffinePath
@@ -192,5 +206,5 @@ class AnnealedLangevin(StochasticSampler):
 
 
 def _langevin(path: AffinePath, t: Array, x: Batched, model: Any, eps: Array, key: RowKeys) -> Batched:
-    """x + eps score + sqrt(2 eps) z."""
+    """A Langevin step x + eps score + sqrt(2 eps) z."""
     return x + eps * score_of(path, t, x, model.ends(t, x)) + jnp.sqrt(2 * eps) * standard_normal(key, x)

@@ -81,9 +81,9 @@ def test_autoguidance(flowjax, digits_run, tmp_path):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ("--solver ddim --steps 5 --churn 1", "ddim takes no churn; it is for edm"),
-        ("--solver unipc", "say how many with --steps N"),
-        ("--solver heun", "heun takes a fixed number of steps: say how many with --steps N"),
+        ("--solver ddim --steps 5 --churn 1", "ddim does not accept churn, which is an option of edm"),
+        ("--solver unipc", "pass --steps N"),
+        ("--solver heun", "heun needs a fixed number of steps: pass --steps N"),
         ("--solver langevin --steps 5", "needs a path with alpha = 1 at all times: take the schedule 've', not"),
         ("--grid edm", "an adaptive solve chooses its own times"),
         ("--solver ddim --steps 5 --grid edn", "did you mean 'edm'"),

@@ -87,7 +87,7 @@ def test_from_the_command_line(flowjax, tmp_path):
         "sample", f"--workdir={tmp_path}/run", "--solver=heun", "--steps=3", f"--out={tmp_path}/b.npz"
     )
     assert (code, err.count("\n")) == (2, 1)
-    assert "heun needs velocity, and this model offers bijection: take push_forward" in err
+    assert "heun needs velocity, and this model offers bijection: use push_forward" in err
     code, _, err = flowjax("train", "--config=realnvp_moons", f"--workdir={tmp_path}/x", "--config.coupling.name=ot")
     assert code == 2
     assert "coupling.name" in err

@@ -94,5 +94,5 @@ def test_solvers_that_are_named_for_a_fixed_grid_need_steps(solver):
         lambda: solvers.sample(ORACLE, X, solver=solver),
         lambda: likelihood.log_prob(ORACLE.velocity, X, START, solver=solver),
     ):
-        with pytest.raises(ValueError, match=f"^{solver} takes a fixed number of steps: say how many with steps=N"):
+        with pytest.raises(ValueError, match=f"^{solver} needs a fixed number of steps: pass steps=N"):
             solve()
