@@ -1,12 +1,12 @@
-"""Couplings: which source sample is paired with which data sample.
+"""Couplings: the joint distribution of source and data samples, as a pairing within each batch.
 
-A coupling returns rows of x0; the data and its conditions never move, so a label stays with its image. Pairing within a
-batch leaves both marginals as they are on average over batches, and changes the paths between them: optimal
-transport makes them straighter and the regression target less noisy (Tong et al. 2024; Pooladian et al. 2023).
+A coupling returns indices of rows of x0; the data and their conditions are not permuted. Averaged over batches, pairing
+preserves the distributions of x0 and of x1. Pairing by optimal transport makes paths straighter and the regression
+target less noisy (Tong et al. 2024, arXiv:2302.00482; Pooladian et al. 2023, arXiv:2304.14772).
 
-Any of them but `Independent` leaves x0 given x1 non-Gaussian: no score and no noise prediction then, except on a path
-with noise of its own. And x0 given a *condition* is not Gaussian either, though sampling with that condition starts
-from all of N(0, I): `condition_weight` inf pairs within equal conditions, which keeps x0 given the condition as drawn.
+With every coupling except `Independent`, x0 given x1 is not Gaussian. There is then no score and no noise prediction,
+except on a path with noise. x0 given a *condition* is not Gaussian either, although conditional sampling starts from
+N(0, I). `condition_weight=inf` removes this bias: it pairs only rows with equal conditions.
 """
 
 import math
@@ -43,30 +43,45 @@ __all__ = [
 ]
 
 LARGEST_MARGINAL_ERROR = 0.05
-"""Of a plan's marginals: training stops above it."""
+"""The marginal error of a transport plan above which training stops."""
 
 
 @runtime_checkable
 class Coupling(Protocol):
-    """`rows = coupling(key, x0, x1, cond)`: x0[rows] is paired with x1, row by row."""
+    """A function `rows = coupling(key, x0, x1, cond)` with the meaning that x0[rows[i]] is paired with x1[i]."""
 
     @property
     def keeps_independence(self) -> bool:
-        """Whether x0 stays independent of x1, so that scores exist."""
+        """Whether x0 is independent of x1 after pairing, which a score on a `GaussianPath` requires."""
         ...
 
     def __call__(self, key: PRNGKey | None, x0: Batched, x1: Batched, cond: Cond = None) -> Int[Array, " B"]: ...
 
 
 class Pairs(NamedTuple):
-    """Rows of x0, and how far the plan they were drawn from was from its marginals (0 for an exact coupling)."""
+    """The result of a coupling.
+
+    Attributes:
+        rows: indices of rows of x0, (B,); x0[rows[i]] is paired with x1[i].
+        marginal_error: 0 for an exact coupling. For `Sinkhorn` it is the marginal error of the plan, and for the
+            auction the fraction of rows that were assigned only after the last round.
+    """
 
     rows: Int[Array, " B"]
     marginal_error: Float[Array, ""]
 
 
 def pair(coupling: Coupling, key: PRNGKey | None, x0: Batched, x1: Batched, cond: Cond = None) -> Pairs:
-    """The coupling's rows with its marginal_error; a coupling that has none to report needs no `pairs` of its own."""
+    """Pairs a batch and reports the marginal error.
+
+    It calls `coupling.pairs` if there is such a method. Otherwise the marginal error is taken to be 0.
+
+    Args:
+        coupling: the coupling.
+        key: the PRNG key; may be None for deterministic couplings.
+        x0, x1: source and data samples, (B, *event).
+        cond: the conditions of the data, a pytree of arrays (B, ...), or None.
+    """
     pairs = getattr(coupling, "pairs", None)
     if pairs is not None:
         return pairs(key, x0, x1, cond)
@@ -76,7 +91,7 @@ def pair(coupling: Coupling, key: PRNGKey | None, x0: Batched, x1: Batched, cond
 @jax.tree_util.register_static
 @dataclass(frozen=True)
 class Independent:
-    """Pairs as drawn: I-CFM, and the coupling of diffusion models."""
+    """Pairs x0[i] with x1[i], as in I-CFM and diffusion models."""
 
     keeps_independence = True
 
@@ -92,22 +107,22 @@ INDEPENDENT = Independent()
 @jax.tree_util.register_static
 @dataclass(frozen=True)
 class MinibatchOT:
-    """Optimal transport of the batch under squared distance (OT-CFM; Tong et al. 2024, sec. 3.2.3).
+    """Optimal transport between the two batches under squared distance (OT-CFM; Tong et al. 2024, sec. 3.2.3).
 
-    Between two equal-weight sets of B points an optimal plan is a permutation.
+    Between two sets of B points with equal weights there is an optimal plan that is a permutation.
 
-    Args:
-        solver: "scipy" finds it exactly on the host, through a callback, from potentials computed in the step
-            (`flowjax.transport.assignment`); the step waits for it. "auction" stays on the device and is within
-            `tolerance` of the least cost. Milliseconds of one CPU core with "scipy" for 8 Gaussians from a normal, by
-            `scripts/benchmarks/couplings.py`: 1.3 at B = 128, 3 at 256, 15 at 512 and 70 at 1024. The
-            auction is for accelerators: on a CPU it took six times as long at 256; on an H200, 20 batches of 512 took
-            14 ms together.
-        tolerance: of the auction, relative.
-        max_rounds: of the auction; rows that are left then are paired as they come, and their share is reported.
-        condition_weight: on the squared distance of conditions (Cheng & Schwing 2025; labels are 0 or 1 apart); inf
-            pairs within equal conditions only.
-        space: whose distance is the cost; "scipy" takes Euclidean space alone.
+    Attributes:
+        solver: "scipy" computes an optimal permutation on the host (`flowjax.transport.assignment`) through a callback,
+            for which the training step waits. "auction" runs on the device and is optimal up to `tolerance`. From a
+            normal to 8 Gaussians, "scipy" takes 1.3 ms at B = 128, 3 ms at 256, 15 ms at 512 and 70 ms at 1024 on one
+            CPU core (`scripts/benchmarks/couplings.py`). The auction is meant for accelerators: at B = 256 it takes six
+            times as long on that CPU core, and 20 batches of 512 take 14 ms in total on an H200.
+        tolerance: the relative error of the cost with "auction".
+        condition_weight: the weight of the squared distance between conditions, which is added to the cost (Cheng &
+            Schwing 2025, arXiv:2503.10636). Different labels are at distance 1. inf pairs only equal conditions.
+        max_rounds: the largest number of rounds of "auction", after which the remaining rows are paired in order. The
+            fraction of these rows is reported as the marginal error.
+        space: the space whose distance is used; "scipy" supports only Euclidean space.
     """
 
     solver: Literal["scipy", "auction"] = "scipy"
@@ -120,11 +135,11 @@ class MinibatchOT:
 
     def __post_init__(self):
         if self.solver not in ("scipy", "auction"):
-            raise ValueError(f"MinibatchOT: solver is 'scipy' or 'auction', not {self.solver!r}")
+            raise ValueError(f"MinibatchOT: solver must be 'scipy' or 'auction', not {self.solver!r}")
         if not (self.tolerance > 0 and self.condition_weight >= 0):
-            raise ValueError("MinibatchOT: tolerance must be positive and condition_weight not negative")
+            raise ValueError("MinibatchOT: tolerance must be positive and condition_weight must not be negative")
         if self.solver == "scipy" and type(self.space) is not Euclidean:
-            raise ValueError(f"MinibatchOT: the solver 'scipy' is for Euclidean space: take 'auction' on {self.space}")
+            raise ValueError(f"MinibatchOT: solver 'scipy' needs Euclidean space: take 'auction' on {self.space}")
 
     def pairs(self, key: PRNGKey | None, x0: Batched, x1: Batched, cond: Cond = None) -> Pairs:
         check_batch(x0, x1)
@@ -144,16 +159,17 @@ class MinibatchOT:
 @jax.tree_util.register_static
 @dataclass(frozen=True)
 class Sinkhorn:
-    """One x0 for each row, drawn from the batch's entropic plan (SB-CFM, SF2M; Tong et al. 2024, sec. 3.2.4).
+    """Samples one x0 per data point from the entropic transport plan of the batch.
 
-    The plan is rounded to its exact marginals before the draw (`flowjax.transport.sinkhorn`).
+    This is the coupling of SB-CFM (Tong et al. 2024, sec. 3.2.4) and SF2M (arXiv:2307.03672). Balanced plans are
+    rounded to exact marginals before sampling (`flowjax.transport.sinkhorn`).
 
-    Args:
-        eps: the regularisation, in units of squared distance; 2 sigma^2 for a bridge of that sigma.
-        tau: inf for balanced transport; else the penalty that lets source points be used unevenly.
+    Attributes:
+        eps: the regularisation, in units of squared distance; 2 sigma^2 matches a `Bridge` of scale sigma.
+        tau: inf for balanced transport; a finite value is the penalty for using source points unevenly.
         condition_weight: as in `MinibatchOT`.
-        max_sweeps: of Sinkhorn's iteration.
-        space: whose distance is the cost.
+        max_sweeps: the largest number of Sinkhorn sweeps.
+        space: the space whose distance is used.
     """
 
     eps: float
@@ -167,13 +183,13 @@ class Sinkhorn:
     def __post_init__(self):
         if not (self.eps > 0 and self.tau > 0 and self.condition_weight >= 0 and self.max_sweeps >= 1):
             raise ValueError(
-                f"Sinkhorn: eps, tau and max_sweeps must be positive and condition_weight not negative, not {self}"
+                f"Sinkhorn: eps, tau and max_sweeps must be positive and condition_weight must not be negative: {self}"
             )
 
     def pairs(self, key: PRNGKey | None, x0: Batched, x1: Batched, cond: Cond = None) -> Pairs:
         check_batch(x0, x1)
         if key is None:
-            raise ValueError("Sinkhorn draws from a plan: pass key=jax.random.key(seed)")
+            raise ValueError("Sinkhorn samples from a plan and needs a key: pass key=jax.random.key(seed)")
         cost = pairwise_cost(x0, x1, self.space)
         if self.condition_weight:
             cost = cost + condition_penalty(cond, self.condition_weight)
@@ -181,11 +197,15 @@ class Sinkhorn:
         return Pairs(draw_rows(key, plan.matrix), plan.marginal_error)
 
     def __call__(self, key: PRNGKey | None, x0: Batched, x1: Batched, cond: Cond = None) -> Int[Array, " B"]:
-        """Rows of x0. Outside `jit` a plan that has not converged is a ValueError; inside, look at `pairs`."""
+        """Indices of rows of x0, (B,). Under `jit` convergence is not checked; use `pairs` for the marginal error.
+
+        Raises:
+            ValueError: outside `jit`, if the plan has not converged.
+        """
         rows, marginal_error = self.pairs(key, x0, x1, cond)
         if not isinstance(marginal_error, Tracer) and not marginal_error <= LARGEST_MARGINAL_ERROR:
             raise ValueError(
-                f"Sinkhorn has not converged: its plan misses its marginals by {float(marginal_error):.2g}; take a "
-                "larger eps or more max_sweeps, or MinibatchOT"
+                f"Sinkhorn has not converged: the marginal error of its plan is {float(marginal_error):.2g}; use a "
+                "larger eps, a larger max_sweeps, or MinibatchOT"
             )
         return rows

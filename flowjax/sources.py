@@ -1,7 +1,7 @@
-"""Source distributions: what a flow starts from and where a likelihood ends.
+"""Source distributions: the distributions of x0 at t = 0, from which flows start.
 
-A source has the shape of one example and two pure functions: `sample(key, n) -> (n, *shape)` and
-`log_prob(x (n, *shape)) -> (n,)`, in nats.
+A source has a `shape`, that of one example, and two pure functions: `sample(key, n)` returns samples (n, *shape), and
+`log_prob(x)` maps x (n, *shape) to log-densities (n,) in nats.
 """
 
 import math
@@ -23,14 +23,20 @@ _LOG_2PI = math.log(2 * math.pi)
 
 @runtime_checkable
 class Source(Protocol):
-    """A distribution over examples of one shape."""
+    """A distribution over arrays of a fixed shape."""
 
     @property
-    def shape(self) -> tuple[int, ...]: ...
+    def shape(self) -> tuple[int, ...]:
+        """The shape of one sample."""
+        ...
 
-    def sample(self, key: PRNGKey, n: int) -> Batched: ...
+    def sample(self, key: PRNGKey, n: int) -> Batched:
+        """n independent samples, (n, *shape)."""
+        ...
 
-    def log_prob(self, x: Batched) -> Float[Array, " B"]: ...
+    def log_prob(self, x: Batched) -> Float[Array, " B"]:
+        """The log-density in nats of each row of x (B, *shape)."""
+        ...
 
 
 def _check_event(x: Batched, shape: tuple[int, ...]) -> None:
@@ -39,17 +45,18 @@ def _check_event(x: Batched, shape: tuple[int, ...]) -> None:
 
 
 def sum_event(x: Batched) -> Float[Array, " B"]:
+    """The sum over all axes but the first."""
     return x.reshape(x.shape[0], -1).sum(-1)
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["loc", "scale"], meta_fields=["shape"])
 @dataclass(frozen=True)
 class Normal:
-    """Independent normals: N(loc, scale^2) in each coordinate.
+    """Independent normal distributions N(loc, scale^2) in all coordinates.
 
-    Args:
-        shape: of one example.
-        loc, scale: scalars, or arrays that broadcast to `shape`.
+    Attributes:
+        shape: the shape of one sample.
+        loc, scale: means and standard deviations: scalars, or arrays that broadcast to `shape`.
     """
 
     shape: tuple[int, ...]
@@ -70,7 +77,12 @@ class Normal:
 @partial(jax.tree_util.register_dataclass, data_fields=["low", "high"], meta_fields=["shape"])
 @dataclass(frozen=True)
 class Uniform:
-    """Uniform on the box [low, high) of the given shape; `log_prob` is -inf outside."""
+    """The uniform distribution on the box [low, high); `log_prob` is -inf outside.
+
+    Attributes:
+        shape: the shape of one sample.
+        low, high: the bounds: scalars, or arrays that broadcast to `shape`.
+    """
 
     shape: tuple[int, ...]
     low: ArrayLike = 0.0
@@ -90,12 +102,12 @@ class Uniform:
 @partial(jax.tree_util.register_dataclass, data_fields=["means", "scales", "weights"], meta_fields=[])
 @dataclass(frozen=True)
 class GaussianMixture:
-    """A mixture of isotropic normals.
+    """A mixture of isotropic normal distributions.
 
-    Args:
+    Attributes:
         means: (K, D).
-        scales: (K,) standard deviations, or one for all.
-        weights: (K,), normalised here; equal where None.
+        scales: the standard deviations, a scalar or (K,).
+        weights: (K,), need not be normalised; None for equal weights.
     """
 
     means: Float[ArrayLike, "K D"]
@@ -108,6 +120,7 @@ class GaussianMixture:
 
     @property
     def log_weights(self) -> Float[Array, " K"]:
+        """The logarithms of the normalised weights."""
         k = jnp.shape(self.means)[0]
         weights = jnp.ones(k) if self.weights is None else jnp.asarray(self.weights)
         return jnp.log(weights / weights.sum())
@@ -130,11 +143,13 @@ class GaussianMixture:
 @partial(jax.tree_util.register_dataclass, data_fields=["points"], meta_fields=["dequantization_width"])
 @dataclass(frozen=True)
 class Empirical:
-    """Rows of a finite set, drawn with replacement: a data set as the source of another. It has no density.
+    """The empirical distribution of a finite set of points, sampled with replacement. It has no density.
 
-    Args:
+    Use it to learn a flow from one data set to another.
+
+    Attributes:
         points: (N, *event).
-        dequantization_width: each coordinate is moved by a uniform in [0, dequantization_width): dequantisation.
+        dequantization_width: uniform noise in [0, dequantization_width) is added to each coordinate of a sample.
     """
 
     points: Float[ArrayLike, "N *event"]
@@ -151,9 +166,9 @@ class Empirical:
         return rows + self.dequantization_width * jax.random.uniform(key_move, rows.shape)
 
     def log_prob(self, x: Batched) -> Float[Array, " B"]:
-        raise ValueError("a finite set has no density, so a flow from it has no likelihood: sample instead")
+        raise ValueError("an Empirical source has no density, so a flow from it has no likelihood")
 
 
 def has_density(source: Source) -> bool:
-    """Whether `log_prob` means anything."""
+    """Whether the source has a density, so that `log_prob` can be called."""
     return not isinstance(source, Empirical)

@@ -1,4 +1,4 @@
-"""Spaces: where samples live, and the geometry that paths, solvers and couplings ask of it."""
+"""Spaces: the sets in which samples lie, with the geometry that paths, solvers and couplings use."""
 
 from flowjax.spaces.base import Space, leaf_spaces
 from flowjax.spaces.euclidean import EUCLIDEAN, Euclidean

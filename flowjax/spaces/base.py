@@ -1,4 +1,4 @@
-"""What a space has to offer, so that paths, solvers and couplings need not know where samples live."""
+"""The interface of spaces, through which paths, solvers and couplings use the geometry of the samples."""
 
 from typing import Any, Protocol, runtime_checkable
 
@@ -12,10 +12,10 @@ __all__ = ["Space", "leaf_spaces"]
 
 @runtime_checkable
 class Space(Protocol):
-    """A space of samples, with the geometry that flows on it need.
+    """A space of samples with its geometry.
 
-    Points x, y and tangent vectors u, v at x are arrays (B, *shape), in the coordinates of an embedding where the space
-    is curved. In Euclidean space all of it is addition.
+    Points x, y and tangent vectors u, v at x are arrays (B, *shape). For a curved space they are coordinates in a
+    Euclidean space in which it is embedded.
     """
 
     @property
@@ -24,7 +24,7 @@ class Space(Protocol):
         ...
 
     def exp(self, x: Batched, v: Batched) -> Batched:
-        """The point that the geodesic from x with velocity v reaches after unit time."""
+        """The point reached at time 1 by the geodesic that starts at x with velocity v."""
         ...
 
     def log(self, x: Batched, y: Batched) -> Batched:
@@ -32,7 +32,7 @@ class Space(Protocol):
         ...
 
     def project(self, x: Batched, v: Batched) -> Batched:
-        """The tangent vector at x that is nearest to v."""
+        """The orthogonal projection of v onto the tangent space at x."""
         ...
 
     def inner(self, x: Batched, u: Batched, v: Batched) -> Float[Array, " B"]:
@@ -44,33 +44,33 @@ class Space(Protocol):
         ...
 
     def distance_squared(self, x: Batched, y: Batched) -> Float[Array, " B"]:
-        """The squared length of the shortest way from each x to its y."""
+        """The squared geodesic distance between x[i] and y[i]."""
         ...
 
     def pairwise_distance_squared(
         self, x: Float[Array, "N *event"], y: Float[Array, "M *event"]
     ) -> Float[Array, "N M"]:
-        """The squared distance of each x to each y, in float32: the cost of transport."""
+        """The squared geodesic distances between all x[i] and y[j] in float32, the cost of optimal transport."""
         ...
 
     def error_norm(self, error: Float[Array, "..."]) -> Float[Array, ""]:
-        """The size of one sample's error in units of its tolerance: below 1 an adaptive solver accepts a step."""
+        """The norm of the error of one sample, scaled by its tolerance. Adaptive solvers accept steps with norm < 1."""
         ...
 
     def source(self, shape: tuple[int, ...] | None = None) -> Any:
-        """The standard source (`flowjax.sources`) on points of that shape, by default the space's own."""
+        """The standard source (`flowjax.sources`) for points of the given shape, by default `self.shape`."""
         ...
 
     def is_standard(self, source: Any) -> bool:
-        """Whether a source is the standard source, by its own parameters."""
+        """Whether the source equals the standard source."""
         ...
 
 
 def leaf_spaces(space: Any, state: PyTree) -> list[Space]:
-    """The space of each leaf of a state.
+    """The space of each leaf of a state, in the order of `jax.tree.leaves`.
 
     Args:
-        space: one for all leaves, or a tuple of spaces for a state that is a tuple.
+        space: one space for all leaves or, if the state is a tuple, a tuple with one space per element.
         state: a pytree of arrays.
     """
     if isinstance(space, tuple):

@@ -1,4 +1,4 @@
-"""Euclidean space: exp, log and parallel transport are addition, and tangent vectors are vectors."""
+"""Euclidean space, in which exp is addition and log is subtraction."""
 
 from dataclasses import dataclass
 
@@ -17,8 +17,8 @@ __all__ = ["EUCLIDEAN", "Euclidean"]
 class Euclidean:
     """R^n, with points of any array shape.
 
-    Args:
-        shape: of one point; None where it does not matter.
+    Attributes:
+        shape: the shape of one point, or None for points of any shape.
     """
 
     shape: tuple[int, ...] | None = None
@@ -47,35 +47,34 @@ class Euclidean:
     ) -> Float[Array, "N M"]:
         """|x_i - y_j|^2 in float32.
 
-        In up to four dimensions the differences are formed. In more dimensions |x|^2 + |y|^2 - 2 x.y needs less memory,
-        and its rounding error is relative to the squared norms. The mean of all points is therefore subtracted first,
-        in the dtype of the input, so that the error is relative to the spread of the points and not to their distance
-        from the origin.
+        In up to four dimensions the differences are computed. In more dimensions |x|^2 + |y|^2 - 2 x.y is used, which
+        needs less memory but has a rounding error relative to the squared norms. The mean of all points is therefore
+        subtracted first, in the dtype of the input.
         """
         a, b = (points.reshape(points.shape[0], -1) for points in (x, y))
         a, b = (points.astype(jnp.promote_types(points.dtype, jnp.float32)) for points in (a, b))
         if a.shape[1] <= 4:
             return ((a[:, None] - b) ** 2).sum(-1).astype(jnp.float32)
         centre = (a.mean(0) + b.mean(0)) / 2
-        centre = jnp.where(jnp.isfinite(centre), centre, 0.0)  # one bad point must not spoil the other rows
+        centre = jnp.where(jnp.isfinite(centre), centre, 0.0)  # a point with NaN must not affect other rows
         a, b = ((points - centre).astype(jnp.float32) for points in (a, b))
-        # Full float32 products: by default a GPU multiplies with 10 bits of mantissa and a TPU with 7.
+        # By default a GPU may multiply with 10 bits of mantissa and a TPU with 7.
         cross = jnp.matmul(a, b.T, precision="highest")
         return jnp.maximum((a**2).sum(-1)[:, None] + (b**2).sum(-1) - 2 * cross, 0.0)
 
     def error_norm(self, error: Float[Array, "..."]) -> Float[Array, ""]:
-        """The root mean square over the coordinates."""
+        """The root mean square over all coordinates."""
         return jnp.sqrt(jnp.mean(error**2))
 
     def source(self, shape: tuple[int, ...] | None = None) -> Normal:
-        """N(0, I).
+        """N(0, I) on points of the given shape, by default `self.shape`.
 
         Raises:
-            ValueError: if neither the space nor the caller says the shape.
+            ValueError: if both shapes are None.
         """
         shape = self.shape if shape is None else shape
         if shape is None:
-            raise ValueError("the shape of a point is not known: pass Euclidean(shape) or source(shape)")
+            raise ValueError("the shape of a point is unknown: pass Euclidean(shape) or source(shape)")
         return Normal(shape)
 
     def is_standard(self, source: Source) -> bool:
@@ -86,4 +85,4 @@ class Euclidean:
 
 
 EUCLIDEAN = Euclidean()
-"""The space of paths, solvers and couplings by default."""
+"""The default space of paths, solvers and couplings."""

@@ -1,4 +1,4 @@
-"""Optimal transport between two batches of points: costs, exact assignment, auctions and entropic plans."""
+"""Optimal transport between two batches of points: costs, exact assignment, the auction algorithm and Sinkhorn."""
 
 from flowjax.transport.assignment import assign, entropic_potentials
 from flowjax.transport.auction import auction

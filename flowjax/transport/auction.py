@@ -1,9 +1,9 @@
-"""Nearly exact assignment on the device: Bertsekas' auction, all bidders at once.
+"""Nearly optimal assignment on the device by Bertsekas' auction algorithm, with simultaneous bids.
 
-Data rows bid for source rows: a free row i offers for its best column j the price at which it would be indifferent to
-the second best, plus eps. When all are assigned, each row is within eps of its best column at the final prices
-(epsilon-complementary slackness), so the total cost is within B eps of the optimum (Bertsekas 1988). Prices start at
-entropic potentials, which leaves few rounds.
+Rows (data points) bid for columns (source points). An unassigned row bids for its best column the price at which it
+would be indifferent between that column and its second best one, plus eps. Once all rows are assigned, each has a value
+within eps of that of its best column at the final prices (epsilon-complementary slackness), so the total cost is within
+B eps of the optimum (Bertsekas 1988). The prices start from entropic potentials, which reduces the number of rounds.
 """
 
 import jax.numpy as jnp
@@ -18,21 +18,21 @@ _LEVELS = 64
 _MAX_ROUNDS = 20_000
 
 _State = tuple[Array, Array, Array, Array]
-"""Prices and owner (-1: none) of each column; column (-1: none) of each row; rounds."""
+"""The price and the owner (-1 if none) of each column, the column of each row (-1 if none), and the round."""
 
 
 def auction(
     cost: Float[Array, "B B"], tolerance: float = 0.01, max_rounds: int = _MAX_ROUNDS
 ) -> tuple[Int[Array, " B"], Float[Array, ""]]:
-    """An assignment whose cost is at most (1 + tolerance) times the least, to float32 precision. Pure, jit-able.
+    """An assignment whose cost is at most (1 + tolerance) times the optimal cost. Pure, jit-able, float32.
 
     Args:
-        cost: (B, B), non-negative; inf forbids a pair, if a full assignment without it exists.
-        tolerance: relative to a lower bound of the least cost, from the dual.
-        max_rounds: after which the rest is paired as it comes.
+        cost: (B, B), non-negative; inf forbids a pair, provided that an assignment without forbidden pairs exists.
+        tolerance: the relative error, measured against a lower bound on the optimal cost from the dual problem.
+        max_rounds: the number of rounds after which the remaining rows are assigned to the free columns in order.
 
     Returns:
-        The column of each row, and the share of rows that were left when the rounds were over: 0 unless cut short.
+        The column of each row, (B,), and the fraction of rows assigned after `max_rounds`, which is 0 on convergence.
     """
     n = cost.shape[0]
     _, v = entropic_potentials(cost, _LEVELS)
@@ -40,7 +40,7 @@ def auction(
     eps = tolerance * jnp.where(dual > 0, dual, 1e-2 * finite_mean(cost))
     eps = jnp.maximum(eps, 1e-6 * jnp.max(jnp.where(jnp.isfinite(cost), cost, 0.0)))
     rows = jnp.arange(n)
-    far = 2 * jnp.max(jnp.where(jnp.isfinite(cost), cost, 0.0)) + 1.0  # more than any row could save
+    far = 2 * jnp.max(jnp.where(jnp.isfinite(cost), cost, 0.0)) + 1.0  # above all differences of costs
 
     def bid(state: _State) -> _State:
         prices, owner, column, rounds = state
@@ -65,6 +65,6 @@ def auction(
     nobody = jnp.full(n, -1)
     _, owner, column, _ = lax.while_loop(unfinished, bid, (-v, nobody, nobody, jnp.zeros((), jnp.int32)))
     free = column < 0
-    # the k-th free row takes the k-th free column
+    # the k-th free row is assigned to the k-th free column
     spare = jnp.argsort(owner >= 0, stable=True)
     return jnp.where(free, spare[jnp.cumsum(free) - 1], column), free.mean()

@@ -1,4 +1,4 @@
-"""What a pair costs: squared distance, and a penalty on conditions that differ."""
+"""The cost of pairing a data point with a source point: squared distance, and a penalty on different conditions."""
 
 import math
 
@@ -13,22 +13,38 @@ __all__ = ["condition_penalty", "pairwise_cost"]
 
 
 def pairwise_cost(x0: Batched, x1: Batched, space: Space = EUCLIDEAN) -> Float[Array, "B B"]:
-    """The squared distance of each x1_i to each x0_j in float32; rows are data, columns source."""
+    """The squared distances between data and source points in float32.
+
+    Args:
+        x0: source points, (B, *event).
+        x1: data points, (B, *event).
+        space: the space whose distance is used.
+
+    Returns:
+        (B, B); entry (i, j) belongs to the data point x1[i] and the source point x0[j].
+    """
     return space.pairwise_distance_squared(x1, x0)
 
 
 def condition_penalty(cond: Cond, weight: float) -> Float[Array, "B B"]:
-    """weight times the squared distance of conditions; integers (labels) are at distance 0 or 1.
+    """The squared distances between conditions, times `weight`. Different integers (labels) are at distance 1.
 
-    Row j of the source takes the condition of row j of the data, so a source row and a condition are independent before
-    any transport. With weight inf only equal conditions may be paired, and x0 given the condition stays as drawn.
+    Each source row j is given the condition of data row j, of which it is independent before pairing. With an infinite
+    weight only rows with equal conditions are paired, which preserves the distribution of x0 given the condition.
+
+    Args:
+        cond: a pytree of arrays (B, ...).
+        weight: the weight, non-negative; may be inf.
+
+    Returns:
+        (B, B), to be added to the result of `pairwise_cost`.
 
     Raises:
         ValueError: if there is no condition.
     """
     leaves = jax.tree.leaves(cond)
     if not leaves:
-        raise ValueError("this coupling pairs within conditions, and the batch has none")
+        raise ValueError("a coupling with condition_weight needs conditions, and the batch has none")
     total = 0.0
     for leaf in leaves:
         c = jnp.asarray(leaf).reshape(leaf.shape[0], -1)

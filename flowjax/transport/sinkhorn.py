@@ -1,13 +1,14 @@
-"""Entropic optimal transport between two batches of equal weights (Cuturi 2013), on the device.
+"""Entropic optimal transport between two batches with uniform weights (Cuturi 2013, arXiv:1306.0895), on the device.
 
     min_P  <P, C> + eps KL(P | 1/B^2)      with row sums 1/B (data) and column sums 1/B (source)
 
-by Sinkhorn's iteration on kernels that already hold the potentials, with eps falling to its value by a fifth a sweep,
-so that nothing under- or overflows however small eps is. `tau` relaxes the source's side to a penalty tau KL(P^T 1 |
-1/B) (unbalanced transport; Chizat et al. 2018): source points far from all data are then used less.
+The problem is solved by Sinkhorn's iteration. The kernels absorb the potentials, and the regularisation decreases to
+eps by a factor of 0.8 per sweep, which avoids under- and overflow for small eps. A finite `tau` replaces the constraint
+on the column sums by a penalty tau KL(P^T 1 | 1/B) (unbalanced transport; Chizat et al. 2018, arXiv:1607.05816), so
+that source points far from all data are used less.
 
-A plan that has not converged has wrong marginals. `round_plan` (Altschuler et al. 2017, algorithm 2) mends them
-exactly; how much there was to mend is `Plan.marginal_error`, and training stops where it was too much.
+A plan that has not converged violates the marginal constraints by `Plan.marginal_error`, and training stops if that is
+too large. `round_plan` (Altschuler et al. 2017, arXiv:1705.09634, algorithm 2) restores exact marginals.
 """
 
 import math
@@ -28,16 +29,16 @@ _CHECKED_TO = 1e-3
 
 
 _State = tuple[Array, Array, Array, Array]
-"""Potentials, sweeps done, and the marginal_error at the last."""
+"""The potentials u and v, the number of sweeps, and the marginal error of the last one."""
 
 
 class Plan(NamedTuple):
     """A transport plan.
 
     Attributes:
-        matrix: (B, B), row i the data point i, column j the source point j; its entries sum to 1.
-        marginal_error: sum of |row sum - 1 / B| before rounding.
-        sweeps: of Sinkhorn's iteration that were done.
+        matrix: (B, B), with one row per data point and one column per source point; its entries sum to 1.
+        marginal_error: the sum of |row sum - 1 / B| before rounding.
+        sweeps: the number of Sinkhorn sweeps.
     """
 
     matrix: Float[Array, "B B"]
@@ -53,14 +54,14 @@ def sinkhorn(
     max_sweeps: int = 2000,
     tolerance: float = _CHECKED_TO,
 ) -> Plan:
-    """The entropic plan for `cost`, rounded to exact marginals where tau is inf. Pure, jit-able, float32.
+    """The entropic transport plan for `cost`; balanced plans are rounded to exact marginals. Pure, jit-able, float32.
 
     Args:
-        cost: (B, B); inf forbids a pair, where the source's marginal is exact up to `marginal_error` only.
+        cost: (B, B); inf forbids a pair, and then the column sums are exact only up to `Plan.marginal_error`.
         eps: the regularisation, in units of the cost; positive.
-        tau: penalty on the source's marginal; inf for balanced transport.
-        max_sweeps: after which the plan is taken as it is: look at `marginal_error`.
-        tolerance: of the marginal_error at which the sweeps end.
+        tau: the penalty on the column sums; inf for balanced transport.
+        max_sweeps: the largest number of sweeps. It may end the iteration early: check `Plan.marginal_error`.
+        tolerance: the marginal error below which the iteration ends.
     """
     n = cost.shape[0]
     eps = jnp.asarray(eps, jnp.float32)
@@ -81,7 +82,7 @@ def sinkhorn(
         u = u - e * jnp.log(jnp.maximum(rows, 1e-30))
         columns = (1 / jnp.maximum(rows, 1e-30)) @ p
         v = relaxed * (v - e * jnp.log(jnp.maximum(columns, 1e-30)))
-        # only a sweep that began at the last eps says how far that plan is from its marginals
+        # the row sums measure the error of the final plan only if the previous sweep used the final eps
         settled = level(k - 1) == eps
         return u, v, k + 1, jnp.where(settled, jnp.abs(rows - 1).mean(), jnp.inf)
 
@@ -94,15 +95,15 @@ def sinkhorn(
     marginal_error = jnp.abs(matrix.sum(1) - 1 / n).sum()
     if not math.isinf(tau):
         return Plan(matrix / jnp.maximum(matrix.sum(), 1e-30), marginal_error, k.astype(jnp.int32))
-    # rounding spreads what is missing over all pairs; on forbidden ones it is given back to the row's others
+    # rounding adds the missing mass to all pairs; the mass added to forbidden pairs is moved to others of the same row
     rounded = jnp.where(jnp.isfinite(cost), round_plan(matrix), 0.0)
     return Plan(rounded / (n * jnp.maximum(rounded.sum(1, keepdims=True), 1e-30)), marginal_error, k.astype(jnp.int32))
 
 
 def round_plan(plan: Float[Array, "B B"]) -> Float[Array, "B B"]:
-    """The plan moved to row and column sums 1 / B exactly (Altschuler et al. 2017, algorithm 2).
+    """A plan near `plan` whose row and column sums are exactly 1 / B (Altschuler et al. 2017, algorithm 2).
 
-    In L1 it moves by at most twice the marginal_error of the marginals.
+    The L1 distance to `plan` is at most twice the L1 error of the marginals of `plan`.
     """
     n = plan.shape[0]
     plan = plan * jnp.minimum(1 / (n * jnp.maximum(plan.sum(1), 1e-30)), 1.0)[:, None]
@@ -113,7 +114,7 @@ def round_plan(plan: Float[Array, "B B"]) -> Float[Array, "B B"]:
 
 
 def draw_rows(key: PRNGKey, plan: Float[Array, "B B"]) -> Int[Array, " B"]:
-    """One column for each row, with probability proportional to the plan's entries."""
+    """Samples one column per row, (B,), with probabilities proportional to the entries of the plan."""
     cumulative = jnp.cumsum(jnp.maximum(plan, 0.0), 1)
     u = jax.random.uniform(key, (plan.shape[0], 1)) * cumulative[:, -1:]
     return jnp.minimum((cumulative <= u).sum(1), plan.shape[0] - 1)
