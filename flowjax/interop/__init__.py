@@ -1,6 +1,7 @@
-"""Weights from and to elsewhere: PyTorch and safetensors files, torchcfm's, DiT's and SiT's networks.
+"""Import and export of weights: PyTorch and safetensors files, and the networks of torchcfm, DiT and SiT.
 
-Loads its parts on first use; reading another project's file runs none of its code and needs none of its packages.
+Submodules are imported on first use. Reading a file of another project runs none of its code and needs none of its
+packages.
 """
 
 import importlib

@@ -1,14 +1,17 @@
-"""DiT's and SiT's published checkpoints (facebookresearch/DiT, willisma/SiT) as parameters of `models.dit.DiT`.
+"""Converts published DiT and SiT checkpoints (facebookresearch/DiT, willisma/SiT) to parameters of `models.dit.DiT`.
 
-Both projects use one network under one set of names. Patches are a convolution there and a matrix here; tokens of the
-output hold (row, column, channel) in both, noise before variance in the channels, so the output needs no permutation.
-The positions (`pos_embed`) are fixed and computed here; a checkpoint with others is refused.
+DiT is from Peebles and Xie 2023 (arXiv:2212.09748), SiT from Ma et al. 2024 (arXiv:2401.08740). Both use the same
+network with the same parameter names. Their patch embedding is a convolution, and here it is a matrix. Output tokens
+are ordered (row, column, channel) in all three, with the noise before the variance in the channels, so the output needs
+no permutation. The position embedding (`pos_embed`) is fixed and computed here; a checkpoint with another one is
+refused.
 
-What t is: SiT's runs from noise (0) to data (1), as here: `time_scale=1`, t as it is. DiT's is the index i = 0 ... N-1
-of a chain's step, larger with more noise, and level k = i + 1 stands here at t = 1 - k / N (`schedules.discrete`), so
-i = N - 1 - N t. `from_dit` builds that into the network: with `time_scale=N` the converted network takes t in [0, 1], 0
-noise and 1 data. cos(a - b) and sin(a - b) are linear in cos(b) and sin(b), so the shift and the reversal are a
-rotation of the weights that the sines meet first. Exact at the chain's steps; between them DiT was never trained.
+Time: SiT's t runs from noise (0) to data (1), as here, so `time_scale=1`. DiT's time is the step index i = 0 ... N-1 of
+a diffusion chain, where a larger i means more noise. The noise level k = i + 1 corresponds to t = 1 - k / N here
+(`schedules.discrete`), so i = N - 1 - N t. `from_dit` changes the weights such that a network with `time_scale=N` takes
+t in [0, 1]: cos(a - b) and sin(a - b) are linear in cos(b) and sin(b), so the shift and the reversal of time are a
+rotation of the weights of the first layer of the time embedding. The conversion is exact at the steps of the chain; DiT
+was not trained between them.
 """
 
 from collections.abc import Mapping
@@ -30,7 +33,7 @@ LINEAR = {
     "final_layer.adaLN_modulation.1": "modulation",
     "final_layer.linear": "out",
 }
-"""Linear layers, theirs to ours."""
+"""Linear layers outside the blocks: name in a checkpoint to name here."""
 
 BLOCK = {
     "attn.qkv": "qkv",
@@ -39,22 +42,22 @@ BLOCK = {
     "mlp.fc2": "mlp2",
     "adaLN_modulation.1": "modulation",
 }
-"""Linear layers of a block: `blocks.N.` before both."""
+"""Linear layers of a block: name in a checkpoint to name here, each after the prefix `blocks.N.`."""
 
 
 def from_dit(state: Mapping[str, Any], like: Params, steps: int = 1000) -> Params:
-    """A DiT checkpoint for a network with `time_scale=steps`; t = 1 - (i + 1) / steps is its step i.
+    """Converts a DiT checkpoint for a network with `time_scale=steps`; t = 1 - (i + 1) / steps is DiT's step i.
 
     Args:
         state: the state dict (`read_state_dict`).
         like: the parameters of the network, or their shapes.
-        steps: N, of the chain it was trained on.
+        steps: N, the number of steps of the chain on which the network was trained.
 
     Returns:
-        Parameters like `like`.
+        Parameters with the structure and dtypes of `like`.
 
     Raises:
-        WeightsError: if the checkpoint is of another model.
+        WeightsError: if the checkpoint belongs to another model.
     """
     flat = _convert(state, flatten(like))
     check(like, flat)
@@ -63,16 +66,27 @@ def from_dit(state: Mapping[str, Any], like: Params, steps: int = 1000) -> Param
 
 
 def from_sit(state: Mapping[str, Any], like: Params) -> Params:
-    """A SiT checkpoint for a network with `time_scale=1`; t means the same in both.
+    """Converts a SiT checkpoint for a network with `time_scale=1`; the time t is the same in both.
 
-    SiT's networks are trained with twice the channels in the output and the second half never used; it is left out
-    where the network has the first alone (`outputs=1`).
+    SiT networks have twice the channels in the output, of which the second half is never used. It is left out if the
+    network here has only the first half (`outputs=1`).
 
-    Args, returns, raises: as `from_dit`.
+    Args:
+        state: the state dict (`read_state_dict`).
+        like: the parameters of the network, or their shapes.
+
+    Returns:
+        Parameters with the structure and dtypes of `like`.
+
+    Raises:
+        WeightsError: if the checkpoint belongs to another model.
     """
     wanted = flatten(like)
     flat = _convert(state, wanted)
-    pixels, used = wanted["stem.kernel"].shape[0], np.shape(wanted["out.bias"])[0]  # in and out, p * p * channels each
+    pixels, used = (
+        wanted["stem.kernel"].shape[0],
+        np.shape(wanted["out.bias"])[0],
+    )  # p * p * channels of each
     twice = all(np.shape(flat[name])[-1:] == (2 * pixels,) for name in ("out.kernel", "out.bias"))
     if used == pixels and twice and flat["stem.kernel"].shape[0] == pixels:
         channels = np.shape(state["x_embedder.proj.weight"])[1]
@@ -82,9 +96,14 @@ def from_sit(state: Mapping[str, Any], like: Params) -> Params:
 
 
 def reverse_time(kernel: Float[np.ndarray, "F W"], steps: int) -> Float[np.ndarray, "F W"]:
-    """The weights that give for the features of s what `kernel` gives for those of steps - 1 - s."""
+    """Returns weights that map the time features of s to the result of `kernel` for the features of steps - 1 - s.
+
+    Args:
+        kernel: first layer of the time embedding, (features, width), with the cosines before the sines.
+        steps: number of steps of the chain.
+    """
     half = TIME_FEATURES // 2
-    # the frequencies as float32 has them, as both networks do; the rest in float64
+    # frequencies are rounded to float32, as in both networks; the rest is float64
     frequency = np.exp(-np.log(np.float32(10_000)) / half * np.arange(half, dtype=np.float32)).astype(np.float64)
     cos, sin = np.cos((steps - 1) * frequency)[:, None], np.sin((steps - 1) * frequency)[:, None]
     of_cos, of_sin = kernel[:half].astype(np.float64), kernel[half:].astype(np.float64)
@@ -92,7 +111,7 @@ def reverse_time(kernel: Float[np.ndarray, "F W"], steps: int) -> Float[np.ndarr
 
 
 def _convert(state: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """All parameters by our names; the number of blocks is that of `wanted`."""
+    """Returns all parameters by their names here; the number of blocks is taken from `wanted`."""
     take, flat = Taken(state), {}
     depth = len({name.split(".")[1] for name in wanted if name.startswith("blocks.")})
     table = LINEAR | {f"blocks.{i}.{a}": f"blocks.{i}.{b}" for i in range(depth) for a, b in BLOCK.items()}
@@ -110,10 +129,10 @@ def _convert(state: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, n
 
 
 def _check_positions(table: np.ndarray, width: int) -> None:
-    """Compares `pos_embed`, (1, tokens, width), with the fixed sines, which it must be."""
+    """Checks that `pos_embed`, (1, tokens, width), is the fixed sinusoidal embedding."""
     side = round(np.size(table) ** 0.5 / width**0.5)
     fits = side > 0 and table.shape == (1, side**2, width)
     if not fits or not np.abs(table[0].astype(np.float32) - positions(side, side, width)).max() <= 1e-2:
         raise WeightsError(
-            "these weights belong to another model: pos_embed is not the fixed sines of a square of patches"
+            "these weights belong to another model: pos_embed is not the fixed sinusoidal embedding of a square grid"
         )

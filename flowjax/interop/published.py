@@ -1,4 +1,4 @@
-"""Published networks: what each converter's usual checkpoint is, as a config and a data spec of ours."""
+"""Published networks: the config and the data spec of each project's usual checkpoint, and its conversion."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -25,9 +25,9 @@ class Published:
     """A family of published networks.
 
     Attributes:
-        config: keys of a config that differ from the defaults, for its usual network.
-        spec: of the data it was trained on.
-        convert: (state dict, like, config) -> parameters.
+        config: config keys of its usual network that differ from the defaults.
+        spec: the data on which it was trained.
+        convert: function (state dict, like, config) -> parameters.
     """
 
     config: dict[str, Any]
@@ -36,10 +36,10 @@ class Published:
 
 
 _LATENTS = DataSpec("imagenet_latents", (32, 32, 4), Affine(1 / 0.18215), num_classes=1000)
-"""Stable Diffusion's autoencoder on 256 x 256 pixels; the networks see its latents times 0.18215."""
+"""Latents of Stable Diffusion's autoencoder for 256 x 256 pixels; the networks take them multiplied by 0.18215."""
 
 _CIFAR10 = DataSpec("cifar10", (32, 32, 3), Affine(127.5, 128.0), num_classes=10, levels=256)
-"""Trained on k / 127.5 - 1 for pixels k = 0 ... 255 as they are: k is the middle of what is floored to it."""
+"""Trained without dequantisation on k / 127.5 - 1, to which this maps the middle of [k, k + 1), for k = 0 ... 255."""
 
 _XL = {"model.name": "dit", "data.cond": ("label",), "model.patch": 2} | {
     f"model.{key}": value for key, value in SIZES["XL"].items()
@@ -68,7 +68,7 @@ PUBLISHED: dict[str, Published] = {
     ),
     "sit": Published(_XL | {"model.time_scale": 1.0}, _LATENTS, lambda state, like, config: from_sit(state, like)),
 }
-"""By the name of their project: torchcfm's CIFAR-10 flows, DiT-XL/2 and SiT-XL/2 (linear path, velocity)."""
+"""Networks by project: torchcfm's CIFAR-10 flows, DiT-XL/2, and SiT-XL/2 (linear path, velocity prediction)."""
 
 
 def convert(
@@ -79,41 +79,46 @@ def convert(
     classes: int | None = None,
     ema: bool = True,
 ) -> Weights:
-    """A published checkpoint as weights of ours, ready for `save_weights`.
+    """Converts a published checkpoint to `Weights`, which `save_weights` can write.
 
-    A state dict does not hold the number of its attention heads, and the same tensors with another number make another
-    network. So a torchcfm network needs `model.head_width` or `model.heads` among the overrides, and a DiT or SiT of
-    another `model.width` needs `model.heads`.
+    A state dict does not hold the number of attention heads, and the same tensors with another number of heads are
+    another network. So a torchcfm network needs `model.head_width` or `model.heads` among the overrides, and a DiT or
+    SiT of another `model.width` needs `model.heads`.
 
     Args:
         project: a name in `PUBLISHED`.
-        path: of the `.pt` file.
+        path: path of the `.pt` or `.safetensors` file.
         overrides: config keys that differ from the project's usual network, such as {"model.width": 384}.
-        shape: (H, W, C) of one image, if it is another.
-        classes: number of labels, if it is another.
-        ema: take the moving average where the file holds both.
+        shape: (H, W, C) of one image, or None for the shape of the usual network.
+        classes: number of classes, or None for the number of the usual network.
+        ema: whether to take the moving average if the file holds both.
+
+    Returns:
+        The weights, with their config and data spec.
 
     Raises:
-        ConfigError: on an unknown project or key, or if the number of attention heads is left open.
-        WeightsError: if the file cannot be read, or is of another model.
+        ConfigError: if the project or a key is unknown, or the number of attention heads is not given.
+        WeightsError: if the file cannot be read or belongs to another model.
     """
     usual = lookup("project", project, PUBLISHED)
     spec = replace(usual.spec, shape=shape or usual.spec.shape)
     spec = spec if classes is None else replace(spec, num_classes=classes)
     keys = {**usual.config, "data.name": spec.name, **(overrides or {})}
     if keys["model.name"] != usual.config["model.name"]:
-        raise ConfigError(f"model.name: {project}'s networks are {usual.config['model.name']!r} here")
+        raise ConfigError(f"model.name must be {usual.config['model.name']!r} for networks of {project}")
     _check_heads(project, overrides or {})
     config = resolve(keys)
     state = read_state_dict(path, ("ema", "ema_model", "model", "net_model") if ema else ("model", "net_model"))
     params = usual.convert(state, abstract_variables(config, spec).params, config)
-    if "pos_embed" in state and (told := np.shape(state["pos_embed"])[1]) != (n := _tokens(config, spec)):
-        raise WeightsError(f"{path} is of images of {told} patches, and {spec.shape} has {n}: say its shape")
+    if "pos_embed" in state and (tokens := np.shape(state["pos_embed"])[1]) != (n := _tokens(config, spec)):
+        raise WeightsError(
+            f"{path} is for images of {tokens} patches, but images of shape {spec.shape} have {n}: give the right shape"
+        )
     return Weights(config, spec, params)
 
 
 def _check_heads(project: str, overrides: Mapping[str, Any]) -> None:
-    """Refuses to guess the number of attention heads, which a state dict does not hold."""
+    """Checks that the number of attention heads, which a state dict does not hold, is given."""
     given = [key for key in ("model.heads", "model.head_width") if overrides.get(key)]
     if project == "torchcfm" and len(given) == 2:
         raise ConfigError("--heads and --head_width cannot be used together: give the one that was used in training")
@@ -124,7 +129,9 @@ def _check_heads(project: str, overrides: Mapping[str, Any]) -> None:
             "num_head_channels is -1, the default of UNetModelWrapper)"
         )
     if project != "torchcfm" and "model.width" in overrides and not overrides.get("model.heads"):
-        raise ConfigError("model.heads: a checkpoint does not hold its number of attention heads; give --heads too")
+        raise ConfigError(
+            "a checkpoint does not hold its number of attention heads, so model.heads (--heads) is needed"
+        )
 
 
 def _tokens(config: Config, spec: DataSpec) -> int:

@@ -1,13 +1,13 @@
-"""PyTorch's `.pt` files, read without PyTorch and without running anything in them.
+"""Reads PyTorch's `.pt` files without PyTorch and without running code from them.
 
-`torch.save` writes a zip archive: a pickle (`data.pkl`) of containers in which each tensor is a call to a rebuilding
-function, and the tensors' bytes, uncompressed, one member a storage (PyTorch's "serialization semantics" notes). A
-pickle is a program; here it can reach only the few names of `_Unpickler.find_class`, all of them harmless and written
-in this file, and any other name is refused before it is looked up. Tensors are views of the file, mapped into memory.
+`torch.save` writes a zip archive with a pickle (`data.pkl`) of containers, in which each tensor is a call to a rebuild
+function, and with the uncompressed bytes of the tensors, one member per storage (PyTorch notes, "Serialization
+semantics"). A pickle is a program, but here it can use only the few names of `_Unpickler.find_class`, which are
+harmless; any other name is refused before it is looked up. Tensors are memory-mapped views of the file.
 
-Memory and time are bounded too: `data.pkl` may have 16 MiB, which is enough for 80,000 tensors; whatever could copy a
-large object or hash a nested one many times is refused; and the tensors together may be as large as what an archive may
-unpack to (`flowjax.archives`), because a view of shape (10^12,) needs a storage of one number only.
+Memory and time are bounded as well. `data.pkl` may have 16 MiB, which is enough for 80,000 tensors. Instructions that
+could copy a large object or hash a nested one many times are refused. All tensors together must not exceed the limit of
+`flowjax.archives` on unpacked data, because a view of shape (10^12,) needs a storage of only one number.
 """
 
 import io
@@ -42,29 +42,31 @@ STORAGES: dict[str, Any] = {
     "ByteStorage": np.uint8,
     "BoolStorage": np.bool_,
 }
-"""Element types by the name of the storage that holds them."""
+"""Element types by the name of PyTorch's storage class."""
 
 _LARGEST_PICKLE = 2**24
-"""Bytes of `data.pkl`: each tensor takes about 200."""
+"""Limit on the bytes of `data.pkl`, in which each tensor takes about 200."""
 
 _LARGEST_KEY = 2**60
-"""Integers below are their own hashes, so a file cannot make a dictionary slow by keys that share a hash."""
+"""Smaller integers hash to themselves, so a file cannot slow down a dictionary with keys that share a hash."""
 
 _REFUSED = (
     *(pickle.DICT, pickle.EMPTY_SET, pickle.ADDITEMS, pickle.FROZENSET, pickle.BYTEARRAY8),
     *(pickle.NEXT_BUFFER, pickle.READONLY_BUFFER, pickle.EXT1, pickle.EXT2, pickle.EXT4),
 )
-"""Instructions of a pickle that torch.save does not use."""
+"""Pickle instructions that torch.save does not use."""
 
 _LARGEST_RANK = 64
-"""Axes of a tensor; NumPy's own bound."""
+"""Limit on the axes of a tensor; NumPy has the same limit."""
+
+_NOT_PLAIN = "it holds a tensor with invalid arguments, or of a kind that is not read: save only the state dict"
 
 _LOCAL_HEADER = struct.Struct("<26xHH")
-"""Of a zip member: the lengths of its name and of its extra field, which the bytes follow (APPNOTE, sec. 4.3.7)."""
+"""Header of a zip member: lengths of its name and of its extra field, before the data (APPNOTE, sec. 4.3.7)."""
 
 
-# What the pickle can hold in its hands is frozen, without a dictionary (and without the `__setstate__` that dataclasses
-# with `slots=True` have): a pickle sets attributes too, and none of these can be set.
+# A pickle can also set attributes. So the objects that it can reach are frozen and have no `__dict__`, and no
+# `__setstate__` either, which dataclasses with `slots=True` would have.
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,7 @@ class _Kind:
 
 @dataclass(frozen=True)
 class _Storage:
-    """What a storage's persistent id stands for: its elements in the file, not read yet."""
+    """The object for the persistent id of a storage: its elements in the file, not read yet."""
 
     __slots__ = ("elements",)
     elements: np.ndarray
@@ -85,7 +87,7 @@ class _Storage:
 
 @dataclass(frozen=True)
 class _Name:
-    """A name that the pickle may call."""
+    """A function that the pickle may call."""
 
     __slots__ = ("call",)
     call: Callable[..., Any]
@@ -95,11 +97,17 @@ class _Name:
 
 
 def read_torch(path: str | Path) -> Any:
-    """What `torch.save` wrote: dictionaries, lists and numbers, with read-only NumPy arrays for tensors.
+    """Reads a file that `torch.save` wrote.
+
+    Args:
+        path: path of the file.
+
+    Returns:
+        The saved dictionaries, lists and numbers, with read-only NumPy arrays for tensors.
 
     Raises:
-        WeightsError: if the file is missing, damaged, of the format before PyTorch 1.6, or holds anything but tensors
-            and plain containers.
+        WeightsError: if the file is missing or damaged, has the format used before PyTorch 1.6, or holds anything other
+            than tensors and plain containers.
     """
     path = Path(path)
     try:
@@ -120,18 +128,19 @@ def read_torch(path: str | Path) -> Any:
 
 
 def read_state_dict(path: str | Path, parts: Sequence[str] = ("ema", "ema_model", "model", "net_model")) -> Any:
-    """The arrays of one network in a `.pt` or `.safetensors` file, by their PyTorch names.
+    """Reads the arrays of one network from a `.pt` or `.safetensors` file, by their PyTorch names.
 
     Args:
-        path: of the file: a state dict, or a dictionary of several things with a state dict under one of `parts`.
-            Safetensors hold one state dict.
-        parts: names to look under, the first that is there; moving averages come first by default.
+        path: path of the file. A `.pt` file holds a state dict, or a dictionary with a state dict under one of `parts`;
+            a `.safetensors` file holds one state dict.
+        parts: keys under which a state dict is looked for; the first one found is used. By default, moving averages
+            come first.
 
     Returns:
-        Names to arrays, without the prefix `module.` that PyTorch's wrappers add.
+        Arrays by name, without the prefix `module.` that PyTorch's wrappers add.
 
     Raises:
-        WeightsError: as `read_torch`, or if there is no state dict.
+        WeightsError: if the file cannot be read (`read_torch`) or holds no state dict.
     """
     tree: Any = _read_safetensors(Path(path)) if Path(path).suffix == ".safetensors" else read_torch(path)
     if isinstance(tree, Mapping):
@@ -141,7 +150,7 @@ def read_state_dict(path: str | Path, parts: Sequence[str] = ("ema", "ema_model"
         if state:
             wrapped = all(name.startswith("module.") for name in state)
             return {name.removeprefix("module.") if wrapped else name: a for name, a in state.items()}
-    raise WeightsError(f"{path} holds no state dict, neither by itself nor under {', '.join(parts)}")
+    raise WeightsError(f"{path} holds no state dict, neither at the top level nor under {', '.join(parts)}")
 
 
 def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
@@ -150,7 +159,7 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
         return load_file(path)
     except ArchiveError as error:
         raise WeightsError(str(error)) from None
-    except Exception as error:  # the package can raise any exception on types that NumPy does not have
+    except Exception as error:  # safetensors can raise any exception on dtypes that NumPy does not have
         raise WeightsError(f"{path} cannot be read: {one_line(error)}") from None
 
 
@@ -159,7 +168,7 @@ def _read(path: Path, archive: zipfile.ZipFile) -> Any:
     check_members(archive, size)
     pickles = [name for name in archive.namelist() if name.rpartition("/")[2] == "data.pkl"]
     if len(pickles) != 1:
-        raise WeightsError("not written by torch.save: it holds no data.pkl")
+        raise WeightsError("it was not written by torch.save, because it holds no data.pkl")
     root = pickles[0].removesuffix("data.pkl")
     if f"{root}byteorder" in archive.namelist() and _bounded(archive, f"{root}byteorder", 16) != b"little":
         raise WeightsError("its numbers are big-endian: save it again on a little-endian machine")
@@ -168,22 +177,24 @@ def _read(path: Path, archive: zipfile.ZipFile) -> Any:
 
 
 def _bounded(archive: zipfile.ZipFile, member: str, largest: int) -> bytes:
-    """A member, which is read only if it declares at most `largest` bytes."""
+    """Reads a member if it declares at most `largest` bytes."""
     declared = archive.getinfo(member).file_size
     if declared > largest:
         raise WeightsError(
-            f"{printable(member)} has {declared} bytes, more than the limit of {largest}: save the state dict alone"
+            f"{printable(member)} has {declared} bytes, more than the limit of {largest}: save only the state dict"
         )
     return archive.read(member)
 
 
 def _elements(path: Path, archive: zipfile.ZipFile, member: str, dtype: Any, n: int) -> np.ndarray:
-    """n elements of a member, mapped from the file."""
+    """Returns n elements of a member as a memory map of the file."""
     info = archive.getinfo(member)
     if info.compress_type != zipfile.ZIP_STORED:
-        raise WeightsError(f"{member} is compressed, which torch.save never does")
+        raise WeightsError(f"{member} is compressed, but torch.save writes uncompressed members")
     if not 0 <= n * np.dtype(dtype).itemsize <= info.file_size:
-        raise WeightsError(f"{member} holds {info.file_size} bytes, not the {n} {np.dtype(dtype).name} it should")
+        raise WeightsError(
+            f"{member} holds {info.file_size} bytes, but its storage declares {n} of {np.dtype(dtype).name}"
+        )
     if n == 0:
         return np.zeros(0, dtype)
     with path.open("rb") as file:
@@ -192,14 +203,14 @@ def _elements(path: Path, archive: zipfile.ZipFile, member: str, dtype: Any, n: 
     return np.memmap(path, dtype, "r", info.header_offset + _LOCAL_HEADER.size + name + extra, (n,))
 
 
-# The reader in Python, not the one in C: it calls the methods below, and does not allocate what a pickle declares.
+# The Python implementation, unlike the one in C, calls the methods below and does not allocate declared sizes up front.
 class _Unpickler(pickle._Unpickler):
-    """Knows tensors, storages and plain containers.
+    """An unpickler that supports only tensors, storages and plain containers.
 
     Args:
         program: the pickle.
-        elements: (key, dtype, n) -> the elements of a storage.
-        size: of the whole file in bytes, for the limit on what its tensors may unpack to.
+        elements: function (key, dtype, n) -> the elements of a storage.
+        size: bytes of the whole file, for the limit on the total size of its tensors.
     """
 
     stack: list[Any]
@@ -208,7 +219,7 @@ class _Unpickler(pickle._Unpickler):
     def __init__(self, program: bytes, elements: Callable[[str, Any, int], np.ndarray], size: int):
         super().__init__(io.BytesIO(program))
         self._elements, self._size, self._unpacked = elements, size, 0
-        # of a training script's arguments; a class of its own for each file, should the pickle change it
+        # the arguments of a training script; a new class for each file, in case the pickle changes it
         self._namespace = type("Namespace", (), {})
         self._known: dict[tuple[str, str], Any] = {
             ("collections", "OrderedDict"): _Name(lambda: OrderedDict()),
@@ -224,34 +235,34 @@ class _Unpickler(pickle._Unpickler):
         if module == "torch" and name in STORAGES:
             return _Kind(np.dtype(STORAGES[name]))
         raise WeightsError(
-            f"it refers to {printable(f'{module}.{name}')}, and only tensors and plain containers are read: save the "
-            "state dict alone"
+            f"it refers to {printable(f'{module}.{name}')}, but only tensors and plain containers are read: save only "
+            "the state dict"
         )
 
     def persistent_load(self, pid: Any) -> _Storage:
-        what, kind, key, _, n = pid  # the fourth is the device it was on
+        what, kind, key, _, n = pid  # the fourth entry is the device on which it was
         if what != "storage" or not isinstance(kind, _Kind) or type(n) is not int or type(key) not in (str, int):
-            raise WeightsError("a reference to something that is not a storage")
+            raise WeightsError("it holds a reference to something other than a storage")
         if not str(key).isalnum():
-            raise WeightsError("a reference to something that is not a storage")
+            raise WeightsError("it holds a reference to something other than a storage")
         return _Storage(self._elements(str(key), kind.dtype, n))
 
     def _tensor(self, storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> np.ndarray:
-        """A view of a storage; strides are in elements. Gradients and hooks, which follow, are left out."""
+        """A view of a storage, with strides in elements. Further arguments, for gradients and hooks, are ignored."""
         if not isinstance(storage, _Storage):
-            raise WeightsError("a tensor that is not a plain one")
+            raise WeightsError(_NOT_PLAIN)
         (offset,), shape, strides = _whole((offset,)), _whole(shape), _whole(strides)
         last = offset + sum((n - 1) * step for n, step in zip(shape, strides, strict=True))
         if 0 not in shape and last >= storage.elements.size:
-            raise WeightsError(f"a tensor of shape {tuple(shape)} reaches past the end of its storage")
+            raise WeightsError(f"it holds a tensor of shape {tuple(shape)} that reaches past the end of its storage")
         size = storage.elements.itemsize
         self._unpacked += math.prod(shape) * size
         check_limit(self._unpacked, self._size)
         start = storage.elements[offset:]
         return np.lib.stride_tricks.as_strided(start, shape, [s * size for s in strides], writeable=False)
 
-    # What a pickle could make slow or large by a few bytes each: hashes of nested tuples, sets, copies of dictionaries
-    # into the attributes of an object, buffers of a declared length.
+    # The methods below refuse instructions of a few bytes that cost much time or memory: hashes of nested tuples, sets,
+    # copies of dictionaries into the attributes of an object, and buffers of a declared length.
 
     def _set_items(self) -> None:
         items = self.pop_mark()
@@ -264,13 +275,13 @@ class _Unpickler(pickle._Unpickler):
         self.stack[-1][key] = value
 
     def _leave_attributes(self) -> None:
-        """Attributes (of a state dict: the versions of its modules; of a script: its arguments) are left out."""
+        """Ignores attributes: the module versions of a state dict, and the arguments of a training script."""
         self.stack.pop()
         if not isinstance(self.stack[-1], OrderedDict | self._namespace):
-            raise WeightsError("it sets attributes of something that has none")
+            raise WeightsError("it sets attributes of an object that has none: save only the state dict")
 
     def _refuse(self) -> None:
-        raise WeightsError("it holds something other than tensors and plain containers: save the state dict alone")
+        raise WeightsError("it holds something other than tensors and plain containers: save only the state dict")
 
     dispatch: Any = (
         pickle._Unpickler.dispatch
@@ -280,11 +291,11 @@ class _Unpickler(pickle._Unpickler):
 
 
 def _whole(numbers: Any) -> list[int]:
-    """A few whole numbers that are not negative, of a list or tuple."""
+    """Checks that an argument is a short list or tuple of non-negative integers."""
     if not isinstance(numbers, list | tuple) or len(numbers) > _LARGEST_RANK:
-        raise WeightsError("a tensor that is not a plain one")
+        raise WeightsError(_NOT_PLAIN)
     if not all(type(n) is int and 0 <= n < 2**63 for n in numbers):
-        raise WeightsError("a tensor that is not a plain one")
+        raise WeightsError(_NOT_PLAIN)
     return list(numbers)
 
 
@@ -292,5 +303,5 @@ def _check_keys(keys: Sequence[Any]) -> None:
     for key in keys:
         if type(key) is not str and not (type(key) is int and abs(key) < _LARGEST_KEY):
             raise WeightsError(
-                "it has a dictionary whose keys are neither texts nor numbers: save the state dict alone"
+                "it has a dictionary whose keys are neither strings nor integers: save only the state dict"
             )

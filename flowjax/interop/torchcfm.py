@@ -1,13 +1,14 @@
-"""torchcfm's U-Net (`torchcfm.models.unet.UNetModelWrapper`, after ADM's code) as parameters of `models.adm.ADM`.
+"""Converts torchcfm's U-Net (`torchcfm.models.unet.UNetModelWrapper`) to parameters of `models.adm.ADM`.
 
-Theirs numbers its blocks in one list down and one up, with the halving and doubling convolutions among them; ours has a
-list a level. Kernels are (out, in, row, column) there and (row, column, in, out) here. Its attention is ADM's "legacy"
-one, whose 3 C outputs are ordered (head, q or k or v, width) and ours (q or k or v, head, width); `legacy=False` is for
-networks trained with `use_new_attention_order=True`. A state dict holds neither this nor the number of attention heads:
-the same tensors make different networks, so the number or the width of the heads has to be given. torchcfm's
-`num_heads_upsample`, another number of heads on the way up, cannot be expressed.
+torchcfm's code follows ADM (Dhariwal and Nichol 2021, arXiv:2105.05233). It numbers all blocks on the way down in one
+list and all blocks on the way up in another, including the down- and upsampling convolutions; here each level has a
+list. Kernels are (out, in, row, column) there and (row, column, in, out) here. The 3 C outputs of its "legacy"
+attention are ordered (head, q/k/v, width), and here (q/k/v, head, width); `legacy=False` is for networks trained with
+`use_new_attention_order=True`. A state dict holds neither this order nor the number of attention heads, and the same
+tensors with another number of heads are another network, so the number or the width of the heads must be given. A
+different number of heads on the way up (`num_heads_upsample`) is not supported.
 
-What t is: as here, 0 noise and 1 data, unscaled. The network predicts the velocity, of images in [-1, 1].
+Time is as here: t = 0 is noise and t = 1 is data. The network predicts the velocity of images in [-1, 1].
 """
 
 from collections.abc import Mapping
@@ -29,7 +30,7 @@ BLOCK = {
     "out_layers.0": ("norm2", "norm"),
     "out_layers.3": ("conv2", "conv"),
 }
-"""Of a residual block: theirs to ours, with the kind of the layer. `skip_connection` is `skip` where there is one."""
+"""Layers of a residual block: name in torchcfm to name here and kind. A `skip_connection` becomes `skip`."""
 
 ENDS = {
     "time_embed.0": ("time1", "linear"),
@@ -38,29 +39,30 @@ ENDS = {
     "out.0": ("norm", "norm"),
     "out.2": ("out", "conv"),
 }
-"""Before and after the blocks."""
+"""Layers before and after the blocks."""
 
 
 def from_torchcfm(
     state: Mapping[str, Any], like: Params, head_width: int = 0, legacy: bool = True, heads: int = 0
 ) -> Params:
-    """Converts a torchcfm checkpoint for the `ADM` of the same multipliers, blocks, attention, heads and `film`.
+    """Converts a torchcfm checkpoint for an `ADM` with the same multipliers, blocks, attention, heads and `film`.
 
-    Exactly one of `head_width` and `heads` is given, the one that the network was trained with. The other is 0.
+    Exactly one of `head_width` and `heads` must be given, as in training; the other is 0.
 
     Args:
         state: the state dict (`read_state_dict`).
         like: the parameters of the network, or their shapes.
-        head_width: channels of each attention head: torchcfm's `num_head_channels`, unless that is -1.
-        legacy: the order of q, k and v, as above.
-        heads: number of attention heads in every layer: torchcfm's `num_heads`, where `num_head_channels` is -1.
+        head_width: channels per attention head: torchcfm's `num_head_channels`, unless that is -1.
+        legacy: whether the attention outputs are ordered (head, q/k/v, width).
+        heads: number of attention heads per layer: torchcfm's `num_heads`, if `num_head_channels` is -1.
 
     Returns:
-        Parameters like `like`. Where the network has classes, torchcfm has no embedding for "no label"; it is zero.
+        Parameters with the structure and dtypes of `like`. torchcfm has no embedding for "no label"; in a network with
+        classes it is set to zero.
 
     Raises:
-        WeightsError: if the checkpoint is of another model, or one that ADM cannot express, or if neither or both of
-            `head_width` and `heads` are given.
+        WeightsError: if the checkpoint belongs to another model, or to one that ADM cannot represent, or if neither or
+            both of `head_width` and `heads` are given.
     """
     if (head_width > 0) == (heads > 0):
         raise WeightsError(
@@ -79,17 +81,17 @@ def from_torchcfm(
     if "encoders.label.table" in wanted:
         flat["encoders.label.table"] = take("label_emb.weight", lambda a: np.concatenate([a, np.zeros_like(a[:1])]))
     if "encoders.augment.linear.kernel" in wanted:
-        raise WeightsError("torchcfm's networks know of no augmentation: build the network without")
+        raise WeightsError("torchcfm networks take no augmentation labels: data.augment must not be 'edm'")
     take.finish()
     return fill(like, flat)
 
 
 def layers(wanted: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
-    """Every layer of theirs, by ours and its kind, for the network whose flat parameters are `wanted`."""
+    """Maps each torchcfm layer to its name and kind here, for a network with the flat parameters `wanted`."""
     table = dict(ENDS)
 
     def stage(theirs: str, ours: str) -> int:
-        """A residual block and its attention; returns how many of their modules that is."""
+        """Adds a residual block and its attention; returns the number of torchcfm modules."""
         table.update({f"{theirs}.0.{a}": (f"{ours}.block.{b}", kind) for a, (b, kind) in BLOCK.items()})
         if f"{ours}.block.skip.kernel" in wanted:
             table[f"{theirs}.0.skip_connection"] = (f"{ours}.block.skip", "conv")
@@ -125,13 +127,13 @@ def layers(wanted: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
 
 
 def _levels(wanted: Mapping[str, Any], side: str) -> list[int]:
-    """The number of blocks of each level of `down` or `up`."""
+    """The number of blocks per level of `down` or `up`."""
     places = {tuple(map(int, name.split(".")[1:3])) for name in wanted if name.startswith(f"{side}.")}
     return [sum(level == i for level, _ in places) for i in range(len({level for level, _ in places}))]
 
 
 def _weight(kind: str, head_width: int, heads: int, legacy: bool) -> Any:
-    """(out, in, ...) to (..., in, out); the 1 x 1 convolutions of attention have one axis too many."""
+    """Transposes (out, in, ...) to (..., in, out) and drops the spatial axis of the 1 x 1 convolutions of attention."""
     if kind == "norm":
         return lambda a: a
     if kind == "conv":
@@ -146,6 +148,6 @@ def _bias(kind: str, head_width: int, heads: int, legacy: bool) -> Any:
 
 
 def _ordered(a: Float[np.ndarray, "*in D"], head_width: int, heads: int, legacy: bool) -> Float[np.ndarray, "*in D"]:
-    """The last axis from (head, 3, width) to (3, head, width)."""
+    """Reorders the last axis from (head, 3, width) to (3, head, width)."""
     width = head_width or a.shape[-1] // (3 * heads)
     return a.reshape(*a.shape[:-1], -1, 3, width).swapaxes(-3, -2).reshape(a.shape) if legacy else a

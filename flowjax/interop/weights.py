@@ -1,8 +1,8 @@
-"""Weights in one safetensors file, with all that is needed to use them: the resolved config and the data spec.
+"""Weights in one safetensors file, together with the resolved config and the data spec that are needed to use them.
 
-Parameters stand under their paths, "up.0.1.block.conv1.kernel", in our layout: kernels are (..., in, out), images NHWC.
-The config, the data spec and the step are JSON under `flowjax` in the file's metadata. Other programs read such a file
-with the `safetensors` package alone.
+Parameters are stored by their paths, such as "up.0.1.block.conv1.kernel", with kernels (..., in, out) and images NHWC.
+The config, the data spec and the step are stored as JSON under `flowjax` in the metadata of the file. Other programs
+need only the `safetensors` package to read such a file.
 """
 
 import json
@@ -33,22 +33,22 @@ from flowjax.typing import Params, PyTree
 __all__ = ["DTYPES", "Weights", "abstract_variables", "export_run", "load_weights", "open_weights", "save_weights"]
 
 DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
-"""Types in which parameters are stored; they are float32 in memory."""
+"""Dtypes in which parameters can be stored; in memory they are float32."""
 
 _KEY = "flowjax"
 
 _VARIABLES = "variables:"
-"""Before the names of arrays that are not parameters."""
+"""Prefix of the names of arrays that are not parameters."""
 
 
 class Weights(NamedTuple):
-    """What a file of weights holds.
+    """The content of a weights file.
 
     Attributes:
-        config: resolved.
-        spec: of the data.
-        params: of the network that `build(config, spec)` builds.
-        step: optimizer steps behind them; 0 if unknown.
+        config: the resolved config.
+        spec: the description of the training data.
+        params: parameters of the network that `build(config, spec)` builds.
+        step: number of optimizer steps taken; 0 if unknown.
         variables: the variables of the network that are not parameters, such as batch statistics.
     """
 
@@ -60,50 +60,50 @@ class Weights(NamedTuple):
 
 
 def save_weights(path: str | Path, weights: Weights, dtype: str = "float32") -> dict[str, int]:
-    """Writes a safetensors file, whole or not at all.
+    """Writes a safetensors file atomically.
 
     Args:
-        path: of the file; its folder is made.
-        weights: what it shall hold.
+        path: path of the file; its folder is created.
+        weights: the content.
         dtype: a name in `DTYPES`.
 
     Returns:
-        The number of `parameters` and of `bytes`.
+        The number of `parameters` and the number of `bytes` of the file.
 
     Raises:
-        WeightsError: on an unknown dtype.
+        WeightsError: if the dtype is unknown.
         RunFault: if the file cannot be written.
     """
     path = Path(path)
     if dtype not in DTYPES:
         raise WeightsError(f"unknown dtype {dtype!r}: known are {', '.join(DTYPES)}")
-    # safetensors writes memory as it lies: only contiguous arrays are what they seem
+    # safetensors writes the memory of an array without regard to its strides, so it must be contiguous
     arrays = {name: np.array(a, DTYPES[dtype], order="C") for name, a in flatten(weights.params).items()}
     arrays |= {f"{_VARIABLES}{name}": on_host(a) for name, a in flatten(weights.variables).items()}
     config = weights.config.to_dict()
-    config["data"]["path"] = Path(config["data"]["path"]).name  # the recipients of the file need not know the folder
+    config["data"]["path"] = Path(config["data"]["path"]).name  # only the name, because the file may be published
     record = {"format": FORMAT, "config": config, "data": weights.spec.to_record(), "step": weights.step}
     try:
         with written(path) as part:
             part.touch()
             mode = part.stat().st_mode
             save_file(arrays, part, {_KEY: json.dumps(record)})
-            part.chmod(mode)  # safetensors lets nobody else read it
+            part.chmod(mode)  # safetensors makes the file unreadable for other users
     except (OSError, SafetensorError) as error:
         raise RunFault(f"cannot write {path}: {disk_problem(error) or error}") from None
     return {"parameters": sum(a.size for a in arrays.values()), "bytes": path.stat().st_size}
 
 
 def load_weights(path: str | Path, plugins: Sequence[str] = ()) -> Weights:
-    """Reads what `save_weights` wrote, and checks it against the network of its config.
+    """Reads a file written by `save_weights`, and checks it against the network of its config.
 
     Args:
-        path: of the file.
-        plugins: the modules that may be imported for what its config names, as in `flowjax.load`.
+        path: path of the file.
+        plugins: modules that may be imported for the names in its config, as in `flowjax.load`.
 
     Raises:
-        WeightsError: if it is no such file, or its parameters are not those of its config's network.
-        ConfigError: if its config is not one of this version.
+        WeightsError: if the file cannot be read, or its parameters do not fit the network of its config.
+        ConfigError: if its config is not valid in this version.
     """
     path = Path(path)
     try:
@@ -115,11 +115,11 @@ def load_weights(path: str | Path, plugins: Sequence[str] = ()) -> Weights:
             declared = {name: _Declared.of(file.get_slice(name)) for name in file.keys()}  # noqa: SIM118
             config, spec, step = _read_record((file.metadata() or {}).get(_KEY), len(declared), plugins)
             params, variables = abstract_variables(config, spec, plugins)
-            own = {name: one for name, one in declared.items() if not name.startswith(_VARIABLES)}
-            rest = {name.removeprefix(_VARIABLES): one for name, one in declared.items() if name not in own}
-            check(params, own)
+            kept = {name: one for name, one in declared.items() if not name.startswith(_VARIABLES)}
+            rest = {name.removeprefix(_VARIABLES): one for name, one in declared.items() if name not in kept}
+            check(params, kept)
             check_variables(variables, rest)
-            filled = fill(params, {name: file.get_tensor(name) for name in own})
+            filled = fill(params, {name: file.get_tensor(name) for name in kept})
             others = fill_variables(variables, {name: file.get_tensor(_VARIABLES + name) for name in rest})
             return Weights(config, spec, filled, step, others)
     except ConfigError as error:
@@ -128,12 +128,12 @@ def load_weights(path: str | Path, plugins: Sequence[str] = ()) -> Weights:
         raise WeightsError(f"{path}: {error}") from None
     except DataError as error:
         raise WeightsError(f"{path}: {error}") from None
-    except Exception as error:  # a damaged file, and a config of absurd values, can raise anything
+    except Exception as error:  # a damaged file, or a config with absurd values, can raise any exception
         raise WeightsError(f"{path} cannot be read: {type(error).__name__}: {one_line(error)}") from None
 
 
 class _Declared(NamedTuple):
-    """What the header of a safetensors file says of one array."""
+    """The shape and dtype of one array in the header of a safetensors file."""
 
     shape: tuple[int, ...]
     dtype: str
@@ -145,7 +145,7 @@ class _Declared(NamedTuple):
 
 
 def _read_record(text: str | None, tensors: int, plugins: Sequence[str]) -> tuple[Config, DataSpec, int]:
-    """Reads the config, the data spec and the step out of the metadata of a file that holds so many tensors."""
+    """Reads the config, the data spec and the step from the metadata of a file that holds `tensors` tensors."""
     if text is None:
         raise WeightsError("it has no config in its metadata: it was not written by `flowjax export`")
     record = json.loads(text)
@@ -158,19 +158,23 @@ def _read_record(text: str | None, tensors: int, plugins: Sequence[str]) -> tupl
     model = config.get("model", {})
     known = model if model.get("name") in MODEL_DEFAULTS else {}
     blocks = known.get("depth", 1) * known.get("blocks", 1) * len(known.get("multipliers", "1"))
-    if blocks > max(tensors, 16):  # refused before the network is built, which takes as long as there are blocks
+    if blocks > max(tensors, 16):  # before the network is built, which takes time in proportion to its blocks
         raise WeightsError(
-            f"these weights belong to another model: the config has {blocks} blocks, and the file {tensors} tensors"
+            f"these weights belong to another model: the config has {blocks} blocks, but the file has {tensors} tensors"
         )
     return config, DataSpec.from_record(data), max(0, record["step"])
 
 
 def open_weights(path: str | Path, plugins: Sequence[str] = ()) -> Run:
-    """A file of weights as a run: to sample, score and guide with, as with `flowjax.load(workdir)`.
+    """Opens a weights file for sampling, scoring and guidance, like `flowjax.load(workdir)`.
 
     Args:
-        path: of the file.
-        plugins: the modules that may be imported for what its config names, as in `flowjax.load`.
+        path: path of the file.
+        plugins: modules that may be imported for the names in its config, as in `flowjax.load`.
+
+    Raises:
+        WeightsError: if the file cannot be read, or its parameters do not fit the network of its config.
+        ConfigError: if its config is not valid in this version.
     """
     weights = load_weights(path, plugins)
     method = build(weights.config, weights.spec, plugins)
@@ -186,7 +190,23 @@ def export_run(
     dtype: str = "float32",
     plugins: Sequence[str] = (),
 ) -> dict[str, int]:
-    """Writes the weights of a run's checkpoint; arguments and errors as `flowjax.load` and `save_weights`."""
+    """Writes the weights of a checkpoint of a run to a safetensors file.
+
+    Args:
+        workdir: the folder of the run.
+        out: path of the file to write.
+        ema: whether to export the moving average of the parameters.
+        checkpoint: the checkpoint, as in `flowjax.load`.
+        dtype: a name in `DTYPES`.
+        plugins: modules that may be imported for the names in the config, as in `flowjax.load`.
+
+    Returns:
+        The number of `parameters`, the number of `bytes` of the file, and the `step` of the checkpoint.
+
+    Raises:
+        WeightsError: if the dtype is unknown.
+        RunFault: if the file cannot be written.
+    """
     run = load(workdir, ema, checkpoint, plugins=plugins)
     return save_weights(out, Weights(run.config, run.spec, run.params, run.step, run.variables), dtype) | {
         "step": run.step
@@ -194,5 +214,5 @@ def export_run(
 
 
 def abstract_variables(config: Config, spec: DataSpec, plugins: Sequence[str] = ()) -> Variables:
-    """The shapes of the parameters and of the other variables of a config's network, without making any."""
+    """Returns the shapes of the parameters and other variables of the network of a config, without allocating them."""
     return jax.eval_shape(build(config, spec, plugins).init, jax.random.key(0))

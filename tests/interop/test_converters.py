@@ -169,17 +169,17 @@ def test_checkpoints_of_other_networks_are_told():
     to_cfm = lambda state, **changes: from_torchcfm(state, cfm(**changes).like, head_width=16)
     for call, message in (
         (lambda: to_cfm(without(state, "out.2.bias")), "lacks out.2.bias"),
-        (lambda: to_cfm({**state, "more": np.ones(3)}), "has besides more"),
+        (lambda: to_cfm({**state, "more": np.ones(3)}), "also has more"),
         (lambda: to_cfm(state, blocks=2), "lacks input_blocks"),
         (lambda: to_cfm(state, channels=64), r"block.conv1.kernel \(3, 3, 32, 32\) for \(3, 3, 64, 64\)"),
-        (lambda: to_cfm(film), "has besides label_emb.weight"),
+        (lambda: to_cfm(film), "also has label_emb.weight"),
         (lambda: to_cfm(film, fields=classes(3)), r"down.0.0.block.embed.bias \(64,\) for \(32,\)"),
         (lambda: to_cfm(state, fields=classes(3)), "lacks label_emb.weight"),
         (lambda: to_cfm(state, fields=(Field("augment", "vector", (2,), zero_is_null=True),)), "no augmentation"),
         (lambda: to_cfm({**state, "out.2.weight": np.ones(3)}), r"out.2.weight has shape \(3,\)"),
         (lambda: from_dit(transformer, dit().like), r"out.bias \(32,\) for \(16,\)"),
-        (lambda: from_dit(transformer, dit(outputs=2, depth=1).like), "has besides blocks.1"),
-        (lambda: from_dit(transformer, dit(outputs=2, fields=()).like), "has besides y_embedder"),
+        (lambda: from_dit(transformer, dit(outputs=2, depth=1).like), "also has blocks.1"),
+        (lambda: from_dit(transformer, dit(outputs=2, fields=()).like), "also has y_embedder"),
         (lambda: from_dit({**transformer, "pos_embed": np.zeros((1, 16, 32))}, dit(outputs=2).like), "pos_embed"),
         (lambda: from_dit(transformer, dit(outputs=2, qk_norm=True).like), "lacks blocks.0.k_gain"),
     ):

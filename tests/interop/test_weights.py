@@ -110,9 +110,9 @@ def test_parameters_of_another_network_are_told(exported, tmp_path):
     renamed = {name.replace("layers.0", "blocks.0"): a for name, a in arrays.items()}
     for changed, message in (
         ({k: a for k, a in arrays.items() if k != "out.bias"}, "the file lacks out.bias"),
-        (arrays | {"more": np.ones(2)}, "the file has besides more"),
+        (arrays | {"more": np.ones(2)}, "the file also has more"),
         (arrays | {"out.bias": np.ones(3)}, r"in another shape out.bias \(3,\) for \(2,\)"),
-        (renamed, "lacks layers.0.bias, layers.0.kernel; it has besides blocks.0"),
+        (renamed, "lacks layers.0.bias, layers.0.kernel; it also has blocks.0"),
         ({}, "lacks layers.0.bias, layers.0.kernel, layers.1.bias and 3 more"),
     ):
         save_file(changed, path, metadata)
@@ -221,15 +221,15 @@ def test_convert_torchcfm(flowjax, tmp_path):
         (("convert", "--from=dit", "--out=w.safetensors", "--weights=a.pt", "--shape=8"), "like 64,64,4"),
         (("convert", "--from=dit", "--out=w.safetensors", "--weights=a.pt", "--config.model.width"), "needs a value"),
         (("convert", "--from=dit", "--out=w.safetensors", "--weights=a.pt", "--config.model.wdth=8"), "model.width"),
-        (("convert", "--from=sit", "--out=w.safetensors", "--weights=a.pt", "--config.model.name=mlp"), "are 'dit'"),
+        (("convert", "--from=sit", "--out=w.safetensors", "--weights=a.pt", "--config.model.name=mlp"), "must be 'dit'"),
         (("convert", "--from=dit", "--out=w.safetensors", f"--weights={DATA}/dit.pt", *DIT, "--config.model.depth=1"),
          "another model"),
-        (("convert", "--from=dit", "--out=w.safetensors", "--weights=a.pt", "--config.model.width=32"), "give --heads"),
+        (("convert", "--from=dit", "--out=w.safetensors", "--weights=a.pt", "--config.model.width=32"), "(--heads) is needed"),
         (("convert", "--from=torchcfm", "--out=w.safetensors", "--weights=a.pt"), "give either --head_width 64"),
         (("convert", "--from=torchcfm", "--out=w.safetensors", "--weights=a.pt", "--heads=1", "--head_width=8"),
          "--heads and --head_width cannot be used together"),
         (("convert", "--from=dit", "--out=w.safetensors", f"--weights={DATA}/dit.pt", "--shape=16,16,4", *DIT[1:]),
-         "images of 16 patches, and (16, 16, 4) has 64"),
+         "images of 16 patches, but images of shape (16, 16, 4) have 64"),
     ],
 )  # fmt: skip
 def test_usage_errors(flowjax, tmp_path, monkeypatch, argv, message):
