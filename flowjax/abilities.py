@@ -1,18 +1,18 @@
-"""What a trained model can do: one small protocol for each ability.
+"""The abilities of trained models, each with a small protocol.
 
-    velocity    velocity(t, x, cond)        the velocity of a flow whose ODE carries the source to the data
-    ends        ends(t, x, cond)            posterior means of both ends of the model's `path`
+    velocity    velocity(t, x, cond)        the velocity of a flow whose ODE maps the source to the data
+    ends        ends(t, x, cond)            the posterior means of both ends of the model's `path`
     score       score(t, x, cond)           the gradient of log p_t
-    flow_map    flow_map(s, t, x, cond)     the flow's map from time s to time t, in one evaluation
+    flow_map    flow_map(s, t, x, cond)     the map of the flow from time s to time t, in one evaluation
     bijection   forward / inverse           an invertible map between source and data, with its log-determinant
     rates       rates(t, x, cond)           the jump rates of a process on tokens
 
-Samplers, likelihoods and guides ask a model for abilities and for nothing else. `abilities_of` says which of them a
-model offers. A class may have a method for an ability that one of its objects lacks (a score, on a path without one):
-such an object lists it in `missing`, a dictionary from abilities to the reason, and `abilities_of` leaves it out.
+Samplers, likelihoods and guides use a model only through these abilities. `abilities_of` returns the abilities of a
+model. If a class has a method for an ability that one of its objects lacks, such as a score on a path without one, the
+object has an attribute `missing`, a dictionary from such abilities to the reason.
 
-All arrays lead with the batch axis. `t` and `s` are scalars or (B,); `cond` is a dictionary of named arrays
-(`flowjax.conditions`), or None.
+The first axis of all arrays is the batch. `t` and `s` are scalars or (B,), with the source at time 0 and the data at
+time 1. `cond` is a dictionary of named arrays (`flowjax.conditions`), or None.
 """
 
 import dataclasses
@@ -42,13 +42,13 @@ __all__ = [
 
 
 class Ends(NamedTuple):
-    """Posterior means at (t, x), each (B, *event).
+    """The posterior means at (t, x), each (B, *event).
 
     Attributes:
-        x0, x1: E[x0 | x_t = x], E[x1 | x_t = x].
-        z: E[z | x_t = x] of the path's own noise, if known.
-        variance_fraction: of a network with learned variance: where in [0, 1], in logarithm, the variance of an
-            ancestral step lies between its bounds (`flowjax.paths.transition`).
+        x0, x1: E[x0 | x_t = x] and E[x1 | x_t = x].
+        z: E[z | x_t = x] for the noise of the path, or None.
+        variance_fraction: for a network with learned variance: the variance of an ancestral step on a logarithmic scale
+            from its lower bound, 0, to its upper bound, 1 (`flowjax.paths.transition`); otherwise None.
     """
 
     x0: Batched
@@ -59,7 +59,7 @@ class Ends(NamedTuple):
 
 @runtime_checkable
 class HasVelocity(Protocol):
-    """A model with a velocity: dx/dt = velocity(t, x, cond) carries the source at t = 0 to the data at t = 1."""
+    """A model with a velocity: dx/dt = velocity(t, x, cond) maps the source at t = 0 to the data at t = 1."""
 
     @property
     def velocity(self) -> Callable[..., Batched]:
@@ -69,11 +69,11 @@ class HasVelocity(Protocol):
 
 @runtime_checkable
 class HasEnds(Protocol):
-    """A model on a path: the posterior means of both ends of `path`."""
+    """A model of the posterior means of both ends of a path."""
 
     @property
     def path(self) -> Any:
-        """The path (`flowjax.paths`) whose ends they are."""
+        """The path of the model (`flowjax.paths`)."""
         ...
 
     def ends(self, t: Time, x: Batched, cond: Cond = None) -> Ends:
@@ -92,23 +92,23 @@ class HasScore(Protocol):
 
 @runtime_checkable
 class HasFlowMap(Protocol):
-    """A model that jumps along the flow: consistency models, mean flows, flow maps."""
+    """A model of the map of a flow between two times, such as a consistency model, a mean flow or a flow map."""
 
     def flow_map(self, s: Time, t: Time, x: Batched, cond: Cond = None) -> Batched:
-        """The point at time t on the trajectory that is at x at time s, (B, *event)."""
+        """The point at time t of the trajectory that passes through x at time s, (B, *event)."""
         ...
 
 
 @runtime_checkable
 class Bijection(Protocol):
-    """A model that is an invertible map from the source to the data: a normalizing flow."""
+    """An invertible map from the source to the data, such as a normalizing flow."""
 
     def forward(self, z: Batched, cond: Cond = None) -> tuple[Batched, Float[Array, " B"]]:
-        """(x, log |det dx/dz|): from the source to the data."""
+        """Maps the source to the data: (x, log |det dx/dz|)."""
         ...
 
     def inverse(self, x: Batched, cond: Cond = None) -> tuple[Batched, Float[Array, " B"]]:
-        """(z, log |det dz/dx|): from the data to the source."""
+        """Maps the data to the source: (z, log |det dz/dx|)."""
         ...
 
 
@@ -117,7 +117,7 @@ class HasRates(Protocol):
     """A model of a jump process on tokens."""
 
     def rates(self, t: Time, x: Any, cond: Cond = None) -> Array:
-        """The rates of jumps from x to each other token, (B, L, vocabulary)."""
+        """The rates of jumps from each token of x, (B, L), to every other token, (B, L, vocabulary)."""
         ...
 
 
@@ -129,29 +129,29 @@ ABILITIES: dict[str, type] = {
     "bijection": Bijection,
     "rates": HasRates,
 }
-"""The protocols by the name of the ability."""
+"""The protocol of each ability, by name."""
 
 
 def missing_from(model: Any) -> Mapping[str, str]:
-    """Abilities for which the model's class has a method and which this object lacks, with the reason."""
+    """The abilities that this object lacks although its class has a method for them, each with the reason."""
     return getattr(model, "missing", {})
 
 
 def abilities_of(model: Any) -> tuple[str, ...]:
-    """The names in `ABILITIES` of what the model offers."""
+    """The names of the model's abilities, in the order of `ABILITIES`."""
     missing = missing_from(model)
     return tuple(name for name, kind in ABILITIES.items() if name not in missing and isinstance(model, kind))
 
 
 def interval_of(model: Any) -> tuple[float, float]:
-    """The times at which a model can be asked: its `interval`, and (0, 1) for a model without one."""
+    """The interval of times at which a model can be evaluated: its `interval`, or (0, 1) if it has none."""
     low, high = getattr(model, "interval", None) or (0.0, 1.0)
     return low, high
 
 
 @dataclasses.dataclass(frozen=True)
 class _Velocity:
-    """The velocity of a model whose `velocity` is a plain method; equal for equal models."""
+    """The velocity of a model whose `velocity` has no `interval`; equal for equal models."""
 
     model: HasVelocity
 
@@ -168,17 +168,16 @@ class _Velocity:
 
 
 def velocity_of(model: HasVelocity) -> Any:
-    """The model's velocity as a function (t, x, cond) with an `interval`: what `solve_ode` integrates."""
+    """The velocity of a model as a function (t, x, cond) with an attribute `interval`, for `solve_ode`."""
     return model.velocity if hasattr(model.velocity, "interval") else _Velocity(model)
 
 
 def in_forward_mode(what: Any) -> Any:
-    """The same object with every network in it made differentiable in forward mode.
+    """The same object with every network in it changed so that `jax.jvp` can differentiate it.
 
-    A network whose kernels bring their own reverse-mode rule cannot be differentiated by `jax.jvp`. An object that
-    binds such a network has a method `with_forward_mode()`, which returns one that computes the same by plain
-    operations. It is found wherever it is a field of a frozen dataclass, at any depth: readings, guides, velocity
-    fields.
+    A network whose kernels have a custom reverse-mode derivative cannot be differentiated by `jax.jvp`. An object that
+    contains such a network has a method `with_forward_mode()`, which returns an object that computes the same values
+    without these kernels. It is found if it is a field of a frozen dataclass, at any depth, as in guides.
     """
     if hasattr(what, "with_forward_mode") and not isinstance(what, type):
         return what.with_forward_mode()

@@ -1,8 +1,8 @@
-"""Names with arguments, such as `vp(0.1, 20)`: read, and checked against the signature of what the name stands for.
+"""Names with arguments, such as `vp(0.1, 20)`: parsing, and checks against the signature of the named function.
 
-A parameter says what it takes by its annotation (`int`, `float | int`, `bool`, `str`, or `Annotated` with a
-`flowjax.ranges.Range`), or, where it has none, by the type of its default. Nothing is called with arguments that do
-not fit.
+The annotation of a parameter (`int`, `float | int`, `bool`, `str`, or `Annotated` with a `flowjax.ranges.Range`), or
+without an annotation the type of its default, determines which arguments are allowed. A function is only called with
+allowed arguments.
 """
 
 import ast
@@ -25,23 +25,26 @@ _MAX_CHARACTERS = 300
 
 
 def make(key: str, text: str, table: Mapping[str, Callable[..., T]], *first: Any, outside: Outside | None = None) -> T:
-    """What `name`, `name(1, 2)` or `name(eps=2)` stands for in a table: table[name](*first, *arguments).
+    """Makes the object for a text `name`, `name(1, 2)` or `name(eps=2)`: table[name](*first, *arguments).
 
-    With `outside` the name may also be that of an object in the caller's own module, `my_package.nets:Name(1, 2)`. A
-    class or a function is called with `outside.first` and the arguments; an object of the kind is taken as it is.
+    With `outside`, the name may also be an object in another module, `my_package.nets:Name(1, 2)`. A class or a
+    function is called with `outside.first` and the arguments. Any other object is used directly.
 
     Args:
-        key: the config key or the flag, for messages.
-        text: its value.
-        table: what each name stands for.
-        first: arguments that come before those in brackets.
-        outside: what an object from outside must be, and which modules may be imported; None if the name can only be
-            one of the table.
+        key: the config key or the flag, for error messages.
+        text: the value of the key.
+        table: the functions or classes by name.
+        first: positional arguments before those in brackets.
+        outside: the required kind of an object from another module, and the modules that may be imported; None if only
+            names in the table are allowed.
+
+    Returns:
+        The object.
 
     Raises:
-        ConfigError: if the name is unknown or its module is not allowed, if it does not take these arguments, or if the
-            builder refuses their values with a plain ValueError. Any other exception of the builder is not about the
-            arguments and is passed on.
+        ConfigError: if the name is unknown, its module must not be imported, the arguments do not match the signature,
+            or the function raises a plain ValueError or an ArithmeticError. Other exceptions of the function are not
+            caught.
     """
     where = f"{key} {shown(text)}"
     name, arguments, keywords = _read(where, text)
@@ -56,15 +59,18 @@ def make(key: str, text: str, table: Mapping[str, Callable[..., T]], *first: Any
 
 
 def make_named(key: str, text: str, build: Callable[..., T]) -> T:
-    """build(name, *arguments) for a text such as `name(eps=2)`, where any identifier can be the name.
+    """Makes the object for a text such as `name(eps=2)`, where the name can be any identifier.
 
     Args:
-        key: the config key or the flag, for messages.
-        text: its value.
-        build: takes the name and the arguments.
+        key: the config key or the flag, for error messages.
+        text: the value of the key.
+        build: a function that is called with the name and the arguments.
+
+    Returns:
+        The result of `build`.
 
     Raises:
-        ConfigError: as `make`, or if the name is not an identifier.
+        ConfigError: if the name is not an identifier, and for the same reasons as `make`.
     """
     where = f"{key} {shown(text)}"
     name, arguments, keywords = _read(where, text)
@@ -74,7 +80,7 @@ def make_named(key: str, text: str, build: Callable[..., T]) -> T:
 
 
 def separate(text: str) -> tuple[str, ...]:
-    """The parts of a text between commas outside of brackets: `a, b(1, 2)` has the parts `a` and `b(1, 2)`."""
+    """Splits a text at the commas outside brackets: `a, b(1, 2)` gives `a` and `b(1, 2)`."""
     if not text.strip():
         return ()
     if len(text) > _MAX_CHARACTERS:
@@ -96,20 +102,27 @@ def _call(
     arguments: list[Any],
     keywords: dict[str, Any],
 ) -> T:
-    """build(*first, *arguments, **keywords) with checked arguments, and the messages of `make`."""
-    takes = _parameters(build, len(first))
+    """Checks the arguments and returns build(*first, *arguments, **keywords); the errors are those of `make`."""
+    parameters = _parameters(build, len(first))
     try:
-        _check(name, takes, arguments, keywords)
+        _check(name, parameters, arguments, keywords)
         return build(*first, *arguments, **keywords)
     except (ValueError, ArithmeticError) as error:
         if isinstance(error, ValueError) and type(error) is not ValueError:
-            raise  # a ConfigError or DataError says all by itself, and a subclass of ValueError has another cause
+            raise  # the message of a ConfigError or DataError is complete; other subclasses are not about the arguments
         raise ConfigError(f"{where}: {error}") from None
 
 
 @dataclass(frozen=True)
 class Parameter:
-    """What one argument of a name may be."""
+    """A parameter of a name.
+
+    Attributes:
+        name: the name of the parameter.
+        kinds: the allowed types.
+        range: the range of a number; None for the default range of its type.
+        default: the default, or `inspect.Parameter.empty`.
+    """
 
     name: str
     kinds: tuple[type, ...]
@@ -125,7 +138,7 @@ class Parameter:
         return f"{self.name}: {kinds}" + ("" if self.required or self.default is None else f" = {self.default!r}")
 
     def fault(self, value: Any) -> str | None:
-        """Why the parameter cannot have this value, to be read after its name; None if it can."""
+        """The end of an error message that starts with the name of the parameter; None if the value is allowed."""
         if not any(is_kind(value, kind) for kind in self.kinds):
             kinds = [KINDS[kind] for kind in self.kinds if kind is not type(None)]
             return f"must be {' or '.join(k if k == KINDS[bool] else f'a {k}' for k in kinds)}, not {shown(value)}"
@@ -136,15 +149,15 @@ class Parameter:
         return (self.range or (NUMBER if float in self.kinds else WHOLE)).fault(value)
 
 
-def usage(name: str, takes: list[Parameter]) -> str:
-    """`vp(beta_min: number = 0.1, beta_max: number = 20.0)`."""
-    return f"{name}({', '.join(map(str, takes))})"
+def usage(name: str, parameters: list[Parameter]) -> str:
+    """The signature of a name for messages, such as `vp(beta_min: number = 0.1, beta_max: number = 20.0)`."""
+    return f"{name}({', '.join(map(str, parameters))})"
 
 
 def _read(where: str, text: str) -> tuple[str, list[Any], dict[str, Any]]:
-    """The name, the arguments and the keyword arguments that a text holds."""
+    """The name, the positional arguments and the keyword arguments in a text."""
     if len(text) > _MAX_CHARACTERS:
-        raise ConfigError(f"{where}: a name with its arguments has at most {_MAX_CHARACTERS} characters")
+        raise ConfigError(f"{where}: a name with its arguments must have at most {_MAX_CHARACTERS} characters")
     name, bracket, _ = text.partition("(")
     name = name.strip()
     if not bracket:
@@ -162,12 +175,12 @@ def _read(where: str, text: str) -> tuple[str, list[Any], dict[str, Any]]:
     except (ValueError, TypeError, ArithmeticError, MemoryError, RecursionError):
         raise ConfigError(f"{where}: the arguments in brackets must be plain numbers or quoted strings") from None
     if len(keywords) < len(call.keywords):
-        raise ConfigError(f"{where}: ** is not possible in the brackets")
+        raise ConfigError(f"{where}: ** cannot be used in the brackets")
     return module + colon + call.func.id, arguments, keywords
 
 
 def _parameters(build: Callable[..., Any], skip: int) -> list[Parameter]:
-    """What `build` takes after its first `skip` arguments."""
+    """The parameters of `build` after the first `skip`."""
     signature = inspect.signature(build, eval_str=True)
     known = [p for p in signature.parameters.values() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.POSITIONAL_ONLY)]
     return [Parameter(p.name, *_kinds(p), p.default) for p in known[skip:]]
@@ -191,23 +204,27 @@ def _kinds(parameter: inspect.Parameter) -> tuple[tuple[type, ...], Range | None
     return tuple(kind for kind in kinds if kind is not int or float not in kinds), bounds
 
 
-def _check(name: str, takes: list[Parameter], arguments: list[Any], keywords: dict[str, Any]) -> None:
-    """Raises ValueError, in one line that shows what the name takes, unless the arguments fit."""
-    written = f"it is written {usage(name, takes)}"
-    if (arguments or keywords) and not takes:
+def _check(name: str, parameters: list[Parameter], arguments: list[Any], keywords: dict[str, Any]) -> None:
+    """Checks that the arguments match the parameters.
+
+    Raises:
+        ValueError: if they do not; the message shows the parameters.
+    """
+    signature = f"the signature is {usage(name, parameters)}"
+    if (arguments or keywords) and not parameters:
         raise ValueError(f"{name} takes no arguments")
-    if len(arguments) > len(takes):
-        raise ValueError(f"{name} takes at most {len(takes)} arguments, not {len(arguments)}; {written}")
-    given = {p.name: value for p, value in zip(takes, arguments, strict=False)}
+    if len(arguments) > len(parameters):
+        raise ValueError(f"{name} takes at most {len(parameters)} arguments, not {len(arguments)}; {signature}")
+    given = {p.name: value for p, value in zip(parameters, arguments, strict=False)}
     for word in keywords:
-        if word not in {p.name for p in takes}:
-            raise ValueError(f"{name} has no argument {word!r}; {written}")
+        if word not in {p.name for p in parameters}:
+            raise ValueError(f"{name} has no argument {word!r}; {signature}")
         if word in given:
-            raise ValueError(f"{name} is given {word} twice; {written}")
+            raise ValueError(f"{name} is given {word} twice; {signature}")
     given |= keywords
-    for parameter in takes:
+    for parameter in parameters:
         if parameter.name not in given:
             if parameter.required:
-                raise ValueError(f"{name} needs its argument {parameter.name}; {written}")
-        elif told := parameter.fault(given[parameter.name]):
-            raise ValueError(f"{parameter.name} {told}; {written}")
+                raise ValueError(f"{name} needs its argument {parameter.name}; {signature}")
+        elif problem := parameter.fault(given[parameter.name]):
+            raise ValueError(f"{parameter.name} {problem}; {signature}")

@@ -1,16 +1,17 @@
-"""Exact log-likelihood by the instantaneous change of variables (Chen et al. 2018; Grathwohl et al. 2019; Song et al.
-2021).
+"""Exact log-likelihoods of flows by the instantaneous change of variables.
 
-Along the flow dx/dt = v(t, x):  d log p_t(x_t) / dt = -div v(t, x_t).  Carried back from the data at t1 to the source
-at t0,
+(Chen et al. 2018, arXiv 1806.07366; Grathwohl et al. 2019, arXiv 1810.01367; Song et al. 2021, arXiv 2011.13456.)
+
+Along the flow dx/dt = v(t, x), the log-density changes by d log p_t(x_t) / dt = -div v(t, x_t). Solving backwards from
+the data at t1 to the source at t0 gives
 
     log p(x) = log p_source(x_0) - integral from t0 to t1 of div v dt .
 
-The divergence is the trace of the Jacobian: exactly, by D forward derivatives an evaluation; or by Hutchinson's
-estimator, the mean of e . (dv/dx) e over random signs e, unbiased, drawn once a solve so that the integrand stays
-smooth.
+The divergence is the trace of the Jacobian. It is either computed exactly, with D forward-mode derivatives per
+evaluation, or estimated without bias by Hutchinson's estimator, the mean of e . (dv/dx) e over random signs e. The
+signs are the same for the whole solve, so that the integrand is smooth.
 
-A bijection has its log-determinant at hand: log p(x) = log p_source(z) + log |det dz/dx| with z = inverse(x).
+For a bijection, log p(x) = log p_source(z) + log |det dz/dx| with z = inverse(x).
 """
 
 from collections.abc import Callable
@@ -36,12 +37,20 @@ __all__ = ["Divergence", "exact_divergence", "hutchinson_divergence", "log_prob"
 _DIRECTIONS_AT_ONCE = 64
 
 Divergence = Literal["exact", "hutchinson"]
+"""How the divergence is computed."""
 
 
 def exact_divergence(v: Callable[[Batched], Batched], x: Batched) -> tuple[Batched, Float[Array, " B"]]:
-    """v(x) and the trace of its Jacobian for each row, by one forward derivative a coordinate.
+    """v(x) and its divergence, with one forward-mode derivative per coordinate.
 
-    Directions go in blocks of 64, so that memory grows with the block and not with D.
+    The derivatives are computed in blocks of 64 directions, so that the memory does not grow with D.
+
+    Args:
+        v: the velocity at one time, a function of x.
+        x: (B, *event).
+
+    Returns:
+        v(x), (B, *event), and the trace of the Jacobian of v for each sample, (B,).
     """
     shape = x.shape[1:]
     d = x[0].size
@@ -59,7 +68,16 @@ def exact_divergence(v: Callable[[Batched], Batched], x: Batched) -> tuple[Batch
 def hutchinson_divergence(
     v: Callable[[Batched], Batched], x: Batched, probes: Float[Array, "B P *event"]
 ) -> tuple[Batched, Float[Array, " B"]]:
-    """v(x) and the mean over probes of e . J e for each row."""
+    """v(x) and Hutchinson's estimate of its divergence, with one forward-mode derivative per probe.
+
+    Args:
+        v: the velocity at one time, a function of x.
+        x: (B, *event).
+        probes: (B, P, *event) random vectors e with E[e e^T] = I.
+
+    Returns:
+        v(x), (B, *event), and the mean of e . J e over the probes for each sample, (B,), where J is the Jacobian of v.
+    """
     y, push = jax.linearize(in_forward_mode(v), x)
     terms = jax.vmap(lambda e: jnp.sum((push(e) * e).reshape(x.shape[0], -1), -1), in_axes=1)(probes)
     return y, terms.mean(0)
@@ -67,8 +85,10 @@ def hutchinson_divergence(
 
 @dataclass(frozen=True)
 class _Augmented:
-    """The field of (x, integral of div v); its condition is (cond, probes). Equal for equal fields, so each compiles
-    once."""
+    """The velocity of (x, integral of div v) with the condition (cond, probes).
+
+    Two of them are equal if their fields are equal, so that each field is compiled once.
+    """
 
     field: Field
     divergence: Divergence
@@ -79,7 +99,7 @@ class _Augmented:
 
     @property
     def space(self) -> tuple[Space, Space]:
-        """The points move in the space of the field, the integral on a line."""
+        """The space of the field for x, and Euclidean space for the integral."""
         return getattr(self.field, "space", EUCLIDEAN), EUCLIDEAN
 
     def __call__(
@@ -108,27 +128,28 @@ def log_prob(
     atol: float = 1e-5,
     steps: int | None = None,
 ) -> tuple[Float[Array, " B"], Stats]:
-    """log p(x) in nats, in the space of x, under the model's flow from `source`.
+    """log p(x) in nats, under the flow of the model from `source`; differentiable in reverse mode.
 
     Args:
-        model: a model with a velocity; a bijection, which needs no solve; or a bare velocity field v(t, x, cond). The
-            same object reuses its compilation.
-        x: (B, *event) at t1, of any event shape; half precision is converted to float32.
+        model: a model with a velocity, a bijection, or a velocity field v(t, x, cond). Pass the same object again to
+            reuse its compilation.
+        x: (B, *event) data at t1, in the space in which the model was trained. Half precision is converted to float32.
         source: the distribution at t0, in general `path.prior(source)`.
-        cond: condition, leading axis B, or None.
-        t0, t1: the interval of the flow; by default as for `solve_ode`, from the source to the data.
-        divergence: `exact` costs D forward derivatives an evaluation; `hutchinson` costs `probes`.
-        key: for Hutchinson's signs: one key, from which row i takes `fold_in(key, i)`; or (B,) keys, one a row.
-        probes: number of random directions a row.
-        solver, rtol, atol, steps: as for `solve_ode`.
+        cond: the condition, with leading axis B, or None.
+        t0, t1: the times of the source and of the data; by default as in `solve_ode`.
+        divergence: "exact" needs D forward-mode derivatives per evaluation, "hutchinson" needs `probes` of them.
+        key: for "hutchinson": one key, of which sample i uses `fold_in(key, i)`, or (B,) keys.
+        probes: the number of random vectors per sample.
+        solver, rtol, atol, steps: see `solve_ode`.
 
     Returns:
-        (B,) log-densities in the dtype of x but at least float32, and the solve's `Stats`, of one evaluation for a
-        bijection. Differentiable in reverse mode.
+        (B,) log-densities in the dtype of x but at least float32, and the `Stats` of the solve. A bijection has one
+        evaluation and no solve.
 
     Raises:
-        ValueError: on `hutchinson` without a key, probes < 1, an unknown divergence, a model with neither a velocity
-            nor an inverse, or what `solve_ode` refuses.
+        ValueError: if "hutchinson" has no key or probes < 1, the divergence is unknown, or the model has neither a
+            velocity nor an inverse; and for the same reasons as `solve_ode`.
+        RuntimeError: if an adaptive solve does not reach t0.
     """
     if isinstance(model, Bijection):
         x = at_least_float32(x)
@@ -139,7 +160,7 @@ def log_prob(
         field = model
     else:
         raise ValueError(
-            f"log_prob takes a model with a velocity or an inverse, or a velocity field, and this model offers "
+            f"log_prob needs a model with a velocity or an inverse, or a velocity field, and this model offers "
             f"{', '.join(abilities_of(model)) or 'nothing'}"
         )
     if divergence not in ("exact", "hutchinson"):
@@ -148,7 +169,7 @@ def log_prob(
     x, signs = at_least_float32(x), None
     if divergence == "hutchinson":
         if key is None:
-            raise ValueError("divergence='hutchinson' draws random directions: pass key=jax.random.key(seed)")
+            raise ValueError("divergence='hutchinson' needs random vectors: pass key=jax.random.key(seed)")
         if probes < 1:
             raise ValueError(f"probes must be at least 1, not {probes}")
         signs = jax.vmap(lambda k: jax.random.rademacher(k, (probes, *x.shape[1:]), x.dtype))(row_keys(key, x.shape[0]))

@@ -1,7 +1,7 @@
-"""Oracles: closed-form ends, velocities, scores and densities, for sources and data whose p_t is known.
+"""Oracles: closed-form ends, velocities, scores and densities, for sources and data with a known density p_t.
 
-Let (x0, x1) be a mixture over components c of weight w_c in which, coordinate by coordinate, x0 ~ N(n, r^2) and
-x1 ~ N(m, s^2) with correlation q. The path x_t = alpha x1 + sigma x0 + gamma z then has
+Let (x0, x1) be a mixture of components c with weights w_c. In each coordinate of a component, x0 ~ N(n, r^2) and
+x1 ~ N(m, s^2) have correlation q. The path x_t = alpha x1 + sigma x0 + gamma z then has
 
     (1)  p_t       = sum_c w_c N(mu_c, V_c I),   mu = alpha m + sigma n,
                                                  V  = alpha^2 s^2 + sigma^2 r^2 + 2 alpha sigma q s r + gamma^2
@@ -11,9 +11,9 @@ x1 ~ N(m, s^2) with correlation q. The path x_t = alpha x1 + sigma x0 + gamma z 
     (5)  E[z  | x] = sum_c R_c gamma / V (x - mu)
     (6)  score     = -sum_c R_c (x - mu) / V
 
-Independent coupling of a mixture of J and one of K components is J K components with q = 0; a finite data set is s =
-0, one component a point. Between two normals q = 1 is optimal transport, and the Schroedinger bridge lies between
-(`bridge_correlation`). They are the root of the tests and what notebooks draw beside what was learned.
+The independent coupling of a mixture of J components with a mixture of K components has J K components with q = 0. A
+finite data set has one component per point, with s = 0. Between two normals, q = 1 is optimal transport, and the
+Schroedinger bridge has a q between 0 and 1 (`bridge_correlation`). Tests and figures compare networks with oracles.
 """
 
 from collections.abc import Mapping
@@ -41,18 +41,20 @@ __all__ = ["Oracle", "bridge_correlation", "dataset", "gaussian", "mixture"]
 )
 @dataclass(frozen=True, eq=False)
 class Oracle(PathModel):
-    """The exact answers for a mixture of isotropic normals on both ends of an affine path.
+    """The exact model for mixtures of isotropic normals at both ends of an affine path, with ends, velocity and score.
 
-    A model with ends, velocity and score. Every method takes t, () or (B,), and x, (B, *event); a condition is
-    ignored. Where all scales (and gamma) are zero the density is singular at t = 1: stay below it. Memory is B x C x D
-    unless compiled, when the distances fuse into their sum.
+    Every method accepts times t of shape () or (B,) and x of shape (B, *event), and ignores the condition. If the
+    scales are zero, the density is singular at t = 1 on a path without noise, so use times below 1. The memory is
+    B x C x D, and less under `jit`, which fuses the distances into their sum.
 
     Attributes:
         path: an affine path.
-        means: of the data, (C, *event), or (C,) for the same mean in every coordinate.
+        means: the means of the data, (C, *event), or (C,) for the same mean in every coordinate.
         scales: (C,) standard deviations of the data.
-        log_weights: (C,), normalised.
-        source_means, source_scales, correlation: of the source, shaped alike; N(0, I), independent, by default.
+        log_weights: (C,) normalised log-weights of the components.
+        source_means: the means of the source, shaped like `means`; 0 by default.
+        source_scales: (C,) standard deviations of the source; 1 by default.
+        correlation: (C,) correlations of x0 and x1 in each coordinate; 0 by default.
     """
 
     path: AffinePath
@@ -64,7 +66,7 @@ class Oracle(PathModel):
     correlation: Float[Array, " C"] | float = 0.0
 
     def _coefficients(self, t: Time, x: Batched) -> "_Coefficients":
-        """alpha, sigma, gamma as (B, 1), and V as (B, C)."""
+        """alpha, sigma and gamma, (B, 1), the covariance of x0 and x1, (C,), and V, (B, C)."""
         r = rates(self.path.schedule, t)
         rows = x[:, :1].reshape(x.shape[0], -1)[:, :1]
         column = lambda a: jnp.broadcast_to(a, x.shape[:1])[:, None]
@@ -75,17 +77,17 @@ class Oracle(PathModel):
         return _Coefficients(alpha, sigma, gamma, cross, variance + 2 * alpha * sigma * cross + gamma**2)
 
     def _full(self, means: Array | float, x: Batched) -> Float[Array, "C *event"]:
-        """Means in the event's full shape, also where they were given as scalars.
+        """The means broadcast to the shape of the event.
 
-        The barrier hides that they may be zero: XLA's CPU compiler (jaxlib 0.10.2) drops a product with a constant zero
-        inside a fused sum and leaves what was in memory.
+        The barrier hides constant zeros from XLA's CPU compiler, which in jaxlib 0.10.2 drops a product with a constant
+        zero inside a fused sum and returns uninitialised memory.
         """
         given: Array = jax.lax.optimization_barrier(jnp.asarray(means, x.dtype))
         given = given.reshape(given.shape + (1,) * (x.ndim - given.ndim))
         return jnp.broadcast_to(given, (self.scales.shape[0], *x.shape[1:]))
 
     def _mu(self, c: "_Coefficients", x: Batched) -> tuple[Array, Array]:
-        """(alpha, sigma) weights against the two stacks of means, flattened: mu = alpha m + sigma n, (B, C, D)."""
+        """The two terms of mu = alpha m + sigma n with flattened events, each (B, C, D)."""
         m, n = (self._full(means, x).reshape(self.scales.shape[0], -1) for means in (self.means, self.source_means))
         return c.alpha[..., None] * m, c.sigma[..., None] * n
 
@@ -104,21 +106,21 @@ class Oracle(PathModel):
         return total * x - data - source
 
     def log_prob(self, t: Time, x: Batched) -> Float[Array, " B"]:
-        """log p_t(x), nats: equation (1)."""
+        """log p_t(x) in nats, (B,): equation (1)."""
         return logsumexp(self._components(self._coefficients(t, x), x), axis=-1)
 
     def score(self, t: Time, x: Batched, cond: Cond = None) -> Batched:
-        """grad_x log p_t(x): equation (6)."""
+        """grad_x log p_t(x), (B, *event): equation (6)."""
         c = self._coefficients(t, x)
         return -self._mix(jax.nn.softmax(self._components(c, x)) / c.variance, c, x)
 
     @property
     def missing(self) -> Mapping[str, str]:
-        """The score is known on every path."""
+        """Nothing: an oracle has the score of every path."""
         return {}
 
     def ends(self, t: Time, x: Batched, cond: Cond = None) -> Ends:
-        """Posterior means of both ends, and of z on a path with noise: equations (3) to (5)."""
+        """The posterior means of both ends, and of z on a path with noise: equations (3) to (5)."""
         c = self._coefficients(t, x)
         r = jax.nn.softmax(self._components(c, x))
         to_data = (c.alpha * self.scales**2 + c.sigma * c.cross) / c.variance
@@ -128,7 +130,14 @@ class Oracle(PathModel):
         return Ends(x0, x1, None if self.path.noise is None else self._mix(r * c.gamma / c.variance, c, x))
 
     def sample(self, key: Array, t: Time, n: int, event: tuple[int, ...]) -> Batched:
-        """n points of p_t: what a solve that starts at t should start from."""
+        """n samples of p_t, (n, *event), such as the initial states of a solve that starts at t.
+
+        Args:
+            key: a PRNG key.
+            t: the time, a scalar or (n,).
+            n: the number of samples.
+            event: the shape of one sample.
+        """
         key_c, key_x = jax.random.split(key)
         x = jnp.zeros((n, *event), self.scales.dtype)
         c = self._coefficients(t, x)
@@ -157,10 +166,15 @@ def gaussian(
     source_std: ArrayLike = 1.0,
     correlation: ArrayLike = 0.0,
 ) -> Oracle:
-    """Data N(mean, std^2 I): `std` a scalar; `mean` a scalar or an array of the event's shape.
+    """The oracle of data N(mean, std^2 I) and a source N(source_mean, source_std^2 I).
 
-    The source is N(source_mean, source_std^2 I) with that correlation in each coordinate; N(0, I), independent, by
-    default.
+    Args:
+        path: an affine path.
+        mean: the mean of the data, a scalar or an array with the shape of the event.
+        std: the standard deviation of the data, a scalar.
+        source_mean: the mean of the source, a scalar or an array with the shape of `mean`.
+        source_std: the standard deviation of the source, a scalar.
+        correlation: the correlation of source and data in each coordinate, a scalar; 0 is the independent coupling.
     """
     mean = jnp.asarray(mean, jnp.result_type(float))
     one = lambda a: jnp.reshape(jnp.asarray(a, mean.dtype), (1,))
@@ -169,17 +183,27 @@ def gaussian(
 
 
 def bridge_correlation(source_std: float, std: float, sigma: float) -> float:
-    """Correlation of the ends of the Schroedinger bridge of Brownian motion `sigma` between two isotropic normals.
+    """The correlation of the ends of the Schroedinger bridge between two isotropic normals.
 
-    It is entropic optimal transport of |x - y|^2 with eps = 2 sigma^2; its covariance c solves c^2 + sigma^2 c =
-    (source_std std)^2 (Mallasto et al. 2022, theorem 1; Bunne et al. 2023). sigma = 0 gives 1, optimal transport.
+    The bridge is entropic optimal transport with the cost |x - y|^2 and eps = 2 sigma^2. The covariance c of its ends
+    solves c^2 + sigma^2 c = (source_std std)^2 (Mallasto et al. 2022, theorem 1; Bunne et al. 2023).
+
+    Args:
+        source_std, std: the standard deviations of the source and of the data.
+        sigma: the scale of the Brownian motion; 0 gives the correlation 1 of optimal transport.
     """
     product = source_std * std
     return ((product**2 + sigma**4 / 4) ** 0.5 - sigma**2 / 2) / product
 
 
 def mixture(path: AffinePath, mixture: GaussianMixture, source: GaussianMixture | None = None) -> Oracle:
-    """Data from a mixture of isotropic normals in (D,); the source N(0, I), or another mixture, independent of it."""
+    """The oracle of data from a mixture of isotropic normals, independent of the source.
+
+    Args:
+        path: an affine path.
+        mixture: the distribution of the data, with events (D,).
+        source: the distribution of the source; None for N(0, I).
+    """
     means = jnp.asarray(mixture.means)
     scales = jnp.broadcast_to(jnp.asarray(mixture.scales, means.dtype), means.shape[:1])
     if source is None:
@@ -197,7 +221,12 @@ def mixture(path: AffinePath, mixture: GaussianMixture, source: GaussianMixture 
 
 
 def dataset(path: AffinePath, points: Float[ArrayLike, "N *event"]) -> Oracle:
-    """Data uniform on a finite set (N, *event): the field of a network that has memorised it without error."""
+    """The oracle of the uniform distribution on a finite set, which is what a network that memorises the set learns.
+
+    Args:
+        path: an affine path.
+        points: (N, *event) data points.
+    """
     means = jnp.asarray(points)
     n = means.shape[0]
     return Oracle(path, means, jnp.zeros(n, means.dtype), jnp.full(n, -jnp.log(float(n)), means.dtype))

@@ -1,7 +1,7 @@
-"""The values that a config may hold: one table of bounds, checked before anything is built.
+"""The allowed values of config keys: one table of ranges, which are checked before anything is built.
 
-Every number has a finite range. The upper bounds are far above any useful setting: they exist so that a mistyped or
-malicious value is refused in one line, instead of filling the memory or running for hours.
+Every number has a finite range. The upper bounds are far above any useful setting, so that a mistyped or malicious
+value raises a one-line error instead of filling the memory or running for hours.
 """
 
 import math
@@ -25,13 +25,13 @@ __all__ = [
 ]
 
 MAX_PARAMETERS = 2**34
-"""The largest network that is built: 64 GiB of parameters in float32."""
+"""The largest number of parameters of a network: 64 GiB in float32."""
 
 MAX_COORDINATES = 2**26
-"""The largest single example, in numbers: an image of 4,096 x 4,096 pixels with 4 channels."""
+"""The largest number of coordinates of one example: an image of 4,096 x 4,096 pixels with 4 channels."""
 
 _MAX_TEXT = 4096
-"""Characters of a string in a config."""
+"""The largest number of characters of a string in a config."""
 
 
 @dataclass(frozen=True)
@@ -39,9 +39,9 @@ class Range:
     """An interval of numbers.
 
     Attributes:
-        low, high: its ends.
-        ends: which of them belong to it, in the notation of intervals: "[]", "(]", "[)" or "()".
-        least: the smallest absolute value of a number other than 0.
+        low, high: the ends of the interval.
+        ends: whether the ends belong to it, in interval notation: "[]", "(]", "[)" or "()".
+        least: the smallest allowed absolute value of a number that is not 0.
     """
 
     low: float | int
@@ -50,7 +50,7 @@ class Range:
     least: float | int = 0.0
 
     def fault(self, value: float | int) -> str | None:
-        """Why a number is not in the range, to be read after its name; None if it is."""
+        """The end of an error message that starts with the name of the number; None if the number is in the range."""
         above_low = value >= self.low if self.ends[0] == "[" else value > self.low
         below_high = value <= self.high if self.ends[1] == "]" else value < self.high
         if above_low and below_high:
@@ -72,13 +72,13 @@ class Range:
 
 @dataclass(frozen=True)
 class Items:
-    """The elements of a tuple.
+    """The allowed elements of a tuple.
 
     Attributes:
-        kind: int, float (which includes whole numbers) or str.
-        range: of each number.
-        shortest, longest: how many elements there may be.
-        example: shown in messages.
+        kind: the type of the elements: int, float (which includes whole numbers) or str.
+        range: the range of each number; not used for strings.
+        shortest, longest: the smallest and the largest number of elements.
+        example: a valid tuple, shown in error messages.
     """
 
     kind: type
@@ -88,27 +88,27 @@ class Items:
     example: str
 
     def fault(self, values: Sequence[Any]) -> str | None:
-        """Why a tuple is none of these, to be read after its name; None if it is."""
+        """The end of an error message that starts with the name of the tuple; None if the tuple is allowed."""
         if not self.shortest <= len(values) <= self.longest:
             return f"must have {self.shortest} to {self.longest:,} elements, like {self.example}, not {len(values):,}"
         for value in values:
             if not is_kind(value, self.kind):
                 return f"must be a tuple of {KINDS[self.kind]}s like {self.example}, and one element is {shown(value)}"
-            if self.kind is str and (told := text_fault(value)):
-                return f"like {self.example} has an element that {told}"
-            if self.kind is not str and (told := self.range.fault(value)):
-                return f"has an element that {told}"
+            if self.kind is str and (problem := text_fault(value)):
+                return f"like {self.example} has an element that {problem}"
+            if self.kind is not str and (problem := self.range.fault(value)):
+                return f"has an element that {problem}"
         return None
 
 
 KINDS = {bool: "true or false", int: "whole number", float: "number", str: "string", type(None): "None"}
-"""Types as they are called in messages."""
+"""The names of types in error messages."""
 
 WHOLE = Range(-1_000_000, 1_000_000)
-"""Whole numbers in the brackets after a name, unless the parameter has a range of its own."""
+"""The range of whole numbers in the brackets after a name, for parameters without a range."""
 
 NUMBER = Range(-1e9, 1e9, least=1e-12)
-"""The same for numbers. Their squares, which the code takes, are finite and not 0 in float32."""
+"""The same for other numbers. Their squares are finite and not 0 in float32."""
 
 _STEPS = Range(1, 2_000_000_000)  # steps are counted in 32 bits
 _STEPS_OR_NONE = Range(0, 2_000_000_000)
@@ -160,12 +160,15 @@ RANGES: dict[str, Range | Items] = {
 
 
 def fault(value: Any, like: Any, bounds: Range | Items | None) -> str | None:
-    """Why a value cannot be that of a config key, to be read after the key; None if it can.
+    """Checks the value of a config key.
 
     Args:
-        value: given for it, with lists for tuples.
-        like: the key's default, which says the type.
-        bounds: of the key: its entry in `RANGES`; None for one that holds a string or a truth value.
+        value: the value, with lists instead of tuples.
+        like: the default of the key, which has the right type.
+        bounds: the entry of the key in `RANGES`; None for a string or a truth value.
+
+    Returns:
+        The end of an error message that starts with the key; None if the value is allowed.
     """
     kind = type(like)
     if kind is list:
@@ -187,7 +190,7 @@ def is_kind(value: Any, kind: type) -> bool:
 
 
 def text_fault(text: str) -> str | None:
-    """Why a string is refused, to be read after its name; None if it is not."""
+    """The end of an error message that starts with the name of the string; None if the string is allowed."""
     if len(text) > _MAX_TEXT:
         return f"must have at most {_MAX_TEXT:,} characters, not {len(text):,}"
     if any(ord(c) < 32 or ord(c) == 127 for c in text):
@@ -196,7 +199,7 @@ def text_fault(text: str) -> str | None:
 
 
 def shown(value: Any) -> str:
-    """A value for a message: its `repr`, shortened."""
+    """The `repr` of a value, shortened to 60 characters for error messages."""
     try:
         text = " ".join(repr(value).split())
     except ValueError:  # Python refuses to print integers of more than 4,300 digits

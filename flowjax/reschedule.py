@@ -1,10 +1,10 @@
-"""Another schedule at sampling time: a model trained on one path, used on another.
+"""A change of the schedule at sampling time: a model that was trained on one path is used on another.
 
-At equal log-SNR the points of two noiseless affine paths with the same ends differ by a scale alone:
+At equal log-SNR, the points of two affine paths with the same ends and without additional noise differ only by a scale:
 
     x / sqrt(alpha^2 + sigma^2)  at  t   equals   x' / sqrt(alpha'^2 + sigma'^2)  at  t' = log_snr'^-1(log_snr(t))
 
-so the posterior means of the ends are the same, and every sampler, guide or likelihood of the new path applies.
+The posterior means of the ends are therefore equal, and every sampler, guide or likelihood of the new path can be used.
 """
 
 import math
@@ -24,18 +24,17 @@ __all__ = ["Rescheduled", "overlap"]
 
 @dataclass(frozen=True)
 class Rescheduled(PathModel):
-    """A model of one path used on another, which differs in its schedule alone.
+    """A model on a path with another schedule than the path of the original model.
 
-    At equal log-SNR the points of the two paths are equal up to a scale, so the posterior means are the same. Exact
-    where the path of the model reaches that log-SNR (its `interval`, which `flowjax.solvers.sample` keeps to); beyond
-    it the nearest time is used.
+    It is exact at the times whose log-SNR the path of the model reaches. These are its `interval`, to which
+    `flowjax.solvers.sample` restricts a solve by default. At other times the nearest time of the model is used.
 
     Args:
-        model: on its own path.
-        path: to use it on.
+        model: the original model.
+        path: the path on which the model is used. It differs from the path of the model only in its schedule.
 
     Raises:
-        ValueError: for a path with noise.
+        ValueError: if one of the paths has noise.
     """
 
     model: HasEnds
@@ -43,11 +42,11 @@ class Rescheduled(PathModel):
 
     def __post_init__(self):
         if self.trained.noise is not None or self.path.noise is not None:
-            raise ValueError("a path with noise cannot change its schedule: gamma would have to follow")
+            raise ValueError("a path with noise cannot change its schedule, because gamma would have to change too")
 
     @property
     def trained(self) -> AffinePath:
-        """The path of the model."""
+        """The path of the original model."""
         return self.model.path
 
     @property
@@ -60,17 +59,18 @@ class Rescheduled(PathModel):
 
 
 def _size(path: AffinePath, t: Time, like: Batched) -> Array:
-    """sqrt(alpha^2 + sigma^2) at t, shaped to multiply `like`."""
+    """sqrt(alpha^2 + sigma^2) at t, with trailing axes so that it multiplies `like`."""
     r = path.rates(t, like)
     return jnp.sqrt(r.alpha**2 + r.sigma**2)
 
 
 def overlap(trained: AffinePath, path: AffinePath, interval: tuple[float, float] | None = None) -> tuple[float, float]:
-    """The times of `path` whose log-SNR `trained` reaches: where `Rescheduled` is exact.
+    """The interval of times of `path` whose log-SNR `trained` reaches, on which `Rescheduled` is exact.
 
     Args:
-        trained, path: the path of the model, and the one it is used on.
-        interval: the times at which the model can be asked; all of `trained` where None.
+        trained: the path of the original model.
+        path: the path on which the model is used.
+        interval: the times at which the original model can be evaluated; None for all times of `trained`.
     """
     low, high = interval or (trained.t_min, trained.t_max)
     low, high = max(low, trained.t_min), min(high, trained.t_max)

@@ -86,7 +86,7 @@ def test_a_class_aware_coupling_trains_in_the_compiled_loop():
         ({"coupling.name": "sinkhorn(-1)"}, "must be positive"),
         ({"coupling.name": "class_ot"}, "needs data.cond=label"),
         ({"path.schedule": "vp(20, 0.1)"}, "beta_min <= beta_max"),
-        ({"path.schedule": "vp(1, 2, 3)"}, "it is written vp(beta_min: number = 0.1, beta_max: number = 20.0)"),
+        ({"path.schedule": "vp(1, 2, 3)"}, "the signature is vp(beta_min: number = 0.1, beta_max: number = 20.0)"),
         ({"path.schedule": "vp(1"}, "was never closed"),
         ({"path.schedule": "vpp"}, "did you mean 'vp'"),
         ({"path.shift": 0.0}, "path.shift must be positive"),
