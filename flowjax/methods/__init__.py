@@ -1,7 +1,8 @@
-"""Methods: what is trained, one file each. Adding one is a file here and a line in `METHODS`."""
+"""Training methods, one file each. To add a method, add a file here and a line in `METHODS`."""
 
 from flowjax.methods import times, weights
-from flowjax.methods.base import Components, Context, Limit, Loss, Method, MethodDefaults, Network
+from flowjax.methods.base import Context, Limit, Loss, Method, MethodDefaults, Network
+from flowjax.methods.components import Components
 from flowjax.methods.flow_matching import FlowMatching, conditional, marginal
 from flowjax.methods.mean_flow import MeanFlow
 from flowjax.methods.real_nvp import RealNVP
@@ -32,4 +33,4 @@ METHODS: dict[str, type[Method]] = {
     "mean_flow": MeanFlow,
     "real_nvp": RealNVP,
 }
-"""The values of `config.method.name`."""
+"""The method of each value of `config.method.name`."""

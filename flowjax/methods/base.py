@@ -1,11 +1,10 @@
-"""The contract of a method: what is trained, and what the trained network can do.
+"""The interface of a training method, which defines the loss and the model that a trained network becomes.
 
-A method is a frozen object of pure functions. The training step calls `loss` and differentiates it with respect to the
-parameters; it knows nothing of paths, couplings or predictions. A new method is one file in this folder and one line in
-`flowjax.methods.METHODS`, or a class in a module of your own.
+A method is a frozen object of pure functions. The training step differentiates `loss` with respect to the parameters
+and knows nothing about paths, couplings or predictions. To add a method, write one file in this folder and one line in
+`flowjax.methods.METHODS`, or a class in your own module.
 """
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
@@ -20,17 +19,10 @@ from flowjax.sources import Source
 from flowjax.typing import Output, Params, PRNGKey, PyTree
 
 if TYPE_CHECKING:
-    from flowjax.conditions import Field
-    from flowjax.couplings import Coupling
-    from flowjax.data.spec import DataSpec
-    from flowjax.methods.times import Times
-    from flowjax.methods.weights import Weighting
-    from flowjax.paths import AffinePath
-    from flowjax.predictions import Prediction
+    from flowjax.methods.components import Components
 
 __all__ = [
     "BoundNetwork",
-    "Components",
     "Context",
     "Limit",
     "Loss",
@@ -41,7 +33,8 @@ __all__ = [
 ]
 
 _DROPOUT = 2**31 - 3
-"""Folded into a step's key for the dropout, so that the other random numbers are those of a network without it."""
+"""Folded into the key of a step to make the key of the dropout. All other random numbers of a step are therefore the
+same with and without dropout."""
 
 
 @partial(
@@ -51,15 +44,15 @@ _DROPOUT = 2**31 - 3
 )
 @dataclass(frozen=True)
 class Context:
-    """What a loss may read beside the parameters. No gradient flows into it.
+    """The inputs of a loss in addition to the parameters and the batch. No gradient flows into them.
 
     Attributes:
-        step: optimizer steps taken before this one, () int32.
+        step: number of optimizer steps taken so far, () int32.
         targets: moving averages of the parameters, by the names in the method's `targets`.
-        teacher: frozen parameters, which are an argument of the compiled program and not a constant in it; None
-            without a teacher.
+        teacher: frozen parameters of a teacher, or None. They are an argument of the compiled program, not a constant
+            in it.
         state: variables of the network that are not parameters, such as batch statistics.
-        training: whether the loss is that of a training step: with dropout, and with new batch statistics.
+        training: whether the loss is computed for a training step, with dropout and updates of the batch statistics.
     """
 
     step: Int[Array, ""] | int = 0
@@ -70,12 +63,12 @@ class Context:
 
 
 class Loss(NamedTuple):
-    """What a loss returns.
+    """The result of `Method.loss`.
 
     Attributes:
         value: the scalar to minimise.
-        metrics: scalars by the names in the method's `metrics`. A record of `metrics.jsonl` holds the mean of each over
-            the steps since the record before it, or the largest value of those that have a limit.
+        metrics: scalars by the names in the method's `metrics`. Each record of `metrics.jsonl` holds their means over
+            the steps since the previous record, or their maxima for metrics that have a limit.
         state: the variables that are not parameters, after the step.
     """
 
@@ -85,11 +78,13 @@ class Loss(NamedTuple):
 
 
 class Limit(NamedTuple):
-    """The largest value of a metric that training accepts. A step that is above it is not taken, and training stops.
+    """The largest value of a metric that training accepts.
+
+    A step whose metric is above the limit is not applied, and training stops.
 
     Attributes:
         largest: the limit.
-        message: for the user; `{value}` and `{step}` in it stand for the metric and the number of the step.
+        message: the error message, in which `{value}` and `{step}` are replaced by the metric and the step number.
     """
 
     largest: float
@@ -101,11 +96,11 @@ class Network:
     """A network as pure functions.
 
     Attributes:
-        init: key -> `Variables`: parameters, and all other variables.
-        apply: (variables, *arguments, training=False, **inputs) -> (output, state after the call).
-        takes_key: whether it draws dropout from the input `key` in training.
+        init: `init(key) -> Variables`, the initial parameters and all other variables.
+        apply: `apply(variables, *arguments, training=False, **inputs) -> (output, state after the call)`.
+        takes_key: whether training passes it the input `key`, for dropout.
         fused: whether it may use fused kernels, which the input `forward_mode=True` replaces by plain operations.
-        traits: what the network declares about itself.
+        traits: properties that the module declares (`flowjax.models.functional.Traits`).
     """
 
     init: Callable[[PRNGKey], Variables]
@@ -116,18 +111,19 @@ class Network:
 
     @classmethod
     def of(cls, functional: Functional, takes_key: bool = False, fused: bool = False) -> "Network":
-        """The network of an NNX module (`flowjax.models.functional`)."""
+        """Makes the network of an NNX module from its pure functions (`flowjax.models.functional`)."""
         return cls(functional.init, functional.apply, takes_key, fused, functional.traits)
 
     @classmethod
     def from_function(cls, apply: Callable[[Params, Any, Any, Any], Output]) -> "Network":
-        """The network of a plain function `apply(params, t, x, cond) -> output`, whose parameters are the caller's.
+        """Makes a network from a plain function `apply(params, t, x, cond) -> output`.
 
-        A likelihood needs its forward derivative, so it must have no rule of its own for reverse mode alone.
+        The caller initialises the parameters. Likelihoods differentiate the function in forward mode, so it must not
+        use `jax.custom_vjp`.
         """
 
         def initialised_elsewhere(key: PRNGKey) -> Variables:
-            raise ValueError("this network is a plain function: its caller makes the parameters")
+            raise ValueError("a network made from a plain function has no init: initialise its parameters yourself")
 
         def call(variables: Variables, *arguments: Any, training: bool = False, **inputs: Any) -> tuple[Any, PyTree]:
             return apply(variables.params, *arguments, **inputs), variables.state
@@ -137,14 +133,17 @@ class Network:
     def __call__(
         self, params: Params, context: Context, *arguments: Any, key: PRNGKey | None = None, **inputs: Any
     ) -> tuple[Any, PyTree]:
-        """The output, and the state after the call.
+        """Applies the network.
 
         Args:
-            params: parameters.
-            context: holds the state, and whether this is a training step.
-            arguments: of the module, usually t, x and the condition.
-            key: of the step; dropout takes a key of its own from it.
-            inputs: further inputs by name, such as `s` or `mask`; those that are None are left out.
+            params: the parameters.
+            context: provides the state, and whether this is a training step.
+            arguments: positional arguments of the module, usually t, x and the condition.
+            key: key of the step, from which the key of the dropout is derived.
+            inputs: further inputs by name, such as `s` or `mask`. Those that are None are left out.
+
+        Returns:
+            The output, and the state after the call.
         """
         given = {name: value for name, value in inputs.items() if value is not None}
         if self.takes_key and context.training and key is not None:
@@ -157,13 +156,13 @@ class Network:
         return replace(self, apply=partial(self.apply, forward_mode=True), fused=False) if self.fused else self
 
     def bind(self, params: Params, state: PyTree) -> "BoundNetwork":
-        """The network with these variables, as sampling calls it."""
+        """Binds the network to its variables, for sampling."""
         return BoundNetwork(self, Variables(params, state))
 
 
 @dataclass(frozen=True, eq=False)
 class BoundNetwork:
-    """A network with its variables: `network(t, x, cond, **inputs) -> output`."""
+    """A network bound to its variables: `network(t, x, cond, **inputs) -> output`."""
 
     network: Network
     variables: Variables
@@ -182,25 +181,24 @@ class BoundNetwork:
 
 @runtime_checkable
 class Method(Protocol):
-    """What the training step, the sampler and the likelihood ask of a method.
+    """The interface of a method, which training, sampling and likelihoods use.
 
     Class attributes:
-        Settings: a frozen dataclass, the method's own keys in the section `method` of a config, with their defaults.
+        Settings: a frozen dataclass of the method's keys in the section `method` of a config, with their defaults.
             Numbers may be annotated with a `flowjax.ranges.Range`.
-        sections: the other sections of a config that the method reads: of "source", "path", "coupling", "prediction"
-            and "model". The others do not exist in its configs.
+        sections: the other sections of a config that the method reads, among "source", "path", "coupling", "prediction"
+            and "model". Its configs have no other sections among these.
         metrics: names of the metrics that `loss` returns.
-        limits: the metrics that stop training when they are too large.
-        sampler: name of the solver with which `flowjax sample` draws by default.
-        steps: number of steps of that solver; None where it takes none or adapts them.
+        limits: the limits of metrics that stop training when they are too large.
+        sampler: name of the default solver of `flowjax sample`.
+        steps: default number of steps of that solver; None if the solver has no number of steps or adapts it.
 
     Attributes:
-        network: the network that is trained. Training may replace it by the same function computed in another way, such
-            as in data parallel.
-        prior: the distribution that sampling starts from.
-        interval: the times at which the model can be asked.
-        targets: half-lives, in samples, of the moving averages of the parameters that `loss` finds in
-            `Context.targets`, by name.
+        network: the network that is trained. Training may replace it by the same function computed in another way, for
+            example with data parallelism.
+        prior: the distribution from which sampling starts.
+        interval: the smallest and the largest time at which the model can be evaluated.
+        targets: half-lives, in samples, of the moving averages of the parameters in `Context.targets`, by name.
     """
 
     Settings: ClassVar[type]
@@ -224,33 +222,33 @@ class Method(Protocol):
 
     @classmethod
     def from_config(cls, parts: "Components") -> "Method":
-        """The method of a config.
+        """Builds the method from the parts of a config.
 
         Raises:
-            ConfigError: if parts do not fit together.
+            ConfigError: if the parts do not fit together.
         """
         ...
 
     def init(self, key: PRNGKey) -> Variables:
-        """Initial parameters, and all other variables."""
+        """Returns the initial parameters and all other variables."""
         ...
 
     def loss(self, params: Params, context: Context, key: PRNGKey, batch: Batch) -> Loss:
-        """The loss of a batch; its value is differentiated with respect to `params`."""
+        """Computes the loss of a batch. Training differentiates its value with respect to `params`."""
         ...
 
     def model(self, params: Params, state: PyTree) -> Any:
-        """What the trained network can do: an object with some of the abilities of `flowjax.abilities`."""
+        """Returns the model of trained parameters: an object with some of the abilities of `flowjax.abilities`."""
         ...
 
 
 @dataclass(frozen=True)
 class _NoSettings:
-    """Of a method without keys of its own."""
+    """The settings of a method without settings."""
 
 
 class MethodDefaults:
-    """Defaults of the contract, for methods to inherit: no metrics, no targets, and the variables of one network."""
+    """Defaults of `Method`, for methods to inherit: no metrics, no targets, and the variables of one network."""
 
     Settings: ClassVar[type] = _NoSettings
     sections: ClassVar[tuple[str, ...]] = ("source", "model")
@@ -273,7 +271,7 @@ class MethodDefaults:
 
 
 class PathMethod(MethodDefaults):
-    """Defaults of a method whose samples move along a path: it starts from the path's prior, at the path's times."""
+    """Defaults for a method with a path: sampling starts from the prior of the path and covers its times."""
 
     path: Any
     source: Source
@@ -285,59 +283,3 @@ class PathMethod(MethodDefaults):
     @property
     def interval(self) -> tuple[float, float]:
         return self.path.t_min, self.path.t_max
-
-
-class Components(ABC):
-    """The parts of a config, each built when a method asks for it (`flowjax.build`).
-
-    Attributes:
-        spec: of the data set.
-    """
-
-    spec: "DataSpec"
-
-    @cached_property
-    @abstractmethod
-    def settings(self) -> Any:
-        """The method's own keys, an instance of its `Settings`."""
-
-    @cached_property
-    @abstractmethod
-    def fields(self) -> "tuple[Field, ...]":
-        """The conditions of the network."""
-
-    @cached_property
-    @abstractmethod
-    def source(self) -> Source:
-        """What `source.name` stands for."""
-
-    @cached_property
-    @abstractmethod
-    def path(self) -> "AffinePath":
-        """What the section `path` stands for: a Gaussian path wherever it can be one."""
-
-    @cached_property
-    @abstractmethod
-    def coupling(self) -> "Coupling":
-        """What `coupling.name` stands for; the independent coupling of a method without that section."""
-
-    @cached_property
-    @abstractmethod
-    def prediction(self) -> "Prediction":
-        """What `prediction` stands for, checked against the path."""
-
-    @abstractmethod
-    def times(self, text: str) -> "Times":
-        """The times that a name stands for, of a setting `times`."""
-
-    @abstractmethod
-    def weighting(self, text: str) -> "Weighting":
-        """The loss weight that a name stands for, of a setting `weight`."""
-
-    @abstractmethod
-    def network(self, outputs: int = 1, two_times: bool = False) -> Network:
-        """The network of the section `model`: `outputs` arrays of the event's shape side by side."""
-
-    @abstractmethod
-    def network_of(self, construct: Callable[[Any], Any], takes_key: bool = False) -> Network:
-        """The network of an NNX module that the method makes itself: `construct(rngs) -> module`."""

@@ -1,15 +1,17 @@
-"""Flow matching: regress the conditional target, learn the marginal field (Lipman et al. 2023, theorem 2).
+"""Flow matching: a network learns a marginal vector field by regression on conditional targets.
 
     conditional   L_c(w) = E_{t, x0, x1} |net_w(t, x_t) - target(x_t | x0, x1)|^2
     marginal      L_m(w) = E_{t, x_t}    |net_w(t, x_t) - E[target | x_t]|^2
 
-The two have the same gradient in w and differ by a constant, E |target - E[target | x_t]|^2: what cannot be known
-from x_t. The marginal loss needs the conditional expectation, which only an oracle has; the method rests on not
-needing it. Denoising score matching (Vincent 2011) is the same with the score or the noise as target.
+The two losses have the same gradient in w (Lipman et al. 2023, arXiv:2210.02747, theorem 2). They differ by the
+constant E |target - E[target | x_t]|^2, the variance of the target given x_t. Training minimises the conditional loss,
+because only an oracle can evaluate the conditional expectation. Denoising score matching (Vincent 2011) is the case in
+which the target is the score or the noise.
 
-Norms are means over the coordinates of an example. Where times are drawn (`methods.times`) and how much an error
-counts there (`methods.weights`) are two choices. A learned uncertainty u(t) replaces the weighted loss L by
-L / e^u + u, so that all times weigh alike once u = log E[L | t] (Karras et al. 2024, EDM2, sec. 2.3).
+|.|^2 is the mean square over the coordinates of an example. The distribution of training times (`methods.times`) and
+the loss weight (`methods.weights`) are chosen separately. A learned uncertainty u(t) replaces the weighted loss L by
+L / e^u + u, which gives all times the same weight once u = log E[L | t] (Karras et al. 2024, arXiv:2312.02696, sec.
+2.3).
 """
 
 from collections.abc import Callable, Mapping
@@ -26,7 +28,8 @@ from flowjax.batch import Batch
 from flowjax.couplings import INDEPENDENT, LARGEST_MARGINAL_ERROR, Coupling, Pairs, pair
 from flowjax.errors import ConfigError
 from flowjax.methods import times as times_
-from flowjax.methods.base import Components, Context, Limit, Loss, Network, PathMethod
+from flowjax.methods.base import Context, Limit, Loss, Network, PathMethod
+from flowjax.methods.components import Components
 from flowjax.methods.times import UNIFORM, Interval, Profile, Times
 from flowjax.methods.weights import NATIVE, Weighting
 from flowjax.models.functional import Variables
@@ -40,12 +43,13 @@ from flowjax.typing import Batched, Cond, Output, Params, PRNGKey, PyTree
 __all__ = ["FlowMatching", "conditional", "draw", "marginal", "row_mean_square"]
 
 ParametricApply = Callable[[Params, Float[Array, " B"], Batched, Cond], Output]
-"""A network as a plain function: `apply(params, t, x, cond) -> output`, shaped like x for each head."""
+"""A network as a plain function `apply(params, t, x, cond) -> output`. The output has one array shaped like x per head
+of the prediction, concatenated along the last axis."""
 
 MARGINAL_ERROR = Limit(
     LARGEST_MARGINAL_ERROR,
-    "the coupling has not converged: at step {step} its plan misses its marginals by {value:.2g}, more than "
-    f"{LARGEST_MARGINAL_ERROR}; take a larger eps in coupling.name, or 'ot', which is exact",
+    "the coupling has not converged: at step {step} the marginal error of its plan is {value:.2g}, above the limit "
+    f"{LARGEST_MARGINAL_ERROR}; use a larger eps in coupling.name, or the exact coupling 'ot'",
 )
 """The limit of the marginal error of a coupling's transport plan."""
 
@@ -55,9 +59,9 @@ class Settings:
     """The keys of `config.method`.
 
     Attributes:
-        weight: how much an error counts at each time, a name in `flowjax.names.WEIGHTS`.
-        times: where times are drawn, a name in `flowjax.names.TIMES`.
-        uncertainty: divide the loss at each time by its learned size.
+        weight: the loss weight, a name in `flowjax.names.WEIGHTS`.
+        times: the distribution of training times, a name in `flowjax.names.TIMES`.
+        uncertainty: whether to divide the loss at each time by its learned size.
     """
 
     weight: str = "native"
@@ -67,16 +71,16 @@ class Settings:
 
 @dataclass(frozen=True)
 class FlowMatching(PathMethod):
-    """The squared error of a prediction on an affine path.
+    """Flow matching on an affine path: the weighted squared error of a prediction.
 
     Attributes:
         network: `network(t, x, cond) -> output`.
-        path, source: where x_t comes from.
-        coupling: pairs x0 with x1. It is skipped for batches that bring their own x0.
-        prediction: what the network regresses.
-        drawn: where times are drawn.
-        weighting: how much an error counts at each time.
-        uncertainty: divide the loss by its learned size at each time.
+        path, source: the path of x_t and the distribution of x0.
+        coupling: pairs x0 with x1. It is not used for batches that contain x0.
+        prediction: the quantity that the network predicts.
+        drawn: the distribution of training times.
+        weighting: the loss weight.
+        uncertainty: whether to divide the loss at each time by its learned size.
 
     Raises:
         ValueError: if the source does not fit the path, or the coupling makes the ends of a Gaussian path dependent.
@@ -98,7 +102,7 @@ class FlowMatching(PathMethod):
 
     def __post_init__(self) -> None:
         check_monotone(self.path.schedule)
-        self.path.prior(self.source)  # refuses a source that the path cannot start from
+        self.path.prior(self.source)  # raises ValueError if the path cannot start from this source
         if isinstance(self.path, GaussianPath) and not self.coupling.keeps_independence:
             raise ValueError(
                 f"{type(self.coupling).__name__} makes the source depend on the data: use AffinePath, not GaussianPath"
@@ -110,12 +114,13 @@ class FlowMatching(PathMethod):
         weighting = parts.weighting(settings.weight)
         if prediction.name == "noise_variance":
             raise ConfigError(
-                "prediction 'noise_variance' is trained by the variational bound: take method.name 'variational' with "
+                "prediction 'noise_variance' needs the variational bound: use method.name 'variational' with "
                 "method.hybrid=true"
             )
         if weighting.of is not None and (prediction.heads > 1 or path.noise is not None):
             raise ConfigError(
-                f"method.weight {settings.weight!r} is for one head and a path without noise: use 'native'"
+                f"method.weight {settings.weight!r} needs a prediction with one head and a path without noise: use "
+                "'native'"
             )
         return cls(
             parts.network(prediction.heads),
@@ -134,7 +139,7 @@ class FlowMatching(PathMethod):
 
     @property
     def has_profile(self) -> bool:
-        """Whether the logarithm of the loss over time is learned beside the network."""
+        """Whether a profile of the logarithm of the loss over time is trained together with the network."""
         return self.uncertainty or getattr(self.drawn, "needs_profile", False)
 
     def init(self, key: PRNGKey) -> Variables:
@@ -164,8 +169,8 @@ class Draw(NamedTuple):
 
     Attributes:
         sample: the points, their times and their velocities.
-        weight: of the times.
-        marginal_error: of the coupling's plan.
+        weight: importance weights of the times, (B,).
+        marginal_error: marginal error of the coupling's transport plan, (); 0 for an exact coupling.
     """
 
     sample: PathSample
@@ -183,15 +188,15 @@ def draw(
     times: Times | None = None,
     profile: Profile | None = None,
 ) -> Draw:
-    """One point on the path for each row of the batch.
+    """Draws one point on the path for each row of the batch.
 
     Args:
-        key: for the source, the coupling, the times and the path's noise.
-        batch: data; where it has its own x0 the pairs are taken as they are.
-        path, source, coupling: what the points come from.
-        interval: the times of training.
-        times: where times are drawn; uniformly on the interval where None.
-        profile: what `times` may need to know of the loss.
+        key: key for the source, the coupling, the times and the noise of the path.
+        batch: the data. If it contains x0, its pairs (x0, x1) are used without the source and the coupling.
+        path, source, coupling: the path of x_t, the distribution of x0, and how x0 and x1 are paired.
+        interval: the smallest and the largest training time.
+        times: the distribution of training times; None for the uniform distribution.
+        profile: the learned profile of the loss, for distributions of times that need it.
 
     Raises:
         ValueError: if x1 or x0 holds integers.
@@ -212,7 +217,7 @@ def draw(
 
 
 def row_mean_square(error: Output, mask: Bool[Array, "B N"] | None = None) -> Float[Array, " B"]:
-    """Mean of the squares over the coordinates of each example, of the elements that `mask` says exist."""
+    """Returns the mean square over the coordinates of each example, excluding elements where `mask` is False."""
     if mask is None:
         return jnp.mean(error.reshape(error.shape[0], -1) ** 2, -1)
     exists = mask[..., None].astype(error.dtype)
@@ -228,7 +233,7 @@ def _combine(
     if uncertainty:
         return jnp.mean(time_weight * (rows / jnp.exp(u) + u))
     fit = jnp.mean(time_weight * (jax.lax.stop_gradient(rows) / jnp.exp(u) + u))
-    return jnp.mean(time_weight * rows) + fit - jax.lax.stop_gradient(fit)  # the profile learns, the value stays
+    return jnp.mean(time_weight * rows) + fit - jax.lax.stop_gradient(fit)  # adds gradients of the profile, value 0
 
 
 def conditional(
@@ -241,20 +246,21 @@ def conditional(
     weighting: Weighting = NATIVE,
     uncertainty: bool = False,
 ) -> Callable[[Params, PRNGKey, Batch], Float[Array, ""]]:
-    """The conditional flow matching loss of a plain function, for a training loop of one's own.
+    """Returns the conditional flow matching loss of a plain function, for use in your own training loop.
 
     Args:
         apply: the network, `apply(params, t, x, cond)`.
-        path, source: where x_t comes from.
-        coupling: pairs x0 with x1; independent where None.
-        prediction: what the network regresses.
-        times: where times are drawn; uniform where None.
-        weighting: how much an error counts at each time.
-        uncertainty: divide the loss by its learned size at each time. With it, and with `times.Importance`, the
-            parameters are {"network": those of `apply`, "profile": (times.BINS,) zeros at first}.
+        path, source: the path of x_t and the distribution of x0.
+        coupling: pairs x0 with x1; None for the independent coupling.
+        prediction: the quantity that the network predicts.
+        times: the distribution of training times; None for the uniform distribution.
+        weighting: the loss weight.
+        uncertainty: whether to divide the loss at each time by its learned size. If it is True, or if `times` is a
+            `times.Importance`, the parameters are {"network": parameters of `apply`, "profile": zeros (times.BINS,)}.
 
     Returns:
-        `loss(params, key, batch)`, a scalar, over the times `weighting.interval(path, prediction)`.
+        A function `loss(params, key, batch)` that returns a scalar. Its training times are in
+        `weighting.interval(path, prediction)`.
     """
     method = FlowMatching(
         Network.from_function(apply),
@@ -272,13 +278,17 @@ def conditional(
 def marginal(
     apply: ParametricApply, path: AffinePath, source: Source, model: HasEnds, prediction: Prediction = velocity
 ) -> Callable[[Params, PRNGKey, Batch], Float[Array, ""]]:
-    """The marginal flow matching loss against a model that knows its ends (`flowjax.oracles`), with independent pairs.
+    """Returns the marginal flow matching loss, whose target comes from a model with known posterior means.
 
-    It draws the same points as `conditional` does with the same key, so the two can be compared draw by draw.
+    It uses the independent coupling and draws the same points as `conditional` with the same key, so that the two
+    losses can be compared on the same samples.
 
     Args:
         apply, path, source, prediction: as for `conditional`.
-        model: an oracle, or any other model that knows the posterior means of its ends.
+        model: an oracle (`flowjax.oracles`), or any other model with the ability `ends`.
+
+    Returns:
+        A function `loss(params, key, batch)` that returns a scalar.
     """
     interval = prediction.interval(path)
 

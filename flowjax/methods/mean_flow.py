@@ -1,6 +1,7 @@
-"""Mean flow: the average velocity between two times, for samples in one step (Geng et al. 2025, "Mean flows").
+"""Mean flow: a network learns the average velocity between two times, for sampling in one step (Geng et al. 2025,
+arXiv:2505.13447).
 
-With X the flow of the velocity field v, the average velocity from time s to time t is
+Let X be the flow of the velocity field v. The average velocity from time s to time t is
 
     (1)  u(s, t, x) = (X(s, t, x) - x) / (t - s),   so that   X(s, t, x) = x + (t - s) u(s, t, x)
 
@@ -8,11 +9,11 @@ with x at time s, and u(t, t, x) = v(t, x). Multiplying by t - s and differentia
 
     (2)  u(s, t, x_s) = v(s, x_s) + (t - s) (du / ds + (du / dx) v)
 
-whose derivative is one Jacobian-vector product of the network with the tangent (1, 0, v). The conditional velocity of
-the path takes the place of v in the target, and no gradient flows through the target (their eq. 10 and 11, whose time
-runs from the data to the noise).
+The derivative in (2) is one Jacobian-vector product of the network with the tangent (1, 0, v). The training target is
+(2) with the conditional velocity of the path in place of v, and no gradient flows through it (eq. 10 and 11 of the
+paper, whose time runs from the data to the noise).
 
-With a squared error e of a row the loss is e / (e + c)^p without a gradient through the weight (their eq. 22).
+The loss of a row with squared error e is e / (e + 0.001)^p, without a gradient through the weight (eq. 22).
 """
 
 from collections.abc import Mapping
@@ -25,7 +26,8 @@ from jaxtyping import Array, Float
 
 from flowjax.batch import Batch
 from flowjax.couplings import INDEPENDENT, Coupling
-from flowjax.methods.base import BoundNetwork, Components, Context, Limit, Loss, Network, PathMethod
+from flowjax.methods.base import BoundNetwork, Context, Limit, Loss, Network, PathMethod
+from flowjax.methods.components import Components
 from flowjax.methods.flow_matching import MARGINAL_ERROR, draw, row_mean_square
 from flowjax.methods.times import UNIFORM, Fixed, Times
 from flowjax.paths.affine import AffinePath
@@ -37,7 +39,7 @@ from flowjax.typing import Batched, Cond, Params, PRNGKey, PyTree, Time
 __all__ = ["MeanFlow", "MeanFlowModel"]
 
 TARGET = "target"
-"""Name of the moving average of the parameters that the target is computed with, if one is."""
+"""Name of the moving average of the parameters with which the target is computed, if `target_half_life` is not 0."""
 
 
 @dataclass(frozen=True)
@@ -45,11 +47,11 @@ class Settings:
     """The keys of `config.method`.
 
     Attributes:
-        times: where the two times of a row are drawn, a name in `flowjax.names.TIMES`; the smaller one is s.
-        different: share of the rows whose two times differ. The others learn the velocity.
-        power: p of the adaptive weight; 0 for the plain squared error.
-        target_half_life: half-life in samples of the average of the parameters that computes the target; 0 to compute
-            it with the parameters themselves.
+        times: the distribution of the two times of a row, a name in `flowjax.names.TIMES`. The smaller one is s.
+        different: fraction of the rows with two different times. The other rows learn the velocity.
+        power: exponent p of the adaptive weight; 0 for the plain squared error.
+        target_half_life: half-life, in samples, of the moving average of the parameters with which the target is
+            computed; 0 to compute the target with the parameters themselves.
     """
 
     times: str = "uniform"
@@ -60,12 +62,12 @@ class Settings:
 
 @dataclass(frozen=True)
 class MeanFlow(PathMethod):
-    """The average velocity between two times of an affine path.
+    """Mean flow on an affine path.
 
     Attributes:
         network: `network(t, x, cond, s=s) -> u(s, t, x)`, with x at time s.
-        path, source, coupling: where x_s and its velocity come from.
-        drawn: where times are drawn.
+        path, source, coupling: the path of x_s, the distribution of x0, and how x0 and x1 are paired.
+        drawn: the distribution of each of the two times.
         different, power, target_half_life: as in `Settings`.
     """
 
@@ -131,26 +133,31 @@ class MeanFlow(PathMethod):
 
 @dataclass(frozen=True)
 class MeanFlowModel:
-    """A flow map, and the velocity as its average over no time."""
+    """A trained mean flow, with the abilities `flow_map` and `velocity`.
+
+    Attributes:
+        network: `network(t, x, cond, s=s) -> u(s, t, x)`.
+        interval: the smallest and the largest time.
+    """
 
     network: BoundNetwork
     interval: tuple[float, float]
 
     def flow_map(self, s: Time, t: Time, x: Batched, cond: Cond = None) -> Batched:
-        """X(s, t, x): the point at time t of the flow that is at x at time s, equation (1)."""
+        """X(s, t, x), the point at time t of the trajectory that is at x at time s, by equation (1)."""
         x = at_least_float32(x)
         length = jnp.broadcast_to(jnp.asarray(t - s, x.dtype), x.shape[:1]).reshape(-1, *(1,) * (x.ndim - 1))
         return x + length * at_least_float32(self.network(t, x, cond, s=s))
 
     @property
     def velocity(self) -> "MeanFlowVelocity":
-        """v(t, x, cond) = u(t, t, x), with the `interval` on which it is defined."""
+        """The velocity v(t, x, cond) = u(t, t, x)."""
         return MeanFlowVelocity(self)
 
 
 @dataclass(frozen=True)
 class MeanFlowVelocity:
-    """The velocity of a mean flow."""
+    """The velocity u(t, t, x) of a mean flow."""
 
     model: MeanFlowModel
 

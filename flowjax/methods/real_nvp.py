@@ -1,13 +1,14 @@
-"""RealNVP: a flow of affine couplings, trained by maximum likelihood (Dinh et al. 2017).
+"""RealNVP: a normalizing flow of affine coupling layers, trained by maximum likelihood (Dinh et al. 2017,
+arXiv:1605.08803).
 
-With a binary mask b, a layer keeps the masked coordinates and scales and shifts the others by what it reads from them:
+With a binary mask b, a layer keeps the coordinates where b = 1, and scales and shifts the others by functions of them:
 
     (1)  y = b x + (1 - b) (x e^s + m),   s, m = network(b x)
     (2)  log |det dy / dx| = sum of (1 - b) s
 
-Layers alternate between b and 1 - b, after a fixed random permutation of the coordinates. From the data to the source
-the layers run forwards, and a sample runs through them backwards; both are exact. The scale is s = a tanh(s' / a) with
-a = 3, which keeps it invertible in float32.
+Each layer first applies a fixed random permutation of the coordinates, and the layers alternate between b and 1 - b.
+The layers map the data to the source; their exact inverses in reverse order map the source to the data. The log scale
+is s = a tanh(s' / a) with a = 3, which keeps the layers invertible in float32.
 """
 
 import math
@@ -22,7 +23,8 @@ from jaxtyping import Array, Float
 from flowjax.batch import Batch
 from flowjax.conditions import Field
 from flowjax.errors import ConfigError
-from flowjax.methods.base import Components, Context, Loss, MethodDefaults, Network
+from flowjax.methods.base import Context, Loss, MethodDefaults, Network
+from flowjax.methods.components import Components
 from flowjax.models.functional import Variables
 from flowjax.models.mlp import MLP
 from flowjax.paths.affine import check_floating
@@ -39,14 +41,18 @@ _LARGEST_LOG_SCALE = 3.0
 class AffineCouplings(nnx.Module):
     """A stack of affine coupling layers.
 
-    Masks and permutations are variables that are not parameters: they are saved and never trained.
+    Masks and permutations are variables that are not parameters: checkpoints contain them, and training leaves them
+    unchanged.
 
     Args:
-        shape: of one example; flattened inside, at least 2 numbers.
-        fields: conditions that every layer reads.
-        layers: number of layers.
-        width, depth: of the hidden layers of each layer's network.
-        rngs: for the initialisation.
+        shape: shape of one example, with at least 2 numbers.
+        fields: the conditions of the network of every layer.
+        layers: number of coupling layers.
+        width, depth: width and number of the hidden layers of each coupling layer's network.
+        rngs: random number generators of the initialisation.
+
+    Raises:
+        ValueError: if an example has fewer than 2 numbers.
     """
 
     def __init__(
@@ -54,7 +60,7 @@ class AffineCouplings(nnx.Module):
     ):
         self.d = d = math.prod(shape)
         if d < 2:
-            raise ValueError("affine couplings need examples of at least 2 numbers")
+            raise ValueError(f"affine couplings need examples of at least 2 numbers, not of shape {shape}")
         order = [jax.random.permutation(rngs.params(), d) for _ in range(layers)]
         self.order = nnx.Variable(jnp.stack(order))
         self.mask = nnx.Variable(jnp.stack([(jnp.arange(d) % 2 == i % 2) for i in range(layers)]))
@@ -62,7 +68,7 @@ class AffineCouplings(nnx.Module):
         self.networks = nnx.List([make() for _ in range(layers)])
 
     def __call__(self, x: Float[Array, "B *event"], cond: Cond = None) -> tuple[Array, Array]:
-        """From the data to the source: equations (1) and (2). Returns (z, log|det dz / dx|)."""
+        """Maps the data to the source by equations (1) and (2). Returns (z, log|det dz / dx|)."""
         y, log_det = x.reshape(x.shape[0], self.d), jnp.zeros(x.shape[0], x.dtype)
         for i, network in enumerate(self.networks):
             y = y[:, self.order[i]]
@@ -71,7 +77,7 @@ class AffineCouplings(nnx.Module):
         return y.reshape(x.shape), log_det
 
     def invert(self, z: Float[Array, "B *event"], cond: Cond = None) -> tuple[Array, Array]:
-        """From the source to the data. Returns (x, log|det dx / dz|)."""
+        """Maps the source to the data. Returns (x, log|det dx / dz|)."""
         y, log_det = z.reshape(z.shape[0], self.d), jnp.zeros(z.shape[0], z.dtype)
         for i, network in reversed(list(enumerate(self.networks))):
             scale, shift = self._read(network, i, y, cond)
@@ -80,7 +86,7 @@ class AffineCouplings(nnx.Module):
         return y.reshape(z.shape), log_det
 
     def _read(self, network: MLP, i: int, y: Float[Array, "B D"], cond: Cond) -> tuple[Array, Array]:
-        """Log scale and shift of layer i, zero where its mask keeps the coordinate."""
+        """Returns the log scale and the shift of layer i, which are zero where the mask keeps the coordinate."""
         kept = self.mask[i].astype(y.dtype)
         scale, shift = jnp.split(network(0.0, y * kept, cond), 2, -1)
         scale = _LARGEST_LOG_SCALE * jnp.tanh(scale / _LARGEST_LOG_SCALE)
@@ -93,7 +99,7 @@ class Settings:
 
     Attributes:
         layers: number of coupling layers.
-        width, depth: of the hidden layers of each layer's network.
+        width, depth: width and number of the hidden layers of each coupling layer's network.
     """
 
     layers: Annotated[int, Range(1, 64)] = 8
@@ -103,12 +109,12 @@ class Settings:
 
 @dataclass(frozen=True)
 class RealNVP(MethodDefaults):
-    """Maximum likelihood with affine couplings; the loss is in nats a dimension.
+    """Maximum likelihood with affine coupling layers. The loss is the negative log-likelihood in nats per dimension.
 
     Attributes:
         network: `AffineCouplings` as pure functions.
-        source: the distribution that the data are mapped to; it needs a density.
-        fields: the conditions.
+        source: the distribution to which the data are mapped; it needs a density.
+        fields: the conditions of the network.
     """
 
     network: Network
@@ -124,7 +130,7 @@ class RealNVP(MethodDefaults):
     def from_config(cls, parts: Components) -> "RealNVP":
         settings, source, fields = parts.settings, parts.source, parts.fields
         if not has_density(source):
-            raise ConfigError("method.name 'real_nvp' needs a source with a density: take source.name 'normal'")
+            raise ConfigError("method.name 'real_nvp' needs a source with a density: use source.name 'normal'")
         sizes: dict[str, Any] = {"layers": settings.layers, "width": settings.width, "depth": settings.depth}
         make = lambda rngs: AffineCouplings(parts.spec.shape, fields=fields, rngs=rngs, **sizes)
         return cls(parts.network_of(make), source, fields)
@@ -146,15 +152,20 @@ class RealNVP(MethodDefaults):
 
 @dataclass(frozen=True, eq=False)
 class RealNVPModel:
-    """A bijection between the source and the data."""
+    """A trained RealNVP, a bijection between the source and the data.
+
+    Attributes:
+        network: `AffineCouplings` as pure functions.
+        variables: its trained parameters, and its masks and permutations.
+    """
 
     network: Network
     variables: Variables
 
     def forward(self, z: Batched, cond: Cond = None) -> tuple[Batched, Float[Array, " B"]]:
-        """From the source to the data: x, and log|det dx / dz|."""
+        """Maps the source to the data. Returns (x, log|det dx / dz|)."""
         return self.network.apply(self.variables, at_least_float32(z), cond, method="invert")[0]
 
     def inverse(self, x: Batched, cond: Cond = None) -> tuple[Batched, Float[Array, " B"]]:
-        """From the data to the source: z, and log|det dz / dx|."""
+        """Maps the data to the source. Returns (z, log|det dz / dx|)."""
         return self.network.apply(self.variables, at_least_float32(x), cond)[0]

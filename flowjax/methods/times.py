@@ -1,17 +1,19 @@
-"""Where training draws its times, apart from how much an error counts there.
+"""Distributions of the training times.
 
     uniform              U(interval)
-    logit_normal(m, s)   logit(t) ~ N(m, s^2)                            Esser et al. 2024 (their t is 1 - ours)
-    log_normal(m, s)     log(sigma / alpha) ~ N(m, s^2)                  Karras et al. 2022, table 1
-    stratified           one uniform shift of an even grid, shuffled     Kingma et al. 2021, appendix I.1
-    levels(n)            the n levels of a discrete chain, evenly        Ho et al. 2020
-    importance           a learned density, divided out of the loss      Nichol & Dhariwal 2021, sec. 3.3
+    logit_normal(m, s)   logit(t) ~ N(m, s^2)                            Esser et al. 2024, arXiv:2403.03206
+    log_normal(m, s)     log(sigma / alpha) ~ N(m, s^2)                  Karras et al. 2022, arXiv:2206.00364, table 1
+    stratified           a regular grid with one random shift            Kingma et al. 2021, arXiv:2107.00630, app. I.1
+    levels(n)            n equally likely levels of a discrete chain     Ho et al. 2020, arXiv:2006.11239
+    importance           a learned density, with importance weights      Nichol & Dhariwal 2021, arXiv:2102.09672, 3.3
 
-`log_normal` and `logit_normal` take `stratified=True`: the same law for each, from a stratified batch of its quantiles.
+Time runs from the noise at 0 to the data at 1; in Esser et al. it runs the other way. With `stratified=True`,
+`log_normal` and `logit_normal` transform a stratified batch of uniform numbers instead of independent ones.
 
-All but the last change what is minimised; `importance` only its variance (and, as the profile is a parameter like the
-others, what a clip of the global gradient norm sees). Its density is learned with the network: a profile u of the
-logarithm of the loss on even bins of the interval, whose own loss  L / e^u + u  is least at u = log E[L | t].
+All distributions but `importance` change the expected loss. `importance` changes only its variance, because the weights
+correct for the density. It uses a profile u, the logarithm of the loss on equal bins of the interval. The profile is
+trained together with the network by the loss  L / e^u + u, which has its minimum at u = log E[L | t]. The profile is a
+parameter, so it also contributes to the global norm by which gradients are clipped.
 """
 
 from dataclasses import dataclass
@@ -43,14 +45,23 @@ __all__ = [
 ]
 
 BINS = 32
-"""Of a learned profile of the loss."""
+"""The number of bins of a learned profile of the loss."""
 
 Profile = Float[Array, " K"]
+"""The logarithm of the loss on K equal bins of the interval."""
+
 Interval = tuple[float, float]
+"""The smallest and the largest time."""
 
 
 class Drawn(NamedTuple):
-    """Times (n,) of the interval, and the weight of each: the density of U(interval) over the one drawn from, or 1."""
+    """Training times and their weights.
+
+    Attributes:
+        t: times in the interval, (n,).
+        weight: importance weights, (n,): the uniform density divided by the density of `Importance`; 1 for all other
+            distributions.
+    """
 
     t: Float[Array, " n"]
     weight: Float[Array, " n"]
@@ -58,20 +69,21 @@ class Drawn(NamedTuple):
 
 @runtime_checkable
 class Times(Protocol):
-    """`times(key, n, path, interval, profile) -> Drawn`."""
+    """A distribution of training times: `times(key, n, path, interval, profile)` draws n times."""
 
     def __call__(
         self, key: PRNGKey, n: int, path: AffinePath, interval: Interval, profile: Profile | None = None
     ) -> Drawn: ...
 
 
-def _spread(u: Array, interval: Interval) -> Drawn:
+def _scaled(u: Array, interval: Interval) -> Drawn:
+    """Maps numbers in (0, 1) to times in the interval, with weights of 1."""
     return Drawn(interval[0] + (interval[1] - interval[0]) * u, jnp.ones_like(u))
 
 
 @dataclass(frozen=True)
 class Uniform:
-    """Uniform on the interval."""
+    """The uniform distribution on the interval."""
 
     def __call__(
         self, key: PRNGKey, n: int, path: AffinePath, interval: Interval, profile: Profile | None = None
@@ -80,45 +92,56 @@ class Uniform:
 
 
 UNIFORM = Uniform()
-"""Where times are drawn by default."""
+"""The default distribution of training times."""
 
 
 @dataclass(frozen=True)
 class Stratified:
-    """An even grid of n points under one uniform shift, shuffled: uniform each, with less variance of their mean."""
+    """A regular grid of n points with one random shift, in random order.
+
+    Each time is uniform on the interval, and averages over a batch have less variance than with independent times
+    (Kingma et al. 2021, arXiv:2107.00630, appendix I.1).
+    """
 
     def __call__(
         self, key: PRNGKey, n: int, path: AffinePath, interval: Interval, profile: Profile | None = None
     ) -> Drawn:
-        return _spread(_even(key, n), interval)
+        return _scaled(_shifted_grid(key, n), interval)
 
 
-def _even(key: PRNGKey, n: int) -> Float[Array, " n"]:
-    """One number of each (i / n, (i + 1) / n), all equally far from its left end, in random order."""
+def _shifted_grid(key: PRNGKey, n: int) -> Float[Array, " n"]:
+    """Returns (i + u) / n for i = 0 ... n - 1 in random order, with u ~ U(0, 1)."""
     key_shift, key_order = jax.random.split(key)
     return jax.random.permutation(key_order, (jnp.arange(n) + jax.random.uniform(key_shift)) / n)
 
 
-_NEXT_TO_ONE = 1 - 2.0**-24  # in float32, which rounds the last of an even grid up to 1 now and then
+_NEXT_TO_ONE = 1 - 2.0**-24  # the largest float32 below 1; rounding can bring the last point of the grid to 1
 
 
 def _normal(key: PRNGKey, n: int, stratified: bool) -> Float[Array, " n"]:
-    """n numbers of the law N(0, 1): independent, or the quantiles of an even grid."""
+    """Returns n normal numbers: independent, or the quantiles at the points of a shifted grid."""
     if not stratified:
         return jax.random.normal(key, (n,))
-    return jax.scipy.special.ndtri(jnp.clip(_even(key, n), 1 - _NEXT_TO_ONE, _NEXT_TO_ONE))
+    return jax.scipy.special.ndtri(jnp.clip(_shifted_grid(key, n), 1 - _NEXT_TO_ONE, _NEXT_TO_ONE))
 
 
 def _check_normal(name: str, mean: float | int, std: float | int, stratified: bool) -> None:
     if isinstance(mean, str) or not std > 0:
-        raise ValueError(f"{name}: a mean and a positive std are needed, not {mean!r} and {std!r}")
+        raise ValueError(f"{name}: mean must be a number and std positive, not {mean!r} and {std!r}")
     if not isinstance(stratified, bool):
-        raise ValueError(f"{name}: stratified is True or False, not {stratified!r}")
+        raise ValueError(f"{name}: stratified must be True or False, not {stratified!r}")
 
 
 @dataclass(frozen=True)
 class LogitNormal:
-    """logit of the place in the interval ~ N(mean, std^2): more weight in the middle; `stratified` over the batch."""
+    """logit(u) ~ N(mean, std^2), where u in (0, 1) is the relative position of t in the interval.
+
+    Times in the middle of the interval are more frequent (Esser et al. 2024, arXiv:2403.03206).
+
+    Attributes:
+        mean, std: mean and standard deviation of logit(u).
+        stratified: whether to transform a stratified batch of uniform numbers instead of independent ones.
+    """
 
     mean: float | int = 0.0
     std: float | int = 1.0
@@ -130,14 +153,18 @@ class LogitNormal:
     def __call__(
         self, key: PRNGKey, n: int, path: AffinePath, interval: Interval, profile: Profile | None = None
     ) -> Drawn:
-        return _spread(jax.nn.sigmoid(self.mean + self.std * _normal(key, n, self.stratified)), interval)
+        return _scaled(jax.nn.sigmoid(self.mean + self.std * _normal(key, n, self.stratified)), interval)
 
 
 @dataclass(frozen=True)
 class LogNormal:
-    """log(sigma / alpha) ~ N(mean, std^2), kept in the interval: EDM's training distribution of noise levels.
+    """log(sigma / alpha) ~ N(mean, std^2), with times clipped to the interval.
 
-    `stratified` over the batch, or each on its own.
+    This is the training distribution of noise levels of EDM (Karras et al. 2022, arXiv:2206.00364, table 1).
+
+    Attributes:
+        mean, std: mean and standard deviation of log(sigma / alpha).
+        stratified: whether to transform a stratified batch of uniform numbers instead of independent ones.
     """
 
     mean: float | int = -1.2
@@ -156,16 +183,19 @@ class LogNormal:
 
 @dataclass(frozen=True)
 class Levels:
-    """The n even times t_min, ..., t_max of a chain, each equally often; on a discrete schedule of n levels, its
-    levels."""
+    """The n equally spaced times of a discrete chain from the smallest to the largest time, with equal probabilities.
+
+    On a discrete schedule of n levels, these are its levels.
+    """
 
     n: int = 1000
 
     def __post_init__(self):
         if not isinstance(self.n, int) or self.n < 2:
-            raise ValueError(f"levels: a whole number of at least 2 is needed, not {self.n}")
+            raise ValueError(f"levels: n must be a whole number of at least 2, not {self.n}")
 
     def grid(self, path: AffinePath, interval: Interval | None = None) -> Float[Array, " n"]:
+        """The n times in increasing order; `interval` defaults to the times of the path."""
         low, high = interval or (path.t_min, path.t_max)
         return jnp.linspace(low, high, self.n)
 
@@ -177,9 +207,13 @@ class Levels:
 
 @dataclass(frozen=True)
 class Importance:
-    """Bins of the interval in proportion to the loss that the profile has learned there, and a share evenly.
+    """A density proportional to the learned profile of the loss, mixed with the uniform density.
 
-    For an L of constant relative spread at each t, E[L | t] is the density of least variance.
+    The times have importance weights, so that the expected loss does not change. If the relative standard deviation of
+    the loss L is the same at all t, then the density proportional to E[L | t] gives the least variance.
+
+    Attributes:
+        even: weight of the uniform density in the mixture, in (0, 1].
     """
 
     even: float | int = 0.1
@@ -187,23 +221,27 @@ class Importance:
 
     def __post_init__(self):
         if not 0 < self.even <= 1:
-            raise ValueError(f"importance: the even share must be in (0, 1], not {self.even}")
+            raise ValueError(f"importance: even must be in (0, 1], not {self.even}")
 
     def __call__(
         self, key: PRNGKey, n: int, path: AffinePath, interval: Interval, profile: Profile | None = None
     ) -> Drawn:
         if profile is None:
             raise ValueError("importance needs a learned profile of the loss")
-        key_bin, key_place = jax.random.split(key)
+        key_bin, key_position = jax.random.split(key)
         density = (1 - self.even) * jax.nn.softmax(jax.lax.stop_gradient(profile)) + self.even / profile.size
         k = jax.random.categorical(key_bin, jnp.log(density), shape=(n,))
-        t = _spread((k + jax.random.uniform(key_place, (n,))) / profile.size, interval).t
+        t = _scaled((k + jax.random.uniform(key_position, (n,))) / profile.size, interval).t
         return Drawn(t, 1 / (profile.size * density[k]))
 
 
 @dataclass(frozen=True)
 class Fixed:
-    """Times that the caller has drawn, one for each row of the batch."""
+    """Times that the caller provides.
+
+    Attributes:
+        t: one time for each row of the batch.
+    """
 
     t: Float[Array, " n"]
 
@@ -214,6 +252,6 @@ class Fixed:
 
 
 def at(profile: Profile, t: Float[Array, " B"], interval: Interval) -> Float[Array, " B"]:
-    """The profile's value at t: that of its bin."""
-    place = (t - interval[0]) / (interval[1] - interval[0]) * profile.size
-    return profile[jnp.clip(place.astype(int), 0, profile.size - 1)]
+    """Returns the value of the profile in the bin of each time, (B,)."""
+    position = (t - interval[0]) / (interval[1] - interval[0]) * profile.size
+    return profile[jnp.clip(position.astype(int), 0, profile.size - 1)]

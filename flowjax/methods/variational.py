@@ -1,12 +1,14 @@
-"""The variational bound of a discrete chain (Ho et al. 2020, eq. 5; Nichol & Dhariwal 2021).
+"""The variational bound of a discrete chain (Ho et al. 2020, arXiv:2006.11239, eq. 5; Nichol & Dhariwal 2021,
+arXiv:2102.09672).
 
-Levels t_1 < ... < t_n run from the noise to the data. In nats an example,
+The levels t_1 < ... < t_n run from the noise to the data, and x_k is the sample at time t_k. In nats per example,
 
-    -log p(x1) <= KL(q(x_1st | x1) | prior) + sum_k KL(q(x_{k+1} | x_k, x1) | p(x_{k+1} | x_k)) - log p(x1 | x_n)
+    -log p(x1) <= KL(q(x_{t_1} | x1) | prior) + sum_k KL(q(x_{k+1} | x_k, x1) | p(x_{k+1} | x_k)) - log p(x1 | x_n)
 
-with q(x_{k+1} | x_k, x1) the posterior of `flowjax.paths.transition`, p the same with the network's E[x1 | x_k] for
-x1 and a fixed or learned variance, and p(x1 | x_n) = N(E[x1 | x_n], (sigma_n / alpha_n)^2 I). The first term has no
-parameters. DDPM's "simple" loss is flow matching with the noise as target and `times.Levels`.
+where q(x_{k+1} | x_k, x1) is the posterior of `flowjax.paths.transition`. The reverse step p(x_{k+1} | x_k) replaces
+x1 by the network's E[x1 | x_k] and has a fixed or learned variance. The decoder is
+p(x1 | x_n) = N(E[x1 | x_n], (sigma_n / alpha_n)^2 I). The first term has no parameters. The "simple" loss of DDPM is
+`FlowMatching` with the prediction `noise` and the times `times.Levels`.
 """
 
 from dataclasses import dataclass
@@ -20,7 +22,8 @@ from flowjax import predictions
 from flowjax.batch import Batch
 from flowjax.couplings import INDEPENDENT
 from flowjax.errors import ConfigError, unknown
-from flowjax.methods.base import Components, Context, Loss, Network, PathMethod
+from flowjax.methods.base import Context, Loss, Network, PathMethod
+from flowjax.methods.components import Components
 from flowjax.methods.flow_matching import draw, row_mean_square
 from flowjax.methods.times import Fixed, Interval, Levels
 from flowjax.paths.affine import GaussianPath
@@ -33,14 +36,24 @@ from flowjax.typing import Batched, Params, PRNGKey, PyTree
 __all__ = ["HYBRID", "Variational", "bound_term"]
 
 HYBRID = 1e-3
-"""Weight of the bound beside the simple loss (Nichol & Dhariwal 2021, eq. 16)."""
+"""The weight of the bound relative to the simple loss (Nichol & Dhariwal 2021, eq. 16)."""
 
 
 def bound_term(
     path: GaussianPath, t: Array, s: Array, last: Array, x: Batched, x1: Batched, ends: Ends, variance: Variance
 ) -> Float[Array, " B"]:
-    """One term of the bound for each row, nats: that of the step from t to s, or of the decoder where `last`."""
-    q = transition(path, jnp.where(last, t - 1e-2, t), s, x)  # a step from the last level to itself has no variance
+    """Returns one term of the bound for each row, in nats, (B,).
+
+    Args:
+        path: the path of the chain.
+        t, s: the times before and after the reverse step, (B,).
+        last: where t is the last level, (B,). The term of these rows is that of the decoder.
+        x: samples at time t, (B, *event).
+        x1: data, (B, *event).
+        ends: the posterior means that the network predicts at (t, x).
+        variance: the kind of variance of the reverse steps.
+    """
+    q = transition(path, jnp.where(last, t - 1e-2, t), s, x)  # at the last level s = t, and the variance would be 0
     var = step_variance(q, variance, ends.variance_fraction)
     miss = (q.from_x1 * (x1 - ends.x1)) ** 2
     kl = 0.5 * sum_event(jnp.broadcast_to(q.small / var - 1 - jnp.log(q.small / var), x.shape) + miss / var)
@@ -55,9 +68,9 @@ class Settings:
     """The keys of `config.method`.
 
     Attributes:
-        variance: of the reverse steps: small, large or learned.
+        variance: variance of the reverse steps: small, large or learned.
         levels: number of noise levels of the chain.
-        hybrid: train the mean by the squared error of the noise, and a learned variance by the bound.
+        hybrid: whether to train the mean with the squared error of the noise and the learned variance with the bound.
     """
 
     variance: str = "small"
@@ -67,18 +80,21 @@ class Settings:
 
 @dataclass(frozen=True)
 class Variational(PathMethod):
-    """The bound in nats a dimension, by one random level for each row; without its first, constant term.
+    """The variational bound in nats per dimension, without its constant first term.
+
+    The loss is an unbiased estimate of the bound from one random level per row.
 
     Attributes:
         network: `network(t, x, cond) -> output`.
         path, source: a Gaussian path from N(0, I).
-        prediction: one that determines both ends; `noise_variance` where the variance is learned.
-        levels: of the chain.
-        variance: of the reverse steps.
-        hybrid: the squared error of the noise plus 1e-3 times the bound, which then teaches the variance alone.
+        prediction: a prediction that determines both ends; `noise_variance` if the variance is learned.
+        levels: the times of the chain.
+        variance: the kind of variance of the reverse steps: small, large or learned.
+        hybrid: whether the loss is the squared error of the noise plus 1e-3 times the bound. No gradient of the bound
+            then reaches the mean, so that the bound trains only the variance.
 
     Raises:
-        ValueError: if there is no noise at the last level, or a learned variance without a prediction of it.
+        ValueError: if there is no noise at the last level.
     """
 
     network: Network
@@ -97,8 +113,8 @@ class Variational(PathMethod):
         with jax.ensure_compile_time_eval():
             if float(self.path.schedule.sigma(end)) == 0:
                 raise ValueError(
-                    f"the bound needs noise at its last level, and {self.path.schedule} has none at t = {end:.4g}: "
-                    "take a diffusion's schedule, such as ddpm_linear or vp"
+                    f"the bound needs noise at its last level, but {self.path.schedule} has none at t = {end:.4g}: use "
+                    "a diffusion schedule such as ddpm_linear or vp"
                 )
 
     @classmethod
@@ -106,16 +122,15 @@ class Variational(PathMethod):
         settings, prediction, path = parts.settings, parts.prediction, parts.path
         if not isinstance(path, GaussianPath):
             raise ConfigError(
-                "method.name 'variational' is the bound of a Gaussian chain: it needs source.name 'normal' and no "
-                "path.noise"
+                "method.name 'variational' needs a Gaussian path: use source.name 'normal' and no path.noise"
             )
         if settings.variance not in get_args(Variance):
             raise ConfigError(f"method.variance: {unknown(settings.variance, get_args(Variance))}")
         learns = prediction.name == "noise_variance"
         if (settings.variance == "learned") != learns or settings.hybrid > learns:
             raise ConfigError(
-                "method.variance 'learned', and method.hybrid=true, go with prediction 'noise_variance', and that with "
-                "method.variance 'learned'"
+                "method.variance 'learned' and prediction 'noise_variance' must be used together, and "
+                "method.hybrid=true needs both"
             )
         try:
             network = parts.network(prediction.heads)

@@ -1,15 +1,18 @@
-"""Loss weights: how much an error counts at each time, apart from where times are drawn and what a network predicts.
+"""Loss weights as functions of time, independent of the distribution of times and of what the network predicts.
 
-An error at (t, x_t) moves the ends along one direction, so the errors of all predictions there are proportional, by
-their `Prediction.gain`. A `Weighting` is a factor on the squared error *of one prediction*; on the error of what
-the network predicts (its native prediction) it is  factor(t) (gain_of / gain_native)^2. With SNR = alpha^2 / sigma^2:
+At fixed (t, x_t) the errors of all predictions are proportional to each other, with the factors `Prediction.gain`. A
+`Weighting` multiplies the squared error of one prediction by factor(t). For a network that predicts something else (its
+native prediction), the weight of the network's squared error is  factor(t) (gain_of / gain_native)^2.
 
-    uniform(p)      1 on the error of p (SNR on the data's error is `uniform(noise)`; EDM's weight is `uniform(edm(s))`)
-    min_snr(g)      min(SNR, g) on the data's error                                 Hang et al. 2023
-    sigmoid(b)      sigmoid(b - log SNR) on the noise's error                       Kingma & Gao 2023; Hoogeboom et
-    al. 2024
-    likelihood      d(log SNR)/dt / 2 on the noise's error: the negative ELBO       Kingma et al. 2021; Song et al.
-    2021b
+These are the weights of the squared errors, with SNR = alpha^2 / sigma^2:
+
+    uniform(p)    1 on the error of p. `uniform(noise)` is SNR on the error of the data, and `uniform(edm(s))` is the
+                  weight of EDM (Karras et al. 2022, arXiv:2206.00364)
+    min_snr(g)    min(SNR, g) on the error of the data (Hang et al. 2023, arXiv:2303.09556)
+    sigmoid(b)    sigmoid(b - log SNR) d(log SNR)/dt / 2 on the error of the noise (Kingma & Gao 2023, arXiv:2303.00848;
+                  Hoogeboom et al. 2024, arXiv:2410.19324)
+    likelihood    d(log SNR)/dt / 2 on the error of the noise, which gives the negative ELBO (Kingma et al. 2021,
+                  arXiv:2107.00630; Song et al. 2021, arXiv:2101.09258)
 """
 
 from collections.abc import Callable
@@ -31,9 +34,10 @@ class Weighting:
     """A factor on the squared error of one prediction.
 
     Attributes:
-        of: the prediction; None for the native prediction of the network, with that prediction's weight.
-        factor: (path, t) -> (B,).
-        needs_alpha, needs_sigma: whether the factor is infinite where they vanish; times are kept away from there.
+        of: the prediction; None for the prediction of the network with its default weight, `Prediction.weight`.
+        factor: `factor(path, t) -> (B,)`; it is not used if `of` is None.
+        needs_alpha, needs_sigma: whether the factor is infinite where alpha or sigma is 0. Training times exclude a
+            neighbourhood of these times.
     """
 
     of: Prediction | None = None
@@ -42,7 +46,7 @@ class Weighting:
     needs_sigma: bool = False
 
     def __call__(self, path: AffinePath, native: Prediction, t: Array) -> Array:
-        """The weight of the squared error of `native` at t, (B,)."""
+        """Returns the weight of the squared error of a network that predicts `native`, at times t, (B,)."""
         if self.of is None:
             return native.weight(path, t)
         if self.of is native:
@@ -50,25 +54,29 @@ class Weighting:
         return self.factor(path, t) * (self.of.gain(path, t) / native.gain(path, t)) ** 2
 
     def interval(self, path: AffinePath, native: Prediction) -> tuple[float, float]:
-        """The times of training: where both the network's reading and the factor are well conditioned."""
+        """Returns the interval of training times, on which both the prediction and the factor are well conditioned."""
         low, high = native.interval(path)
-        ours = well_conditioned(path, self.needs_alpha, self.needs_sigma)
-        return max(low, ours[0]), min(high, ours[1])
+        smallest, largest = well_conditioned(path, self.needs_alpha, self.needs_sigma)
+        return max(low, smallest), min(high, largest)
 
 
 NATIVE = Weighting()
-"""The squared error of what the network predicts, with that prediction's own weight (1, but for the score)."""
+"""The default weight of the network's prediction: 1, except for the score."""
 
 
 def uniform(of: Prediction) -> Weighting:
-    """The squared error of `of`, whatever the network predicts."""
+    """The squared error of the prediction `of`, whatever the network predicts."""
     if of.name == "score":
         return Weighting(of, needs_sigma=True)
     return Weighting(of)
 
 
 def min_snr(gamma: float | int = 5.0) -> Weighting:
-    """min(SNR, gamma) on the data's error (Hang et al. 2023)."""
+    """min(SNR, gamma) on the error of the data (Hang et al. 2023, arXiv:2303.09556).
+
+    Raises:
+        ValueError: if gamma is not positive.
+    """
     if not gamma > 0:
         raise ValueError(f"min_snr: gamma must be positive, not {gamma}")
     cap = jnp.log(jnp.float32(gamma))
@@ -76,15 +84,20 @@ def min_snr(gamma: float | int = 5.0) -> Weighting:
 
 
 def sigmoid(bias: float | int = 0.0) -> Weighting:
-    """sigmoid(bias - log SNR) d(log SNR)/dt / 2 on the noise's error: an integral over log-SNR, the same for every
-    schedule (Kingma & Gao 2023).
+    """sigmoid(bias - log SNR) d(log SNR)/dt / 2 on the error of the noise.
 
-    Hoogeboom et al. 2024 (SiD2) weight the data's error with exp(bias) sigmoid(log SNR - bias) d(log SNR)/dt / 2. The
-    data's error is the noise's divided by SNR, and SNR sigmoid(bias - log SNR) = exp(bias) sigmoid(log SNR - bias), so
-    that is the same weight with the same sign of the bias; theirs are negative, -3 for example.
+    The loss is an integral over log SNR that does not depend on the schedule (Kingma & Gao 2023, arXiv:2303.00848).
+
+    Hoogeboom et al. 2024 (SiD2, arXiv:2410.19324) use the weight exp(bias) sigmoid(log SNR - bias) d(log SNR)/dt / 2 on
+    the error of the data. Because the squared error of the noise is SNR times the squared error of the data, and
+    SNR sigmoid(bias - log SNR) = exp(bias) sigmoid(log SNR - bias), the two weights are the same, with the same bias.
+    Their biases are negative, for example -3.
+
+    Raises:
+        TypeError: if the bias is a string.
     """
     if isinstance(bias, str):
-        raise TypeError("sigmoid: the bias must be a number")
+        raise TypeError(f"sigmoid: the bias must be a number, not {bias!r}")
 
     def factor(path: AffinePath, t: Array) -> Array:
         return 0.5 * jax.nn.sigmoid(bias - path.schedule.log_snr(t)) * log_snr_slope(path.schedule, t)
@@ -93,8 +106,10 @@ def sigmoid(bias: float | int = 0.0) -> Weighting:
 
 
 def likelihood() -> Weighting:
-    """d(log SNR)/dt / 2 on the noise's error: its integral is the negative ELBO in nats, up to a constant.
+    """d(log SNR)/dt / 2 on the error of the noise.
 
-    The same as g^2 / 2 on the score's error, with g the diffusion of the noising SDE (Song et al. 2021b, theorem 1).
+    The integral of the loss over t is the negative ELBO in nats, up to a constant. The same weight is g^2 / 2 on the
+    error of the score, with g the diffusion coefficient of the noising SDE (Song et al. 2021, arXiv:2101.09258,
+    theorem 1).
     """
     return Weighting(noise, lambda path, t: 0.5 * log_snr_slope(path.schedule, t), needs_alpha=True, needs_sigma=True)

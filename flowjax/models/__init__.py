@@ -1,4 +1,4 @@
-"""Networks: Flax NNX modules that map (t, x, cond) to an array shaped like x. They know nothing of paths."""
+"""Networks: Flax NNX modules that map (t, x, cond) to arrays shaped like x, independently of paths and methods."""
 
 from flowjax.models.adm import ADM
 from flowjax.models.dit import DiT

@@ -1,190 +1,63 @@
-"""The U-Net of ADM and DDPM++, in the form that torchcfm trains on CIFAR-10.
+"""The U-Net of ADM and DDPM++ (Ho et al. 2020, arXiv:2006.11239; Song et al. 2021, arXiv:2011.13456; Dhariwal & Nichol
+2021, arXiv:2105.05233).
 
-Residual blocks on a ladder of resolutions, attention on some of them, every map of the way down concatenated on the
-way up (Ho et al. 2020; Dhariwal & Nichol 2021; Song et al. 2021). The preset of 128 channels, (1, 2, 2, 2), 2 blocks,
-attention on maps of side 16, heads of width 64 and no `film` is torchcfm's CIFAR-10 network, parameter for parameter:
-35,746,307.
+With 128 channels, multipliers (1, 2, 2, 2), 2 blocks, attention at height 16, heads of width 64 and without `film`, it
+has the same 35,746,307 parameters as the network that torchcfm trains on CIFAR-10.
 
-Written for the memory system: group norm, embedding and SiLU are one pass (`models.norm`), biases ride beside their
-maps until a norm takes them, doubling the resolution is part of its convolution (`models.layers`), attention is fused
-where the hardware can (`models.attention`). Computes in `dtype`, with float32 parameters, statistics and softmax.
+The implementation reduces memory traffic. Group norm, embedding and SiLU are one pass over memory (`models.norm`).
+Biases are kept apart from their feature maps until the next norm adds them. Doubling the resolution is part of the
+convolution that follows it (`models.layers`). Attention is fused on hardware that supports it (`models.attention`). The
+network computes in `dtype`; parameters, statistics and softmax are float32.
 """
 
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
 from flowjax.conditions import Field, check
 from flowjax.errors import check_name
 from flowjax.keys import RowKeys, row_keys
-from flowjax.models.attention import attend
+from flowjax.models.adm_blocks import Map, Stage, concatenated, resampled, zeros
 from flowjax.models.embeddings import batch_time, refuse_mask
 from flowjax.models.encoders import beside, check_fields, embed, encoders_of, extra_channels
-from flowjax.models.layers import (
-    DTYPES,
-    REMAT,
-    Conv,
-    dropout,
-    remat,
-    split_keys,
-    uniform_init,
-)
-from flowjax.models.norm import GroupNorm, Parts
+from flowjax.models.layers import DTYPES, REMAT, Conv, remat, split_keys, uniform_init
+from flowjax.models.norm import GroupNorm
 from flowjax.typing import Cond, PRNGKey
 
-__all__ = ["ADM", "Attention", "Map", "ResBlock", "Stage"]
-
-_zeros = nnx.initializers.zeros_init()
-
-
-class Map(NamedTuple):
-    """A feature map as parts side by side, and a bias that has not been added yet: the norms take both for nothing.
-
-    Added at once, each bias would cost the backward pass a reduction over the whole map; putting maps together costs a
-    copy of them.
-    """
-
-    parts: Parts
-    bias: Float[Array, " C"]
-
-    @property
-    def x(self) -> Float[Array, "B H W C"]:
-        """The values of a map in one part."""
-        (x,) = self.parts
-        return x
-
-    def settled(self) -> "Map":
-        """The same with the bias in the values, as a padded convolution needs it."""
-        return Map((self.x + self.bias.astype(self.x.dtype),), jnp.zeros_like(self.bias))
-
-
-def _beside(a: Map, b: Map) -> Map:
-    return Map(a.parts + b.parts, jnp.concatenate([a.bias, b.bias]))
-
-
-class ResBlock(nnx.Module):
-    """x + conv(drop(silu(norm(conv(silu(norm(x))) + embedding)))); the last convolution starts at zero."""
-
-    def __init__(self, a: int, b: int, width: int, film: bool, rate: float, *, rngs: nnx.Rngs):
-        self.film, self.rate = film, rate
-        self.norm1 = GroupNorm(a, rngs=rngs)
-        self.conv1 = Conv(a, b, rngs=rngs)
-        self.embed = nnx.Linear(width, b * (1 + film), kernel_init=uniform_init(), rngs=rngs)
-        self.norm2 = GroupNorm(b, rngs=rngs)
-        self.conv2 = Conv(b, b, init=_zeros, rngs=rngs)
-        self.skip = Conv(a, b, 1, rngs=rngs) if a != b else None
-
-    def __call__(self, m: Map, embedding: Float[Array, "B E"], key: RowKeys | None, forward_mode: bool = False) -> Map:
-        h = self.conv1.linear(self.norm1(*m.parts, add=m.bias, forward_mode=forward_mode))
-        e, bias = self.embed(embedding), self.conv1.bias[...]
-        if self.film:
-            scale, shift = jnp.split(e, 2, -1)
-            h = self.norm2(h, add=bias, film=(scale, shift), forward_mode=forward_mode)
-        else:
-            h = self.norm2(h, add=e + bias, forward_mode=forward_mode)
-        h = self.conv2.linear(dropout(h, self.rate, key))
-        if self.skip is not None:
-            m = _mixed(self.skip, m)
-        return Map((h + m.x,), self.conv2.bias[...] + m.bias)
-
-
-def _mixed(conv: Conv, m: Map) -> Map:
-    """The 1 x 1 convolution of a map."""
-    kernel = conv.kernel[0, 0]
-    ends = np.cumsum([x.shape[-1] for x in m.parts])[:-1]
-    products = [x @ k.astype(x.dtype) for x, k in zip(m.parts, jnp.split(kernel, ends), strict=True)]
-    return Map((sum(products[1:], products[0]),), conv.bias[...] + m.bias @ kernel)
-
-
-class Attention(nnx.Module):
-    """Self-attention over the pixels of a map, with a residual that starts at zero."""
-
-    def __init__(self, channels: int, head_width: int, heads: int = 0, *, rngs: nnx.Rngs):
-        if heads and channels % heads:
-            raise ValueError(f"{heads} heads do not divide {channels} channels")
-        if not heads and channels % head_width:
-            raise ValueError(f"heads of width {head_width} do not divide {channels} channels")
-        self.heads = heads or channels // head_width
-        self.norm = GroupNorm(channels, act=False, rngs=rngs)
-        self.qkv = nnx.Linear(channels, 3 * channels, kernel_init=uniform_init(), rngs=rngs)
-        self.out = nnx.Linear(channels, channels, kernel_init=_zeros, rngs=rngs)
-
-    def __call__(self, m: Map, forward_mode: bool = False) -> Map:
-        b, h, w, c = m.x.shape
-        x = self.norm(m.x, add=m.bias, forward_mode=forward_mode)
-        # three products, so that none of q, k and v has to be copied out of the others
-        q, k, v = (x @ kernel for kernel in jnp.split(self.qkv.kernel[...].astype(x.dtype), 3, -1))
-        # softmax does not see the bias of k, and v's goes through the weights, which sum to one, as it is
-        q_bias, _, v_bias = jnp.split(_bias(self.qkv), 3)
-        q, k, v = (a.reshape(b, h * w, self.heads, -1) for a in (q + q_bias.astype(q.dtype), k, v))
-        out = self.out.kernel[...]
-        mixed = attend(q, k, v, forward_mode).reshape(b, h, w, c) @ out.astype(x.dtype)
-        return Map((m.x + mixed,), m.bias + _bias(self.out) + v_bias @ out)
-
-
-def _bias(layer: nnx.Linear) -> Array:
-    assert layer.bias is not None
-    return layer.bias[...]
-
-
-class Stage(nnx.Module):
-    """A residual block, and attention after it on some maps."""
-
-    def __init__(
-        self,
-        a: int,
-        b: int,
-        width: int,
-        film: bool,
-        rate: float,
-        attention: bool,
-        head_width: int,
-        heads: int = 0,
-        *,
-        rngs: nnx.Rngs,
-    ):
-        self.block = ResBlock(a, b, width, film, rate, rngs=rngs)
-        self.attention = Attention(b, head_width, heads, rngs=rngs) if attention else None
-
-    def __call__(self, m: Map, embedding: Float[Array, "B E"], key: RowKeys | None, forward_mode: bool = False) -> Map:
-        m = self.block(m, embedding, key, forward_mode)
-        return m if self.attention is None else self.attention(m, forward_mode)
-
-
-def _resampled(conv: Conv, m: Map, forward_mode: bool) -> Map:
-    """The convolution of a settled map."""
-    return Map((conv.linear(m.x, forward_mode),), conv.bias[...])
+__all__ = ["ADM"]
 
 
 class ADM(nnx.Module):
-    """The U-Net of ADM and DDPM++.
+    """The U-Net of ADM and DDPM++: residual blocks at several resolutions with skip connections.
 
     Args:
-        shape: (H, W, C) of one image; 2^(levels - 1) divides H and W.
-        channels: at full resolution.
-        multipliers: channels of each level, in units of `channels`; each level after the first halves the map.
-        blocks: residual blocks a level.
-        attention: sides of the maps with attention; the middle has it always.
-        head_width: channels of each attention head, where `heads` is 0.
-        heads: number of attention heads in every attention layer, whatever its number of channels; 0 for
-            `channels of the layer / head_width`.
-        film: the embedding scales and shifts after the norm (ADM) instead of being added before it. Where it is added,
-            blocks of 32 channels do not depend on it: their norm has one channel per group, and removes it.
-        dropout: rate, inside each residual block; applied where the call passes a key.
-        time_scale: what multiplies t before its sines; torchcfm's is 1, ADM's 1000.
-        fields: of the conditions, of the kinds in `encoders.TAKES`.
-        two_times: whether the network takes a second time s. An embedding of t - s is added to that of t.
-        outputs: images side by side in the last axis.
-        dtype: a name in `DTYPES`.
-        remat: a name in `REMAT`, for each residual block with its attention.
-        rngs: for the initialisation.
+        shape: (H, W, C) of one image. H and W must be multiples of 2^(levels - 1).
+        channels: number of channels at full resolution.
+        multipliers: number of channels of each level divided by `channels`. Each level after the first halves the
+            resolution.
+        blocks: number of residual blocks per level.
+        attention: heights of the feature maps with attention; the middle block always has attention.
+        head_width: number of channels of each attention head, if `heads` is 0.
+        heads: number of attention heads of every attention layer; 0 to use heads of width `head_width`.
+        film: whether the embedding scales and shifts the output of the norm (ADM) or is added to its input. If
+            it is added, blocks of 32 channels do not depend on it: their norm has one channel per group and removes it.
+        dropout: dropout rate inside each residual block. Dropout is applied only if the call passes a key.
+        time_scale: factor on t before its sinusoidal features; 1 in torchcfm, 1000 in ADM.
+        fields: the conditions, whose kinds must be in `encoders.TAKES`.
+        two_times: whether the network takes a second time s. It adds an embedding of t - s to the embedding of t.
+        outputs: number of output images, concatenated along the last axis.
+        dtype: compute type, a name in `DTYPES`.
+        remat: rematerialisation policy of each residual block with its attention, a name in `REMAT`.
+        rngs: random number generators of the initialisation.
+
+    Raises:
+        ValueError: if sizes do not divide each other, a name is unknown, or a condition is not supported.
     """
 
-    # XLA's CPU compiler gives convolutions their fast kernels only outside loops. Inside one, the gradients of a U-Net
-    # took 9.9 s a step against 0.58 s (batch 64 of Fashion-MNIST, 2 cores, jaxlib 0.10.2).
+    # On CPUs, XLA has fast convolution kernels only outside loops: the gradients of a U-Net took 9.9 s per step inside
+    # a loop and 0.58 s outside (batch 64 of Fashion-MNIST, 2 cores, jaxlib 0.10.2).
     slow_in_cpu_loops: ClassVar[bool] = True
     cast_parameters: ClassVar[str] = (
         r"^((down|up)/\d+/\d+|middle[12])/(block/conv[12]|attention/qkv)/kernel$|^downs/\d+/kernel$|^out/bias$"
@@ -215,7 +88,7 @@ class ADM(nnx.Module):
         if height % halvings or width % halvings:
             raise ValueError(f"{len(multipliers)} levels need images whose sides {halvings} divides, not {shape[:2]}")
         if channels % 32:
-            raise ValueError(f"channels must be a multiple of 32, the groups of the norms, not {channels}")
+            raise ValueError(f"channels must be a multiple of 32, the number of norm groups, not {channels}")
         if not film and channels * max(multipliers) == 32:
             raise ValueError(
                 "adm without film needs a level of more than 32 channels: a norm with one channel per group removes "
@@ -259,7 +132,7 @@ class ADM(nnx.Module):
                 ups.append(Conv(now, now, up=True, rngs=rngs))
         self.up, self.ups = nnx.List(up), nnx.List(ups)
         self.norm = GroupNorm(now, rngs=rngs)
-        self.out = Conv(now, outputs * c, init=_zeros, rngs=rngs)
+        self.out = Conv(now, outputs * c, init=zeros, rngs=rngs)
         self.difference1 = linear(channels, e) if two_times else None
         self.difference2 = linear(e, e) if two_times else None
 
@@ -274,19 +147,19 @@ class ADM(nnx.Module):
         key: PRNGKey | RowKeys | None = None,
         forward_mode: bool = False,
     ) -> Float[Array, "B H W D"]:
-        """The network's output, in float32.
+        """Returns the network's output (B, H, W, outputs * C) in float32.
 
         Args:
-            t: () or (B,) in [0, 1].
+            t: time, () or (B,), in [0, 1].
             x: (B, H, W, C).
-            cond: conditions by name, or None; a field that is absent is not given.
-            s: () or (B,), the second time of a network of two times; None otherwise.
-            mask: None; other networks take masks.
-            key: of the dropout, for all rows or one for each; None for none.
-            forward_mode: use only operations that JAX differentiates in forward mode.
+            cond: conditions by name, or None. A field that is absent counts as not given.
+            s: second time, () or (B,), if `two_times` is True; None otherwise.
+            mask: must be None, because networks of images take no mask.
+            key: key of the dropout, one for the batch or one per row; None to apply no dropout.
+            forward_mode: whether to use only operations that JAX differentiates in forward mode.
 
         Raises:
-            ValueError: on a condition that is not one of `fields`, a mask, or a second time where it has no meaning.
+            ValueError: if a condition is not one of `fields`, if a mask is given, or if `s` does not fit `two_times`.
         """
         refuse_mask(mask)
         cond = check(cond, self.fields)
@@ -299,7 +172,7 @@ class ADM(nnx.Module):
         skips = [m]
         for i, level in enumerate(self.down):
             if i:
-                m = _resampled(self.downs[i - 1], m, forward_mode)
+                m = resampled(self.downs[i - 1], m, forward_mode)
                 skips.append(m)
             for j, stage in enumerate(level):
                 m = run(stage, m)
@@ -309,7 +182,7 @@ class ADM(nnx.Module):
         m = run(self.middle2, run(self.middle1, m))
         for i, level in enumerate(self.up):
             for stage in level:
-                m = run(stage, _beside(m, skips.pop()))
+                m = run(stage, concatenated(m, skips.pop()))
             if i < len(self.ups):
-                m = _resampled(self.ups[i], m.settled(), forward_mode)
+                m = resampled(self.ups[i], m.settled(), forward_mode)
         return self.out(self.norm(m.x, add=m.bias, forward_mode=forward_mode)).astype(jnp.float32)

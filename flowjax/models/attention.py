@@ -1,7 +1,7 @@
-"""Softmax attention over tokens, by the fastest kernel that serves.
+"""Softmax attention over tokens, by the fused kernel of cuDNN if possible and by plain XLA operations otherwise.
 
-cuDNN's fused kernel never writes the (T, T) weights to memory; it wants half precision on a recent NVIDIA GPU, and
-reverse mode (`models.kernels`). XLA's form runs anywhere, with the softmax in float32.
+The kernel of cuDNN does not write the (T, T) attention weights to memory. It needs half precision, a recent NVIDIA GPU
+and reverse mode (`models.kernels`). The XLA operations run on all devices.
 """
 
 import jax
@@ -13,7 +13,7 @@ from flowjax.models import kernels
 __all__ = ["attend", "cudnn_takes"]
 
 _TILE = 64
-"""Tokens come in tiles of this size in the fused kernel; fewer make weights that are small in XLA's form too."""
+"""The number of tokens in a tile of the fused kernel. With fewer tokens, the XLA weights are small as well."""
 
 
 def attend(
@@ -22,8 +22,11 @@ def attend(
     """softmax(q k^T / sqrt(H)) v for each of N heads, with the softmax in float32.
 
     Args:
-        q, k, v: queries, keys and values.
-        forward_mode: use only operations that JAX differentiates in forward mode.
+        q, k, v: queries, keys and values, (B, T, N, H).
+        forward_mode: whether to use only operations that JAX differentiates in forward mode.
+
+    Returns:
+        The attention output (B, T, N, H) in the dtype of q.
     """
     if kernels.serve(forward_mode) and cudnn_takes(q.shape[1], q.shape[3], q.dtype):
         return jax.nn.dot_product_attention(q, k, v, implementation="cudnn")
@@ -33,6 +36,6 @@ def attend(
 
 
 def cudnn_takes(tokens: int, width: int, dtype: jnp.dtype) -> bool:
-    """Whether cuDNN's kernel is for heads of that width on that many tokens."""
+    """Returns whether the kernel of cuDNN supports this number of tokens, width of a head and dtype."""
     half = dtype in (jnp.dtype(jnp.bfloat16), jnp.dtype(jnp.float16))
     return half and tokens % _TILE == 0 and width % 8 == 0 and width <= 128

@@ -1,12 +1,14 @@
-"""The diffusion transformer: DiT (Peebles & Xie 2023), which SiT (Ma et al. 2024) takes over as it is.
+"""The diffusion transformer DiT (Peebles & Xie 2023, arXiv:2212.09748), which is also the network of SiT (Ma et al.
+2024, arXiv:2401.08740).
 
-An image is cut into patches; each is a token, with its place added as fixed sines. Blocks of attention and MLP see time
-and class through adaLN-zero alone: shift and scale after each layer norm and a gate on each residual branch, linear in
-silu(time + class) and zero at the start, so that a fresh block is the identity. With the rows of `SIZES`, patch 2, 1000
-classes and `outputs=2` (noise and variance) on latents of 32 x 32 x 4 this is DiT-S/2 to DiT-XL/2.
+An image is cut into patches. Each patch is a token, to which a fixed sinusoidal position embedding is added. The blocks
+of attention and MLP receive time and conditions through adaLN-zero: a shift and a scale after each layer norm and a
+gate on each residual branch. These are linear in silu(time + conditions) and initialised to zero, so that each block is
+initially the identity. With the sizes in `SIZES`, patch 2, 1000 classes and `outputs=2` (noise and variance) on latents
+of 32 x 32 x 4, the network is DiT-S/2 to DiT-XL/2.
 
-Computes in `dtype`, with float32 parameters, norms, modulations and softmax. The norms and the GELU are recomputed in
-the backward pass: they cost one read of what is kept anyway.
+The network computes in `dtype`; parameters, norms, modulations and softmax are float32. The backward pass recomputes
+the norms and the GELU, which only need inputs that are kept in memory anyway.
 """
 
 from collections.abc import Mapping, Sequence
@@ -36,10 +38,10 @@ SIZES: dict[str, dict[str, int]] = {
     "L": {"depth": 24, "width": 1024, "heads": 16},
     "XL": {"depth": 28, "width": 1152, "heads": 16},
 }
-"""The published sizes (Peebles & Xie 2023, table 1), as the constructor takes them."""
+"""The published sizes (Peebles & Xie 2023, table 1), as arguments of `DiT`."""
 
 TIME_FEATURES = 256
-"""Numbers that describe a time to the MLP that embeds it."""
+"""The number of sinusoidal features of a time, the inputs of the MLP that embeds it."""
 
 _EPS = 1e-6
 _zeros = nnx.initializers.zeros_init()
@@ -48,25 +50,27 @@ _xavier = nnx.initializers.xavier_uniform()
 
 
 def patches(x: Float[Array, "B H W C"], p: int) -> Float[Array, "B T D"]:
-    """Squares of p x p pixels as tokens, row by row; in a token, row, column, channel."""
+    """Cuts images into tokens of p x p pixels, row by row. A token is ordered by row, column and channel."""
     folded = fold(x, p)
     return folded.reshape(x.shape[0], -1, folded.shape[-1])
 
 
 def pixels(tokens: Float[Array, "B T D"], p: int, height: int, width: int) -> Float[Array, "B H W C"]:
-    """The inverse of `patches`, for images of height x width."""
+    """The inverse of `patches`, for images of size (height, width)."""
     return unfold(tokens.reshape(tokens.shape[0], height // p, width // p, -1), p)
 
 
 def positions(height: int, width: int, features: int) -> Float[np.ndarray, "T D"]:
-    """Fixed sines of the place of each token, row by row: half of the features for its column, half for its row.
+    """Returns the fixed position embeddings of the tokens, row by row.
 
-    Each half holds sin and cos of place / 10000^(k / n) for k = 0 ... n - 1, n a quarter of the features (He et al.
-    2022's code, which DiT's follows: columns come first). In float64, then rounded.
+    The first half of the features encodes the column and the second half the row. Each half is sin and cos of
+    index / 10000^(k / n) for k = 0 ... n - 1, where n is a quarter of the features. They are computed in float64 and
+    then rounded to float32. The order is that of the published code of DiT, which follows He et al. 2022
+    (arXiv:2111.06377).
     """
     n = features // 4
     omega = 10_000.0 ** -(np.arange(n) / n)
-    sines = lambda place: np.concatenate([np.sin(place[:, None] * omega), np.cos(place[:, None] * omega)], 1)
+    sines = lambda index: np.concatenate([np.sin(index[:, None] * omega), np.cos(index[:, None] * omega)], 1)
     row, column = (i.reshape(-1) for i in np.indices((height, width)))
     return np.concatenate([sines(column), sines(row)], 1).astype(np.float32)
 
@@ -75,7 +79,7 @@ def positions(height: int, width: int, features: int) -> Float[np.ndarray, "T D"
 def _modulated_norm(
     x: Float[Array, "B T W"], shift: Float[Array, "B W"], scale: Float[Array, "B W"]
 ) -> Float[Array, "B T W"]:
-    """(1 + scale) norm(x) + shift: layer norm without gain or bias, in float32."""
+    """(1 + scale) norm(x) + shift, where norm is layer norm without gain and bias, computed in float32."""
     h = x.astype(jnp.float32)
     h = h - h.mean(-1, keepdims=True)
     h = h * jax.lax.rsqrt((h * h).mean(-1, keepdims=True) + _EPS)
@@ -91,20 +95,20 @@ def _rms_norm(x: Float[Array, "B T N H"], gain: Float[Array, " H"]) -> Float[Arr
 
 
 def _linear(layer: nnx.Linear, x: Float[Array, "*B a"]) -> Float[Array, "*B b"]:
-    """The layer in the type of its input."""
+    """Applies the layer in the dtype of its input."""
     (y,) = _products(layer, x, 1)
     return y
 
 
 def _products(layer: nnx.Linear, x: Float[Array, "*B a"], n: int) -> list[Float[Array, "*B c"]]:
-    """The layer's output in n parts, one product each, so that none has to be copied out of the others."""
+    """Returns the layer's output in n parts, each from one product, because splitting one product would copy them."""
     assert layer.bias is not None
     kernels, biases = (jnp.split(p.astype(x.dtype), n, -1) for p in (layer.kernel[...], layer.bias[...]))
     return [x @ kernel + bias for kernel, bias in zip(kernels, biases, strict=True)]
 
 
 class Block(nnx.Module):
-    """Attention, then an MLP four times as wide, each as x + gate f((1 + scale) norm(x) + shift)."""
+    """Attention, then an MLP with hidden width 4 W, each as x + gate f((1 + scale) norm(x) + shift)."""
 
     def __init__(self, width: int, heads: int, qk_norm: bool, rate: float, *, rngs: nnx.Rngs):
         self.heads, self.rate = heads, rate
@@ -140,24 +144,25 @@ class DiT(nnx.Module):
     """The diffusion transformer.
 
     Args:
-        shape: (H, W, C) of one image or latent; `patch` divides H and W.
+        shape: (H, W, C) of one image or latent. H and W must be multiples of `patch`.
         patch: side of a token in pixels.
         depth: number of blocks.
-        width: of a token; a multiple of 4 and of `heads`.
-        heads: of the attention.
-        qk_norm: queries and keys are RMS-normed in each head, with a gain each (Esser et al. 2024, sec. 5.3.2).
-        dropout: rate, at the end of each residual branch; applied where the call passes a key.
-        time_scale: what multiplies t before its sines: 1000 as DiT, whose times are steps of a chain; 1 as SiT.
-        fields: of the conditions, of the kinds in `encoders.TAKES`. The elements of a sequence are
-            tokens beside those of the image, and are dropped at the end.
-        two_times: whether the network takes a second time s. An embedding of t - s is added to that of t.
-        outputs: images side by side in the last axis.
-        dtype: a name in `DTYPES`.
-        remat: a name in `REMAT`, for each block.
-        rngs: for the initialisation.
+        width: width of a token, a multiple of 4 and of `heads`.
+        heads: number of attention heads.
+        qk_norm: whether to apply RMS norm with a learned gain to the queries and keys of each head (Esser et al. 2024,
+            arXiv:2403.03206, sec. 5.3.2).
+        dropout: dropout rate at the end of each residual branch. Dropout is applied only if the call passes a key.
+        time_scale: factor on t before its sinusoidal features: 1000 in DiT, whose times are steps of a chain; 1 in SiT.
+        fields: the conditions, whose kinds must be in `encoders.TAKES`. The elements of a sequence are appended to the
+            tokens of the image, and removed before the output layer.
+        two_times: whether the network takes a second time s. It adds an embedding of t - s to the embedding of t.
+        outputs: number of output images, concatenated along the last axis.
+        dtype: compute type, a name in `DTYPES`.
+        remat: rematerialisation policy of each block, a name in `REMAT`.
+        rngs: random number generators of the initialisation.
 
     Raises:
-        ValueError: on sizes that do not divide, an unknown dtype or remat.
+        ValueError: if sizes do not divide each other, a name is unknown, or a condition is not supported.
     """
 
     cast_parameters: ClassVar[str] = r"^(stem|out|blocks/\d+/(qkv|out|mlp1|mlp2))/(kernel|bias)$"
@@ -212,19 +217,19 @@ class DiT(nnx.Module):
         key: PRNGKey | RowKeys | None = None,
         forward_mode: bool = False,
     ) -> Float[Array, "B H W D"]:
-        """The network's output, in float32.
+        """Returns the network's output (B, H, W, outputs * C) in float32.
 
         Args:
-            t: () or (B,) in [0, 1].
+            t: time, () or (B,), in [0, 1].
             x: (B, H, W, C).
-            cond: conditions by name, or None; a field that is absent is not given.
-            s: () or (B,), the second time of a network of two times; None otherwise.
-            mask: None; other networks take masks.
-            key: of the dropout, for all rows or one for each; None for none.
-            forward_mode: use only operations that JAX differentiates in forward mode.
+            cond: conditions by name, or None. A field that is absent counts as not given.
+            s: second time, () or (B,), if `two_times` is True; None otherwise.
+            mask: must be None, because networks of images take no mask.
+            key: key of the dropout, one for the batch or one per row; None to apply no dropout.
+            forward_mode: whether to use only operations that JAX differentiates in forward mode.
 
         Raises:
-            ValueError: on a condition that is not one of `fields`, a mask, or a second time where it has no meaning.
+            ValueError: if a condition is not one of `fields`, if a mask is given, or if `s` does not fit `two_times`.
         """
         _, height, width, _ = x.shape
         refuse_mask(mask)
@@ -234,15 +239,15 @@ class DiT(nnx.Module):
         h = h + positions(height // self.patch, width // self.patch, h.shape[-1]).astype(h.dtype)
         tokens = h.shape[1]
         h = self._with_sequences(h, cond)
-        drawn = split_keys(row_keys(key, x.shape[0]), 2 * len(self.blocks))
-        for block, *keys in zip(self.blocks, drawn[::2], drawn[1::2], strict=True):
+        dropout_keys = split_keys(row_keys(key, x.shape[0]), 2 * len(self.blocks))
+        for block, *keys in zip(self.blocks, dropout_keys[::2], dropout_keys[1::2], strict=True):
             h = remat(self.remat, lambda h, c, block=block, keys=keys: block(h, c, keys, forward_mode))(h, c)
         shift, scale = jnp.split(self.modulation(c), 2, -1)
         h = _linear(self.out, _modulated_norm(h[:, :tokens], shift, scale))
         return pixels(h, self.patch, height, width).astype(jnp.float32)
 
     def _with_sequences(self, h: Float[Array, "B T W"], cond: Mapping[str, Array]) -> Float[Array, "B U W"]:
-        """The tokens of the image, then those of each condition that is a sequence."""
+        """Returns the tokens of the image, followed by the tokens of each condition of kind `sequence`."""
         fields = [f for f in self.fields if f.kind == "sequence"]
         tokens = encode(self.encoders, fields, cond, h.shape[0])
         return jnp.concatenate([h, *(a.astype(h.dtype) for a in tokens)], 1) if tokens else h

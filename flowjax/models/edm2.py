@@ -1,15 +1,16 @@
-"""The magnitude-preserving U-Net of EDM2, its configuration G (Karras et al. 2024, figure 21 and appendix B).
+"""The magnitude-preserving U-Net of EDM2, configuration G (Karras et al. 2024, arXiv:2312.02696, figure 21 and
+appendix B).
 
-Residual blocks on a ladder of resolutions whose layers all keep the magnitude of activations (`models.magnitude`): no
-group norms, no biases, no learned scales but one gain a block for the embedding and one for the output. The preset of
-128 channels, (1, 2, 3, 4), 3 blocks, attention on maps of sides 16 and 8, on 64 x 64 x 4 latents of 1000 classes is
-EDM2-XS; 192 channels make it EDM2-S.
+All layers preserve the magnitude of activations (`models.magnitude`). There are no group norms and no biases, and the
+only learned scales are one gain per block for the embedding and one for the output. With 128 channels, multipliers
+(1, 2, 3, 4), 3 blocks and attention at heights 16 and 8, on 64 x 64 x 4 latents of 1000 classes, the network is
+EDM2-XS; with 192 channels it is EDM2-S.
 
-Inputs should have mean square 1, and so should targets: scaling both is the business of the prediction, not of the
-network. Train it with `training.optimizers.normalise_weights` behind the optimizer, at a learning rate near 1e-2 that
-falls as 1 / sqrt(step), without weight decay. Two things are not as published: a missing label has a vector of its own
-instead of zero, so that its embedding has the magnitude of all others; and nothing clips activations at 256, for which
-only float16 had use.
+Inputs and targets should have mean square 1; the prediction scales them, not the network. Train with
+`training.optimizers.normalise_weights` after the optimizer, at a learning rate near 1e-2 that decays as
+1 / sqrt(step), without weight decay. There are two differences from the paper. A missing label has a learned vector
+instead of zero, so that its embedding has the same magnitude as all others. Activations are not clipped at 256, which
+the paper needs for float16.
 """
 
 import math
@@ -23,211 +24,64 @@ from jaxtyping import Array, Float
 from flowjax.conditions import Field, check
 from flowjax.errors import check_name
 from flowjax.keys import RowKeys, row_keys
-from flowjax.models.attention import attend
 from flowjax.models.embeddings import batch_time, refuse_mask, refuse_two_times, time_difference
 from flowjax.models.encoders import beside, check_fields, encode, encoders_of, extra_channels
-from flowjax.models.layers import DTYPES, REMAT, dropout, remat, split_keys
-from flowjax.models.magnitude import (
-    MPConv,
-    MPLinear,
-    cat_gains,
-    double,
-    fourier,
-    halve,
-    mp_silu,
-    mp_sum,
-    pixel_norm,
-)
+from flowjax.models.layers import DTYPES, REMAT, remat, split_keys
+from flowjax.models.magnitude import MPConv, MPLinear, fourier, mp_silu, mp_sum
+from flowjax.models.magnitude_blocks import Decoder, Encoder
 from flowjax.models.magnitude_encoders import MP_ENCODERS
 from flowjax.typing import Cond, PRNGKey
 
-__all__ = [
-    "EDM2",
-    "LABEL_BALANCE",
-    "RESIDUAL_BALANCE",
-    "SKIP_BALANCE",
-    "TIMES",
-    "Attention",
-    "Decoder",
-    "Encoder",
-    "Residual",
-    "noise_level",
-]
-
-RESIDUAL_BALANCE = 0.3
-"""Share of a residual or attention branch in its sum with the stream."""
+__all__ = ["EDM2", "LABEL_BALANCE", "TIMES", "noise_level"]
 
 LABEL_BALANCE = 0.5
-"""Share of the class in the embedding."""
-
-SKIP_BALANCE = 0.5
-"""Share of the map of the way down where it stands beside the stream."""
+"""The weight t of the first condition in its `mp_sum` with the embedding of the noise level."""
 
 TIMES = ("log_snr", "linear")
+"""The possible values of `time`, for `noise_level`."""
 
 
 def noise_level(t: Float[Array, " B"], time: str) -> Float[Array, " B"]:
-    """What the network sees of the time: from 2, all noise, to -2, no noise.
+    """Returns the noise level that the network receives, from 2 (pure noise) to -2 (no noise), (B,).
 
-    `log_snr` is log((1 - t) / t) / 4, within +-2: EDM's log(sigma) / 4 on the straight path, where sigma is
-    (1 - t) / t. The bounds are sigma = e^8, and e^-8 = 3e-4, a twentieth of a grey level; beyond them nothing depends
-    on the time. The slope in t, -1 / (4 t (1 - t)), reaches -745 there. `linear` is 2 - 4 t: for schedules whose noise
-    is not (1 - t) / t, and for losses that differentiate in t.
+    `log_snr` is log((1 - t) / t) / 4, clipped to [-2, 2]. This is log(sigma) / 4 of EDM on the straight path, where
+    sigma = (1 - t) / t. The bounds are sigma = e^8 and e^-8 = 3e-4 (a twentieth of a grey level), and the noise level
+    is constant beyond them. Its derivative, -1 / (4 t (1 - t)), reaches -745 at the bounds. `linear` is 2 - 4 t; use it
+    for schedules whose noise is not (1 - t) / t, and for losses that differentiate with respect to t.
     """
     if time == "linear":
         return 2 - 4 * t
-    safe = jnp.clip(t, 1e-5, 1 - 1e-5)  # the logarithm's slope must be finite where it is not used
+    safe = jnp.clip(t, 1e-5, 1 - 1e-5)  # gradients of the unused branch must be finite
     return jnp.clip((jnp.log1p(-safe) - jnp.log(safe)) / 4, -2.0, 2.0)
-
-
-class Residual(nnx.Module):
-    """conv(drop(mp_silu(c conv(mp_silu(x))))), c = 1 + gain linear(embedding), where the gain starts at zero.
-
-    Args:
-        a, b: channels in and out.
-        width: of the embedding.
-        rate: of the dropout.
-        up: double the resolution, as part of the first convolution.
-    """
-
-    def __init__(self, a: int, b: int, width: int, rate: float, up: bool = False, *, rngs: nnx.Rngs):
-        self.rate = rate
-        self.conv1 = MPConv(a, b, up, rngs=rngs)
-        self.embed = MPLinear(width, b, rngs=rngs)
-        self.gain = nnx.Param(jnp.zeros(()))
-        self.conv2 = MPConv(b, b, rngs=rngs)
-
-    def __call__(
-        self,
-        parts: tuple[Float[Array, "B H W _"], ...],
-        gains: tuple[float, ...],
-        embedding: Float[Array, "B E"],
-        key: RowKeys | None,
-        forward_mode: bool = False,
-    ) -> Float[Array, "B h w b"]:
-        pieces = [mp_silu(p, g) for p, g in zip(parts, gains, strict=True)]
-        h = self.conv1(pieces[0] if len(pieces) == 1 else jnp.concatenate(pieces, -1), forward_mode=forward_mode)
-        c = 1 + self.embed(embedding, gain=self.gain[...])
-        return self.conv2(dropout(mp_silu(h, c[:, None, None]), self.rate, key))
-
-
-class Attention(nnx.Module):
-    """Cosine self-attention over the pixels of a map: queries, keys and values have mean square 1 in every head."""
-
-    def __init__(self, channels: int, head_width: int, *, rngs: nnx.Rngs):
-        if channels % head_width:
-            raise ValueError(f"heads of width {head_width} do not divide {channels} channels")
-        self.heads = channels // head_width
-        self.qkv = MPLinear(channels, 3 * channels, rngs=rngs)
-        self.out = MPLinear(channels, channels, rngs=rngs)
-
-    def __call__(self, x: Float[Array, "B H W C"], forward_mode: bool = False) -> Float[Array, "B H W C"]:
-        b, h, w, _ = x.shape
-        qkv = pixel_norm(self.qkv(x).reshape(b, h * w, 3, self.heads, -1))
-        y = attend(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2], forward_mode)
-        return mp_sum(x, self.out(y.reshape(x.shape)), RESIDUAL_BALANCE)
-
-
-class Encoder(nnx.Module):
-    """A block of the way down: the stream is normalised in every pixel before it branches.
-
-    Args:
-        a, b: channels in and out.
-        width: of the embedding.
-        rate: of the dropout.
-        head_width: of the attention; 0 for none.
-        down: halve the resolution first.
-    """
-
-    def __init__(self, a: int, b: int, width: int, rate: float, head_width: int, down: bool = False, *, rngs: nnx.Rngs):
-        self.down = down
-        self.skip = MPLinear(a, b, rngs=rngs) if a != b else None
-        self.residual = Residual(b, b, width, rate, rngs=rngs)
-        self.attention = Attention(b, head_width, rngs=rngs) if head_width else None
-
-    def __call__(
-        self,
-        x: Float[Array, "B H W a"],
-        embedding: Float[Array, "B E"],
-        key: RowKeys | None,
-        forward_mode: bool = False,
-    ) -> Float[Array, "B h w b"]:
-        x = halve(x) if self.down else x
-        x = pixel_norm(x if self.skip is None else self.skip(x))
-        x = mp_sum(x, self.residual((x,), (1.0,), embedding, key, forward_mode), RESIDUAL_BALANCE)
-        return x if self.attention is None else self.attention(x, forward_mode)
-
-
-class Decoder(nnx.Module):
-    """A block of the way up, of the stream or of the stream beside a map of the way down.
-
-    Args:
-        a: channels of the stream.
-        skip: channels of the map beside it; 0 for none.
-        b: channels out; a if there is no map.
-        width: of the embedding.
-        rate: of the dropout.
-        head_width: of the attention; 0 for none.
-        up: double the resolution first.
-    """
-
-    def __init__(
-        self,
-        a: int,
-        skip: int,
-        b: int,
-        width: int,
-        rate: float,
-        head_width: int,
-        up: bool = False,
-        *,
-        rngs: nnx.Rngs,
-    ):
-        self.up, self.joins = up, skip > 0
-        self.gains = cat_gains(a, skip, SKIP_BALANCE) if skip else (1.0,)
-        self.skip = MPLinear(a + skip, b, rngs=rngs) if skip else None
-        self.residual = Residual(a + skip, b, width, rate, up, rngs=rngs)
-        self.attention = Attention(b, head_width, rngs=rngs) if head_width else None
-
-    def __call__(
-        self,
-        parts: tuple[Float[Array, "B H W _"], ...],
-        embedding: Float[Array, "B E"],
-        key: RowKeys | None,
-        forward_mode: bool = False,
-    ) -> Float[Array, "B h w b"]:
-        y = self.residual(parts, self.gains, embedding, key, forward_mode)
-        x = parts[0] if self.skip is None else self.skip(*parts, gains=self.gains)
-        x = mp_sum(double(x) if self.up else x, y, RESIDUAL_BALANCE)
-        return x if self.attention is None else self.attention(x, forward_mode)
 
 
 class EDM2(nnx.Module):
     """The magnitude-preserving U-Net of EDM2.
 
     Args:
-        shape: (H, W, C) of one image; 2^(levels - 1) divides H and W.
-        channels: at full resolution.
-        multipliers: channels of each level, in units of `channels`; each level after the first halves the map.
-        blocks: residual blocks a level.
-        attention: sides of the maps with attention; the middle has it always.
-        head_width: of a head.
-        dropout: rate, inside each residual block; applied where the call passes a key.
-        time: `log_snr` or `linear`: what the network sees of t (`noise_level`).
-        time_scale: what multiplies that before its cosines.
-        fields: of the conditions, of the kinds in `encoders.TAKES`.
-        two_times: False; other networks take a second time.
-        outputs: images side by side in the last axis.
-        dtype: a name in `DTYPES`.
-        remat: a name in `REMAT`, for each residual block with its attention.
-        rngs: for the initialisation.
+        shape: (H, W, C) of one image. H and W must be multiples of 2^(levels - 1).
+        channels: number of channels at full resolution.
+        multipliers: number of channels of each level divided by `channels`. Each level after the first halves the
+            resolution.
+        blocks: number of residual blocks per level.
+        attention: heights of the feature maps with attention; the middle block always has attention.
+        head_width: number of channels of each attention head.
+        dropout: dropout rate inside each residual block. Dropout is applied only if the call passes a key.
+        time: how t becomes a noise level, `log_snr` or `linear` (`noise_level`).
+        time_scale: factor on the noise level before its Fourier features.
+        fields: the conditions, whose kinds must be in `encoders.TAKES`.
+        two_times: must be False, because this network takes one time.
+        outputs: number of output images, concatenated along the last axis.
+        dtype: compute type, a name in `DTYPES`.
+        remat: rematerialisation policy of each residual block with its attention, a name in `REMAT`.
+        rngs: random number generators of the initialisation.
 
     Raises:
-        ValueError: on sizes that do not fit together, or an unknown name.
+        ValueError: if sizes do not divide each other, a name is unknown, or a condition is not supported.
     """
 
-    # XLA's CPU compiler gives convolutions their fast kernels only outside loops. Inside one, the gradients of a U-Net
-    # took 9.9 s a step against 0.58 s (batch 64 of Fashion-MNIST, 2 cores, jaxlib 0.10.2).
+    # On CPUs, XLA has fast convolution kernels only outside loops: the gradients of a U-Net took 9.9 s per step inside
+    # a loop and 0.58 s outside (batch 64 of Fashion-MNIST, 2 cores, jaxlib 0.10.2).
     slow_in_cpu_loops: ClassVar[bool] = True
 
     def __init__(
@@ -297,19 +151,19 @@ class EDM2(nnx.Module):
         key: PRNGKey | RowKeys | None = None,
         forward_mode: bool = False,
     ) -> Float[Array, "B H W D"]:
-        """The network's output, in float32.
+        """Returns the network's output (B, H, W, outputs * C) in float32.
 
         Args:
-            t: () or (B,) in [0, 1].
+            t: time, () or (B,), in [0, 1].
             x: (B, H, W, C).
-            cond: conditions by name, or None; a field that is absent is not given.
-            s: None; other networks take a second time.
-            mask: None; other networks take masks.
-            key: of the dropout, for all rows or one for each; None for none.
-            forward_mode: use only operations that JAX differentiates in forward mode.
+            cond: conditions by name, or None. A field that is absent counts as not given.
+            s: must be None, because this network takes one time.
+            mask: must be None, because networks of images take no mask.
+            key: key of the dropout, one for the batch or one per row; None to apply no dropout.
+            forward_mode: whether to use only operations that JAX differentiates in forward mode.
 
         Raises:
-            ValueError: on a condition that is not one of `fields`, a mask, or a second time where it has no meaning.
+            ValueError: if a condition is not one of `fields`, if a mask is given, or if `s` does not fit `two_times`.
         """
         refuse_mask(mask)
         time_difference(batch_time(t, x), s, two_times=False)
@@ -319,7 +173,7 @@ class EDM2(nnx.Module):
         keys = iter(split_keys(row_keys(key, x.shape[0]), blocks))
         run = lambda block, h, key: remat(self.remat, lambda *args: block(*args, key, forward_mode))(h, embedding)
         h = beside(x.astype(self.dtype), self.fields, cond)
-        # a channel of ones stands in for all biases
+        # the network has no biases; a channel of ones replaces them (Karras et al. 2024)
         h = self.stem(jnp.pad(h, ((0, 0), (0, 0), (0, 0), (0, 1)), constant_values=1))
         skips = [h]
         for block in self.enc:
@@ -330,13 +184,13 @@ class EDM2(nnx.Module):
         return self.out(h, gain=self.gain[...]).astype(jnp.float32)
 
     def _embed(self, t: Float[Array, " B"], cond: Mapping[str, Array]) -> Float[Array, "B E"]:
-        """mp_silu of the embedding of noise level and conditions, in float32: it is small.
+        """Returns mp_silu of the embedding of the noise level and the conditions, in float32.
 
-        The conditions with a magnitude of their own share `LABEL_BALANCE` of the sum: each has the same part in it. One
-        whose null value is 0 is added, through a gain that starts at zero.
+        The noise level and each condition have equal weights in the sum. Vectors whose null value is 0 are instead
+        added with a learned gain, which is initialised to zero.
         """
         e = self.noise(fourier(noise_level(t, self.time) * self.time_scale, self.features))
-        rows, joined = t.shape[0], 0
+        rows, added = t.shape[0], 0
         for field in self.fields:
             if field.kind == "image":
                 continue
@@ -345,6 +199,6 @@ class EDM2(nnx.Module):
                 e = e if encoded is None else e + encoded
                 continue
             assert encoded is not None
-            joined += 1
-            e = mp_sum(e, encoded, LABEL_BALANCE if joined == 1 else 1 / (1 + math.sqrt(joined)))
+            added += 1
+            e = mp_sum(e, encoded, LABEL_BALANCE if added == 1 else 1 / (1 + math.sqrt(added)))
         return mp_silu(e)

@@ -1,4 +1,4 @@
-"""A Flax NNX module as pure functions, with its parameters apart from all other variables."""
+"""Flax NNX modules as pure functions, with the parameters separated from all other variables."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -19,9 +19,9 @@ class Variables(NamedTuple):
     """The variables of a module as nested dictionaries of arrays.
 
     Attributes:
-        params: every `nnx.Param`: what is differentiated and optimised.
-        state: every other variable: batch statistics, integer permutations, masks, the random state of `nnx.Dropout`,
-            flags and values of an initialisation that depends on data. An empty dictionary where there are none.
+        params: every `nnx.Param`. Training differentiates and optimises these.
+        state: every other variable, such as batch statistics, integer permutations, masks, the random state of
+            `nnx.Dropout`, and the results of a data-dependent initialisation; an empty dictionary if there are none.
     """
 
     params: PyTree[Any]
@@ -29,16 +29,16 @@ class Variables(NamedTuple):
 
 
 class Traits(NamedTuple):
-    """What a module declares about itself in attributes of the same names; training reads it.
+    """Properties that a module declares in attributes of the same names, for training.
 
     Attributes:
-        slow_in_cpu_loops: whether the module is slow inside a compiled loop on a CPU, as convolutions are: XLA has fast
-            kernels for them only outside loops.
-        cast_parameters: a regular expression of the paths (such as `blocks/0/mlp1/kernel`) of those parameters that the
-            module casts to `dtype` before it does anything else with them. They are cast before they are gathered from
-            many devices, which halves what is sent. A call must use each of them once: otherwise the terms of its
-            gradient would be added in the narrower type. An empty expression matches nothing.
-        dtype: the type in which the module computes.
+        slow_in_cpu_loops: whether the module is slow inside a compiled loop on a CPU. This is the case for
+            convolutions, for which XLA has fast CPU kernels only outside loops.
+        cast_parameters: a regular expression for the paths, such as `blocks/0/mlp1/kernel`, of the parameters that the
+            module casts to `dtype` before any other operation. Training casts them before it gathers them from several
+            devices, which halves the communication. A call must use each of them only once, because the terms of a
+            gradient would otherwise be added in the narrower type. An empty expression matches no parameter.
+        dtype: the compute type of the module.
     """
 
     slow_in_cpu_loops: bool = False
@@ -46,8 +46,8 @@ class Traits(NamedTuple):
     dtype: Any = jnp.float32
 
     def types(self, params: Params) -> PyTree[Any]:
-        """The type in which each parameter is used: its own, or `dtype` if it is cast and `dtype` is narrower."""
-
+        """Returns the dtype in which each parameter is used: `dtype` if the module casts it and `dtype` is narrower
+        than the dtype of the parameter, otherwise the dtype of the parameter."""
         narrow = jnp.dtype(self.dtype)
 
         def type_of(path: Any, p: Any) -> Any:
@@ -62,15 +62,14 @@ class Functional:
     """A module as two pure functions.
 
     Attributes:
-        init: `init(key) -> Variables`; compiled.
-        apply: `apply(variables, *args, training=False, method="__call__", **inputs) -> (output, state)`. With
-            `training=False` the module is in its evaluation mode (`nnx.Module.eval`), else in its training mode
-            (`nnx.Module.train`): these set the attributes `deterministic` and `use_running_average` of all parts.
-            `method` is the name of the method that is called. A keyword input of None counts as not given and is not
-            passed on. The returned state has exactly the structure of `variables.state`. What a call writes into a
-            parameter is lost: parameters change by an optimizer alone.
-        abstract: shapes and types of the variables.
-        traits: what the module declares about itself.
+        init: `init(key) -> Variables`, compiled.
+        apply: `apply(variables, *args, training=False, method="__call__", **inputs) -> (output, state)`. It calls the
+            method named `method` of the module, in training mode (`nnx.Module.train`) or in evaluation mode
+            (`nnx.Module.eval`), which set the attributes `deterministic` and `use_running_average` of all submodules.
+            Keyword inputs that are None are not passed to the module. The returned state has the same structure as
+            `variables.state`. Changes that a call makes to parameters are discarded.
+        abstract: shapes and dtypes of the variables.
+        traits: properties that the module declares.
     """
 
     init: Callable[[PRNGKey], Variables]
@@ -80,14 +79,14 @@ class Functional:
 
 
 def functional(construct: Callable[[nnx.Rngs], nnx.Module]) -> Functional:
-    """The pure functions of the module that `construct` makes.
+    """Returns the pure functions of the module that `construct` makes.
 
     Args:
-        construct: makes the module from its random number generators. It is traced, and must make a module of the
-            same structure at every call.
+        construct: `construct(rngs) -> module`. It is traced, and must make a module of the same structure at every
+            call.
 
     Returns:
-        The module's `Functional`. Its functions work under `jax.jit`, `jax.grad` and `jax.eval_shape`.
+        A `Functional`, whose functions work under `jax.jit`, `jax.grad` and `jax.eval_shape`.
     """
     module = nnx.eval_shape(lambda: construct(nnx.Rngs(0)))
     module.train()
@@ -117,5 +116,5 @@ def _pure(params: nnx.State, state: nnx.State) -> Variables:
 
 
 def _like(old: Any, new: Any) -> Any:
-    """The entries of `new` that `old` has: intermediate values that a call recorded are dropped."""
+    """Returns the entries of `new` that exist in `old`, without the intermediate values that a call has recorded."""
     return {name: _like(value, new[name]) for name, value in old.items()} if isinstance(old, Mapping) else new

@@ -1,7 +1,8 @@
-"""A first U-Net for small images: residual blocks, attention where the map is small, time and class as scale and shift.
+"""A small U-Net for small images, with attention at the lowest resolution.
 
-Resolution changes by average pooling and nearest-neighbour doubling, not by strided convolutions: their gradients
-take a slow path on the CPU. Odd sizes are padded at the bottom and right on the way down and cropped on the way up.
+The embedding of time and conditions scales and shifts the output of group norms. The resolution changes by average
+pooling and nearest-neighbour upsampling instead of strided convolutions, whose gradients are slow on CPUs. Odd sizes
+are padded at the bottom and right before pooling, and cropped after upsampling.
 """
 
 from typing import ClassVar
@@ -33,7 +34,7 @@ def _conv(a: int, b: int, size: int, rngs: nnx.Rngs, zero: bool = False) -> nnx.
 
 
 class ResBlock(nnx.Module):
-    """norm, SiLU, convolution, twice; the embedding scales and shifts between; the last convolution starts at zero."""
+    """x + conv(silu((1 + scale) norm(conv(silu(norm(x)))) + shift)). The last convolution is initialised to zero."""
 
     def __init__(self, a: int, b: int, width: int, *, rngs: nnx.Rngs):
         self.norm1 = nnx.GroupNorm(a, num_groups=_groups(a), rngs=rngs)
@@ -51,7 +52,7 @@ class ResBlock(nnx.Module):
 
 
 class Attention(nnx.Module):
-    """Self-attention over the positions of the map, with a residual that starts at zero."""
+    """Self-attention over the pixels of a map, with a residual connection. The output layer is initialised to zero."""
 
     def __init__(self, channels: int, heads: int, *, rngs: nnx.Rngs):
         self.heads = heads
@@ -67,23 +68,27 @@ class Attention(nnx.Module):
 
 
 class UNet(nnx.Module):
-    """Levels of residual blocks down, a middle with attention, and levels up with every skip concatenated.
+    """A U-Net of residual blocks at several resolutions, with attention at the lowest one and skip connections.
 
     Args:
-        shape: (H, W, C) of one image.
-        channels: at full resolution.
-        multipliers: channels of each level, in units of `channels`; each level after the first halves the map.
-        blocks: residual blocks a level.
-        patch: side of the pixel blocks folded into channels at the door: 2 runs the network at half the resolution.
-        heads: of the attention in the middle.
-        fields: of the conditions, of the kinds in `encoders.TAKES`.
-        two_times: False; other networks take a second time.
-        outputs: images side by side in the last axis.
-        rngs: for the initialisation.
+        shape: (H, W, C) of one image. H and W must be multiples of `patch`.
+        channels: number of channels at full resolution.
+        multipliers: number of channels of each level divided by `channels`. Each level after the first halves the
+            resolution.
+        blocks: number of residual blocks per level.
+        patch: side of the pixel blocks that are folded into channels; with 2, the network runs at half the resolution.
+        heads: number of attention heads.
+        fields: the conditions, whose kinds must be in `encoders.TAKES`.
+        two_times: must be False, because this network takes one time.
+        outputs: number of output images, concatenated along the last axis.
+        rngs: random number generators of the initialisation.
+
+    Raises:
+        ValueError: if sizes do not divide each other, or a condition is not supported.
     """
 
-    # XLA's CPU compiler gives convolutions their fast kernels only outside loops. Inside one, the gradients of a U-Net
-    # took 9.9 s a step against 0.58 s (batch 64 of Fashion-MNIST, 2 cores, jaxlib 0.10.2).
+    # On CPUs, XLA has fast convolution kernels only outside loops: the gradients of a U-Net took 9.9 s per step inside
+    # a loop and 0.58 s outside (batch 64 of Fashion-MNIST, 2 cores, jaxlib 0.10.2).
     slow_in_cpu_loops: ClassVar[bool] = True
 
     def __init__(
@@ -151,19 +156,19 @@ class UNet(nnx.Module):
         key: PRNGKey | RowKeys | None = None,
         forward_mode: bool = False,
     ) -> Float[Array, "B H W D"]:
-        """The network's output, (B, H, W, outputs C).
+        """Returns the network's output (B, H, W, outputs * C).
 
         Args:
-            t: () or (B,) in [0, 1].
+            t: time, () or (B,), in [0, 1].
             x: (B, H, W, C).
-            cond: conditions by name, or None; a field that is absent is not given.
-            s: None; other networks take a second time.
-            mask: None; other networks take masks.
-            key: accepted and ignored: there is no dropout.
-            forward_mode: accepted: JAX differentiates all operations here in forward mode.
+            cond: conditions by name, or None. A field that is absent counts as not given.
+            s: must be None, because this network takes one time.
+            mask: must be None, because networks of images take no mask.
+            key: ignored, because there is no dropout.
+            forward_mode: ignored, because JAX differentiates all operations of this network in forward mode.
 
         Raises:
-            ValueError: on a condition that is not one of `fields`, a mask, or a second time where it has no meaning.
+            ValueError: if a condition is not one of `fields`, or if a mask or `s` is given.
         """
         refuse_mask(mask)
         time_difference(batch_time(t, x), s, two_times=False)

@@ -12,7 +12,8 @@ from scipy.integrate import quad
 
 from flowjax.conditions import NO_LABEL, Field
 from flowjax.models import magnitude
-from flowjax.models.edm2 import EDM2, Attention, Decoder, Encoder, noise_level
+from flowjax.models.edm2 import EDM2, noise_level
+from flowjax.models.magnitude_blocks import Attention, Decoder, Encoder
 
 FIELDS = (Field("label", "label", num_classes=3), Field("augment", "vector", (2,), zero_is_null=True))
 
