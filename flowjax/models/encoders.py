@@ -1,15 +1,15 @@
-"""Encoders of conditions: from the array of a field (`flowjax.conditions`) to what a network takes.
+"""Encoders of conditions: modules that map the array of a field (`flowjax.conditions`) to an input of a network.
 
-| kind | encoder | what becomes of it |
+| kind | encoder | output |
 |---|---|---|
-| label | a vector for each class, and one for "no label" | a vector |
+| label | a learned vector for each class and for "no label" | a vector |
 | vector | a linear layer, or a learned vector for rows that are not given | a vector |
-| set | the mean over present elements of a small MLP of each, or a learned vector for an empty set | a vector |
-| sequence | a linear layer of each element with a learned position | tokens; in `mlp` as a vector of all its numbers |
-| image | its values, and a channel that is 1 where they are given | channels beside those of the input |
+| set | the mean of a small MLP over the present elements, or a learned vector for an empty set | a vector |
+| sequence | a linear layer of each element plus a learned position embedding | tokens; in `mlp`, a vector |
+| image | the values, and a channel that is 1 where they are given | channels concatenated to the input |
 
-NaN never reaches the arithmetic: it is replaced by zeros before the first layer, so that gradients are finite, and the
-result is replaced behind the last. Where a field's null value is 0, zeros are what is not given.
+NaN is replaced by zeros before the first layer, so that gradients are finite, and the outputs of these rows or elements
+are replaced after the last layer. In fields whose null value is 0, zeros mean "not given".
 """
 
 import math
@@ -51,28 +51,33 @@ TAKES: dict[str, tuple[Kind, ...]] = {
 
 
 def given(field: Field, value: Float[Array, "B *rest"], axes: int | tuple[int, ...]) -> Bool[Array, "B *kept"]:
-    """Where a condition is given: true where no number along the axes is NaN, or where one is not 0."""
+    """Returns which elements of a condition are given, where `axes` are the axes of one element.
+
+    An element is given if it contains no NaN or, if the null value of the field is 0, if any of its numbers is not 0.
+    """
     return (value != 0).any(axes) if field.zero_is_null else ~jnp.isnan(value).any(axes)
 
 
 def _present(mask: Bool[Array, "..."], value: Float[Array, "..."]) -> Float[Array, "..."]:
-    """The values, and zeros where they are not given; the mask has no last axis."""
+    """Replaces values that are not given by zeros. The mask has the axes of the values without the last one."""
     return jnp.where(mask[..., None], value, 0.0)
 
 
 class LabelEmbedding(nnx.Module):
-    """One vector a class, and a last one for `NO_LABEL`, which as the index -1 needs no case of its own.
+    """A learned vector for each class and for "no label".
+
+    The vector of `NO_LABEL` is the last one, because `NO_LABEL` is the index -1.
 
     Args:
-        num_classes: K; labels are 0 ... K - 1, or `NO_LABEL`.
-        width: of a vector.
-        init: of the vectors; None for normal numbers of variance 1 / width.
+        num_classes: number of classes K. Labels are 0 ... K - 1, or `NO_LABEL`.
+        width: width of a vector.
+        init: initialiser of the vectors; None for normal numbers of variance 1 / width.
     """
 
     def __init__(self, num_classes: int, width: int, init: nnx.Initializer | None = None, *, rngs: nnx.Rngs):
         shape = (num_classes + 1, width)
         self.table = nnx.Param(jax.random.normal(rngs.params(), shape) / jnp.sqrt(width))
-        if init is not None:  # a second key: those of the later layers have always been what follows it
+        if init is not None:  # uses a second key, so that the keys of later layers stay what they have always been
             self.table = nnx.Param(init(rngs.params(), shape, jnp.float32))
 
     def __call__(self, label: Int[Array, " B"] | None, rows: int) -> Float[Array, "B width"]:
@@ -83,14 +88,14 @@ class LabelEmbedding(nnx.Module):
 
 
 class VectorEncoder(nnx.Module):
-    """A linear layer of all numbers of an example, or a learned vector for rows of which some number is NaN.
+    """A linear layer of all numbers of an example, or a learned vector for rows that contain NaN.
 
-    Where the field's null value is 0 the layer has no bias, and zeros encode to zeros.
+    If the null value of the field is 0, the layer has no bias, and zeros are encoded as zeros.
 
     Args:
-        field: of any shape.
-        width: of the result.
-        init: of the layer's kernel.
+        field: the field, of any shape.
+        width: width of the output.
+        init: initialiser of the kernel.
     """
 
     def __init__(self, field: Field, width: int, init: nnx.Initializer | None = None, *, rngs: nnx.Rngs):
@@ -99,7 +104,7 @@ class VectorEncoder(nnx.Module):
         self.missing = None if field.zero_is_null else _learned_vector(width, rngs)
 
     def __call__(self, value: Float[Array, "B *event"] | None, rows: int) -> Float[Array, "B width"]:
-        """The encoded rows; all zeros, or all the learned vector, if there is no value."""
+        """Returns the encoded rows. If `value` is None, all rows are zeros or the learned vector."""
         if self.missing is None:
             return jnp.zeros((rows, self.width)) if value is None else self.linear(value.reshape(rows, -1))
         missing = self.missing[...]
@@ -114,9 +119,9 @@ class SetEncoder(nnx.Module):
     """The mean over the present elements of linear(silu(linear(element))), or a learned vector if there are none.
 
     Args:
-        field: of shape (N, C).
-        width: of the result.
-        init: of the layers' kernels.
+        field: the field, of shape (N, C).
+        width: width of the output.
+        init: initialiser of the kernels.
     """
 
     def __init__(self, field: Field, width: int, init: nnx.Initializer | None = None, *, rngs: nnx.Rngs):
@@ -136,12 +141,13 @@ class SetEncoder(nnx.Module):
 
 
 class SequenceEncoder(nnx.Module):
-    """A token for each element: a linear layer of it, or a learned vector where it is not given, plus its position.
+    """A token for each element: a linear layer of the element, or a learned vector if it is not given, plus a learned
+    position embedding.
 
     Args:
-        field: of shape (L, C).
-        width: of a token.
-        init: of the layer's kernel and of the positions.
+        field: the field, of shape (L, C).
+        width: width of a token.
+        init: initialiser of the kernel and of the position embeddings.
     """
 
     def __init__(self, field: Field, width: int, init: nnx.Initializer | None = None, *, rngs: nnx.Rngs):
@@ -173,7 +179,7 @@ def _learned_vector(width: int, rngs: nnx.Rngs) -> nnx.Param:
 
 
 Encoder = Callable[..., nnx.Module]
-"""`encoder(field, width, init, rngs=rngs)`: a module that maps (value or None, rows) to the encoded rows."""
+"""`encoder(field, width, init, rngs=rngs)` makes a module that maps (value or None, rows) to the encoded rows."""
 
 ENCODERS: dict[Kind, Encoder] = {
     "label": lambda field, width, init, *, rngs: LabelEmbedding(field.num_classes, width, init, rngs=rngs),
@@ -181,24 +187,25 @@ ENCODERS: dict[Kind, Encoder] = {
     "set": SetEncoder,
     "sequence": SequenceEncoder,
 }
-"""The encoder of each kind. Images have none: `beside` puts their channels beside those of the input."""
+"""The encoder of each kind. Images have none, because `beside` concatenates their channels to the input."""
 
 
 def check_fields(network: str, fields: Sequence[Field], shape: tuple[int, ...]) -> None:
-    """Checks that a network takes these conditions.
+    """Checks that a network supports the given conditions.
 
     Args:
-        network: its name in `TAKES`.
-        fields: of its conditions.
-        shape: of one example of its input.
+        network: name of the network in `TAKES`.
+        fields: the conditions.
+        shape: shape of one example of the input.
 
     Raises:
-        ValueError: in one line, on a kind that the network does not take, or an image of another height and width.
+        ValueError: if the network does not support the kind of a condition, or if an image does not have the height
+            and width of the input.
     """
     for field in fields:
         if field.kind not in TAKES[network]:
             others = ", ".join(name for name, kinds in TAKES.items() if field.kind in kinds)
-            raise ValueError(f"{network} takes no condition of the kind {field.kind} ({field.name!r}): take {others}")
+            raise ValueError(f"{network} takes no condition of the kind {field.kind} ({field.name!r}): use {others}")
         if field.kind == "image" and field.shape[:2] != tuple(shape[:2]):
             raise ValueError(
                 f"condition {field.name!r} must have the height and width of the data, {tuple(shape[:2])}, not "
@@ -214,14 +221,17 @@ def encoders_of(
     *,
     rngs: nnx.Rngs,
 ) -> dict[str, Any]:
-    """An encoder for each field that needs one, by the field's name, in the order of the fields.
+    """Makes an encoder for each field whose kind is in `table`.
 
     Args:
-        fields: of the conditions.
-        width: of what the encoders make.
-        init: of their kernels; None for the default of each layer.
+        fields: the conditions.
+        width: width of the encoded vectors and tokens.
+        init: initialiser of the kernels; None for the default of each encoder.
         table: the encoder of each kind.
-        rngs: for the initialisation.
+        rngs: random number generators of the initialisation.
+
+    Returns:
+        The encoders by the names of the fields, in the order of the fields.
     """
     return {f.name: table[f.kind](f, width, init, rngs=rngs) for f in fields if f.kind in table}
 
@@ -229,16 +239,18 @@ def encoders_of(
 def encode(
     encoders: Mapping[str, Any], fields: Sequence[Field], cond: Mapping[str, Array], rows: int, skip: str = ""
 ) -> list[Array]:
-    """The encoded conditions in the order of the fields; a field that is absent from `cond` is not given.
-
-    A field whose null value is 0 and that is absent encodes to zeros, and is left out.
+    """Encodes conditions.
 
     Args:
-        encoders: from `encoders_of`.
-        fields: of the conditions.
-        cond: from `conditions.check`.
-        rows: B.
-        skip: a kind that is left out.
+        encoders: the encoders, from `encoders_of`.
+        fields: the conditions.
+        cond: the arrays, from `conditions.check`. A field that is absent counts as not given.
+        rows: batch size B.
+        skip: a kind of condition to leave out.
+
+    Returns:
+        The encoded conditions in the order of the fields. Vectors that are absent and whose null value is 0 are left
+        out, because they would be zeros.
     """
     return [
         encoders[f.name](cond.get(f.name), rows)
@@ -250,17 +262,17 @@ def encode(
 def embed(
     network: Any, t: Float[Array, " B"], s: Array | float | None, cond: Mapping[str, Array]
 ) -> Float[Array, "B width"]:
-    """silu of the embedding of times and conditions, in float32: it is small. Sequences are not in it.
+    """Returns silu of the sum of the embeddings of times and conditions, except sequences, in float32.
 
     Args:
-        network: with the layers `time1` and `time2` of t, `difference1` and `difference2` of t - s for two times, and
-            with `features`, `time_scale`, `two_times`, `fields` and `encoders`.
-        t: one time a row.
-        s: the second time, () or (B,); None for one time.
-        cond: from `conditions.check`.
+        network: a network with the layers `time1` and `time2` for t, `difference1` and `difference2` for t - s, and the
+            attributes `features`, `time_scale`, `two_times`, `fields` and `encoders`.
+        t: one time per row, (B,).
+        s: the second time, () or (B,), if the network takes two times; None otherwise.
+        cond: the arrays, from `conditions.check`.
 
     Raises:
-        ValueError: if a network of two times gets no `s`, or a network of one time gets one.
+        ValueError: if `s` does not fit `network.two_times`.
     """
     of_time = lambda t, one, two: two(jax.nn.silu(one(positional(t * network.time_scale, network.features))))
     e = of_time(t, network.time1, network.time2)
@@ -277,12 +289,12 @@ def _adds_nothing(field: Field) -> bool:
 
 
 def extra_channels(fields: Sequence[Field]) -> int:
-    """How many channels `beside` adds."""
+    """Returns the number of channels that `beside` adds."""
     return sum(f.shape[-1] + 1 for f in fields if f.kind == "image")
 
 
 def beside(x: Float[Array, "B H W C"], fields: Sequence[Field], cond: Mapping[str, Array]) -> Float[Array, "B H W D"]:
-    """The input with the channels of each image condition, and one that is 1 where it is given, beside its own."""
+    """Concatenates to the input the channels of each image condition, and a channel that is 1 where it is given."""
     parts = [x]
     for field in fields:
         if field.kind != "image":

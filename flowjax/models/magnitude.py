@@ -1,12 +1,12 @@
-"""Layers that keep the magnitude of what passes through them (Karras et al. 2024, EDM2).
+"""Magnitude-preserving layers (EDM2; Karras et al. 2024, arXiv:2312.02696).
 
-If every number of the input has mean square 1, so has every number of the output, at any weights: nothing grows with
-depth or with training, and no layer needs a norm behind it or a bias to undo one. A weight acts through its direction
-alone, and what has to change magnitude is a gain that says so.
+If the input of a layer has mean square 1, so has its output, for any weights. Activations therefore do not grow with
+depth or during training, and the layers need no norms and no biases. Only the direction of a weight matters; where the
+magnitude has to change, a layer has an explicit gain.
 
-Parameters called `weight` are those whose magnitude means nothing. They are stored with mean square 1 in every output
-channel, so that a learning rate is the relative change of a weight in one step, in layers of any width;
-`training.optimizers.normalise_weights` keeps them there. Their last axis is the output channel.
+Parameters named `weight` are normalised before use. They are stored with mean square 1 in every output channel, which
+is their last axis, so that the learning rate is the relative change of a weight per step in layers of any width.
+`training.optimizers.normalise_weights` renormalises them after every step.
 """
 
 import math
@@ -41,41 +41,41 @@ __all__ = [
 ]
 
 EPS = 1e-4
-"""The magnitude below which a vector counts as zero and is left small."""
+"""Vectors with a root mean square below this value are not scaled up to 1 by `normalise`."""
 
 SILU_MAGNITUDE = 0.596
 """Root mean square of silu(z) for z ~ N(0, 1)."""
 
 WEIGHT = "weight"
-"""The name of every parameter that is normalised before use."""
+"""The name of all parameters that are normalised before use."""
 
 
 def is_weight(params: PyTree[Any]) -> PyTree[bool]:
-    """A tree like `params`, a nested dictionary: true where the parameter is normalised before use."""
+    """Returns a tree like `params`, a nested dictionary: True if the parameter is normalised before use."""
     return jax.tree_util.tree_map_with_path(lambda path, _: path_name(path[-1:]) == WEIGHT, params)
 
 
 def normalise(x: Float[Array, "..."], axis: int | tuple[int, ...] = -1) -> Float[Array, "..."]:
-    """x over its root mean square along the axes, which is found in float32."""
+    """Divides x by its root mean square along the axes, which is computed in float32."""
     wide = x.astype(jnp.float32)
     square = jnp.mean(wide * wide, axis, keepdims=True)
     return (wide * lax.rsqrt(square + EPS**2)).astype(x.dtype)
 
 
 def unit(weight: Float[Array, "*fan_in b"]) -> Float[Array, "*fan_in b"]:
-    """The weight with mean square 1 in every output channel."""
+    """Returns the weight normalised to mean square 1 in every output channel."""
     return normalise(weight, tuple(range(weight.ndim - 1)))
 
 
-# recomputed in the backward pass: its input is in memory anyway, and its float32 copy need not be
+# recomputed in the backward pass, so that only its input is kept in memory and not a float32 copy
 pixel_norm = jax.checkpoint(normalise)
 """`normalise` over the channels of every pixel."""
 
 
 def mp_silu(x: Float[Array, "..."], gain: Float[Array, "..."] | float = 1.0) -> Float[Array, "..."]:
-    """silu(gain x) over its root mean square at gain x ~ N(0, 1) (eq. 81), in the type of x.
+    """silu(gain x) divided by its root mean square for gain x ~ N(0, 1) (eq. 81), in the dtype of x.
 
-    One pass forwards and one back: the backward pass keeps x and the gain alone.
+    Only x and the gain are kept in memory for the backward pass.
     """
     return jax.checkpoint(_silu)(x, jnp.asarray(gain, jnp.float32))
 
@@ -85,38 +85,38 @@ def _silu(x: Array, gain: Array) -> Array:
 
 
 def mp_sum(a: Float[Array, "..."], b: Float[Array, "..."], t: float) -> Float[Array, "..."]:
-    """(1 - t) a + t b over its magnitude for uncorrelated a and b (eq. 88)."""
+    """(1 - t) a + t b divided by its root mean square for uncorrelated a and b of mean square 1 (eq. 88)."""
     norm = math.hypot(1 - t, t)
     return (1 - t) / norm * a + t / norm * b
 
 
 def cat_gains(a: int, b: int, t: float) -> tuple[float, float]:
-    """What a and b channels are multiplied by where they stand side by side (eq. 103).
+    """Returns the factors of two parts with a and b channels in a magnitude-preserving concatenation (eq. 103).
 
-    The whole has mean square 1, and the parts contribute to the next layer as 1 - t to t whatever their widths. The
-    gains go into whatever reads the parts, so that the concatenation is no pass of its own.
+    The concatenation has mean square 1, and the contributions of the parts to the next layer have the ratio
+    1 - t to t for any numbers of channels. The next layer applies the factors, which saves a pass over memory.
     """
     norm = math.sqrt((a + b) / ((1 - t) ** 2 + t**2))
     return norm * (1 - t) / math.sqrt(a), norm * t / math.sqrt(b)
 
 
 def halve(x: Float[Array, "B H W C"]) -> Float[Array, "B h w C"]:
-    """The means of 2 x 2 blocks of pixels."""
+    """Halves the resolution by averaging blocks of 2 x 2 pixels."""
     b, h, w, c = x.shape
     return x.reshape(b, h // 2, 2, w // 2, 2, c).mean((2, 4))
 
 
 def double(x: Float[Array, "B H W C"]) -> Float[Array, "B h w C"]:
-    """Every pixel as a block of 2 x 2: the transpose of `halve`, times four."""
+    """Doubles the resolution by repeating each pixel in a block of 2 x 2."""
     b, h, w, c = x.shape
     return jnp.broadcast_to(x[:, :, None, :, None], (b, h, 2, w, 2, c)).reshape(b, 2 * h, 2 * w, c)
 
 
 def fourier(level: Float[Array, " B"], n: int) -> Float[Array, "B n"]:
-    """sqrt(2) cos(2 pi (f level + phase)), with f of the law N(0, 1) and phases of the uniform law (eq. 75).
+    """Returns the Fourier features sqrt(2) cos(2 pi (f level + phase)) with frequencies f from N(0, 1) (eq. 75).
 
-    Not drawn but spread evenly, f as the quantiles of its law and the phases in golden steps: the same for every seed,
-    and nothing for a checkpoint to hold.
+    The frequencies and phases are not random, unlike in the paper: the frequencies are quantiles of N(0, 1), and the
+    phases are multiples of the golden ratio modulo 1. They are the same for every seed and need not be saved.
     """
     k = jnp.arange(n)
     f = jax.scipy.special.ndtri((k + 0.5) / n)
@@ -125,22 +125,23 @@ def fourier(level: Float[Array, " B"], n: int) -> Float[Array, "B n"]:
 
 
 class _Weighted(nnx.Module):
-    """A layer with one normalised weight."""
+    """A layer with one weight that is normalised before use."""
 
     def __init__(self, shape: tuple[int, ...], *, rngs: nnx.Rngs):
         self.weight = nnx.Param(unit(jax.random.normal(rngs.params(), shape, jnp.float32)))
 
     def scaled(self, gain: Float[Array, ""] | float, dtype: Any) -> Float[Array, "..."]:
-        """The weight as it is used: of norm `gain` in every output channel (eq. 47)."""
+        """Returns the weight normalised to the norm `gain` in every output channel (eq. 47)."""
         weight = self.weight[...]
         return (unit(weight) * (gain / math.sqrt(weight[..., 0].size))).astype(dtype)
 
 
 class MPLinear(_Weighted):
-    """A linear layer on the last axis, without bias; on a map it is a 1 x 1 convolution.
+    """A linear layer on the last axis without bias. On feature maps it is a 1 x 1 convolution.
 
     Args:
-        a, b: channels in and out.
+        a, b: number of input and output channels.
+        rngs: random number generators of the initialisation.
     """
 
     def __init__(self, a: int, b: int, *, rngs: nnx.Rngs):
@@ -149,7 +150,7 @@ class MPLinear(_Weighted):
     def __call__(
         self, *parts: Float[Array, "*B _"], gain: Float[Array, ""] | float = 1.0, gains: tuple[float, ...] = (1.0,)
     ) -> Float[Array, "*B b"]:
-        """gain times the layer of the parts, each times its own of `gains`, side by side; they are never joined."""
+        """Returns gain times the layer of the concatenation of gains[i] * parts[i], which is not materialised."""
         weight = self.scaled(gain, jnp.float32)
         cut = [sum(p.shape[-1] for p in parts[:i]) for i in range(1, len(parts))]
         split = zip(parts, jnp.split(weight, cut), gains, strict=True)
@@ -157,11 +158,12 @@ class MPLinear(_Weighted):
 
 
 class MPConv(_Weighted):
-    """A 3 x 3 convolution without bias, NHWC, zeros around the map.
+    """A 3 x 3 convolution without bias, with zero padding, in NHWC layout.
 
     Args:
-        a, b: channels in and out.
-        up: of the map with its pixels doubled.
+        a, b: number of input and output channels.
+        up: whether to double the resolution first, by repeating pixels.
+        rngs: random number generators of the initialisation.
     """
 
     def __init__(self, a: int, b: int, up: bool = False, *, rngs: nnx.Rngs):
@@ -178,11 +180,14 @@ class MPConv(_Weighted):
 
 
 class MPEmbedding(_Weighted):
-    """One vector a class, of mean square 1: `MPLinear` of a one-hot vector times the root of its length.
+    """A learned vector of mean square 1 for each class and, as the last one, for "no label".
+
+    It equals `MPLinear` of a one-hot vector times the square root of its length.
 
     Args:
-        num_classes: K; labels are 0 ... K - 1, or -1 for the vector of those without one, which is the last.
-        width: of a vector.
+        num_classes: number of classes K. Labels are 0 ... K - 1, or -1 for no label.
+        width: width of a vector.
+        rngs: random number generators of the initialisation.
     """
 
     def __init__(self, num_classes: int, width: int, *, rngs: nnx.Rngs):

@@ -1,8 +1,9 @@
-"""Encoders of conditions that keep magnitudes: every encoded row has mean square 1, given or not (`models.magnitude`).
+"""Magnitude-preserving encoders of conditions, whose outputs have mean square 1 (`models.magnitude`).
 
-Values are expected with mean square 1, as standardised data have. "Not given" is one more number beside the values, so
-that the same layer encodes it: where a row is given its n values are scaled by sqrt((n + 1) / n) and the number is 0,
-where it is not the values are 0 and the number is sqrt(n + 1). The mean square of these n + 1 numbers is 1 in both.
+Values should have mean square 1, as standardised data have. `MPVectorEncoder` encodes whether a row is given in one
+additional number. For a row that is given, the n values are multiplied by sqrt((n + 1) / n) and the number is 0. For a
+row that is not given, the values are 0 and the number is sqrt(n + 1). The mean square of the n + 1 numbers is 1 in both
+cases.
 """
 
 import math
@@ -20,14 +21,14 @@ __all__ = ["MP_ENCODERS", "MPGainedVector", "MPSetEncoder", "MPVectorEncoder"]
 
 
 def flagged(mask: Bool[Array, "*B"], value: Float[Array, "*B n"]) -> Float[Array, "*B m"]:
-    """The n values and the number that says "not given", of mean square 1 together."""
+    """Appends to the n values the number that encodes whether they are given, with mean square 1 in total."""
     n = value.shape[-1]
     values = jnp.where(mask[..., None], value * math.sqrt((n + 1) / n), 0.0)
     return jnp.concatenate([values, jnp.where(mask, 0.0, math.sqrt(n + 1))[..., None]], -1)
 
 
 class MPVectorEncoder(nnx.Module):
-    """`MPLinear` of the values and of the number that says "not given"."""
+    """`MPLinear` of the values and of the number that encodes whether they are given."""
 
     def __init__(self, field: Field, width: int, *, rngs: nnx.Rngs):
         self.field = field
@@ -40,7 +41,10 @@ class MPVectorEncoder(nnx.Module):
 
 
 class MPGainedVector(nnx.Module):
-    """`MPLinear` times a gain that starts at zero, for a vector whose null value is 0: zeros encode to zeros."""
+    """`MPLinear` times a gain that is initialised to zero, for vectors whose null value is 0.
+
+    Zeros are encoded as zeros, so this encoder does not preserve magnitudes.
+    """
 
     def __init__(self, field: Field, width: int, *, rngs: nnx.Rngs):
         self.linear = MPLinear(field.shape[0], width, rngs=rngs)
@@ -51,9 +55,10 @@ class MPGainedVector(nnx.Module):
 
 
 class MPSetEncoder(nnx.Module):
-    """The mean over the present elements of linear(mp_silu(linear(element))), normalised, or a learned vector.
+    """The normalised mean over the present elements of linear(mp_silu(linear(element))), or a learned vector for an
+    empty set.
 
-    A mean lowers magnitudes by as much as its terms differ, so it is brought back to mean square 1.
+    The mean is normalised to mean square 1, because averaging different elements reduces the magnitude.
     """
 
     def __init__(self, field: Field, width: int, *, rngs: nnx.Rngs):
@@ -82,4 +87,4 @@ MP_ENCODERS: dict[Kind, Encoder] = {
     "vector": _vector,
     "set": lambda field, width, init, *, rngs: MPSetEncoder(field, width, rngs=rngs),
 }
-"""The encoder of each kind, as `encoders.ENCODERS`."""
+"""The magnitude-preserving encoder of each kind, in place of `encoders.ENCODERS`."""

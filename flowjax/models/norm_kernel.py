@@ -1,10 +1,10 @@
-"""The sums over the pixels that group norm's backward pass needs, by a Triton kernel (Pallas).
+"""A Triton kernel (Pallas) for the sums over the pixels in the backward pass of group norm.
 
     s1 = sum dz,   s2 = sum dz x,   dz = dy silu'(z),   z = a x + b
 
-in one pass over x and dy. XLA does not put exponentials into such sums: it writes dz to memory in float32 and reads it
-back. A program walks over the pixels of some channels of one image; over a mesh the kernel runs on each device's rows
-(`custom_partitioning`), and under `vmap` on all rows at once.
+The kernel needs one pass over x and dy. XLA does not fuse exponentials into such sums; it writes dz to memory in
+float32 and reads it back. Each program loops over the pixels of some channels of one image. On several devices the
+kernel runs on the rows of each device (`custom_partitioning`), and under `vmap` it runs on all rows at once.
 """
 
 import math
@@ -25,21 +25,25 @@ from jaxtyping import Array, Float
 __all__ = ["Sums", "interpret", "pixel_sums", "sigmoid", "silu_slope", "takes"]
 
 _LANES = 64
-"""Channels of a program, at most: a line of the cache in bfloat16."""
+"""The largest number of channels of a program: a cache line in bfloat16."""
 
 _PIXELS = 64
-"""Pixels a program looks at at a time."""
+"""The number of pixels that a program processes in one iteration."""
 
 _LOG2E = math.log2(math.e)
 
 interpret = False
-"""Run the kernel by JAX's interpreter, for tests without a GPU."""
+"""Whether to run the kernel in the interpreter of Pallas, for tests without a GPU."""
 
 Sums = tuple[Float[Array, "B c"], Float[Array, "B c"]]
+"""s1 and s2."""
 
 
 def sigmoid(z: Float[Array, "..."]) -> Float[Array, "..."]:
-    """1 / (1 + exp(-z)) by two instructions of a GPU's special function unit: a division takes ten of the others."""
+    """1 / (1 + exp(-z)), computed with two instructions of the special function unit of a GPU.
+
+    A division would take ten ordinary instructions.
+    """
     r = lax.rsqrt(1 + jnp.exp2(-_LOG2E * z))
     return r * r
 
@@ -51,7 +55,11 @@ def silu_slope(z: Float[Array, "..."]) -> Float[Array, "..."]:
 
 
 def takes(pixels: int, *channels: int) -> bool:
-    """Whether the kernel is for maps of that many pixels, with parts of those channels: powers of two in each."""
+    """Returns whether the kernel supports maps with this number of pixels and parts with these numbers of channels.
+
+    The number of pixels must be a power of two and at least 16. The largest power of two, up to 64, that divides all
+    numbers of channels must be at least 16.
+    """
     return pixels & (pixels - 1) == 0 and pixels >= 16 and _lanes(*channels) >= 16
 
 
@@ -62,12 +70,19 @@ def _lanes(*channels: int) -> int:
 def pixel_sums(
     x: Float[Array, "B n c"], dy: Float[Array, "B n C"], a: Float[Array, "B c"], b: Float[Array, "B c"], first: int
 ) -> Sums:
-    """s1 and s2 of the channels of x, which in dy are those from `first` on."""
+    """Returns s1 and s2 for the channels of x, which are the channels of dy that start at `first`.
+
+    Args:
+        x: one part of the input, (B, n, c), with n pixels.
+        dy: gradient of the output, (B, n, C).
+        a, b: coefficients of z = a x + b for the channels of x, (B, c).
+        first: index in dy of the first channel of x.
+    """
     return _over_rows(first)(x, dy, a, b)
 
 
 def _local(first: int, x: Array, dy: Array, a: Array, b: Array) -> Sums:
-    """On one device."""
+    """Runs the kernel on one device."""
     rows, pixels, channels = x.shape
     lanes, tall = _lanes(channels, first), min(pixels, _PIXELS)
 
@@ -102,7 +117,7 @@ def _local(first: int, x: Array, dy: Array, a: Array, b: Array) -> Sums:
 
 @cache
 def _over_rows(first: int) -> Any:
-    """`_local` on the rows that each device has; `vmap` adds to the rows."""
+    """Returns `_local` for rows on several devices. Under `vmap`, the mapped axis is merged with the rows."""
     local = partial(_local, first)
     split = custom_partitioning(local)
     leading = lambda mesh, like, axis: NamedSharding(mesh, P(axis, *[None] * (len(like.shape) - 1)))
@@ -119,8 +134,8 @@ def _over_rows(first: int) -> Any:
 
     @whole.def_vmap
     def merged(size: int, batched: list[bool], *args: Array) -> tuple[tuple[Array, Array], tuple[bool, bool]]:
-        spread = [a if b else jnp.broadcast_to(a, (size, *a.shape)) for a, b in zip(args, batched, strict=True)]
-        one, two = whole(*(a.reshape(-1, *a.shape[2:]) for a in spread))
+        mapped = [a if b else jnp.broadcast_to(a, (size, *a.shape)) for a, b in zip(args, batched, strict=True)]
+        one, two = whole(*(a.reshape(-1, *a.shape[2:]) for a in mapped))
         return (one.reshape(size, -1, *one.shape[1:]), two.reshape(size, -1, *two.shape[1:])), (True, True)
 
     return whole
