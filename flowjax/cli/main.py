@@ -144,9 +144,9 @@ def _report(name: str, error: Exception) -> int:
     line: str | None = f"{name}: {told}"
     if "flowjax.training.heartbeat" in sys.modules:
         heartbeat = sys.modules["flowjax.training.heartbeat"]
-        if (lost := heartbeat.lost_by(error)) is not None:
+        if (lost := heartbeat.lost_process(error)) is not None:
             return _fail(f"{name}: {lost}", heartbeat.LOST)
-        line = heartbeat.signed(line)
+        line = heartbeat.fault_line(line)
     return code if line is None else _fail(line, code)
 
 

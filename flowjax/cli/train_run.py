@@ -127,7 +127,7 @@ def _train(
     variables = processes.to_first((result.state.ema, result.state.variables), trainer.mesh)
     del state, result  # the rest of the state leaves the device
     if processes.is_primary():
-        with processes.alone():
+        with processes.single_process():
             _draw(
                 Run(workdir, config, step, trainer.dataset.spec, trainer.method, *jax.device_put(variables)),
                 trainer.dataset,

@@ -223,7 +223,7 @@ def evaluate_images(
         raise DataError(str(error)) from None
     name = run.spec.name
     of = f"{name}_{Path(run.config.data.path).stem}" if name in ("npz", "npy", "zarr", "folder") else name
-    reference = processes.first_alone(
+    reference = processes.primary_first(
         lambda: reference_statistics(as_rgb(rows, lambda line: None), f"{of}_{split}", say=say, **options)
     )
     result: dict[str, Any] = {}

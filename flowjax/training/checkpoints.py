@@ -1,12 +1,12 @@
-"""Checkpoints: the one module that knows Orbax.
+"""Checkpoints of the training state, saved and restored with Orbax. No other module uses Orbax.
 
-Saves are asynchronous and atomic (written aside, then renamed). Kept are the last k, every n-th step and single ones if
-asked, and the best by validation loss. Restoring passes shapes and shardings, so that a run saved on one set of devices
-opens on another.
+Saving is asynchronous and atomic: a checkpoint is written under a temporary name and then renamed. The newest
+checkpoints and the one with the lowest validation loss are kept, and on request every n-th step and single steps.
+Restoring passes shapes and shardings to Orbax, so that a run saved on one set of devices can be resumed on another.
 
-A checkpoint gets the checksums of its files before it is renamed, and they are compared when it is opened. Only
-complete checkpoints count: a folder in which a file is missing was left by a process that died while it saved, pruned
-or copied. Checkpoints from before there were checksums are opened unchecked.
+The checksums of the files are stored in the checkpoint and compared when it is restored. A folder that lacks a file is
+not a checkpoint: a process died there while it saved, pruned or copied. Checkpoints of older versions, which have no
+checksums, are restored without the comparison.
 """
 
 import json
@@ -32,30 +32,30 @@ from flowjax.trees import path_name
 
 __all__ = ["CheckpointError", "Checkpoints", "Saver"]
 
-_ITEM = "default"  # where the manager puts a checkpoint's arrays
-_METRICS = "metrics"  # where it puts what they are chosen by
-_NEEDED = ("_CHECKPOINT_METADATA", f"{_ITEM}/_METADATA", f"{_ITEM}/manifest.ocdbt")  # of any checkpoint
-_PROMISE = "checksums"  # key of Orbax's custom metadata
+_ITEM = "default"  # the subfolder in which Orbax stores the arrays
+_METRICS = "metrics"  # the subfolder in which Orbax stores the validation loss
+_REQUIRED = ("_CHECKPOINT_METADATA", f"{_ITEM}/_METADATA", f"{_ITEM}/manifest.ocdbt")  # files of every checkpoint
+_CHECKSUMS_KEY = "checksums"  # key of Orbax's custom metadata, present if the checkpoint must have checksums
 
 
 class CheckpointError(RuntimeError):
-    """A checkpoint that does not exist or cannot be read; one line that says what can be done."""
+    """A checkpoint does not exist or cannot be read. The message is one line that says what can be done."""
 
 
 class Checkpoints:
-    """The folder `checkpoints/` of a workdir, to read; `saver` opens it to write.
+    """Reads the checkpoints in a folder; `saver` opens the folder for writing.
 
     Args:
-        folder: it need not exist.
+        folder: usually `checkpoints/` of a workdir. It need not exist. The attribute is its absolute path.
     """
 
     def __init__(self, folder: Path):
-        # Orbax logs every save, and a traceback from each of its threads for an error that it raises as well
+        # Orbax logs every save, and for an error that it also raises the traceback of each of its threads
         logging.getLogger("absl").setLevel(logging.CRITICAL)
         self.folder = folder.absolute()
 
     def steps(self) -> list[int]:
-        """Steps that have a complete checkpoint, oldest first."""
+        """The steps that have a complete checkpoint, in increasing order."""
         return sorted(int(path.name) for path in self._folders() if _complete(path))
 
     def val_loss(self, step: int) -> float | None:
@@ -70,22 +70,22 @@ class Checkpoints:
             return None
 
     def _folders(self) -> list[Path]:
-        """All folders named after a step, complete or not."""
+        """All folders whose name is a step, whether or not their checkpoint is complete."""
         found = self.folder.iterdir() if self.folder.is_dir() else ()
-        # str(int()) as the name of step 40 is not "040", and isdigit() is true of other alphabets' digits
+        # str(int()) excludes names such as "040" and the decimal digits of other alphabets
         return [p for p in found if p.name.isdecimal() and str(int(p.name)) == p.name and p.is_dir()]
 
     def clean(self, target: Path) -> list[str]:
-        """Removes the folders of incomplete and unfinished checkpoints; called by the only process that trains.
+        """Removes the folders of incomplete and unfinished checkpoints. No other process may be saving in the folder.
 
         Args:
             target: the folder to which incomplete checkpoints that still hold arrays are moved.
 
         Returns:
-            A line about each incomplete checkpoint.
+            One line about each incomplete checkpoint.
         """
         lines = []
-        for path in self.folder.glob(f"*{ocp.path.atomicity.TMP_DIR_SUFFIX}*"):  # Orbax would, at its first save
+        for path in self.folder.glob(f"*{ocp.path.atomicity.TMP_DIR_SUFFIX}*"):  # saves that did not finish
             shutil.rmtree(path, ignore_errors=True)
         for path in self._folders():
             if _complete(path):
@@ -99,10 +99,10 @@ class Checkpoints:
         return lines
 
     def choose(self, which: str) -> int:
-        """The step that `last`, `best` (lowest validation loss) or a number means.
+        """The step of the checkpoint `which`: "last", "best" (lowest validation loss) or a number.
 
         Raises:
-            CheckpointError: if there is none such.
+            CheckpointError: if there is no such checkpoint.
         """
         steps = self.steps()
         if not steps:
@@ -113,8 +113,8 @@ class Checkpoints:
             found = {s: self.val_loss(s) for s in steps}
             if unknown := [str(s) for s, loss in found.items() if loss is None]:
                 say(
-                    f"warning: the validation loss in {self.folder} is missing or damaged for step "
-                    f"{', '.join(unknown)}, which is therefore not among those of which the best is taken"
+                    f"warning: the choice of the best checkpoint in {self.folder} leaves out step "
+                    f"{', '.join(unknown)}, whose validation loss is missing or damaged"
                 )
             losses = {s: loss for s, loss in found.items() if loss is not None and math.isfinite(loss)}
             return min(losses, key=losses.__getitem__) if losses else steps[-1]
@@ -124,12 +124,13 @@ class Checkpoints:
         return int(which)
 
     def restore(self, step: int, like: TrainState) -> TrainState:
-        """The state at `step`, shaped and placed as `like`, whose leaves are `jax.ShapeDtypeStruct`s with shardings.
+        """Restores the state at `step`, with the shapes and shardings of `like` (a state of `jax.ShapeDtypeStruct`s).
 
-        All processes of a run call it, and share the work of comparing the checksums.
+        All processes of a run call it, and each compares a part of the checksums.
 
         Raises:
-            CheckpointError: if it is incomplete or damaged, and the one before it is offered, or of another network.
+            CheckpointError: if the checkpoint belongs to another network, or is incomplete or damaged; then the message
+                names the one before it.
         """
         self._verify(step)
         self._check_same_network(step, like, self._saved_tree(step))
@@ -150,9 +151,9 @@ class Checkpoints:
         return CheckpointError(f"checkpoint {step} in {self.folder} cannot be read ({reason}); {offer}")
 
     def _verify(self, step: int) -> None:
-        """Compares the files of the state with their checksums; CheckpointError names the first that differs.
+        """Compares the files of the state with their checksums; raises CheckpointError for the first that differs.
 
-        The validation loss has a check of its own (`val_loss`), and the other files do not enter the state.
+        The checksum of the validation loss is compared in `val_loss`. The other files are not read.
         """
         folder = self.folder / str(step)
         try:
@@ -160,14 +161,14 @@ class Checkpoints:
         except checksums.DamagedError as error:
             raise self._unreadable(step, str(error)) from None
         entries = {name: entry for name, entry in entries.items() if name.startswith(f"{_ITEM}/")}
-        index, count = processes.place()
+        index, count = processes.index_and_count()
         found = checksums.differing(folder, entries, index, count)
         bad = processes.largest(-1 if found is None else found)
         if bad >= 0:
             raise self._unreadable(step, f"{list(entries)[bad]} has changed since it was written")
 
     def _saved_tree(self, step: int) -> dict[str, Any] | None:
-        """Orbax's metadata of each array of a checkpoint; None if they cannot be read, which `restore` then reports."""
+        """Orbax's metadata of each array; None if they cannot be read, an error that `restore` reports later."""
         try:
             with ocp.StandardCheckpointer() as checkpointer:
                 saved: Any = checkpointer.metadata(self.folder / str(step) / _ITEM).item_metadata
@@ -176,44 +177,44 @@ class Checkpoints:
             return None
 
     def _check_same_network(self, step: int, like: TrainState, saved: dict[str, Any] | None) -> None:
-        """Names the first parameter that differs; Orbax would list all of them, after many other lines."""
+        """Raises CheckpointError for the first parameter that differs; Orbax's own message has many lines."""
         if saved is None or "params" not in saved:
             return
-        there = {leaf.name: tuple(leaf.shape) for leaf in jax.tree.leaves(saved["params"])}
+        stored = {leaf.name: tuple(leaf.shape) for leaf in jax.tree.leaves(saved["params"])}
         leaves = jax.tree_util.tree_leaves_with_path({"params": like.params})
-        here = {path_name(path, "."): leaf.shape for path, leaf in leaves}
-        for name in [*here, *there]:
-            if here.get(name) != there.get(name):
-                was, now = (f"has shape {s[name]}" if name in s else "is missing" for s in (there, here))
+        expected = {path_name(path, "."): leaf.shape for path, leaf in leaves}
+        for name in [*expected, *stored]:
+            if expected.get(name) != stored.get(name):
+                was, now = (f"has shape {s[name]}" if name in s else "is missing" for s in (stored, expected))
                 raise CheckpointError(
                     f"checkpoint {step} in {self.folder} is of another network: {name.removeprefix('params.')} {was} "
                     f"there and {now} in the network of this config"
                 )
 
     def set_aside(self, after: int, target: Path) -> list[int]:
-        """Moves checkpoints newer than `after` into `target`, so that their steps can be saved again; returns them."""
+        """Moves checkpoints newer than step `after` into `target` and returns their steps, which can be saved again."""
         moved = [s for s in self.steps() if s > after]
         for step in moved:
             files.set_aside(self.folder / str(step), target)
         return moved
 
     def saver(self, keep_last: int, keep_every: int, keep_at: Sequence[int] = ()) -> "Saver":
-        """Opens the folder to write, creating it."""
+        """Opens the folder for writing and creates it if needed; for the arguments see `Saver`."""
         for step in self.steps():
             metrics = self.folder / str(step) / _METRICS / "metrics"
-            if metrics.exists() and self.val_loss(step) is None:  # Orbax would stop here
+            if metrics.exists() and self.val_loss(step) is None:  # Orbax raises an error for a damaged file
                 metrics.write_text(json.dumps({"val_loss": 1e30}))
         return Saver(self.folder, keep_last, keep_every, keep_at)
 
 
 class Saver:
-    """Saves asynchronously and prunes.
+    """Saves checkpoints asynchronously and removes old ones. The one with the lowest validation loss is always kept.
 
     Args:
-        folder: absolute.
-        keep_last: number of newest checkpoints kept.
-        keep_every: also keep each whose step is a multiple; 0 for none. The best one is always kept.
-        keep_at: also keep those of these steps.
+        folder: an absolute path.
+        keep_last: number of newest checkpoints to keep.
+        keep_every: also keep the checkpoints whose step is a multiple of this; 0 for none.
+        keep_at: also keep the checkpoints at these steps.
     """
 
     def __init__(self, folder: Path, keep_last: int, keep_every: int, keep_at: Sequence[int] = ()):
@@ -236,58 +237,56 @@ class Saver:
         )
 
     def save(self, state: TrainState, val_loss: float) -> None:
-        """Starts saving, after any earlier save has ended; a failure of that one is raised here."""
+        """Waits for the previous save, raises its error if it failed, and starts to save the state."""
         self.wait()
         self._saving = int(state.step)
         self._manager.save(
             self._saving,
             args=ocp.args.StandardSave(state),
             metrics={"val_loss": val_loss},
-            custom_metadata={_PROMISE: checksums.NAME},
+            custom_metadata={_CHECKSUMS_KEY: checksums.NAME},
             force=True,
         )
 
     def _add_checksums(self) -> None:
-        """Orbax calls it in its thread when all files are written, before it gives the folder its final name."""
+        """Called by Orbax in its thread after all files are written and before the folder gets its final name."""
         final = self._folder / str(self._saving)
         written = next(self._folder.glob(f"{self._saving}{ocp.path.atomicity.TMP_DIR_SUFFIX}*"), final)
         checksums.write(written, (_ITEM, _METRICS))
 
     def wait(self) -> None:
-        """Until all is on disk."""
+        """Waits until the checkpoint that is being saved is on the disk."""
         self._manager.wait_until_finished()
 
     def close(self) -> None:
+        """Waits for the last save and closes the manager."""
         self._manager.close()
 
 
 def _complete(folder: Path) -> bool:
-    """Whether a folder is that of a checkpoint with all its files, damaged or not.
-
-    A checkpoint whose metadata promise checksums is not complete without them.
-    """
-    if checksums.missing(folder, _NEEDED):
+    """Whether a folder holds all files of a checkpoint, damaged or not, with checksums if the metadata require them."""
+    if checksums.missing(folder, _REQUIRED):
         return False
     try:
         entries = checksums.read(folder)
     except checksums.DamagedError:
-        return True  # opening it says so
+        return True  # `restore` reports the damage
     if entries is not None:
         return checksums.missing(folder, entries) is None
     try:
-        return _PROMISE not in json.loads((folder / _NEEDED[0]).read_bytes())["custom_metadata"]
+        return _CHECKSUMS_KEY not in json.loads((folder / _REQUIRED[0]).read_bytes())["custom_metadata"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return True
 
 
 @cache
 def _hide_late_callbacks() -> None:
-    """Hides what other writes of a failed save report when they end after it: the error of the save is raised."""
-    shown = sys.unraisablehook
+    """Hides the reports of writes that end after their save has failed: the error of the save itself is raised."""
+    previous = sys.unraisablehook
 
     def hook(report: Any) -> None:
         if str(report.exc_value) != "Event loop is closed":
-            shown(report)
+            previous(report)
 
     sys.unraisablehook = hook
 

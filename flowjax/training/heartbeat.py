@@ -1,10 +1,10 @@
-"""How processes of one run end: each notices that another has ended, and a fault of all is reported once.
+"""Heartbeats between the processes of a run: a process that loses another one ends with one line and exit code 70.
 
-A collective never returns if a process that takes part in it was killed. JAX's coordination service, which the first
-process keeps, has heartbeats of its own, but JAX 0.10 answers a missing one by aborting the process: SIGABRT, a stack
-trace of native code and "another task died", with no process named, and `jax.distributed.initialize` does not take the
-callback that the native client has for it. These heartbeats end the process with exit code 70, which schedulers retry,
-and one line that names the process that is gone.
+A collective never returns if one of its processes was killed. JAX's coordination service, which runs in the first
+process, has heartbeats as well. But JAX 0.10 answers a missing one by aborting the process (SIGABRT, a stack trace of
+native code and "another task died") without the name of the lost process, and `jax.distributed.initialize` does not
+take the callback with which the native client could change that. The heartbeats of this module name the lost process,
+and schedulers retry exit code 70. This module also reports an error that all processes share only once.
 """
 
 import atexit
@@ -21,13 +21,13 @@ import jax
 
 from flowjax.errors import out_of_memory
 
-__all__ = ["LOST", "deadline", "leave", "lost_by", "signed", "watch"]
+__all__ = ["LOST", "deadline", "fault_line", "leave", "lost_process", "watch"]
 
 LOST = 70
-"""Exit code of a process that has lost another: that of an internal error in sysexits.h, which schedulers retry."""
+"""Exit code of a process that has lost another one, EX_SOFTWARE in sysexits.h, which schedulers retry."""
 
 _GRACE = 3.0  # seconds that processes give each other to end
-_AGAIN = "start all of them again: training resumes from its last checkpoint"
+_RESTART = "start all of them again: training resumes from its last checkpoint"
 _FAULT = "flowjax/fault"
 _LEFT = "flowjax/left/"
 _HEARTBEAT = "flowjax/heartbeat/"
@@ -38,25 +38,30 @@ _limit = 0.0  # `timeout` of `watch`
 
 
 def watch(timeout: int) -> None:
-    """Starts this process's heartbeat and the watch over the others, until the end of the process.
+    """Starts to send heartbeats and to watch the heartbeats of the other processes, until this process ends.
 
     Args:
-        timeout: seconds without a heartbeat after which another counts as gone, and this one ends with `LOST`.
+        timeout: seconds without a heartbeat after which another process counts as gone. Then this process ends with the
+            exit code `LOST`.
     """
     global _limit
     _limit = timeout
     ending = threading.Event()
     thread = threading.Thread(target=_beat, args=(timeout, ending), daemon=True)
     thread.start()
-    atexit.register(lambda: (ending.set(), thread.join(timeout)))  # before JAX's own, which waits for the others
+    atexit.register(lambda: (ending.set(), thread.join(timeout)))  # before JAX waits for the others
 
 
 @contextlib.contextmanager
 def deadline(seconds: float, complaint: str) -> Iterator[None]:
-    """Ends this process with one line and `LOST` if the body takes longer, and at once on SIGTERM or Ctrl-C.
+    """Ends this process with one line and `LOST` if the block takes longer, and immediately on SIGTERM or Ctrl-C.
 
-    For a call of native code that aborts with a stack trace when its own time is over, and in which Python does not
-    run its handlers of signals.
+    It is meant for a call of native code that aborts with a stack trace at its own timeout, and during which Python
+    cannot run signal handlers.
+
+    Args:
+        seconds: time limit.
+        complaint: the line to write if the block takes longer.
     """
 
     def end() -> None:
@@ -78,10 +83,10 @@ def deadline(seconds: float, complaint: str) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def signed(line: str) -> str | None:
-    """A fault's line as this process is to tell it; None where the first process tells the same one.
+def fault_line(line: str) -> str | None:
+    """The line in which this process reports an error; None if the first process reports the same line.
 
-    Of another process than the first it has the number before it.
+    A process other than the first puts its index in front of the line.
     """
     if not _several():
         return line
@@ -89,18 +94,18 @@ def signed(line: str) -> str | None:
     if jax.process_index() == 0:
         store.key_value_set(_FAULT, line, allow_overwrite=True)
         return line
-    with contextlib.suppress(Exception):  # the first process has no fault, or is gone
+    with contextlib.suppress(Exception):  # the first process has no error, or is gone
         if store.blocking_key_value_get(_FAULT, int(1e3 * _GRACE)) == line:
             return None
     return f"process {jax.process_index()} of {jax.process_count()}: {line}"
 
 
-def lost_by(error: Exception) -> str | None:
-    """One line if an error is that of a collective whose other processes have ended; None for any other error.
+def lost_process(error: Exception) -> str | None:
+    """A line that names the lost process if a collective failed because another process ended; None for other errors.
 
-    The runtime's error states that a connection was closed, but not why. So this waits until it is known which process
-    has ended: either that process has reported it (`leave`), or its heartbeat is missing, and the watch ends this
-    process.
+    The error of the runtime says that a connection was closed, but not why. Therefore the function waits until it is
+    known which process has ended: either that process has reported it (`leave`), or its heartbeat is missing and the
+    watch ends this process.
     """
     if not _several() or not isinstance(error, jax.errors.JaxRuntimeError) or out_of_memory(error):
         return None
@@ -109,21 +114,25 @@ def lost_by(error: Exception) -> str | None:
     while time.monotonic() < end:
         try:
             left = _store().key_value_dir_get(_LEFT)
-        except Exception:  # the first process keeps the store
-            return f"process 0 of {n} has ended, and process {mine} ends too; {_AGAIN}"
+        except Exception:  # the store is in the first process
+            return f"process 0 of {n} has ended, and process {mine} ends too; {_RESTART}"
         for key, code in left:
             other = key.rpartition("/")[2]
             if other != str(mine):
-                return f"process {other} of {n} has ended with exit code {code}, and process {mine} ends too; {_AGAIN}"
+                ended = f"process {other} of {n} has ended with exit code {code}"
+                return f"{ended}, and process {mine} ends too; {_RESTART}"
         time.sleep(0.1)
     return None
 
 
 def leave(code: int) -> None:
-    """Ends a process that has failed, at once: at the usual end it would wait for the others, and they for it.
+    """Ends a failed process immediately. At a normal exit it would wait for the others, and they would wait for it.
 
-    The first one keeps the coordination service, whose end aborts the others: it waits until all of them have ended,
-    by an error of their own or because its heartbeat, which stops now, is missing.
+    The end of the coordination service, which runs in the first process, aborts the others. Therefore the first process
+    waits until they have ended, either with an error or because its heartbeat, which stops now, is missing.
+
+    Args:
+        code: the exit code.
     """
     if not _several():
         return
@@ -140,18 +149,19 @@ def leave(code: int) -> None:
 
 
 def _several() -> bool:
+    """Whether the run has more than one process."""
     return jax.distributed.is_initialized() and jax.process_count() > 1
 
 
 def _store() -> Any:
-    """The coordination service's keys and values."""
-    from jax._src import distributed  # the only way to it
+    """The client of the coordination service, which holds keys and values."""
+    from jax._src import distributed  # no public function returns the client
 
     return distributed.global_state.client
 
 
 def _beat(timeout: int, ending: threading.Event) -> None:
-    """Beats until the end, and ends this process once another has not beaten for `timeout` seconds."""
+    """Sends heartbeats until `ending` is set. Ends this process if another one has sent none for `timeout` seconds."""
     client = _store()
     mine, n = jax.process_index(), jax.process_count()
     seen: dict[int, tuple[str, float]] = {}
@@ -164,7 +174,7 @@ def _beat(timeout: int, ending: threading.Event) -> None:
             client.key_value_set(f"{_HEARTBEAT}{mine}", str(beat), allow_overwrite=True)
             heartbeats = dict(client.key_value_dir_get(_HEARTBEAT))
         except Exception:
-            heartbeats = None  # the first process, which keeps the store, is gone; or this one is ending
+            heartbeats = None  # the first process, which has the store, is gone, or this process is ending
         now = time.monotonic()
         for other in range(n):
             heartbeat = "" if heartbeats is None else heartbeats.get(f"{_HEARTBEAT}{other}", "")
@@ -172,12 +182,12 @@ def _beat(timeout: int, ending: threading.Event) -> None:
                 seen[other] = (heartbeat, now)
             elif other != mine and seen[other][0] != _ENDED and now - seen[other][1] > timeout:
                 sys.stderr.write(
-                    f"flowjax: process {other} of {n} has not been heard of for {timeout} s: it is gone, and "
-                    f"process {mine} ends too; {_AGAIN}\n"
+                    f"flowjax: process {other} of {n} has sent no heartbeat for {timeout} s: it is gone, and "
+                    f"process {mine} ends too; {_RESTART}\n"
                 )
                 sys.stderr.flush()
                 if mine == 0:
-                    time.sleep(_GRACE)  # it keeps the store: the others are to find out for themselves first
+                    time.sleep(_GRACE)  # without the store, which is here, the others could not name the lost process
                 else:
                     with contextlib.suppress(Exception):
                         client.key_value_set(f"{_LEFT}{mine}", str(LOST), allow_overwrite=True)

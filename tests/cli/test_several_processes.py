@@ -113,7 +113,7 @@ def test_two_processes_train_lose_one_and_go_on_elsewhere(tmp_path, processes):
     code, out, error = ended(processes[0], 2 * LIMIT + 10)
     assert code == 70
     assert out == ""
-    assert "process 1 of 2 has not been heard of for 6 s: it is gone" in error
+    assert "process 1 of 2 has sent no heartbeat for 6 s: it is gone" in error
     assert time.monotonic() - began < 2 * LIMIT + 5
     processes[1].communicate()
 
@@ -141,7 +141,7 @@ def test_the_loss_of_the_first_process_ends_the_others(tmp_path, processes):
     code, out, error = ended(processes[1], 2 * LIMIT + 10)
     assert code in (heartbeat.LOST, -signal.SIGABRT)
     assert out == ""
-    assert "another task died" in error or "process 0 of 2 has not been heard of" in error
+    assert "another task died" in error or "process 0 of 2 has sent no heartbeat" in error
 
 
 @pytest.mark.slow
@@ -223,9 +223,9 @@ np.testing.assert_allclose(over.mean, whole.mean, rtol=1e-15)
 np.testing.assert_allclose(over.cov, whole.cov, rtol=1e-9)
 shared = pathlib.Path(os.environ["SHARED"]) / "made"
 if i == 0:
-    processes.first_alone(lambda: (time.sleep(1), shared.touch()))
+    processes.primary_first(lambda: (time.sleep(1), shared.touch()))
 else:
-    assert processes.first_alone(shared.exists)
+    assert processes.primary_first(shared.exists)
 processes._CHUNK = 7
 np.testing.assert_array_equal(processes.gathered(rows[own]), rows)
 """
@@ -338,10 +338,12 @@ def test_where_processes_find_each_other():
 
 
 def test_one_task_a_node_has_all_its_gpus():
-    assert training_processes.own_gpus(STEP | {"CUDA_VISIBLE_DEVICES": "0,1,2,3"}) == [0, 1, 2, 3]
-    assert training_processes.own_gpus(STEP | {"SLURM_GPUS_ON_NODE": "8"}) == list(range(8))
-    assert training_processes.own_gpus(STEP | {"SLURM_STEP_TASKS_PER_NODE": "4(x2)", "SLURM_GPUS_ON_NODE": "4"}) is None
-    assert training_processes.own_gpus({"CUDA_VISIBLE_DEVICES": "0,1"}) is None
+    assert training_processes.slurm_gpus(STEP | {"CUDA_VISIBLE_DEVICES": "0,1,2,3"}) == [0, 1, 2, 3]
+    assert training_processes.slurm_gpus(STEP | {"SLURM_GPUS_ON_NODE": "8"}) == list(range(8))
+    assert (
+        training_processes.slurm_gpus(STEP | {"SLURM_STEP_TASKS_PER_NODE": "4(x2)", "SLURM_GPUS_ON_NODE": "4"}) is None
+    )
+    assert training_processes.slurm_gpus({"CUDA_VISIBLE_DEVICES": "0,1"}) is None
 
 
 def test_a_process_can_be_told_that_it_is_alone(monkeypatch):
