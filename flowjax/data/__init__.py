@@ -1,4 +1,4 @@
-"""Data sets: 2D densities, scikit-learn's digits, TFDS images, and the user's own arrays."""
+"""Data sets: 2D densities, scikit-learn's digits, TFDS images, arrays of the user, and folders of images."""
 
 from flowjax.data.affine import Affine, DataError
 from flowjax.data.dataset import Dataset

@@ -1,6 +1,6 @@
-"""The affine map between data space, where users and densities live, and model space, where networks and paths live.
+"""The affine map between data space (samples and densities) and model space (networks and paths).
 
-data = scale * model + shift        log p_data = log p_model - (sum over all coordinates of log scale)
+data = scale * model + shift        log p_data = log p_model - sum over all coordinates of log scale
 """
 
 import math
@@ -17,20 +17,20 @@ Numbers = TypeVar("Numbers", Array, np.ndarray, np.float32, float)
 
 
 class DataError(ValueError):
-    """A data set that is missing or cannot be read; the message is one line and says what to do."""
+    """A data set is missing or cannot be read. The message is one line and says what to do."""
 
 
 @dataclass(frozen=True)
 class Affine:
-    """data = scale * model + shift.
+    """The affine map data = scale * model + shift.
 
     Attributes:
-        scale: one number for all coordinates, or one for each entry of an example's last axis: for each coordinate of a
-            vector, or each channel of an image or a sequence.
-        shift: the same.
+        scale: one number for all coordinates, or a tuple with one number for each entry of the last axis of an example
+            (coordinates of a vector, channels of an image or a sequence).
+        shift: a number or a tuple, in the same way.
 
     Raises:
-        DataError: if a scale is not a positive finite number, a shift is not finite, or their numbers differ.
+        DataError: if a scale is not positive and finite, a shift is not finite, or two tuples have different lengths.
     """
 
     scale: float | tuple[float, ...] = 1.0
@@ -45,11 +45,11 @@ class Affine:
                 raise DataError(f"the shift of the data must be a finite number, not {shift}")
         lengths = {len(values) for values in (self.scale, self.shift) if isinstance(values, tuple)}
         if len(lengths) > 1 or 0 in lengths:
-            raise DataError("the data need as many scales as shifts, and at least one")
+            raise DataError("scale and shift must be tuples of the same length, with at least one entry")
 
     @property
     def features(self) -> int | None:
-        """The length of the last axis that the map is for; None if it has one scale and one shift."""
+        """The required length of the last axis; None if the map has one scale and one shift."""
         return next((len(values) for values in (self.scale, self.shift) if isinstance(values, tuple)), None)
 
     def fits(self, shape: tuple[int, ...]) -> bool:
@@ -57,16 +57,18 @@ class Affine:
         return self.features is None or shape[-1:] == (self.features,)
 
     def to_model(self, x: Numbers) -> Numbers:
+        """Maps from data space to model space."""
         return (x - _like(self.shift, x)) / _like(self.scale, x)
 
     def to_data(self, x: Numbers) -> Numbers:
+        """Maps from model space to data space."""
         return x * _like(self.scale, x) + _like(self.shift, x)
 
     def log_prob_to_data(self, log_prob: Numbers, d: int) -> Numbers:
-        """Model-space nats to data-space nats.
+        """Converts log-densities in nats from model space to data space.
 
         Args:
-            log_prob: in model space.
+            log_prob: log-densities in model space.
             d: number of coordinates of an example.
         """
         if isinstance(self.scale, tuple):
@@ -74,7 +76,7 @@ class Affine:
         return log_prob - d * math.log(self.scale)
 
     def isotropic(self) -> "Affine":
-        """The map with the same shifts and one scale, the root mean square of all: it keeps ratios of distances."""
+        """The map with the same shifts and the root mean square of the scales, which keeps ratios of distances."""
         if not isinstance(self.scale, tuple):
             return self
         largest = max(self.scale)
@@ -82,7 +84,7 @@ class Affine:
         return Affine(largest * math.sqrt(mean), self.shift)
 
     def near(self, other: "Affine") -> bool:
-        """Whether two maps agree up to 1e-5 of the other's scale: sums may be rounded otherwise on another machine."""
+        """Whether two maps agree up to 1e-5 of the other's scale, because sums can be rounded differently elsewhere."""
         if (self.features or 0) != (other.features or 0):
             return False
         scale, shift, *rest = (np.asarray(v) for v in (self.scale, self.shift, other.scale, other.shift))
@@ -90,13 +92,13 @@ class Affine:
         return close(scale, rest[0]) and close(shift, rest[1])
 
     def resolved_by_float32(self) -> bool:
-        """Whether float32 resolves the scale of the data: the shift is at most 1,000 scales, and neither is extreme."""
+        """Whether float32 resolves the data: |shift| <= 1000 scale, and the scale is between 2^-100 and 2^100."""
         scale, shift = np.asarray(self.scale), np.abs(self.shift)
         return bool(np.all((shift <= 1000 * scale) & (scale > 2.0**-100) & (scale < 2.0**100)))
 
 
 def image_scale(levels: int) -> Affine:
-    """[0, levels - 1] to [-1, 1]: x / 127.5 - 1 for 8 bits."""
+    """Returns the map whose model space is [-1, 1] for pixels in [0, levels - 1]: x / 127.5 - 1 for 8 bits."""
     half = (levels - 1) / 2
     return Affine(half, half)
 
@@ -106,7 +108,7 @@ def _listed(values: float | tuple[float, ...]) -> tuple[float, ...]:
 
 
 def _like(values: float | tuple[float, ...], x: Any) -> Any:
-    """Numbers to compute with beside x: a float as it is, a tuple as an array of float64 or of the type of JAX's."""
+    """Converts a tuple into an array: of the dtype of x if x is a JAX array, and of float64 otherwise."""
     if not isinstance(values, tuple):
         return values
     return jnp.asarray(values, x.dtype) if hasattr(x, "aval") else np.asarray(values, np.float64)

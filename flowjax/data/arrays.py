@@ -1,12 +1,12 @@
-"""The user's own arrays: `x`, and if there are any, `y`, `x_test` and `y_test`, in one .npz file or in a folder.
+"""Data sets from arrays of the user: `x`, and optionally `y`, `x_test` and `y_test`, in an .npz file or a folder.
 
-In a folder each array is a NumPy file (`x.npy`, mapped into memory) or a Zarr array (`x/` or `x.zarr/`, of either
-version, opened by TensorStore). A set that does not fit on the device is streamed (`data.stream`) row by row: chunks of
-one or few rows are read fastest.
+In a folder each array is a NumPy file (`x.npy`, memory-mapped) or a Zarr array (`x/` or `x.zarr/`, version 2 or 3,
+opened with TensorStore). A set that does not fit on the device is streamed (`data.stream`) row by row, so Zarr chunks
+of one or few rows are read fastest.
 
-`x` holds uint8 images (N, H, W, C), or floating-point numbers of any type and byte order, which are standardised by
-one mean and one standard deviation. Where there is no `x_test`, a fixed random tenth of `x` is held out, from each
-class its share; of a streamed set at most 10,000 rows.
+`x` holds uint8 images (N, H, W, C), or floating-point numbers of any type and byte order, which are standardised. If
+there is no `x_test`, a fixed random tenth of the rows of each class is held out, and at most 10,000 rows of a streamed
+set.
 """
 
 import math
@@ -35,14 +35,21 @@ from flowjax.ranges import MAX_COORDINATES
 __all__ = ["open_npy", "open_npz", "open_zarr", "read_npz"]
 
 _SAMPLED = 10_000
-"""Rows of a streamed set whose mean and deviation standardise numbers, and the most that are held out of it."""
+"""Number of rows of a streamed set from which mean and scale are estimated, and the most that are held out of it."""
 
 
 def read_npz(path: str | Path, key: str = "x") -> dict[str, np.ndarray]:
-    """Reads the arrays of an .npz file, which may come from a stranger (`archives.read_npz`).
+    """Reads the arrays of an untrusted .npz file (`archives.read_npz`).
+
+    Args:
+        path: path of the file.
+        key: name of an array that must be there.
+
+    Returns:
+        The arrays by name.
 
     Raises:
-        DataError: one line, if it cannot be read or holds no array named `key`.
+        DataError: if the file cannot be read or holds no array named `key`.
     """
     try:
         arrays = archives.read_npz(path)
@@ -56,35 +63,35 @@ def read_npz(path: str | Path, key: str = "x") -> dict[str, np.ndarray]:
 
 
 def open_npz(request: DataRequest) -> Dataset:
-    """The arrays of an .npz file as a data set.
+    """Opens an .npz file as a data set.
 
     Raises:
-        DataError: one line, if the file cannot be read, or an array has a wrong shape, type or value.
+        DataError: if the file cannot be read, or an array has an invalid shape, dtype or value.
     """
     path, keys = request.path, [*KEYS, *keys_of(request)]
     if not path:
-        raise DataError("data.name is npz, so data.path must name the file: --config.data.path=mine.npz")
+        raise DataError("data.name is npz, so data.path must be the path of the file: --config.data.path=mine.npz")
     if Path(path).is_dir():
         raise DataError(
-            f"{path} is a folder, and data.name npz needs one .npz file: take data.name=npy for a folder of x.npy, "
-            "zarr for Zarr arrays, folder for images"
+            f"{path} is a folder, but data.name=npz needs an .npz file: use data.name=npy for a folder with x.npy, "
+            "zarr for Zarr arrays, or folder for images"
         )
     if Path(path).suffix == ".npy":
         raise DataError(
-            f"{path} is a single array, and data.name npz needs an archive, numpy.savez('mine.npz', x=x); or take "
-            "data.name=npy, and as data.path the folder of a file x.npy"
+            f"{path} is a single array, but data.name=npz needs an archive, numpy.savez('mine.npz', x=x); or use "
+            "data.name=npy with the folder of a file x.npy as data.path"
         )
     arrays = read_npz(path)
     return _open("npz", request, arrays, unused([key for key in arrays if key not in keys], keys))
 
 
 def open_npy(request: DataRequest) -> Dataset:
-    """A folder of files `x.npy`, `y.npy`, ...; otherwise as `open_npz`."""
+    """Opens a folder of files `x.npy`, `y.npy`, ... as a data set; otherwise like `open_npz`."""
     return _open("npy", request, *open_files(request.path, [*KEYS, *keys_of(request)]))
 
 
 def open_zarr(request: DataRequest) -> Dataset:
-    """A folder of Zarr arrays `x/` or `x.zarr/` and the others; otherwise as `open_npz`."""
+    """Opens a folder of Zarr arrays `x/` or `x.zarr/`, ... as a data set; otherwise like `open_npz`."""
     return _open("zarr", request, *open_zarrs(request.path, [*KEYS, *keys_of(request)]))
 
 
@@ -138,7 +145,7 @@ def _batch(x: Any, labels: np.ndarray | None, beside: Beside) -> Batch:
 
 
 def _present(x: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
-    """Rows in which elements that do not exist are 0."""
+    """Sets the elements that do not exist to 0."""
     return x if mask is None else np.where(mask[..., None], x, np.zeros((), x.dtype))
 
 
@@ -151,18 +158,18 @@ def _scale(
     most: int,
     how: str,
 ) -> tuple[int, Affine, tuple[str, ...]]:
-    """The number of levels of x, the map that scales it, and notes for the user."""
+    """Returns the number of levels of x, its affine map, and notes for the user."""
     shape, read = x.shape[1:], column(x)
     if x.dtype != np.uint8:
         present = lambda index: read(index)[column(mask)(index)]
         return 0, *standardisation(path, n, read if mask is None else present, shape, x.dtype, most, how)
     if how == "feature":
-        raise DataError(f"{path}: data.normalise 'feature' is for vectors, and x holds images: take 'channel'")
+        raise DataError(f"{path}: data.normalise 'feature' is for vectors, but x holds images: use 'channel'")
     return 256, pixel_channels(n, read, shape, most) if how == "channel" else image_scale(256), ()
 
 
 def _split(x: Any, x_test: Any, labels: np.ndarray | None, fits: bool) -> tuple[np.ndarray | None, np.ndarray]:
-    """The rows of x that are not trained on (None for none), and the rows of x_test, or of x, that are tested on."""
+    """Returns the rows of x that are held out (None for none), and the test rows of x_test or, without it, of x."""
     if x_test is not None:
         return None, stratified_rows(len(x_test), held_out(len(x_test), x.shape[1:]))
     most = held_out(len(x), x.shape[1:])
@@ -171,30 +178,30 @@ def _split(x: Any, x_test: Any, labels: np.ndarray | None, fits: bool) -> tuple[
 
 
 def _check_rows(path: str, x: Any) -> tuple[str, ...]:
-    """Refuses a shape or a type of x that cannot be meant; notes for the user about one that may not be."""
+    """Checks the shape and dtype of x, and returns a note if its channels may come first."""
     if x.ndim < 2 or len(x) < 2:
         raise DataError(f"{path}: x must be (N, *event) with N >= 2, not {x.shape}")
     if 0 in x.shape:
         raise DataError(f"{path}: x has an empty axis: its shape is {x.shape}")
-    if math.prod(x.shape[1:]) > MAX_COORDINATES:  # before a row is read: a file can declare any shape
+    if math.prod(x.shape[1:]) > MAX_COORDINATES:  # checked before a row is read, because a file can declare any shape
         raise DataError(f"{path}: an example of shape {x.shape[1:]} has more than {MAX_COORDINATES:,} numbers")
     channels_first = x.ndim == 4 and x.shape[1] in (1, 3, 4) and x.shape[3] > 4
-    turn = f"x of shape {x.shape} has its channels first, and channels come last here: x = x.transpose(0, 2, 3, 1)"
+    turn = f"x of shape {x.shape} has its channels first, but they must come last: x = x.transpose(0, 2, 3, 1)"
     if x.dtype == np.uint8:
         if x.ndim != 4:
-            hint = ": grey images take x = x[..., None]" if x.ndim == 3 else ""
-            raise DataError(f"{path}: uint8 data are images (N, H, W, C), not {x.shape}{hint}")
+            hint = ": for grey images use x = x[..., None]" if x.ndim == 3 else ""
+            raise DataError(f"{path}: uint8 data must be images (N, H, W, C), not {x.shape}{hint}")
         if channels_first:
             raise DataError(f"{path}: {turn}")
     elif not jnp.issubdtype(x.dtype, jnp.floating):
         complex_ = jnp.issubdtype(x.dtype, jnp.complexfloating)
         how = "numpy.stack([x.real, x.imag], -1)" if complex_ else "x.astype('float32')"
-        raise DataError(f"{path}: x must be uint8 or floating point, not {x.dtype}: convert it, for example by {how}")
+        raise DataError(f"{path}: x must be uint8 or floating point, not {x.dtype}: convert it, for example with {how}")
     return (f"perhaps {turn}",) if channels_first else ()
 
 
 def _labels(path: str, arrays: dict[str, Any]) -> tuple[np.ndarray | None, np.ndarray | None, tuple[str, ...]]:
-    """y and y_test as whole numbers, and the names of the classes if they are texts."""
+    """Returns y and y_test as integers, and the class names if the labels are strings."""
     y, y_test = arrays.get("y"), arrays.get("y_test")
     x_test = arrays.get("x_test")
     if x_test is None and y_test is not None:
@@ -203,9 +210,10 @@ def _labels(path: str, arrays: dict[str, Any]) -> tuple[np.ndarray | None, np.nd
         shape = ", ".join(map(str, arrays["x"].shape[1:]))
         raise DataError(f"{path}: x_test must be (N, {shape}), N >= 1, not {x_test.shape}")
     if x_test is not None and (y is None) != (y_test is None):
-        raise DataError(f"{path}: of y and y_test one is there and the other is not")
+        given, missing = ("y_test", "y") if y is None else ("y", "y_test")
+        raise DataError(f"{path}: there is {given} but no {missing}: give both or neither")
     if y is not None and y_test is not None and is_text(y) != is_text(y_test):
-        raise DataError(f"{path}: of y and y_test one holds texts and the other numbers: store both labels in one way")
+        raise DataError(f"{path}: one of y and y_test holds strings and the other numbers: store both in the same way")
     names = names_of((y, y_test))
     read = lambda key, rows: read_labels(path, key, arrays[key], len(rows), names)
     return None if y is None else read("y", arrays["x"]), None if y_test is None else read("y_test", x_test), names
@@ -214,7 +222,7 @@ def _labels(path: str, arrays: dict[str, Any]) -> tuple[np.ndarray | None, np.nd
 def _classes(
     known: np.ndarray | None, test: np.ndarray | None, names: tuple[str, ...]
 ) -> tuple[int, tuple[float, ...], tuple[str, ...]]:
-    """The number of classes, their shares of the training rows, and a note about classes without a training row."""
+    """Returns the number of classes, their shares of the training rows, and a note about classes without any."""
     if known is None or test is None:
         return 0, (), ()
     classes = len(names) or 1 + int(max(known.max(), test.max()))
@@ -227,11 +235,11 @@ def _classes(
     )
     tested = np.isin(test, missing).sum()
     more = f"; {tested} test rows have such a label" if tested else ""
-    return classes, shares, (f"of the labels 0 to {classes - 1} these have no training row: {shown}{more}",)
+    return classes, shares, (f"these of the labels 0 to {classes - 1} have no training rows: {shown}{more}",)
 
 
 def _pixels(path: str, test: np.ndarray) -> np.ndarray:
-    """Test rows beside uint8 images: whole numbers 0 to 255 of any type."""
+    """Converts test rows of uint8 images, which must be integers from 0 to 255 of any dtype."""
     if test.dtype == np.uint8:
         return test
     real = test.dtype.kind in "iu" or jnp.issubdtype(test.dtype, jnp.floating)
@@ -239,18 +247,18 @@ def _pixels(path: str, test: np.ndarray) -> np.ndarray:
     if not whole or (test.dtype.kind not in "iu" and test.max() <= 1):
         seen = f" between {test.min():g} and {test.max():g}" if real else ""
         raise DataError(
-            f"{path}: x is uint8, so x_test must hold whole numbers 0 to 255 too, and it is {test.dtype}{seen}: store "
-            "both in one type and scale"
+            f"{path}: x is uint8, so x_test must hold integers from 0 to 255 too, but it is {test.dtype}{seen}: store "
+            "both with the same dtype and scale"
         )
     return test.astype(np.uint8)
 
 
 def _numbers(path: str, test: np.ndarray) -> np.ndarray:
-    """Test rows beside numbers, in float64 without loss."""
+    """Converts test rows of real numbers to float64 without loss."""
     if test.dtype.kind not in "iu" and not jnp.issubdtype(test.dtype, jnp.floating):
         raise DataError(f"{path}: x_test must hold real numbers as x does, not {test.dtype}")
     if test.dtype.kind in "iu" and np.any((test > 2**53) | (test < -(2**53))):
-        raise DataError(f"{path}: x_test holds integers beyond 2^53, which floating point rounds")
+        raise DataError(f"{path}: x_test holds integers beyond 2^53, which float64 rounds")
     test = test.astype(np.float64)
     if not np.isfinite(test).all():
         raise DataError(f"{path}: x_test holds values that are not finite")
@@ -258,7 +266,11 @@ def _numbers(path: str, test: np.ndarray) -> np.ndarray:
 
 
 def _check_test(spec: DataSpec, test: np.ndarray) -> tuple[str, ...]:
-    """A note if test rows do not look like training rows; DataError if float32 cannot hold them in model space."""
+    """Returns a note if mean or scale of the test rows are unlike those of the training rows.
+
+    Raises:
+        DataError: if float32 cannot represent the test rows in model space.
+    """
     y = spec.to_model(test)
     mean, std = float(y.mean(dtype=np.float64)), float(y.std(dtype=np.float64))
     if y.size < 100 or (abs(mean) < 3 and 0.1 < std < 10):

@@ -1,11 +1,11 @@
-"""Augmentation of images inside the compiled step.
+"""Augmentation of images inside the compiled training step.
 
-    flip          mirrored with probability 1/2
-    crop(p)       padded by p pixels of reflection on all sides and cropped back at a random place, mirrored or not
-    edm(p)        EDM's geometric transforms, each with probability p, passed to the network (`data.augment_edm`)
+    flip          mirrors left-right with probability 1/2
+    crop(p)       pads p pixels on all sides by reflection, crops a random window of the original size, then as flip
+    edm(p)        applies EDM's geometric transforms, each with probability p (`data.augment_edm`)
 
-`flip` and `crop` change the distribution that is learned. `edm` does not leak into the samples: what was done
-is a condition of the network, and samples are drawn under the condition that nothing was.
+`flip` and `crop` change the distribution that is learned. `edm` does not leak into samples: a description of the
+transforms is passed to the network as a condition, and samples are drawn with the condition "not augmented".
 """
 
 from collections.abc import Callable
@@ -25,33 +25,50 @@ Images = Num[Array, "B H W C"]
 
 
 class Augmented(NamedTuple):
-    """Images in data space, and (B, n) numbers that describe what was done to each, or None."""
+    """Augmented images, and the numbers that describe the transforms of each image.
+
+    Attributes:
+        x: images in data space.
+        augment_labels: (B, n) description of the transforms, zero for none; None if there is no description.
+    """
 
     x: Images
     augment_labels: Float[Array, "B n"] | None = None
 
 
 Augment = Callable[[PRNGKey, Images], Augmented]
-"""`augment(key, x)`: x in data space, of the type it is stored in."""
+"""`augment(key, x) -> Augmented`, for images x in data space, in their stored dtype."""
 
 
 class Augmentation(NamedTuple):
-    """What is done to a batch of images, and how many numbers describe it."""
+    """An augmentation.
+
+    Attributes:
+        apply: function (key, images) -> `Augmented`.
+        labels: how many numbers describe the transforms of an image.
+    """
 
     apply: Augment
     labels: int = 0
 
 
 def flip(key: PRNGKey, x: Images) -> Augmented:
-    """Each image mirrored, left to right, with probability 1/2."""
+    """Mirrors each image left-right with probability 1/2."""
     coin = jax.random.bernoulli(key, 0.5, (x.shape[0], 1, 1, 1))
     return Augmented(jnp.where(coin, x[:, :, ::-1], x))
 
 
 def crop(pad: int) -> Augment:
-    """A random window of the image padded by reflection, and mirrored or not."""
+    """Returns an augmentation that pads by reflection, crops a random window of the original size, and flips.
+
+    Args:
+        pad: number of pixels to pad on each side, at least 1.
+
+    Raises:
+        ValueError: if `pad` is not a positive integer.
+    """
     if not isinstance(pad, int) or pad < 1:
-        raise ValueError(f"a padding of a whole number of pixels, at least one, is needed, not {pad!r}")
+        raise ValueError(f"pad must be a positive integer, not {pad!r}")
 
     def augment(key: PRNGKey, x: Images) -> Augmented:
         key_place, key_flip = jax.random.split(key)
@@ -74,4 +91,4 @@ AUGMENTATIONS: dict[str, Callable[..., Augmentation]] = {
     "crop": lambda pad=4: Augmentation(crop(pad)),
     "edm": _edm,
 }
-"""What `data.augment` may name."""
+"""Augmentations by their names in `data.augment`."""

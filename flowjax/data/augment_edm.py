@@ -1,7 +1,7 @@
 """EDM's non-leaking geometric augmentation (Karras et al. 2022, appendix F.2, table 6; Karras et al. 2020, ADA).
 
-Each of six transforms is applied with probability p, on its own (the mirror always with 1/2), and they are composed
-into one affine map of the plane, so that an image is resampled once:
+Each of six transforms is applied independently with probability p (the left-right mirror always with 1/2), and they
+are composed into one affine map of the plane, so that an image is resampled once:
 
     mirror left-right, mirror up-down,
     scale       2^(0.2 n)                n ~ N(0, 1)
@@ -9,12 +9,12 @@ into one affine map of the plane, so that an image is resampled once:
     stretch     2^(0.2 n) along an axis of angle pi u
     translate   0.125 n of the side along each axis
 
-What was done is passed to the network as a condition of nine numbers, zero where nothing was: mirrors, n of the scale,
-cos - 1 and sin of the rotation, n cos and n sin of the stretch, and the two translations. (As in EDM, a stretch and its
-inverse, by -n along the axis turned by pi, have the same numbers: these describe it up to this choice.)
+The transforms are passed to the network as a condition of nine numbers, which are zero for no transform: the mirrors, n
+of the scale, cos - 1 and sin of the rotation, n cos and n sin of the stretch, and the two translations. (As in EDM, a
+stretch by n and one by -n along the axis turned by pi have the same numbers, although one is the inverse of the other.)
 
-Pixels outside are reflections. Resampling is by cubic convolution (Keys 1981); EDM filters by a wavelet on a doubled
-grid instead.
+Images are continued by reflection outside their edges. They are resampled with cubic convolution (Keys 1981), where EDM
+uses a wavelet filter on a doubled grid.
 """
 
 import jax
@@ -30,16 +30,24 @@ _SCALE, _SHIFT = 0.2, 0.125
 
 
 def check_probability(p: float | int) -> None:
-    """Raises ValueError if p is no probability."""
+    """Raises a ValueError if p is not a probability."""
     if not (isinstance(p, float | int) and 0 <= p <= 1):
-        raise ValueError(f"p is a probability, not {p!r}")
+        raise ValueError(f"p must be a probability between 0 and 1, not {p!r}")
 
 
 def edm(key: PRNGKey, x: Num[Array, "B H W C"], p: float | int) -> tuple[Float[Array, "B H W C"], Float[Array, "B 9"]]:
-    """Images (B, H, W, C) of any type, each transformed at random, as float32; and what was done.
+    """Applies random transforms to each image.
+
+    Args:
+        key: PRNG key.
+        x: images of any dtype.
+        p: probability of each transform.
+
+    Returns:
+        The images as float32, and the nine numbers that describe the transforms of each.
 
     Raises:
-        ValueError: if p is no probability.
+        ValueError: if p is not a probability.
     """
     check_probability(p)
     maps, augment_labels = _draw(key, x.shape[0], float(p))
@@ -47,7 +55,7 @@ def edm(key: PRNGKey, x: Num[Array, "B H W C"], p: float | int) -> tuple[Float[A
 
 
 def _draw(key: PRNGKey, n: int, p: float) -> tuple[Float[Array, "B 2 3"], Float[Array, "B 9"]]:
-    """Maps from places in the result to places in the image, both in sides from the centre; and the labels."""
+    """Draws maps from positions in the result to positions in the image, in units of the side; and the labels."""
     keys = iter(jax.random.split(key, 12))
     on = lambda rate=p: jax.random.bernoulli(next(keys), rate, (n,))
     normal = lambda: jax.random.normal(next(keys), (n,))
@@ -61,7 +69,7 @@ def _draw(key: PRNGKey, n: int, p: float) -> tuple[Float[Array, "B 2 3"], Float[
     diagonal = lambda a, b: jax.vmap(jnp.diag)(jnp.stack(jnp.broadcast_arrays(a, b), -1))
     rotation = lambda a: jnp.stack([jnp.cos(a), -jnp.sin(a), jnp.sin(a), jnp.cos(a)], -1).reshape(n, 2, 2)
     sign = lambda m: 1.0 - 2.0 * m
-    # the map of the image is mirror, scale, turn, stretch, shift; its inverse says where a pixel comes from
+    # an image is mirrored, scaled, rotated, stretched and shifted; the inverse map says where a pixel comes from
     grow, pull = 2.0 ** (_SCALE * scale), 2.0 ** (_SCALE * stretch)
     along = rotation(axis) @ diagonal(1 / pull, pull) @ rotation(-axis)
     linear = diagonal(sign(mirror_x), sign(mirror_y)) @ diagonal(1 / grow, 1 / grow) @ rotation(-turn) @ along
@@ -79,14 +87,14 @@ def _draw(key: PRNGKey, n: int, p: float) -> tuple[Float[Array, "B 2 3"], Float[
 
 
 def warp(image: Float[Array, "H W C"], to: Float[Array, "2 3"]) -> Float[Array, "H W C"]:
-    """The image seen through a map of places: result at q = image at linear q + offset, reflected at its edges.
+    """Resamples an image: the result at q is the image at `linear @ q + offset`, continued by reflection.
 
     Args:
         image: (H, W, C).
-        to: (2, 3): linear part and offset, on (x, y) from the centre in units of the longer side.
+        to: (2, 3) linear part and offset, for positions (x, y) from the centre in units of the longer side.
     """
     height, width, _ = image.shape
-    side = max(height, width)  # one unit for both axes: else a rotation would shear
+    side = max(height, width)  # the same unit for both axes, otherwise a rotation would shear
     place = lambda size: (jnp.arange(size) + 0.5 - size / 2) / side
     y, x = jnp.meshgrid(place(height), place(width), indexing="ij")
     at = to[:, 0, None, None] * x + to[:, 1, None, None] * y + to[:, 2, None, None]
@@ -99,7 +107,7 @@ def warp(image: Float[Array, "H W C"], to: Float[Array, "2 3"]) -> Float[Array, 
 
 
 def _cubic(d: Float[Array, "..."]) -> Float[Array, "..."]:
-    """Keys' kernel with a = -1/2: interpolates, and is exact for quadratics."""
+    """The kernel of Keys (1981) with a = -1/2, which interpolates quadratics exactly."""
     d = jnp.abs(d)
     near = 1.5 * d**3 - 2.5 * d**2 + 1
     far = -0.5 * d**3 + 2.5 * d**2 - 4 * d + 2
@@ -107,6 +115,6 @@ def _cubic(d: Float[Array, "..."]) -> Float[Array, "..."]:
 
 
 def _reflect(i: Array, size: int) -> Array:
-    """Indices beyond the edges, mirrored between pixels of the edge: -1 is 1, size is size - 2."""
+    """Reflects indices beyond the edges about the centre of the edge pixel: -1 to 1, size to size - 2."""
     period = 2 * (size - 1)
     return (size - 1) - jnp.abs(i % period - (size - 1))

@@ -1,4 +1,4 @@
-"""From rows of a data set to what a loss takes: augmented, dequantised, in model space, with conditions dropped."""
+"""Turns rows of a data set into training batches: augmentation, dequantisation, scaling and condition dropout."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -16,29 +16,30 @@ from flowjax.typing import PRNGKey
 __all__ = ["GetBatch", "batch_like", "condition_names", "make_get_batch", "prepared"]
 
 GetBatch = Callable[[Any, PRNGKey, Any], Batch]
-"""(arrays, key, position) -> the batch of a step, inside the compiled program."""
+"""Function (arrays, key, position) -> the batch of a step, called inside the compiled program."""
 
-_AUGMENT = 3  # folded into a batch's key: the other draws are those of a run without augmentation
-_SOURCE = 1  # folded into the key of the dequantisation of x1, for that of x0
+_AUGMENT = 3  # folded into the key of a batch, so that augmentation does not change the other random draws
+_SOURCE = 1  # folded into the dequantisation key of x1 to get the one of x0
 
 
 def condition_names(fields: Sequence[Field]) -> list[str]:
-    """The names of the fields that a data set delivers: all but `augment`, which augmentation makes."""
+    """Returns the names of the fields that come from the data set: all except `augment`."""
     return [f.name for f in fields if f.name != "augment"]
 
 
 def make_get_batch(dataset: Dataset, fields: Sequence[Field], augmentation: Augmentation, size: int) -> GetBatch:
-    """The function that makes the batch of a training step.
+    """Returns the function that makes the batch of a training step.
 
     Args:
-        dataset: which draws rows, or whose rows are streamed.
-        fields: the conditions of the network, with their dropout.
-        augmentation: of x1.
-        size: rows of a batch.
+        dataset: the data set; its rows are drawn on the device (`Dataset.sample`) or streamed.
+        fields: the conditions of the network, with their dropout rates.
+        augmentation: the augmentation of x1.
+        size: number of rows of a batch.
 
     Returns:
-        (arrays, key, position) -> Batch in model space. `arrays` are those of `dataset.arrays()`, or stacked batches of
-        a stream, of which batch number `position` is taken. The key alone decides on all random draws.
+        A function (arrays, key, position) -> Batch in model space. `arrays` is the result of `dataset.arrays()`, or
+        batches of a stream stacked along a new axis, of which the one at `position` is taken. All random draws depend
+        only on the key.
     """
     names = condition_names(fields)
 
@@ -59,13 +60,13 @@ def make_get_batch(dataset: Dataset, fields: Sequence[Field], augmentation: Augm
 
 
 def prepared(spec: DataSpec, key: PRNGKey, rows: Batch) -> Batch:
-    """Encoded rows in model space as float32 (`DataSpec.prepare`), and with them their source samples."""
+    """Maps encoded rows and their source samples to model space as float32 (`DataSpec.prepare`)."""
     x0 = None if rows.x0 is None else spec.prepare(jax.random.fold_in(key, _SOURCE), rows.x0)
     return rows._replace(x1=spec.prepare(key, rows.x1), x0=x0)
 
 
 def batch_like(dataset: Dataset, fields: Sequence[Field], size: int) -> Batch:
-    """Shapes and types of a batch in model space of so many rows."""
+    """Returns the shapes and dtypes of a batch of `size` rows in model space."""
     shape = lambda a: None if a is None else jax.ShapeDtypeStruct((size, *a.shape[1:]), a.dtype)
     x = jax.ShapeDtypeStruct((size, *dataset.spec.shape), "float32")
     x0 = None if dataset.test_x0 is None else x

@@ -1,4 +1,4 @@
-"""The user's arrays beside `x`: conditions by name, source samples that come in pairs with x, and the mask of a set."""
+"""Arrays that accompany `x`: conditions by name, source samples paired with x, and the mask of a set."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -21,12 +21,12 @@ __all__ = ["Beside", "keys_of", "read_beside", "rows_of_field", "scale_condition
 
 @dataclass(frozen=True)
 class Beside:
-    """Arrays whose rows belong to those of x; of each the training rows, or those of x_test.
+    """Arrays that have one row for each row of x, or for each row of x_test.
 
     Attributes:
-        cond: the conditions by name, without the label.
-        x0: the source sample of each row, or None.
-        mask: (N, n) bool of the elements of x that exist, or None.
+        cond: conditions by name, without the label.
+        x0: the source sample paired with each row, or None.
+        mask: (N, n) bool, true for the elements of x that exist, or None.
     """
 
     cond: Mapping[str, Any]
@@ -34,12 +34,12 @@ class Beside:
     mask: Any = None
 
     def arrays(self) -> list[Any]:
-        """All arrays that are there."""
+        """Returns all arrays that are not None."""
         return [a for a in (*self.cond.values(), self.x0, self.mask) if a is not None]
 
 
 def keys_of(request: DataRequest) -> list[str]:
-    """The names of the arrays that a request asks for by name, with those of their test rows."""
+    """Returns the names of the arrays that a request names, and of the arrays of their test rows."""
     names = [field.name for field in request.cond if field.name != "label"] + [request.pairs] * bool(request.pairs)
     return [key for name in names for key in (name, f"{name}_test")]
 
@@ -47,18 +47,19 @@ def keys_of(request: DataRequest) -> list[str]:
 def read_beside(
     path: str, arrays: Mapping[str, Any], request: DataRequest
 ) -> tuple[tuple[Field, ...], Beside, Beside | None]:
-    """The arrays beside x that a request asks for, checked against x.
+    """Returns the arrays that a request names, after checking them against x.
 
     Args:
         path: the file or folder, for messages.
-        arrays: by name, with `x`.
+        arrays: all arrays by name, including `x`.
         request: names the arrays to read.
 
     Returns:
-        The conditions that are not labels, the arrays of the rows of x, and those of the rows of x_test; None without.
+        The fields of the conditions that are not labels, the arrays for the rows of x, and the arrays for the rows of
+        x_test, or None if there is no x_test.
 
     Raises:
-        DataError: one line, if an array is missing, or is of another length, shape or type than it must be.
+        DataError: if an array is missing, or has an invalid length, shape or dtype.
     """
     wanted = [field for field in request.cond if field.name != "label"]
     pairs = {field.name: _pair(path, arrays, field.name, "data.cond") for field in wanted}
@@ -72,24 +73,24 @@ def read_beside(
 
 
 def rows_of_field(array: np.ndarray, field: Field) -> np.ndarray:
-    """Rows of a condition as examples of its shape: numbers become vectors of one."""
+    """Reshapes the rows of a condition to the shape of its field: a scalar becomes a vector of one number."""
     return array.reshape(-1, *field.shape)
 
 
 def scale_conditions(
     path: str, fields: tuple[Field, ...], n: int, read: Callable[[str, np.ndarray], np.ndarray], most: int
 ) -> tuple[tuple[Affine, ...], tuple[str, ...]]:
-    """The maps that standardise each feature of each condition, and notes about those that are constant.
+    """Returns the maps that standardise each feature of each condition, and notes about constant features.
 
     Args:
         path: the file or folder, for messages.
         fields: the conditions.
         n: number of training rows.
-        read: from a condition's name and numbers of training rows to these rows.
-        most: how many rows to take the moments of.
+        read: function (name of a condition, indices of training rows) -> these rows.
+        most: the largest number of rows from which moments are computed.
 
     Raises:
-        DataError: one line, if a condition holds infinite values.
+        DataError: if a condition holds infinite values.
     """
     maps, notes = [], []
     for field in fields:
@@ -98,15 +99,15 @@ def scale_conditions(
         maps.append(affine)
         if constant:
             shown = shortened(list(map(str, constant)), 8)
-            notes.append(f"the condition {field.name} does not vary in its features {shown}: they keep the scale 1")
+            notes.append(f"the condition {field.name} has constant features, which keep the scale 1: {shown}")
     return tuple(maps), tuple(notes)
 
 
 def _pair(path: str, arrays: Mapping[str, Any], name: str, key: str) -> tuple[Any, Any]:
-    """An array of the rows of x, and its test rows, of which there are as many as of x_test."""
+    """Returns an array with one row per row of x, and its test array with one row per row of x_test, or None."""
     if name not in arrays:
         there = printable(shortened(sorted(a for a in arrays if not a.endswith("_test"))), 200)
-        raise DataError(f"{path} holds no array named {name!r}, which {key} names: it has {there}")
+        raise DataError(f"{path} holds no array named {name!r}, which {key} asks for: it has {there}")
     test, x_test = arrays.get(f"{name}_test"), arrays.get("x_test")
     if (test is None) != (x_test is None):
         here, missing = (f"{name}_test", "x_test") if x_test is None else ("x_test", f"{name}_test")
@@ -120,15 +121,15 @@ def _pair(path: str, arrays: Mapping[str, Any], name: str, key: str) -> tuple[An
 
 
 def _field(path: str, request: FieldRequest, pair: tuple[Any, Any]) -> Field:
-    """The field of an array of numbers."""
+    """Returns the field of a numeric condition, after checking its arrays."""
     name, shape = request.name, tuple(pair[0].shape[1:])
     for array in pair:
         if array is None or jnp.issubdtype(array.dtype, jnp.floating):
             continue
         if array.dtype.kind in "iub":
             raise DataError(
-                f"{path}: the condition {name} holds whole numbers ({array.dtype}): save classes as y and name them "
-                f"label, or convert numbers, {name}.astype('float32')"
+                f"{path}: the condition {name} holds integers ({array.dtype}): save classes as y and name them label, "
+                f"or convert numbers with {name}.astype('float32')"
             )
         raise DataError(f"{path}: the condition {name} must hold floating-point numbers, not {array.dtype}")
     if math.prod(shape) > MAX_COORDINATES or 0 in shape:
@@ -144,24 +145,26 @@ def _check_source(path: str, name: str, array: Any, x: Any) -> None:
         return
     if tuple(array.shape[1:]) != tuple(x.shape[1:]):
         raise DataError(
-            f"{path}: {name} holds the source of each row of x {x.shape}, so its shape cannot be {array.shape}"
+            f"{path}: {name} must have a source sample for each row of x {x.shape}, but its shape is {array.shape}"
         )
     floats = jnp.issubdtype(array.dtype, jnp.floating)
     if (x.dtype == np.uint8) != (array.dtype == np.uint8) or not (floats or array.dtype == np.uint8):
-        raise DataError(f"{path}: x is {x.dtype} and {name} {array.dtype}: save both as uint8 images or as floats")
+        raise DataError(f"{path}: x is {x.dtype} and {name} is {array.dtype}: both must be uint8 or both floats")
 
 
 def _mask(path: str, arrays: Mapping[str, Any]) -> tuple[Any, Any]:
-    """`mask` and `mask_test`, where x is (N, n, C) of numbers."""
+    """Returns `mask` and `mask_test`, which are allowed if x is (N, n, C) and not uint8."""
     x = arrays["x"]
     if "mask" not in arrays:
         if "mask_test" in arrays:
             raise DataError(f"{path}: there is mask_test but no mask")
         return None, None
     if x.ndim != 3 or x.dtype == np.uint8:
-        raise DataError(f"{path}: a mask is for sets x (N, n, C) of numbers, and x is {x.dtype} {x.shape}")
+        raise DataError(f"{path}: a mask needs floating-point sets x (N, n, C), but x is {x.dtype} {x.shape}")
     masks = _pair(path, arrays, "mask", "x")
     for mask in masks:
         if mask is not None and (mask.dtype != np.bool_ or mask.shape[1:] != x.shape[1:2]):
-            raise DataError(f"{path}: mask must be (N, {x.shape[1]}) of booleans, not {mask.shape} of {mask.dtype}")
+            raise DataError(
+                f"{path}: mask must be bool of shape (N, {x.shape[1]}), not {mask.dtype} of shape {mask.shape}"
+            )
     return masks

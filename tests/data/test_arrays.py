@@ -142,9 +142,9 @@ TEN, FLOATS = PIXELS[:10], NORMAL[:20].astype(np.float32)
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
-        ({"x": PIXELS, "x_test": TEN / 255}, "must hold whole numbers 0 to 255 too"),
+        ({"x": PIXELS, "x_test": TEN / 255}, "must hold integers from 0 to 255 too"),
         ({"x": PIXELS, "x_test": TEN.astype(np.int16) - 1}, "between -1 and"),
-        ({"x": PIXELS, "x_test": TEN.astype(complex)}, "x_test must hold whole numbers"),
+        ({"x": PIXELS, "x_test": TEN.astype(complex)}, "x_test must hold integers"),
         ({"x": PIXELS.transpose(0, 3, 1, 2).repeat(2, 3)}, r"x = x.transpose\(0, 2, 3, 1\)"),
         ({"x": PIXELS[..., 0]}, r"x = x\[\.\.\., None\]"),
         ({"x": FLOATS.astype(complex)}, "uint8 or floating point, not complex128"),
@@ -200,7 +200,7 @@ def test_labels_that_are_texts_name_the_classes(tmp_path, kind):
 def test_labels_of_two_kinds_are_refused(tmp_path, y):
     """The texts of one array would number the classes, and the numbers of the other would be read as those."""
     y_test = np.array(["a", "b"] * 10) if y.dtype.kind == "i" else np.arange(20) % 2
-    with pytest.raises(DataError, match="of y and y_test one holds texts and the other numbers"):
+    with pytest.raises(DataError, match="one of y and y_test holds strings and the other numbers"):
         opened(tmp_path / "a", x=FLOATS, y=y, x_test=FLOATS, y_test=y_test)
 
 
@@ -217,7 +217,7 @@ def test_labels_that_never_occur_have_no_share(tmp_path):
     assert dataset.spec.num_classes == 4
     np.testing.assert_allclose(dataset.spec.class_shares, [0, 0.5, 0.25, 0.25], atol=1 / 360)
     assert dataset.spec.classes == (1, 2, 3)
-    assert any("have no training row: 0" in note for note in dataset.notes)
+    assert any("have no training rows: 0" in note for note in dataset.notes)
 
 
 # Sorted files
@@ -267,7 +267,7 @@ def test_arrays_that_nothing_uses_are_named(tmp_path):
     ("name", "path", "message"),
     [
         ("npz", "x.npy", "single array"),
-        ("npz", "", "take data.name=npy for a folder"),
+        ("npz", "", "use data.name=npy for a folder"),
         ("npy", "a.npz", "take data.name=npz"),
         ("zarr", "x.npy", "needs a folder of Zarr arrays"),
         ("zarr", "z", "must name the folder that holds the array x"),

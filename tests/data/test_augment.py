@@ -218,9 +218,9 @@ def config(name, path="", **model):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("edm(2)", "p is a probability, not 2"),
+        ("edm(2)", "p must be a probability between 0 and 1, not 2"),
         ("edm('a')", "p must be a number, not 'a'"),
-        ("crop(0)", "at least one"),
+        ("crop(0)", "pad must be a positive integer"),
         ("crop(1.5)", "pad must be a whole number, not 1.5"),
         ("flip(1)", "flip takes no arguments"),
         ("edn", "did you mean 'edm'"),
@@ -233,7 +233,7 @@ def test_bad_augmentations_are_told_before_anything_is_built(text, message):
         make_augmentation(resolve(c), open_dataset("digits").spec)
     assert message in str(error.value)
     assert "\n" not in str(error.value)
-    with pytest.raises(ValueError, match=r"p is a probability, not 1\.1"):
+    with pytest.raises(ValueError, match=r"p must be a probability between 0 and 1, not 1\.1"):
         edm(KEY, jnp.zeros((1, 4, 4, 1)), 1.1)
 
 

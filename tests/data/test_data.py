@@ -127,7 +127,7 @@ def test_npz_of_images(tmp_path):
         ({"x": np.zeros((4, 2)), "x_test": np.zeros((4, 3))}, "x_test must be"),
         ({"x": np.zeros((4, 2)), "x_test": np.zeros((0, 2))}, "x_test must be"),
         ({"x": np.zeros((4, 2)), "y": np.zeros(4, int), "x_test": np.zeros((4, 2))}, "y_test"),
-        ({"x": np.zeros((4, 2), np.uint8)}, "uint8 data are images"),
+        ({"x": np.zeros((4, 2), np.uint8)}, "uint8 data must be images"),
     ],
 )
 def test_bad_npz_is_one_clear_line(tmp_path, arrays, message):
@@ -254,11 +254,11 @@ def test_scales_of_features_and_conditions_survive_json():
 @pytest.mark.parametrize(
     ("entry", "value", "message"),
     [
-        ("scale", [1.0, 2.0], "as many scales as shifts"),
+        ("scale", [1.0, 2.0], "tuples of the same length"),
         ("scale", [1.0, 0.0, 2.0], "scale is"),
         ("scale", [], "scale is"),
         ("shift", [1.0, float("nan"), 2.0], "shift is"),
-        ("shift", [1.0, 2.0], "as many scales as shifts"),
+        ("shift", [1.0, 2.0], "tuples of the same length"),
         ("conditions", {}, "conditions is"),
         ("conditions", [{}], "a condition: name is missing"),
         ("conditions", [1], "a condition must be a JSON object"),
@@ -282,7 +282,7 @@ def test_damaged_scales_and_conditions_name_the_entry(entry, value, message):
         ({"kind": ["set"]}, "kind is"),
         ({"kind": "image"}, "cannot have examples of shape"),
         ({"shape": [2**20, 2**20]}, "shape|numbers"),
-        ({"scale": [1.0]}, "as many scales|entries for examples"),
+        ({"scale": [1.0]}, "tuples of the same length|entries for examples"),
     ],
 )
 def test_a_damaged_condition_is_refused_in_one_line(change, message):
