@@ -1,8 +1,8 @@
-"""What is done with a trained run: opening it, samples, log-densities, metrics and figures.
+"""Use of trained runs: opening them, samples, log-densities, metrics and figures.
 
-The way of a call is straight: `run` opens a workdir, `choose` builds the model that is sampled, `program` compiles the
-draw, `batches` runs it over all rows and `finished_batches` keeps what is done. `sampling`, `scoring`, `evaluation` and
-`plots` use them.
+A call of `sample` uses one module after the other: `run` opens a workdir, `given_conditions` checks the caller's
+conditions, `choose` finds what is sampled, `program` compiles it, `batches` evaluates it on all rows, and
+`finished_batches` keeps the finished ones. `scoring`, `evaluation` and `plots` build on the same modules.
 """
 
 from flowjax.inference.batches import SolverFault

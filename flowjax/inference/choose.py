@@ -1,16 +1,18 @@
-"""What is sampled, and how: a solver with its time grid, another schedule and guidance, chosen for a run.
+"""What is sampled and how: a run with a solver, a time grid, a schedule and guidance.
 
-`choose` makes all checks, in one place, before anything is compiled. Its `Choice` builds the model that is sampled.
+`choose` checks that these fit together before anything is compiled. Its result, a `Choice`, builds the model that is
+sampled.
 """
 
 import dataclasses
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 from flowjax import guidance
 from flowjax.abilities import abilities_of
 from flowjax.arguments import make
-from flowjax.errors import ConfigError, unknown
+from flowjax.errors import ConfigError, lookup, unknown
 from flowjax.inference.run import Run
 from flowjax.names import make_schedule
 from flowjax.paths import AffinePath
@@ -19,33 +21,41 @@ from flowjax.plugins import modules_of
 from flowjax.ranges import Range
 from flowjax.reschedule import Rescheduled
 from flowjax.schedules import Schedule
-from flowjax.solvers import Options, diffusions, grids, make_sampler
+from flowjax.solvers import Options, Sampler, diffusions, grids, make_sampler
 from flowjax.solvers.diffusions import Diffusion
 from flowjax.solvers.grids import GRIDS
-from flowjax.solvers.names import check_abilities, check_solver, needs_of
+from flowjax.solvers.names import check_abilities, check_solver, needs_of, takes
 from flowjax.solvers.names import interval as solver_interval
 from flowjax.training.writers import say
 
-__all__ = ["DEFAULT_SOLVER", "Arrays", "Choice", "Guide", "SampledModel", "SolverSettings", "choose"]
+__all__ = ["DEFAULT_SOLVER", "GUIDES", "Arrays", "Choice", "Guide", "NamedGuide", "SolverSettings", "choose"]
 
 Arrays = tuple[Any, ...]
-"""What `Run.model` takes: parameters and variables; or nothing, for those of the run."""
+"""Arguments of `Run.model`: the parameters and the other variables of a network, or () for those of the run."""
 
-SampledModel = Any
-"""What is sampled: the model of a run (`flowjax.abilities`), perhaps guided, or used on another schedule."""
+_LEARNED = "learned"
+"""The grid whose times are optimised on samples."""
+
+_VARIANCES = ("small", "large", "learned")
+
+_GRIDS_OF_RUNS: dict[str, grids.Grid] = {"edm": grids.EDM(7, 0.002, 80)}
+"""Samplers whose default grid differs for runs. The data of a run are normalised to a standard deviation near one, for
+which the published noise levels need fewer steps than all noise levels of the path."""
 
 
 @dataclass(frozen=True)
 class SolverSettings:
-    """How to integrate: see `flowjax.solvers.sample`.
+    """How the differential equation is integrated: see `flowjax.solvers.sample`.
 
     Attributes:
-        name: of the solver; empty for that of the run's method, or for a likelihood `dopri5`.
-        rtol, atol, steps: of the solver; adaptive where steps is None.
-        grid: a name in `GRIDS`, or `learned`, for `steps` steps; empty for the sampler's own.
-        eta, churn, g, variance: as in `flowjax.solvers.Options`, but churn is S_churn, the sum over all steps, and g
-            a name in `DIFFUSIONS` with its arguments, or a number for a constant.
-        schedule: another one than was trained, as in configs.
+        name: of the solver; the default, "", is the solver of the run's method, and `dopri5` for likelihoods.
+        rtol, atol: tolerances of an adaptive solver.
+        steps: number of steps; None for adaptive steps.
+        grid: a name in `flowjax.solvers.grids.GRIDS`, or `learned`, for `steps` steps; "" for the sampler's default.
+        eta, variance: as in `flowjax.solvers.Options`.
+        churn: S_churn of Karras et al. 2022, the sum over all steps.
+        g: the diffusion of an SDE: a name in `flowjax.solvers.diffusions.DIFFUSIONS` with its arguments, or a number.
+        schedule: a schedule that replaces the trained one, written as in configs.
     """
 
     name: str = ""
@@ -60,35 +70,48 @@ class SolverSettings:
     schedule: str | None = None
 
     @property
+    def learns_grid(self) -> bool:
+        """Whether the time grid is optimised on samples."""
+        return self.grid == _LEARNED
+
+    @property
     def tolerances(self) -> dict[str, Any]:
-        """What `likelihood.log_prob` takes."""
+        """The arguments of `flowjax.likelihood.log_prob`."""
         return {"solver": self.name or "dopri5", "rtol": self.rtol, "atol": self.atol, "steps": self.steps}
 
     def options(self) -> Options:
-        """Raises ConfigError if g is not one."""
+        """The options of the sampler.
+
+        Raises:
+            ConfigError: if `g` is neither a known diffusion nor a number in its range.
+        """
         churn = None if self.churn is None else min(self.churn / (self.steps or 1), 2**0.5 - 1)
         return Options(self.eta, churn, None if self.g is None else _diffusion(self.g), self.variance)
 
     def check(self) -> None:
-        """Refuses what cannot be meant, before a run is opened.
+        """Checks all that can be checked without a run.
 
         Raises:
-            ValueError: one line.
+            ValueError: one line that names the setting.
         """
         if self.name:
             check_solver(self.name, self.steps, self.options())
         if self.schedule is not None:
             _schedule(self.schedule)
-        if self.variance not in (None, "small", "large", "learned"):
-            raise ValueError(f"variance: {unknown(self.variance, ('small', 'large', 'learned'))}")
-        if self.grid not in ("", "learned"):
-            make("grid", self.grid, {**GRIDS, "learned": lambda: None})
-        if self.grid and self.steps is None:
-            raise ValueError("grid: an adaptive solve chooses its own times: say how many with steps=N")
+        if self.variance not in (None, *_VARIANCES):
+            raise ValueError(f"variance: {unknown(self.variance, _VARIANCES)}")
+        if self.grid:
+            make("grid", self.grid, {**GRIDS, _LEARNED: lambda: None})
+            if self.steps is None:
+                raise ValueError("grid: an adaptive solve chooses its own times: say how many with steps=N")
+
+
+DEFAULT_SOLVER = SolverSettings()
+"""The solver of the run's method with default tolerances."""
 
 
 def _schedule(text: str) -> Schedule:
-    """The schedule of that name, which the caller has given: naming an object of an own module allows the module."""
+    """The schedule of that name. The caller wrote the name, so the module that it names may be imported."""
     return make_schedule(text, plugins=modules_of((text,)))
 
 
@@ -97,21 +120,21 @@ def _diffusion(text: str) -> Diffusion:
         constant = float(text)
     except ValueError:
         return make("g", text, diffusions.DIFFUSIONS)
-    if told := Range(0, 1e9).fault(constant):
-        raise ConfigError(f"g {told}")
+    if fault := Range(0, 1e9).fault(constant):
+        raise ConfigError(f"g {fault}")
     return diffusions.Constant(constant)
 
 
 @dataclass(frozen=True)
 class Guide:
-    """How to guide: see `flowjax.guidance`.
+    """How samples are guided: see `flowjax.guidance`.
 
     Attributes:
-        name: `cfg`, or `auto`, against `weak`.
-        scale: 1 for none.
-        interval: times outside which `cfg` is off.
-        rescale: of `cfg`.
-        weak: a run of the same path.
+        name: in `GUIDES`: `cfg` for classifier-free guidance, `auto` for autoguidance.
+        scale: 1 leaves the model unchanged.
+        interval: of `cfg`: the times in [0, 1] between which it applies.
+        rescale: of `cfg`: see `flowjax.guidance.ClassifierFree`.
+        weak: of `auto`: a run with the same path and data whose network is weaker.
     """
 
     name: str
@@ -121,163 +144,19 @@ class Guide:
     weak: Run | None = None
 
 
-DEFAULT_SOLVER = SolverSettings()
-"""The solver of the run's method, with default tolerances."""
-
-
-_GRIDS_OF_RUNS: dict[str, grids.Grid] = {"edm": grids.EDM(7, 0.002, 80)}
-"""Samplers whose default grid is another one for runs, because the data of a run are normalised: they have a standard
-deviation near one, for which the published noise levels need fewer steps than all levels of the path."""
-
-
-@dataclass(frozen=True)
-class Choice:
-    """A run with the solver and the guidance that it is sampled with, which fit together.
+class NamedGuide(NamedTuple):
+    """A kind of guidance that has a name.
 
     Attributes:
-        run, solver, guide: what was chosen.
-        path: on which samples are drawn; another than the run's where the solver has its own schedule, and None where
-            the method has no path.
-        interval: the times (t0, t1) of the solve; None where the method has no path.
-        source_scale: what multiplies the prior's samples at t0.
-        grid: the time grid, or None for the sampler's own. A learned grid starts from it.
-        options: of the sampler.
+        check: (run, guide) -> None; raises ConfigError if the guidance cannot be used with the run.
+        wrap: (model, model of the weaker network or None, run, guide) -> the guided model.
     """
 
-    run: Run
-    solver: SolverSettings
-    guide: Guide | None
-    path: AffinePath | None
-    interval: tuple[float, float] | None
-    source_scale: float
-    grid: grids.Grid | None
-    options: Options
-
-    @property
-    def arrays(self) -> tuple[Arrays, Arrays]:
-        """The parameters and variables of the network, and of the weaker one of autoguidance, or nothing."""
-        weak = None if self.guide is None else self.guide.weak
-        return self.run.arrays, () if weak is None else weak.arrays
-
-    @property
-    def identity(self) -> tuple[Any, ...]:
-        """Equal for choices that differ in arrays alone; hashable."""
-        guide = self.guide
-        if guide is None:
-            return self.run.identity, self.solver
-        weak = None if guide.weak is None else guide.weak.identity
-        return self.run.identity, self.solver, guide.name, guide.scale, guide.interval, guide.rescale, weak
-
-    def without_arrays(self) -> "Choice":
-        """The same choice, which keeps no parameters in memory."""
-        guide = self.guide
-        if guide is not None and guide.weak is not None:
-            guide = dataclasses.replace(guide, weak=guide.weak.without_arrays())
-        return dataclasses.replace(self, run=self.run.without_arrays(), guide=guide)
-
-    def model(self, network: Arrays, weak: Arrays) -> SampledModel:
-        """The model that is sampled, with these arrays of the network and of the weaker one."""
-        return _model(self.run, self.guide, self.path, network, weak)
+    check: Callable[[Run, Guide], None]
+    wrap: Callable[[Any, Any, Run, Guide], Any]
 
 
-def choose(run: Run, solver: SolverSettings = DEFAULT_SOLVER, guide: Guide | None = None, show: bool = False) -> Choice:
-    """Checks that a solver and guidance have a meaning for a run, and finds where and when the run is solved.
-
-    Args:
-        run: opened with `flowjax.load`.
-        solver: how to integrate.
-        guide: guidance, or None.
-        show: say on stderr if the solve cannot cover the whole schedule.
-
-    Raises:
-        ConfigError: if the solver, the schedule or the guidance has no meaning for this run.
-    """
-    if not solver.name:
-        steps = run.method.steps if solver.steps is None else solver.steps
-        solver = dataclasses.replace(solver, name=run.method.sampler, steps=steps)
-    options = _options(run, solver)
-    if guide is not None:
-        _check_guide(run, guide)
-    trained, grid = run.path, _grid(solver)
-    try:
-        changes = guide is not None or solver.schedule is not None
-        if changes and "ends" not in (offered := abilities_of(run.model())):
-            raise ValueError(f"guidance and another schedule need ends, and this model offers {', '.join(offered)}")
-        check_abilities(_model(run, guide, trained, (), ()), solver.name, needs_of(solver.name, options))
-        if trained is None:
-            return _choose_without_path(run, solver, guide, grid, options)
-        path = trained
-        if solver.schedule is not None:
-            path = dataclasses.replace(trained, schedule=_schedule(solver.schedule))
-        low, high = _model(run, guide, path, (), ()).interval
-        if path != trained:
-            path.prior(run.source)  # refuses a source that the schedule cannot start from
-        ours = solver_interval(solver.name, path, options)
-        low, high = max(low, ours[0], path.t_min), min(high, ours[1], path.t_max)
-        if low >= high:
-            raise ValueError(f"{path.schedule} has no noise levels in common with {trained.schedule}")
-        sampler = make_sampler(solver.name, path, options)
-        if sampler is not None and solver.steps is not None:
-            grids.times_for(sampler, solver.steps, grid, low, high)
-    except ConfigError:
-        raise
-    except ValueError as error:
-        raise ConfigError(f"solver {solver.name!r}: {error}") from None
-    if solver.grid == "learned" and (sampler is None or solver.steps is None):
-        raise ConfigError(f"grid 'learned' is for samplers with a fixed number of steps, not {solver.name}")
-    if show and path != trained and (low > path.t_min + 1e-6 or high < path.t_max - 1e-6):
-        say(
-            f"sample: {path.schedule} reaches beyond the noise levels that the network has seen; the solve runs from "
-            f"t = {low:.4g} to {high:.4g}, where it has"
-        )
-    # noise of the size it has where the solve starts; the prior's is that of t = 0 of the trained schedule
-    first = float(trained.schedule.sigma(0.0)) if float(trained.schedule.alpha(0.0)) else 1.0
-    return Choice(run, solver, guide, path, (low, high), float(path.schedule.sigma(low)) / first, grid, options)
-
-
-def _choose_without_path(
-    run: Run, solver: SolverSettings, guide: Guide | None, grid: grids.Grid | None, options: Options
-) -> Choice:
-    """The choice for a method without a path: its model knows the times at which it can be asked."""
-    if solver.grid == "learned":
-        raise ValueError("a learned grid needs a method with a path")
-    return Choice(run, solver, guide, None, None, 1.0, grid, options)
-
-
-def _model(run: Run, guide: Guide | None, path: AffinePath | None, network: Arrays, weak: Arrays) -> SampledModel:
-    """The network, guided on the path it was trained on, then used on the path it is sampled on."""
-    model = run.model(*network)
-    if guide is not None and guide.weak is not None:
-        model = guidance.Auto(model, guide.weak.model(*weak), guide.scale)
-    elif guide is not None:
-        model = guidance.ClassifierFree(model, guide.scale, run.fields, guide.interval, guide.rescale)
-    return model if path is None or path == run.path else Rescheduled(model, path)
-
-
-def _grid(solver: SolverSettings) -> grids.Grid | None:
-    """The grid that the solver names; where it names none, or `learned`, the default for runs, if there is one."""
-    if solver.grid in ("", "learned"):
-        return _GRIDS_OF_RUNS.get(solver.name)
-    return make("grid", solver.grid, GRIDS)
-
-
-def _options(run: Run, solver: SolverSettings) -> Options:
-    """The solver's options; `ddpm` takes the variance that the network has learned, if it has."""
-    options = solver.options()
-    if options.variance == "learned" and not run.learns_variance:
-        raise ConfigError("variance 'learned' needs prediction 'noise_variance', and this run has another")
-    if solver.name == "ddpm" and run.learns_variance and options.variance is None:
-        return dataclasses.replace(options, variance="learned")
-    return options
-
-
-def _check_guide(run: Run, guide: Guide) -> None:
-    """ConfigError if the guidance has no meaning for the run."""
-    if guide.name == "auto":
-        _check_weak(run, guide.weak)
-        return
-    if guide.name != "cfg":
-        raise ConfigError(f"guidance: {unknown(guide.name, ('cfg', 'auto'))}")
+def _check_classifier_free(run: Run, guide: Guide) -> None:
     if guide.weak is not None:
         raise ConfigError("guidance 'cfg' takes no weaker network: leave weak out, or take guidance 'auto'")
     if not run.fields:
@@ -288,19 +167,153 @@ def _check_guide(run: Run, guide: Guide) -> None:
         )
 
 
-def _check_weak(run: Run, weak: Run | None) -> None:
-    """ConfigError unless the weaker network of autoguidance was trained for the same as the run."""
-    if weak is None:
+def _check_auto(run: Run, guide: Guide) -> None:
+    if guide.weak is None:
         raise ConfigError("guidance 'auto' needs a weaker network: --weak WORKDIR or --weak_checkpoint STEP")
-    # names and shares of classes, which runs of earlier versions do not know, make no other data
-    spec = lambda run: dataclasses.replace(run.spec, class_names=(), class_shares=())
-    fields = lambda run: tuple(dataclasses.replace(field, dropout=0.0) for field in run.fields)
-    kinds = {
+    # runs of earlier versions do not record the names and shares of classes, so these are not compared
+    kinds: dict[str, Callable[[Run], Any]] = {
         "path": lambda run: run.path,
-        "data": spec,
+        "data": lambda run: dataclasses.replace(run.spec, class_names=(), class_shares=()),
         "source": lambda run: run.config.get("source"),
         "coupling": lambda run: run.config.get("coupling"),
-        "condition": fields,
+        "condition": lambda run: [dataclasses.replace(field, dropout=0.0) for field in run.fields],
     }
-    if differs := [kind for kind, of in kinds.items() if of(weak) != of(run)]:
+    if differs := [kind for kind, of in kinds.items() if of(guide.weak) != of(run)]:
         raise ConfigError(f"--weak is a run of another {' and '.join(differs)}: guidance 'auto' needs the same")
+
+
+GUIDES: dict[str, NamedGuide] = {
+    "cfg": NamedGuide(
+        _check_classifier_free,
+        lambda model, weak, run, guide: guidance.ClassifierFree(
+            model, guide.scale, run.fields, guide.interval, guide.rescale
+        ),
+    ),
+    "auto": NamedGuide(_check_auto, lambda model, weak, run, guide: guidance.Auto(model, weak, guide.scale)),
+}
+"""Guidance by name."""
+
+
+@dataclass(frozen=True, eq=False)
+class Choice:
+    """A run with a solver and guidance that fit together.
+
+    Attributes:
+        identity: hashable; choices with equal identities can share a compiled program.
+        run, guide: without parameters, so that a compiled program does not keep these in memory.
+        solver: with the name and the steps of the method's solver where the caller named none.
+        options: of the sampler.
+        sampler: None for solvers without a `Sampler` (see `flowjax.solvers.make_sampler`) and methods without a path.
+        grid: the time grid; None for the sampler's default.
+        path: the path on which samples are drawn, with the solver's schedule; None for a method without a path.
+        interval: the times (t0, t1) of the solve; None for a method without a path.
+        source_scale: the factor by which samples of the prior are multiplied at t0.
+        arrays: the parameters and variables of the network, and of the weaker one of autoguidance or ().
+    """
+
+    identity: tuple[Any, ...]
+    run: Run
+    guide: Guide | None
+    solver: SolverSettings
+    options: Options
+    sampler: Sampler | None
+    grid: grids.Grid | None
+    path: AffinePath | None
+    interval: tuple[float, float] | None
+    source_scale: float
+    arrays: tuple[Arrays, Arrays] | None = field(repr=False)
+
+    def model(self, network: Arrays, weak: Arrays) -> Any:
+        """The model that is sampled, with these arrays of the network and of the weaker one."""
+        return _on_path(_guided(self.run, self.guide, network, weak), self.run.path, self.path)
+
+
+def choose(run: Run, solver: SolverSettings = DEFAULT_SOLVER, guide: Guide | None = None, show: bool = False) -> Choice:
+    """Checks that a solver and guidance can be used with a run, and finds the path and the times of the solve.
+
+    Args:
+        run: opened with `flowjax.load`.
+        solver: how to integrate.
+        guide: guidance, or None.
+        show: print a line on stderr if the solve cannot cover the whole schedule.
+
+    Raises:
+        ConfigError: if the solver, the schedule or the guidance cannot be used with this run.
+    """
+    # What is checked without a path: the solver and its options, the guidance, the grid, the abilities of the model.
+    if not solver.name:
+        steps = run.method.steps if solver.steps is None else solver.steps
+        solver = dataclasses.replace(solver, name=run.method.sampler, steps=steps)
+    options = _options(run, solver)
+    if guide is not None:
+        lookup("guidance", guide.name, GUIDES).check(run, guide)
+    is_named = solver.grid and not solver.learns_grid
+    grid = make("grid", solver.grid, GRIDS) if is_named else _GRIDS_OF_RUNS.get(solver.name)
+    trained = run.path
+    path, interval, source_scale, sampler = None, None, 1.0, None
+    try:
+        changes = guide is not None or solver.schedule is not None
+        if changes and "ends" not in (offered := abilities_of(run.model())):
+            raise ValueError(f"guidance and another schedule need ends, and this model offers {', '.join(offered)}")
+        model = _guided(run, guide)
+        check_abilities(model, solver.name, needs_of(solver.name, options))
+        if trained is None and solver.learns_grid:
+            raise ValueError("a learned grid needs a method with a path")
+        # What is found on a path: the times of the solve, the scale of the source, and the sampler with its grid.
+        if trained is not None:
+            new = None if solver.schedule is None else _schedule(solver.schedule)
+            path = trained if new is None else dataclasses.replace(trained, schedule=new)
+            of_model = _on_path(model, trained, path).interval
+            if path != trained:
+                path.prior(run.source)  # refuses a source that the schedule cannot start from
+            of_solver = solver_interval(solver.name, path, options)
+            interval = max(of_model[0], of_solver[0], path.t_min), min(of_model[1], of_solver[1], path.t_max)
+            if interval[0] >= interval[1]:
+                raise ValueError(f"{path.schedule} has no noise levels in common with {trained.schedule}")
+            # the prior has the noise of t = 0 on the trained schedule, and the solve needs that of its first time
+            first = float(trained.schedule.sigma(0.0)) if float(trained.schedule.alpha(0.0)) else 1.0
+            source_scale = float(path.schedule.sigma(interval[0])) / first
+            sampler = make_sampler(solver.name, path, options)
+            if sampler is not None and solver.steps is not None:
+                grids.times_for(sampler, solver.steps, grid, *interval)
+            elif solver.learns_grid:
+                raise ConfigError(f"grid 'learned' is for samplers with a fixed number of steps, not {solver.name}")
+            if show and path != trained and (interval[0] > path.t_min + 1e-6 or interval[1] < path.t_max - 1e-6):
+                say(
+                    f"sample: {path.schedule} reaches beyond the noise levels that the network was trained on; the "
+                    f"solve runs from t = {interval[0]:.4g} to {interval[1]:.4g}, within these levels"
+                )
+    except ConfigError:
+        raise
+    except ValueError as error:
+        raise ConfigError(f"solver {solver.name!r}: {error}") from None
+    weak = None if guide is None else guide.weak
+    settings = None if guide is None else (guide.name, guide.scale, guide.interval, guide.rescale)
+    identity = run.identity, solver, settings, None if weak is None else weak.identity
+    arrays = run.arrays, () if weak is None else weak.arrays
+    if guide is not None and weak is not None:
+        guide = dataclasses.replace(guide, weak=weak.without_arrays())
+    bare = run.without_arrays()
+    return Choice(identity, bare, guide, solver, options, sampler, grid, path, interval, source_scale, arrays)
+
+
+def _options(run: Run, solver: SolverSettings) -> Options:
+    """The options of the sampler; by default it takes the variance that the network has learned, if both know one."""
+    options = solver.options()
+    if options.variance == "learned" and not run.learns_variance:
+        raise ConfigError("variance 'learned' needs prediction 'noise_variance', and this run has another")
+    if options.variance is None and run.learns_variance and takes(solver.name, "variance"):
+        return dataclasses.replace(options, variance="learned")
+    return options
+
+
+def _guided(run: Run, guide: Guide | None, network: Arrays = (), weak: Arrays = ()) -> Any:
+    """The model of the run on the path that it was trained on, with guidance."""
+    model = run.model(*network)
+    if guide is None:
+        return model
+    return GUIDES[guide.name].wrap(model, None if guide.weak is None else guide.weak.model(*weak), run, guide)
+
+
+def _on_path(model: Any, trained: AffinePath | None, path: AffinePath | None) -> Any:
+    return model if path is None or path == trained else Rescheduled(model, path)

@@ -1,7 +1,7 @@
-"""Conditions that a caller gives for samples or points: checked against the fields of a run, one row for each."""
+"""Conditions that a caller gives for samples or points: checked against the fields of a run, and encoded."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -12,34 +12,63 @@ from flowjax.inference.run import Run
 from flowjax.training import processes
 from flowjax.training.writers import say
 
-__all__ = ["check_given", "conditions_of_test", "one_row_each", "say_missing"]
+__all__ = ["GivenConditions", "check_given", "conditions_of_test", "encode_given", "say_missing"]
 
 
-def check_given(run: Run, cond: Mapping[str, Any] | None, num: int, what: str = "sample") -> dict[str, np.ndarray]:
-    """The conditions in data space, if each array belongs to a field of the run's network and fits it.
+class GivenConditions(NamedTuple):
+    """Conditions by name.
+
+    Attributes:
+        values: in data space, (num, *field.shape).
+        encoded: as the network takes them, with the rows that the caller gave: one for all, or one for each.
+        rows: as the network takes them, (num, *field.shape).
+    """
+
+    values: dict[str, np.ndarray]
+    encoded: dict[str, np.ndarray]
+    rows: dict[str, np.ndarray]
+
+
+def encode_given(
+    run: Run, cond: Mapping[str, Any] | None, num: int, what: str = "sample", command: str = "sample"
+) -> GivenConditions:
+    """Checks and encodes conditions, and prints on stderr which of them are missing.
 
     Args:
         run: whose network takes them.
-        cond: arrays by the names of their fields, with one row for all, or one for each of the samples or points.
+        cond: arrays by the names of their fields, in data space, with one row for all samples or points, or one for
+            each of them.
         num: the number of samples or points.
         what: "sample" or "point", for the messages.
-
-    Returns:
-        The arrays, (1, *field.shape) or (num, *field.shape). NaN in numbers means "not given".
+        command: the prefix of the line on stderr.
 
     Raises:
-        ConfigError: one line, on an unknown name, a wrong shape or type, infinite numbers, or a label of no class.
+        ConfigError: as `check_given`.
+    """
+    given = check_given(run, cond, num, what)
+    encoded = run.spec.encode_cond(given)
+    say_missing(run, given, command)
+    each = lambda cond: {name: np.broadcast_to(a, (num, *a.shape[1:])) for name, a in cond.items()}  # without copies
+    return GivenConditions(each(given), encoded, each(encoded))
+
+
+def check_given(run: Run, cond: Mapping[str, Any] | None, num: int, what: str = "sample") -> dict[str, np.ndarray]:
+    """Checks that each array belongs to a field of the run's network and fits it.
+
+    Args:
+        run, cond, num, what: as for `encode_given`.
+
+    Returns:
+        The arrays in data space, (1, *field.shape) or (num, *field.shape). NaN in numbers means "not given".
+
+    Raises:
+        ConfigError: one line, on an unknown name, a wrong shape or type, infinite numbers, or an unknown class.
     """
     return {name: _checked(run, name, np.asarray(a), num, what) for name, a in (cond or {}).items()}
 
 
-def one_row_each(cond: Mapping[str, np.ndarray], num: int) -> dict[str, np.ndarray]:
-    """The conditions with a row for each sample or point, without copies."""
-    return {name: np.broadcast_to(a, (num, *a.shape[1:])) for name, a in cond.items()}
-
-
 def say_missing(run: Run, cond: Mapping[str, Any], command: str) -> None:
-    """Says on stderr which conditions are not given, although the network was always trained with them."""
+    """Prints on stderr which conditions are not given although the network was always trained with them."""
     missing = [f.name for f in run.fields if f.kind != "label" and not f.dropout and f.name not in cond]
     if missing and processes.is_primary():
         say(
@@ -49,7 +78,7 @@ def say_missing(run: Run, cond: Mapping[str, Any], command: str) -> None:
 
 
 def conditions_of_test(run: Run, dataset: Dataset, num: int) -> dict[str, np.ndarray]:
-    """The conditions of the test points for samples that are compared with them: sample i has those of point i mod N.
+    """The conditions of test points, for samples that are compared with them.
 
     Args:
         run: whose network takes them.
@@ -57,7 +86,8 @@ def conditions_of_test(run: Run, dataset: Dataset, num: int) -> dict[str, np.nda
         num: the number of samples.
 
     Returns:
-        (num, *field.shape) by name; empty where the network takes none, or labels alone, whose classes are drawn.
+        (num, *field.shape) by name: sample i has the conditions of test point i mod N. Empty where the network takes no
+        conditions, or only labels, which are chosen by a `LabelRule`.
     """
     names = [field.name for field in run.fields if field.name in dataset.test_cond]
     if all(field.kind == "label" for field in run.fields):
@@ -75,7 +105,7 @@ def _checked(run: Run, name: str, array: np.ndarray, num: int, what: str) -> np.
     if array.shape not in ((1, *field.shape), (num, *field.shape)):
         one, each = _shape(1, field), _shape(num, field)
         raise ConfigError(
-            f"condition {name!r} must be {one} for all {what}s or {each} with one row a {what}, not {array.shape}"
+            f"condition {name!r} must be {one} for all {what}s or {each} with one row per {what}, not {array.shape}"
         )
     if field.kind == "label":
         if array.dtype.kind not in "iu" or array.min() < field.null or array.max() >= field.num_classes:

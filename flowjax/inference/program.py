@@ -1,57 +1,67 @@
 """The compiled program that draws a block of samples, made once for each choice of solver, guidance and label rule.
 
-Parameters, keys and the label of `--label` are arguments of the program, so another seed or checkpoint does not compile
+Parameters, keys and the class of `--label` are arguments of the program, so another seed or checkpoint does not compile
 it again.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Array, UInt8
 
 from flowjax import solvers
 from flowjax.data import DataSpec
 from flowjax.errors import ConfigError
+from flowjax.inference.batches import everywhere, over_rows
 from flowjax.inference.choose import Arrays, Choice
-from flowjax.inference.levels import level_thresholds, to_levels
-from flowjax.inference.row_sharding import everywhere, over_rows
 from flowjax.inference.run import Run
-from flowjax.solvers import Stats, grids, make_sampler
+from flowjax.solvers import Stats, grids
 from flowjax.training.writers import say
-from flowjax.typing import PRNGKey
+from flowjax.typing import Batched, PRNGKey
 
-__all__ = ["DrawBlock", "Inputs", "LabelRule", "compile_draw", "key_of_seed", "labels_of", "source_noise"]
+__all__ = [
+    "DrawBlock",
+    "Inputs",
+    "LabelRule",
+    "compile_draw",
+    "key_of_seed",
+    "labels_of",
+    "level_thresholds",
+    "source_noise",
+    "to_levels",
+]
 
 LabelRule = Literal["shares", "random", "balanced"]
-"""How the class of sample i is chosen: drawn with the classes' shares of the training data (`shares`) or with equal
-chances (`random`) from a key of i, or class i mod K of the K classes that the training data have (`balanced`)."""
+"""How the class of sample i is chosen: with the classes' shares of the training data (`shares`) or with equal chances
+(`random`), by a key that depends on i, or as class i mod K of the K classes of the training data (`balanced`)."""
 
 Labels = Literal["shares", "random", "balanced", "one", "none"]
-"""`LabelRule`, or one class for all samples, or none: for a network without labels, and where the labels are given."""
+"""`LabelRule`, or one class for all samples, or none, for a network without labels and where the caller gives them."""
 
 DrawBlock = Callable[[np.ndarray, dict[str, np.ndarray]], tuple[dict[str, Array], Stats]]
-"""From the numbers of samples (B,) and their given conditions to their `samples`, to `label` if they were drawn, and to
-what they cost."""
+"""From the numbers of samples (B,) and the conditions that the caller gives to their `samples`, to their `label` if the
+program chooses it, and to the cost of the solve."""
 
-_PROGRAMS = 8
-"""How many are kept: each holds its run and its executable, but no parameters."""
+_KEPT = 8
+"""Number of programs, and of data sets' thresholds, that are kept. A program holds its run and its executable, but no
+parameters."""
 
 _LEARNED_ON = 256
-"""Samples on which a time grid is learned."""
+"""Number of samples on which a time grid is learned."""
 
 
 class Inputs(NamedTuple):
-    """What the program is given at each call beside its rows.
+    """The arguments of the program that are the same for all rows.
 
     Attributes:
         network, weak: parameters and variables of the network, and of the weaker one of autoguidance.
-        noise, labels, solver: keys, each folded with the row.
-        label: the class of `one`.
+        noise, labels, solver: keys; each row folds its number into them.
+        label: the class of the rule `one`.
     """
 
     network: Arrays
@@ -63,7 +73,7 @@ class Inputs(NamedTuple):
 
 
 def key_of_seed(seed: int) -> PRNGKey:
-    """The key of a seed. JAX would take a seed modulo 2^32, so that two seeds could mean the same samples.
+    """The key of a seed. JAX would take a seed modulo 2^32, so that two seeds could give the same samples.
 
     Raises:
         ConfigError: if the seed is not in [0, 2^32).
@@ -74,12 +84,12 @@ def key_of_seed(seed: int) -> PRNGKey:
 
 
 def source_noise(run: Run, key: Array, rows: Array) -> Array:
-    """x0 of these rows, (B, *event): each from its own key."""
+    """Samples of the prior (B, *event), each from `key` folded with the number of its row."""
     return jax.vmap(lambda i: run.prior.sample(jax.random.fold_in(key, i), 1)[0])(rows)
 
 
 def labels_of(kind: Labels, spec: DataSpec, inputs: Inputs, rows: Array) -> Array | None:
-    """The labels of these rows, each a function of its row alone; only of classes that the training data have.
+    """The classes of samples, among those of which the training data have examples. A label depends on its row only.
 
     Args:
         kind: how classes are chosen.
@@ -107,13 +117,13 @@ def labels_of(kind: Labels, spec: DataSpec, inputs: Inputs, rows: Array) -> Arra
 
 @dataclass(frozen=True)
 class Program:
-    """How a block is drawn; equal, and so compiled once, where `identity` is.
+    """How a block is drawn. Programs with equal `identity` are equal, and so are compiled once.
 
     Attributes:
-        identity: all that it depends on.
-        choice: without parameters.
+        identity: everything that the compiled program depends on.
+        choice: without arrays.
         labels: how labels are chosen.
-        times: a learned grid, or None for the choice's.
+        times: a learned grid; None for the grid of the choice.
     """
 
     identity: tuple[Any, ...]
@@ -122,19 +132,20 @@ class Program:
     times: tuple[float, ...] | None = field(compare=False)
 
     def draw(self, inputs: Inputs, rows: Array, given: dict[str, Array]) -> tuple[Array, Array | None, Stats]:
-        """Samples of these rows in model space, the labels that were drawn for them, and what they cost."""
+        """Samples of these rows in model space, their labels if the program chooses them, and the cost of the solve."""
         choice, solver = self.choice, self.choice.solver
-        labels, cond = _conditions(self.labels, choice.run, inputs, rows, given)
+        t0, t1 = choice.interval or (None, None)
+        labels, x0, cond = _start(choice, self.labels, inputs, rows, given)
         x, stats = solvers.sample(
             choice.model(inputs.network, inputs.weak),
-            choice.source_scale * source_noise(choice.run, inputs.noise, rows),
+            x0,
             solver=solver.name,
             steps=solver.steps if self.times is None else None,
             grid=choice.grid if self.times is None else self.times,
             key=jax.vmap(partial(jax.random.fold_in, inputs.solver))(rows),
             cond=cond,
-            t0=None if choice.interval is None else choice.interval[0],
-            t1=None if choice.interval is None else choice.interval[1],
+            t0=t0,
+            t1=t1,
             options=choice.options,
             rtol=solver.rtol,
             atol=solver.atol,
@@ -142,25 +153,26 @@ class Program:
         return x, labels, stats
 
 
-def _conditions(
-    kind: Labels, run: Run, inputs: Inputs, rows: Array, given: Mapping[str, Array]
-) -> tuple[Array | None, dict[str, Array]]:
-    """The labels that are drawn for these rows, and all of their conditions."""
-    labels = labels_of(kind, run.spec, inputs, rows)
-    return labels, dict(given) if labels is None else {**given, "label": labels}
+def _start(
+    choice: Choice, kind: Labels, inputs: Inputs, rows: Array, given: Mapping[str, Array]
+) -> tuple[Array | None, Array, dict[str, Array]]:
+    """The labels that are chosen for these rows, their states at the start of the solve, and all their conditions."""
+    labels = labels_of(kind, choice.run.spec, inputs, rows)
+    x0 = choice.source_scale * source_noise(choice.run, inputs.noise, rows)
+    return labels, x0, dict(given) if labels is None else {**given, "label": labels}
 
 
 def compile_draw(
     choice: Choice, seed: int, labels: Labels, label: int = 0, given: Mapping[str, np.ndarray] | None = None
 ) -> DrawBlock:
-    """The draw of a block of samples, compiled over all devices; the same choice and label rule compile nothing new.
+    """Compiles the draw of a block of samples over all devices. The same choice and label rule compile nothing new.
 
     Args:
         choice: what is sampled, and how.
         seed: of the noise, the labels and the solver's noise.
         labels: how labels are chosen.
-        label: the class of `one`.
-        given: (1, ...) or (N, ...) conditions as the network takes them; a learned time grid is learned with them.
+        label: the class of the rule `one`.
+        given: (1, ...) or (N, ...) conditions as the network takes them, with which a time grid is learned.
 
     Returns:
         The function. Samples of integer data are levels, others are in model space.
@@ -169,45 +181,84 @@ def compile_draw(
         ConfigError: on a bad seed, or a time grid that cannot be learned.
     """
     noise, classes, steps = jax.random.split(key_of_seed(seed), 3)
+    assert choice.arrays is not None
     inputs = Inputs(*choice.arrays, noise, classes, steps, jnp.asarray(label))
-    times = _learned_times(choice, labels, inputs, given or {}) if choice.solver.grid == "learned" else None
-    draw = _compiled(Program((choice.identity, labels, times), choice.without_arrays(), labels, times))
+    times = _learned_times(choice, labels, inputs, given or {}) if choice.solver.learns_grid else None
+    draw = _compiled(Program((choice.identity, labels, times), replace(choice, arrays=None), labels, times))
     inputs, spec = everywhere(inputs), choice.run.spec
     thresholds = jnp.asarray(level_thresholds(spec)) if spec.levels else None
 
     def block(rows: np.ndarray, given: dict[str, np.ndarray]) -> tuple[dict[str, Array], Stats]:
-        x, drawn, stats = draw(inputs, rows, given)
+        x, chosen, stats = draw(inputs, rows, given)
         x = x if thresholds is None else to_levels(thresholds, x)
-        return {"samples": x} | ({} if drawn is None else {"label": drawn}), stats
+        return {"samples": x} | ({} if chosen is None else {"label": chosen}), stats
 
     return block
 
 
-@lru_cache(_PROGRAMS)
+@lru_cache(_KEPT)
 def _compiled(program: Program) -> Callable[..., Any]:
     return over_rows(program.draw)
 
 
 def _learned_times(choice: Choice, kind: Labels, inputs: Inputs, given: Mapping[str, np.ndarray]) -> tuple[float, ...]:
-    """Times learned on 256 samples, none of them among those that are drawn."""
+    """Times that are learned on 256 samples, none of which is among those that are drawn."""
     if several := [name for name, a in given.items() if len(a) > 1]:
         raise ConfigError(
             f"grid 'learned' needs one condition for all samples, and each sample has its own {several[0]}: give one "
             "row, or take another grid"
         )
-    sampler = make_sampler(choice.solver.name, choice.path, choice.options)
-    assert sampler is not None  # `choose` has checked these
+    assert choice.sampler is not None  # `choose` has checked these
     assert choice.solver.steps is not None
     assert choice.interval is not None
     say(f"sample: learning the time grid on {_LEARNED_ON} samples")
     rows = jnp.arange(2**31 - _LEARNED_ON, 2**31)
-    x0 = choice.source_scale * source_noise(choice.run, inputs.noise, rows)
-    known = {name: jnp.repeat(jnp.asarray(a), _LEARNED_ON, 0) for name, a in given.items()}
-    _, cond = _conditions(kind, choice.run, inputs, rows, known)
+    repeated = {name: jnp.repeat(jnp.asarray(a), _LEARNED_ON, 0) for name, a in given.items()}
+    _, x0, cond = _start(choice, kind, inputs, rows, repeated)
     low, high = choice.interval
     try:
         model = choice.model(inputs.network, inputs.weak)
-        grid = grids.learn(sampler, model, x0, choice.solver.steps, cond=cond, t0=low, t1=high)
+        grid = grids.learn(choice.sampler, model, x0, choice.solver.steps, cond=cond, t0=low, t1=high)
     except ValueError as error:
         raise ConfigError(str(error)) from None
     return tuple(np.asarray(grid).tolist())
+
+
+@jax.jit
+def to_levels(thresholds: Array, x: Batched) -> UInt8[Array, "B *event"]:
+    """`DataSpec.finish` for integer data, computed on the device so that a quarter of the bytes are copied to the host.
+
+    It compares with thresholds instead of using the formula: a compiler may round the product and the sum of the
+    formula once instead of twice, which would change samples at the edge of a level. NaN becomes 0, as in NumPy.
+
+    Args:
+        thresholds: from `level_thresholds`: (K,) for all numbers, or (K, C) for C channels.
+        x: in model space.
+    """
+    search = lambda thresholds, x: jnp.searchsorted(thresholds, x, side="right")
+    levels = search(thresholds, x) if thresholds.ndim == 1 else jax.vmap(search, (-1, -1), -1)(thresholds, x)
+    return jnp.where(jnp.isnan(x), 0, levels).astype(jnp.uint8)
+
+
+@lru_cache(_KEPT)
+def level_thresholds(spec: DataSpec) -> np.ndarray:
+    """The smallest float32 that `spec.finish` maps to each level from 1 on, by bisection over all ordered floats.
+
+    Returns:
+        (K,) for K + 1 levels, or (K, C) where each of C channels has its own scale.
+    """
+    levels = np.arange(1, spec.levels)
+    if spec.normalise.features is not None:
+        levels = np.repeat(levels[:, None], spec.normalise.features, 1)
+    low, high = np.full(levels.shape, -0x7F7FFFFF), np.full(levels.shape, 0x7F7FFFFF)  # the finite floats
+    with np.errstate(over="ignore"):
+        while np.any(high - low > 1):
+            middle = (low + high) // 2
+            reached = spec.finish(_float_of_rank(middle)) >= levels
+            low, high = np.where(reached, low, middle), np.where(reached, middle, high)
+    return _float_of_rank(high)
+
+
+def _float_of_rank(rank: np.ndarray) -> np.ndarray:
+    """The float32 that is `rank` floats above 0."""
+    return np.where(rank >= 0, rank, -rank | 0x80000000).astype(np.uint32).view(np.float32)

@@ -1,4 +1,4 @@
-"""A workdir opened again: from a run to a notebook, or to the command line's sampling and scoring."""
+"""Trained runs: `load` opens the workdir of a run for sampling and scoring."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -29,12 +29,14 @@ class Run:
     """A trained run.
 
     Attributes:
-        workdir, config, step: which run, and the step of its checkpoint.
+        workdir: folder of the run.
+        config: resolved.
+        step: of the checkpoint.
         spec: shape, normalisation, classes and conditions of the data.
-        method: what was trained, as built from the config.
-        params: the parameters of the model: the moving average, or the raw ones.
+        method: the method (`flowjax.methods`) that the config describes.
+        params: the parameters of the network: their moving average, or the raw ones.
         variables: the variables of the network that are not parameters, such as batch statistics.
-        plugins: the modules that may be imported for what the config names.
+        plugins: the modules that may be imported for objects that the config names.
     """
 
     workdir: Path
@@ -46,69 +48,68 @@ class Run:
     variables: PyTree = field(default_factory=dict, repr=False)
     plugins: tuple[str, ...] = ()
 
-    @property
+    @cached_property
     def fields(self) -> tuple[conditions.Field, ...]:
-        """The conditions of the network that a caller can give; none of an unconditional one.
+        """The conditions of the network that a caller can give; empty for an unconditional network.
 
-        Not among them is `augment`, which is given in training alone.
+        The condition `augment`, which is given in training only, is left out.
         """
         return tuple(field for field in fields_of(self.config, self.spec) if field.name != "augment")
 
-    @property
+    @cached_property
     def path(self) -> AffinePath | None:
         """The path of the method; None for a method without one."""
         return getattr(self.method, "path", None)
 
-    @property
+    @cached_property
     def source(self) -> Source:
+        """The source distribution of the method."""
         return self.method.source
 
     @property
     def prior(self) -> Source:
-        """Where sampling starts: `path.prior(source)`."""
+        """The distribution at the start of sampling: `path.prior(source)`."""
         return self.method.prior
 
     @property
     def interval(self) -> tuple[float, float]:
-        """(t0, t1) on which the model can be asked; (0, 1) for most."""
+        """The times (t0, t1) between which the model is defined; (0, 1) for most."""
         return self.method.interval
 
     @property
     def identity(self) -> tuple[int, DataSpec]:
-        """Equal for runs that differ in their arrays alone, as long as one of them is held; hashable."""
+        """Equal for runs that differ only in their arrays, as long as one of them is kept alive; hashable."""
         return id(self.method), self.spec
 
     @property
     def arrays(self) -> tuple[Params, PyTree]:
-        """What `model` takes: the parameters, and the other variables of the network."""
+        """The arguments of `model`: the parameters, and the other variables of the network."""
         return self.params, self.variables
 
     @property
     def learns_variance(self) -> bool:
-        """Whether the network predicts the variance of ancestral steps too."""
+        """Whether the network also predicts the variance of ancestral steps."""
         prediction = getattr(self.method, "prediction", None)
         return prediction is not None and prediction.name == "noise_variance"
 
     def model(self, params: Params | None = None, variables: PyTree | None = None) -> Any:
-        """What the trained network can do, in model space: an object with some of the abilities of `flowjax.abilities`.
+        """The trained model in model space: an object with some of the abilities of `flowjax.abilities`.
 
         Args:
-            params: in place of the run's own. Without them each call returns the same object, for which solvers
-                compile once.
-            variables: in place of the run's own, beside `params`.
+            params: parameters that replace those of the run. Without them each call returns the same object, for which
+                solvers compile once.
+            variables: other variables that replace those of the run; used only together with `params`.
         """
-        return (
-            self._trained
-            if params is None
-            else self.method.model(params, self.variables if variables is None else variables)
-        )
+        if params is None:
+            return self._trained
+        return self.method.model(params, self.variables if variables is None else variables)
 
     @cached_property
     def _trained(self) -> Any:
         return self.method.model(self.params, self.variables)
 
     def without_arrays(self) -> "Run":
-        """The same run without its parameters and variables, for what shall not keep them in memory."""
+        """The same run without its parameters and variables, for objects that must not keep them in memory."""
         return replace(self, params=None, variables=None)
 
     def with_class_shares(self, shares: tuple[float, ...]) -> "Run":
@@ -127,15 +128,18 @@ def load(
 
     Args:
         workdir: of the run.
-        ema: take the moving average of the parameters, or the raw ones.
+        ema: whether to use the moving average of the parameters instead of the raw ones.
         checkpoint: "last", "best" (by validation loss), or a step.
-        width: take the average of this width instead (`training.averages`), a share of the run like 0.1, made from the
-            snapshots of a run with `ema.widths`.
+        width: use the average of this width instead (`flowjax.training.averages`), a share of the run such as 0.1,
+            which is computed from the snapshots of a run with `ema.widths`.
         plugins: the modules that may be imported, with their submodules, such as ("my_package",). A run whose config
-            names an object of another module is refused, and nothing is imported.
+            names an object of another module is refused before anything is imported.
 
     Raises:
-        WorkdirError, ConfigError, CheckpointError, SnapshotError: one line each.
+        WorkdirError: if there is no run in the workdir.
+        ConfigError: if the config cannot be used.
+        CheckpointError: if there is no such checkpoint, or it cannot be read.
+        SnapshotError: if the snapshots that `width` needs are missing or cannot be read.
     """
     workdir = Path(workdir)
     raw, spec = read_config(workdir)

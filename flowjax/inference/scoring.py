@@ -14,12 +14,18 @@ from flowjax.abilities import abilities_of
 from flowjax.conditions import NO_LABEL, named
 from flowjax.data import DataSpec
 from flowjax.errors import ConfigError
-from flowjax.inference.batches import default_batch, in_batches
+from flowjax.inference.batches import (
+    default_batch,
+    everywhere,
+    in_batches,
+    over_rows,
+    rows_of_a_block,
+    rows_of_this_process,
+)
 from flowjax.inference.choose import DEFAULT_SOLVER, SolverSettings
-from flowjax.inference.given_conditions import check_given, one_row_each, say_missing
+from flowjax.inference.finished_batches import open_request
+from flowjax.inference.given_conditions import encode_given
 from flowjax.inference.program import key_of_seed
-from flowjax.inference.request import check_same_request, checksum, request_of
-from flowjax.inference.row_sharding import everywhere, over_rows, rows_of_a_block, rows_of_this_process
 from flowjax.inference.run import Run
 from flowjax.likelihood import Divergence
 from flowjax.solvers import Stats
@@ -34,7 +40,12 @@ _CLASSES_SUMMED = 100
 
 
 class LogDensities(NamedTuple):
-    """log p in nats of the data space (N,), in the order of the points, and the largest number of evaluations."""
+    """The result of `log_prob`.
+
+    Attributes:
+        log_prob: log p in nats of the data space, (N,), in the order of the points.
+        nfe: the largest number of evaluations that a point took.
+    """
 
     log_prob: np.ndarray
     nfe: int
@@ -51,21 +62,21 @@ def log_prob(
     batch: int = 0,
     show: bool = False,
 ) -> LogDensities:
-    """log p(x | conditions) in nats of the data space, in the order of x; shared out as in `sample`.
+    """log p(x | conditions) in nats of the data space. All processes call it, and each of them scores a share.
 
     Args:
         run: opened with `flowjax.load`.
         x: (N, *event) in data space. If the run's data are integers and all of x are, they are dequantised by `seed`.
-        cond: conditions by name, in data space, with one row for all points or one row a point. One that is absent is
-            not given: the network gets its null value. Without `label` the network is evaluated without labels if it
-            was also trained without them (its dropout is above 0). Otherwise the density is the sum over the classes
-            of their shares of the training data times the density given the class, which takes one solve per class.
+        cond: conditions by name, in data space, with one row for all points or one row per point. For a condition that
+            is absent the network gets its null value. Without `label` the network is evaluated without labels if it was
+            also trained without them (its dropout is above 0). Otherwise the density is the sum over the classes of
+            their shares of the training data times the density given the class, which takes one solve per class.
         divergence, probes: as in `flowjax.likelihood.log_prob`.
-        seed: of dequantisation and of Hutchinson's probes; row i depends on it and on i alone.
-        solver, batch, show: as for `sample`.
+        seed: of dequantisation and of Hutchinson's probes; row i depends only on the seed and on i.
+        solver, batch, show: as for `flowjax.inference.sample`.
 
     Raises:
-        SolverFault: if an adaptive solve does not arrive.
+        SolverFault: if an adaptive solve does not reach its final time.
         ConfigError: if the source has no density, a condition does not fit its field, or the sum would be over more
             than 100 classes.
     """
@@ -73,28 +84,25 @@ def log_prob(
         raise ConfigError(
             f"source.name {run.config.source.name!r} has no density, so there is no likelihood: sample instead"
         )
-    given = run.spec.encode_cond(check_given(run, cond, len(x), "point"))
-    say_missing(run, given, "likelihood")
+    given = encode_given(run, cond, len(x), "point", "likelihood")
     label = named(run.fields, "label")
-    summed = label is not None and "label" not in given and not label.dropout
-    if summed:
+    lacks_label = label is not None and "label" not in given.values
+    is_summed = label is not None and lacks_label and not label.dropout
+    if is_summed:
         _check_summable(run.spec)
-    if label is not None and "label" not in given:
-        given = given | {"label": np.full(1, NO_LABEL, np.int32)}
+    no_label = {"label": np.full(1, NO_LABEL, np.int32)} if lacks_label else {}
     size = batch or max(16, default_batch(run.spec.d) // (min(run.spec.d, 64) if divergence == "exact" else 1))
     size = rows_of_a_block(size)
     noise_key, probe_key = jax.random.split(key_of_seed(seed))
-    own = rows_of_this_process(len(x))
-    if processes.process_count() > 1:
-        asked = {"num": len(x), "batch": size, "seed": seed, "divergence": f"{divergence} {probes}"}
-        check_same_request(
-            request_of(run, solver, None, **asked, points=checksum({"x": x}), conditions=checksum(given))
-        )
+    mine = rows_of_this_process(len(x))
+    arrays = {"points": {"x": x}, "conditions": given.encoded | no_label}
+    request = {"num": len(x), "batch": size, "seed": seed, "divergence": f"{divergence} {probes}"}
+    open_request(run, solver, None, None, arrays, **request)
     if run.spec.levels and np.all(x == np.floor(x)):
-        encoded = np.asarray(x[own], np.float32)
+        encoded = np.asarray(x[mine], np.float32)
         prepare = lambda key, i, row: run.spec.prepare(jax.random.fold_in(key, i), row)
     else:
-        encoded = run.spec.to_model(x[own])
+        encoded = run.spec.to_model(x[mine])
         prepare = lambda key, i, row: row
     t0, t1 = run.interval if "velocity" in abilities_of(run.model()) else (None, None)
 
@@ -115,27 +123,26 @@ def log_prob(
         return {"log_prob": values}, stats
 
     score_block = partial(over_rows(score), everywhere((run.arrays, noise_key, probe_key)))
-
     name = solver.tolerances["solver"]
 
-    def score_given(cond: Mapping[str, np.ndarray]) -> LogDensities:
-        rows = {name: a[own] for name, a in one_row_each(cond, len(x)).items()}
-        points = (np.arange(len(x))[own], encoded, rows)
-        shown = show and processes.is_primary()
-        found = in_batches(score_block, points, size, solver=name, label="likelihood", show=shown).values
+    def score_given(labels: Mapping[str, np.ndarray]) -> LogDensities:
+        rows = {name: a[mine] for name, a in given.rows.items()}
+        rows |= {name: np.broadcast_to(a, (len(encoded), *a.shape[1:])) for name, a in labels.items()}
+        points = (np.arange(len(x))[mine], encoded, rows)
+        found = in_batches(score_block, points, size, solver=name, label="likelihood", show=show).values
         found = {name: processes.gathered(a) for name, a in found.items()}
         return LogDensities(run.spec.normalise.log_prob_to_data(found["log_prob"], run.spec.d), int(found["nfe"].max()))
 
-    if not summed:
-        return score_given(given)
+    if not is_summed:
+        return score_given(no_label)
     # log p(x) = log sum_k p(k) p(x | k)
-    scored = {k: score_given(given | {"label": np.full(1, k, np.int32)}) for k in run.spec.classes}
+    scored = {k: score_given({"label": np.full(1, k, np.int32)}) for k in run.spec.classes}
     terms = [one.log_prob + math.log(run.spec.shares[k]) for k, one in scored.items()]
     return LogDensities(np.logaddexp.reduce(terms, axis=0), sum(one.nfe for one in scored.values()))
 
 
 def _check_summable(spec: DataSpec) -> None:
-    """Says that a density is summed over the classes; ConfigError if these are too many."""
+    """Prints on stderr that a density is summed over the classes; ConfigError if there are too many."""
     if len(spec.classes) > _CLASSES_SUMMED:
         raise ConfigError(
             f"this network was always trained with labels (data.cond_dropout is 0), and the sum over its "

@@ -35,6 +35,7 @@ __all__ = [
     "make_sampler",
     "needs_of",
     "plain_name",
+    "takes",
 ]
 
 SAMPLER = Kind("a sampler", ("init", "step", "needs", "evaluations"), makes=Sampler, functions=False)
@@ -139,6 +140,11 @@ def known_solvers() -> list[str]:
 def plain_name(name: str) -> str:
     """The name in lower case; a name from outside the library, `my_package.samplers:Mine`, is not changed."""
     return name if is_outside(name) else name.lower()
+
+
+def takes(name: str, option: str) -> bool:
+    """Whether the solver of that name takes an option, which is the name of a field of `Options`."""
+    return name in _TAKES[option]
 
 
 def needs_of(name: str, options: Options = DEFAULT_OPTIONS) -> tuple[str, ...]:

@@ -109,7 +109,7 @@ def test_what_does_not_fit_is_refused_in_one_line(run):
         ({"far": OBS}, "unknown condition 'far'"),  # in the data, but not a condition of the network
         (
             {"obs": OBS[:5]},
-            r"condition 'obs' must be \(1, 2\) for all samples or \(20, 2\) with one row a sample, not \(5",
+            r"condition 'obs' must be \(1, 2\) for all samples or \(20, 2\) with one row per sample, not \(5",
         ),
         ({"obs": np.full((1, 2), np.inf)}, "condition 'obs' must hold finite numbers"),
         ({"obs": np.array([["a", "b"]])}, "condition 'obs' must hold finite numbers"),

@@ -16,7 +16,7 @@ from flowjax.build import build
 from flowjax.config import defaults
 from flowjax.data import Affine, DataSpec
 from flowjax.errors import ConfigError
-from flowjax.inference import batches, finished_batches, levels, program, sampling, scoring
+from flowjax.inference import batches, finished_batches, program, sampling, scoring
 from flowjax.inference.batches import SolverFault
 from flowjax.inference.choose import Guide, SolverSettings, choose
 from flowjax.inference.finished_batches import FinishedBatches
@@ -85,11 +85,15 @@ def test_programs_hold_no_parameters(run):
     kept = []
     for guide in (None, Guide("auto", 2.0, weak=run)):
         choice, again = choose(run, HEUN, guide), choose(dataclasses.replace(run), HEUN, guide)
-        made = [program.Program((c.identity,), c.without_arrays(), "none", None) for c in (choice, again)]
+        made = [
+            program.Program((c.identity,), dataclasses.replace(c, arrays=None), "none", None) for c in (choice, again)
+        ]
         kept += [program._compiled(p) for p in made]
         assert kept[-1] is kept[-2]
         bare = kept[-1].__wrapped__.__self__.choice
-        assert bare.arrays == ((None, None), () if guide is None else (None, None))
+        assert bare.arrays is None
+        assert bare.run.arrays == (None, None)
+        assert guide is None or bare.guide.weak.arrays == (None, None)
     assert kept[0] is not kept[2]
 
 
@@ -145,25 +149,25 @@ def test_levels_on_the_device_are_those_of_numpy(spec):
     """At every threshold and the floats beside it, at random points, beyond the ends: bit for bit."""
     count, scale, shift = spec
     data = DataSpec("x", (1,), Affine(scale, shift), 0, count)
-    edges = levels.level_thresholds(data)
+    edges = program.level_thresholds(data)
     assert len(edges) == count - 1
     assert (np.diff(edges) > 0).all()
     near = [np.nextafter(edges, np.float32(np.sign(d) * np.inf)) for d in (-1, 1)]
     draws = np.random.default_rng(0).normal(size=100_000).astype(np.float32)
     ends = np.array([-np.inf, -1e30, -2, -0.0, 0.0, 2, 1e30, np.inf], np.float32)
     x = np.concatenate([edges, *near, draws, ends])[:, None]
-    np.testing.assert_array_equal(levels.to_levels(jnp.asarray(edges), jnp.asarray(x)), data.finish(x))
-    assert levels.to_levels(jnp.asarray(edges), jnp.full((1, 1), jnp.nan)) == 0
+    np.testing.assert_array_equal(program.to_levels(jnp.asarray(edges), jnp.asarray(x)), data.finish(x))
+    assert program.to_levels(jnp.asarray(edges), jnp.full((1, 1), jnp.nan)) == 0
 
 
 def test_levels_of_channels_with_scales_of_their_own():
     """At every threshold of each channel and at random points: bit for bit what NumPy makes of them."""
     data = DataSpec("x", (2, 2), Affine((3.0, 70.0), (1.5, 128.0)), 0, 256)
-    edges = levels.level_thresholds(data)
+    edges = program.level_thresholds(data)
     assert edges.shape == (255, 2)
     draws = np.random.default_rng(0).normal(size=(1000, 2, 2)).astype(np.float32)
     x = np.concatenate([np.stack([edges, edges], 1), np.nextafter(np.stack([edges, edges], 1), np.float32(-9)), draws])
-    np.testing.assert_array_equal(levels.to_levels(jnp.asarray(edges), jnp.asarray(x)), data.finish(x))
+    np.testing.assert_array_equal(program.to_levels(jnp.asarray(edges), jnp.asarray(x)), data.finish(x))
 
 
 @pytest.mark.usefixtures("as_users_call")

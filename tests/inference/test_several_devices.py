@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flowjax import load
-from flowjax.inference import program, row_sharding, sampling, scoring
+from flowjax.inference import batches, program, sampling, scoring
 from flowjax.inference.choose import SolverSettings, choose
 
 run = load(sys.argv[1])
@@ -33,7 +33,7 @@ scored = scoring.log_prob(run, x, solver=adaptive, batch=16)
 result["log_prob"] = scored.log_prob.tolist()
 
 keys = jax.random.split(jax.random.key(0), 3)
-inputs = row_sharding.everywhere(program.Inputs(run.arrays, None, *keys, jnp.asarray(0)))
+inputs = batches.everywhere(program.Inputs(run.arrays, None, *keys, jnp.asarray(0)))
 choice = choose(run, adaptive)
 draw = program._compiled(program.Program((choice.identity, "none", None), choice, "none", None))
 result["text"] = draw.lower(inputs, np.arange(24), {}).compile().as_text()
