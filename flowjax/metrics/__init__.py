@@ -1,6 +1,6 @@
-"""Metrics: how far samples are from data, and how straight a flow's paths are.
+"""Metrics: distances between samples and data, scores of images, and the straightness of flows.
 
-Submodules load on first use: the image metrics need JAX and Flax and nothing else of the package.
+Submodules are imported on first use, so that a script which needs one metric does not import the rest of the package.
 """
 
 import importlib
@@ -57,7 +57,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name in _OBJECTS:
         module = importlib.import_module(f"flowjax.metrics.{_OBJECTS[name]}")
-        # kept, all of the module's: importing path_energy.py binds that name to the module, and the function is meant
+        # All names of the module are bound: the import binds `path_energy` to the module, but it must be the function.
         globals().update({n: getattr(module, n) for n, where in _OBJECTS.items() if where == _OBJECTS[name]})
         return globals()[name]
     raise AttributeError(f"module 'flowjax.metrics' has no attribute {name!r}")

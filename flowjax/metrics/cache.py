@@ -1,4 +1,4 @@
-"""Files that are made once and kept: the Inception weights and reference statistics."""
+"""The cache folder for the Inception weights and for reference statistics of data sets."""
 
 import os
 from collections.abc import Mapping
@@ -12,16 +12,16 @@ from flowjax.files import written
 __all__ = ["WEIGHTS", "cache_folder", "write_npz"]
 
 WEIGHTS = "inception_2015_12_05.npz"
-"""Name of the weights' file in the folder."""
+"""The file name of the Inception weights in the cache folder."""
 
 
 def cache_folder() -> Path:
-    """Where they are: $FLOWJAX_CACHE, or ~/.cache/flowjax."""
+    """The cache folder: $FLOWJAX_CACHE if set, otherwise ~/.cache/flowjax."""
     return Path(os.environ.get("FLOWJAX_CACHE", "~/.cache/flowjax")).expanduser()
 
 
 def write_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Writes an .npz whole or not at all. Makes the folder."""
+    """Writes arrays to an .npz file atomically, and creates its folder if necessary."""
     with written(path) as part, part.open("wb") as file:
-        savez: Any = np.savez  # whose keywords are arrays, but for one that a checker takes them all for
+        savez: Any = np.savez  # type checkers take every keyword for `allow_pickle`
         savez(file, **arrays)

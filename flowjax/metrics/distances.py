@@ -14,14 +14,20 @@ __all__ = ["mmd", "wasserstein2_squared", "wasserstein2_squared_pairs"]
 
 
 def wasserstein2_squared(x: Float[np.ndarray, "N *event"], y: Float[np.ndarray, "M *event"]) -> float:
-    """Squared Wasserstein-2 distance of two equal-sized samples, exactly, by optimal assignment in float64.
+    """The exact squared Wasserstein-2 distance between two samples of equal size, by optimal assignment in float64.
 
-    About 0.1 s for a thousand points, growing like N^2 to N^3.
+    It takes about 0.1 s for a thousand points; the time grows like N^2 to N^3.
+
+    Args:
+        x, y: the samples, (N, *event) each.
+
+    Raises:
+        ValueError: if the samples differ in size or in dimension.
     """
     x, y = x.reshape(len(x), -1), y.reshape(len(y), -1)
     if x.shape != y.shape:
-        raise ValueError(f"two samples of one size are needed, got {x.shape} and {y.shape}")
-    centre = y.mean(0, dtype=np.float64)  # subtracted before the conversion to float32, which would round the distances
+        raise ValueError(f"the two samples must have the same size, got {x.shape} and {y.shape}")
+    centre = y.mean(0, dtype=np.float64)  # subtracted in float64, so that float32 keeps the distances
     x, y = x - centre, y - centre
     rows = assign(x, y, *_potentials(jnp.asarray(x, jnp.float32), jnp.asarray(y, jnp.float32)))
     return float(((x[rows] - y) ** 2).sum(1).mean())
@@ -31,29 +37,44 @@ _potentials = jax.jit(lambda x, y: entropic_potentials(pairwise_cost(x, y)))
 
 
 def wasserstein2_squared_pairs(x: np.ndarray, y: np.ndarray, size: int = 1000, pairs: int = 25) -> float:
-    """Mean of `wasserstein2_squared` over disjoint pairs of blocks of `size` points, as many as both samples hold.
+    """The mean of `wasserstein2_squared` over disjoint pairs of blocks of points.
 
-    Two samples of one distribution are at a positive distance too: compare with that.
+    The distance between two finite samples of the same distribution is positive as well, so compare the result with
+    that distance.
+
+    Args:
+        x, y: the samples, (N, *event) and (M, *event).
+        size: the number of points per block.
+        pairs: the largest number of pairs of blocks.
+
+    Raises:
+        ValueError: if a sample has fewer than `size` points.
     """
     count = min(pairs, len(x) // size, len(y) // size)
     if count < 1:
-        raise ValueError(f"at least {size} points of each are needed, got {len(x)} and {len(y)}")
+        raise ValueError(f"both samples must have at least {size} points, got {len(x)} and {len(y)}")
     blocks = [slice(i * size, (i + 1) * size) for i in range(count)]
-    with ThreadPoolExecutor() as pool:  # SciPy's solver lets go of the interpreter
+    with ThreadPoolExecutor() as pool:  # SciPy's solver releases the GIL
         return float(np.mean(list(pool.map(lambda b: wasserstein2_squared(x[b], y[b]), blocks))))
 
 
 def mmd(x: Float[Array, "N *event"], y: Float[Array, "M *event"]) -> Float[Array, ""]:
-    """Squared maximum mean discrepancy, unbiased, of a sum of Gaussian kernels (Gretton et al. 2012, eq. 3).
+    """The unbiased squared maximum mean discrepancy with a sum of Gaussian kernels (Gretton et al. 2012, eq. 3).
 
-    Bandwidths are 1/4, 1/2, 1, 2 and 4 times the median distance between x and y. Where that median is 0 (most rows of
-    x and y are equal) the root of the mean squared distance takes its place, and where all distances are 0 the result
-    is 0. Zero on average for equal distributions, so it may be negative.
+    The bandwidths are 1/4, 1/2, 1, 2 and 4 times the median distance between x and y. If the median is 0, the root mean
+    squared distance is used instead, and if all distances are 0 the result is 0. The estimate has mean zero for equal
+    distributions, so it may be negative.
+
+    Args:
+        x, y: the samples, (N, *event) and (M, *event).
+
+    Raises:
+        ValueError: if a sample has fewer than two points.
     """
     x, y = x.reshape(x.shape[0], -1), y.reshape(y.shape[0], -1)
     n, m = x.shape[0], y.shape[0]
     if n < 2 or m < 2:
-        raise ValueError(f"at least two points of each are needed, got {n} and {m}")
+        raise ValueError(f"both samples must have at least two points, got {n} and {m}")
     xx, yy, xy = (EUCLIDEAN.pairwise_distance_squared(*pair) for pair in ((x, x), (y, y), (x, y)))
     median, mean = jnp.median(xy), xy.mean()
     unit = jnp.where(median > 0, median, jnp.where(mean > 0, mean, 1.0))

@@ -1,4 +1,4 @@
-"""Scores of images against a reference: FID, sFID, KID, precision and recall."""
+"""Scores of images with respect to a reference: FID, sFID, KID, precision and recall."""
 
 from collections.abc import Callable, Iterable, Sequence
 
@@ -21,18 +21,20 @@ __all__ = ["METRIC", "METRICS", "USUAL", "as_rgb", "check_names", "score_images"
 METRICS = ("fid", "sfid", "kid", "precision", "recall")
 
 METRIC = Kind("a function of two arrays of features")
-"""A metric from outside: a function of the features (N, 2048) of the samples and (M, 2048) of the reference, and of the
-arguments in brackets, that returns a number. Its name is always one that the caller gives, so it allows its module."""
+"""A metric defined outside the package. It is a function of the features (N, 2048) of the samples, the features
+(M, 2048) of the reference and the arguments given in parentheses after its name, and returns a number. Only the caller
+can name such a metric, so naming it also permits the import of its module."""
 
 USUAL = 50_000
-"""Images that published values of FID are of."""
+"""The number of images from which published FID values are computed."""
 
 
 def check_names(names: Iterable[str]) -> tuple[str, ...]:
-    """The names, once each.
+    """Checks the names of metrics and removes duplicates.
 
     Raises:
-        ValueError: one line, for a name that is neither in `METRICS` nor that of a function in the caller's own module.
+        ValueError: if a name is neither in `METRICS` nor that of a function `my_package.metrics:distance`, or if there
+            are no names.
     """
     names = tuple(dict.fromkeys(names))
     for name in names:
@@ -41,18 +43,22 @@ def check_names(names: Iterable[str]) -> tuple[str, ...]:
         else:
             check_name("metric", name, METRICS)
     if not names:
-        raise ValueError(f"no metric named (known: {', '.join(METRICS)})")
+        raise ValueError(f"at least one metric must be named (known: {', '.join(METRICS)})")
     return names
 
 
 def as_rgb(images: UInt8[np.ndarray, "N H W C"], say: Say = to_stderr) -> UInt8[np.ndarray, "N H W 3"]:
-    """Three channels: those that there are, or the one of grey images, repeated, with a line that says so."""
+    """Images with three channels. The channel of grey images is repeated, which is reported by `say`.
+
+    Raises:
+        ValueError: if the images have neither 1 nor 3 channels.
+    """
     channels = images.shape[-1]
     if channels == 1:
-        say("images: one channel, repeated to three for the Inception network")
+        say("images: the grey channel is repeated to three for the Inception network")
         return np.repeat(images, 3, -1)
     if channels != 3:
-        raise ValueError(f"images of 1 or 3 channels are needed, not {channels}")
+        raise ValueError(f"images must have 1 or 3 channels, not {channels}")
     return images
 
 
@@ -68,24 +74,30 @@ def score_images(
     say: Say = to_stderr,
     gather: Callable[[np.ndarray], np.ndarray] = lambda rows: rows,
 ) -> dict[str, float]:
-    """Scores of images.
+    """Computes scores of images with respect to a reference.
 
     Args:
-        images: pixels 0 to 255, 1 or 3 channels.
-        reference: of `reference_statistics`, with the same weights and precision.
-        names: some of `METRICS`, or of your own functions, `my_package.metrics:distance`, which get the features of the
+        images: pixel values 0 to 255 with 1 or 3 channels.
+        reference: the result of `reference_statistics` with the same weights and precision.
+        names: names from `METRICS`, or user-defined functions `my_package.metrics:distance` of the features of the
             images and of the reference.
-        network, precision, batch: as for `inception.batches`.
-        seed: of KID's subsets.
-        say: told of few images, with the size of the bias, and of grey ones.
-        gather: of several processes, each with a share of the images: the rows of all from those of one. Where moments
-            are enough (50,000 images, and no metric of single features) these alone are exchanged.
+        network, precision, batch: as in `inception.batches`.
+        seed: the seed of the random subsets for KID.
+        say: called with notes for the user: on grey images, and on the bias if there are few images.
+        gather: if several processes have part of the images each, a function that maps an array of one process to the
+            concatenated arrays of all processes. If there are at least 50,000 images and only fid and sfid are
+            computed, it exchanges moments and not features.
 
     Returns:
-        fid, sfid: Frechet distances of pooled and spatial features; fid_bias, sfid_bias: by how much they are
-            estimated to be too large, where there are fewer than 50,000 images.
-        kid, kid_stderr: not multiplied by 1,000. Against the reference's kept features, as are
-        precision, recall: k = 3.
+        A dictionary with the requested scores:
+            fid, sfid: the Frechet distances of pooled and of spatial features. With fewer than 50,000 images, fid_bias
+                and sfid_bias estimate by how much they are too large.
+            kid, kid_stderr: not multiplied by 1,000; computed from the stored features of the reference.
+            precision, recall: with k = 3 neighbours; computed from the stored features of the reference.
+
+    Raises:
+        ValueError: if a name is unknown, there are fewer than 4 images in total, or the reference was computed with
+            other weights or another precision.
     """
     names = check_names(names)
     num = int(gather(np.array([len(images)])).sum())
@@ -96,7 +108,7 @@ def score_images(
         if reference.provenance[key] != value:
             raise ValueError(f"the reference was computed with another {key}: {reference.provenance[key]}, not {value}")
     images = as_rgb(images, say)
-    # spatial even where it is not asked for: so the program is the one that was compiled for the reference
+    # Spatial features are always computed, so that the program compiled for the reference is used again.
     features = joined(batches(images, batch, network=network, precision=precision, spatial=True, say=say))
     result: dict[str, float] = {}
     enough = num >= USUAL
@@ -126,16 +138,16 @@ def _frechet(
     enough: bool,
     gather: Callable[[np.ndarray], np.ndarray],
 ) -> dict[str, float]:
-    """The distance; of fewer images than usual the estimate of its bias too, said aloud."""
+    """The Frechet distance. With fewer images than `USUAL`, its estimated bias is returned and reported as well."""
     if enough:
         return {name: between(Moments.of(rows).over(gather), reference)}
     value, bias = with_bias(rows, reference)
     n, d = rows.shape
-    if n < d:  # the covariance is singular, and 1 / N is no small number to extrapolate in
+    if n < d:  # the covariance is singular, and N is too small to extrapolate in 1 / N
         say(f"{name} of {n} images, fewer than its {d} dimensions: {value:.4g} is too large, by more than {bias:.3g}")
     else:
         say(
-            f"{name} of {n} images: {value:.4g} is too large by about {bias:.3g}, so {value - bias:.4g} of infinitely "
-            f"many (extrapolated in 1/N); published values are of {USUAL}"
+            f"{name} of {n} images: {value:.4g} is too large by about {bias:.3g}; infinitely many images would give "
+            f"about {value - bias:.4g} (extrapolated in 1/N), and published values are of {USUAL} images"
         )
     return {name: value, f"{name}_bias": bias}

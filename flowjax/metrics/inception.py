@@ -1,15 +1,17 @@
-"""The Inception network of FID: Szegedy et al. 2016, in the weights of 2015-12-05 that Heusel et al. 2017 score with.
+"""The Inception network (Szegedy et al. 2016, arXiv:1512.00567) with the weights of 2015-12-05, as used for FID.
 
-Images are resized to 299 x 299 as TensorFlow 1 did (`resize`), mapped to (x - 128) / 128, and read at two places:
+FID is due to Heusel et al. 2017 (arXiv:1706.08500). Images are resized to 299 x 299 as in TensorFlow 1 (`resize`) and
+mapped to (x - 128) / 128. There are two outputs:
 
-- `pooled`, 2048 numbers: the mean over space of the last block (TensorFlow's `pool_3:0`), for FID, KID, precision and
+- `pooled`, 2048 numbers: the spatial mean of the last block (TensorFlow's `pool_3:0`), for FID, KID, precision and
   recall.
 - `spatial`, 17 x 17 x 7 = 2023 numbers: the first 7 channels of TensorFlow's `mixed_6/conv:0`, which ADM's evaluator
-  takes for sFID (Dhariwal and Nichol 2021; the idea is Nash et al. 2021). TensorFlow numbers the blocks mixed, mixed_1,
-  ..., mixed_10 where torchvision writes Mixed_5b, 5c, 5d, 6a, ..., 7c, so `mixed_6` is Mixed_6d; `conv` is its 1 x 1
-  branch, and the operation of that bare name ends the branch's scope: the ReLU after convolution and batch norm.
+  uses for sFID (Dhariwal and Nichol 2021, arXiv:2105.05233; Nash et al. 2021, arXiv:2103.03841). TensorFlow names the
+  blocks mixed, mixed_1, ..., mixed_10, and torchvision Mixed_5b, 5c, 5d, 6a, ..., 7c, so `mixed_6` is Mixed_6d. `conv`
+  is its 1 x 1 branch, and `conv:0` the output of that branch: the ReLU after convolution and batch norm.
 
-Against torchvision's network: average pools leave the padding out of the count, and Mixed_7c pools by the maximum.
+There are two differences from torchvision's network: average pools exclude the padding from the mean, and Mixed_7c uses
+a max pool.
 """
 
 import hashlib
@@ -51,26 +53,31 @@ __all__ = [
 
 SIDE = 299
 POOLED, SPATIAL = 2048, 17 * 17 * 7
-_EPS = 1e-3  # of the batch norm; it has no scale
+_EPS = 1e-3  # of the batch norm, which has no scale parameter
 
 Precision = Literal["highest", "high", "default"]
-"""Of the convolutions: `highest` is float32; `default` is the device's fastest (TF32 on a GPU, bfloat16 on a TPU; on a
-CPU the same as `highest`)."""
+"""The precision of the convolutions. `highest` is float32. `default` is the fastest on the device: TF32 on a GPU,
+bfloat16 on a TPU and float32 on a CPU."""
 
 
 class Features(NamedTuple):
-    """What the network says of images: pooled (N, 2048) and spatial (N, 2023), the latter only where asked for."""
+    """Features of images.
+
+    Attributes:
+        pooled: (N, 2048).
+        spatial: (N, 2023), or None if they were not requested.
+    """
 
     pooled: Any
     spatial: Any = None
 
 
 class Inception(nnx.Module):
-    """All convolutions by name, batch norm folded into a kernel (height, width, inputs, outputs) and a bias.
+    """The Inception network, with batch norm folded into the convolutions.
 
     Args:
-        weights: name -> (kernel, bias), for every name of `kernel_shapes`.
-        checksum: of the file's arrays, for the provenance of what is computed with them.
+        weights: a mapping from each name in `kernel_shapes` to a kernel (height, width, inputs, outputs) and a bias.
+        checksum: the checksum of the weights, which is recorded with reference statistics.
     """
 
     def __init__(self, weights: Mapping[str, tuple[np.ndarray, np.ndarray]], checksum: str = ""):
@@ -81,7 +88,10 @@ class Inception(nnx.Module):
     def __call__(
         self, images: UInt8[Array, "B H W 3"], precision: Precision = "highest"
     ) -> tuple[Float[Array, "B 2048"], Float[Array, "B 2023"]]:
-        """(pooled, spatial) of images, pixels 0 to 255. Under `jit`, what is not used is not computed."""
+        """The pooled and the spatial features of images with pixel values 0 to 255.
+
+        Under `jit`, an output that is not used is not computed.
+        """
         x = (resize(images) - 128) / 128
         x = self._tower(STEM, "", x, precision)
         spatial = x
@@ -115,7 +125,13 @@ class Inception(nnx.Module):
 
 
 def pool(kind: str, x: Float[Array, "B H W C"]) -> Float[Array, "B h w C"]:
-    """3 x 3: `average` of what lies inside the image, or `max`, of stride 1; `max/2` of stride 2 without padding."""
+    """A 3 x 3 pool.
+
+    Args:
+        kind: "average" for the mean over the pixels inside the image, "max", both with stride 1 and padding, or "max/2"
+            with stride 2 and without padding.
+        x: (B, H, W, C).
+    """
     window, padding = (1, 3, 3, 1), "VALID" if kind == "max/2" else "SAME"
     strides = (1, 2, 2, 1) if kind == "max/2" else (1, 1, 1, 1)
     if kind != "average":
@@ -126,46 +142,46 @@ def pool(kind: str, x: Float[Array, "B H W C"]) -> Float[Array, "B h w C"]:
 
 
 def resize(images: UInt8[Array, "B H W C"]) -> Float[Array, "B 299 299 C"]:
-    """TensorFlow 1's bilinear resize: output i reads the source at i * size / 299, without the shift by half a pixel.
+    """The bilinear resize of TensorFlow 1, which samples the source at i * size / 299 without half-pixel centres.
 
-    Nothing is smoothed when shrinking, and the last row is repeated where the source ends.
+    There is no antialiasing, and the last row and column are repeated at the border.
     """
     x = images.astype(jnp.float32)
     for axis in (2, 1):
         size = x.shape[axis]
         source = np.arange(SIDE) * (size / SIDE)
         low = np.floor(source).astype(int)
-        share = (source - low).astype(np.float32).reshape([-1 if a == axis else 1 for a in range(4)])
+        fraction = (source - low).astype(np.float32).reshape([-1 if a == axis else 1 for a in range(4)])
         first, second = (jnp.take(x, i, axis, mode="clip") for i in (low, low + 1))
-        x = first + (second - first) * share
+        x = first + (second - first) * fraction
     return x
 
 
 def load_inception(path: str | Path | None = None) -> Inception:
-    """The network with its published weights.
+    """Loads the network with its published weights.
 
     Args:
-        path: of the .npz that `scripts/convert_inception.py` writes; None for the one in `cache_folder()`.
+        path: the .npz file that `scripts/convert_inception.py` writes; None for the one in `cache_folder()`.
 
     Raises:
-        WeightsError: if it is not there or is not whole.
+        WeightsError: if the file does not exist, cannot be read or is incomplete.
     """
     path = cache_folder() / WEIGHTS if path is None else Path(path)
     if not path.is_file():
         raise WeightsError(
-            f"the Inception weights are not at {path}: run `python scripts/convert_inception.py`, whose --help says "
-            "where they come from ($FLOWJAX_CACHE names another folder)"
+            f"no Inception weights at {path}: run `python scripts/convert_inception.py`, whose --help says where to "
+            "get them, or set $FLOWJAX_CACHE to the folder that has them"
         )
     return _load(path, path.stat().st_mtime_ns)
 
 
 @cache
 def _load(path: Path, changed: int) -> Inception:
-    del changed  # a file that was written anew is read anew
+    del changed  # the modification time is part of the cache key, so that a changed file is read again
     try:
         arrays = dict(sorted(read_npz(path).items()))
     except ArchiveError as error:
-        raise WeightsError(f"{error}; write it again by scripts/convert_inception.py") from None
+        raise WeightsError(f"{error}; write it again with scripts/convert_inception.py") from None
     digest = hashlib.sha256()
     for name, array in arrays.items():
         digest.update(f"{name} {array.dtype} {array.shape}".encode() + array.tobytes())
@@ -176,13 +192,23 @@ def _load(path: Path, changed: int) -> Inception:
             p is None or p.shape != s or p.dtype.kind != "f"
             for p, s in zip(parts, (shape, *[shape[:1]] * 3), strict=True)
         ):
-            raise WeightsError(f"{path} holds no {name} of kernel shape {shape}: write it again")
+            raise WeightsError(
+                f"{path} has no {name} with kernel shape {shape}; write it again with scripts/convert_inception.py"
+            )
         weights[name] = fold(*(np.asarray(p, np.float64) for p in parts))
     return Inception(weights, digest.hexdigest())
 
 
 def fold(kernel: np.ndarray, beta: np.ndarray, mean: np.ndarray, var: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Kernel (O, I, H, W) and batch norm (x - mean) / sqrt(var + eps) + beta as a kernel (H, W, I, O) and a bias."""
+    """Folds the batch norm (x - mean) / sqrt(var + eps) + beta into a convolution.
+
+    Args:
+        kernel: (O, I, H, W).
+        beta, mean, var: the parameters of the batch norm, (O,) each.
+
+    Returns:
+        The kernel (H, W, I, O) and the bias (O,) of the resulting convolution.
+    """
     scale = 1 / np.sqrt(var + _EPS)
     return kernel.transpose(2, 3, 1, 0) * scale, beta - mean * scale
 
@@ -202,22 +228,25 @@ def batches(
     spatial: bool = False,
     say: Say = to_stderr,
 ) -> Iterator[Features]:
-    """Features of images in their order, a batch at a time, on all local devices.
+    """Computes the features of images on all local devices.
 
     Args:
-        images: pixels 0 to 255.
-        batch: images at a time, rounded up to a multiple of the devices; 0 for 256 a device, 32 on a CPU.
-        network: from `load_inception`; None loads it.
-        precision: of the convolutions.
-        spatial: give the spatial features too.
-        say: told how far it is, twice a minute at most.
+        images: (N, H, W, 3) uint8, pixel values 0 to 255.
+        batch: the batch size, rounded up to a multiple of the number of devices; 0 for 256 per device, or 32 on a CPU.
+        network: the network; None for the result of `load_inception()`.
+        precision: the precision of the convolutions.
+        spatial: whether to return the spatial features as well.
+        say: called with a line on the progress, at most twice a minute.
+
+    Yields:
+        The features of each batch, in the order of the images.
 
     Raises:
-        WeightsError: if the weights are needed and missing.
-        ValueError: if they are not images of 8 bits and three channels.
+        WeightsError: if `network` is None and its weights are missing.
+        ValueError: if the images do not have 8 bits and three channels.
     """
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3:
-        raise ValueError(f"Inception reads images (N, H, W, 3) uint8, not {images.shape} {images.dtype}")
+        raise ValueError(f"Inception needs images (N, H, W, 3) uint8, not {images.shape} {images.dtype}")
     network = load_inception() if network is None else network
     devices = jax.local_devices()
     batch = batch or (32 if devices[0].platform == "cpu" else 256) * len(devices)
@@ -226,16 +255,16 @@ def batches(
     graph, state = nnx.split(network)
     state = jax.device_put(state, NamedSharding(mesh, P()))
     waiting: list[tuple[int, tuple[Array, ...]]] = []
-    told = time.monotonic()
+    reported = time.monotonic()
     for start in range(0, len(images), batch):
         rows = images[start : start + batch]
         padded = np.concatenate([rows, np.zeros((batch - len(rows), *rows.shape[1:]), np.uint8)])
         placed = jax.device_put(padded, NamedSharding(mesh, P("data")))
         waiting.append((len(rows), _forward(graph, state, placed, precision, spatial)))
-        if len(waiting) == 2:  # the device works on one batch while the host takes the other
+        if len(waiting) == 2:  # the device computes one batch while the host copies the other
             yield _taken(*waiting.pop(0))
-        if time.monotonic() - told > 30:
-            told = time.monotonic()
+        if time.monotonic() - reported > 30:
+            reported = time.monotonic()
             say(f"inception: {start + len(rows)} of {len(images)} images")
     for rows, outputs in waiting:
         yield _taken(rows, outputs)
@@ -246,6 +275,10 @@ def _taken(rows: int, outputs: tuple[Array, ...]) -> Features:
 
 
 def inception_features(images: UInt8[np.ndarray, "N H W 3"], batch: int = 0, **options: Any) -> np.ndarray:
-    """Pooled features (N, 2048) float32 of images (N, H, W, 3) uint8; `options` are those of `batches`."""
+    """The pooled features of images; arguments are those of `batches`.
+
+    Returns:
+        (N, 2048) float32.
+    """
     parts = [part.pooled for part in batches(images, batch, **options)]
     return np.concatenate(parts) if parts else np.zeros((0, POOLED), np.float32)

@@ -1,4 +1,7 @@
-"""The blocks of the 2015 Inception network (Szegedy et al. 2016, figures 5 to 7), as data; names are torchvision's."""
+"""The layers of the 2015 Inception network (Szegedy et al. 2016, arXiv:1512.00567, figures 5 to 7) as tables.
+
+The names are those of torchvision.
+"""
 
 from dataclasses import dataclass
 from functools import partial
@@ -9,7 +12,15 @@ __all__ = ["MIXED", "STEM", "Conv", "Layer", "Tower", "kernel_shapes"]
 
 @dataclass(frozen=True)
 class Conv:
-    """One convolution with batch norm and ReLU: (H, W, C) to (H', W', width)."""
+    """A convolution with batch norm and ReLU.
+
+    Attributes:
+        name: the name within its block.
+        width: the number of output channels.
+        kernel: height and width.
+        stride: the stride along both axes.
+        padding: as in `jax.lax.conv_general_dilated`.
+    """
 
     name: str
     width: int
@@ -19,13 +30,14 @@ class Conv:
 
 
 Layer = Conv | tuple[Conv, ...] | Literal["average", "max", "max/2"]
-"""A tuple of convolutions reads one input, side by side; pools are 3 x 3, and `max/2` has stride 2 and no padding."""
+"""The convolutions in a tuple have the same input, and their outputs are concatenated. Pools are 3 x 3, and `max/2` has
+stride 2 and no padding."""
 
 Tower = tuple[Layer, ...]
 
 
 def _chain(name: str, *convs: tuple[int, int, int]) -> Tower:
-    """Convolutions (width, kernel height, kernel width) one after another, named name_1, name_2, ..."""
+    """A sequence of convolutions (width, kernel height, kernel width), named name_1, name_2, ..."""
     return tuple(Conv(f"{name}_{i}", width, (h, w)) for i, (width, h, w) in enumerate(convs, 1))
 
 
@@ -90,11 +102,11 @@ MIXED: dict[str, tuple[Tower, ...]] = {
     "Mixed_7b": _e("average"),
     "Mixed_7c": _e("max"),
 }
-"""Blocks in order, under torchvision's names; a block's towers read its input, and their outputs are joined."""
+"""The blocks in order. All towers of a block have the same input, and their outputs are concatenated."""
 
 
 def kernel_shapes() -> dict[str, tuple[int, int, int, int]]:
-    """(outputs, inputs, height, width) of all 94 convolutions, in the network's order."""
+    """The kernel shapes (outputs, inputs, height, width) of all 94 convolutions by name, in the network's order."""
     shapes: dict[str, tuple[int, int, int, int]] = {}
 
     def walk(tower: Tower, prefix: str, channels: int) -> int:

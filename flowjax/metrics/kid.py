@@ -1,4 +1,4 @@
-"""Kernel Inception distance: maximum mean discrepancy of features under a cubic kernel (Binkowski et al. 2018)."""
+"""The kernel Inception distance: the maximum mean discrepancy of features with a cubic kernel."""
 
 from typing import NamedTuple
 
@@ -11,7 +11,12 @@ __all__ = ["Estimate", "kernel_distance"]
 
 
 class Estimate(NamedTuple):
-    """A mean over subsets, and its standard error."""
+    """A mean over subsets.
+
+    Attributes:
+        value: the mean.
+        stderr: its standard error.
+    """
 
     value: float
     stderr: float
@@ -20,25 +25,29 @@ class Estimate(NamedTuple):
 def kernel_distance(
     x: Float[np.ndarray, "N D"], y: Float[np.ndarray, "M D"], *, subsets: int = 100, size: int = 1000, seed: int = 0
 ) -> Estimate:
-    """Squared maximum mean discrepancy, unbiased, under k(a, b) = (a . b / D + 1)^3, as the mean over random subsets.
+    """The kernel Inception distance (Binkowski et al. 2018, arXiv:1801.01401).
 
-    Zero on average for equal distributions, whatever N: so it may be negative.
+    It is the unbiased squared maximum mean discrepancy with the kernel k(a, b) = (a . b / D + 1)^3, averaged over
+    random subsets. It has mean zero for equal distributions and any N, so it may be negative.
 
     Args:
-        x, y: features.
-        subsets: how many pairs of subsets.
-        size: rows of each subset, drawn without replacement; all rows where there are fewer.
-        seed: of the subsets.
+        x, y: features, (N, D) and (M, D).
+        subsets: the number of pairs of subsets.
+        size: the number of rows of each subset, sampled without replacement; at most N and M.
+        seed: the seed for the subsets.
 
     Returns:
-        The mean, and the deviation over subsets divided by the root of their number: too small where the subsets
-        together draw on more rows than there are, and NaN where each would be all rows.
+        The mean over subsets, and its standard error if the subsets were independent. The standard error is too small
+        if the subsets overlap much, and NaN if there is only one subset.
+
+    Raises:
+        ValueError: if there are fewer than two rows, or x and y differ in D.
     """
     size = min(size, len(x), len(y))
     if size < 2:
-        raise ValueError(f"at least two rows of each are needed, got {len(x)} and {len(y)}")
+        raise ValueError(f"both arrays must have at least two rows, got {len(x)} and {len(y)}")
     if x.shape[1] != y.shape[1]:
-        raise ValueError(f"features of one dimension are needed, got {x.shape[1]} and {y.shape[1]}")
+        raise ValueError(f"features must have the same dimension, got {x.shape[1]} and {y.shape[1]}")
     if len(x) == len(y) == size:
         subsets = 1
     rng = np.random.default_rng(seed)
@@ -50,13 +59,13 @@ def kernel_distance(
 
 @jax.jit
 def _sums(x: Float[Array, "S D"], y: Float[Array, "S D"]) -> tuple[Float[Array, " S"], ...]:
-    """Sums over each row of the kernel: of x with the other x, of y with the other y, of x with y."""
+    """Row sums of the kernel matrices of (x, x) and (y, y) without their diagonals, and of (x, y)."""
     kernel = lambda a, b: (jnp.matmul(a, b.T, precision="highest") / a.shape[1] + 1) ** 3
     off = ~jnp.eye(len(x), dtype=bool)
     return kernel(x, x).sum(1, where=off), kernel(y, y).sum(1, where=off), kernel(x, y).sum(1)
 
 
 def _combine(xx: np.ndarray, yy: np.ndarray, xy: np.ndarray) -> float:
-    """Gretton et al. 2012, eq. 3; the row sums are added in float64, for the difference is small beside them."""
+    """Gretton et al. 2012, eq. 3. The row sums are added in float64, because they nearly cancel."""
     s = len(xx)
     return float((xx.sum() + yy.sum()) / (s * (s - 1)) - 2 * xy.sum() / s**2)

@@ -1,4 +1,4 @@
-"""Reference statistics of a data set: computed once, kept with their provenance, and computed anew if that differs."""
+"""Reference statistics of a data set, which are stored with their provenance and recomputed if it differs."""
 
 import hashlib
 import json
@@ -22,7 +22,7 @@ from flowjax.metrics.notes import Say, to_stderr
 __all__ = ["KEPT", "Reference", "joined", "reference_statistics"]
 
 KEPT = 10_000
-"""Images whose features are kept, for KID, precision and recall: as many as in ADM's reference batches."""
+"""The number of images whose features are stored for KID, precision and recall, as in ADM's reference batches."""
 
 _FORMAT = 1
 _UNCOMPARED = ("date", "flowjax")
@@ -30,12 +30,12 @@ _UNCOMPARED = ("date", "flowjax")
 
 @dataclass(frozen=True)
 class Reference:
-    """What samples are compared with.
+    """The statistics of a data set with which samples are compared.
 
     Attributes:
-        provenance: of the images, the weights, the resize and the precision; and when and by which version.
-        pooled, spatial: moments of the features of all images.
-        features: (K, D) pooled features of at most `KEPT` images, drawn without replacement by a fixed seed.
+        provenance: checksums of the images and of the weights, the resize, the precision, the date and the version.
+        pooled, spatial: the moments of the pooled and of the spatial features of all images.
+        features: (K, D) pooled features of at most `KEPT` images, sampled without replacement with a fixed seed.
     """
 
     provenance: dict[str, Any]
@@ -54,14 +54,17 @@ def reference_statistics(
     folder: Path | None = None,
     say: Say = to_stderr,
 ) -> Reference:
-    """The statistics of these images: from the folder if they are there and of the same provenance.
+    """The reference statistics of images. They are read from a file if it has the same provenance, else computed.
 
     Args:
-        images: pixels 0 to 255, N >= 2.
-        name: of the data set and split; names the file.
-        network, precision, batch: as for `inception.batches`.
-        folder: where they are kept; None for $FLOWJAX_CACHE or ~/.cache/flowjax.
-        say: told what is computed, and why.
+        images: pixel values 0 to 255, (N, H, W, 3) with N >= 2.
+        name: the name of the data set and split, from which the file name is made.
+        network, precision, batch: as in `inception.batches`.
+        folder: the folder of the file; None for $FLOWJAX_CACHE or ~/.cache/flowjax.
+        say: called with notes for the user, for example on why statistics are computed.
+
+    Raises:
+        ValueError: if there are fewer than two images.
     """
     network = load_inception() if network is None else network
     wanted = _provenance(images, name, network, precision)
@@ -69,7 +72,7 @@ def reference_statistics(
     known, reason = _read(path, wanted)
     if known is not None:
         return known
-    say(f"reference statistics of {name}: {reason}; {len(images)} images, kept in {path}")
+    say(f"reference statistics of {name}: {reason}; computed from {len(images)} images and stored in {path}")
     found = _compute(
         images, wanted, batches(images, batch, network=network, precision=precision, spatial=True, say=say)
     )
@@ -80,7 +83,7 @@ def reference_statistics(
     try:
         write_npz(path, arrays)
     except OSError as error:
-        say(f"reference statistics of {name} could not be kept: {error.strerror}: {path}")
+        say(f"reference statistics of {name} could not be stored: {error.strerror}: {path}")
     return found
 
 
@@ -108,19 +111,19 @@ def _version() -> str | None:
 
 
 def _read(path: Path, wanted: dict[str, Any]) -> tuple[Reference | None, str]:
-    """The kept statistics, or None and why they are not taken."""
+    """The stored statistics and "", or None and the reason why there are none."""
     if not path.exists():
-        return None, "none kept yet"
+        return None, "none stored yet"
     try:
         file = read_npz(path)
         kept = json.loads(str(file["provenance"]))
         differ = [k for k in wanted if k not in _UNCOMPARED and kept.get(k) != wanted[k]]
         if differ:
-            return None, f"those kept differ in {', '.join(differ)}"
+            return None, f"the stored ones differ in {', '.join(differ)}"
         read = lambda key: Moments(kept["images"], file[f"{key}_mean"], file[f"{key}_scatter"])
         return Reference(kept, read("pooled"), read("spatial"), file["features"]), ""
     except (ValueError, KeyError, AttributeError, RecursionError):  # a damaged file, or JSON that is not an object
-        return None, "those kept cannot be read"
+        return None, "the stored ones cannot be read"
 
 
 def _compute(images: np.ndarray, provenance: dict[str, Any], parts: Iterable[Features]) -> Reference:
@@ -141,7 +144,7 @@ def _compute(images: np.ndarray, provenance: dict[str, Any], parts: Iterable[Fea
 
 
 def _gathered(parts: Iterable[Features], size: int = 4096) -> Iterator[Features]:
-    """Joined to `size` rows or more: merging moments costs the same whatever the rows."""
+    """Joins consecutive parts to parts of at least `size` rows, because merging moments has a cost per part."""
     waiting: list[Features] = []
     for part in parts:
         waiting.append(part)
@@ -153,5 +156,5 @@ def _gathered(parts: Iterable[Features], size: int = 4096) -> Iterator[Features]
 
 
 def joined(parts: Iterable[Features]) -> Features:
-    """One after another."""
+    """Concatenates parts along the first axis."""
     return Features(*(np.concatenate(rows) for rows in zip(*parts, strict=True)))

@@ -33,7 +33,7 @@ def test_moments_merge_in_any_order():
     a, b, c = (Moments.of(part) for part in np.split(rows, [7, 50]))
     for merged in (a.merge(b).merge(c), c.merge(a.merge(b)), Moments.of_chunks([rows])):
         np.testing.assert_allclose(merged.cov, np.cov(rows.astype(np.float64), rowvar=False), rtol=1e-12)
-    with pytest.raises(ValueError, match="one dimension"):
+    with pytest.raises(ValueError, match="the same dimension"):
         a.merge(Moments.of(rows[:, :2]))
     with pytest.raises(ValueError, match="no rows"):
         Moments.of_chunks([])

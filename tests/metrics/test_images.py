@@ -56,7 +56,7 @@ def test_reference_statistics_are_computed_once(cheap, tmp_path):
     said, x = [], draw(100)
     first = metrics.reference_statistics(x, "toy train", folder=tmp_path, say=said.append)
     assert cheap == [100]
-    assert "none kept yet" in said.pop()
+    assert "none stored yet" in said.pop()
     again = metrics.reference_statistics(x, "toy train", folder=tmp_path, say=said.append)
     assert (cheap, said) == ([100], [])
     for got in (first, again):

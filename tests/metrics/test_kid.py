@@ -44,5 +44,5 @@ def test_it_says_what_it_needs(as_users_call):
     x = np.zeros((5, 3), np.float32)
     with pytest.raises(ValueError, match="at least two"):
         kernel_distance(x[:1], x)
-    with pytest.raises(ValueError, match="one dimension"):
+    with pytest.raises(ValueError, match="the same dimension"):
         kernel_distance(x, x[:, :2])

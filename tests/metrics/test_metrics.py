@@ -23,7 +23,7 @@ def test_wasserstein_is_brute_force_on_few_points():
 def test_wasserstein_of_a_shift_is_the_shift():
     x = np.random.default_rng(0).normal(size=(200, 2))
     assert metrics.wasserstein2_squared(x, x + np.array([3.0, 4.0])) == pytest.approx(25.0, rel=1e-9)
-    with pytest.raises(ValueError, match="one size"):
+    with pytest.raises(ValueError, match="the same size"):
         metrics.wasserstein2_squared(x, x[:10])
 
 
