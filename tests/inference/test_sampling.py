@@ -23,6 +23,7 @@ from flowjax.inference.finished_batches import FinishedBatches
 from flowjax.inference.program import Inputs, labels_of
 from flowjax.inference.run import Run
 from flowjax.methods import Network
+from flowjax.models.functional import Variables
 from flowjax.paths import AffinePath, GaussianPath
 from flowjax.schedules import VP, CondOT
 from flowjax.solvers import Stats
@@ -69,6 +70,49 @@ def test_the_weaker_network_is_an_argument(run, compiled):
     other = dataclasses.replace(run, method=dataclasses.replace(run.method, path=GaussianPath(VP())))
     with pytest.raises(ConfigError, match="--weak is a run of another path: guidance 'auto' needs the same"):
         sampling.sample(run, 8, 0, HEUN, guide=Guide("auto", 0.0, weak=other))
+
+
+def test_variables_of_another_checkpoint_are_arguments_of_the_same_program(compiled):
+    """The velocity is a variable that is not a parameter: x1 = x0 + shift, exact up to float32's rounding."""
+    program._compiled.cache_clear()
+    spec, config = DataSpec("npz", (2,), Affine(1.0, 0.0)), defaults("mlp")
+    network = Network(
+        init=lambda key: Variables({}, {"shift": jnp.zeros(())}),
+        apply=lambda variables, t, x, cond, training=False: (variables.state["shift"] + 0 * x, variables.state),
+    )
+    method = dataclasses.replace(build(config, spec), network=network)
+    none, one, four = (
+        Run(Path("run"), config, step, spec, method, {}, {"shift": jnp.asarray(float(step))}) for step in (0, 1, 4)
+    )
+    source, first, second = (sampling.sample(run, 8, 0, HEUN, batch=8).samples for run in (none, one, four))
+    assert compiled().count("jit(draw)") == 1
+    np.testing.assert_allclose(first, source + 1, atol=1e-5)
+    np.testing.assert_allclose(second, source + 4, atol=1e-5)
+    guided = [sampling.sample(four, 8, 0, HEUN, batch=8, guide=Guide("auto", 3.0, weak=weak)) for weak in (none, one)]
+    assert compiled().count("jit(draw)") == 2  # one for sampling with guidance
+    np.testing.assert_allclose(guided[0].samples, source + 3 * 4, atol=1e-5)
+    np.testing.assert_allclose(guided[1].samples, source + 1 + 3 * (4 - 1), atol=1e-5)
+
+
+def test_runs_with_other_shares_of_classes_have_other_programs(compiled):
+    """The velocity is the label: x1 = x0 + label, exact up to float32's rounding. Shares are constants of a program."""
+    program._compiled.cache_clear()
+    config = defaults("mlp")
+    config.data.name, config.data.cond = "npz", ("label",)
+    spec = dataclasses.replace(UNEVEN, normalise=Affine(1.0, 0.0))
+    network = Network.from_function(lambda params, t, x, cond: cond["label"][:, None] + 0 * x)
+    method = dataclasses.replace(build(config, spec), network=network)
+    odd = Run(Path("run"), config, 0, spec, method, {})
+    even = odd.with_class_shares((0.5, 0.0, 0.5, 0.0))
+    draw = lambda run, labels: sampling.sample(run, 64, 0, HEUN, batch=64, labels=labels)
+    source = sampling.sample(odd, 64, 0, HEUN, batch=64, label=0).samples
+    for labels in ("shares", "random", "balanced"):
+        before = compiled().count("jit(draw)")
+        for run, classes in ((odd, {1, 3}), (even, {0, 2}), (odd, {1, 3})):
+            drawn = draw(run, labels)
+            assert set(drawn.labels.tolist()) == classes
+            np.testing.assert_allclose(drawn.samples, source + drawn.labels[:, None], atol=1e-5)
+        assert compiled().count("jit(draw)") == before + 2
 
 
 def test_a_weaker_network_may_be_of_a_version_that_knew_no_shares_of_classes():
