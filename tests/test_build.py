@@ -99,7 +99,7 @@ def test_a_class_aware_coupling_trains_in_the_compiled_loop():
         ({**BOUND, "source.name": "moons"}, "needs a Gaussian path"),
         ({**BOUND, "path.schedule": "condot"}, "needs noise at its last level"),
         ({"source.name": "digits(0)"}, "digits go to digits"),
-        ({"data.name": "digits(11)"}, "the labels are 0 to 9"),
+        ({"data.name": "digits(11)"}, "label must be an integer from 0 to 9"),
     ],
 )
 def test_what_does_not_fit_says_why(overrides, message):

@@ -1,4 +1,4 @@
-"""A data set as training and evaluation take it: how rows are drawn, where they are, and fixed test points."""
+"""The data set interface of training and evaluation: how training rows are drawn, and fixed test points."""
 
 import math
 import os
@@ -21,31 +21,31 @@ from flowjax.typing import PRNGKey
 __all__ = ["RESIDENT_BYTES", "ArrayRows", "Dataset", "Rows", "held_out", "resident", "sample_rows"]
 
 RESIDENT_BYTES = 2**31
-"""Sets up to this size live on the device; the environment variable FLOWJAX_RESIDENT_BYTES changes it."""
+"""Data sets of at most this size are kept on the device; the variable FLOWJAX_RESIDENT_BYTES overrides it."""
 
 _TEST_BYTES = 2**30
-"""Of the held-out rows of the user's own data, in float32: those beyond are left out."""
+"""Limit on the bytes of held-out rows that are kept in memory, in float32."""
 
 
 @runtime_checkable
 class Rows(Protocol):
-    """Encoded examples (`DataSpec.encode`) on the host by number. They can be pickled, for processes that read."""
+    """Encoded examples (`DataSpec.encode`) on the host, by index. They can be pickled for worker processes."""
 
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> Batch:
-        """One example: a `Batch` whose arrays have no batch axis."""
+        """Returns one example: a `Batch` whose arrays have no batch axis."""
         ...
 
 
 @dataclass(frozen=True)
 class ArrayRows:
-    """Rows of arrays, in memory or mapped to it.
+    """Rows of arrays that are in memory, memory-mapped, or read on access.
 
     Args:
-        arrays: all rows, a `Batch` of NumPy arrays or of arrays that read like them.
-        without: rows that are left out, in increasing order; None for none.
-        encode: from rows to encoded rows; None leaves them as they are.
+        arrays: all rows, a `Batch` of NumPy arrays or of objects that are indexed like them.
+        without: indices of rows that are left out, in increasing order; None for none.
+        encode: function from rows to encoded rows; None for no encoding.
     """
 
     arrays: Batch
@@ -59,7 +59,7 @@ class ArrayRows:
         return jax.tree.map(lambda a: np.asarray(a[0]), self.take(np.array([index])))
 
     def take(self, index: np.ndarray) -> Batch:
-        """The examples with these numbers side by side, read in one go."""
+        """Returns the examples with these indices as one batch."""
         rows = index if self._skips is None else skipping(self._skips, index)
         taken = jax.tree.map(lambda a: np.asarray(a[rows]), self.arrays)
         return taken if self.encode is None else self.encode(taken)
@@ -71,28 +71,27 @@ class ArrayRows:
 
 @dataclass(frozen=True)
 class Dataset:
-    """One data set: how to draw from it inside the compiled step, and fixed test points.
+    """A data set: how to draw training rows inside the compiled step, and fixed test points.
 
     Exactly one of `sample` and `rows` is given.
 
     Attributes:
-        spec: shape, normalisation, labels.
-        test: (N, *shape) held-out points in data space, fixed; from `open_dataset`, in a random order. Numbers have the
-            type `spec.dtype`, pixels are float32.
-        test_cond: the conditions of the test points by name, in data space: `label` (N,) int32 where there are classes,
-            and each other field that was asked for, (N, *shape).
-        test_x0: the source samples that come in pairs with the test points, in data space; None where there are none.
-        test_mask: (N, n) bool, true for the elements of the test points (N, n, C) that exist; None where all do.
-        arrays: loads what `sample` draws from, once: for `sample_rows` a `Batch` of all encoded rows; () where it needs
-            nothing. Passed to the compiled step as an argument.
-        sample: (arrays, key, n) -> Batch of encoded rows, with the names of `test_cond` as its conditions.
-        rows: encoded rows of a set that is too large for the device, read from the host batch by batch (`data.stream`).
-        log_prob: (N, *shape) -> (N,) nats in data space, where it is known.
-        draw: (key, n) -> fresh true samples, where the distribution is known.
-        modes: (K, D) centres of a mixture's modes, where it has them.
-        test_rows: (N,) the row that each test point has in the array or list of files that it was read from; None where
-            the test points are not read from one. `open_dataset` puts the test points into a fixed random order.
-        notes: what the user should know of how the data were read, one line each; the commands print them on stderr.
+        spec: shape, normalisation and conditions of the data.
+        test: (N, *shape) fixed held-out points in data space; `open_dataset` puts them into a random order. Pixels are
+            float32, other data have the dtype `spec.dtype`.
+        test_cond: conditions of the test points by name, in data space: `label` (N,) int32 if there are classes, and
+            (N, *shape) for each other requested field.
+        test_x0: source samples paired with the test points, in data space; None if there are no pairs.
+        test_mask: (N, n) bool, true for the elements of the test points (N, n, C) that exist; None if all do.
+        arrays: function that loads the data from which `sample` draws: for `sample_rows` a `Batch` of all encoded rows,
+            or () if no data are needed. The result is passed to the compiled step as an argument.
+        sample: function (arrays, key, n) -> Batch of encoded rows, with the names of `test_cond` as its conditions.
+        rows: encoded rows of a set that is too large for the device, which are streamed from the host (`data.stream`).
+        log_prob: function (N, *shape) -> (N,) log-densities in nats in data space, or None if they are not known.
+        draw: function (key, n) -> new true samples, or None if the distribution is not known.
+        modes: (K, D) centres of the modes of a mixture, or None.
+        test_rows: (N,) index of each test point in the array or list of files from which it was read, or None.
+        notes: one-line remarks for the user about how the data were read; the commands print them on stderr.
     """
 
     spec: DataSpec
@@ -111,24 +110,24 @@ class Dataset:
 
     @property
     def test_labels(self) -> np.ndarray | None:
-        """(N,) int32: the classes of the test points, or None where there are none."""
+        """(N,) int32 classes of the test points, or None if there are no classes."""
         return self.test_cond.get("label")
 
     def encoded_test(self, num: int, names: Iterable[str] = ()) -> Batch:
-        """The first test points, encoded as training rows are (`DataSpec.encode_rows`), for a validation loss.
+        """Returns the first test points, encoded like training rows (`DataSpec.encode_rows`), for a validation loss.
 
         Args:
-            num: how many, at most.
-            names: of the conditions to take.
+            num: the largest number of points to return.
+            names: names of the conditions to include.
         """
         first = lambda a: None if a is None else a[:num]
         cond = {name: self.test_cond[name][:num] for name in names}
         return self.spec.encode_rows(Batch(self.test[:num], cond, first(self.test_x0), first(self.test_mask)))
 
     def with_permuted_test(self) -> "Dataset":
-        """The same data set with its test points in a fixed random order, so that the first ones represent all."""
+        """Returns the data set with its test points in a fixed random order, so that the first ones represent all."""
         if self.draw is not None:
-            return self  # independent draws already
+            return self  # the test points are independent samples
         order = permutation(len(self.test))
         rows, taken = self.test_rows, lambda a: None if a is None else a[order]
         return replace(
@@ -142,24 +141,26 @@ class Dataset:
 
 
 def resident(size: int) -> bool:
-    """Whether a set of so many bytes lives on the device.
+    """Whether a data set of `size` bytes is kept on the device.
 
     Raises:
-        DataError: if FLOWJAX_RESIDENT_BYTES is no number.
+        DataError: if FLOWJAX_RESIDENT_BYTES is not an integer.
     """
     text = os.environ.get("FLOWJAX_RESIDENT_BYTES", str(RESIDENT_BYTES))
     try:
         return size <= int(text)
     except ValueError:
-        raise DataError(f"FLOWJAX_RESIDENT_BYTES is a number of bytes, like {RESIDENT_BYTES}, not {text!r}") from None
+        raise DataError(
+            f"FLOWJAX_RESIDENT_BYTES must be a number of bytes, like {RESIDENT_BYTES}, not {text!r}"
+        ) from None
 
 
 def held_out(rows: int, shape: tuple[int, ...]) -> int:
-    """How many of the held-out rows are kept in memory: all but of sets that are very large."""
+    """Returns how many of the held-out rows of this shape are kept in memory: all, unless they exceed 1 GiB."""
     return max(1, min(rows, _TEST_BYTES // (4 * math.prod(shape))))
 
 
 def sample_rows(arrays: Batch, key: PRNGKey, n: int) -> Batch:
-    """n rows, uniformly with replacement: a pure function of the key, so that any step can be replayed."""
+    """Draws n rows uniformly with replacement, as a pure function of the key."""
     index = jax.random.randint(key, (n,), 0, arrays.x1.shape[0])
     return jax.tree.map(lambda a: jnp.asarray(a)[index], arrays)

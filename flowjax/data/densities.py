@@ -1,10 +1,9 @@
-"""Two-dimensional densities, sampled in JAX inside the compiled step: endless data, and exact log-densities where
-they exist.
+"""Two-dimensional densities, sampled inside the compiled step, with exact log-densities where they exist.
 
-Shapes and constants follow torchcfm's `utils.py` (8 Gaussians: radius 5, covariance sqrt(0.1) I; moons:
-scikit-learn's with noise 0.2, times 3, minus 1) and flow_matching's checkerboard, so that numbers compare. A curve
-blurred by a normal is a mixture with a continuum of centres; its density is summed over centres much closer than the
-blur, exact to float32.
+Shapes and constants follow torchcfm's `utils.py` (8 Gaussians: radius 5, covariance sqrt(0.1) I; moons: scikit-learn's
+with noise 0.2, times 3, minus 1) and the checkerboard of flow_matching, so that results are comparable. A curve with
+Gaussian noise is a mixture with a continuum of centres; its density is a sum over centres that are much closer than the
+standard deviation of the noise, and is exact to float32.
 """
 
 from collections.abc import Callable
@@ -46,17 +45,17 @@ def _angles(n: int) -> Float[np.ndarray, "n 2"]:
 
 EIGHT_MODES = 5.0 * _angles(8)
 EIGHT_STD = 0.1**0.25
-"""0.5623, the square root of torchcfm's covariance sqrt(0.1)."""
+"""0.5623, the square root of torchcfm's variance sqrt(0.1)."""
 
 
 def eight_gaussians() -> GaussianMixture:
-    """Eight equal normals on a circle of radius 5; entropy 3.766 nats up to their overlap."""
+    """Eight equal Gaussians on a circle of radius 5; the entropy is 3.766 nats if their overlap is neglected."""
     return GaussianMixture(jnp.asarray(EIGHT_MODES, jnp.float32), EIGHT_STD)
 
 
 @dataclass(frozen=True)
 class Checkerboard:
-    """Uniform on the 8 dark squares of a 4 x 4 board of side 8 centred on the origin; log-density -log 32 on them."""
+    """Uniform on the 8 dark squares of a 4 x 4 board [-4, 4]^2, where the log-density is -log 32."""
 
     shape = (2,)
 
@@ -75,11 +74,11 @@ class Checkerboard:
 
 @dataclass(frozen=True)
 class BlurredCurve:
-    """curve(u) + std * z with u uniform on [0, 1) and z normal.
+    """The density of curve(u) + std * z, with u uniform on [0, 1) and z standard normal.
 
     Args:
-        curve: (n,) in [0, 1) -> (n, 2); pieces may join without being continuous.
-        std: of the blur, after all scaling.
+        curve: function (n,) in [0, 1) -> (n, 2), which may be discontinuous.
+        std: standard deviation of the noise.
     """
 
     curve: Callable[[Array], Float[Array, "n 2"]]
@@ -120,7 +119,7 @@ def _swiss_roll(u: Array) -> Float[Array, "n 2"]:
 
 
 def pinwheel(key: PRNGKey, n: int) -> Float[Array, "n 2"]:
-    """Five blades: normals stretched along a radius and turned by an angle that grows with it (Johnson et al. 2016)."""
+    """Draws n points of five Gaussians, rotated by an angle that grows with the radius (Johnson et al. 2016)."""
     key_k, key_z = jax.random.split(key)
     z = jax.random.normal(key_z, (n, 2)) * jnp.array([0.3, 0.1]) + jnp.array([1.0, 0.0])
     angle = 2 * jnp.pi / 5 * jax.random.randint(key_k, (n,), 0, 5) + 0.25 * jnp.exp(z[:, 0])
@@ -139,7 +138,7 @@ DENSITIES = {
 
 
 def open_density(name: str) -> Dataset:
-    """A 2D density as a data set: endless training samples and `TEST_POINTS` fixed test points, not rescaled."""
+    """Opens a 2D density as a data set, with unlimited training samples and `TEST_POINTS` fixed test points."""
     if name == "pinwheel":
         draw, log_prob = pinwheel, None
     else:

@@ -1,4 +1,4 @@
-"""scikit-learn's handwritten digits: 1,797 images of 8 x 8 with 17 grey levels, shipped with the library."""
+"""scikit-learn's handwritten digits: 1,797 images of 8 x 8 pixels with 17 grey levels, which come with the package."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ _TEST = 297
 
 
 def _load() -> tuple[np.ndarray, np.ndarray]:
-    """All images (1797, 8, 8, 1) uint8 and their labels."""
+    """Returns all images (1797, 8, 8, 1) uint8 and their labels."""
     from sklearn.datasets import load_digits
 
     digits: Any = load_digits()
@@ -23,7 +23,11 @@ def _load() -> tuple[np.ndarray, np.ndarray]:
 
 
 def open_digits(label: int | None = None) -> Dataset:
-    """1,500 images to train on and the last 297 to test, pixels 0 to 16, labels 0 to 9; or those of one label."""
+    """Opens scikit-learn's digits, with pixels from 0 to 16: 1,500 training images, and the last 297 as test images.
+
+    Args:
+        label: restricts the data to one digit, without labels; None for all digits with their labels.
+    """
     if label is not None:
         train, test = digits_of(label)
         return Dataset(
@@ -43,8 +47,8 @@ def open_digits(label: int | None = None) -> Dataset:
 
 
 def digits_of(label: int) -> tuple[np.ndarray, np.ndarray]:
-    """Images of one label: those to train on, and those to test, (n, 8, 8, 1) uint8."""
+    """Returns the training images and the test images of one label, (n, 8, 8, 1) uint8."""
     if label not in range(10):
-        raise ValueError(f"the labels are 0 to 9, not {label}")
+        raise ValueError(f"label must be an integer from 0 to 9, not {label}")
     x, y = _load()
     return x[:-_TEST][y[:-_TEST] == label], x[-_TEST:][y[-_TEST:] == label]

@@ -1,16 +1,15 @@
-"""A folder of images: a subfolder for each class, or images alone.
+"""Data sets from a folder of images, with or without a subfolder for each class.
 
-    cats-and-dogs/train/cat/001.png         FOLDER/train and FOLDER/test (or val): the splits
-    cats-and-dogs/cat/001.png               no splits: a tenth of each class is held out, by a fixed random choice
-    faces/001.jpg                           no classes
+    cats-and-dogs/train/cat/001.png         with the splits FOLDER/train and FOLDER/test (or val)
+    cats-and-dogs/cat/001.png               without splits: a fixed random tenth of each class is held out
+    faces/001.jpg                           without classes
 
-`data.layout` has the rules in full, and `data.decode` says which files are read and how they become 8-bit pixels.
-`folder(64)` crops the middle square of each image and brings it to 64 x 64; `folder` takes images of one size as they
-are.
+`data.layout` documents the layout of the folder, and `data.decode` the file formats and the conversion to 8-bit pixels.
+`folder(64)` crops the central square of each image and resizes it to 64 x 64; `folder` requires images of one size.
 
-Images have one channel if all are grey by the modes in their headers, and three otherwise; `folder(64, 1)` and
-`folder(64, 3)` choose. For this the headers of all images are read, or of 10,000 by a fixed choice where there are
-more; an image in colour that is then found among greys is an error.
+Images have one channel if all are grey by the modes in their headers, and three otherwise, unless the channels are
+given by `folder(64, 1)` or `folder(64, 3)`. For this the headers of all images are read, or of 10,000 fixed random ones
+if there are more. A coloured image that is found later among grey ones is an error.
 """
 
 from collections.abc import Sequence
@@ -34,19 +33,19 @@ __all__ = ["ImageRows", "open_folder"]
 
 _LARGEST_SIDE = 4096
 _INSPECTED = 10_000
-"""The number of images, at most, whose headers decide on the channels."""
+"""The largest number of images whose headers are read to choose the channels."""
 
 
 @dataclass(frozen=True)
 class ImageRows:
-    """Images of files, decoded when they are asked for.
+    """Image files that are decoded on access.
 
     Args:
         files: the image files.
         labels: the label of each file, or None.
-        shape: of all images, (H, W, C).
-        fit: crop and resize every image to `shape`; otherwise an image of another size is an error.
-        grey_only: an image in colour is an error; otherwise it is converted where C is 1.
+        shape: the shape of all images, (H, W, C).
+        fit: whether to crop and resize images to `shape`; otherwise an image of another size is an error.
+        grey_only: whether an image in colour is an error; otherwise it is converted if C is 1.
     """
 
     files: Sequence[Path]
@@ -63,7 +62,7 @@ class ImageRows:
         return Batch(self._read(self.files[index]), cond)
 
     def decode(self) -> Batch:
-        """All images, (N, H, W, C) uint8, and their labels, (N,) int32."""
+        """Decodes all images, (N, H, W, C) uint8, with their labels, (N,) int32."""
         with ThreadPoolExecutor() as pool:
             x = np.stack(list(pool.map(self._read, self.files)))
         return Batch(x, {} if self.labels is None else {"label": np.asarray(self.labels, np.int32)})
@@ -75,32 +74,32 @@ class ImageRows:
             image = ImageOps.fit(image, (width, height), Image.Resampling.LANCZOS)
         if (image.height, image.width) != (height, width):
             raise DataError(
-                f"{file} is {image.height} x {image.width}, and the first image {height} x {width}: give all of them "
-                "one side with data.name=folder(64)"
+                f"{file} is {image.height} x {image.width}, but the first image is {height} x {width}: give them "
+                "one size, for example with data.name=folder(64)"
             )
         return np.asarray(image, np.uint8).reshape(self.shape)
 
 
 def open_folder(path: str, size: int = 0, channels: int = 0) -> Dataset:
-    """The images below a folder.
+    """Opens a folder of images as a data set.
 
     Args:
         path: the folder.
-        size: the side to crop and resize to; 0 for images that have one size.
-        channels: 3 for colours, 1 for grey, 0 for grey if all images are grey.
+        size: side in pixels to which images are cropped and resized; 0 if all images have the same size.
+        channels: 3 for colours, 1 for grey, 0 to choose by the headers of the images.
 
     Returns:
-        The data set. Its spec has the class names, and one note says what was found and what was ignored.
+        The data set. Its spec has the class names, and a note lists what was found and what was ignored.
 
     Raises:
-        DataError: one line, if there are no images, too few, or one whose header is read is damaged.
+        DataError: if there are too few images, or an image whose header is read is damaged.
     """
     if not path or not Path(path).is_dir():
-        raise DataError(f"data.name is folder, so data.path must name a folder of images, not {path!r}")
+        raise DataError(f"data.name is folder, so data.path must be a folder of images, not {path!r}")
     if not (type(size) is int and 0 <= size <= _LARGEST_SIDE and type(channels) is int and channels in (0, 1, 3)):
         raise DataError(
-            f"folder({size}, {channels}): the side is a whole number up to {_LARGEST_SIDE} (0 keeps the size of the "
-            "images), and the channels are 1 or 3 (0 chooses by the images)"
+            f"folder({size}, {channels}): the size must be an integer from 0 to {_LARGEST_SIDE} (0 keeps the size of "
+            "the images), and the channels must be 1, 3, or 0 to choose by the images"
         )
     root = Path(path)
     layout = read_layout(root)
@@ -144,7 +143,7 @@ def open_folder(path: str, size: int = 0, channels: int = 0) -> Dataset:
 
 
 def _inspect(files: list[Path]) -> tuple[int, bool]:
-    """How many files hold several images, and whether all are grey, by the headers of at most `_INSPECTED`."""
+    """Returns how many of at most `_INSPECTED` files hold several images, and whether all are grey."""
     chosen = [files[i] for i in stratified_rows(len(files), min(len(files), _INSPECTED))]
     with ThreadPoolExecutor() as pool:
         headers = list(pool.map(read_header, chosen))
@@ -152,7 +151,7 @@ def _inspect(files: list[Path]) -> tuple[int, bool]:
 
 
 def _split(layout: Layout, shape: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """The row numbers of the images to train on, and of those to test on in their own list or in that of all images."""
+    """Returns the rows of the training images, and of the test images in `layout.test` or, if None, `layout.train`."""
     n = len(layout.train)
     if layout.test is not None:
         return np.arange(n), stratified_rows(len(layout.test), held_out(len(layout.test), shape))
@@ -169,15 +168,15 @@ def _rows(
 
 
 def _note(root: Path, layout: Layout, counts: np.ndarray, tested: int, grey: bool, several: int) -> str:
-    """One line that says what was found, what was made of it, and what was ignored."""
+    """Returns a line that says which images were found, how they are used, and what was ignored."""
     names = [f"{printable(name)} {n:,}" for name, n in zip(layout.classes, counts, strict=False)]
     classes = f"{len(names)} classes ({shortened(names, 10)})" if names else "no classes"
-    held = f"of {layout.test_name}/" if layout.test is not None else "held out at random"
-    parts = [f"{root}: {counts.sum():,} images to train on, {classes}; {tested:,} to test on, {held}"]
+    held = f"from {layout.test_name}/" if layout.test is not None else "held out at random"
+    parts = [f"{root}: {counts.sum():,} training images, {classes}; {tested:,} test images {held}"]
     if grey:
         parts.append("all grey, so one channel")
     if several:
-        parts.append(f"files with several images, of which the first is taken: {several:,}")
+        parts.append(f"the first image is taken from files with several: {several:,}")
     if ignored := layout.ignored.describe():
         parts.append(f"ignored: {ignored}")
     return "; ".join(parts)

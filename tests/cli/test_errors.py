@@ -320,7 +320,7 @@ def test_data_that_would_come_in_another_order_are_refused(flowjax, copy, tmp_pa
     mine = ["--config.data.name=npz", f"--config.data.path={tmp_path}/a.npz", f"--workdir={tmp_path}/other"]
     code, _, err = flowjax("train", *TINY, *mine)
     assert (code, len(err.splitlines())) == (2, 1)
-    assert "FLOWJAX_RESIDENT_BYTES is a number of bytes, like 2147483648, not '2GiB'" in err
+    assert "FLOWJAX_RESIDENT_BYTES must be a number of bytes, like 2147483648, not '2GiB'" in err
 
 
 def test_a_file_of_weights_is_not_a_workdir(flowjax, tmp_path):

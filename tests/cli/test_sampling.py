@@ -219,7 +219,7 @@ def test_a_folder_of_classes_is_trained_on_and_sampled_by_name(flowjax, tmp_path
     workdir, out = tmp_path / "run", tmp_path / "s.npz"
     code, _, err = flowjax("train", *DIGITS, *data, f"--workdir={workdir}")
     assert code == 0, err
-    assert "36 images to train on, 2 classes (circles 18, squares 18); 4 to test on" in err.splitlines()[0]
+    assert "36 training images, 2 classes (circles 18, squares 18); 4 test images" in err.splitlines()[0]
     draw = ["--num=3", "--solver=euler", "--steps=2", "--batch=8", f"--out={out}"]
     code, _, err = flowjax("sample", f"--workdir={workdir}", "--label=squares", *draw)
     assert code == 0, err

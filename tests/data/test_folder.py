@@ -124,10 +124,10 @@ def test_numbers_are_standardised_by_what_is_seen_of_them(tmp_path, streams):
 @pytest.mark.parametrize(
     ("name", "make", "message"),
     [
-        ("folder", lambda path: None, "must name a folder of images"),
+        ("folder", lambda path: None, "must be a folder of images"),
         ("folder", lambda path: path.mkdir(), "too few images to train on \\(0\\)"),
         ("folder", lambda path: save(path, PIXELS[:1]), "too few images to train on \\(1\\)"),
-        (r"folder(8, 2)", lambda path: save(path, PIXELS), "channels are 1 or 3"),
+        (r"folder(8, 2)", lambda path: save(path, PIXELS), "channels must be 1, 3, or 0"),
         ("npy", lambda path: path.mkdir(), "holds no x.npy"),
         ("zarr", lambda path: path.mkdir(), "holds no x or x.zarr"),
         ("npy", lambda path: store_npy(path, x=PIXELS, y=np.arange(4)), "y must hold one label"),
@@ -146,7 +146,7 @@ def test_damaged_files_are_named(tmp_path):
     with pytest.raises(DataError, match=r"003\.png is not a readable image"):
         open_dataset("folder", str(tmp_path / "a")).arrays()
     Image.fromarray(PIXELS[0, :4]).save(tmp_path / "a" / "003.png")
-    with pytest.raises(DataError, match=r"003.png is 4 x 6, and the first image 8 x 6.*folder\(64\)"):
+    with pytest.raises(DataError, match=r"003.png is 4 x 6, but the first image is 8 x 6.*folder\(64\)"):
         open_dataset("folder", str(tmp_path / "a")).arrays()
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "x.npy").write_bytes(b"junk")

@@ -159,7 +159,7 @@ def test_the_held_out_tenth_has_every_class_and_leaves_every_class(tmp_path):
     np.testing.assert_allclose(dataset.spec.class_shares, trained / 56)
     (note,) = dataset.notes
     assert "\n" not in note
-    assert f": 56 images to train on, 3 classes ('few\\n' 1, many {trained[1]}, some {trained[2]}); 6 to test" in note
+    assert f": 56 training images, 3 classes ('few\\n' 1, many {trained[1]}, some {trained[2]}); 6 test images" in note
     assert open_dataset("folder", str(tmp_path)).test.tobytes() == dataset.test.tobytes()
 
 
@@ -182,4 +182,4 @@ def test_animated_images_are_reported(tmp_path):
     save(tmp_path, 7, 12)
     frames = [Image.new("RGB", (4, 4), (i, i, i)) for i in (100, 200)]
     frames[0].save(tmp_path / "000.png", save_all=True, append_images=frames[1:])
-    assert "files with several images, of which the first is taken: 1" in open_dataset("folder", str(tmp_path)).notes[0]
+    assert "the first image is taken from files with several: 1" in open_dataset("folder", str(tmp_path)).notes[0]
