@@ -1,4 +1,4 @@
-"""From a config to the method that it describes: the objects that its names stand for, checked to fit together."""
+"""Builds the method that a config describes, and checks that its parts fit together."""
 
 import inspect
 import math
@@ -26,6 +26,7 @@ from flowjax.models import functional
 from flowjax.names import (
     COUPLING,
     COUPLINGS,
+    IMAGE_MODELS,
     MODELS,
     NOISES,
     PATHS,
@@ -43,19 +44,19 @@ from flowjax.plugins import Outside, is_outside
 from flowjax.predictions import Prediction
 from flowjax.ranges import MAX_COORDINATES, MAX_PARAMETERS
 
-__all__ = ["build", "fields_of", "make_augmentation"]
+__all__ = ["build", "data_arguments", "fields_of", "make_augmentation"]
 
 
 def build(config: Config, spec: DataSpec, plugins: Sequence[str] = ()) -> Method:
-    """The method of a resolved config.
+    """Builds the method of a config.
 
     Args:
-        config: resolved.
-        spec: of the data set.
+        config: a resolved config.
+        spec: the description of its data set.
         plugins: the modules that may be imported, with their submodules (`flowjax.plugins`).
 
     Raises:
-        ConfigError: on an unknown name, or parts that do not fit together.
+        ConfigError: on an unknown name, or if the parts do not fit together.
     """
     if spec.d > MAX_COORDINATES:
         raise ConfigError(
@@ -67,36 +68,39 @@ def build(config: Config, spec: DataSpec, plugins: Sequence[str] = ()) -> Method
 
 
 def make_augmentation(config: Config, spec: DataSpec) -> Augmentation:
-    """What `data.augment` names; anything but `none` is for images."""
-    if config.data.augment != "none" and not spec.is_image:
+    """Returns the augmentation that `data.augment` names.
+
+    Raises:
+        ConfigError: on an unknown name, or if the data are not images or have pairs (`data.pairs`).
+    """
+    name, pairs = config.data.augment, config.data.pairs
+    if name != "none" and not spec.is_image:
+        raise ConfigError(f"data.augment {name!r} is for images, and data {spec.name!r} has shape {spec.shape}")
+    if name != "none" and pairs:
         raise ConfigError(
-            f"data.augment {config.data.augment!r} is for images, and data {spec.name!r} has {spec.shape}"
+            f"data.augment {name!r} changes x and not its pair, and data.pairs is {pairs!r}: use data.augment 'none'"
         )
-    if config.data.augment != "none" and config.data.pairs:
-        raise ConfigError(
-            f"data.augment {config.data.augment!r} changes x and not its pair, and data.pairs is "
-            f"{config.data.pairs!r}: take data.augment 'none'"
-        )
-    return make("data.augment", config.data.augment, AUGMENTATIONS)
+    return make("data.augment", name, AUGMENTATIONS)
 
 
 def data_arguments(config: Config) -> tuple[str, str, tuple[str, ...], str, str]:
-    """What `flowjax.data.open_dataset` takes, from a resolved config."""
+    """Returns the arguments of `flowjax.data.open_dataset` for a resolved config."""
     data = config.data
     return data.name, data.path, tuple(data.cond), data.pairs, data.normalise
 
 
 def fields_of(config: Config, spec: DataSpec) -> tuple[Field, ...]:
-    """The conditions of the network: those that `data.cond` names, in its order, then `augment`.
+    """Returns the conditions of the network: the fields that `data.cond` names, in that order, and then `augment`.
 
-    The field `augment` holds what `data.augment` has done to an image, where that is a condition of the network.
+    The field `augment` describes how `data.augment` has changed an image, for augmentations that pass this to the
+    network.
 
     Args:
-        config: resolved.
-        spec: of the data set.
+        config: a resolved config.
+        spec: the description of its data set.
 
     Raises:
-        ConfigError: one line, if the data have no such field.
+        ConfigError: if the data have no such field, or it is of another kind.
     """
     offered = ", ".join(repr(f.name) for f in spec.fields) or "none"
     fields = []
@@ -104,12 +108,12 @@ def fields_of(config: Config, spec: DataSpec) -> tuple[Field, ...]:
         field = conditions.named(spec.fields, request.name)
         if field is None:
             raise ConfigError(
-                f"data.cond names {request.name!r} as a condition; of the fields that can be one, data {spec.name!r} "
-                f"has {offered}"
+                f"data.cond names {request.name!r} as a condition; of the fields that can be conditions, data "
+                f"{spec.name!r} has {offered}"
             )
         if request.kind not in ("", field.kind):
             raise ConfigError(
-                f"data.cond: {request.name!r} is of kind {field.kind!r} in the data, not {request.kind!r}"
+                f"data.cond: the kind of {request.name!r} in the data is {field.kind!r}, not {request.kind!r}"
             )
         dropout = config.data.cond_dropout if request.dropout is None else request.dropout
         fields.append(replace(field, dropout=float(dropout)))
@@ -120,7 +124,7 @@ def fields_of(config: Config, spec: DataSpec) -> tuple[Field, ...]:
 
 @dataclass(frozen=True)
 class _Components(Components):
-    """The parts of a config, made by its names."""
+    """The parts of a method, each built when it is first read."""
 
     config: Config
     spec: DataSpec
@@ -129,8 +133,7 @@ class _Components(Components):
 
     @cached_property
     def settings(self) -> Any:
-        own = {key: value for key, value in self.config.method.items() if key != "name"}
-        return self.method.Settings(**own)
+        return self.method.Settings(**{key: value for key, value in self.config.method.items() if key != "name"})
 
     @cached_property
     def fields(self) -> tuple[Field, ...]:
@@ -143,7 +146,7 @@ class _Components(Components):
         source = make("source.name", name, SOURCES, self.spec, outside=outside)
         if tuple(source.shape) != tuple(self.spec.shape):
             raise ConfigError(
-                f"source.name {name!r} has shape {source.shape}, data {self.spec.name!r} {self.spec.shape}"
+                f"source.name {name!r} has shape {source.shape}, and data {self.spec.name!r} has {self.spec.shape}"
             )
         return source
 
@@ -162,23 +165,22 @@ class _Components(Components):
         coupling = make("coupling.name", name, COUPLINGS, self._plain_path, outside=outside)
         labelled = conditions.named(self.fields, "label") is not None
         if getattr(coupling, "condition_weight", 0.0) and not labelled:
-            raise ConfigError(f"coupling.name {name!r} pairs within labels: it needs data.cond=label")
-        if conditions.named(self.fields, "augment") is not None and name != "independent":
+            raise ConfigError(f"coupling.name {name!r} pairs samples of equal labels, so it needs data.cond=label")
+        if conditions.named(self.fields, "augment") is not None and not coupling.keeps_independence:
             raise ConfigError(
                 f"data.augment {self.config.data.augment!r} is passed to the network as a condition: "
-                "take coupling.name 'independent'"
+                "use coupling.name 'independent'"
             )
         return coupling
 
     @cached_property
     def path(self) -> AffinePath:
         plain, chosen = self._plain_path, self.config.path
-        lookup("path.name", chosen.name, PATHS)
-        why = self._not_gaussian
-        if chosen.name == "gaussian" and (why or plain.noise is not None):
-            why = why or f"path.noise is {chosen.noise!r}"
+        kind = lookup("path.name", chosen.name, PATHS)
+        why = self._not_gaussian or ("" if plain.noise is None else f"path.noise is {chosen.noise!r}")
+        if why and kind is GaussianPath:
             raise ConfigError(f"path.name 'gaussian' has no meaning here: {why}; use 'affine'")
-        path = plain if why or plain.noise is not None else GaussianPath(plain.schedule)
+        path = plain if why else GaussianPath(plain.schedule)
         try:
             path.prior(self.source)
         except ValueError as error:
@@ -193,8 +195,8 @@ class _Components(Components):
             raise ConfigError(f"prediction {name!r} has no meaning here: {why}; use 'velocity' or 'data'")
         if noise and prediction.noise == "refused":
             raise ConfigError(
-                f"prediction {name!r} does not determine the flow on a path with noise (path.noise {noise!r}): use "
-                "'velocity', or 'velocity_score' for the SDE too"
+                f"prediction {name!r} does not determine the velocity on a path with noise (path.noise {noise!r}): use "
+                "'velocity', or 'velocity_score', which also gives the score for SDEs"
             )
         if not noise and prediction.noise == "required":
             raise ConfigError(f"prediction {name!r} needs a path with noise: set path.noise, for example 'bridge(1)'")
@@ -202,7 +204,7 @@ class _Components(Components):
 
     @property
     def _not_gaussian(self) -> str:
-        """Why the ends are not a Gaussian source and independent data; empty if they are."""
+        """Says why the path does not start from a Gaussian source that is independent of the data; empty if it does."""
         if not self.coupling.keeps_independence:
             return f"coupling.name {self.config.coupling.name!r} makes the source depend on the data"
         name = self.config.source.name
@@ -219,7 +221,7 @@ class _Components(Components):
         if is_outside(model.name):
             return self._outside_network(outputs, two_times)
         module = lookup("model.name", model.name, MODELS)
-        if model.name != "mlp" and not spec.is_image:
+        if model.name in IMAGE_MODELS and not spec.is_image:
             raise ConfigError(
                 f"model.name {model.name!r} needs images (H, W, C), and data {spec.name!r} has shape {spec.shape}"
             )
@@ -229,19 +231,19 @@ class _Components(Components):
         return replace(network, fused=True)
 
     def _outside_network(self, outputs: int, two_times: bool) -> Network:
-        """The network of the caller's own module, which gets the arguments and the inputs that it accepts."""
+        """Builds a network from outside flowjax, which is passed the arguments and inputs that it accepts."""
         model, spec = self.config.model, self.spec
         module: Any = model_of(model.name, self.plugins)
         given = {key: model[key] for key in model_keys(model.name, self.plugins)}
-        asked = {"fields": self.fields, "outputs": outputs, "two_times": two_times}
-        usual = {"fields": self.fields, "outputs": 1, "two_times": False}  # which a network need not be told
-        for key, value in asked.items():
+        needed = {"fields": self.fields, "outputs": outputs, "two_times": two_times}
+        usual = {"fields": self.fields, "outputs": 1, "two_times": False}  # values that a network may take for granted
+        for key, value in needed.items():
             if _accepts(module.__init__, key):
                 given[key] = value
             elif value != usual[key]:
                 raise ConfigError(
-                    f"model.name {model.name!r}: this method needs a network with {key}={value}, and the constructor "
-                    f"takes no {key}"
+                    f"model.name {model.name!r}: this method needs a network with {key}={value}, and its constructor "
+                    f"has no argument {key}"
                 )
         construct = lambda rngs: module(spec.shape, rngs=rngs, **given)
         network = self.network_of(construct, _accepts(module.__call__, "key"))
@@ -266,6 +268,6 @@ class _Components(Components):
 
 
 def _accepts(function: Callable[..., Any], name: str) -> bool:
-    """Whether a function takes a keyword argument of that name."""
+    """Whether a function has a keyword argument of this name."""
     parameters = inspect.signature(function).parameters
     return name in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())

@@ -1,8 +1,8 @@
-"""Every name that a config may use, bound in a table: the one place to add one.
+"""Tables that bind the names which a config may use to the objects that they stand for.
 
-Adding a schedule, source, path noise, coupling, prediction, loss weight, time sampler or model is one file (or class)
-and one line below. A name may carry arguments: `vp(0.1, 20)`, `sinkhorn(eps=2)`. Data sets are in `data.sets`,
-augmentations in `data.augment`, samplers in `solvers.names`.
+Adding a schedule, source, path noise, coupling, prediction, loss weight, time sampler or network takes one file (or
+class) and one line in a table. A name may have arguments: `vp(0.1, 20)`, `sinkhorn(eps=2)`. The names of data sets are
+in `data.sets`, those of augmentations in `data.augment`, and those of samplers in `solvers.names`.
 """
 
 from collections.abc import Callable, Sequence
@@ -27,6 +27,7 @@ from flowjax.predictions import Prediction
 __all__ = [
     "COUPLING",
     "COUPLINGS",
+    "IMAGE_MODELS",
     "MODELS",
     "NOISES",
     "PATHS",
@@ -45,7 +46,7 @@ T = TypeVar("T")
 
 
 def _always(thing: T) -> Callable[[], T]:
-    """A name without arguments."""
+    """Returns a constructor without arguments, for a name that stands for this object."""
     return lambda: thing
 
 
@@ -54,9 +55,9 @@ def _density(distribution: Callable[[], sources.Source]) -> Callable[[DataSpec],
 
 
 def _digits_source(spec: DataSpec, label: int) -> sources.Empirical:
-    """One class of scikit-learn's digits, in model space, dequantised as the data are."""
+    """Returns one class of scikit-learn's digits in model space, dequantised like the data."""
     if not spec.name.startswith("digits"):
-        raise ValueError(f"digits go to digits: data.name is {spec.name!r}")
+        raise ValueError(f"a source of digits needs data of digits, and data.name is {spec.name!r}")
     to_model = spec.normalise.to_model
     step = float(to_model(jnp.ones(1))[0] - to_model(jnp.zeros(1))[0])
     return sources.Empirical(to_model(jnp.asarray(digits_of(label)[0], jnp.float32)), step)
@@ -82,14 +83,14 @@ NOISES: dict[str, Callable[..., Any]] = {
 
 SOURCES: dict[str, Callable[..., sources.Source]] = {
     "normal": lambda spec: sources.Normal(spec.shape),
-    "uniform": lambda spec: sources.Uniform(spec.shape, -(3.0**0.5), 3.0**0.5),  # unit variance, as the normal
+    "uniform": lambda spec: sources.Uniform(spec.shape, -(3.0**0.5), 3.0**0.5),  # unit variance, like the normal
     "digits": _digits_source,
     **{name: _density(distribution) for name, distribution in DENSITIES.items()},
 }
 
 PATHS: dict[str, Callable[..., AffinePath]] = {"affine": AffinePath, "gaussian": GaussianPath}
-"""`affine` is a Gaussian path wherever it can be: from N(0, I), independently, without noise. `gaussian` insists on
-it."""
+"""`affine` gives a `GaussianPath` where the source is N(0, I), independent of the data, and the path has no noise. With
+`gaussian`, any other combination is an error."""
 
 COUPLINGS: dict[str, Callable[..., couplings.Coupling]] = {
     "independent": lambda path: couplings.Independent(),
@@ -140,38 +141,36 @@ TIMES: dict[str, Callable[..., times.Times]] = {
     "importance": times.Importance,
 }
 
-MODELS: dict[str, Callable[..., nnx.Module]] = {
-    "mlp": MLP,
-    "unet": UNet,
-    "adm": ADM,
-    "edm2": EDM2,
-    "dit": DiT,
-}
+IMAGE_MODELS: dict[str, Callable[..., nnx.Module]] = {"unet": UNet, "adm": ADM, "edm2": EDM2, "dit": DiT}
+"""Networks for images (H, W, C) only."""
+
+MODELS: dict[str, Callable[..., nnx.Module]] = {"mlp": MLP, **IMAGE_MODELS}
+"""All networks. The others take examples of any shape."""
 
 
 SCHEDULE = Kind("a schedule", ("alpha", "sigma", "log_snr", "time_of_log_snr"), makes=schedules.Schedule)
-"""A schedule from outside; called with the arguments in brackets."""
+"""A schedule from outside flowjax, which is called with the arguments in brackets."""
 
 COUPLING = Kind("a coupling", ("__call__", "keeps_independence"), makes=couplings.Coupling)
-"""A coupling from outside; called with the arguments in brackets."""
+"""A coupling from outside flowjax, which is called with the arguments in brackets."""
 
 SOURCE = Kind("a source", ("sample", "log_prob"), makes=sources.Source)
-"""A source from outside; called with the shape of an example, and with the arguments in brackets."""
+"""A source from outside flowjax, which is called with the shape of an example and the arguments in brackets."""
 
 PREDICTION = Kind("a prediction", base=Prediction, makes=Prediction)
-"""A prediction from outside, or a function that makes one from the arguments in brackets."""
+"""A prediction from outside flowjax, or a function that returns one for the arguments in brackets."""
 
 
 def make_schedule(text: str, shift: float = 1.0, plugins: Sequence[str] = ()) -> schedules.Schedule:
-    """`condot`, `polynomial(2)`, `vp(0.1, 20)`: a name in `SCHEDULES`, shifted if shift is not 1.
+    """Returns the schedule that a config names.
 
     Args:
-        text: the name, or that of a schedule in a module of the caller's own.
-        shift: of resolution, 1 for none.
+        text: a name in `SCHEDULES` with its arguments, such as `vp(0.1, 20)`, or a schedule outside flowjax.
+        shift: the resolution-dependent shift (`schedules.Shifted`); 1 for none.
         plugins: the modules that may be imported.
 
     Raises:
-        ConfigError: on an unknown name, arguments it does not take, or a schedule that is not monotone.
+        ConfigError: on an unknown name or wrong arguments, or if the log-SNR of the schedule is not monotone.
     """
     schedule = make("path.schedule", text, SCHEDULES, outside=Outside(SCHEDULE, plugins))
     schedule = schedule if shift == 1.0 else schedules.Shifted(schedule, shift)
@@ -183,9 +182,9 @@ def make_schedule(text: str, shift: float = 1.0, plugins: Sequence[str] = ()) ->
 
 
 def _eps(path: AffinePath, eps: float | int | None) -> float:
-    """The regularisation of a bridge's coupling is 2 sigma^2 (Tong et al. 2024, sec. 3.2.4)."""
+    """Returns eps, which is 2 sigma^2 by default on a bridge path (Tong et al. 2024, arXiv:2302.00482, sec. 3.2.4)."""
     if eps is not None:
         return float(eps)
     if not isinstance(path.noise, path_noise.Bridge):
-        raise ValueError("say its regularisation eps in brackets, or take path.noise 'bridge(sigma)', for 2 sigma^2")
+        raise ValueError("give its regularisation eps in brackets, or use path.noise 'bridge(sigma)' for 2 sigma^2")
     return 2.0 * path.noise.scale**2

@@ -82,7 +82,7 @@ def test_a_class_aware_coupling_trains_in_the_compiled_loop():
         ({"source.name": "moons", "prediction": "noise"}, "is not N(0, I)"),
         ({"source.name": "moons", "path.schedule": "vp"}, "needs the source N(0, I)"),
         ({"path.name": "gaussian", "path.noise": "constant(0.1)"}, "path.noise is 'constant(0.1)'"),
-        ({"coupling.name": "sinkhorn"}, "say its regularisation"),
+        ({"coupling.name": "sinkhorn"}, "give its regularisation"),
         ({"coupling.name": "sinkhorn(-1)"}, "must be positive"),
         ({"coupling.name": "class_ot"}, "needs data.cond=label"),
         ({"path.schedule": "vp(20, 0.1)"}, "beta_min <= beta_max"),
@@ -98,7 +98,7 @@ def test_a_class_aware_coupling_trains_in_the_compiled_loop():
         ({"prediction": "noise_variance"}, "use method.name 'variational'"),
         ({**BOUND, "source.name": "moons"}, "needs a Gaussian path"),
         ({**BOUND, "path.schedule": "condot"}, "needs noise at its last level"),
-        ({"source.name": "digits(0)"}, "digits go to digits"),
+        ({"source.name": "digits(0)"}, "a source of digits needs data of digits"),
         ({"data.name": "digits(11)"}, "label must be an integer from 0 to 9"),
     ],
 )

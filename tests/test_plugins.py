@@ -1,6 +1,7 @@
 """Objects from modules of the caller's own, which are imported only where the caller has named their module."""
 
 import json
+import os
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -230,3 +231,84 @@ class Wide(sources.Normal):
 
 towards_data = predictions.data
 """
+
+
+STREAMED = """
+import os
+from pathlib import Path
+
+import numpy as np
+from flowjax.batch import Batch
+from flowjax.data import Dataset, DataSpec
+
+class Counted:
+    def __init__(self, scale):
+        self.scale = scale
+
+    def __len__(self):
+        return 64
+
+    def __getitem__(self, index):
+        (Path(__file__).parent / f"read_by_{os.getpid()}").touch()
+        return Batch(np.full(2, self.scale * index / 64, np.float32))
+
+def counted(request, scale: float = 1.0, offset: float = 0.0):
+    test = np.linspace(offset, offset + scale, 32, dtype=np.float32).repeat(2).reshape(16, 4)[:, :2]
+    return Dataset(DataSpec("counted", (2,)), test=test, rows=Counted(scale))
+"""
+
+CONFIG = """
+from flowjax.config import defaults
+
+def get_config():
+    config = defaults("marked_package.residual:Net")
+    config.data.name = "marked_package.rows:counted(2.0)"
+    config.train.steps, config.train.batch_size, config.train.log_every = 3, 4, 1
+    config.train.warmup = 0.0
+    return config
+"""
+
+NETWORK = """
+from flax import nnx
+
+class Net(nnx.Module):
+    def __init__(self, shape, *, width: int = 4, rngs):
+        self.layer = nnx.Linear(*shape, *shape, rngs=rngs)
+
+    def __call__(self, t, x, cond=None):
+        return self.layer(x)
+"""
+
+
+@pytest.fixture
+def project(package, tmp_path, monkeypatch):
+    """The folder of a config file, and of a package with a data set and a network that the config names."""
+    from flowjax.inference import plots
+
+    monkeypatch.setattr(plots, "draw_all", lambda *arguments: None)
+    (package.folder / "rows.py").write_text(STREAMED)
+    (package.folder / "residual.py").write_text(NETWORK)
+    (tmp_path / "mine.py").write_text(CONFIG)
+    return tmp_path
+
+
+def test_workers_read_a_data_set_from_outside(project, package, flowjax):
+    arguments = ("--config", project / "mine.py", "--config.data.workers=1", "--workdir", project / "run")
+    code, result, err = flowjax("train", *arguments)
+    assert code == 0, err
+    assert result["step"] == 3
+    readers = {int(path.name.removeprefix("read_by_")) for path in package.folder.glob("read_by_*")}
+    assert readers - {os.getpid()}
+
+
+def test_a_sweep_over_names_from_outside(project, flowjax):
+    """In the config, and in the grid, where arguments in brackets hold commas."""
+    grid = "data.name=marked_package.rows:counted(2.0),marked_package.rows:counted(1.0, offset=0.5)"
+    command = ("sweep", "--config", project / "mine.py", "--workdir", project / "sweep", "--grid", grid)
+    code, result, err = flowjax(*command, "--dry_run")
+    assert code == 0, err
+    assert len(result["points"]) == 2
+    code, result, err = flowjax(*command)
+    assert code == 0, err
+    assert [row["runs"] for row in result["table"]] == [1, 1]
+    assert not result["failed"]

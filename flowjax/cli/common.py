@@ -79,27 +79,30 @@ def solver(values: absl_flags.FlagValues) -> SolverSettings:
     return chosen
 
 
+_GUIDANCE = {"cfg": ("interval", "rescale"), "auto": ("weak", "weak_checkpoint")}
+"""The flags that belong to one kind of guidance only."""
+
+
 def guide(values: absl_flags.FlagValues) -> Guide | None:
-    """--guidance with --scale, --interval, --rescale, --weak and --weak_checkpoint."""
-    all_of_them = ("scale", "interval", "rescale", "weak", "weak_checkpoint")
-    extra = [name for name in all_of_them if values[name].value is not None]
+    """Returns the guidance that --guidance, --scale, --interval, --rescale, --weak and --weak_checkpoint describe."""
+    flags_of_kinds = {name: kind for kind, names in _GUIDANCE.items() for name in names}
+    extra = [name for name in ("scale", *flags_of_kinds) if values[name].value is not None]
     if values.guidance is None:
         if extra:
             raise UsageError(f"--{extra[0]} needs --guidance cfg or --guidance auto")
         return None
-    if values.guidance not in ("cfg", "auto"):
-        raise UsageError(f"--guidance: {unknown(values.guidance, ('cfg', 'auto'))}")
+    if values.guidance not in _GUIDANCE:
+        raise UsageError(f"--guidance: {unknown(values.guidance, _GUIDANCE)}")
     if values.scale is None:
-        raise UsageError("--guidance needs --scale: 1 changes nothing, 2 is twice as far from unconditional")
+        raise UsageError("--guidance needs --scale: 1 is no guidance, and larger values are stronger")
     if not math.isfinite(values.scale):
         raise UsageError(f"--scale must be finite, not {values.scale}")
     if values.guidance == "auto" and values.weak is None and values.weak_checkpoint is None:
         raise UsageError(
             "--guidance auto needs a weaker network: --weak WORKDIR or --weak_checkpoint STEP, an early one of this run"
         )
-    other = ("weak", "weak_checkpoint") if values.guidance == "cfg" else ("interval", "rescale")
-    for name in other:
-        if values[name].value is not None:
+    for name, kind in flags_of_kinds.items():
+        if kind != values.guidance and values[name].value is not None:
             raise UsageError(f"--{name} cannot be used with --guidance {values.guidance}")
     try:
         low, high = (float(t) for t in values.interval or ("0", "1"))

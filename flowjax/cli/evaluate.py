@@ -61,7 +61,7 @@ def run(argv: list[str]) -> dict[str, Any]:
         result = evaluation.evaluate_images(
             opened,
             dataset,
-            values.metrics,
+            flags.split_values(values.metrics) if values.metrics else [],
             num=values.num,
             split=values.split,
             samples=None if values.samples is None else read_npz(values.samples, "samples")["samples"],
@@ -81,7 +81,8 @@ def _define(of_images: bool) -> absl_flags.FlagValues:
     """All flags; or, for densities and likelihoods, with those of an ODE's solver alone."""
     values = flags.of_run()
     flags.define_plugins(values)
-    absl_flags.DEFINE_list("metrics", None, "of images: fid, sfid, kid, precision, recall", flag_values=values)
+    metrics = "metrics of images, with commas between: fid, sfid, kid, precision, recall, or my_module:my_metric"
+    absl_flags.DEFINE_string("metrics", None, metrics, flag_values=values)
     absl_flags.DEFINE_integer("num", 50_000, "samples to draw for --metrics, at least 4", flag_values=values)
     absl_flags.DEFINE_string("samples", None, "an .npz file of samples for --metrics", flag_values=values)
     flags.define_labels(values, "shares")

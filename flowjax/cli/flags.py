@@ -30,6 +30,7 @@ __all__ = [
     "plugins",
     "require",
     "run_workdir",
+    "split_values",
     "start_processes",
     "use_folder",
 ]
@@ -152,9 +153,8 @@ def plugins(values: flags.FlagValues) -> tuple[str, ...]:
     Raises:
         UsageError: if there is no such module, or it cannot be imported.
     """
-    named = [values[name].value for name in ("solver", "schedule", "metrics") if name in values]
-    texts = [text for value in named for text in (value if isinstance(value, list) else [value])]
-    if values.plugins or any(map(is_outside, texts)):
+    named = [values[name].value or "" for name in ("solver", "schedule", "metrics") if name in values]
+    if values.plugins or any(is_outside(part) for text in named for part in split_values(text)):
         use_folder(Path.cwd())
     for module in values.plugins:
         if not all(part.isidentifier() for part in module.split(".")):
@@ -264,6 +264,18 @@ def _check_values(values: flags.FlagValues) -> None:
             reason = next(filter(None, map(text_fault, [value] if isinstance(value, str) else value)), None)
         if reason:
             raise UsageError(f"--{name} {reason}")
+
+
+def split_values(text: str) -> list[str]:
+    """Splits a text at the commas that are outside of brackets: `a, b(1, 2)` has the parts `a` and `b(1, 2)`."""
+    parts, depth = [""], 0
+    for character in text:
+        depth += (character in "([") - (character in ")]")
+        if character == "," and depth <= 0:
+            parts.append("")
+        else:
+            parts[-1] += character
+    return [part.strip() for part in parts]
 
 
 def require(values: flags.FlagValues, name: str) -> str:

@@ -136,7 +136,7 @@ def _add(grid: dict[str, list[Any]], text: str) -> None:
         raise flags.UsageError(f"--grid {text!r} is not KEY=VALUES, such as train.lr=1e-3,3e-3 or seed=0..4")
     if key in grid:
         raise flags.UsageError(f"--grid has the key {key} twice: give all its values at once, separated by commas")
-    grid[key] = [value for part in re.split(r",(?![^(\[]*[)\]])", values) for value in _values(part.strip())]
+    grid[key] = [value for part in flags.split_values(values) for value in _values(part)]
 
 
 def _values(text: str) -> list[Any]:

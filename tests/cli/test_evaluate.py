@@ -1,7 +1,11 @@
 """`flowjax evaluate` and `flowjax likelihood` on users' data: shares of classes, missing labels, changed files."""
 
+import sys
+
 import numpy as np
 import pytest
+
+from tests.metrics import test_images
 
 TINY = [
     "--config=gaussians8",
@@ -18,6 +22,9 @@ TINY = [
     "--config.train.save_every=400",
     "--config.data.cond_dropout=0",
 ]
+cheap, image_run = test_images.cheap, test_images.image_run
+"""Fixtures: a stand-in for the Inception network, and a run on images."""
+
 FAST = ["--solver=heun", "--steps=10"]
 
 
@@ -101,3 +108,23 @@ def test_labels_that_the_run_does_not_know_are_refused(flowjax, uneven_run, tmp_
     code, line, err = flowjax(*argv)
     assert (code, line) == (2, None)
     assert "the classes that the run was trained on: 1, 2" in err.splitlines()[-1]
+
+
+def test_a_metric_from_outside(flowjax, image_run, cheap, tmp_path, monkeypatch):
+    """The module is in the current folder. Commas inside of brackets belong to the arguments of the metric."""
+    (tmp_path / "gap_metrics.py").write_text(
+        "def gap(samples, reference, power: int = 1, factor: float = 1.0):\n"
+        "    return factor * (samples.mean() - reference.mean()) ** power\n"
+    )
+    monkeypatch.setenv("FLOWJAX_CACHE", str(tmp_path))
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.chdir(tmp_path)
+    np.savez("drawn.npz", samples=test_images.draw(24, low=60, seed=1))
+    metrics = "--metrics=kid,gap_metrics:gap,gap_metrics:gap(2, factor=3.0)"
+    code, result, err = flowjax("evaluate", f"--workdir={image_run}", metrics, "--samples=drawn.npz")
+    assert code == 0, err
+    gap = result["gap_metrics:gap"]
+    assert "kid" in result
+    assert result["gap_metrics:gap(2, factor=3.0)"] == pytest.approx(3 * gap**2)
+    code, _, err = flowjax("evaluate", f"--workdir={image_run}", "--metrics=gap_metrics:gone")
+    assert (code, "has no gone" in err) == (2, True)

@@ -18,11 +18,13 @@ SMALL = [
 def test_the_grid_is_read_from_words():
     words = ["--config", "moons", "--grid", "train.lr=1e-3,3e-3", "seed=0..2", "--workdir", "w"]
     grid, rest = _take_grid([*words, "--grid=path.schedule=vp,polynomial(2,3)", "--grid=model.multipliers=(1,2),(1,)"])
+    grid |= _take_grid(["--grid=mesh.rules=((1,2),(3,4)),()"])[0]
     assert grid == {
         "train.lr": [1e-3, 3e-3],
         "seed": [0, 1, 2],
         "path.schedule": ["vp", "polynomial(2,3)"],
         "model.multipliers": [(1, 2), (1,)],
+        "mesh.rules": [((1, 2), (3, 4)), ()],
     }
     assert rest == ["--config", "moons", "--workdir", "w"]
 
@@ -76,7 +78,7 @@ def test_a_table_over_seeds(flowjax, tmp_path, monkeypatch):
         ),
         (
             ["--dry_run", "--grid", "source.name=normal,digits(0)"],
-            "source.name=digits(0): source.name 'digits(0)': digit",
+            "source.name=digits(0): source.name 'digits(0)': a so",
         ),
         (["--grid", "seed=0,1,0"], "--grid has seed=0 twice"),
         (["--grid", "seed=0..1", "--only", "2"], "--only 2: the grid has points 0 to 1"),
