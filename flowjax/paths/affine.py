@@ -69,7 +69,7 @@ class AffinePath:
 
     @property
     def t_max(self) -> float:
-        """The last such time."""
+        """The last time at which the velocity is finite and the path well conditioned."""
         return min(self.schedule.t_max, self.noise.t_max) if self.noise else self.schedule.t_max
 
     @property

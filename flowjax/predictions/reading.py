@@ -162,7 +162,7 @@ class DenoiserModel(PathModel):
 
     Attributes:
         denoiser: the function `denoiser(t, x, cond) -> Ends`.
-        path: the path to whose ends it refers.
+        path: the path that these ends belong to.
     """
 
     denoiser: Denoiser
@@ -177,7 +177,7 @@ def model(denoiser: Denoiser, path: AffinePath) -> DenoiserModel:
 
     Args:
         denoiser: returns the posterior means of both ends, and that of z if the path has noise and a score is needed.
-        path: the path to whose ends they refer.
+        path: the path that these ends belong to.
     """
     return DenoiserModel(denoiser, path)
 

@@ -1,4 +1,4 @@
-"""Schedules of flow matching, which start from the source alone at t = 0 and end at the data at t = 1."""
+"""Schedules of flow matching: x_t is the source x0 at t = 0 and the data x1, or close to it, at t = 1."""
 
 from dataclasses import dataclass
 from typing import ClassVar
