@@ -1,7 +1,7 @@
-"""The host's side of training: resume, run stretches of compiled steps, log, save, and stop cleanly.
+"""The training loop on the host: it runs stretches of compiled steps, logs, saves, and stops on signals.
 
-The host is touched only to log, save and read. Between two such moments the device runs on its own; a stretch lasts
-about a second at most, so that a signal is obeyed promptly.
+A stretch is a number of steps that the devices take without the host. It ends where something has to be logged or
+saved, and lasts about a second at most, so that training reacts to a signal promptly.
 """
 
 import math
@@ -32,7 +32,11 @@ _STRETCH_SECONDS = 1.0
 
 
 class Preempted(Exception):
-    """SIGTERM or Ctrl-C came; the state was saved. Holds the signal's number."""
+    """Training was stopped by SIGTERM or SIGINT, after the state was saved.
+
+    Attributes:
+        number: the number of the signal.
+    """
 
     def __init__(self, number: int, step: int):
         super().__init__(f"stopped by {signal.Signals(number).name} at step {step}, saved; the same command resumes")
@@ -41,13 +45,13 @@ class Preempted(Exception):
 
 @dataclass(frozen=True)
 class Result:
-    """A finished training.
+    """The result of a finished training.
 
     Attributes:
-        state: the last state.
-        step: at which training ended, `train.steps`.
-        loss: mean over the steps of the last record; None if no record was written.
-        seconds: that training took.
+        state: the final state.
+        step: the final step, `train.steps`.
+        loss: mean loss over the steps of the last record; None if no record was written.
+        seconds: duration of the training.
     """
 
     state: TrainState
@@ -57,16 +61,17 @@ class Result:
 
 
 def train(trainer: Trainer, outputs: RunOutputs, state: TrainState, trace: Trace | None = None) -> Result:
-    """Trains from `state` to `train.steps`.
+    """Trains from `state` until step `train.steps`.
 
     Args:
-        trainer: assembled.
-        outputs: where the run's records and checkpoints go.
-        state: from `trainer.init` or a checkpoint; its memory is reused.
-        trace: of some steps.
+        trainer: the compiled functions and the data.
+        outputs: writes records and checkpoints.
+        state: from `trainer.init` or a checkpoint; its memory is donated.
+        trace: the steps to profile, or None.
 
     Raises:
-        RunFault: if a step is not sound, or the disk cannot be written; what was saved is kept.
+        RunFault: if the loss or its gradient is not finite, a metric exceeds its limit, or the disk cannot be written.
+            Earlier checkpoints are kept.
         Preempted: on SIGTERM or SIGINT, after saving.
     """
     start = time.perf_counter()
@@ -88,7 +93,7 @@ def train(trainer: Trainer, outputs: RunOutputs, state: TrainState, trace: Trace
 def _train(
     trainer: Trainer, outputs: RunOutputs, state: TrainState, trace: Trace, start: float, closing: ExitStack
 ) -> TrainState:
-    """Runs one stretch after the other; `closing` closes what they open. Returns the last state."""
+    """Runs the stretches and returns the final state. Cleanup is registered in `closing`."""
     steps, prefetcher = trainer.config.train.steps, trainer.prefetcher
     step = int(state.step)
     if prefetcher:
@@ -100,7 +105,7 @@ def _train(
     closing.callback(lambda: trace.close(step))
     arrays = None if prefetcher else trainer.arrays()
     stretch = STRETCH if prefetcher else 1
-    remaining = lambda step: min([_next_stop(step, trainer.config), *trace.borders(step)]) - step
+    remaining = lambda step: min([_next_stop(step, trainer.config), *trace.boundaries(step)]) - step
     n, _ = processes.agree(min(stretch, remaining(step)), 0)
     data = prefetcher(step, n) if prefetcher else arrays
     with _signals() as caught:
@@ -110,7 +115,7 @@ def _train(
             following, done = step + n, n
             n = min(stretch, remaining(following)) if following < steps else 0
             if prefetcher and n:
-                prefetcher.start(following, n)  # while the devices work
+                prefetcher.start(following, n)  # reads while the devices compute
             if step % trainer.config.train.log_every == 0:
                 state = with_empty_metrics(state)
             state, metrics = trainer.run(state, data, done)
@@ -136,24 +141,25 @@ def _train(
 def _next_batches(
     trainer: Trainer, prefetcher: Prefetcher, outputs: RunOutputs, state: TrainState, step: int, n: int
 ) -> PyTree:
-    """The batches of the next stretch. If a row cannot be read, a single process saves its state before it stops."""
+    """The batches of the next stretch. If a row cannot be read, a single process saves the state before it stops."""
     try:
         return prefetcher(step, n)
     except DataError as error:
         if processes.process_count() > 1:
-            raise  # saving needs the other processes, which may have read their rows
+            raise  # saving needs all processes, and the others may have read their rows
         if not _saves(step, trainer.config.train):
             outputs.save(state, trainer.val_loss(state.ema, state.variables))
         outputs.wait()
-        raise RunFault(f"{error}; saved at step {step}, from where the same command goes on") from None
+        raise RunFault(f"{error}; saved at step {step}, from where the same command resumes") from None
 
 
 def _record(
     trainer: Trainer, outputs: RunOutputs, state: TrainState, step: int, stop: bool, progress: Progress
 ) -> None:
-    """Writes what is due at `step`: records, averages, checkpoints; and a checkpoint before a stop.
+    """Writes the record, the snapshots of averages and the checkpoint that are due at `step`.
 
-    A stop adds neither a record nor a snapshot of averages: both are functions of the config and the step alone.
+    Before a stop a checkpoint is written in any case, but no additional record or snapshot, because these depend only
+    on the config and the step.
     """
     train, ema = trainer.config.train, trainer.config.ema
     logs, saves = _logs(step, train), _saves(step, train) or stop
@@ -177,12 +183,12 @@ def _saves(step: int, train: TrainKeys) -> bool:
 
 
 def _spacing(config: Config) -> int:
-    """Steps between snapshots of averages; one is also written with each checkpoint that is due."""
+    """Steps between snapshots of averages. Regular checkpoints also come with a snapshot."""
     return max(1, config.train.steps // config.ema.snapshots)
 
 
 def _next_stop(step: int, config: Config) -> int:
-    """The next step at which the host has something to do."""
+    """The next step at which the host logs or saves."""
     train = config.train
     cadences = [train.log_every, train.save_every] + [_spacing(config)] * bool(config.ema.widths)
     singles = [s for s in train.keep_at if s > step]
@@ -190,15 +196,18 @@ def _next_stop(step: int, config: Config) -> int:
 
 
 def _next_stretch(n: int, seconds: float) -> int:
-    """Steps that should take about a second, growing at most fourfold: the first stretches include the compilation."""
+    """The number of steps that should take about a second, after a stretch of n steps that took `seconds`.
+
+    It grows at most by a factor of 4, because the time of the first stretch includes compilation.
+    """
     return max(1, min(4 * n, int(n * _STRETCH_SECONDS / max(seconds, 1e-6))))
 
 
 @contextmanager
 def _signals() -> Iterator[list[int]]:
-    """Collects SIGTERM and SIGINT instead of dying of them; a second one kills as usual.
+    """Yields a list that collects SIGTERM and SIGINT instead of ending the process. A second signal ends it as usual.
 
-    One that nobody has acted upon, since it came when all was done, is sent again at the end.
+    A signal that arrives after the last step is raised again when the context ends.
     """
     caught: list[int] = []
     old: dict[int, Callable[..., Any] | int | None] = {}
@@ -211,7 +220,7 @@ def _signals() -> Iterator[list[int]]:
         for number in (signal.SIGTERM, signal.SIGINT):
             old[number] = signal.signal(number, note)
     except ValueError:
-        say("not in the main thread: signals are left alone")
+        say("training does not handle signals, because it does not run in the main thread")
     try:
         yield caught
     finally:

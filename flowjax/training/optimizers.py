@@ -1,7 +1,8 @@
-"""Optimizers and learning rates from a config, and the gradient transformations around the optimizers.
+"""Optimizers and learning rate schedules from a config, and the gradient transformations around the optimizers.
 
-Learning rates are functions of samples. An optimizer is a chain: a guard against spikes of the gradient's norm, a clip
-of that norm, the named optimizer, and the normalisation of the weights that their layers normalise.
+Learning rates are functions of the number of samples seen. The optimizer is a chain of a guard that skips steps with an
+unusually large gradient norm, gradient clipping by global norm, the optimizer of the config, and the normalisation of
+weights whose layers normalise them.
 """
 
 import math
@@ -41,14 +42,14 @@ __all__ = [
 ]
 
 _SMALLEST_SIDE = 16
-"""Muon is for matrices; those with a side under this (to and from the channels of an image, say) are left to Adam,
-in optax's form with Nesterov's momentum."""
+"""Matrices with a smaller side, such as the first and last layers of image networks, are updated by Adam with Nesterov
+momentum instead of Muon, like all parameters that are not matrices."""
 
 
 def _muon(lr: optax.Schedule, train: TrainKeys) -> optax.GradientTransformation:
-    """Muon with updates of Adam's size, so that one learning rate serves both (Liu et al. 2025, eq. 4).
+    """Muon with updates of the same size as Adam's, for one learning rate (Liu et al. 2025, arXiv 2502.16982, eq. 4).
 
-    Equal shapes are orthogonalised together: a network has hundreds of small matrices and few shapes.
+    Matrices of the same shape are orthogonalised in one batch: a network has hundreds of matrices but few shapes.
     """
     return stacked(
         muon(
@@ -63,8 +64,8 @@ def _muon(lr: optax.Schedule, train: TrainKeys) -> optax.GradientTransformation:
 
 
 def _matrices(stacks: PyTree) -> PyTree:
-    """Of stacks (K, ..., in, out): which axes are the matrix; the rest is a batch."""
-    # optax also asks about what it has masked out, which has no shape
+    """The axes of stacks (K, ..., in, out) that form the matrix; the first axis is a batch."""
+    # optax also passes the nodes that it has masked, which have no shape
     return {name: _axes(getattr(a, "shape", ())) for name, a in stacks.items()}
 
 
@@ -79,28 +80,26 @@ OPTIMIZERS: dict[str, Callable[[optax.Schedule, TrainKeys], optax.GradientTransf
     "adamw": lambda lr, train: optax.adamw(lr, b2=train.beta2, weight_decay=train.weight_decay),
     "muon": _muon,
 }
+"""Optimizers by name, as functions of the learning rate and the `train` section of a config."""
 
 ELEMENTWISE = ("adam", "adamw")
-"""Those to which a parameter is so many numbers, wherever they lie."""
+"""The optimizers that treat every number alike, so that parameters may be stacked or reshaped."""
 
 Shape = Callable[[Array, float], Array]
-"""(samples since the warm-up, samples in all after it) -> the share of the peak rate."""
+"""(samples seen since the warm-up, all samples after the warm-up) -> learning rate divided by its peak."""
 
 
 def _decay(curve: Callable[[Array], Array], constant: float | int = 0.0) -> Shape:
-    """The peak for a share of the run, then `curve` from 1 at 0 to 0 at 1."""
+    """The peak for the fraction `constant` of the run, then `curve`, which falls from 1 at 0 to 0 at 1."""
     if not 0 <= constant < 1:
-        raise ValueError(f"the constant share must be in [0, 1), not {constant}")
+        raise ValueError(f"the fraction of the run at the peak must be in [0, 1), not {constant}")
     return lambda seen, total: curve(jnp.clip((seen / total - constant) / (1 - constant), 0.0, 1.0))
 
 
 def _inverse_sqrt(samples: Annotated[float | int, Range(0, 1e15)]) -> Shape:
-    """1 / sqrt(max(samples seen / samples, 1)): Karras et al. 2024 (EDM2), eq. 67.
-
-    Seen since the warm-up, here.
-    """
+    """1 / sqrt(max(seen / samples, 1)) (Karras et al. 2024, arXiv 2312.02696, eq. 67), seen since the warm-up."""
     if not samples > 0:
-        raise ValueError(f"a positive number of samples is needed, not {samples}")
+        raise ValueError(f"the number of samples must be positive, not {samples}")
     return lambda seen, total: 1 / jnp.sqrt(jnp.maximum(seen / samples, 1.0))
 
 
@@ -110,14 +109,15 @@ SCHEDULES: dict[str, Callable[..., Shape]] = {
     "linear": lambda constant=0.0: _decay(lambda u: 1 - u, constant),
     "inverse_sqrt": _inverse_sqrt,
 }
-"""`cosine(0.5)`: the first half of the run at the peak, then half a cosine to 0."""
+"""Learning rate schedules by name. For example, `cosine(0.5)` keeps the peak for the first half of the run and then
+falls to 0 like half a period of a cosine."""
 
 
 def learning_rate(train: TrainKeys) -> optax.Schedule:
-    """Linear warm-up over `train.warmup` samples, then `train.schedule` over the rest of the run.
+    """The learning rate as a function of the step: linear warm-up over `train.warmup` samples, then `train.schedule`.
 
     Raises:
-        ConfigError: on an unknown schedule, or arguments it does not take.
+        ConfigError: if the schedule is unknown or does not take its arguments.
     """
     shape = make("train.schedule", train.schedule, SCHEDULES)
     total = max(float(train.steps) * train.batch_size - train.warmup, 1.0)
@@ -125,16 +125,19 @@ def learning_rate(train: TrainKeys) -> optax.Schedule:
 
     def rate(step: Any) -> Array:
         seen = jnp.asarray(step, jnp.float32) * train.batch_size
-        rising = jnp.minimum((seen + train.batch_size) / warmup, 1.0)  # the first step is not lost on a rate of zero
+        rising = jnp.minimum((seen + train.batch_size) / warmup, 1.0)  # positive at the first step
         return train.lr * rising * shape(jnp.maximum(seen - train.warmup, 0.0), total)
 
     return rate
 
 
 def optimizer(train: TrainKeys) -> optax.GradientTransformation:
-    """The configured optimizer behind a clip of the gradient's global norm and a guard against spikes (0 for none).
+    """The optimizer of the config, after gradient clipping and `skip_spikes` where the config has them.
 
     Weights that their layers normalise (`models.magnitude`) are kept at unit magnitude.
+
+    Raises:
+        ConfigError: if the optimizer is unknown or a value is out of range.
     """
     tx = lookup("train.optimizer", train.optimizer, OPTIMIZERS)(learning_rate(train), train)
     tx = optax.chain(tx, normalise_weights())
@@ -142,31 +145,31 @@ def optimizer(train: TrainKeys) -> optax.GradientTransformation:
         tx = optax.chain(clip(train.clip), tx)
     if train.spike and train.spike <= 1:
         raise ConfigError(
-            f"train.spike is a multiple of the usual gradient norm: above 1, or 0 for none, not {train.spike}"
+            f"train.spike must be above 1 (a multiple of the mean gradient norm) or 0 for no guard, not {train.spike}"
         )
     return skip_spikes(tx, train.spike) if train.spike else tx
 
 
 _SMALL = 2**14
-"""Numbers: leaves up to this size are put end to end and summed together."""
+"""Leaves with at most this many numbers are concatenated and summed together."""
 
 
 def global_norm(tree: PyTree) -> Float[Array, ""]:
-    """The square root of the sum of all squares; leaves with few numbers are summed in one reduction.
+    """The square root of the sum of squares of all numbers in a tree, computed in float32.
 
-    On a GPU a reduction for each small leaf is a kernel of its own, which takes longer to start than to run: of
-    torchcfm's CIFAR-10 network 241 of 2,068 in a step.
+    Small leaves are concatenated and summed in one reduction. On a GPU a reduction per leaf would be a kernel per leaf,
+    which takes longer to start than to run: 241 of the 2,068 kernels per step of torchcfm's CIFAR-10 network.
     """
     leaves = [leaf.astype(jnp.float32) for leaf in jax.tree.leaves(tree)]
     small = [leaf.ravel() for leaf in leaves if leaf.size <= _SMALL]
     large = [leaf for leaf in leaves if leaf.size > _SMALL]
     if len(small) > 1:
-        small = [lax.optimization_barrier(jnp.concatenate(small))]  # or XLA takes the sum apart again
+        small = [lax.optimization_barrier(jnp.concatenate(small))]  # keeps XLA from splitting the sum
     return jnp.sqrt(sum((jnp.sum(leaf * leaf) for leaf in [*large, *small]), jnp.zeros(())))
 
 
 def clip(largest: float) -> optax.GradientTransformation:
-    """`optax.clip_by_global_norm`, by this norm."""
+    """`optax.clip_by_global_norm(largest)` computed with `global_norm`."""
 
     def update(updates: PyTree, state: Any, params: PyTree | None = None) -> tuple[PyTree, Any]:
         norm = global_norm(updates)
@@ -176,15 +179,22 @@ def clip(largest: float) -> optax.GradientTransformation:
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
 
-_MEMORY = 0.99
-"""Of the running mean of the gradient's norm: the last hundred steps or so."""
+_DECAY = 0.99
+"""Decay of the running mean of the gradient norm, which covers about the last hundred steps."""
 
-_FIRST = 100
-"""Steps that are always taken: at the start the running mean says nothing."""
+_UNGUARDED = 100
+"""Number of initial steps that are always taken, while the running mean is not yet reliable."""
 
 
 class SpikeState(NamedTuple):
-    """The guarded optimizer's state, the running mean of the gradient's norm, steps seen and steps left out."""
+    """The state of `skip_spikes`.
+
+    Attributes:
+        inner: the state of the guarded optimizer.
+        norm: running mean of the gradient norm, () float32.
+        seen: number of steps so far, () int32.
+        skipped: number of steps that were skipped, () int32.
+    """
 
     inner: Any
     norm: Float[Array, ""]
@@ -193,10 +203,14 @@ class SpikeState(NamedTuple):
 
 
 def skip_spikes(tx: optax.GradientTransformation, factor: float) -> optax.GradientTransformation:
-    """`tx`, but a gradient whose global norm is over `factor` times its running mean changes nothing.
+    """Skips the steps whose gradient norm exceeds `factor` times its running mean.
 
-    Neither parameters nor the optimizer's moments see it. A norm that is not finite is left to the training loop, which
-    stops there.
+    A skipped step changes neither the parameters nor the state of the optimizer. A norm that is not finite is not
+    handled here, because the training loop stops at it.
+
+    Args:
+        tx: the optimizer to guard.
+        factor: greater than 1.
     """
 
     def init(params: PyTree) -> SpikeState:
@@ -204,12 +218,12 @@ def skip_spikes(tx: optax.GradientTransformation, factor: float) -> optax.Gradie
 
     def update(updates: PyTree, state: Any, params: PyTree | None = None) -> tuple[PyTree, SpikeState]:
         norm = global_norm(updates)
-        spike = (norm > factor * state.norm) & (state.seen >= _FIRST)
+        spike = (norm > factor * state.norm) & (state.seen >= _UNGUARDED)
         new, inner = tx.update(updates, state.inner, params)
         pick = lambda old, new: jax.tree.map(lambda a, b: jnp.where(spike, a, b), old, new)
-        mean = jnp.where(state.seen == 0, norm, _MEMORY * state.norm + (1 - _MEMORY) * norm)
-        # a spike enters the mean as large as it may be: after a lasting change of scale the mean follows
-        mean = jnp.where(spike, state.norm * (_MEMORY + (1 - _MEMORY) * factor), mean)
+        mean = jnp.where(state.seen == 0, norm, _DECAY * state.norm + (1 - _DECAY) * norm)
+        # a spike enters the mean as `factor` times the mean, so that the mean follows a lasting change of scale
+        mean = jnp.where(spike, state.norm * (_DECAY + (1 - _DECAY) * factor), mean)
         return (
             pick(jax.tree.map(jnp.zeros_like, new), new),
             SpikeState(pick(state.inner, inner), mean, state.seen + 1, state.skipped + spike.astype(jnp.int32)),
@@ -219,35 +233,35 @@ def skip_spikes(tx: optax.GradientTransformation, factor: float) -> optax.Gradie
 
 
 def skipped(state: Any) -> Int[Array, ""]:
-    """Steps left out so far, 0 for an optimizer without the guard."""
+    """The number of steps skipped so far, given the state of the optimizer; 0 without `skip_spikes`."""
     return state.skipped if isinstance(state, SpikeState) else jnp.zeros((), jnp.int32)
 
 
 Mask = PyTree[bool] | Callable[[Params], PyTree[bool]]
+"""A tree of booleans with the structure of the parameters, or a function from parameters to such a tree."""
 
 
 def normalise_weights(mask: Mask = is_weight) -> optax.GradientTransformation:
-    """Replaces each selected weight by `unit` of it: mean square 1 in every output channel, the last axis.
+    """Normalises the selected weights after each step to mean square 1 in every output channel, the last axis.
 
-    A layer that normalises its weight before use has a gradient orthogonal to that weight, so plain steps only ever
-    lengthen it, and a longer weight turns less in each step: the effective learning rate decays in a way that nobody
-    chose. Bringing the length back after each step leaves the schedule in charge (Karras et al. 2024, section 2.3 and
-    eq. 66).
+    The gradient of a layer that normalises its weight is orthogonal to that weight. Plain steps therefore only lengthen
+    the weight, and a longer weight turns less in each step, which is an unintended decay of the effective learning
+    rate. With the normalisation, the schedule alone determines the rate (Karras et al. 2024, arXiv 2312.02696, section
+    2.3 and eq. 66).
 
-    It is the last of a chain, for it has to see the update that is applied: it turns the update u of a weight w into
-    unit(w + u) - w. Weights end as exact as the addition rounds, to about 1e-7.
+    It must be the last transformation of a chain: it turns the final update u of a weight w into unit(w + u) - w. The
+    magnitude of the new weight is 1 up to the rounding of the addition, about 1e-7.
 
     Args:
-        mask: a tree of booleans like the parameters, or a function from parameters to one. By default the parameters
-            that `models.magnitude` names `weight`.
+        mask: the weights to normalise, by default the parameters that `models.magnitude` names `weight`.
 
     Returns:
-        A transformation without state, whose update needs the parameters.
+        A transformation without state, whose `update` needs the parameters.
     """
 
     def update(updates: Params, state: optax.OptState, params: Params | None = None) -> tuple[Any, optax.OptState]:
         if params is None:
-            raise ValueError("normalise_weights needs the parameters: pass them to update")
+            raise ValueError("normalise_weights needs the parameters: pass them as the third argument of update")
         chosen = mask(params) if callable(mask) else mask
         project = lambda m, u, w: unit(w + u) - w if m else u
         return jax.tree.map(project, chosen, updates, params), state
@@ -256,10 +270,10 @@ def normalise_weights(mask: Mask = is_weight) -> optax.GradientTransformation:
 
 
 def stacked(tx: optax.GradientTransformation) -> optax.GradientTransformation:
-    """The transformation applied to parameters and gradients in stacks of equal shape (`parameters.Stacks`).
+    """Applies a transformation to parameters and gradients stacked by shape (`parameters.Stacks`).
 
-    The result is exact for an optimizer that treats each number alike (Adam), and for one that knows that the first
-    axis is a batch (Muon).
+    The result is the same for an optimizer that treats every number alike (Adam), and for one that takes the first axis
+    as a batch (Muon).
     """
 
     def init(params: PyTree) -> Any:

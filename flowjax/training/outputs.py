@@ -1,4 +1,4 @@
-"""What a run writes while it trains: its records, its checkpoints and the snapshots of its averages."""
+"""The files that a run writes while it trains: metrics, checkpoints and snapshots of averages."""
 
 import time
 from pathlib import Path
@@ -19,15 +19,16 @@ __all__ = ["RunOutputs"]
 
 
 class RunOutputs:
-    """Where one run's records, checkpoints and averages go.
+    """Writes the metrics, checkpoints and averages of one run.
 
     Args:
-        workdir: where metrics go.
-        checkpoints: of that workdir.
-        trackers: where else metrics go; the caller closes them.
+        workdir: folder of `metrics.jsonl` and of the averages.
+        checkpoints: the checkpoints of that workdir.
+        trackers: TensorBoard and Weights & Biases; the caller closes them.
 
     Attributes:
-        loss: mean over the steps of the last record.
+        workdir, checkpoints: the arguments.
+        loss: mean loss over the steps of the last record; None before the first record.
     """
 
     def __init__(self, workdir: Path, checkpoints: Checkpoints, trackers: Trackers | None = None):
@@ -36,17 +37,17 @@ class RunOutputs:
         self._trackers = trackers or Trackers()
         self._saver: Saver | None = None
         self._writer: MetricsWriter | None = None
-        self._checkpoint_seconds = 0.0  # that saving has taken from training since the last record
-        self._mark: tuple[float, int] | None = None  # clock and step since which the rate is counted
-        self._metrics: Metrics | None = None  # since the last record
+        self._checkpoint_seconds = 0.0  # time for which saving has delayed training since the last record
+        self._rate_start: tuple[float, int] | None = None  # time and step from which the rate is measured
+        self._metrics: Metrics | None = None  # the latest, over the steps since the last record
 
     def open(self, trainer: Trainer, step: int, start: float) -> None:
-        """Opens the files to write.
+        """Opens the files for writing.
 
         Args:
-            trainer: of the run.
-            step: that training starts from.
-            start: the clock then.
+            trainer: the trainer of the run.
+            step: the step from which training starts.
+            start: `time.perf_counter()` at the start.
         """
         train = trainer.config.train
         self._trainer, self._start = trainer, start
@@ -55,30 +56,31 @@ class RunOutputs:
         self._writer = MetricsWriter(self.workdir / "metrics.jsonl", step)
 
     def add(self, step: int, metrics: Metrics) -> None:
-        """Takes the metrics at `step`.
+        """Stores the metrics at `step` for the next record.
 
         Raises:
-            RunFault: if a step was not sound.
+            RunFault: if the loss or its gradient was not finite, or a metric exceeded its limit.
         """
         if bad := int(metrics.bad_step):
             self.wait()
             above = exceeded(metrics.values, self._trainer.method.limits, bad)
             raise RunFault(_bad_line(bad, above, self.checkpoints))
         self._metrics = metrics
-        if self._mark is None:
-            self._mark = time.perf_counter(), step  # the first stretch compiles: it does not count
+        if self._rate_start is None:
+            self._rate_start = time.perf_counter(), step  # leaves out the first stretch, which includes compilation
 
     def write(self, step: int, val_loss: float, skipped_steps: int) -> dict[str, float]:
         """Writes the record of `step` and returns the entries that the progress bar shows.
 
-        Apart from rates, times and memory (`samples_per_second` and what follows it), a record is a function of the
-        config and the step alone.
+        A record depends only on the config and the step, except for the rates, times and memory, which begin at
+        `samples_per_second`.
         """
         assert self._metrics is not None
-        assert self._mark is not None
+        assert self._rate_start is not None
         assert self._writer is not None
         now, batch = time.perf_counter(), self._trainer.config.train.batch_size
-        rate = (step - self._mark[1]) * batch / (now - self._mark[0]) if step > self._mark[1] else None
+        since, first = self._rate_start
+        rate = (step - first) * batch / (now - since) if step > first else None
         self.loss = float(self._metrics.loss)
         flops, prefetcher = self._trainer.flops_per_step, self._trainer.prefetcher
         mfu = None if rate is None else profiling.utilisation(flops, rate / batch, self._peak)
@@ -103,7 +105,7 @@ class RunOutputs:
         self._checkpoint_seconds = 0.0
         if prefetcher:
             prefetcher.stalled = 0.0
-        self._mark = now, step
+        self._rate_start = now, step
         shown = {"loss": self.loss, "val_loss": val_loss}
         return shown if rate is None else shown | {"samples/s": rate}
 
@@ -111,13 +113,13 @@ class RunOutputs:
         """Writes a snapshot of the power-function averages. All processes call it, and the first one writes.
 
         Raises:
-            RunFault: in all processes, if the averages cannot be written as float16.
+            RunFault: on all processes, if a value is not finite in float16.
         """
         began, fault = time.perf_counter(), None
-        known = processes.to_first(averages, self._trainer.mesh)
+        gathered = processes.to_first(averages, self._trainer.mesh)
         if processes.is_primary():
             try:
-                for width, average in zip(self._trainer.config.ema.widths, known, strict=True):
+                for width, average in zip(self._trainer.config.ema.widths, gathered, strict=True):
                     write_snapshot(self.workdir / FOLDER, step, width, average)
             except SnapshotError as error:
                 fault = f"{error}; {_kept(self.checkpoints)}; try a lower train.lr in another workdir"
@@ -127,19 +129,19 @@ class RunOutputs:
         self._checkpoint_seconds += time.perf_counter() - began
 
     def save(self, state: TrainState, val_loss: float) -> None:
-        """Saves a checkpoint."""
+        """Starts to save a checkpoint."""
         assert self._saver is not None
         began = time.perf_counter()
         self._saver.save(state, val_loss)
         self._checkpoint_seconds += time.perf_counter() - began
 
     def wait(self) -> None:
-        """Waits until what was saved is on the disk."""
+        """Waits until the last checkpoint is on the disk."""
         if self._saver is not None:
             self._saver.wait()
 
     def close(self) -> None:
-        """Closes what `open` opened, if it did."""
+        """Closes the files, if they are open."""
         if self._writer is not None:
             self._writer.close()
         if self._saver is not None:
@@ -147,7 +149,7 @@ class RunOutputs:
 
 
 def _bad_line(step: int, above: str | None, checkpoints: Checkpoints) -> str:
-    """Why training stopped at `step`: a metric above its limit, or a number that is not finite."""
+    """The error message for a bad step: `above` describes a metric above its limit; None means a non-finite value."""
     kept = _kept(checkpoints)
     if above is not None:
         return f"{above}; {kept}"

@@ -1,7 +1,8 @@
-"""How parameters are stored in the training state, and how they reach the network and its gradient comes back.
+"""Conversions between the parameters in the training state and the parameters that the network takes.
 
-`ParameterLayout` has the two directions. `Stacks` puts small parameters of one shape into one array, and
-`network_over_rows` is data parallelism written by hand; both make fewer kernels on GPUs.
+`ParameterLayout` converts parameters for the network, and gradients back for the optimizer. `Stacks` puts small
+parameters of the same shape into one array, and `network_over_rows` is data parallelism with `jax.shard_map`. Both
+reduce the number of kernels on GPUs.
 """
 
 from collections.abc import Callable
@@ -21,14 +22,14 @@ from flowjax.typing import Params, PyTree
 __all__ = ["HELD", "LARGEST", "PLATFORMS", "ParameterLayout", "Stacks", "largest_within", "network_over_rows"]
 
 PLATFORMS = ("gpu",)
-"""Platforms that start a kernel for each operation, so that stacks and data parallelism by hand pay."""
+"""Platforms that start a kernel for each operation, where `Stacks` and `network_over_rows` make training faster."""
 
 HELD = 2**26
-"""How many numbers the training loop holds in stacks at most. They are in memory twice, because the memory of the old
-state is kept for the new one. The smallest parameters gain most, so they are stacked first."""
+"""The training loop stacks at most this many numbers. They are in memory twice, because the memory of the old state is
+kept for the new one. Small parameters gain most from stacking and are stacked first."""
 
 LARGEST = 2**21
-"""The gradient of a parameter with more numbers than this is summed over devices by itself."""
+"""The gradient of a parameter with more numbers than this is not stacked before it is summed over devices."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class ParameterLayout:
         stored: shardings of the parameters in the state.
         whole: shardings of the parameters in the network, gathered over the mesh axis `fsdp`.
         stacks: the stacks in which the state holds the parameters, or None.
-        types: the type in which each parameter is gathered, or None where nothing is gathered.
+        types: the type in which each parameter is gathered, or None if nothing is gathered.
     """
 
     like: Params
@@ -50,30 +51,23 @@ class ParameterLayout:
     types: PyTree = None
 
     def to_network(self, stored: Params) -> Params:
-        """The parameters as the network takes them.
+        """Converts parameters of the state to parameters of the network.
 
         Args:
-            stored: parameters of the state, or a moving average of them; in stacks, if the state holds these.
+            stored: parameters of the state, or a moving average of them; in stacks if the state holds stacks.
 
         Returns:
-            The parameters unstacked, whole on each device of `fsdp`, in the types in which they are gathered.
+            The parameters unstacked, gathered over `fsdp`, in the types in which they are gathered.
         """
-        place = lax.with_sharding_constraint
+        constrain = lax.with_sharding_constraint
         params = stored if self.stacks is None else self.stacks.unstack(stored)
         if self.types is not None:
-            # The cast has a sharding of its own, or the compiler may gather first, in the wider type.
-            params = place(_cast(params, self.types), self.stored)
-        return place(params, self.whole)
+            # Without a sharding constraint on the cast, the compiler may gather first, in the wider type.
+            params = constrain(_cast(params, self.types), self.stored)
+        return constrain(params, self.whole)
 
     def to_stored(self, grads: Params) -> Params:
-        """The gradient as the optimizer takes it.
-
-        Args:
-            grads: gradient with respect to what `to_network` returned.
-
-        Returns:
-            The gradient in the types, shardings and stacks of the state.
-        """
+        """Converts a gradient of the network's parameters to the types, shardings and stacks of the state."""
         cast = jax.tree.map(lambda g, p: g.astype(p.dtype), grads, self.like)
         placed = lax.with_sharding_constraint(cast, self.stored)
         return placed if self.stacks is None else self.stacks.stack(placed)
@@ -84,33 +78,33 @@ def _cast(params: Params, types: PyTree) -> Params:
 
 
 def largest_within(like: PyTree, numbers: int) -> int:
-    """The largest size of a leaf such that all leaves up to that size have at most so many numbers together."""
+    """The largest leaf size such that all leaves up to that size have at most `numbers` numbers together; 0 if none."""
     sizes = [leaf.size for leaf in jax.tree.leaves(like)]
     return max((size for size in set(sizes) if sum(n for n in sizes if n <= size) <= numbers), default=0)
 
 
 class Stacks:
-    """Leaves of one shape and type, stacked on a new first axis.
+    """Stacks leaves of the same shape and type on a new first axis.
 
-    A network has hundreds of parameters and few shapes. On a GPU an operation on each parameter is a kernel, and the
-    kernels of biases and norms take longer to start than to run. A few operations on stacks replace them.
+    A network has hundreds of parameters but few shapes. On a GPU an operation on each parameter is a kernel, and the
+    kernels of small parameters take longer to start than to run. A few operations on stacks replace them.
 
     Args:
-        like: parameters, or their shapes.
-        largest: leaves with more numbers than this are not stacked with others.
+        like: the parameters, or their shapes.
+        largest: leaves with more numbers than this get a stack to themselves; None for no limit.
     """
 
     def __init__(self, like: PyTree, largest: int | None = None):
         leaves, self._tree = jax.tree.flatten(like)
-        self._places: dict[str, list[int]] = {}
+        self._members: dict[str, list[int]] = {}  # indices of the leaves in each stack
         for i, leaf in enumerate(leaves):
-            alone = f"_{i}" if largest is not None and leaf.size > largest else ""
-            name = "x".join(map(str, leaf.shape)) + f"_{leaf.dtype}{alone}"
-            self._places.setdefault(name, []).append(i)
-        self._stacked = jax.tree.structure(dict.fromkeys(self._places, 0))
+            suffix = f"_{i}" if largest is not None and leaf.size > largest else ""
+            name = "x".join(map(str, leaf.shape)) + f"_{leaf.dtype}{suffix}"
+            self._members.setdefault(name, []).append(i)
+        self._stacked = jax.tree.structure(dict.fromkeys(self._members, 0))
 
     def stack(self, tree: PyTree) -> Any:
-        """The tree with stacks in place of each subtree that has the structure of the parameters.
+        """Replaces each subtree that has the structure of the parameters by a dictionary of stacks.
 
         In a training state these are the parameters, the moments of the optimizer and the averages.
         """
@@ -126,36 +120,37 @@ class Stacks:
 
     def _stack(self, tree: PyTree) -> dict[str, jax.Array]:
         leaves = jax.tree.leaves(tree)
-        return {name: jnp.stack([leaves[i] for i in places]) for name, places in self._places.items()}
+        return {name: jnp.stack([leaves[i] for i in members]) for name, members in self._members.items()}
 
     def _unstack(self, stacks: dict[str, jax.Array]) -> PyTree:
         leaves: list[Any] = [None] * self._tree.num_leaves
-        for name, places in self._places.items():
-            rows = lax.split(stacks[name], [1] * len(places))
-            for i, row in zip(places, rows, strict=True):
+        for name, members in self._members.items():
+            rows = lax.split(stacks[name], [1] * len(members))
+            for i, row in zip(members, rows, strict=True):
                 leaves[i] = row[0]
         return jax.tree.unflatten(self._tree, leaves)
 
 
 def network_over_rows(network: Callable[..., Any], mesh: Mesh, types: PyTree = None) -> Callable[..., Any]:
-    """Data parallelism by hand for GPUs: each device calls the network on its rows of the batch.
+    """Data parallelism for GPUs with `jax.shard_map`: each device calls the network on its rows of the batch.
 
-    Left to itself, XLA sums the gradient of each parameter where it is made, packs hundreds of these sums into one
-    buffer, and unpacks each by a kernel: torchcfm's CIFAR-10 network has 496 more kernels in a step on two devices than
-    in a step on one, which has 1,682. Here the gradients are stacked by shape before they are summed. The result is the
-    same except for the order of sums, and gradients of parameters in `types` narrower than their own are rounded to
-    those types on each device. The rest of the loss (couplings, stratified times) sees the whole batch.
+    With automatic sharding, XLA sums each gradient over devices where it is computed, packs hundreds of these sums into
+    one buffer, and unpacks each with a kernel: torchcfm's CIFAR-10 network has 1,682 kernels per step on one device and
+    496 more on two. Here the gradients are stacked by shape before they are summed. The result is the same except for
+    the order of sums. Gradients of parameters with a narrower type in `types` are rounded to it on each device. The
+    rest of the loss (couplings, stratified times) is computed from the whole batch.
 
     Args:
         network: `network(params, *arguments, **inputs) -> output`, whose output depends on its inputs row by row. The
             arguments and inputs are arrays with a leading axis of rows (x, conditions, `mask`, keys), scalars (t, `s`),
-            keys of random numbers for all rows (`key`), dictionaries of these, None, and plain Python values such as
-            `forward_mode` or the name of a method. The output is an array, or a tree of arrays, with the axis of rows.
+            one PRNG key for all rows (`key`), dictionaries of these, None, and plain Python values such as
+            `forward_mode` or the name of a method. The output is an array, or a tree of arrays, with a leading axis of
+            rows.
         mesh: a mesh whose axes `fsdp` and `tensor` have size 1.
-        types: the type in which each parameter reaches the network; None for its own.
+        types: the type to which each parameter is cast before the call; None for no casts.
 
     Returns:
-        The same function of the whole batch. The number of rows is that of the first array that is not a scalar or key.
+        The same function of the whole batch, with the number of rows of the first array that has an axis of rows.
     """
 
     def whole(params: Params, *arguments: Any, **inputs: Any) -> Any:
@@ -182,7 +177,7 @@ def _is_key(a: Any) -> bool:
 
 
 def _by_row(a: Any, rows: int) -> Any:
-    """An array with a leading axis of rows: a scalar repeated, and one key split into a key for each row."""
+    """An array with a leading axis of rows: a scalar is broadcast, and a single key is split into one key per row."""
     if _is_key(a):
         return row_keys(a, rows)
     return a if jnp.ndim(a) else jnp.broadcast_to(a, (rows,))

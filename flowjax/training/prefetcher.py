@@ -1,7 +1,7 @@
-"""A streamed set on its way to the devices: stretches of batches, read and placed while the one before them runs.
+"""Reads the batches of a streamed data set and copies them to the devices while the devices compute.
 
-In a thread of its own: the call of a compiled loop may return at once or, where the host decides after every turn
-whether to go on (a GPU), only when the loop has ended.
+The reading is done in a separate thread, because the call of a compiled loop may return only when the loop has ended:
+on a GPU the host decides after every iteration whether the loop continues.
 """
 
 import time
@@ -21,40 +21,40 @@ from flowjax.data.stream import Stream
 from flowjax.training.sharding import BATCH
 from flowjax.typing import PyTree
 
-__all__ = ["STRETCH", "Prefetcher", "own_rows"]
+__all__ = ["STRETCH", "Prefetcher", "local_rows"]
 
 STRETCH = 16
-"""Batches that travel to the devices together."""
+"""The number of batches that are copied to the devices together."""
 
 
 class Prefetcher:
-    """The batches of a run from some step on, in order.
+    """Reads the batches of a run in order, ahead of the training steps.
 
     Args:
-        rows: of the set.
-        seed: of the order.
-        size: of a batch, of all processes together.
-        mesh: of the devices: each process reads what its own hold.
-        workers: processes that read; 0 for threads.
+        rows: the data set.
+        seed: seed of the order of the rows.
+        size: rows per batch, over all processes.
+        mesh: the devices. Each process reads the rows of its local devices.
+        workers: number of processes that read; 0 to read in threads.
 
     Attributes:
-        stalled: seconds that were waited for what `start` began, since it was last set to 0; the first stretch, for
-            which nothing waits yet, and copies to the devices that are still under way are not in it.
+        stalled: seconds for which calls have waited for a read that `start` began. The caller resets it to 0. The first
+            stretch and unfinished copies to the devices do not count.
     """
 
     def __init__(self, rows: Rows, seed: int, size: int, mesh: Mesh, workers: int = 0):
         self._sharding = NamedSharding(mesh, P(None, BATCH))
-        self._stream = Stream(rows, seed, size, own_rows(self._sharding, size))
+        self._stream = Stream(rows, seed, size, local_rows(self._sharding, size))
         self._size, self._workers = size, workers
         self._batches: Iterator[Batch] | None = None
         self._next = -1
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="prefetcher")
-        self._begun: tuple[int, int, Future[PyTree]] | None = None
+        self._pending: tuple[int, int, Future[PyTree]] | None = None  # the arguments and the future of `start`
         self._closing = Event()
         self.stalled = 0.0
 
     def like(self) -> Batch:
-        """Shapes, types and shardings of what a call returns."""
+        """The shapes, types and shardings of the arrays that a call returns."""
 
         def stretch(one: np.ndarray) -> Any:
             whole = STRETCH, self._size, *one.shape
@@ -63,27 +63,30 @@ class Prefetcher:
         return jax.tree.map(stretch, self._stream.rows[0])
 
     def start(self, step: int, n: int) -> None:
-        """Begins with what the next call will ask for, while the devices work."""
-        self._begun = step, n, self._thread.submit(self._read, step, n)
+        """Starts to read the n batches from `step` on in the background, for the next call."""
+        self._pending = step, n, self._thread.submit(self._read, step, n)
 
     def __call__(self, step: int, n: int) -> PyTree:
-        """The n batches from number `step` on, stacked, and padded to one size: one program for all stretches.
+        """Returns the n batches from `step` on.
 
-        To be called when the devices are done: waiting for what was begun counts as stalled.
+        It is called when the devices have finished, so that the time it waits for the read counts as stalled.
 
         Args:
-            step: the one after the last that was asked for; another one starts the stream there.
-            n: at most `STRETCH`.
+            step: number of the first batch. If it does not follow the last batch read, the stream is started again.
+            n: number of batches, at most `STRETCH`.
+
+        Returns:
+            The batches, stacked on a new first axis and padded to `STRETCH`, so that all stretches use one program.
         """
-        if self._begun is None:
+        if self._pending is None:
             return self._read(step, n)
-        *begun, read = self._begun
+        *requested, read = self._pending
         since = time.perf_counter()
-        wait([read])  # a second Ctrl-C comes here: what was begun is still known then, for `close`
-        self._begun = None
+        wait([read])  # a second Ctrl-C interrupts here, and `close` still finds the pending read
+        self._pending = None
         self.stalled += time.perf_counter() - since
         placed = read.result()
-        return placed if begun == [step, n] else self._read(step, n)
+        return placed if requested == [step, n] else self._read(step, n)
 
     def _read(self, step: int, n: int) -> PyTree:
         if self._batches is None or step != self._next:
@@ -99,11 +102,11 @@ class Prefetcher:
         return jax.tree.map(lambda *rows: self._put(np.stack(rows)), *batches)
 
     def close(self) -> None:
-        """Ends what reads ahead, after the batch that is being read; another call starts it again."""
-        if self._begun is not None:
+        """Stops reading, after the batch that is being read. A later call starts the stream again."""
+        if self._pending is not None:
             self._closing.set()
-            wait([self._begun[2]])
-            self._begun = None
+            wait([self._pending[2]])
+            self._pending = None
             self._closing.clear()
         self._stop()
 
@@ -118,15 +121,19 @@ class Prefetcher:
         return jax.make_array_from_process_local_data(self._sharding, local, whole)
 
 
-def own_rows(sharding: NamedSharding, size: int) -> tuple[int, int]:
-    """The first row of a batch, the second axis, that the devices of this process hold, and the one after the last.
+def local_rows(sharding: NamedSharding, size: int) -> tuple[int, int]:
+    """The range [first, last) of the rows of a batch that the local devices hold.
+
+    Args:
+        sharding: of arrays whose second axis is the rows.
+        size: rows per batch, over all processes.
 
     Raises:
-        ValueError: if they are not side by side, as on a mesh whose processes interleave.
+        ValueError: if these rows are not contiguous, as on a mesh whose processes interleave.
     """
-    held = sharding.addressable_devices_indices_map((1, size)).values()
-    ranges = sorted({index[1].indices(size)[:2] for index in held if index is not None})
+    indices = sharding.addressable_devices_indices_map((1, size)).values()
+    ranges = sorted({index[1].indices(size)[:2] for index in indices if index is not None})
     first, last = ranges[0][0], ranges[-1][1]
     if sum(stop - start for start, stop in ranges) != last - first:
-        raise ValueError("a process holds rows of a batch that are not side by side: let mesh.data span the processes")
+        raise ValueError("the rows of a batch on a process are not contiguous: mesh.data must span the processes")
     return first, last

@@ -1,8 +1,8 @@
-"""What a step costs and how well the devices are used: counted operations, model FLOP utilisation, memory, traces.
+"""The cost of a training step: floating-point operations, model FLOP utilisation, memory, and profiler traces.
 
-Floating-point operations are counted on a program's jaxpr: matrix products and convolutions, a multiply-add as 2. The
-number is the same on every device, with fused kernels or without, and before the compiler has changed anything: what
-"model FLOPs" means in a model FLOP utilisation. Elementwise work is not in it.
+Floating-point operations are counted in a jaxpr, for matrix products and convolutions only, with a multiply-add as two
+operations. The count does not depend on the device, on fused kernels or on the compiler, as the definition of model
+FLOP utilisation requires (Chowdhery et al. 2022, arXiv 2204.02311, appendix B).
 """
 
 import math
@@ -28,11 +28,18 @@ PEAK_TFLOPS: dict[str, float] = {
     "TPU v5": 459.0,
     "TPU v6 lite": 918.0,
 }
-"""Dense bfloat16 rates by the vendors' data sheets, TFLOP/s, by the first words of the device's kind."""
+"""Dense bfloat16 rates from the vendors' data sheets in TFLOP/s, by the start of `jax.Device.device_kind`."""
 
 
 def peak_flops(given: float = 0.0) -> float | None:
-    """FLOP/s of one device: `given` TFLOP/s, or the data sheet's where that is 0; None where neither is known."""
+    """The peak rate of one device in FLOP/s.
+
+    Args:
+        given: the rate in TFLOP/s, or 0 to look it up in `PEAK_TFLOPS`.
+
+    Returns:
+        The rate, or None if the device is not in the table.
+    """
     if given:
         return given * 1e12
     kind = jax.devices()[0].device_kind
@@ -41,26 +48,31 @@ def peak_flops(given: float = 0.0) -> float | None:
 
 
 def utilisation(flops_per_step: float | None, steps_per_second: float, peak: float | None) -> float | None:
-    """Model FLOP utilisation: the share of all devices' peak that the step's counted operations are."""
+    """Model FLOP utilisation: the counted operations per second, divided by the peak rate of all devices.
+
+    It is None if the operations or the peak rate (of one device, in FLOP/s) are unknown.
+    """
     if not flops_per_step or not peak:
         return None
     return flops_per_step * steps_per_second / (peak * jax.device_count())
 
 
 def memory_gib() -> float | None:
-    """The largest memory that any of this host's devices had in use so far, GiB; None where it is not told."""
+    """The peak memory use of the local devices so far, of the device with the largest, in GiB; None if unknown."""
     stats: list[Any] = [d.memory_stats() for d in jax.local_devices()]
     peaks = [s["peak_bytes_in_use"] for s in stats if s and "peak_bytes_in_use" in s]
     return max(peaks) / 2**30 if peaks else None
 
 
 def count_flops(f: Callable[..., Any], *arguments: Any) -> float:
-    """FLOPs of f(*arguments), which may be shapes; a `scan` counts its length, a `while_loop` one turn, a branch the
-    largest."""
-    return _of(jax.make_jaxpr(f)(*arguments).jaxpr)
+    """The floating-point operations of f(*arguments), where the arguments may be shapes.
+
+    The body of a `scan` counts as often as it runs, the body of a `while_loop` once, a `cond` as its largest branch.
+    """
+    return _flops(jax.make_jaxpr(f)(*arguments).jaxpr)
 
 
-def _of(jaxpr: core.Jaxpr) -> float:
+def _flops(jaxpr: core.Jaxpr) -> float:
     return float(sum(_equation(eqn) for eqn in jaxpr.eqns))
 
 
@@ -71,21 +83,21 @@ def _equation(eqn: Any) -> float:
         return 2.0 * math.prod(out.shape) * math.prod(eqn.invars[0].aval.shape[i] for i in contracted)
     if name == "conv_general_dilated":
         return _convolution(eqn, out)
-    inner = [_of(j) for j in _jaxprs(eqn.params)]
+    inner = [_flops(j) for j in _jaxprs(eqn.params)]
     if name == "cond":
         return max(inner, default=0.0)
     return float(sum(inner)) * (eqn.params["length"] if name == "scan" else 1)
 
 
 def _convolution(eqn: Any, out: Any) -> float:
-    """Each output sums over the kernel and its input channels; of a dilated input, over the pixels that are there."""
+    """Each output sums over the kernel and the input channels, without the zeros that dilate the input."""
     kernel, numbers = eqn.invars[1].aval.shape, eqn.params["dimension_numbers"]
     taps = math.prod(kernel) / kernel[numbers.rhs_spec[0]]
     return 2.0 * math.prod(out.shape) * taps / math.prod(eqn.params["lhs_dilation"])
 
 
 def _jaxprs(params: dict[str, Any]) -> list[core.Jaxpr]:
-    """The programs inside an equation; the forward one alone of a rule for derivatives."""
+    """The jaxprs in the parameters of an equation; only the forward one of a custom derivative."""
     found = []
     for value in params.values():
         for item in value if isinstance(value, tuple | list) else (value,):
@@ -97,26 +109,26 @@ def _jaxprs(params: dict[str, Any]) -> list[core.Jaxpr]:
 
 
 class Trace:
-    """The steps from `start` to `stop`, traced into a folder; nothing where the two are the same.
+    """A profiler trace of the steps after `start` up to `stop`; no trace if the two are equal.
 
-    A run that starts between the two traces what is left. One that stops between them keeps what it has.
+    If a run starts or stops between the two, the trace covers the steps that it takes there.
 
     Args:
-        folder: of the trace.
-        start: the first step traced is the one after it.
-        stop: the last step traced.
+        folder: the folder to which the trace is written.
+        start: the step after which the trace begins.
+        stop: the last step in the trace.
     """
 
     def __init__(self, folder: Path, start: int = 0, stop: int = 0):
         self._folder, self._start, self._stop = folder, start, stop
-        self._since: int | None = None  # where the trace that runs was begun
+        self._since: int | None = None  # the step at which the running trace began
 
-    def borders(self, step: int) -> list[int]:
-        """Steps after `step` where tracing begins or ends: stretches must break there."""
-        return [border for border in (self._start, self._stop) if border > step]
+    def boundaries(self, step: int) -> list[int]:
+        """The steps after `step` at which the trace begins or ends, and at which a stretch of steps must end."""
+        return [boundary for boundary in (self._start, self._stop) if boundary > step]
 
     def begin(self, step: int) -> None:
-        """Begins before the step after `step`, if that is one to trace."""
+        """Begins the trace at `step` if the next step belongs to it."""
         if self._since is None and self._start <= step < self._stop:
             try:
                 jax.profiler.start_trace(self._folder)
@@ -125,7 +137,7 @@ class Trace:
                 self._give_up(error)
 
     def end(self, step: int) -> None:
-        """Ends after `step`, which the device must have finished, if no more are to be traced."""
+        """Ends the trace if `step`, which the devices must have finished, is the last step in it."""
         if self._since is not None and step >= self._stop:
             since, self._since = self._since, None
             try:
@@ -141,4 +153,4 @@ class Trace:
 
     def _give_up(self, error: Exception) -> None:
         self._stop = self._start
-        say(f"train: no trace ({' '.join(str(error).split())[:200]}); training goes on")
+        say(f"train: no trace ({' '.join(str(error).split())[:200]}); training continues without it")

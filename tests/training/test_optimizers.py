@@ -281,16 +281,16 @@ def test_normalised_weights_keep_unit_magnitude(name):
     ("changes", "message"),
     [
         ({"schedule": "cosin"}, "train.schedule: unknown 'cosin'; did you mean 'cosine'"),
-        ({"schedule": "cosine(1)"}, "the constant share must be in [0, 1), not 1"),
-        ({"schedule": "linear(-0.1)"}, "the constant share must be in [0, 1), not -0.1"),
+        ({"schedule": "cosine(1)"}, "the fraction of the run at the peak must be in [0, 1), not 1"),
+        ({"schedule": "linear(-0.1)"}, "the fraction of the run at the peak must be in [0, 1), not -0.1"),
         ({"schedule": "constant(1)"}, "constant takes no arguments"),
         ({"schedule": "inverse_sqrt"}, "inverse_sqrt needs its argument samples"),
-        ({"schedule": "inverse_sqrt(0)"}, "a positive number of samples is needed, not 0"),
+        ({"schedule": "inverse_sqrt(0)"}, "the number of samples must be positive, not 0"),
         ({"schedule": "inverse_sqrt('a')"}, "train.schedule"),
         ({"schedule": "cosine('a')"}, "train.schedule"),
         ({"optimizer": "moun"}, "train.optimizer: unknown 'moun'; did you mean 'muon'"),
-        ({"spike": 1.0}, "above 1, or 0 for none, not 1.0"),
-        ({"spike": 0.5}, "above 1, or 0 for none, not 0.5"),
+        ({"spike": 1.0}, "must be above 1 (a multiple of the mean gradient norm) or 0 for no guard, not 1.0"),
+        ({"spike": 0.5}, "must be above 1 (a multiple of the mean gradient norm) or 0 for no guard, not 0.5"),
     ],
 )
 @pytest.mark.usefixtures("as_users_call")

@@ -11,7 +11,7 @@ from jax.sharding import PartitionSpec as P
 from flowjax.batch import Batch
 from flowjax.data.dataset import ArrayRows
 from flowjax.data.stream import Stream
-from flowjax.training.prefetcher import STRETCH, Prefetcher, own_rows
+from flowjax.training.prefetcher import STRETCH, Prefetcher, local_rows
 from flowjax.training.sharding import AXES
 
 ROWS = ArrayRows(Batch(np.arange(40, dtype=np.uint8)[:, None], {"label": np.arange(40, dtype=np.int32)}))
@@ -117,4 +117,4 @@ def test_an_error_of_reading_comes_with_the_call(mesh):
 
 
 def test_a_process_alone_reads_whole_batches(mesh):
-    assert own_rows(Prefetcher(ROWS, 0, 8, mesh)._sharding, 8) == (0, 8)
+    assert local_rows(Prefetcher(ROWS, 0, 8, mesh)._sharding, 8) == (0, 8)

@@ -116,13 +116,13 @@ def test_a_models_rules_come_after_ones_own():
     for text, message in [
         ("nothing = tensor", r"mesh.rules: 'nothing = tensor' matches no parameter; the first is blocks/0/mlp1/bias"),
         ("kernel", r"'kernel' is not PATTERN = AXIS, AXIS"),
-        ("kernel = model", r"each axis one of data, fsdp, tensor, once, or -"),
+        ("kernel = model", r"each AXIS is - or one of data, fsdp, tensor, which may occur once"),
         (
             "stem/kernel = tensor, -, -",
-            r"'stem/kernel = tensor, -, -' cuts nothing: stem/kernel is 12 x 384, and mesh.ten",
+            r"'stem/kernel = tensor, -, -' splits nothing: stem/kernel is 12 x 384, and mesh.ten",
         ),
         ("( = tensor", r"mesh.rules: '\( = tensor'"),
-        ("kernel = tensor, tensor", r"each axis one of data, fsdp, tensor, once, or -"),
+        ("kernel = tensor, tensor", r"each AXIS is - or one of data, fsdp, tensor, which may occur once"),
     ]:
         config = config_of("dit", rules=(text,))
         with pytest.raises(ConfigError, match=message):
