@@ -125,7 +125,7 @@ def over_rows(f: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class Meter:
-    """Progress on stderr, and the rate since the first block was dispatched, which is when it had been compiled."""
+    """Shows progress on stderr, and measures the rate after the first block was dispatched, so without compilation."""
 
     def __init__(self, num: int, kept: int, label: str, unit: str, show: bool):
         self._progress = Progress(num, kept, label, unit) if show else None

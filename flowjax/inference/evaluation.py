@@ -1,6 +1,6 @@
-"""The metrics of a run: `evaluate`, those that fit its data set, and `evaluate_images`, those of Inception features.
+"""Metrics of a run: `evaluate` computes those that suit its data set, `evaluate_images` those of Inception features.
 
-Each returns one dictionary; a key is absent where it is undefined.
+Each returns one dictionary, which lacks the metrics that are undefined for the run.
 """
 
 import math
@@ -37,8 +37,10 @@ _PAIRS, _PAIR_SIZE, _SOURCE_PAIRS = 25, 1000, 10
 _HELD_OUT = 20_000
 _IMAGES_SCORED = 256
 _ENERGY_ROWS = 4096
-_EXACT_UP_TO = 64
 _DRAW_SEED = 71
+
+_EXACT_UP_TO = 64
+"""The largest dimension for which log-likelihoods take the exact divergence."""
 
 
 def evaluate(
@@ -54,20 +56,21 @@ def evaluate(
     Args:
         run: opened with `flowjax.load`.
         dataset: the data set that the run was trained on.
-        seed, solver, batch: as for `sampling.sample`.
-        labels: how the classes of a conditional network's samples are chosen, as for `sampling.sample`. The metrics
-            compare the samples with the test set, so classes have their shares of the training data by default.
+        seed, solver, batch: as for `flowjax.inference.sample`.
+        labels: how the classes of a conditional network's samples are chosen, as for `flowjax.inference.sample`. The
+            metrics compare the samples with the test set, so by default classes have their shares of the training data.
 
     Returns:
         A dictionary with these keys, where they are defined:
-        nll: mean of -log p on held-out points, nats of the data space; nll_stderr.
-        bits_per_dim: of images.
-        kl: mean of log p_true - log p on held-out points, where p_true is known; kl_stderr.
-        w2_squared, w2: W2^2 as the mean over disjoint pairs of 1,000 points, and its root; w2_squared_true: the same
-            between two true samples, the floor.
-        mmd: squared, unbiased, on 2,000 points.
-        npe: normalised path energy; path_energy; w2_squared_source: between source and data.
-        mode_share_min, mode_share_max: smallest and largest share of samples whose nearest mode is one mode.
+        nll, nll_stderr: mean of -log p on held-out points in nats of the data space, and its standard error.
+        bits_per_dim: the same in bits per dimension, for integer images.
+        kl, kl_stderr: mean of log p_true - log p on held-out points, where p_true is known, and its standard error.
+        w2_squared, w2: W2^2 between samples and data, the mean over disjoint pairs of 1,000 points, and its root.
+        w2_squared_true: the same between two sets of data, which is the smallest value that can be expected.
+        mmd: the squared maximum mean discrepancy, unbiased, on 2,000 points.
+        path_energy, npe: the path energy, and the normalised path energy.
+        w2_squared_source: W2^2 between source and data.
+        mode_share_min, mode_share_max: over the modes, the smallest and largest share of samples nearest to the mode.
     """
     run = _with_shares(run, dataset) if labels == "shares" else run
     if not has_density(run.prior):
@@ -97,7 +100,7 @@ def evaluate(
 
 
 def _with_shares(run: Run, dataset: Dataset) -> Run:
-    """The run with the classes' shares of the test set, where those of its training data are not known."""
+    """The run with the classes' shares of the test set, where the shares of its training data are not known."""
     spec = run.spec
     if named(run.fields, "label") is None or spec.class_shares or dataset.test_labels is None:
         return run
@@ -106,7 +109,7 @@ def _with_shares(run: Run, dataset: Dataset) -> Run:
 
 
 def _held_out(run: Run, dataset: Dataset) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Points to score, and conditions: 20,000 fresh ones of a known distribution, else test rows (256 large images)."""
+    """Points to score and their conditions: 20,000 new draws of a known distribution, or test rows (256 of images)."""
     if dataset.draw is not None:
         return np.asarray(dataset.draw(jax.random.key(_DRAW_SEED), _HELD_OUT)), {}
     rows = slice(0, len(dataset.test) if run.spec.d <= _EXACT_UP_TO else _IMAGES_SCORED)
@@ -130,7 +133,7 @@ def _sample_metrics(
     cond = conditions_of_test(run, dataset, num)
     drawn = sampling.sample(run, num, seed, solver, batch=batch, labels=labels, cond=cond).samples
     say("evaluate: distances")
-    # in units of the data's scale and from their mean, so that neither the distances nor their squares lose digits
+    # normalised, so that neither the distances nor their squares lose digits in float32
     common = run.spec.normalise.isotropic()
     in_units = lambda x: np.asarray(common.to_model(np.asarray(x, np.float64)), np.float32)
     drawn, true, other = map(in_units, (drawn, true, other))
@@ -184,22 +187,23 @@ def evaluate_images(
 ) -> dict[str, Any]:
     """Image metrics of a run's samples against a split of its data set; see `flowjax.metrics.images.score_images`.
 
-    Several processes, which all call this, draw a share each and find its features.
+    All processes call it; each of them draws a share of the samples and computes their features.
 
     Args:
-        run, dataset: of 8-bit images.
-        names: in `METRICS`.
-        num: samples to draw.
+        run: opened with `flowjax.load`; its data are 8-bit images.
+        dataset: the data set that the run was trained on.
+        names: in `flowjax.metrics.images.METRICS`.
+        num: number of samples to draw.
         split: the reference; its statistics are kept in the cache.
-        samples: (N, H, W, C) uint8, drawn before; then none are drawn.
+        samples: (N, H, W, C) uint8 samples to score; None draws new ones.
         precision: of the Inception network's convolutions.
-        seed, solver, batch, guide: as for `sampling.sample`.
-        labels: how the classes of a conditional network's samples are chosen, as for `sampling.sample`. Published
-            values are of equally many samples of each class: `balanced`.
+        seed, solver, batch, guide: as for `flowjax.inference.sample`.
+        labels: how the classes of a conditional network's samples are chosen, as for `flowjax.inference.sample`.
+            Published values are computed with equally many samples of each class, as with `balanced`.
 
     Returns:
-        The metrics by name, `num`, and where samples were drawn `nfe`, the network's evaluations; of a guided one,
-        which asks two networks or one of them twice, `network_evaluations` too.
+        The metrics by name, and `num`. Where samples were drawn also `nfe`, evaluations of the model per sample, and
+        with guidance `network_evaluations`, which are twice as many.
 
     Raises:
         ConfigError: for an unknown name or split.
@@ -260,7 +264,7 @@ def _reference_images(run: Run, dataset: Dataset, split: str, metric: str) -> np
     if not spec.is_image or spec.levels != 256 or spec.shape[-1] not in (1, 3):
         kind = f"images of {spec.levels} levels" if spec.is_image and spec.levels else "no 8-bit images"
         raise DataError(
-            f"{metric} is of 8-bit images with 1 or 3 channels, and {spec.name} holds {kind}: its shape is {spec.shape}"
+            f"{metric} needs 8-bit images with 1 or 3 channels, and {spec.name} holds {kind} of shape {spec.shape}"
         )
     if split == "test":
         return dataset.test.astype(np.uint8)
@@ -268,8 +272,8 @@ def _reference_images(run: Run, dataset: Dataset, split: str, metric: str) -> np
         raise ConfigError(f"split must be train or test, not {split!r}")
     if dataset.rows is not None:
         raise DataError(
-            f"{spec.name} is streamed, and reference statistics need a resident set: set FLOWJAX_RESIDENT_BYTES to its "
-            "number of bytes or more"
+            f"{spec.name} is streamed, and reference statistics need a resident data set: set FLOWJAX_RESIDENT_BYTES "
+            "to at least its number of bytes"
         )
     return np.asarray(dataset.arrays().x1)
 

@@ -31,11 +31,15 @@ _GAP = 2
 
 
 class PlotError(ValueError):
-    """Figures that cannot be drawn because numbers of the run are not finite; one line."""
+    """A figure cannot be drawn because numbers of the run are not finite; the message is one line."""
 
 
 def draw_all(run: Run, dataset: Dataset) -> None:
-    """Every figure that fits the data, into `plots/` of the workdir: all of them or none.
+    """Draws every figure that suits the data into the folder `plots/` of the workdir: all of them or none.
+
+    Args:
+        run: opened with `flowjax.load`.
+        dataset: the data set that the run was trained on.
 
     Raises:
         PlotError: if parameters or samples are not finite.
@@ -54,7 +58,7 @@ def draw_all(run: Run, dataset: Dataset) -> None:
         drawn = sampling.sample(run, _POINTS, cond=conditions_of_test(run, dataset, _POINTS)).samples
         _check_finite("coordinates of the samples", drawn)
         samples_against_data(folder / "samples.png", drawn, dataset.test[:_POINTS])
-        if all(field.kind == "label" for field in run.fields):  # both are drawn for a single condition or none
+        if all(field.kind == "label" for field in run.fields):  # they show one condition
             if "velocity" in abilities_of(run.model()):
                 trajectories(folder / "trajectories.png", run)
             density(folder / "density.png", run, dataset)
@@ -66,16 +70,21 @@ def draw_all(run: Run, dataset: Dataset) -> None:
 
 
 def loss_curves(path: Path, metrics: Path) -> None:
-    """Training and validation loss against samples seen; a record without finite neighbours is drawn as a point."""
+    """Plots training and validation loss against samples seen; records without finite neighbours become points.
+
+    Args:
+        path: the .png file to write.
+        metrics: `metrics.jsonl` of the run.
+    """
     records = read_metrics(metrics)
     figure, axes = _figure(1, width=6.0, height=4.0)
     for key, name in (("loss", "training"), ("val_loss", "validation (average of parameters)")):
         seen, losses = (np.asarray([r[k] for r in records], float) for k in ("samples_seen", key))
         finite = np.isfinite(losses)
-        beside = np.pad(finite, 1)
-        alone = finite & ~beside[:-2] & ~beside[2:]  # a line needs two points
-        marker = "o" if alone.any() else None
-        axes[0].plot(seen, losses, label=name, lw=1.2, marker=marker, markersize=4, markevery=alone)
+        padded = np.pad(finite, 1)
+        isolated = finite & ~padded[:-2] & ~padded[2:]  # a line needs two points
+        marker = "o" if isolated.any() else None
+        axes[0].plot(seen, losses, label=name, lw=1.2, marker=marker, markersize=4, markevery=isolated)
     axes[0].set(xlabel="samples seen", ylabel="loss")
     axes[0].legend()
     axes[0].grid(alpha=0.3)
@@ -83,7 +92,7 @@ def loss_curves(path: Path, metrics: Path) -> None:
 
 
 def samples_against_data(path: Path, samples: np.ndarray, data: np.ndarray) -> None:
-    """Two clouds side by side, on the same axes."""
+    """Plots points of the data and samples, each (N, 2), side by side with equal limits."""
     figure, axes = _figure(2)
     for ax, points, title in zip(axes, (data, samples), ("data", "samples"), strict=True):
         ax.scatter(*points.T, s=1, alpha=0.4, lw=0)
@@ -92,7 +101,7 @@ def samples_against_data(path: Path, samples: np.ndarray, data: np.ndarray) -> N
 
 
 def trajectories(path: Path, run: Run) -> None:
-    """The flow from the source (black) to the data (blue) along a few hundred lines."""
+    """Plots 256 trajectories of the flow from the source (black) to the data (blue), for data in the plane."""
     rows = jnp.arange(_LINES)
     t0, t1 = run.interval
     solve = jax.jit(
@@ -118,7 +127,7 @@ def trajectories(path: Path, run: Run) -> None:
 
 
 def density(path: Path, run: Run, dataset: Dataset) -> None:
-    """The learned density on a grid, beside the true one where it is known."""
+    """Plots the learned density in the plane, and the true density where it is known."""
     (x0, x1), (y0, y1) = _limits(dataset.test)
     xs, ys = np.linspace(x0, x1, _DENSITY_SIDE), np.linspace(y0, y1, _DENSITY_SIDE)
     grid = np.stack(np.meshgrid(xs, ys), -1).reshape(-1, 2)
@@ -136,7 +145,13 @@ def density(path: Path, run: Run, dataset: Dataset) -> None:
 
 
 def image_grid(path: Path, images: np.ndarray, levels: int = 256) -> None:
-    """Images (N, H, W, C), in data space, in a square of as many rows as columns, enlarged; levels = 0 for floats."""
+    """Writes images as a square grid, enlarged.
+
+    Args:
+        path: the .png file to write.
+        images: (N, H, W, C) in data space.
+        levels: number of integer values of a pixel; 0 for floats, which are scaled to their range.
+    """
     from PIL import Image
 
     n, h, w, c = images.shape

@@ -142,7 +142,7 @@ def log_prob(
 
 
 def _check_summable(spec: DataSpec) -> None:
-    """Prints on stderr that a density is summed over the classes; ConfigError if there are too many."""
+    """Prints on stderr that the density is a sum over the classes; ConfigError if there are too many."""
     if len(spec.classes) > _CLASSES_SUMMED:
         raise ConfigError(
             f"this network was always trained with labels (data.cond_dropout is 0), and the sum over its "

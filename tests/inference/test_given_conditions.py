@@ -1,4 +1,4 @@
-"""Conditions by name in samples, log-densities and their files: a closed form, rows that depend on their own alone."""
+"""Conditions by name in samples, log-densities and files, compared with a closed form."""
 
 import dataclasses
 import json
@@ -60,9 +60,9 @@ def draw(run, cond, num=20, batch=8, **more):
 
 
 def test_samples_are_carried_by_their_own_conditions(run):
-    """x1 = x0 + (obs - 5) / 2 + 2 in model space, in data space 3 x1 + 1: exact up to float32's rounding.
+    """x1 = x0 + (obs - 5) / 2 + 2 in model space and 3 x1 + 1 in data space, exact up to float32's rounding.
 
-    A condition of NaN, like one that is absent, is not given, which this network reads as zeros.
+    A condition that is NaN or absent is not given; this network reads it as zeros.
     """
     absent = draw(run, {}).samples
     source = absent - 3 * 2

@@ -1,4 +1,4 @@
-"""Figures of a run: what they show when there is little to show."""
+"""Figures of runs with few records, with parameters that are not finite, and on a full disk."""
 
 import dataclasses
 import json
@@ -16,9 +16,9 @@ from flowjax.inference.run import load
 
 @pytest.mark.parametrize("losses", [[2.0], [2.0, float("nan"), 1.0], [2.0, 1.0]])
 def test_every_finite_loss_is_visible(losses, tmp_path, monkeypatch):
-    """Pixels of the curve's colour, a blue, in a figure without its legend, from the first to the last of its records.
+    """Pixels of the curve's colour, a blue, reach from the first to the last record, in a figure without its legend.
 
-    Blended half with the background, which is white and grey, its blue is still 60 above its red.
+    Where the curve is blended half with the white or grey background, its blue is still 60 above its red.
     """
     drawn = []
     monkeypatch.setattr(plots, "_save", lambda figure, path: drawn.append(figure))

@@ -1,4 +1,4 @@
-"""Batched sampling: one compilation, nothing that stalls the device, the same bits, batches kept over a kill."""
+"""Sampling in batches: one compilation, devices that never wait for the host, bitwise equal samples, kept batches."""
 
 import dataclasses
 import json
@@ -60,7 +60,7 @@ def test_one_compilation_for_all_batches_and_none_for_another_call(run, compiled
 
 
 def test_the_weaker_network_is_an_argument(run, compiled):
-    """weak + 0 (strong - weak) is the weak network: another one is another answer of the same program."""
+    """weak + 0 (strong - weak) is the weak network: two weak networks give different samples by the same program."""
     program._compiled.cache_clear()
     weak = dataclasses.replace(run, params=jax.tree.map(lambda a: 0.5 * a, run.params))
     drawn = [sampling.sample(run, 8, 0, HEUN, guide=Guide("auto", 0.0, weak=w)).samples for w in (weak, run)]
@@ -142,7 +142,7 @@ def test_programs_hold_no_parameters(run):
 
 
 class Slow:
-    """Stands for an array on its way: tells when it is asked for."""
+    """Stands for an array on a device: logs when it is fetched."""
 
     def __init__(self, log, start, n):
         self.log, self.start, self.n = log, start, n
@@ -190,7 +190,7 @@ def test_rows_that_did_not_arrive_are_counted_without_the_padding():
 
 @pytest.mark.parametrize("spec", [(256, 127.5, 127.5), (17, 8.0, 8.0), (2, 0.5, 0.5), (256, 66.7, 120.1)])
 def test_levels_on_the_device_are_those_of_numpy(spec):
-    """At every threshold and the floats beside it, at random points, beyond the ends: bit for bit."""
+    """Bitwise equal at every threshold and its neighbouring floats, at random points, and beyond the ends."""
     count, scale, shift = spec
     data = DataSpec("x", (1,), Affine(scale, shift), 0, count)
     edges = program.level_thresholds(data)
@@ -205,7 +205,7 @@ def test_levels_on_the_device_are_those_of_numpy(spec):
 
 
 def test_levels_of_channels_with_scales_of_their_own():
-    """At every threshold of each channel and at random points: bit for bit what NumPy makes of them."""
+    """Bitwise equal to NumPy at every threshold of each channel and at random points."""
     data = DataSpec("x", (2, 2), Affine((3.0, 70.0), (1.5, 128.0)), 0, 256)
     edges = program.level_thresholds(data)
     assert edges.shape == (255, 2)
@@ -237,7 +237,7 @@ class Interrupted(Exception):
 
 
 def interrupt_after(monkeypatch, blocks):
-    """The write of the block after that many fails, as if the process had died there."""
+    """Lets the write of the next block after `blocks` blocks fail, as if the process had been killed there."""
     write, count = FinishedBatches.write, []
 
     def dying(self, start, block):
@@ -286,7 +286,7 @@ def test_parts_of_another_request_are_refused(run, tmp_path):
     for more, text in (
         ({"seed": 1}, "seed is 0 there and 1 here; remove the folder, or take another --out"),
         ({"batch": 8}, "batch is 16 there and 8 here"),
-        ({"num": 4}, "num is 40 there and 4 here"),  # a single batch, that would not have looked
+        ({"num": 4}, "num is 40 there and 4 here"),  # a single batch, which keeps none
         ({"guide": Guide("auto", 2.0, weak=run)}, "guidance is None there and auto here"),
     ):
         with pytest.raises(ConfigError, match=text):
@@ -300,7 +300,7 @@ def test_parts_of_another_request_are_refused(run, tmp_path):
 
 @pytest.mark.parametrize("left", ["nothing", '{"seed": 5}', "5", "{", b"\xff"], ids=str)
 def test_a_call_that_failed_before_its_first_batch_does_not_block_the_next(run, tmp_path, monkeypatch, left):
-    """It leaves no folder. A folder that an earlier version left is used, whatever its request was."""
+    """It leaves no folder. A folder without batches from an earlier version is used, whatever its request was."""
     keep = tmp_path / "s.npz.parts"
     if left != "nothing":
         keep.mkdir()
@@ -314,7 +314,7 @@ def test_a_call_that_failed_before_its_first_batch_does_not_block_the_next(run, 
     assert list(tmp_path.iterdir()) == []
     call()
     assert sorted(p.name for p in keep.iterdir()) == [*(f"{i:010d}.npz" for i in (0, 16, 32)), "request.json"]
-    if left != "nothing":  # beside finished batches it is not known whose they are
+    if left != "nothing":  # the request of the finished batches is not known
         (keep / "request.json").write_bytes(left if isinstance(left, bytes) else left.encode())
         with pytest.raises(ConfigError, match="remove the folder, or take another --out"):
             call()
@@ -337,8 +337,8 @@ UNEVEN = DataSpec("npz", (1,), Affine(2.0, 1.0), 4, class_shares=(0.0, 0.9, 0.0,
 
 
 def test_labels_are_only_of_classes_that_the_data_have():
-    """Of 20,000 draws a share p is met within 4 standard deviations sqrt(p (1 - p) / 20,000): 0.0085 for 0.9, 0.014 for
-    0.5.
+    """With 20,000 draws the tolerance is 4 standard deviations sqrt(p (1 - p) / 20,000): 0.0085 for a share of 0.9 and
+    0.014 for 0.5.
     """
     inputs = Inputs(None, None, *jax.random.split(jax.random.key(0), 3), jnp.asarray(3))
     drawn = lambda kind, spec=UNEVEN: np.asarray(labels_of(kind, spec, inputs, jnp.arange(20_000)))
@@ -387,7 +387,7 @@ def test_seeds_that_jax_would_reduce_modulo_2_to_the_32_are_refused(run, seed):
 
 
 def test_a_grid_is_learned_for_samplers_that_denoise_at_the_end(run):
-    """Their times are one fewer than those of other samplers with as many steps; N steps take N evaluations."""
+    """They have one time fewer than other samplers with as many steps; N steps take N evaluations."""
     drawn = sampling.sample(run, 4, 0, SolverSettings("unipc", steps=3, grid="learned"), batch=4)
     assert drawn.nfe == 3
     assert np.isfinite(drawn.samples).all()

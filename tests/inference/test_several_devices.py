@@ -1,4 +1,4 @@
-"""Sampling and likelihood on several devices: what one device gives, without a collective in the program."""
+"""Sampling and likelihood on several devices: the results of one device, without collectives in the program."""
 
 import json
 import os
@@ -43,7 +43,7 @@ print(json.dumps(result))
 
 @pytest.fixture(scope="module")
 def four(tiny_run, tmp_path_factory):
-    """What a process with four devices finds."""
+    """The results of a process with four devices."""
     points = tmp_path_factory.mktemp("points") / "x.npy"
     np.save(points, np.random.default_rng(0).normal(size=(30, 2)).astype(np.float32))
     flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"}
@@ -54,7 +54,7 @@ def four(tiny_run, tmp_path_factory):
 
 
 def test_samples_and_densities_are_those_of_one_device(four, tiny_run):
-    """Rows are solved apart, so only how a block of another size is multiplied differs: float32's rounding."""
+    """Rows are solved separately, so only the rounding of matrix products of another block size differs."""
     assert (four["devices"], jax.local_device_count()) == (4, 1)
     run, adaptive = load(tiny_run), SolverSettings("dopri5", rtol=1e-4, atol=1e-4)
     heun = sampling.sample(run, 50, 0, SolverSettings("heun", steps=3), batch=22).samples
@@ -66,7 +66,7 @@ def test_samples_and_densities_are_those_of_one_device(four, tiny_run):
 
 
 def test_no_device_waits_for_another(four):
-    """The adaptive solve has its loop, and no collective inside or outside of it."""
+    """The program of an adaptive solve has a loop, and no collectives."""
     assert " while(" in four["text"]
     for collective in ("all-gather", "all-reduce", "all-to-all", "collective-permute", "reduce-scatter"):
         assert collective not in four["text"]

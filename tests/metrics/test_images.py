@@ -227,9 +227,7 @@ def test_the_command_refuses_in_one_line(flowjax, image_run, tmp_path, monkeypat
 
 def test_points_have_no_fid(as_users_call):
     known = open_dataset("gaussians8")
-    with pytest.raises(
-        DataError, match=r"fid is of 8-bit images .* gaussians8 holds no 8-bit images: its shape is \(2,\)"
-    ):
+    with pytest.raises(DataError, match=r"fid needs 8-bit images .* gaussians8 holds no 8-bit images of shape \(2,\)"):
         evaluation.evaluate_images(SimpleNamespace(spec=known.spec), known, ["fid"])
     known = open_dataset("digits")
     with pytest.raises(DataError, match="digits holds images of 17 levels"):
