@@ -1,6 +1,6 @@
-"""TFDS image sets, read through `as_data_source` (ArrayRecord) and Grain; TensorFlow is never imported.
+"""TFDS image sets, read with `as_data_source` (ArrayRecord) and Grain, without TensorFlow.
 
-A set that fits is decoded whole and lives on the device as uint8. A larger one is streamed (`data.stream`).
+A set that fits on the device is decoded at once and kept there as uint8. A larger one is streamed (`data.stream`).
 """
 
 import os
@@ -25,7 +25,12 @@ _CLASSES = {
 
 
 def prepare_line(name: str, path: str = "") -> str:
-    """The one line that prepares a TFDS set; needs TensorFlow for this one time only."""
+    """Returns the shell command that prepares a TFDS set; only this step needs TensorFlow.
+
+    Args:
+        name: the TFDS name of the set.
+        path: TFDS's data_dir; "" for its default.
+    """
     where = f", data_dir='{path}'" if path else ""
     return (
         'pip install tensorflow && python -c "import tensorflow_datasets as tfds; tfds.builder'
@@ -34,14 +39,14 @@ def prepare_line(name: str, path: str = "") -> str:
 
 
 def open_tfds(name: str, path: str = "") -> Dataset:
-    """A TFDS image set with its official train and test splits.
+    """Opens a TFDS image set with its official train and test splits.
 
     Args:
-        name: a key of `_SHAPES`.
+        name: "mnist", "fashion_mnist" or "cifar10".
         path: TFDS's data_dir; "" for $TFDS_DATA_DIR or ~/tensorflow_datasets.
 
     Raises:
-        DataError: if the set is not prepared there; the message holds the line that prepares it.
+        DataError: if the set is not prepared there; the message holds the command that prepares it.
     """
     train, test = _sources(name, path)
     shape = _SHAPES[name]
@@ -80,7 +85,7 @@ def _sources(name: str, path: str) -> tuple[Any, Any]:
 
 
 def _decode(source: Any, shape: tuple[int, ...]) -> Batch:
-    """Every image and label of a split, in its order."""
+    """Decodes all images and labels of a split, in order."""
     rows = source.__getitems__(range(len(source)))
     x = np.stack([row["image"] for row in rows]).reshape(-1, *shape)
     return Batch(x, {"label": np.array([row["label"] for row in rows], np.int32)})

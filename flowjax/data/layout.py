@@ -1,19 +1,18 @@
-"""The layout of a folder of images: which files train and test, and which class each one belongs to.
+"""The layout of a folder of images: which images are for training and testing, and the class of each image.
 
 The rules:
 
 - Subfolders with images are classes if there are at least two of them; images at any depth below one belong to it.
   Otherwise there are no classes, and all images below the folder are used.
-- `train` (or `training`), `test` (or `testing`) and `val` (or `valid`, `validation`) in any case are splits. `train` is
-  a class instead if it stands beside other folders with images and there is no test split. The test split is `test`, or
-  `val` where that is not there or cannot be used.
-- Without `train`, the images beside a test split are the training images. If there are none, this is an error:
-  nothing is ever trained on a test split.
-- Links to folders and files are followed, and a folder is entered only once for each class, so that cycles of links
-  end.
-- Ignored are: hidden files and folders, files that are not images by their suffix, what is not a regular file, images
-  beside class folders, folders beside `train`, a test split without class folders where the training images have
-  classes, and test classes without training images. All of it is counted in `Layout.ignored`.
+- Folders named `train` (or `training`), `test` (or `testing`) and `val` (or `valid`, `validation`), in upper or lower
+  case, are splits. But `train` is a class if there is no test split and other folders next to it hold images. The test
+  split is `test`, or `val` if `test` does not exist or cannot be used.
+- Without `train`, the other images next to a test split are the training images. If there are none, this is an error,
+  because a test split is never used for training.
+- Links to folders and files are followed. A folder is entered only once for each class, so cycles of links end.
+- The following are ignored and counted in `Layout.ignored`: hidden files and folders, files without an image suffix,
+  special files, images next to class folders, folders next to `train`, a test split without class folders if the
+  training images have classes, and test classes without training images.
 """
 
 import os
@@ -43,15 +42,20 @@ _SPLITS = {
 
 @dataclass
 class Ignored:
-    """What was not read, with the reason, and how often each name (or suffix) occurred."""
+    """Names (or suffixes) of files that were not read, counted by reason.
+
+    Attributes:
+        reasons: the counted names for each reason.
+    """
 
     reasons: dict[str, Counter[str]] = field(default_factory=dict)
 
     def add(self, reason: str, name: str, times: int = 1) -> None:
+        """Counts a name under a reason."""
         self.reasons.setdefault(reason, Counter())[name] += times
 
     def describe(self) -> str:
-        """All reasons in one line, like "hidden (2: .DS_Store x2), images beside class folders (1: logo.png)"."""
+        """Returns all reasons as text: "hidden (2: .DS_Store x2), images next to class folders (1: logo.png)"."""
         parts = []
         for reason, names in self.reasons.items():
             shown = [printable(name) + (f" x{n}" if n > 1 else "") for name, n in names.most_common()]
@@ -64,11 +68,12 @@ class Layout:
     """The images of a folder.
 
     Attributes:
-        classes: their names in the order of the labels; () where there are none.
-        train: training images and their labels (0 without classes), sorted by class and path.
-        test: those of the test split; None where there is no usable one, so that a part of `train` is to be held out.
-        test_name: the name of the folder of the test split.
-        ignored: what was not read, and why.
+        classes: class names in the order of the labels; () if there are no classes.
+        train: training images with their labels (0 without classes), sorted by class and path.
+        test: test images with their labels; None if there is no usable test split, so that a part of `train` has to be
+            held out.
+        test_name: the name of the folder of the test split; "" if there is none.
+        ignored: files that were not read.
     """
 
     classes: tuple[str, ...]
@@ -79,10 +84,10 @@ class Layout:
 
 
 def read_layout(root: Path) -> Layout:
-    """Finds the images below a folder, by the rules in the docstring of this module.
+    """Finds the images below a folder by the rules in the docstring of this module.
 
     Raises:
-        DataError: if a folder cannot be listed, or if there are images to test on and none to train on.
+        DataError: if a folder cannot be listed, or there is a test split but no training images.
     """
     ignored = Ignored()
     folders, loose = _list(root, ignored)
@@ -92,20 +97,20 @@ def read_layout(root: Path) -> Layout:
     others = {name: files for name in folders if _kind(name) is None and (files := _below(root / name, ignored))}
     if trained is not None and (tests or not others):
         for name, files in others.items():
-            ignored.add(f"images beside {trained}", f"{name}/", len(files))
+            ignored.add(f"images next to {trained}", f"{name}/", len(files))
         for file in loose:
-            ignored.add(f"images beside {trained}", file.name)
+            ignored.add(f"images next to {trained}", file.name)
         below, loose = _part(root / trained, ignored)
     else:
         below = others
         if trained is not None and (files := _below(root / trained, ignored)):
             below = dict(sorted({**others, trained: files}.items()))
     classes = tuple(below) if len(below) > 1 else ()
-    train = _labelled(below, loose, classes, "images beside class folders", ignored)
+    train = _labelled(below, loose, classes, "images next to class folders", ignored)
     test, test_name = _test_split(root, tests, classes, ignored)
     if tests and not train:
         raise DataError(
-            f"{root} has {tests[0]}/ but no images to train on: put these into {root}/train, or beside {tests[0]}/"
+            f"{root} has {tests[0]}/ but no images to train on: put these into {root}/train, or next to {tests[0]}/"
         )
     empty = [name for name in folders if _kind(name) is None and name not in others]
     for name in empty:
@@ -119,14 +124,14 @@ def _kind(name: str) -> str | None:
 
 def _only(root: Path, names: list[str]) -> str | None:
     if len(names) > 1:
-        raise DataError(f"{root} has {' and '.join(names)}, which mean the same split: keep one of them")
+        raise DataError(f"{root} has {' and '.join(names)}, which name the same split: keep one of them")
     return names[0] if names else None
 
 
 def _test_split(
     root: Path, names: list[str], classes: tuple[str, ...], ignored: Ignored
 ) -> tuple[list[tuple[Path, int]] | None, str]:
-    """The first usable test split and its name; the others are ignored."""
+    """Returns the first usable test split and its name; other test splits are ignored."""
     found, chosen = None, ""
     for name in names:
         below, loose = _part(root / name, ignored)
@@ -139,14 +144,14 @@ def _test_split(
             for other in set(below) - set(classes) if classes else ():
                 ignored.add("test images of a class without training images", f"{name}/{other}/", len(below[other]))
             known = {key: below[key] for key in below if not classes or key in classes}
-            found, chosen = _labelled(known, loose, classes, f"images of {name} beside class folders", ignored), name
+            found, chosen = _labelled(known, loose, classes, f"images of {name} next to class folders", ignored), name
     return found, chosen
 
 
 def _labelled(
     below: dict[str, list[Path]], loose: list[Path], classes: tuple[str, ...], reason: str, ignored: Ignored
 ) -> list[tuple[Path, int]]:
-    """All images with their labels; with classes, those outside of class folders are ignored for this reason."""
+    """Returns all images with their labels; with classes, `loose` images are ignored for the given reason."""
     if classes:
         for file in loose:
             ignored.add(reason, file.name)
@@ -156,7 +161,7 @@ def _labelled(
 
 
 def _part(folder: Path, ignored: Ignored) -> tuple[dict[str, list[Path]], list[Path]]:
-    """The images below each subfolder that has any, and those in the folder itself."""
+    """Returns the images below each subfolder that has any, and the images in the folder itself."""
     folders, loose = _list(folder, ignored)
     below = {name: _below(folder / name, ignored) for name in folders}
     for name in (name for name, files in below.items() if not files):
@@ -165,13 +170,13 @@ def _part(folder: Path, ignored: Ignored) -> tuple[dict[str, list[Path]], list[P
 
 
 def _below(folder: Path, ignored: Ignored) -> list[Path]:
-    """The images at any depth below a folder, sorted. A folder that links lead to a second time is skipped."""
+    """Returns the images at any depth below a folder, sorted. Folders that links reach a second time are skipped."""
     found, seen, waiting = [], set(), [folder]
     while waiting:
         here = waiting.pop()
         try:
             status = here.stat()
-        except OSError as error:  # it has vanished since it was listed
+        except OSError as error:  # it was removed after it had been listed
             raise DataError(f"{here} cannot be listed: {error.strerror}") from None
         if (status.st_dev, status.st_ino) in seen:
             ignored.add("links to a folder that was read already", here.name)
@@ -184,7 +189,7 @@ def _below(folder: Path, ignored: Ignored) -> list[Path]:
 
 
 def _list(folder: Path, ignored: Ignored) -> tuple[list[str], list[Path]]:
-    """The names of the subfolders of a folder, and its images, both sorted; links are followed."""
+    """Returns the names of the subfolders of a folder, and its images, both sorted; links are followed."""
     try:
         names = sorted(os.listdir(folder))
     except OSError as error:

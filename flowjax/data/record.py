@@ -1,6 +1,6 @@
-"""The description of a data set as a dictionary for JSON: the only place where a `DataSpec` is written or read.
+"""Conversion of the parts of a `DataSpec` to and from dictionaries for JSON (records).
 
-Records are in workdirs and in files of weights, which may come from strangers: every entry is checked.
+Records are stored in workdirs and in weights files, which are not trusted, so every entry is checked.
 """
 
 import math
@@ -16,16 +16,17 @@ from flowjax.ranges import MAX_COORDINATES
 __all__ = ["ENTRIES", "LARGEST_LIST", "affine_record", "read_affine", "read_condition", "read_entries"]
 
 _LARGEST_ENTRY, LARGEST_LIST = 2**31, 100_000
-"""Bounds on the integers and on the lists of a description that is read from a file."""
+"""Limits on integers and on the lengths of lists in a record."""
 
 MOST_CONDITIONS = 64
+"""Limit on the number of conditions in a record."""
 
 Check = tuple[str, Callable[[Any], Any]]
-"""What an entry must be, for a message, and whether a value is that."""
+"""A description of the valid values of an entry, for messages, and the check of a value."""
 
 
 def _whole(value: Any) -> bool:
-    """Whether a value of a record is an integer from 0 on."""
+    """Whether a value of a record is a non-negative integer."""
     return type(value) is int and 0 <= value <= _LARGEST_ENTRY
 
 
@@ -35,7 +36,7 @@ def _number(value: Any) -> bool:
 
 
 def _listed(one: Callable[[Any], Any]) -> Callable[[Any], bool]:
-    """Whether a value of a record is a list whose elements are all of one kind."""
+    """Returns a check whether a value is a list whose elements all pass the check `one`."""
     return lambda value: isinstance(value, list) and len(value) <= LARGEST_LIST and all(map(one, value))
 
 
@@ -65,23 +66,28 @@ ENTRIES: dict[str, Check] = {
     "shape": SHAPE,
     "scale": SCALE,
     "shift": SHIFT,
-    "num_classes": ("an integer that is not negative", _whole),
-    "levels": ("an integer that is not negative", _whole),
+    "num_classes": ("a non-negative integer", _whole),
+    "levels": ("a non-negative integer", _whole),
     "class_names": ("a list of strings", _listed(lambda one: isinstance(one, str))),
-    "class_shares": ("a list of shares", _listed(lambda one: _number(one) and 0 <= one <= 1)),
+    "class_shares": ("a list of numbers from 0 to 1", _listed(lambda one: _number(one) and 0 <= one <= 1)),
     "conditions": (
         f"a list of at most {MOST_CONDITIONS} conditions",
         lambda value: isinstance(value, list) and len(value) <= MOST_CONDITIONS,
     ),
 }
-"""The entries of a record, and what each must be."""
+"""The entries of a record and their checks."""
 
 
 def read_entries(what: str, record: Any, checks: dict[str, Check]) -> dict[str, Any]:
-    """The entries of a record, if each is there and as it must be.
+    """Checks the entries of a record and returns them.
+
+    Args:
+        what: a description of the record, for messages.
+        record: a value from a JSON file.
+        checks: the check of each required entry.
 
     Raises:
-        DataError: one line that names the entry which is missing or wrong.
+        DataError: if an entry is missing or invalid; the message names it.
     """
     if not isinstance(record, dict):
         raise DataError(f"{what} must be a JSON object, not {record!r:.40}")
@@ -93,16 +99,21 @@ def read_entries(what: str, record: Any, checks: dict[str, Check]) -> dict[str, 
 
 
 def affine_record(affine: Affine) -> dict[str, Any]:
-    """The scale and the shift of a map, as numbers or lists."""
+    """Returns the scale and the shift of a map as numbers or lists."""
     plain = lambda values: list(values) if isinstance(values, tuple) else values
     return {"scale": plain(affine.scale), "shift": plain(affine.shift)}
 
 
 def read_affine(what: str, entries: dict[str, Any], shape: tuple[int, ...]) -> Affine:
-    """The map of checked entries, for examples of this shape.
+    """Returns the affine map of checked entries.
+
+    Args:
+        what: a description of the record, for messages.
+        entries: the entries, which `read_entries` has checked.
+        shape: the shape of one example.
 
     Raises:
-        DataError: one line, if the lists do not fit the shape.
+        DataError: if the scale and the shift do not fit the shape.
     """
     of = lambda value: tuple(map(float, value)) if isinstance(value, list) else float(value)
     affine = Affine(of(entries["scale"]), of(entries["shift"]))
@@ -112,10 +123,10 @@ def read_affine(what: str, entries: dict[str, Any], shape: tuple[int, ...]) -> A
 
 
 def read_condition(record: Any) -> tuple[Field, Affine]:
-    """A condition of a record and the map of its numbers.
+    """Reads a condition and the affine map of its numbers from a record.
 
     Raises:
-        DataError: one line.
+        DataError: if the record is invalid.
     """
     what = "the description of the data: a condition"
     entries = read_entries(what, record, _CONDITION)

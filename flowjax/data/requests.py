@@ -1,4 +1,4 @@
-"""What a config asks of a data set: where it is, which of its arrays are conditions or pairs, how it is scaled."""
+"""The request with which a config opens a data set: its path, conditions, pairs and normalisation."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -16,24 +16,24 @@ _RESERVED = ("x", "y", "mask", "augment")
 
 
 def check_field_name(name: str) -> None:
-    """Raises a ValueError of one line unless this can be the name of a condition that is an array of its own."""
+    """Raises a ValueError unless `name` can be the name of an array of conditions."""
     if not name.isidentifier() or len(name) > 100:
-        raise ValueError(f"{name[:100]!r} cannot be the name of a condition: it is no identifier")
+        raise ValueError(f"{name[:100]!r} cannot be the name of a condition: it must be a Python identifier")
     if name in _RESERVED or name.endswith("_test"):
-        raise ValueError(f"{name} cannot be the name of a condition; the array y is named label")
+        raise ValueError(f"{name} cannot be the name of a condition; labels in the array y are called label")
 
 
 @dataclass(frozen=True)
 class FieldRequest:
-    """One name in `data.cond`, such as `label`, `label(dropout=0)` or `points(kind='set')`.
+    """An entry of `data.cond`, such as `label`, `label(dropout=0)` or `points(kind='set')`.
 
     Attributes:
-        name: of the field; `label` is the array `y`.
+        name: name of the field; `label` is the array `y`.
         dropout: probability with which training replaces the field by its null value; None for `data.cond_dropout`.
-        kind: of the field (`flowjax.conditions.KINDS`); "" to take it from the number of axes of the array.
+        kind: kind of the field (`flowjax.conditions.KINDS`); "" to choose it by the number of axes of the array.
 
     Raises:
-        ValueError: if the name cannot be that of a condition, or the kind is unknown or does not fit the name.
+        ValueError: if the name is not valid, or the kind is unknown or does not fit the name.
     """
 
     name: str
@@ -45,26 +45,26 @@ class FieldRequest:
         if self.kind and self.kind not in KINDS:
             raise ValueError(f"unknown kind {self.kind!r}: known are {', '.join(KINDS)}")
         if self.kind and (self.kind == "label") != (self.name == "label"):
-            raise ValueError("the only condition of kind 'label' is label, the array y")
+            raise ValueError("kind 'label' is only for the condition label, which is the array y")
 
 
 NORMALISE = ("", "global", "feature", "channel")
-"""What `data.normalise` may be."""
+"""Values of `data.normalise`."""
 
 
 @dataclass(frozen=True)
 class DataRequest:
-    """What a data set is opened with: the argument of every entry of `flowjax.data.DATASETS`.
+    """The argument with which every entry of `flowjax.data.DATASETS` opens a data set.
 
     Attributes:
         path: `data.path`, with ~ expanded.
-        cond: the fields that are read as conditions. A data set delivers its labels whether they are among them or not.
-        pairs: the name of the array that holds the source sample of each row; "" for none.
-        normalise: "global", one scale and shift for all numbers; "feature", one for each coordinate of vectors;
-            "channel", one for each channel of images and sequences; "" to let the data set choose.
+        cond: the fields that are read as conditions. Labels are always read, even if they are not listed.
+        pairs: name of the array with the source sample of each row; "" for none.
+        normalise: "global" for one scale and shift for all numbers; "feature" for one per coordinate of vectors;
+            "channel" for one per channel of images and sequences; "" to let the data set choose.
 
     Raises:
-        ConfigError: one line, if a value is none of these.
+        ConfigError: if `normalise` or `pairs` is invalid.
     """
 
     path: str = ""
@@ -81,21 +81,21 @@ class DataRequest:
             raise ConfigError(f"data.pairs: {error}") from None
 
     def only_labels(self, name: str) -> None:
-        """Raises a DataError if the request names more than labels, which are all that the data set `name` has."""
-        files = "arrays of your own have it (data.name npz, npy or zarr)"
+        """Raises a DataError if the request needs more than labels, which is all that the data set `name` offers."""
+        files = "use arrays in files for this (data.name npz, npy or zarr)"
         if self.pairs:
-            raise DataError(f"data.pairs is {self.pairs!r}, and data {name!r} has no pairs: {files}")
+            raise DataError(f"data.pairs is {self.pairs!r}, but data {name!r} has no pairs: {files}")
         if self.normalise not in ("", "global"):
-            raise DataError(f"data.normalise is {self.normalise!r}, and data {name!r} has one fixed scale: {files}")
+            raise DataError(f"data.normalise is {self.normalise!r}, but data {name!r} has one fixed scale: {files}")
         if others := [field.name for field in self.cond if field.name != "label"]:
-            raise DataError(f"data.cond names {others[0]!r}, and data {name!r} has no such array: {files}")
+            raise DataError(f"data.cond names {others[0]!r}, but data {name!r} has no such array: {files}")
 
 
 def field_requests(cond: Iterable[str]) -> tuple[FieldRequest, ...]:
-    """The fields that `data.cond` names.
+    """Parses the entries of `data.cond`.
 
     Raises:
-        ConfigError: one line, if a name or its arguments cannot be read, or a name is there twice.
+        ConfigError: if an entry cannot be parsed, or a name occurs twice.
     """
     requests = tuple(make_named("data.cond", text, FieldRequest) for text in cond)
     names = [request.name for request in requests]

@@ -1,4 +1,4 @@
-"""The mean and the standard deviation that standardise numbers, and what is remarkable about them."""
+"""Estimates the mean and the standard deviation that standardise data, and warns about unusual data."""
 
 import itertools
 import math
@@ -16,14 +16,14 @@ from flowjax.data.splits import stratified_rows
 __all__ = ["feature_scales", "pixel_channels", "standardisation"]
 
 _SAMPLE = 2**20
-"""Numbers of the sample that is looked at for outliers and for features of different scales."""
+"""Size, in numbers, of the sample that is searched for outliers and features of different scales."""
 
 _NARROW = 1e-3
-"""Of the standard deviation: values within so little are hardly told apart by a network."""
+"""Values within this fraction of the standard deviation are hardly distinguished by a network."""
 
 
 _RATIO = 3.0
-"""Between the standard deviations of columns: from here on each column has its own scale by default."""
+"""Columns are scaled separately by default if their standard deviations differ by more than this factor."""
 
 
 def standardisation(
@@ -35,20 +35,21 @@ def standardisation(
     most: int,
     how: str = "global",
 ) -> tuple[Affine, tuple[str, ...]]:
-    """The affine map whose shift is the mean and whose scale is the standard deviation, in float64.
+    """Returns the affine map whose shift is the mean and whose scale is the standard deviation, in float64.
 
-    Numbers that are constant have scale 1.
+    Constant numbers get scale 1.
 
     Args:
         where: the file, for messages.
         n: number of training rows.
-        read: from increasing numbers of training rows to these rows, (k, *shape), or of sets with a mask to all their
-            elements that exist, (m, C).
-        shape: of a row.
-        dtype: of the stored numbers.
-        most: how many rows to take the moments of; a sample that represents all, if there are more.
-        how: "global", over all numbers; "feature", of each coordinate of vectors; "channel", of each entry of the last
-            axis of images and sequences; "" for "feature" where the columns of vectors have standard deviations that
+        read: function from increasing indices of training rows to these rows, (k, *shape), or for sets with a mask to
+            all their elements that exist, (m, C).
+        shape: the shape of a row.
+        dtype: dtype of the stored numbers.
+        most: the largest number of rows from which moments are computed; if there are more, a representative sample
+            is used.
+        how: "global" for one scale; "feature" for one per coordinate of vectors; "channel" for one per entry of the
+            last axis of images and sequences; "" for "feature" if the standard deviations of the columns of vectors
             differ by more than a factor of three, and otherwise "global".
 
     Returns:
@@ -56,12 +57,12 @@ def standardisation(
         that were stored with too few digits.
 
     Raises:
-        DataError: one line, if values are not finite, if they vary and their deviation is not a positive number, or if
-            `how` is not for examples of this shape.
+        DataError: if values are not finite, if their standard deviation overflows or underflows, or if `how` does not
+            fit the shape.
     """
     if (how == "feature" and len(shape) != 1) or (how == "channel" and len(shape) == 1):
         what, other = ("vectors", "channel") if how == "feature" else ("images and sequences", "feature")
-        raise DataError(f"{where}: data.normalise {how!r} is for {what}, and rows of x are {shape}: take {other!r}")
+        raise DataError(f"{where}: data.normalise {how!r} is for {what}, but rows of x are {shape}: use {other!r}")
     if how in ("feature", "channel") and shape[-1] > LARGEST_LIST:
         raise DataError(f"{where}: data.normalise {how!r} is for at most {LARGEST_LIST:,} features, not {shape[-1]:,}")
     notes: tuple[str, ...] = ()
@@ -71,7 +72,7 @@ def standardisation(
             how = "feature"
             notes = (
                 "data.normalise is 'feature', one scale for each column of x, because the columns' standard deviations "
-                "differ by more than a factor of three; 'global' takes one scale for all",
+                "differ by more than a factor of three; 'global' uses one scale for all",
             )
     sample = lambda: np.asarray(read(stratified_rows(n, max(1, min(n, _SAMPLE // math.prod(shape))))), np.float64)
     eps = float(jnp.finfo(dtype).eps)
@@ -106,18 +107,22 @@ def feature_scales(
     most: int,
     missing: bool = True,
 ) -> tuple[Affine, set[int]]:
-    """The map that standardises each entry of the last axis, and which entries are constant: these have scale 1.
+    """Returns the map that standardises each entry of the last axis, and the set of constant entries (scale 1).
 
     Args:
-        name: of the array, for messages.
-        where, n, read, shape, most: as for `standardisation`.
-        missing: whether NaN is allowed, for what is not given; it is left out.
+        where: the file, for messages.
+        name: name of the array, for messages.
+        n: number of training rows.
+        read: function from increasing indices of training rows to these rows.
+        shape: the shape of a row.
+        most: the largest number of rows from which moments are computed.
+        missing: whether NaN is allowed and marks missing values, which are left out.
 
     Raises:
-        DataError: one line, if values are not finite, or if they vary and their deviation is not a positive number.
+        DataError: if values are not finite, or their standard deviation overflows or underflows.
     """
     mean, std, low, high, complete = _feature_moments(_chunks(n, read, shape, most))
-    given = low <= high  # an entry that is nowhere given has no extremes
+    given = low <= high  # false for entries that are NaN in all rows
     if not (missing or complete) or not np.isfinite(low[given]).all() or not np.isfinite(high[given]).all():
         raise DataError(f"{where}: {name} holds values that are not finite")
     constant = ~given | (low == high)
@@ -129,7 +134,14 @@ def feature_scales(
 
 
 def pixel_channels(n: int, read: Callable[[np.ndarray], np.ndarray], shape: tuple[int, ...], most: int) -> Affine:
-    """The map that standardises each channel of dequantised pixels: k is uniform on [k, k + 1)."""
+    """Returns the map that standardises each channel of dequantised pixels (k becomes uniform on [k, k + 1)).
+
+    Args:
+        n: number of training rows.
+        read: function from increasing indices of training rows to these rows.
+        shape: the shape of a row.
+        most: the largest number of rows from which moments are computed.
+    """
     mean, std, low, high, _ = _feature_moments(_chunks(n, read, shape, most))
     scale = np.where(low == high, 1.0, np.sqrt(std**2 + 1 / 12))
     return Affine(tuple(scale.tolist()), tuple((mean + 0.5).tolist()))
@@ -140,7 +152,7 @@ _FEATURES = {"feature": "column", "channel": "channel"}
 
 def _out_of_range(where: str, name: str, low: float, high: float) -> DataError:
     return DataError(
-        f"{where}: {name} lies between {low:g} and {high:g}, where squares are out of the range of float64: multiply x "
+        f"{where}: {name} lies between {low:g} and {high:g}, where float64 cannot hold its variance: multiply x "
         "by a power of ten"
     )
 
@@ -148,14 +160,14 @@ def _out_of_range(where: str, name: str, low: float, high: float) -> DataError:
 def _chunks(
     n: int, read: Callable[[np.ndarray], np.ndarray], shape: tuple[int, ...], most: int
 ) -> Iterator[np.ndarray]:
-    """Rows in float64, of at most `most` rows that represent all."""
+    """Yields a representative sample of at most `most` rows in float64, in chunks."""
     rows, some = stratified_rows(n, min(n, most)), max(1, AT_ONCE // math.prod(shape))
     chunks = (np.asarray(read(rows[i : i + some]), np.float64) for i in range(0, len(rows), some))
     return (chunk for chunk in chunks if chunk.size)
 
 
 def _feature_moments(chunks: Iterable[np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, bool]:
-    """`_moments` of each entry of the last axis, in which NaN is left out, and whether there was none."""
+    """Returns `_moments` of each entry of the last axis without NaN, and whether there was no NaN."""
     complete = True
     count, mean, squares, low, high = np.zeros(1), np.zeros(1), np.zeros(1), np.full(1, math.inf), np.full(1, -math.inf)
     with np.errstate(over="ignore", invalid="ignore"):
@@ -164,10 +176,10 @@ def _feature_moments(chunks: Iterable[np.ndarray]) -> tuple[np.ndarray, np.ndarr
             given = ~np.isnan(x)
             complete = complete and bool(given.all())
             n = given.sum(0)
-            own = np.where(given, x, 0.0).sum(0) / np.maximum(n, 1)
-            total, gap = count + n, own - mean
+            chunk_mean = np.where(given, x, 0.0).sum(0) / np.maximum(n, 1)
+            total, gap = count + n, chunk_mean - mean
             share = n / np.maximum(total, 1)
-            squares = squares + (np.where(given, x - own, 0.0) ** 2).sum(0) + gap**2 * (count * share)
+            squares = squares + (np.where(given, x - chunk_mean, 0.0) ** 2).sum(0) + gap**2 * (count * share)
             mean, count = mean + gap * share, total
             low = np.minimum(low, np.where(given, x, math.inf).min(0))
             high = np.maximum(high, np.where(given, x, -math.inf).max(0))
@@ -175,35 +187,35 @@ def _feature_moments(chunks: Iterable[np.ndarray]) -> tuple[np.ndarray, np.ndarr
 
 
 def _differ(std: np.ndarray, low: np.ndarray, high: np.ndarray) -> bool:
-    """Whether some columns vary more than three times as much as others; constant ones count where others vary."""
+    """Whether standard deviations of columns differ by more than the factor `_RATIO`; that of a constant is 0."""
     if not (np.isfinite(low).all() and np.isfinite(high).all() and np.isfinite(std).all()):
-        return False  # which is refused when the scale is taken
+        return False  # an error when the scale is computed
     least, most = np.where(low == high, 0.0, std).min(), np.where(low == high, 0.0, std).max()
     return bool(most > _RATIO * least)
 
 
 def _moments(chunks: Iterable[np.ndarray]) -> tuple[float, float, float, float]:
-    """Mean, standard deviation, smallest and largest value; chunks are merged as in Chan et al. 1983, eq. 2.1."""
+    """Returns mean, standard deviation, minimum and maximum; chunks are merged as in Chan et al. 1983, eq. 2.1."""
     count, mean, squares, low, high = 0, 0.0, 0.0, math.inf, -math.inf
     with np.errstate(over="ignore", invalid="ignore"):
         for x in chunks:
-            own = float(x.mean())
-            total, gap = count + x.size, own - mean
-            squares += float(((x - own) ** 2).sum()) + np.float64(gap) ** 2 * (count * x.size / total)
+            chunk_mean = float(x.mean())
+            total, gap = count + x.size, chunk_mean - mean
+            squares += float(((x - chunk_mean) ** 2).sum()) + np.float64(gap) ** 2 * (count * x.size / total)
             mean, count = mean + gap * x.size / total, total
-            low, high = float(np.minimum(low, x.min())), float(np.maximum(high, x.max()))  # these pass NaN on
+            low, high = float(np.minimum(low, x.min())), float(np.maximum(high, x.max()))  # NumPy propagates NaN here
     return mean, float(np.sqrt(squares / max(count, 1))), low, high
 
 
 def _remark_on_feature(name: str, sample: np.ndarray, affine: Affine, c: int, eps: float) -> str | None:
-    """What is unusual about one entry of the last axis, if anything is."""
+    """Returns the first remark about one entry of the last axis, or None."""
     scale, shift = np.asarray(affine.scale)[c], np.asarray(affine.shift)[c]
     given = sample[~np.isnan(sample)]
     return next(iter(_remarks(name, given, float(shift), float(scale), eps)), None) if given.size else None
 
 
 def _remarks(name: str, sample: np.ndarray, mean: float, std: float, eps: float) -> Iterable[str]:
-    """What is unusual about a sample (k, *shape) of data of this mean and deviation, stored with precision eps."""
+    """Yields remarks about a sample (k, *shape) of data with this mean and std, stored with precision eps."""
     if eps * abs(mean) > 0.05 * std:
         yield (
             f"{name} was stored with too few digits: its mean is {mean:g}, its standard deviation {std:g}, and its "
@@ -215,16 +227,16 @@ def _remarks(name: str, sample: np.ndarray, mean: float, std: float, eps: float)
             if high - low < _NARROW * std:
                 yield (
                     f"{share}% of the values of {name} lie between {low:.7g} and {high:.7g}, but outliers make their "
-                    f"standard deviation {std:.4g}: in float32, or to a network, the rest is one value. Remove or clip "
-                    "the outliers, or transform x, for example by numpy.arcsinh"
+                    f"standard deviation {std:.4g}: a network can hardly distinguish the other values. Remove or clip "
+                    "the outliers, or transform x, for example with numpy.arcsinh"
                 )
                 return
             break
     if sample.ndim == 2 and sample.shape[1] > 1:
-        spreads = sample.std(0)
-        if narrow := np.flatnonzero((spreads > 0) & (spreads < _NARROW * std)).tolist():
+        stds = sample.std(0)
+        if narrow := np.flatnonzero((stds > 0) & (stds < _NARROW * std)).tolist():
             shown = ", ".join(map(str, narrow[:8])) + ", ..." * (len(narrow) > 8)
             yield (
                 f"one scale is used for all columns of x, {std:g}, and columns {shown} vary by less than a thousandth "
-                "of it: a network will hardly see that. Take data.normalise=feature"
+                "of it, which a network hardly sees. Use data.normalise=feature"
             )

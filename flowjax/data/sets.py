@@ -1,4 +1,4 @@
-"""The data sets that configs can name: one visible table."""
+"""The table of data sets that configs can name."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,7 +17,7 @@ from flowjax.plugins import Kind, Outside
 __all__ = ["DATASET", "DATASETS", "open_dataset"]
 
 DATASET = Kind("a data set", base=Dataset, makes=Dataset)
-"""A data set from outside: a function of a `DataRequest` and the arguments in brackets that returns a `Dataset`."""
+"""A data set of another module: a function from a `DataRequest` and the arguments in brackets to a `Dataset`."""
 
 
 def _density(name: str) -> Callable[[DataRequest], Dataset]:
@@ -49,7 +49,7 @@ def _folder(request: DataRequest, size: int = 0, channels: int = 0) -> Dataset:
 def _refuse(name: str, request: DataRequest) -> None:
     if request.path:
         raise DataError(
-            f"data.name {name!r} takes no file, and data.path is {request.path!r}: leave data.path empty, or take "
+            f"data.name {name!r} takes no file, but data.path is {request.path!r}: leave data.path empty, or use "
             "data.name npz, npy, zarr or folder"
         )
     request.only_labels(name)
@@ -67,7 +67,7 @@ DATASETS: dict[str, Callable[..., Dataset]] = {
     "zarr": open_zarr,
     "folder": _folder,
 }
-"""name -> (`DataRequest`, arguments in brackets -> Dataset): `digits(1)` is one class of digits."""
+"""Data sets by name: functions of a `DataRequest` and the arguments in brackets, such as 1 in `digits(1)`."""
 
 
 def open_dataset(
@@ -81,19 +81,20 @@ def open_dataset(
     """Opens a data set by its config name.
 
     Args:
-        name: `data.name`, with arguments in brackets.
-        path: the file of `npz`, the folder of `npy`, `zarr` and `folder`, or that of TFDS sets ("" for TFDS's own).
+        name: `data.name`, with arguments in brackets, such as "folder(64)".
+        path: the file for `npz`; the folder for `npy`, `zarr` and `folder`; the data_dir for TFDS sets, "" for TFDS's
+            default.
         cond: `data.cond`, the fields that are read as conditions, such as ("label", "points(kind='set')").
-        pairs: `data.pairs`, the array that holds the source sample of each row; "" for none.
+        pairs: `data.pairs`, the name of the array with the source sample of each row; "" for none.
         normalise: `data.normalise`; "" lets the data set choose.
-        plugins: the modules that may be imported, with their submodules (`flowjax.plugins`).
+        plugins: modules that may be imported, with their submodules (`flowjax.plugins`).
 
     Returns:
-        The data set. Its test points are in a fixed random order, so any first few of them represent the whole test set
-        (validation loss, metrics and figures use the first ones); `Dataset.test_rows` says where each one comes from.
+        The data set. Its test points are in a fixed random order, so that the first ones, which validation loss,
+        metrics and figures use, represent the whole test set; `Dataset.test_rows` has their original rows.
 
     Raises:
-        ConfigError: if the name is unknown.
+        ConfigError: if the name is unknown, or an option is invalid.
         DataError: if the data are missing or malformed.
     """
     request = DataRequest(str(Path(path).expanduser()) if path else "", field_requests(cond), pairs, normalise)

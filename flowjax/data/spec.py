@@ -1,8 +1,8 @@
-"""The description of a data set that a trained model keeps: its shape, scale and classes.
+"""The description of a data set that is stored with a trained model: shape, scale, classes and conditions.
 
-Networks and paths live in model space; users and densities in data space. The affine map between the two belongs to the
-data set (`data.affine`). Conditions that are numbers have a map of their own. Integer images are dequantised:
-a value k becomes uniform on [k, k + 1), then x / half - 1 with half = (levels - 1) / 2, and samples are floored back.
+Samples and densities are in data space, networks and paths in model space. The affine map between the two belongs to
+the data set (`data.affine`). Each numeric condition has such a map, too. Integer images are dequantised: a value k
+becomes uniform on [k, k + 1) and is then mapped to x / half - 1 with half = (levels - 1) / 2; samples are floored back.
 So bits/dim = -log p_data / (D ln 2).
 """
 
@@ -29,10 +29,10 @@ from flowjax.typing import Batched, PRNGKey
 __all__ = ["AT_ONCE", "MOST_CLASSES", "DataSpec", "shares_of", "shortened"]
 
 MOST_CLASSES = LARGEST_LIST
-"""The limit of labels, and of a description's lists."""
+"""Limit on the number of classes, and on the lengths of lists in a record."""
 
 AT_ONCE = 2**22
-"""Numbers that are converted in float64 at a time."""
+"""How many numbers are converted in float64 at a time."""
 
 
 _IDENTITY = Affine()
@@ -40,20 +40,22 @@ _IDENTITY = Affine()
 
 @dataclass(frozen=True)
 class DataSpec:
-    """What a trained model must remember of its data: enough to sample and score without the data set.
+    """The description of a data set, sufficient to sample and score a trained model without the data.
 
     Attributes:
-        name: as in configs.
-        shape: of one example.
-        normalise: between model and data space.
-        num_classes: 0 where there are no labels.
-        levels: number of integer values a pixel takes; 0 for continuous data.
-        class_names: the name of each class; empty where classes have numbers only.
-        class_shares: the share of the training rows that each class has; empty where it is not known, which is read as
-            equal shares. A class of share 0 has no example: labels 1 to K make K + 1 classes, and class 0 is never
-            drawn.
-        conditions: what the data offer as conditions beside the label. Their dropout is 0: training decides on it.
-        condition_maps: of each of `conditions`, the map between its numbers and those that the network takes.
+        name: name of the data set in configs.
+        shape: shape of one example.
+        normalise: map between model space and data space.
+        num_classes: number of classes; 0 if there are no labels.
+        levels: number of integer values of a pixel; 0 for continuous data.
+        class_names: name of each class; empty if the classes have only numbers.
+        class_shares: fraction of the training rows in each class; empty if it is not known, which means equal shares.
+            A class with share 0 has no example: labels 1 to K give K + 1 classes, of which class 0 is never drawn.
+        conditions: the conditions other than the label, with dropout 0, because training sets the dropout.
+        condition_maps: for each of `conditions`, the map between network inputs and the numbers in the data.
+
+    Raises:
+        DataError: if the entries do not fit each other.
     """
 
     name: str
@@ -70,28 +72,30 @@ class DataSpec:
         if not self.normalise.fits(self.shape):
             raise DataError(f"examples of shape {self.shape} cannot have {self.normalise.features} scales and shifts")
         if len(self.conditions) != len(self.condition_maps):
-            raise DataError(f"{len(self.conditions)} conditions need as many maps, not {len(self.condition_maps)}")
+            raise DataError(
+                f"{len(self.conditions)} conditions need {len(self.conditions)} maps, not {len(self.condition_maps)}"
+            )
         if len({f.name for f in self.fields}) < len(self.fields):
-            raise DataError("the description of the data has two conditions of one name")
+            raise DataError("the description of the data has two conditions of the same name")
 
     @property
     def fields(self) -> tuple[Field, ...]:
-        """What the data offer as conditions: `label` where there are classes, and `conditions`."""
+        """All conditions of the data: `label` if there are classes, then `conditions`."""
         label = (Field("label", "label", num_classes=self.num_classes),) if self.num_classes else ()
         return label + self.conditions
 
     @property
     def shares(self) -> tuple[float, ...]:
-        """The share of each class: `class_shares`, or equal shares where these are not known."""
+        """The share of each class: `class_shares`, or equal shares if these are not known."""
         return self.class_shares or (1.0 / max(self.num_classes, 1),) * self.num_classes
 
     @property
     def classes(self) -> tuple[int, ...]:
-        """The classes of which the training data have an example."""
+        """The classes that have an example in the training data."""
         return tuple(k for k, share in enumerate(self.shares) if share > 0)
 
     def describe_classes(self) -> str:
-        """The classes of which the training data have an example, for a message: "0 to 9" or "0 (cat), 1 (dog)"."""
+        """Returns `classes` as text for a message, such as "0 to 9" or "0 (cat), 1 (dog)"."""
         if self.class_names:
             return shortened([f"{k} ({printable(self.class_names[k])})" for k in self.classes])
         if self.classes == tuple(range(self.num_classes)):
@@ -99,15 +103,15 @@ class DataSpec:
         return shortened([str(k) for k in self.classes])
 
     def label(self, text: str) -> int:
-        """The label of a class that is given by its name or by its number.
+        """Returns the label of a class that is given by its name or its number.
 
-        A name wins over a number: where a class is called "7", "7" means that class.
+        A class name has precedence: if a class is called "7", then "7" means that class.
 
         Args:
-            text: a class name, in any case if only one name fits, or a label.
+            text: a class name, with any capitalisation if only one name matches, or a label.
 
         Raises:
-            DataError: one line that lists the classes, if the training data have no example of such a class.
+            DataError: if the training data have no example of such a class; the message lists the classes.
         """
         same = [k for k, name in enumerate(self.class_names) if name.lower() == text.lower()]
         if text in self.class_names:
@@ -124,7 +128,7 @@ class DataSpec:
         raise DataError(f"no class {text!r}: {hint}the classes are {self.describe_classes()}{nameless}")
 
     def to_record(self) -> dict[str, Any]:
-        """The spec as a dictionary for JSON; `from_record` reads it."""
+        """Returns the description as a dictionary for JSON, which `from_record` reads."""
         conditions = [
             {"name": f.name, "kind": f.kind, "shape": list(f.shape), **affine_record(affine)}
             for f, affine in zip(self.conditions, self.condition_maps, strict=True)
@@ -142,10 +146,10 @@ class DataSpec:
 
     @classmethod
     def from_record(cls, record: Any) -> "DataSpec":
-        """Reads what `to_record` wrote, from a file that may hold anything.
+        """Reads a dictionary that `to_record` wrote, from an untrusted file.
 
         Raises:
-            DataError: one line that names the entry which is missing or wrong.
+            DataError: if an entry is missing or invalid; the message names it.
         """
         what = "the description of the data"
         found = read_entries(what, record, ENTRIES)
@@ -169,12 +173,10 @@ class DataSpec:
         )
 
     def differences(self, other: "DataSpec") -> list[str]:
-        """The entries in which two descriptions differ, as "shape is [2] and was [3]"; self is the present one.
+        """Returns how this description differs from an earlier one, such as "shape is [2] and was [3]".
 
-        Scales and shifts are compared up to 1e-5 of the scale (`Affine.near`).
-
-        Shares of classes are not compared, because a few more examples do not make other data, and names of classes
-        only if both know them.
+        Scales and shifts are compared up to 1e-5 of the scale (`Affine.near`). Class shares are not compared, because
+        a few additional examples do not make a different data set, and class names only if both descriptions have them.
         """
         now, then = self.to_record(), other.to_record()
         same = ["class_shares"] + ["class_names"] * (not (now["class_names"] and then["class_names"]))
@@ -187,7 +189,7 @@ class DataSpec:
 
     @property
     def d(self) -> int:
-        """Number of coordinates of an example."""
+        """The number of coordinates of an example."""
         return math.prod(self.shape)
 
     @property
@@ -196,19 +198,19 @@ class DataSpec:
 
     @property
     def dtype(self) -> np.dtype:
-        """The type of samples in data space: uint8 for pixels; for numbers float32 where it resolves their scale.
+        """The dtype of samples in data space: uint8 for pixels, float32 for other data if it resolves their scale.
 
-        Otherwise float64: for numbers that lie more than 1,000 times their standard deviation from 0, where float32
-        would round them by more than 6e-5 of it, and for numbers outside the range of float32.
+        Otherwise float64: if the mean is more than 1,000 standard deviations from 0, where float32 would round by more
+        than 6e-5 standard deviations, or if the data are outside the range of float32.
         """
         if self.levels:
             return np.dtype(np.uint8)
         return np.dtype(np.float32 if self.normalise.resolved_by_float32() else np.float64)
 
     def to_model(self, x: np.ndarray) -> np.ndarray:
-        """Data-space rows in model space as float32, without dequantisation.
+        """Maps rows from data space to model space as float32, without dequantisation.
 
-        The shift is subtracted and the scale divided out in float64, before the numbers are rounded to float32.
+        The map is computed in float64, before the result is rounded to float32.
 
         Raises:
             DataError: if a result is not finite in float32.
@@ -227,14 +229,14 @@ class DataSpec:
         return y
 
     def encode(self, x: np.ndarray) -> np.ndarray:
-        """Data-space rows as `prepare` takes them on the device: pixels as they are, numbers by `to_model`."""
+        """Encodes data-space rows for `prepare` on the device: pixels are unchanged, other data use `to_model`."""
         return x if self.levels else self.to_model(x)
 
     def encode_rows(self, rows: Batch) -> Batch:
-        """Rows in data space, with all that they bring, as the compiled step takes them.
+        """Encodes a batch of data-space rows, with conditions, source samples and mask, for the compiled step.
 
-        The elements of sets that do not exist are 0, whatever the arrays hold there. Source samples that come in pairs
-        with the data are encoded as the data are.
+        Elements of sets that do not exist become 0, whatever their values. Paired source samples are encoded like the
+        data.
         """
         encode = self.encode if rows.mask is None else partial(self._encode_present, rows.mask)
         cond = None if rows.cond is None else self.encode_cond(rows.cond)
@@ -244,15 +246,15 @@ class DataSpec:
         return self.encode(np.where(mask[..., None], x, np.asarray(self.normalise.shift)))
 
     def encode_cond(self, cond: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Conditions in data space as the network takes them: labels as int32, numbers standardised as float32.
+        """Encodes data-space conditions for the network: labels as int32, other conditions standardised as float32.
 
-        NaN stays NaN: it marks what is not given.
+        NaN marks missing values and stays NaN.
 
         Args:
-            cond: arrays of rows by the names of `fields`, (N, *shape); (N,) for vectors of one number.
+            cond: arrays (N, *shape) by the names of `fields`; also (N,) for vectors of one number.
 
         Raises:
-            DataError: one line, if there is no such field, or an array does not fit it.
+            DataError: if there is no such field, or an array does not fit it.
         """
         fields, maps = {f.name: f for f in self.fields}, dict(zip(self.conditions, self.condition_maps, strict=True))
         encoded = {}
@@ -270,31 +272,31 @@ class DataSpec:
                 numbers = maps[field].to_model(np.asarray(array, np.float64).reshape(-1, *field.shape))
                 encoded[name] = np.asarray(numbers, np.float32)
             if np.isinf(encoded[name]).any():
-                raise DataError(f"the condition {name} holds infinite values; NaN marks what is not given")
+                raise DataError(f"the condition {name} holds infinite values; use NaN for missing values")
         return encoded
 
     def prepare(self, key: PRNGKey, x: Array) -> Batched:
-        """Encoded rows as float32 in model space: pixels are dequantised, numbers are there already."""
+        """Maps encoded rows to model space as float32: pixels are dequantised, other data are already there."""
         x = x.astype(jnp.float32)
         return self.normalise.to_model(x + jax.random.uniform(key, x.shape)) if self.levels else x
 
     def finish(self, x: Array | np.ndarray) -> np.ndarray:
-        """Samples from model space in data space, as `dtype`. Numbers are scaled and shifted in float64."""
+        """Maps samples from model space to data space, as `dtype`. Data other than pixels are mapped in float64."""
         if not self.levels:
             return self.normalise.to_data(np.asarray(x, np.float64)).astype(self.dtype)
         return np.clip(np.floor(self.normalise.to_data(np.asarray(x))), 0, self.levels - 1).astype(np.uint8)
 
 
 def _shown(values: float | tuple[float, ...]) -> str:
-    """Numbers for a message."""
+    """Formats numbers for a message."""
     return shortened([f"{value:g}" for value in values], 5) if isinstance(values, tuple) else f"{values:g}"
 
 
 def shares_of(counts: np.ndarray) -> tuple[float, ...]:
-    """The share of each class, from the number of its rows."""
+    """Returns the share of each class from the numbers of its rows."""
     return tuple((counts / counts.sum()).tolist())
 
 
 def shortened(names: Sequence[str], most: int = 20) -> str:
-    """The names with commas between them; of many, the first ones and how many there are."""
+    """Joins names with commas; of more than `most`, only the first ones, followed by the total number."""
     return ", ".join(names[:most]) + (f", ... ({len(names)} in all)" if len(names) > most else "")

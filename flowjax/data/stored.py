@@ -1,4 +1,4 @@
-"""Where the user's arrays lie: a folder of NumPy files, which are mapped into memory, or of Zarr arrays."""
+"""Opens arrays in a folder of NumPy files, which are memory-mapped, or of Zarr arrays."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -15,20 +15,25 @@ from flowjax.data.spec import shortened
 __all__ = ["KEYS", "Stored", "open_files", "open_zarrs", "unused"]
 
 KEYS = ("x", "y", "mask", "x_test", "y_test", "mask_test")
-"""The arrays that are read wherever they are there."""
+"""Names of the arrays that are always read if they exist."""
 
 _WHOLE = ("y", "y_test")
-"""The arrays that are read whole at once; of others, rows are read when they are needed."""
+"""Names of the arrays that are read completely at once; rows of other arrays are read when they are needed."""
 
 
 @dataclass(frozen=True)
 class Stored:
-    """A TensorStore array that reads like NumPy's; it can be pickled."""
+    """A TensorStore array with the interface of a NumPy array; it can be pickled.
+
+    Attributes:
+        store: the TensorStore.
+    """
 
     store: Any
 
     @classmethod
     def at(cls, path: Path) -> "Stored":
+        """Opens the Zarr array at `path`, if its chunks do not exceed the limit of `flowjax.archives`."""
         import tensorstore
 
         where = {"driver": "file", "path": f"{path}/"}
@@ -61,34 +66,48 @@ class Stored:
 
 
 def open_files(path: str, keys: Sequence[str] = KEYS) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """The arrays `x.npy`, `y.npy`, ... of a folder, and notes for the user.
+    """Opens the arrays `x.npy`, `y.npy`, ... of a folder.
+
+    Args:
+        path: the folder.
+        keys: names of the arrays to open.
+
+    Returns:
+        The arrays by name, and notes for the user.
 
     Raises:
-        DataError: one line, if the folder or `x` is missing, or an array cannot be read.
+        DataError: if the folder or `x` is missing, or an array cannot be read.
     """
     folder = _folder("npy", path, "NumPy files x.npy, y.npy, x_test.npy and y_test.npy")
-    read = lambda place: np.lib.format.open_memmap(place, mode="r")  # np.load would open a zip file of that name too
+    read = lambda place: np.lib.format.open_memmap(place, mode="r")  # np.load would also open a zip file with that name
     return _read(folder, list(folder.glob("*.npy")), read, "x.npy", keys)
 
 
 def open_zarrs(path: str, keys: Sequence[str] = KEYS) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """The Zarr arrays `x` or `x.zarr`, and the others, of a folder, and notes for the user.
+    """Opens the Zarr arrays `x` or `x.zarr`, `y` or `y.zarr`, ... of a folder.
+
+    Args:
+        path: the folder.
+        keys: names of the arrays to open.
+
+    Returns:
+        The arrays by name, and notes for the user.
 
     Raises:
-        DataError: one line, if the folder or `x` is missing, or an array cannot be read.
+        DataError: if the folder or `x` is missing, or an array cannot be read.
     """
     folder = _folder("zarr", path, "Zarr arrays x, y, x_test and y_test")
     if _is_zarr(folder):
-        raise DataError(f"{folder} is a Zarr array itself: data.path must name the folder that holds the array x")
+        raise DataError(f"{folder} is a Zarr array: data.path must be the folder that holds the array x")
     return _read(folder, [place for place in folder.iterdir() if _is_zarr(place)], Stored.at, "x or x.zarr", keys)
 
 
 def unused(names: list[str], keys: Sequence[str] = KEYS) -> tuple[str, ...]:
-    """The note about arrays that are not read, if there are any."""
+    """Returns the note about arrays that are not read, if there are any."""
     if not names:
         return ()
     shown = printable(shortened(sorted(names)), 200)
-    return (f"not used: {shown}; the arrays that are read are called {', '.join(keys)}",)
+    return (f"not used: {shown}; only these arrays are read: {', '.join(keys)}",)
 
 
 def _is_zarr(place: Path) -> bool:
@@ -97,22 +116,22 @@ def _is_zarr(place: Path) -> bool:
 
 def _folder(name: str, path: str, content: str) -> Path:
     if not path:
-        raise DataError(f"data.name is {name}, so data.path must name a folder: --config.data.path=FOLDER")
+        raise DataError(f"data.name is {name}, so data.path must be a folder: --config.data.path=FOLDER")
     folder = Path(path)
     if folder.is_file():
-        hint = "; for an .npz file take data.name=npz" if folder.suffix == ".npz" else ""
-        raise DataError(f"{path} is a file, and data.name {name} needs a folder of {content}{hint}")
+        hint = "; use data.name=npz for an .npz file" if folder.suffix == ".npz" else ""
+        raise DataError(f"{path} is a file, but data.name={name} needs a folder of {content}{hint}")
     if not folder.is_dir():
         raise DataError(f"no such folder: {path}")
     return folder
 
 
 def _check_size(place: Path, what: str, shape: Sequence[int], dtype: np.dtype) -> None:
-    """Refuses a part of a Zarr array that is read whole and larger than the limit: any shape can be declared."""
+    """Checks that a part of a Zarr array that is read at once is within the limit, because it can declare any shape."""
     try:
         check_limit(math.prod(shape) * dtype.itemsize, 0)
     except ArchiveError as error:
-        raise DataError(f"{place}: {what} of shape {tuple(shape)} is too large to be read whole: {error}") from None
+        raise DataError(f"{place}: {what} of shape {tuple(shape)} is too large to be read at once: {error}") from None
 
 
 def _read(

@@ -1,9 +1,9 @@
-"""Batches of a set that does not fit on the device: read from the host by Grain, ahead of the training step.
+"""Batches of a data set that does not fit on the device, prefetched from the host with Grain.
 
-The order is a pure function of the seed: epoch after epoch, each shuffled anew, cut into batches of the total size.
-Batch number i can be asked for without those before it, so the state of a stream is the number of steps done, which
-every checkpoint has; a resumed run reads on in the same order. Of several processes each reads its own rows of every
-batch: the order does not depend on how many there are.
+The order is a pure function of the seed: the epochs, each with a new shuffle, are concatenated and cut into batches of
+the total size. Batch number i can be read without the batches before it, so the state of a stream is the number of
+steps, which every checkpoint holds, and a resumed run continues in the same order. If there are several processes, each
+reads a part of the rows of every batch; the order does not depend on the number of processes.
 """
 
 import signal
@@ -22,10 +22,10 @@ __all__ = ["Stream"]
 
 _THREADS = 8
 _AHEAD = 4
-"""Batches that a worker process has ready, or all threads together have twice."""
+"""Number of prefetched batches per worker process; the threads together prefetch twice as many."""
 
 _ENDLESS = 2**60
-"""Rows of a stream, about."""
+"""The approximate number of rows in a stream."""
 
 
 @dataclass(frozen=True)
@@ -33,10 +33,10 @@ class Stream:
     """Training batches of a set of rows.
 
     Args:
-        rows: by number.
-        seed: of the order.
-        size: rows of a batch, of all processes together.
-        own: of the rows of a batch, the first that this process reads and the one after its last; None for all.
+        rows: the encoded rows.
+        seed: seed of the order.
+        size: number of rows of a batch in all processes together.
+        own: the range (start, stop) of the rows of a batch that this process reads; None for all rows.
     """
 
     rows: Rows
@@ -45,15 +45,15 @@ class Stream:
     own: tuple[int, int] | None = None
 
     def __getitem__(self, step: int) -> Batch:
-        """Batch number `step`."""
+        """Returns batch number `step`."""
         return self._batches()[step]
 
     def start(self, step: int, workers: int = 0) -> Iterator[Batch]:
-        """The batches from number `step` on, read ahead.
+        """Returns an iterator over the batches from number `step` on, with prefetching.
 
         Args:
-            step: the first.
-            workers: processes that read; 0 for threads of this one, which suit what releases Python's lock.
+            step: number of the first batch.
+            workers: number of worker processes; 0 for threads, which are suitable if reading releases the GIL.
         """
         import grain
 
@@ -68,24 +68,26 @@ class Stream:
         import grain
 
         order: Any = grain.MapDataset.range(len(self.rows)).seed(self.seed).shuffle()
-        order = order.repeat(_ENDLESS // max(len(self.rows), 1))  # or batches of one row overflow: 2^63 - 1, in a float
+        order = order.repeat(
+            _ENDLESS // max(len(self.rows), 1)
+        )  # more rows would overflow 2^63 - 1 with batches of one row
         return order.batch(self.size).map(partial(_read, self.rows, slice(*(self.own or (None,)))))
 
 
-def _read(rows: Rows, own: slice, numbers: np.ndarray) -> Batch:
-    """These rows, encoded, side by side, still on the host."""
+def _read(rows: Rows, part: slice, numbers: np.ndarray) -> Batch:
+    """Returns a part of the rows with these numbers as one batch on the host."""
     if isinstance(rows, ArrayRows):
-        return rows.take(numbers[own])
-    return jax.tree.map(lambda *one: np.stack(one), *(rows[int(i)] for i in numbers[own]))
+        return rows.take(numbers[part])
+    return jax.tree.map(lambda *one: np.stack(one), *(rows[int(i)] for i in numbers[part]))
 
 
 def _ignore_interrupts(index: int, count: int) -> None:
-    """In a worker: a terminal sends Ctrl-C to all processes, and it is for their parent to end them."""
+    """Ignores Ctrl-C in a worker: a terminal sends it to all processes, but the parent process stops the workers."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _let_grain_read_flags() -> None:
-    """Grain's workers read an absl flag, which fails where nobody has parsed the global ones (google/grain#1355)."""
+    """Marks absl flags as parsed, because Grain's workers read one, which fails otherwise (google/grain#1355)."""
     from absl import flags
 
     if not flags.FLAGS.is_parsed():

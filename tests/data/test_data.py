@@ -274,10 +274,10 @@ def test_damaged_scales_and_conditions_name_the_entry(entry, value, message):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"name": "label"}, "two conditions of one name"),
-        ({"name": "points"}, "two conditions of one name"),
+        ({"name": "label"}, "two conditions of the same name"),
+        ({"name": "points"}, "two conditions of the same name"),
         ({"name": "x_test"}, "cannot be the name of a condition"),
-        ({"name": "a b"}, "no identifier"),
+        ({"name": "a b"}, "must be a Python identifier"),
         ({"kind": "label"}, "kind is 'label'"),
         ({"kind": ["set"]}, "kind is"),
         ({"kind": "image"}, "cannot have examples of shape"),

@@ -28,7 +28,7 @@ TREE = {
     "hidden folders and files, stray images and other types": (
         "cat/1.png cat/.2.png dog/1.TIF .ipynb_checkpoints/1.png __MACOSX/cat/1.png .DS_Store logo.png dog/a.gif n.txt",
         (("cat", "dog"), {"cat/1.png": 0, "dog/1.TIF": 1}, None),
-        ["hidden (4: ", "images beside class folders (1: logo.png)", "files of other types (2: .txt, .gif)"],
+        ["hidden (4: ", "images next to class folders (1: logo.png)", "files of other types (2: .txt, .gif)"],
     ),
     "a flat test split beside classes is no class and cannot test them": (
         "train/cat/1.png train/dog/1.png test/1.png test/2.png",
@@ -53,7 +53,7 @@ TREE = {
     "a folder beside both splits is no class": (
         "train/1.png test/2.png more/3.png logo.png",
         ((), {"train/1.png": 0}, {"test/2.png": 0}),
-        ["images beside train (2: more/, logo.png)"],
+        ["images next to train (2: more/, logo.png)"],
     ),
     "splits in any case and by their long names": (
         "Train/cat/1.png Train/dog/1.png Validation/cat/2.png Validation/dog/2.png",
@@ -125,7 +125,7 @@ def test_links_are_followed_and_end(tmp_path):
         ("test/cat/1.png test/dog/1.png", "has test/ but no images to train on"),
         ("Validation/1.png", "has Validation/ but no images to train on"),
         ("train/a.gif test/1.png", "has test/ but no images to train on"),
-        ("train/1.png Train/1.png", "has Train and train, which mean the same split"),
+        ("train/1.png Train/1.png", "has Train and train, which name the same split"),
     ],
 )
 def test_what_is_refused(tmp_path, names, message):
