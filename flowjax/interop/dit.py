@@ -115,9 +115,9 @@ def _convert(state: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, n
     take, flat = Taken(state), {}
     depth = len({name.split(".")[1] for name in wanted if name.startswith("blocks.")})
     table = LINEAR | {f"blocks.{i}.{a}": f"blocks.{i}.{b}" for i in range(depth) for a, b in BLOCK.items()}
-    for theirs, ours in table.items():
-        flat[f"{ours}.kernel"] = take(f"{theirs}.weight", lambda a: a.astype(np.float32).T)
-        flat[f"{ours}.bias"] = take(f"{theirs}.bias")
+    for source, target in table.items():
+        flat[f"{target}.kernel"] = take(f"{source}.weight", lambda a: a.astype(np.float32).T)
+        flat[f"{target}.bias"] = take(f"{source}.bias")
     # (width, channel, row, column) to (row, column, channel, width)
     patches = lambda a: a.astype(np.float32).transpose(2, 3, 1, 0).reshape(-1, a.shape[0])
     flat["stem.kernel"], flat["stem.bias"] = take("x_embedder.proj.weight", patches), take("x_embedder.proj.bias")

@@ -73,11 +73,11 @@ def from_torchcfm(
     wanted = flatten(like)
     table = layers(wanted)
     take, flat = Taken(state), {}
-    for theirs, (ours, kind) in table.items():
+    for source, (target, kind) in table.items():
         weight = _weight(kind, head_width, heads, legacy)
         bias = _bias(kind, head_width, heads, legacy)
-        flat[f"{ours}.{'scale' if kind == 'norm' else 'kernel'}"] = take(f"{theirs}.weight", weight)
-        flat[f"{ours}.bias"] = take(f"{theirs}.bias", bias)
+        flat[f"{target}.{'scale' if kind == 'norm' else 'kernel'}"] = take(f"{source}.weight", weight)
+        flat[f"{target}.bias"] = take(f"{source}.bias", bias)
     if "encoders.label.table" in wanted:
         flat["encoders.label.table"] = take("label_emb.weight", lambda a: np.concatenate([a, np.zeros_like(a[:1])]))
     if "encoders.augment.linear.kernel" in wanted:
@@ -90,20 +90,20 @@ def layers(wanted: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
     """Maps each torchcfm layer to its name and kind here, for a network with the flat parameters `wanted`."""
     table = dict(ENDS)
 
-    def stage(theirs: str, ours: str) -> int:
+    def stage(source: str, target: str) -> int:
         """Adds a residual block and its attention; returns the number of torchcfm modules."""
-        table.update({f"{theirs}.0.{a}": (f"{ours}.block.{b}", kind) for a, (b, kind) in BLOCK.items()})
-        if f"{ours}.block.skip.kernel" in wanted:
-            table[f"{theirs}.0.skip_connection"] = (f"{ours}.block.skip", "conv")
-        if f"{ours}.attention.qkv.kernel" not in wanted:
+        table.update({f"{source}.0.{a}": (f"{target}.block.{b}", kind) for a, (b, kind) in BLOCK.items()})
+        if f"{target}.block.skip.kernel" in wanted:
+            table[f"{source}.0.skip_connection"] = (f"{target}.block.skip", "conv")
+        if f"{target}.attention.qkv.kernel" not in wanted:
             return 1
-        attention(f"{theirs}.1", ours)
+        attention(f"{source}.1", target)
         return 2
 
-    def attention(theirs: str, ours: str) -> None:
-        table[f"{theirs}.norm"] = (f"{ours}.attention.norm", "norm")
-        table[f"{theirs}.qkv"] = (f"{ours}.attention.qkv", "qkv")
-        table[f"{theirs}.proj_out"] = (f"{ours}.attention.out", "linear")
+    def attention(source: str, target: str) -> None:
+        table[f"{source}.norm"] = (f"{target}.attention.norm", "norm")
+        table[f"{source}.qkv"] = (f"{target}.attention.qkv", "qkv")
+        table[f"{source}.proj_out"] = (f"{target}.attention.out", "linear")
 
     n = 1
     for i, blocks in enumerate(_levels(wanted, "down")):
