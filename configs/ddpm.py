@@ -1,8 +1,8 @@
 """DDPM on scikit-learn's digits: 1,000 discrete levels, noise prediction, learned variance (Nichol & Dhariwal 2021).
 
 Expect, measured with seed 0: digits that can be read by `--solver ddpm --steps 1000`, which takes the learned variance;
-3.32 bits/dim (147.5 nats, standard error 3.3) on the 297 test images by the probability-flow ODE, as the noise is
-weighted evenly and not by likelihood; loss 0.109. 54 s on two quiet CPU cores.
+3.32 bits/dim (147.5 nats, standard error 3.3) on the 297 test images by the probability-flow ODE, because the
+errors of the noise have uniform weights and not those of the likelihood; loss 0.109. 54 s on two quiet CPU cores.
 """
 
 from flowjax.config import defaults

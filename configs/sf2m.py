@@ -13,7 +13,7 @@ def get_config():
     config.data.name = "gaussians8"
     config.source.name = "moons"
     config.path.noise = "bridge(1)"
-    config.coupling.name = "sinkhorn"  # at eps = 2 sigma^2, as the bridge says
+    config.coupling.name = "sinkhorn"  # with eps = 2 sigma^2 of the bridge
     config.prediction = "velocity_score"
     config.model.width = 128
     config.train.steps = 4_000

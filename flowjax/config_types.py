@@ -1,8 +1,8 @@
 """The keys of a config as a type checker sees them.
 
 At run time a config is an `ml_collections.ConfigDict`, whose keys `flowjax.config.resolve` checks. These classes are
-never made: they tell a type checker which keys there are, so that `config.train.stepz` is an error before anything
-runs. A test holds them against `flowjax.config.defaults`.
+never instantiated. They declare the keys for a type checker, which then reports `config.train.stepz` as an error. A
+test compares them with `flowjax.config.defaults`.
 """
 
 from collections.abc import ItemsView
@@ -23,7 +23,7 @@ __all__ = [
 
 
 class Section:
-    """What a config and its sections have in common: keys can also be read by their names."""
+    """The methods that a config and its sections share, for access to keys by their names."""
 
     def __getitem__(self, key: str) -> Any: ...
 
@@ -39,7 +39,7 @@ class Section:
 
 
 class OpenKeys(Section):
-    """A section whose other keys depend on its `name`: those of a network, or of a method."""
+    """A section whose other keys depend on its `name`: the section of a network or of a method."""
 
     name: str
 
@@ -110,7 +110,7 @@ class MeshKeys(Section):
 
 
 class Config(Section):
-    """A full config. `source`, `path`, `coupling`, `prediction` and `model` exist for the methods that read them."""
+    """A full config. `source`, `path`, `coupling`, `prediction` and `model` exist only if the method reads them."""
 
     seed: int
     method: OpenKeys

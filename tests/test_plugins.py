@@ -1,4 +1,4 @@
-"""Objects from modules of the caller's own, which are imported only where the caller has named their module."""
+"""Objects from modules outside flowjax, which are imported only if the user has named their module."""
 
 import json
 import os
@@ -136,7 +136,7 @@ def test_an_object_of_another_kind_is_refused(package):
         with pytest.raises(ConfigError, match=r"must be a schedule with alpha, sigma, .*, and it is not"):
             make_schedule(name, plugins=allowed)
     assert not Path("harmed").exists()
-    with pytest.raises(ConfigError, match="it must make a schedule, and it made a int"):
+    with pytest.raises(ConfigError, match="it must return a schedule, not a int"):
         make_schedule("marked_package.nets:wrong", plugins=allowed)
     with pytest.raises(ConfigError, match="has no Rename; did you mean Renamed"):
         make_schedule("marked_package.nets:Rename", plugins=allowed)

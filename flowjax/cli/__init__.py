@@ -1,3 +1,3 @@
-"""The command line: thin, and the only place that reads flags."""
+"""The command line: a thin layer, and the only part of flowjax that reads flags."""
 
 __all__: list[str] = []

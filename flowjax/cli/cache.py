@@ -1,4 +1,4 @@
-"""Compiled programs, kept from one command to the next."""
+"""The cache of compiled programs, which later commands reuse."""
 
 import os
 from pathlib import Path
@@ -9,19 +9,20 @@ __all__ = ["use"]
 
 
 def use(folder: str | None) -> Path | None:
-    """Keeps compiled programs in a folder, and takes them from there; called before anything compiles.
+    """Sets the folder of JAX's compilation cache. Must be called before anything is compiled.
 
-    The variable JAX_COMPILATION_CACHE_DIR, which JAX reads itself, wins.
+    The environment variable JAX_COMPILATION_CACHE_DIR, which JAX reads itself, takes precedence.
 
     Args:
-        folder: --compilation_cache. None for `xla` in $FLOWJAX_CACHE or ~/.cache/flowjax on a GPU or TPU, and for no
-            folder on the CPU, whose programs hold instructions that another machine may not have. "" for none.
+        folder: the value of --compilation_cache. "" disables the cache. None selects `xla` in $FLOWJAX_CACHE or
+            ~/.cache/flowjax on a GPU or TPU, and no cache on the CPU, because a program for one CPU may contain
+            instructions that another CPU does not have.
 
     Returns:
-        The folder; None if there is none, or if JAX was told another.
+        The folder, or None if no folder was set here.
 
     Raises:
-        UsageError: if the folder that was asked for cannot be written.
+        UsageError: if `folder` cannot be created.
     """
     import jax
 
@@ -34,10 +35,10 @@ def use(folder: str | None) -> Path | None:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         if folder is None:
-            return None  # a read-only home is no reason to stop
+            return None  # a read-only home directory is not an error
         raise UsageError(f"--compilation_cache {folder}: {error.strerror}") from None
     jax.config.update("jax_compilation_cache_dir", str(path))
-    # the address of a partitioning rule (models.norm_kernel) is another in each process
+    # the address of a partitioning rule (models.norm_kernel) differs between processes
     jax.config.update("jax_remove_custom_partitioning_ptr_from_cache_key", True)
     return path
 

@@ -1,4 +1,4 @@
-"""What the commands on a trained run share, after the heavy imports."""
+"""Functions that the commands on a trained run share. Importing this module imports JAX."""
 
 import math
 import re
@@ -45,24 +45,26 @@ __all__ = [
 
 
 def join(values: absl_flags.FlagValues) -> None:
-    """Joins the other processes of this command, if there are any; before JAX is asked for its devices."""
+    """Connects to the other processes of this command, if there are any, before JAX finds its devices."""
     flags.check_processes(values)
     flags.start_processes(values)
 
 
 def open_run(values: absl_flags.FlagValues, workdir: str) -> Run:
-    """The run that --workdir, --checkpoint and --ema name."""
+    """Opens the run that --workdir, --checkpoint, --ema and --width name."""
     plugins = flags.plugins(values)
-    solver(values)  # a bad solver is told before anything is read
+    solver(values)  # a bad solver is refused before anything is read
     if values.width is not None and not values.ema:
         raise UsageError("--width selects a moving average, so it cannot be used with --no-ema")
     if values.width is not None and not 0 < values.width < 12**-0.5:
-        raise UsageError(f"--width is a share of the run between 0 and 0.288, not {values.width:g}")
+        raise UsageError(
+            f"--width must be between 0 and 0.288, relative to the length of the run, not {values.width:g}"
+        )
     return load(workdir, values.ema, values.checkpoint, values.width, plugins)
 
 
 def solver(values: absl_flags.FlagValues) -> SolverSettings:
-    """--solver, --rtol, --atol, --steps, and where the command has them the flags of sampling."""
+    """Returns the settings of --solver, --rtol, --atol and --steps, and of the flags of sampling if there are any."""
     more = ("grid", "eta", "churn", "g", "variance", "schedule")
     given: dict[str, Any] = {name: values[name].value for name in more if name in values}
     chosen = SolverSettings(values.solver, values.rtol, values.atol, values.steps, **given)
@@ -99,7 +101,7 @@ def guide(values: absl_flags.FlagValues) -> Guide | None:
         raise UsageError(f"--scale must be finite, not {values.scale}")
     if values.guidance == "auto" and values.weak is None and values.weak_checkpoint is None:
         raise UsageError(
-            "--guidance auto needs a weaker network: --weak WORKDIR or --weak_checkpoint STEP, an early one of this run"
+            "--guidance auto needs a weaker network: --weak WORKDIR, or --weak_checkpoint with an early step"
         )
     for name, kind in flags_of_kinds.items():
         if kind != values.guidance and values[name].value is not None:
@@ -107,10 +109,10 @@ def guide(values: absl_flags.FlagValues) -> Guide | None:
     try:
         low, high = (float(t) for t in values.interval or ("0", "1"))
     except ValueError:
-        raise UsageError("--interval is two times, like 0.2,0.8") from None
+        raise UsageError("--interval must be two times, such as 0.2,0.8") from None
     rescale = values.rescale or 0.0
     if not 0 <= low <= high <= 1 or not 0 <= rescale <= 1:
-        raise UsageError("--interval is two times in order in [0, 1], and --rescale lies between 0 and 1")
+        raise UsageError("--interval must be two times in order in [0, 1], and --rescale must be between 0 and 1")
     weak = None
     if values.guidance == "auto":
         weak = load(values.weak or values.workdir, values.ema, values.weak_checkpoint or "last", plugins=values.plugins)
@@ -118,7 +120,7 @@ def guide(values: absl_flags.FlagValues) -> Guide | None:
 
 
 def open_data(config: Config, plugins: Sequence[str]) -> Dataset:
-    """Opens the data set of a config, importing no other modules than `plugins`; prints its notes on stderr."""
+    """Opens the data set of a config, and prints its notes on stderr. Only the modules in `plugins` may be imported."""
     dataset = open_dataset(*data_arguments(config), plugins=plugins)
     for note in dataset.notes:
         say(f"data: {note}")
@@ -129,7 +131,7 @@ def own_dataset(run: Run) -> Dataset:
     """Opens the data set that the run was trained on.
 
     Raises:
-        DataError: if the data are missing, or if another file under the same name has taken their place.
+        DataError: if the data are missing, or differ from the data that the run was trained on.
     """
     dataset = open_data(run.config, run.plugins)
     check_same_data(run.workdir, dataset.spec, run.spec)
@@ -137,20 +139,20 @@ def own_dataset(run: Run) -> Dataset:
 
 
 def check_same_data(workdir: Path, now: DataSpec, trained: DataSpec) -> None:
-    """Raises DataError in one line if the data of a run are others than it was trained on."""
+    """Raises DataError if the data of a run differ from the data that it was trained on."""
     if differences := now.differences(trained):
         raise DataError(f"the data of {workdir} have changed since it was started: {'; '.join(differences)[:300]}")
 
 
 def check_labels(values: absl_flags.FlagValues, run: Run) -> None:
-    """Raises UsageError if a flag about classes has no meaning for the run."""
+    """Raises UsageError if a flag about classes is given for a run without classes."""
     given = next((name for name in ("label", "labels") if name in values and values[name].present), None)
     if given is not None and named(run.fields, "label") is None:
-        raise UsageError(f"--{given}: the network of {values.workdir} is not conditional")
+        raise UsageError(f"--{given}: the network of {values.workdir} has no classes as a condition")
 
 
 def class_of(text: str, spec: DataSpec) -> int:
-    """The label that --label asks for, by the name or the number of a class."""
+    """Returns the label of the class that --label names by its name or its number."""
     try:
         return spec.label(text)
     except DataError as error:
@@ -163,7 +165,7 @@ class Points(NamedTuple):
     Attributes:
         x: (N, *event) in data space.
         cond: their conditions by name, (N, ...).
-        rows: (N,) the row of each point in the array that it was read from, or None where that is its own number.
+        rows: (N,) the row of each point in the array that it was read from, or None if the points keep their order.
     """
 
     x: np.ndarray
@@ -171,13 +173,13 @@ class Points(NamedTuple):
     rows: np.ndarray | None
 
     def first(self, num: int) -> "Points":
-        """The first `num` points."""
+        """Returns the first `num` points."""
         rows = None if self.rows is None else self.rows[:num]
         return Points(self.x[:num], {name: a[:num] for name, a in self.cond.items()}, rows)
 
 
 def points(run: Run, path: str | None) -> Points:
-    """The points to score with their conditions: `x` and others of a file, or the test split of the run's data."""
+    """Returns the points to score with their conditions: those of a file, or the test split of the run's data."""
     spec, rows = run.spec, None
     names = [field.name for field in run.fields]
     if path is None:
@@ -191,7 +193,7 @@ def points(run: Run, path: str | None) -> Points:
         if x.shape[1:] != tuple(spec.shape) or len(x) == 0:
             raise DataError(f"{path}: x must be (N, {', '.join(map(str, spec.shape))}) with N >= 1, not {x.shape}")
         if x.dtype.kind not in "iuf" or not np.isfinite(x.astype(np.float64)).all():
-            raise DataError(f"{path}: x must hold finite real numbers (its type is {x.dtype})")
+            raise DataError(f"{path}: x must be finite real numbers (its type is {x.dtype})")
         if spec.levels and (x.min() < 0 or x.max() > spec.levels):
             raise DataError(f"{path}: pixels of this run lie in 0 to {spec.levels}, not {x.min()} to {x.max()}")
     if "label" in names and labels is not None:
@@ -200,12 +202,12 @@ def points(run: Run, path: str | None) -> Points:
 
 
 def conditions(run: Run, path: str, num: int) -> dict[str, np.ndarray]:
-    """The conditions that the file of --cond holds by the names of the run's fields, for `num` samples.
+    """Returns the conditions in the file of --cond, by the names of the run's fields, for `num` samples.
 
     Labels may be in an array `y`, as in data sets, or `label`.
 
     Raises:
-        UsageError: one line, if an array is no field of the run or does not fit it.
+        UsageError: if an array is not a field of the run, or has the wrong shape or values.
     """
     try:
         arrays = archives.read_npz(path)
@@ -221,20 +223,22 @@ def conditions(run: Run, path: str, num: int) -> dict[str, np.ndarray]:
 
 
 def _labels(run: Run, source: str, labels: np.ndarray, num: int) -> np.ndarray:
-    """The labels (num,) of an array of class numbers or class names."""
+    """Returns the labels (num,) for an array of class numbers or class names."""
     spec = run.spec
     classes = f"the classes that the run was trained on: {spec.describe_classes()}"
     try:
         labels = read_labels(source, "y", labels, num, spec.class_names)
     except DataError as error:
-        raise DataError(str(error) if spec.class_names else f"{error}; {classes}") from None  # names are in it already
+        raise DataError(
+            str(error) if spec.class_names else f"{error}; {classes}"
+        ) from None  # the message has the names
     if not np.isin(labels, spec.classes).all():
-        raise DataError(f"{source}: y must hold a label for each row of x, one of {classes}")
+        raise DataError(f"{source}: y must have a label for each row of x, one of {classes}")
     return labels
 
 
 def save_npz(path: Path, **arrays: Any) -> None:
-    """Writes the arrays that are not None, whole or not at all; of several processes the first one does."""
+    """Writes the arrays that are not None into an .npz file atomically. Only the first of several processes writes."""
     if not processes.is_primary():
         return
     try:

@@ -1,4 +1,4 @@
-"""The config of `train` and `sweep`: a Python file, with the overrides of the command line."""
+"""Reads the config of `train` and `sweep`: a Python file, with the overrides of the command line."""
 
 import contextlib
 import difflib
@@ -28,28 +28,30 @@ _MAIN = str(Path(__file__).with_name("main.py"))
 
 
 def read_config(values: absl_flags.FlagValues, argv: list[str], usage: str) -> Config:
-    """Parses all flags; returns the file's config with the overrides of the command line, checked.
+    """Parses all flags, and returns the checked config of --config with the overrides of the command line.
 
-    ml_collections converts and applies the overrides. Their keys are checked here first, to name the nearest valid one.
+    ml_collections converts and applies the overrides. Their keys are checked here first, for a message with the nearest
+    valid key.
 
     Args:
         values: the other flags of the command.
-        argv: its arguments.
-        usage: its help.
+        argv: the arguments of the command.
+        usage: the help of the command.
 
     Raises:
-        UsageError, ConfigError: one line each.
+        UsageError: if the arguments are wrong, or the file cannot be run.
+        ConfigError: if the config is wrong.
     """
     rest, where = _take_config(argv)
-    helped = not {"--help", "-help", "-h", "--h", "-?"}.isdisjoint(rest)  # without JAX, which `defaults` imports
+    helped = not {"--help", "-help", "-h", "--h", "-?"}.isdisjoint(rest)  # --help avoids `defaults`, which imports JAX
     config = load_config(config_path(where)) if where is not None else Config() if helped else defaults()
     known = flatten(config)
     for argument in rest:
         key, given, value = argument.lstrip("-").partition("=")
-        own = config.get("model", {}).get("name", value)
-        if key == "config.model.name" and value != own and (value in MODEL_DEFAULTS or is_outside(value)):
+        model = config.get("model", {}).get("name", value)
+        if key == "config.model.name" and value != model and (value in MODEL_DEFAULTS or is_outside(value)):
             raise flags.UsageError(
-                f"{argument}: the config is for {config.model.name!r}, and each model has its own keys: take a file "
+                f"{argument}: the config is for {config.model.name!r}, and each network has its own keys: use a file "
                 f"that starts from defaults({value!r})"
             )
         if argument.startswith("-") and key.startswith("config.") and key[7:] not in known:
@@ -66,7 +68,7 @@ def read_config(values: absl_flags.FlagValues, argv: list[str], usage: str) -> C
 
 
 def _check_type(key: str, text: str, like: Any) -> None:
-    """Refuses a flag for a number or a truth value that is none, before ml_collections does in Python's own terms."""
+    """Raises a clearer error than ml_collections if a flag for a number or a truth value has another value."""
     if isinstance(like, bool):
         if text.lower() not in ("true", "false", "t", "f", "1", "0"):
             raise flags.UsageError(f"--config.{key} must be true or false, not {shown(text)}")
@@ -95,13 +97,14 @@ def config_path(text: str) -> Path:
 
 
 def load_config(path: Path) -> Config:
-    """The resolved result of a config file's `get_config()`.
+    """Runs `get_config()` of a config file, and returns the resolved config.
 
-    Whatever the file prints goes to stderr, and whatever it raises, also SystemExit, becomes one line that names the
+    What the file prints goes to stderr. An exception of the file, also SystemExit, becomes a UsageError that names the
     line of the file.
 
     Raises:
-        UsageError, ConfigError: one line each.
+        UsageError: if the file cannot be run.
+        ConfigError: if the config is wrong.
     """
     try:
         with contextlib.redirect_stdout(sys.stderr):
@@ -111,7 +114,7 @@ def load_config(path: Path) -> Config:
     except BaseException as error:
         if _from_signal(error):
             raise
-        raise flags.UsageError(_told(path, error)) from None
+        raise flags.UsageError(_message(path, error)) from None
     try:
         return resolve(raw, own_plugins(raw) if isinstance(raw, dict) else ())
     except ConfigError as error:
@@ -119,12 +122,12 @@ def load_config(path: Path) -> Config:
 
 
 def _result_of(path: Path) -> Any:
-    """What `get_config()` of the file returns, in plain dictionaries that nothing in the file can change any more."""
+    """Returns the result of `get_config()` as plain dictionaries, which the file cannot change afterwards."""
     spec = importlib.util.spec_from_file_location("flowjax_config", path)
     if spec is None or spec.loader is None:
         raise ConfigError("it is not a Python file: its name must end in .py")
     if path not in shipped_configs().values():
-        flags.use_folder(path.parent)  # where the caller's own modules may be, which the config may name
+        flags.use_folder(path.parent)  # for modules next to the file, which the config may name
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     if not callable(getattr(module, "get_config", None)):
@@ -134,13 +137,13 @@ def _result_of(path: Path) -> Any:
 
 
 def _from_signal(error: BaseException) -> bool:
-    """Whether this is the SystemExit with which the command line's own handler answers SIGTERM."""
+    """Whether this is the SystemExit that the handler of SIGTERM in `main` raises."""
     frames = traceback.extract_tb(error.__traceback__)
     return isinstance(error, SystemExit) and bool(frames) and frames[-1].filename == _MAIN
 
 
-def _told(path: Path, error: BaseException) -> str:
-    """One line on what a config file has raised, with the line of the file where it happened."""
+def _message(path: Path, error: BaseException) -> str:
+    """Returns a message of one line about an exception of a config file, with the line of the file that raised it."""
     where, code = f"--config {path}", ""
     here = lambda name: name is not None and Path(name).resolve() == path.resolve()
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if here(frame.filename)]
@@ -171,7 +174,7 @@ def _inside_config_dict(error: BaseException) -> bool:
 
 
 def _take_config(argv: list[str]) -> tuple[list[str], str | None]:
-    """argv without --config FILE (or --config=FILE), and FILE."""
+    """Returns argv without --config FILE (or --config=FILE), and FILE."""
     rest, where, i = [], None, 0
     while i < len(argv):
         if argv[i] in ("--config", "-config"):
@@ -188,7 +191,7 @@ def _take_config(argv: list[str]) -> tuple[list[str], str | None]:
 
 @contextlib.contextmanager
 def _argv(argv: list[str]) -> Iterator[None]:
-    """ml_collections looks for overrides in sys.argv."""
+    """Replaces sys.argv, where ml_collections looks for overrides."""
     old, sys.argv = sys.argv, ["flowjax", *argv]
     try:
         yield

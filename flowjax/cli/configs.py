@@ -1,4 +1,4 @@
-"""List the shipped configs with the first line of each docstring.
+"""List the shipped configs, each with the first line of its docstring.
 
 usage: flowjax configs
 

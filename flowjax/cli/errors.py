@@ -1,5 +1,4 @@
-"""The project's own errors by exit code. Heavy imports: looked at only once a command has failed after importing
-JAX."""
+"""The exit codes of flowjax's exceptions. Imported only if a command fails after it has imported JAX."""
 
 from flowjax.data import DataError
 from flowjax.errors import RunFault, out_of_memory
@@ -10,24 +9,24 @@ from flowjax.training.snapshots import SnapshotError
 from flowjax.training.workdir import WorkdirError
 
 USAGE: tuple[type[Exception], ...] = (DataError, WorkdirError, CheckpointError, SnapshotError)
-"""Exit 2: what was asked for cannot be done as asked."""
+"""Exit code 2: the command cannot be run as given."""
 
 FAULTS: tuple[type[Exception], ...] = (RunFault, SolverFault)
-"""Exit 1: it went wrong on the way."""
+"""Exit code 1: something failed while the command ran."""
 
 _MEMORY_KNOBS = {
-    "train": "a smaller train.batch_size, then model.remat='block' (of adm, edm2 and dit), takes less",
-    "sample": "a smaller --batch takes less",
-    "likelihood": "a smaller --batch takes less",
-    "evaluate": "a smaller --batch takes less",
+    "train": "use a smaller train.batch_size, then model.remat='block' (of adm, edm2 and dit)",
+    "sample": "use a smaller --batch",
+    "likelihood": "use a smaller --batch",
+    "evaluate": "use a smaller --batch",
 }
-"""What to turn, in this order, when a command finds too little memory on a device."""
+"""Advice for each command if a device runs out of memory."""
 
 
 def memory_line(command: str, error: Exception) -> str | None:
-    """What to do if a device ran out of memory; None for any other error."""
+    """Returns a message with advice if a device ran out of memory; None for any other error."""
     reason = out_of_memory(error)
-    knobs = _MEMORY_KNOBS.get(command, "a device with more is needed")
+    knobs = _MEMORY_KNOBS.get(command, "use a device with more memory")
     return None if reason is None else f"the device is out of memory ({reason}): {knobs}"
 
 

@@ -1,22 +1,24 @@
-"""The metrics of a run, as a table on stderr and one line of JSON.
+"""Compute the metrics of a run, as a table on stderr and one line of JSON.
 
 usage: flowjax evaluate --workdir DIR
        flowjax evaluate --workdir DIR --metrics fid,sfid,kid,precision,recall [--num N | --samples FILE.npz]
            [--labels shares|balanced|random] [--split train|test] [--inception highest|high|default]
            [the flags of flowjax sample]
 
-Without --metrics, the metrics that fit the run's data set are computed. Densities: nll, kl (where the true density is
-known), w2, mmd, npe, mode shares. Images: nll, bits_per_dim; small ones also w2, mmd.
+Without --metrics, the metrics that fit the run's data set are computed. For densities these are nll, kl (if the true
+density is known), w2, mmd, npe and mode shares; for images nll and bits_per_dim, and for small images also w2 and mmd.
 
-The samples of a conditional network have classes with their shares of the training data, so that they can be compared
-with the test set. --labels balanced draws equally many samples of each class, as for published values of FID, and
---labels random draws the classes with equal chances.
+The classes of a conditional network's samples are drawn with their shares of the training data, so that samples can be
+compared with the test set. --labels balanced draws equally many samples of each class, as is usual for published FIDs,
+and --labels random draws the classes with equal probability.
 
---metrics are of Inception features of 8-bit images: --num samples are drawn, or taken from the array `samples` of a
-file that `flowjax sample` wrote, and compared with a split of the data set, whose statistics are computed once and kept
-in $FLOWJAX_CACHE or ~/.cache/flowjax. FID depends on the number of samples: below 50,000 its bias is estimated.
-Several processes (the flags of `flowjax train`) draw a share each; of images they find the features of it too.
---inception is the precision of that network's convolutions: default is TF32 on a GPU, and faster.
+--metrics compares Inception features of 8-bit images. --num samples are drawn, or read from the array `samples` of a
+file that `flowjax sample` has written, and compared with a split of the data set. The statistics of the split are
+computed once, and kept in $FLOWJAX_CACHE or ~/.cache/flowjax. FID depends on the number of samples; with fewer than
+50,000, its bias is estimated. --inception is the precision of that network's convolutions: default is TF32 on a GPU,
+which is faster. A metric of your own is a function of the features of the samples and of the data, my_module:my_metric.
+
+Several processes (see `flowjax train --help`) each draw a part of the samples, and compute the features of that part.
 
 example:
   flowjax evaluate --workdir runs/g8
@@ -78,24 +80,30 @@ def run(argv: list[str]) -> dict[str, Any]:
 
 
 def _define(of_images: bool) -> absl_flags.FlagValues:
-    """All flags; or, for densities and likelihoods, with those of an ODE's solver alone."""
+    """Defines the flags: with those of sampling for image metrics, and otherwise only with those of an ODE solver."""
     values = flags.of_run()
     flags.define_plugins(values)
     metrics = "metrics of images, with commas between: fid, sfid, kid, precision, recall, or my_module:my_metric"
     absl_flags.DEFINE_string("metrics", None, metrics, flag_values=values)
-    absl_flags.DEFINE_integer("num", 50_000, "samples to draw for --metrics, at least 4", flag_values=values)
-    absl_flags.DEFINE_string("samples", None, "an .npz file of samples for --metrics", flag_values=values)
+    absl_flags.DEFINE_integer("num", 50_000, "number of samples to draw for --metrics, at least 4", flag_values=values)
+    absl_flags.DEFINE_string(
+        "samples", None, "an .npz file with samples for --metrics, instead of drawing them", flag_values=values
+    )
     flags.define_labels(values, "shares")
-    absl_flags.DEFINE_enum("split", "train", ["train", "test"], "the reference of --metrics", flag_values=values)
+    absl_flags.DEFINE_enum(
+        "split", "train", ["train", "test"], "split of the data set that --metrics compares with", flag_values=values
+    )
     precisions = ["highest", "high", "default"]
-    absl_flags.DEFINE_enum("inception", "highest", precisions, "precision of its convolutions", flag_values=values)
+    absl_flags.DEFINE_enum(
+        "inception", "highest", precisions, "precision of the Inception network's convolutions", flag_values=values
+    )
     (flags.define_sampler if of_images else flags.define_solver)(values)
     flags.define_processes(values)
     return values
 
 
 def _without_metrics(values: absl_flags.FlagValues, argv: list[str]) -> absl_flags.FlagValues:
-    """The flags read again without those that only samples have; UsageError if one of these was given."""
+    """Parses the arguments again without the flags of image metrics, or raises UsageError if one of these was given."""
     plain = _define(of_images=False)
     for name in values:
         if values[name].present and (name in _OF_IMAGES or name not in plain):

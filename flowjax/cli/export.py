@@ -1,8 +1,9 @@
-"""Write a run's weights, its config and its data spec into one safetensors file.
+"""Write the weights, the config and the data description of a run into one safetensors file.
 
 usage: flowjax export --workdir DIR --out FILE.safetensors [--no-ema] [--checkpoint STEP] [--dtype float32|bfloat16]
 
-Parameters stand under their paths; `flowjax.interop.open_weights(FILE)` is the run again, without its workdir.
+Parameters are named by their paths in the network. `flowjax.interop.open_weights(FILE)` opens the file like a run,
+without the workdir.
 
 example:
   flowjax export --workdir runs/digits --out digits.safetensors
@@ -23,7 +24,9 @@ SUFFIX = ".safetensors"
 def run(argv: list[str]) -> dict[str, Any]:
     values = flags.of_run(compiles=False)
     flags.define_plugins(values)
-    absl_flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "of the file", flag_values=values)
+    absl_flags.DEFINE_enum(
+        "dtype", "float32", ["float32", "bfloat16"], "type of the numbers in the file", flag_values=values
+    )
     absl_flags.DEFINE_string("out", None, f"the {SUFFIX} file to write", flag_values=values)
     flags.parse(values, argv, __doc__ or "")
     out = weights_path(values)
@@ -36,7 +39,7 @@ def run(argv: list[str]) -> dict[str, Any]:
 
 
 def weights_path(values: absl_flags.FlagValues) -> Path:
-    """--out, told early if it cannot be meant."""
+    """Returns --out, or raises UsageError unless it ends in .safetensors."""
     out = Path(flags.require(values, "out"))
     if out.suffix != SUFFIX:
         raise flags.UsageError(f"--out must end in {SUFFIX}, not {out.name!r}")

@@ -1,14 +1,14 @@
-"""Exact or estimated log-likelihood of points under a trained run.
+"""Compute exact or estimated log-likelihoods of points under a trained run.
 
 usage: flowjax likelihood --workdir DIR [--split test | --data FILE.npz] --divergence exact|hutchinson --out FILE.npz
 
-Writes `log_prob` (N,): nats in the data space. Points of --data are scored in their order; those of the test split come
-in a fixed random order, and `rows` (N,) has the row of each in x_test, or in x where there is no x_test. --data holds
-`x` (N, *shape) in data space and the network's conditions: `y` are its labels, and others have the names of the run's
-fields (data.cond), (N, *shape). Without labels the density is the unconditional one.
-Integer images are dequantised by --seed.
+FILE.npz receives `log_prob` (N,), in nats, of the density in data space. By default the points are those of the test
+split, in a fixed random order, and `rows` (N,) has the row of each point in x_test, or in x if there is no x_test. The
+points of --data FILE keep their order. That file has `x` (N, *shape) in data space, and the conditions of the network:
+labels are in `y` (N,), and other conditions, (N, *shape), have the names of the run's fields (data.cond). Without
+labels, the unconditional density is evaluated. Integer images are dequantised with random numbers from --seed.
 
-Several processes (the flags of `flowjax train`) score a share each; the first one writes the file.
+Several processes (see `flowjax train --help`) each score a part of the points, and the first one writes the file.
 
 example:
   flowjax likelihood --workdir runs/g8 --split test --divergence exact --out ll.npz
@@ -27,11 +27,23 @@ __all__ = ["run"]
 def run(argv: list[str]) -> dict[str, Any]:
     values = flags.of_run()
     flags.define_plugins(values)
-    absl_flags.DEFINE_enum("split", "test", ["test"], "of the run's own data set", flag_values=values)
-    absl_flags.DEFINE_string("data", None, "an .npz file with x, and conditions by name", flag_values=values)
-    absl_flags.DEFINE_enum("divergence", "exact", ["exact", "hutchinson"], "how to take it", flag_values=values)
-    absl_flags.DEFINE_integer("probes", 1, "random directions of hutchinson", lower_bound=1, flag_values=values)
-    absl_flags.DEFINE_integer("num", 0, "only the first points; 0 for all", lower_bound=0, flag_values=values)
+    absl_flags.DEFINE_enum(
+        "split", "test", ["test"], "score the points of this split of the run's data set", flag_values=values
+    )
+    absl_flags.DEFINE_string(
+        "data", None, "score the points of an .npz file, x, with conditions by name", flag_values=values
+    )
+    absl_flags.DEFINE_enum(
+        "divergence",
+        "exact",
+        ["exact", "hutchinson"],
+        "compute the divergence exactly, or estimate it by Hutchinson's method",
+        flag_values=values,
+    )
+    absl_flags.DEFINE_integer(
+        "probes", 1, "random directions per point of hutchinson", lower_bound=1, flag_values=values
+    )
+    absl_flags.DEFINE_integer("num", 0, "score only this many points; 0 for all", lower_bound=0, flag_values=values)
     absl_flags.DEFINE_string("out", None, "the .npz file to write", flag_values=values)
     flags.define_solver(values)
     flags.define_processes(values)

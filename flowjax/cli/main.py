@@ -1,9 +1,8 @@
-"""`flowjax COMMAND`: finds the command, runs it, and turns what happens into one JSON line, one error line and an
-exit code.
+"""The entry point of `flowjax COMMAND`, which runs the command and reports its result or its error.
 
-stdout holds one JSON line (or the help that was asked for); everything else goes to stderr. Exit 0: done; 1: a fault
-during a run; 2: a usage or config error; 70: another process of the run is gone; 143: SIGTERM, after saving (130:
-Ctrl-C). Nothing heavy is imported before a command is known.
+The result is one line of JSON on stdout (or the help); everything else, also the one line of an error, goes to stderr.
+Exit codes are 0 for success, 1 for an error during a run, 2 for a usage or config error, 70 if another process of the
+run was lost, 130 for Ctrl-C, and 143 for SIGTERM, after saving. Only the chosen command is imported.
 """
 
 import importlib
@@ -20,18 +19,18 @@ __all__ = ["COMMANDS", "entry", "main"]
 
 COMMANDS = {
     "train": "train a flow from a config file, or resume it",
-    "sweep": "train over a grid of config values, and tabulate",
+    "sweep": "train over a grid of config values, and tabulate the results",
     "sample": "draw samples from a trained run",
-    "likelihood": "exact or estimated log-likelihood of points",
-    "evaluate": "the metrics that fit the run's data set, or FID and its kin",
-    "export": "a run's weights as one safetensors file",
-    "convert": "weights of a published PyTorch network",
+    "likelihood": "compute log-likelihoods of points, exactly or by an estimate",
+    "evaluate": "compute metrics of a run: those of its data set, or FID and others",
+    "export": "write the weights of a run into one safetensors file",
+    "convert": "convert the weights of a published PyTorch network",
     "configs": "list the shipped configs",
 }
 
 _HELP = """flowjax: flow matching and diffusion in JAX.
 
-usage: flowjax COMMAND [flags]       flowjax COMMAND --help for flags and an example
+usage: flowjax COMMAND [flags]       (flowjax COMMAND --help shows the flags and an example)
 
 {commands}
 
@@ -45,7 +44,7 @@ A command prints one line of JSON on stdout; progress and errors go to stderr.
 
 
 def entry() -> None:
-    """The console script. SIGTERM outside the training loop, which saves first, still exits 143."""
+    """Runs the console script. SIGTERM exits with 143; the training loop saves a checkpoint first."""
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     out = _stdout_for_results()
     try:
@@ -59,10 +58,10 @@ def entry() -> None:
 
 
 def _stdout_for_results() -> Any:
-    """The standard output, for the JSON line alone: file descriptor 1 becomes a copy of stderr.
+    """Returns a stream to the standard output for the JSON line, and redirects file descriptor 1 to stderr.
 
-    Native libraries print to file descriptor 1 (gloo greets there), and so do child processes and whatever calls
-    `print`. What they print goes to stderr, so that nothing but the result reaches whoever reads the standard output.
+    Native libraries such as gloo, child processes and calls of `print` write to file descriptor 1. Their output goes to
+    stderr, so that the standard output contains only the result.
     """
     try:
         out = os.fdopen(os.dup(1), "w")
@@ -76,7 +75,7 @@ def _stdout_for_results() -> Any:
 
 
 def _leave(code: int) -> None:
-    """Of several processes, one that fails does not wait for the others."""
+    """Ends this process without waiting for the other processes of the run."""
     if "flowjax.training.heartbeat" in sys.modules:
         sys.modules["flowjax.training.heartbeat"].leave(code)
 
@@ -86,7 +85,7 @@ def main(argv: list[str], out: Any = None) -> int:
 
     Args:
         argv: the command and its flags.
-        out: the text stream for the JSON line, or for help that was asked for; `sys.stdout` by default.
+        out: the text stream for the JSON line or the help; `sys.stdout` by default.
 
     Returns:
         The exit code.
@@ -122,7 +121,7 @@ def _main(argv: list[str], out: Any) -> int:
     except Help as text:
         out.write(str(text))
         return 0
-    except BrokenPipeError:  # for `main`: it is no error of the command
+    except BrokenPipeError:  # handled by `main`, as it is not an error of the command
         raise
     except KeyboardInterrupt:
         return _fail(f"{name}: interrupted", 130)
@@ -137,11 +136,11 @@ def _prints() -> bool:
 
 
 def _report(name: str, error: Exception) -> int:
-    """Tells an error in one line, of the processes that work as one once; returns the exit code."""
+    """Prints an error in one line, once for all processes of a run, and returns the exit code."""
     if os.environ.get("FLOWJAX_TRACEBACK"):
         traceback.print_exc()
-    told, code = _line(name, error)
-    line: str | None = f"{name}: {told}"
+    text, code = _line(name, error)
+    line: str | None = f"{name}: {text}"
     if "flowjax.training.heartbeat" in sys.modules:
         heartbeat = sys.modules["flowjax.training.heartbeat"]
         if (lost := heartbeat.lost_process(error)) is not None:
@@ -151,7 +150,7 @@ def _report(name: str, error: Exception) -> int:
 
 
 def _line(name: str, error: Exception) -> tuple[str, int]:
-    """One line for any error, and the exit code of its kind."""
+    """Returns the message of an error in one line, and the exit code of its type."""
     line = " ".join(str(error).split())
     if isinstance(error, UsageError) or type(error).__name__ in ("ConfigError", "WeightsError"):
         return line, 2
@@ -163,8 +162,8 @@ def _line(name: str, error: Exception) -> tuple[str, int]:
             return line, 2
         if isinstance(error, errors.FAULTS):
             return line, 1
-        if (told := errors.memory_line(name, error)) is not None:
-            return told, 1
+        if (advice := errors.memory_line(name, error)) is not None:
+            return advice, 1
     if isinstance(error, OSError) and error.strerror:
         return f"{error.strerror}{f': {error.filename}' if error.filename else ''}", 1
     return f"{type(error).__name__}: {line[:300]} (FLOWJAX_TRACEBACK=1 shows where)", 1

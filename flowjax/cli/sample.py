@@ -6,21 +6,22 @@ usage: flowjax sample --workdir DIR --num N --out FILE.npz [--label CLASS | --la
            [--guidance cfg --scale S [--interval A,B] [--rescale R]]
            [--guidance auto --scale S [--weak DIR] [--weak_checkpoint STEP]]
 
-Writes the array `samples` (N, *shape), and `labels` (N,) for a conditional network. Images come out as uint8, with a
-grid of the first 64 in a .png beside. Sample i depends on --seed and on i alone. Its class is drawn with equal chances
-by default, with the classes' shares of the training data by --labels shares, and is i mod K by --labels balanced.
-Classes of which the training data have no example are left out. --label takes a class by its number, or by its name
-where the data set has class names, as image folders have.
+FILE.npz receives the array `samples` (N, *shape) and, for a conditional network, `labels` (N,). Images are uint8, and
+the first 64 are also drawn as a grid into FILE.png. Sample i depends only on --seed and on i. By default its class is
+drawn with equal probability; with --labels shares, classes are drawn with their shares of the training data, and with
+--labels balanced, sample i has class i mod K. Classes without training examples are left out. --label gives all samples
+one class: its number, or its name if the data set names its classes, as image folders do.
 
---cond names a file with other conditions of the network, as arrays by the names of the run's fields (data.cond), in the
-units of the data: with one row for all samples, (1, *shape), or one row a sample, (N, *shape). NaN, or an absent array,
-means that a condition is not given. An array `y` there holds the classes, in place of --label and --labels.
+--cond FILE has the other conditions of the network, as arrays named like the run's fields (data.cond), in the units of
+the data. An array has one row for all samples, (1, *shape), or one row per sample, (N, *shape). A condition that is NaN
+or has no array is not given. An array `y` has the classes, and replaces --label and --labels.
 
-Several processes (the flags of `flowjax train`) draw a share each; the first one writes the file.
+Several processes (see `flowjax train --help`) each draw a part of the samples, and the first one writes the file.
 
-Where more than one batch is needed, finished ones are kept in FILE.npz.parts until all is written: after a kill the
-same command goes on from there, to the same bits. In the JSON line, samples_per_second leaves compilation out, and is
-null for a single batch. Every batch is of --batch rows, also the last: for a few samples on an accelerator say how few.
+If more than one batch is needed, finished batches are kept in FILE.npz.parts until the file is written, and the same
+command continues after an interruption with bitwise equal results. In the JSON line, samples_per_second excludes
+compilation, and is null for a single batch. Each batch, also the last, computes --batch rows, so set --batch to draw
+only a few samples on an accelerator.
 
 example:
   flowjax sample --workdir runs/g8 --num 50000 --seed 0 --solver dopri5 --out samples.npz
@@ -43,9 +44,9 @@ def run(argv: list[str]) -> dict[str, Any]:
     values = flags.of_run()
     flags.define_plugins(values)
     absl_flags.DEFINE_integer("num", 1000, "number of samples", lower_bound=1, flag_values=values)
-    absl_flags.DEFINE_string("label", None, "one class for all samples: its name or its number", flag_values=values)
+    absl_flags.DEFINE_string("label", None, "class of all samples: its name or its number", flag_values=values)
     flags.define_labels(values, "random")
-    absl_flags.DEFINE_string("cond", None, "an .npz file of conditions by name", flag_values=values)
+    absl_flags.DEFINE_string("cond", None, "an .npz file with conditions by name", flag_values=values)
     absl_flags.DEFINE_string("out", None, "the .npz file to write", flag_values=values)
     flags.define_sampler(values)
     flags.define_processes(values)
@@ -70,7 +71,7 @@ def run(argv: list[str]) -> dict[str, Any]:
     if "label" in cond and (label is not None or values["labels"].present):
         raise flags.UsageError(f"--cond {values.cond} holds labels, so --label and --labels cannot be used with it")
     finished = out.with_name(f"{out.name}.parts{processes.suffix()}")
-    asked = guide(values)
+    guided = guide(values)
     start = time.perf_counter()
     drawn = sampling.sample(
         opened,
@@ -80,7 +81,7 @@ def run(argv: list[str]) -> dict[str, Any]:
         label,
         values.batch,
         show=True,
-        guide=asked,
+        guide=guided,
         labels=values.labels,
         keep=finished,
         cond=cond,
@@ -96,7 +97,7 @@ def run(argv: list[str]) -> dict[str, Any]:
         "out": str(out),
         "num": len(drawn.samples),
         "nfe": drawn.nfe,
-        **({} if asked is None else {"network_evaluations": 2 * drawn.nfe}),
+        **({} if guided is None else {"network_evaluations": 2 * drawn.nfe}),
         "seconds": round(seconds, 3),
         "samples_per_second": None if rate is None else float(f"{rate:.4g}"),
     }

@@ -1,13 +1,14 @@
-"""Train over a grid of config values, and tabulate what came out.
+"""Train over a grid of config values, and tabulate the results.
 
 usage: flowjax sweep --config FILE|NAME --workdir DIR --grid KEY=VALUES [KEY=VALUES ...] [--config.KEY=VALUE ...]
            [--only I | --collect | --dry_run]
 
-VALUES are separated by commas; 0..4 is 0, 1, 2, 3, 4. Each point of the grid is a run of its own in a folder of DIR,
-one after the other; what is finished is not done again, and a run that fails does not stop the others. The table
-averages over `seed` and is written to DIR/sweep.json too. --only trains the I-th point alone, as a task of a SLURM
-array does (scripts/launch/slurm_sweep.sh), and --collect makes the table of what is there. --dry_run builds every point
-without training it, and names the first one that cannot be trained. A grid has at most 10,000 points.
+VALUES are separated by commas, and 0..4 is 0, 1, 2, 3, 4. Each point of the grid is a run in its own folder of DIR. The
+points are trained one after the other; finished runs are not repeated, and a run that fails does not stop the others.
+The table averages over `seed`, and is also written to DIR/sweep.json. --only I trains only point I, as in a task of a
+SLURM array (scripts/launch/slurm_sweep.sh). --collect trains nothing, and makes the table of the runs that exist.
+--dry_run builds every point without training it, and names the first one that cannot be trained. A grid has at most
+10,000 points.
 
 example:
   flowjax sweep --config gaussians8 --workdir runs/lr --grid train.lr=1e-3,3e-3 seed=0..2 --config.train.steps=2000
@@ -41,12 +42,18 @@ Point = dict[str, Any]
 
 
 def run(argv: list[str]) -> dict[str, Any]:
-    """Trains what is asked for, and returns the table."""
+    """Trains the points of the grid, and returns the table."""
     grid, rest = _take_grid(argv)
     values = flags.of_run(trained=False)
-    absl_flags.DEFINE_integer("only", None, "train this point of the grid alone", lower_bound=0, flag_values=values)
-    absl_flags.DEFINE_bool("collect", False, "train nothing: the table of what is there", flag_values=values)
-    absl_flags.DEFINE_bool("dry_run", False, "build every point of the grid, print them, stop", flag_values=values)
+    absl_flags.DEFINE_integer(
+        "only", None, "train only this point of the grid, counted from 0", lower_bound=0, flag_values=values
+    )
+    absl_flags.DEFINE_bool(
+        "collect", False, "train nothing, and make the table of the runs that exist", flag_values=values
+    )
+    absl_flags.DEFINE_bool(
+        "dry_run", False, "build every point of the grid, print their names, and stop", flag_values=values
+    )
     config = read_config(values, rest, __doc__ or "")
     workdir = Path(flags.require(values, "workdir"))
     if not grid:
@@ -55,13 +62,11 @@ def run(argv: list[str]) -> dict[str, Any]:
     if count > _MAX_POINTS:
         raise flags.UsageError(f"--grid has {count:,} points, and at most {_MAX_POINTS:,} are possible")
     points = [dict(zip(grid, chosen, strict=True)) for chosen in itertools.product(*grid.values())]
-    own = lambda point: own_plugins(config) + modules_of(point.values())
-    configs = [changed(config, point, own(point)) for point in points]  # all are checked before the first is run
+    allowed = lambda point: own_plugins(config) + modules_of(point.values())
+    configs = [changed(config, point, allowed(point)) for point in points]  # all are checked before the first is run
     folders = [workdir / _name(point) for point in points]
     if long := next((folder.name for folder in folders if len(folder.name.encode()) > 250), None):
-        raise flags.UsageError(
-            f"--grid: {long[:60]}... is too long for the name of a folder: give fewer keys at a time"
-        )
+        raise flags.UsageError(f"--grid: {long[:60]}... is too long for the name of a folder: sweep over fewer keys")
     if again := [name for name, times in Counter(folder.name for folder in folders).items() if times > 1]:
         raise flags.UsageError(f"--grid has {again[0]} twice")
     if values.only is not None and values.only >= len(points):
@@ -83,10 +88,10 @@ def run(argv: list[str]) -> dict[str, Any]:
 
 
 def _build_all(configs: list[Config], folders: list[Path]) -> None:
-    """Builds the problem of every point, without training it; points that differ in their seed alone are built once.
+    """Builds every point without training it. Points that differ only in their seed are built once.
 
     Raises:
-        UsageError: naming the first point that cannot be trained.
+        UsageError: if a point cannot be trained; the message names the first one.
     """
     from flowjax.build import build, data_arguments, make_augmentation
     from flowjax.data import Dataset, open_dataset
@@ -113,7 +118,7 @@ def _build_all(configs: list[Config], folders: list[Path]) -> None:
 
 
 def _take_grid(argv: list[str]) -> tuple[dict[str, list[Any]], list[str]]:
-    """The values of each key after --grid, and the other arguments."""
+    """Returns the values of each key after --grid, and the other arguments."""
     grid: dict[str, list[Any]] = {}
     rest: list[str] = []
     taking = False
@@ -153,7 +158,7 @@ def _values(text: str) -> list[Any]:
 
 
 def _name(point: Point) -> str:
-    """A folder's name: train.lr=0.001,seed=0."""
+    """Returns the folder of a point, such as train.lr=0.001,seed=0."""
     return re.sub(r"[^\w.,=()+-]", "_", ",".join(f"{key}={value}" for key, value in point.items()))
 
 
@@ -161,7 +166,7 @@ Runs = list[tuple[Config, Path]]
 
 
 def _train(runs: Runs, cache_folder: str | None) -> dict[str, str]:
-    """Trains one run after the other. Returns why those failed that did, by folder."""
+    """Trains one run after the other. Returns the reasons of those that failed, by folder."""
     from flowjax.cli import cache
     from flowjax.training.writers import say
 
@@ -175,7 +180,7 @@ def _train(runs: Runs, cache_folder: str | None) -> dict[str, str]:
 
 
 def _one(run: tuple[Config, Path], strict: bool, label: str) -> str | None:
-    """Why the run failed, or None; where `strict` it is raised."""
+    """Trains one run. Returns the reason if it fails, or raises the error if `strict`."""
     from flowjax.cli import train_run
     from flowjax.training.loop import Preempted
     from flowjax.training.writers import say
@@ -193,7 +198,7 @@ def _one(run: tuple[Config, Path], strict: bool, label: str) -> str | None:
 
 
 def _collect(points: list[Point], configs: list[Config], folders: list[Path], failed: dict[str, str]) -> dict[str, Any]:
-    """The last losses of each point's finished runs, averaged over seeds: on stderr, and returned."""
+    """Prints and returns the last losses of the finished runs of each point, averaged over seeds."""
     from flowjax.training.writers import read_metrics, say
 
     groups: dict[str, list[tuple[dict[str, Any], Path]]] = {}

@@ -4,20 +4,21 @@ usage: flowjax train --config FILE|NAME --workdir DIR [--config.KEY=VALUE ...] [
            [--tensorboard] [--wandb PROJECT] [--trace START:STOP]
            [--coordinator_address HOST:PORT --num_processes N --process_id I]
 
-Writes config.json, metrics.jsonl, checkpoints/ and plots/ into the workdir. The same command on the same workdir
-resumes; only train.steps, the logging and saving cadence and what the devices ask for (mesh, data.workers,
-train.accumulate, model.remat) may differ then, and data.path where the data were moved. `flowjax configs` lists the
-shipped configs. --tensorboard and --wandb also write the records of metrics.jsonl there; --trace writes what XProf
-shows of some steps into WORKDIR/trace.
+The workdir receives config.json, metrics.jsonl, checkpoints/ and plots/. The same command on the same workdir resumes
+the run. Only these keys may change then: train.steps, the keys of logging and saving, those that adapt a run to its
+devices (mesh, data.workers, train.accumulate, model.remat), and data.path if the data were moved. `flowjax configs`
+lists the shipped configs. --tensorboard and --wandb write the records of metrics.jsonl there as well. --trace profiles
+some steps, and writes a trace that XProf shows into WORKDIR/trace.
 
-One training at a time uses a workdir: a lock on WORKDIR/.lock refuses a second one, and the operating system releases
-it when the process ends. A checkpoint has checksums of its files; one that is damaged is refused, and --checkpoint STEP
-goes on from an earlier one.
+Only one process at a time can train in a workdir: a second one is refused by a lock on WORKDIR/.lock, which the
+operating system releases when the first process ends. Checkpoints have checksums of their files, and a damaged one is
+refused; --checkpoint STEP resumes from an earlier one.
 
-Several processes train as one: on SLURM, TPU pods and Kubernetes they find each other, elsewhere the three flags say
-how (--num_processes=1 alone: this one is on its own). All need the same config and see the same workdir. If one dies,
-the others end within --heartbeat_timeout. If they have not all started within --initialization_timeout, those that
-have end with exit code 70.
+Several processes can train one run. On SLURM, TPU pods and Kubernetes they find each other; elsewhere, give
+--coordinator_address, --num_processes and --process_id to each. (--num_processes=1 without the other two trains in this
+process only, whatever the cluster says.) All processes need the same config and the same workdir. If one dies, the
+others end within --heartbeat_timeout seconds. If some have not started within --initialization_timeout seconds, those
+that have started end with exit code 70.
 
 example:
   flowjax train --config gaussians8 --workdir runs/g8 --config.train.steps=2000
@@ -38,13 +39,17 @@ __all__ = ["run"]
 
 
 def run(argv: list[str]) -> dict[str, Any]:
-    """Parses everything before importing JAX, so that a typing error is told at once."""
+    """Parses everything before importing JAX, so that mistakes are reported at once."""
     values = flags.of_run(trained=False)
-    absl_flags.DEFINE_bool("dry_run", False, "build all, print parameters and FLOPs, stop", flag_values=values)
-    absl_flags.DEFINE_bool("tensorboard", False, "also write events into WORKDIR/tensorboard", flag_values=values)
-    absl_flags.DEFINE_string("wandb", None, "also log to this project of Weights & Biases", flag_values=values)
+    absl_flags.DEFINE_bool(
+        "dry_run", False, "build everything, print parameters and FLOPs, and stop", flag_values=values
+    )
+    absl_flags.DEFINE_bool(
+        "tensorboard", False, "also write TensorBoard events into WORKDIR/tensorboard", flag_values=values
+    )
+    absl_flags.DEFINE_string("wandb", None, "also log to this Weights & Biases project", flag_values=values)
     flags.define_processes(values)
-    absl_flags.DEFINE_string("trace", None, "START:STOP, steps to profile into WORKDIR/trace", flag_values=values)
+    absl_flags.DEFINE_string("trace", None, "START:STOP, the steps to profile into WORKDIR/trace", flag_values=values)
     config = read_config(values, argv, __doc__ or "")
     workdir = Path(flags.require(values, "workdir"))
     if workdir.exists() and not workdir.is_dir():
@@ -65,14 +70,14 @@ def run(argv: list[str]) -> dict[str, Any]:
 
 
 def _steps_to_trace(text: str | None, steps: int) -> tuple[int, int]:
-    """--trace; (0, 0) for none."""
+    """Returns the first and the last step of --trace; (0, 0) without it."""
     if text is None:
         return 0, 0
     match = re.fullmatch(r"(\d+):(\d+)", text)
     start, stop = (int(n) for n in match.groups()) if match else (0, 0)
     if not start < stop <= steps:
         raise flags.UsageError(
-            f"--trace {text!r}: it is START:STOP, two steps in order, up to train.steps = {steps}, like 100:120"
+            f"--trace must be START:STOP, two steps in order, up to train.steps = {steps}, like 100:120, not {text!r}"
         )
     return start, stop
 
@@ -82,5 +87,5 @@ def _check_extras(values: absl_flags.FlagValues) -> None:
         if not values[name].value:
             continue
         found = importlib.util.find_spec(package)
-        if found is None or found.origin is None:  # no origin: a mere folder of that name
+        if found is None or found.origin is None:  # no origin: only a folder of that name
             raise flags.UsageError(f"--{name} needs {package}: pip install 'flowjax-research[{name}]'")

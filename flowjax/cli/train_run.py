@@ -1,4 +1,4 @@
-"""The heavy half of `flowjax train`: everything after the flags."""
+"""The part of `flowjax train` after the flags, which imports JAX."""
 
 import contextlib
 import json
@@ -38,7 +38,7 @@ def _assemble(config: Config) -> Trainer:
 
 
 def dry_run(config: Config, workdir: Path) -> dict[str, Any]:
-    """Builds everything, prints parameters and FLOPs a step, and stops; nothing is written."""
+    """Builds everything, and prints the parameters and the FLOPs per step. Nothing is written."""
     start = time.perf_counter()
     trainer = _assemble(config)
     size = {"parameters": trainer.parameters(), "flops_per_step": trainer.flops_per_step}
@@ -46,7 +46,7 @@ def dry_run(config: Config, workdir: Path) -> dict[str, Any]:
     say(table(trainer.like(), trainer.places))
     flops = size["flops_per_step"] or float("nan")
     axes = " x ".join(f"{n} {axis}" for axis, n in trainer.mesh.shape.items())
-    say(f"{size['parameters']:,} parameters, {flops:,.0f} FLOPs a step, {_devices(trainer)}: {axes}")
+    say(f"{size['parameters']:,} parameters, {flops:,.0f} FLOPs per step, {_devices(trainer)}: {axes}")
     return _result(config, workdir, "dry_run", 0, None, start, size)
 
 
@@ -63,25 +63,32 @@ def train(
     wandb: str | None = None,
     traced: tuple[int, int] = (0, 0),
 ) -> dict[str, Any]:
-    """Trains to the end, or from where the workdir stands; draws the plots.
+    """Trains a run or resumes it, and draws its plots.
 
     Args:
-        config, workdir, checkpoint: of the run, and where to resume it.
-        tensorboard: write events too.
-        wandb: log to this project too.
-        traced: the first and the last step to profile; none if they are the same.
+        config: the resolved config.
+        workdir: the folder of the run.
+        checkpoint: the checkpoint to resume from: "last", "best" or a step.
+        tensorboard: whether to write TensorBoard events.
+        wandb: a project of Weights & Biases to log to, or None.
+        traced: the first and the last step to profile; equal for no profile.
+
+    Returns:
+        The result that the command prints.
     """
     start = time.perf_counter()
     same = flatten(config) | {"--checkpoint": checkpoint, "--trace": traced}
-    same.pop("data.path")  # each process may have the data at a place of its own; the data are compared below
+    same.pop("data.path")  # the path may differ between processes; the data are compared below
     processes.check_same("config", same)
     processes.check_shared(workdir)
     checkpoints = Checkpoints(workdir / "checkpoints")
     with contextlib.ExitStack() as stack:
         resume = _agreed_step(config, workdir, checkpoints, checkpoint)
-        if resume is None or resume < config.train.steps:  # a finished run may be in a folder that is read-only
+        if resume is None or resume < config.train.steps:  # the folder of a finished run may be read-only
             stack.enter_context(workdirs.locked(workdir))
-            resume = _agreed_step(config, workdir, checkpoints, checkpoint)  # another process may have just ended
+            resume = _agreed_step(
+                config, workdir, checkpoints, checkpoint
+            )  # another process may have ended just before
         if resume is not None and resume >= config.train.steps:
             return _already_finished(config, workdir, checkpoints, resume, start)
         return _train(config, workdir, checkpoints, resume, tensorboard, wandb, traced, start)
@@ -97,23 +104,25 @@ def _train(
     traced: tuple[int, int],
     start: float,
 ) -> dict[str, Any]:
-    """`train` from the step `resume`, in a workdir that no other process writes to."""
+    """Trains from the step `resume` on, while the workdir is locked."""
     trainer = _assemble(config)
     if processes.process_count() > 1:
         processes.check_same("data set", trainer.fingerprint())
     if (rows := trainer.dataset.rows) is not None:
-        say(f"train: streaming {len(rows):,} rows from the host: they are more than FLOWJAX_RESIDENT_BYTES")
+        say(f"train: streaming {len(rows):,} rows from the host, as they exceed FLOWJAX_RESIDENT_BYTES")
     if trainer.mesh.size < jax.device_count():
-        say(f"train: on {_devices(trainer)}, as config.mesh says")
+        say(f"train: on {_devices(trainer)}, as set by config.mesh")
     if config.train.warmup >= (samples := config.train.steps * config.train.batch_size):
         warmup = f"{config.train.warmup:g}"
-        say(f"train: warning: the learning rate only rises: train.warmup is {warmup} samples, of a run of {samples}")
+        say(
+            f"train: warning: the learning rate only rises: train.warmup is {warmup} samples, and the run has {samples}"
+        )
     if resume is None:
         trainer.compile_ahead(fresh=True)
         state = trainer.init()
     else:
         _check_same_data(workdir, trainer)
-        state = checkpoints.restore(resume, trainer.like())  # before anything is moved or written
+        state = checkpoints.restore(resume, trainer.like())  # before any file is moved or written
         trainer.compile_ahead(fresh=False)
         say(f"train: resuming {workdir} at step {resume} of {config.train.steps}")
     size = {"parameters": trainer.parameters(), "flops_per_step": trainer.flops_per_step}
@@ -125,7 +134,7 @@ def _train(
     say(f"train: {result.step - (resume or 0)} steps in {result.seconds:.1f} s; drawing {workdir}/plots")
     step, loss = result.step, result.loss
     variables = processes.to_first((result.state.ema, result.state.variables), trainer.mesh)
-    del state, result  # the rest of the state leaves the device
+    del state, result  # frees the rest of the state on the device
     if processes.is_primary():
         with processes.single_process():
             _draw(
@@ -146,57 +155,57 @@ def _trackers(config: Config, workdir: Path, step: int, tensorboard: bool, wandb
 
 
 def _agreed_step(config: Config, workdir: Path, checkpoints: Checkpoints, checkpoint: str) -> int | None:
-    """`_resume_step` of all processes, which have to find the same."""
+    """Returns `_resume_step`, and checks that all processes find the same step."""
     step = _resume_step(config, workdir, checkpoints, checkpoint)
-    late = "the file system is late: start them again"
+    late = "the file system is slow: start the processes again"
     processes.check_same("checkpoint to go on from", {"its step": step}, late)
     return step
 
 
 def _resume_step(config: Config, workdir: Path, checkpoints: Checkpoints, checkpoint: str) -> int | None:
-    """The step to resume from, None for a new run.
+    """Returns the step to resume from, or None for a new run.
 
     Raises:
-        UsageError: if the workdir is of another config, or has lost its config.
-        CheckpointError: if the checkpoint asked for is not there.
+        UsageError: if the workdir belongs to another config, or has no config.
+        CheckpointError: if there is no such checkpoint.
     """
     if not (workdir / "config.json").exists():
         if checkpoint != "last" or checkpoints.steps():
-            raise UsageError(f"{workdir} has no config.json: its checkpoints belong to no run; take another")
+            raise UsageError(f"{workdir} has no config.json: its checkpoints belong to no run; use another --workdir")
         return None
     if checkpoint == "last" and not checkpoints.steps():
-        return None  # nothing to lose yet: another config may start here
+        return None  # there is no checkpoint to lose, so another config may start here
     raw, spec = read_config(workdir)
     plugins = own_plugins(config)
     changed = differences(resolve(raw, plugins), config)
     if "data.path" in changed and not Path(changed["data.path"][0]).exists():
-        del changed["data.path"]  # the files were moved; what is in them is compared later
+        del changed["data.path"]  # the files were moved; their contents are compared later
     if changed:
-        build(config, spec, plugins)  # refuses a name that does not exist with its own message
+        build(config, spec, plugins)  # an unknown name is reported first
         key, (was, now) = next(iter(changed.items()))
         more = f" (so do {', '.join(list(changed)[1:])})" if len(changed) > 1 else ""
         raise UsageError(
             f"{workdir} is the workdir of another config: {key} is {was!r} there and {now!r} here{more}; "
-            "take another --workdir"
+            "use another --workdir"
         )
     return checkpoints.choose(checkpoint)
 
 
 def _check_same_data(workdir: Path, trainer: Trainer) -> None:
-    """A file under the same name may hold other data: its normalisation would not fit the weights."""
+    """Checks that the data are those that the run was started with, and are streamed or not as before."""
     check_same_data(workdir, trainer.dataset.spec, read_config(workdir)[1])
     streamed, now = read_streamed(workdir), trainer.prefetcher is not None
     if streamed is not None and streamed != now:
         raise UsageError(
             f"the data of {workdir} were {'streamed' if streamed else 'on the device'} and would now be "
-            f"{'streamed' if now else 'on the device'}, in another order: set FLOWJAX_RESIDENT_BYTES as it was"
+            f"{'streamed' if now else 'on the device'}, in another order: set FLOWJAX_RESIDENT_BYTES as before"
         )
 
 
 def _prepare_workdir(
     config: Config, trainer: Trainer, workdir: Path, size: dict[str, Any], checkpoints: Checkpoints, step: int
 ) -> None:
-    """Writes the config, and moves what is newer than `step` out of the way."""
+    """Writes the config, and sets checkpoints and snapshots after `step` aside."""
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         write_config(workdir, config, trainer.dataset.spec, size, trainer.prefetcher is not None)
@@ -209,7 +218,7 @@ def _prepare_workdir(
 
 
 def _clear_leftovers(workdir: Path, checkpoints: Checkpoints) -> None:
-    """Removes what a killed training has left: incomplete checkpoints and files that were not written to their end."""
+    """Removes incomplete checkpoints and files of a training that was killed."""
     for line in checkpoints.clean(workdir / "set_aside"):
         say(f"train: {line}")
     for name in ("config.json", "metrics.jsonl"):
@@ -220,9 +229,9 @@ def _clear_leftovers(workdir: Path, checkpoints: Checkpoints) -> None:
 def _already_finished(
     config: Config, workdir: Path, checkpoints: Checkpoints, step: int, start: float
 ) -> dict[str, Any]:
-    say(f"train: {workdir} is already finished at step {step}; a larger train.steps would go on from there")
+    say(f"train: {workdir} is already finished at step {step}; a larger train.steps would resume from there")
     if processes.process_count() == 1:
-        # a finished run may be read-only, or another process may be going on with it
+        # a finished run may be read-only, or another process may be resuming it
         with contextlib.suppress(WorkdirError, RunFault), workdirs.locked(workdir):
             _clear_leftovers(workdir, checkpoints)
     if not (workdir / "plots").is_dir() and jax.process_count() == 1:  # stopped while drawing
@@ -236,14 +245,14 @@ def _already_finished(
 
 
 def _draw(run: Run, dataset: Dataset) -> None:
-    """Draws the figures. A run whose figures fail is finished all the same: a line on stderr names the cause."""
+    """Draws the figures. If that fails, the run is finished all the same, and a line on stderr names the cause."""
     try:
         plots.draw_all(run, dataset)
     except Exception as error:
         memory = out_of_memory(error)
         reason = memory or " ".join(str(error).split())[:300] or type(error).__name__
-        passing = memory or isinstance(error, OSError)  # not a property of the run, such as a loss of NaN
-        again = "; the same command draws them once that is mended" if passing else ""
+        passing = memory or isinstance(error, OSError)  # unlike a property of the run, such as a loss of NaN
+        again = "; the same command draws them once this is fixed" if passing else ""
         say(f"train: the plots could not be drawn: {reason}{again}")
 
 

@@ -169,16 +169,16 @@ def test_a_missing_workdir_is_reported_before_jax_is_imported(tmp_path):
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ({"train.clip": 1e-300}, "train.clip = 1e-300 makes all gradients so small that nothing is trained"),
+        ({"train.clip": 1e-300}, "train.clip = 1e-300 makes all gradients too small to train"),
         ({"train.lr": 1e-12}, "train.lr = 1e-12 is so small"),
         ({"train.lr": 100.0}, "train.lr = 100 is so large"),
         ({"train.optimizer": "adamw", "train.weight_decay": 1e5}, "each step shrinks the parameters to zero or beyond"),
         ({"train.weight_decay": 0.1}, "has no effect on train.optimizer 'adam'"),
         ({"data.cond": ("label",), "data.cond_dropout": 1.0}, "hides 'label' from the network"),
         ({"ema.half_life": 1.0}, "the moving average equals the parameters"),
-        ({"train.keep_at": (5, 20_000)}, "train.keep_at has steps after the last one, 10000: 20000"),
+        ({"train.keep_at": (5, 20_000)}, "train.keep_at has steps after train.steps = 10000: 20000"),
         ({"train.log_every": 20_000}, "only the last step is logged"),
-        ({"train.batch_size": 1, "coupling.name": "ot", "ema.half_life": 1.0}, "and train.batch_size is 1"),
+        ({"train.batch_size": 1, "coupling.name": "ot", "ema.half_life": 1.0}, "but train.batch_size is 1"),
     ],
 )
 def test_settings_that_train_nothing_are_warned_about(change, told):
@@ -332,9 +332,12 @@ def test_a_file_of_weights_is_not_a_workdir(flowjax, tmp_path):
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        ("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 9.54GiB.\n[tf-allocator]", "allocate 9.54GiB): a"),
-        ("RESOURCE_EXHAUSTED: Failed to allocate request for 6.27GiB (6727663616B)", "(6727663616B)): a"),
-        ("INTERNAL: CUDA_ERROR_OUT_OF_MEMORY: out of memory", "OUT_OF_MEMORY: out of memory): a"),
+        (
+            "RESOURCE_EXHAUSTED: Out of memory while trying to allocate 9.54GiB.\n[tf-allocator]",
+            "allocate 9.54GiB): use a",
+        ),
+        ("RESOURCE_EXHAUSTED: Failed to allocate request for 6.27GiB (6727663616B)", "(6727663616B)): use a"),
+        ("INTERNAL: CUDA_ERROR_OUT_OF_MEMORY: out of memory", "OUT_OF_MEMORY: out of memory): use a"),
     ],
 )
 def test_too_little_device_memory_names_the_knobs(flowjax, copy, monkeypatch, words, told):
