@@ -43,7 +43,7 @@ def dry_run(config: Config, workdir: Path) -> dict[str, Any]:
     trainer = _assemble(config)
     size = {"parameters": trainer.parameters(), "flops_per_step": trainer.flops_per_step}
     say(json.dumps(config.to_dict(), indent=2))
-    say(table(trainer.like(), trainer.places))
+    say(table(trainer.like(), trainer.shardings))
     flops = size["flops_per_step"] or float("nan")
     axes = " x ".join(f"{n} {axis}" for axis, n in trainer.mesh.shape.items())
     say(f"{size['parameters']:,} parameters, {flops:,.0f} FLOPs per step, {_devices(trainer)}: {axes}")

@@ -1,4 +1,4 @@
-"""Everything that training changes, in one pytree."""
+"""The training state: everything that training changes, in one pytree."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
@@ -22,14 +22,14 @@ __all__ = ["RunningMetrics", "TrainState", "abstract_state", "init_state", "no_m
 
 
 class RunningMetrics(NamedTuple):
-    """What the next record of `metrics.jsonl` needs of the steps since the record before it.
+    """Sums over the steps since the last record of `metrics.jsonl`, for the next record.
 
-    It is part of the state, so that a record is the same whether or not training was stopped and resumed before it.
+    They are part of the state, so that a record is the same whether or not training was stopped and resumed before it.
 
     Attributes:
-        since: the step at which it was last emptied, () int32.
-        loss_sum: sum of the losses of the steps since then, added one after the other.
-        metrics: of each of the method's metrics the sum since then, or the largest value of one that has a limit.
+        since: the step at which the sums were last reset, () int32.
+        loss_sum: sum of the losses since then, () float32.
+        metrics: for each metric of the method the sum since then, or the maximum if the metric has a limit, () float32.
     """
 
     since: Any
@@ -38,7 +38,7 @@ class RunningMetrics(NamedTuple):
 
 
 def no_metrics(names: Iterable[str] = ()) -> RunningMetrics:
-    """Running metrics at step 0, of a method with metrics of these names."""
+    """The running metrics at step 0, for a method with metrics of these names."""
     return RunningMetrics(jnp.zeros((), jnp.int32), jnp.zeros(()), {name: jnp.zeros(()) for name in names})
 
 
@@ -49,20 +49,21 @@ def no_metrics(names: Iterable[str] = ()) -> RunningMetrics:
 )
 @dataclass(frozen=True)
 class TrainState:
-    """A run at one step. Saved and restored whole; a step is a pure function of it and of its batch.
+    """The state of a run at one step.
 
-    Leaves are arrays, or what a tree of the same structure holds for each: shapes (`abstract_state`), shardings.
+    It is saved and restored as a whole, and a step is a pure function of the state and the batch. Trees of the same
+    structure hold shapes (`abstract_state`) or shardings instead of arrays.
 
     Attributes:
-        step: optimizer steps taken, () int32.
-        params: the network's parameters, a nested dict of arrays.
-        variables: its other variables, such as batch statistics; an empty dict for most networks.
-        opt_state: the optimizer's.
+        step: number of optimizer steps taken, () int32.
+        params: the parameters of the network, a nested dictionary of arrays.
+        variables: the other variables of the network, such as batch statistics; an empty dictionary for most networks.
+        opt_state: the state of the optimizer.
         ema: exponential moving average of the parameters.
-        averages: those with a power of time as profile, one for each of `ema.widths` (`training.averages`).
-        targets: moving averages of the parameters that the method's loss reads, by name.
-        key: the run's typed key. It never changes: step i draws from `fold_in(key, i)`.
-        running: metrics summed up since the last record.
+        averages: power-function averages of the parameters, one for each of `ema.widths` (`training.averages`).
+        targets: moving averages of the parameters that the loss of the method reads, by name.
+        key: the typed PRNG key of the run. It never changes: step i uses `fold_in(key, i)`.
+        running: sums of metrics since the last record.
     """
 
     step: Any
@@ -77,9 +78,9 @@ class TrainState:
 
 
 def with_empty_metrics(state: TrainState) -> TrainState:
-    """The state with its running metrics emptied, as the step after a record needs it.
+    """Resets the running metrics of a state, after a record.
 
-    The new values have memory of their own, because the training loop reuses the memory of the state.
+    The new values share no memory with the state, because the training loop donates the memory of the state.
     """
     step, zero = np.array(state.step), np.zeros((), np.float32)  # copies
     empty = RunningMetrics(step, zero, {name: zero.copy() for name in state.running.metrics})
@@ -88,10 +89,10 @@ def with_empty_metrics(state: TrainState) -> TrainState:
 
 
 def init_state(config: Config, method: Method) -> TrainState:
-    """The state at step 0, by the config's seed. Pure: `jax.eval_shape` gives its shapes."""
+    """The state at step 0 for the seed of the config. It is a pure function, so `jax.eval_shape` gives its shapes."""
     key_init, key_run = jax.random.split(jax.random.key(config.seed))
     params, variables = method.init(key_init)
-    copy = lambda: jax.tree.map(jnp.copy, params)  # a buffer of its own: the state's memory is donated to the next
+    copy = lambda: jax.tree.map(jnp.copy, params)  # averages share no buffers with params, because these are donated
     return TrainState(
         jnp.zeros((), jnp.int32),
         params,
@@ -106,7 +107,13 @@ def init_state(config: Config, method: Method) -> TrainState:
 
 
 def abstract_state(config: Config, method: Method, sharding: Sharding | None = None) -> TrainState:
-    """Shapes, types and places of the state, as restoring needs them; on this process's first device by default."""
-    place = SingleDeviceSharding(jax.local_devices()[0]) if sharding is None else sharding
+    """The shapes, types and shardings of the state, for `Checkpoints.restore`.
+
+    Args:
+        config: the config of the run.
+        method: the method of the config.
+        sharding: the sharding of all leaves, by default on the first local device.
+    """
+    sharding = SingleDeviceSharding(jax.local_devices()[0]) if sharding is None else sharding
     shapes = jax.eval_shape(lambda: init_state(config, method))
-    return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=place), shapes)
+    return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding), shapes)

@@ -1,9 +1,10 @@
-"""The compiled loop: a step is a pure function of (state, batch); many run in one program.
+"""The optimizer step, and the compiled loop that runs many steps in one program.
 
-The trip count is an argument of the program, not a constant in it, so every stretch of training, however long, is the
-same compiled code: a run that is cut anywhere and resumed takes bitwise the same steps as one that never stopped.
+A step is a pure function of the state and the batch. The number of steps is an argument of the compiled loop and not a
+constant in it. All stretches of training therefore run the same program, and a run that was stopped and resumed is
+bitwise equal to an uninterrupted one.
 
-A step knows its method by `loss` alone (`flowjax.methods.base`).
+A step uses only the loss of a method, and its metrics, limits and targets (`flowjax.methods.base`).
 """
 
 from collections.abc import Callable, Mapping
@@ -34,26 +35,27 @@ LOOPS: dict[str, Callable[[bool, str], bool]] = {
     "device": lambda slow_in_cpu_loops, platform: False,
     "host": lambda slow_in_cpu_loops, platform: True,
 }
-"""Whether the host calls each step, by the names of `train.loop`, from what the network declares and the platform.
+"""The values of `train.loop`, as functions of the trait `slow_in_cpu_loops` of the network and the platform, which
+return whether the loop runs on the host.
 
-`device` runs many steps in one compiled program. `auto` is `host` on a CPU for networks that declare
-`slow_in_cpu_loops`, else `device`.
+`host` calls each step from the host; `device` runs many steps in one compiled program. `auto` is `host` on a CPU for
+networks with the trait `slow_in_cpu_loops`, and `device` otherwise.
 """
 
 
 class Metrics(NamedTuple):
-    """What a call of the compiled loop reports.
+    """The metrics that a call of the compiled loop returns.
 
-    `loss` and `values` cover the steps since the last record, not those of the call: how many steps a call takes
-    depends on their speed, and metrics must not.
+    `loss` and `values` cover the steps since the last record and not only the steps of the call, because the number of
+    steps per call depends on their speed.
 
     Attributes:
-        loss: mean over the steps since the running metrics of the state were emptied.
-        grad_norm: global norm of the gradient before clipping, at the last step.
-        bad_step: the first step whose loss or gradient was not finite, or one of whose metrics was above its limit; 0
-            if none. Training stops there.
-        values: the method's metrics over the same steps as `loss`: means, or the largest value of a metric that has a
-            limit, and of that also at the bad step if there is one.
+        loss: mean loss over the steps since the running metrics of the state were reset, () float32.
+        grad_norm: global norm of the gradient before clipping at the last step, () float32.
+        bad_step: the first step whose loss or gradient is not finite, or one of whose metrics exceeds its limit; 0 if
+            there is none, () int32. Training stops there.
+        values: the metrics of the method over the same steps as `loss`, by name: the mean, or the maximum for a metric
+            with a limit, which includes the bad step.
     """
 
     loss: Float[Array, ""]
@@ -63,7 +65,12 @@ class Metrics(NamedTuple):
 
 
 class StepReport(NamedTuple):
-    """What a step reports: the loss with its metrics, and the gradient's norm before clipping."""
+    """The metrics that a step returns.
+
+    Attributes:
+        loss: the loss with its metrics.
+        grad_norm: global norm of the gradient before clipping, () float32.
+    """
 
     loss: Loss
     grad_norm: Float[Array, ""]
@@ -82,17 +89,17 @@ def make_step(
     accumulate: int = 1,
     layout: ParameterLayout | None = None,
 ) -> Step:
-    """One optimizer step: `step(state, key, batch, teacher=None) -> (state, StepReport)`.
+    """Makes the optimizer step `step(state, key, batch, teacher=None) -> (state, StepReport)`.
 
     Args:
-        method: whose loss is minimised.
+        method: the method whose loss is minimised.
         tx: the optimizer.
-        batch_size: rows of a batch.
-        half_life: of the moving average, in samples; 0 for none.
-        widths: of the averages with a power of time as profile.
-        accumulate: parts of a batch whose gradients are computed one after the other, in a part of the memory. A
-            coupling pairs the rows of a part.
-        layout: how the state stores the parameters that the loss takes; None where they are the same.
+        batch_size: rows per batch.
+        half_life: half-life of the exponential moving average in samples; 0 for no average.
+        widths: widths (sigma_rel) of the power-function averages.
+        accumulate: number of equal parts of a batch whose gradients are computed one after the other to save memory. A
+            coupling pairs rows within a part.
+        layout: converts between the parameters in the state and those in the loss; None if they are the same.
     """
     gammas = tuple(map(gamma_of, widths))
     to_network = layout.to_network if layout else lambda params: params
@@ -115,8 +122,8 @@ def make_step(
         average = update_ema(state.ema, params, ema_decay(half_life, batch_size, done)) if half_life else params
         averages = update_power(state.averages, params, gammas, done)
         moved = {
-            name: update_ema(state.targets[name], params, ema_decay(own, batch_size, done))
-            for name, own in method.targets.items()
+            name: update_ema(state.targets[name], params, ema_decay(target_half_life, batch_size, done))
+            for name, target_half_life in method.targets.items()
         }
         new = replace(
             state,
@@ -134,9 +141,10 @@ def make_step(
 
 
 def _in_parts(value_and_grad: Callable[..., Any], method: Method, parts: int) -> Callable[..., tuple[Loss, Params]]:
-    """Means over equal parts of a batch, each with every `parts`-th row: every device has its share of every part.
+    """The means of the loss and of its gradient over equal parts of a batch, computed one after the other.
 
-    The variables that are not parameters pass from part to part.
+    A part has every `parts`-th row, so that every device computes an equal share of every part. Variables that are not
+    parameters are passed from part to part.
     """
 
     def gradient(params: Params, context: Context, key: PRNGKey, batch: Batch) -> tuple[Loss, Params]:
@@ -146,17 +154,17 @@ def _in_parts(value_and_grad: Callable[..., Any], method: Method, parts: int) ->
         rows = jax.tree.map(lambda a: a.reshape(-1, parts, *a.shape[1:]).swapaxes(0, 1), batch)
 
         def more(sums: tuple[Loss, Params], part: tuple[Array, Batch]) -> tuple[tuple[Loss, Params], None]:
-            sofar = sums[0]
-            here = replace(context, state=sofar.state)
-            (_, loss), grads = value_and_grad(params, here, jax.random.fold_in(key, part[0]), part[1])
+            total = sums[0]
+            updated = replace(context, state=total.state)
+            (_, loss), grads = value_and_grad(params, updated, jax.random.fold_in(key, part[0]), part[1])
             metrics = {
                 name: jnp.maximum(old, loss.metrics[name])
                 if name in method.limits
                 else old + loss.metrics[name] / parts
-                for name, old in sofar.metrics.items()
+                for name, old in total.metrics.items()
             }
-            seen = Loss(sofar.value + loss.value / parts, metrics, loss.state)
-            return (seen, jax.tree.map(lambda s, g: s + g.astype(s.dtype) / parts, sums[1], grads)), None
+            total = Loss(total.value + loss.value / parts, metrics, loss.state)
+            return (total, jax.tree.map(lambda s, g: s + g.astype(s.dtype) / parts, sums[1], grads)), None
 
         zeros = lambda p: jnp.zeros(p.shape, jnp.promote_types(p.dtype, jnp.float32))
         none = Loss(jnp.zeros(()), {name: jnp.zeros(()) for name in method.metrics}, context.state)
@@ -166,7 +174,7 @@ def _in_parts(value_and_grad: Callable[..., Any], method: Method, parts: int) ->
 
 
 class _Last(NamedTuple):
-    """What the loop carries of its last step beside the state: the attributes of `Metrics`, of that step alone."""
+    """The attributes of `Metrics` for the last step only, which the loop carries in addition to the state."""
 
     grad_norm: Float[Array, ""]
     bad_step: Int[Array, ""]
@@ -174,9 +182,10 @@ class _Last(NamedTuple):
 
 
 LoopState = tuple[TrainState, _Last]
+"""The carry of the compiled loop."""
 
 RunSteps = Callable[..., tuple[TrainState, Metrics]]
-"""`run(state, arrays, n, teacher=None) -> (state, metrics)`: n steps; the old state's memory is reused."""
+"""`run(state, arrays, n, teacher=None) -> (state, metrics)` takes n steps. The memory of the old state is donated."""
 
 
 def make_run(
@@ -184,23 +193,27 @@ def make_run(
     method: Method,
     get_batch: GetBatch,
     mesh: Mesh,
-    places: TrainState,
+    shardings: TrainState,
     on_host: bool = False,
     stacks: Stacks | None = None,
 ) -> RunSteps:
-    """Many steps in one compiled loop over the mesh.
+    """Makes the compiled loop, which takes many steps in one program.
 
-    A step whose loss or gradient is not finite, or one of whose metrics is above its limit, is not taken, and the loop
-    ends there, so the state returned is always sound.
+    If the loss or its gradient is not finite, or a metric exceeds its limit, the loop ends and returns the state before
+    that step, which is therefore always finite.
 
     Args:
         step: from `make_step`.
-        method: whose metrics and limits these are.
-        get_batch: draws or picks the batch inside the program.
-        mesh: of the devices.
-        places: a sharding for each leaf of the state.
-        on_host: compile one step and loop on the host instead; see `LOOPS`.
-        stacks: what the state is inside the loop, where the step is one of stacks; not on the host.
+        method: the method, which has the names and limits of the metrics.
+        get_batch: draws or selects a batch inside the program.
+        mesh: the devices.
+        shardings: the sharding of each leaf of the state.
+        on_host: compile a single step and loop on the host instead; see `LOOPS`.
+        stacks: the stacks in which the loop holds the state if `step` expects them, or None. They cannot be used with
+            `on_host`.
+
+    Returns:
+        A function of the type `RunSteps`.
     """
     everywhere, limits = replicated(mesh), method.limits
     none = _Last(jnp.zeros(()), jnp.zeros((), jnp.int32), {name: jnp.zeros(()) for name in method.metrics})
@@ -229,7 +242,7 @@ def make_run(
             state.key,
             RunningMetrics(since, keep(loss_sum + value, loss_sum), running),
         )
-        kept = lax.with_sharding_constraint(kept, places if stacks is None else everywhere)
+        kept = lax.with_sharding_constraint(kept, shardings if stacks is None else everywhere)
         bad = jnp.where(sound, 0, state.step + 1)
         return kept, _Last(report.grad_norm, bad, values)
 
@@ -251,8 +264,8 @@ def make_run(
         return state, report(state, last)
 
     if not on_host:
-        return jax.jit(run, donate_argnums=0, out_shardings=(places, everywhere))
-    one = jax.jit(body, donate_argnums=0, out_shardings=(places, everywhere))
+        return jax.jit(run, donate_argnums=0, out_shardings=(shardings, everywhere))
+    one = jax.jit(body, donate_argnums=0, out_shardings=(shardings, everywhere))
 
     def run_on_host(state: TrainState, arrays: PyTree, n: int, teacher: PyTree = None) -> tuple[TrainState, Metrics]:
         start, now = jnp.copy(state.step), (state, jax.device_put(none, everywhere))
@@ -267,7 +280,7 @@ def make_run(
 
 
 def exceeded(values: Mapping[str, Array], limits: Mapping[str, Limit], step: int) -> str | None:
-    """What to tell the user of the first metric that is above its limit at this step; None if none is."""
+    """The message of the first limit that a metric exceeds at this step; None if no metric exceeds its limit."""
     for name, limit in limits.items():
         if not (value := float(values[name])) <= limit.largest:
             return limit.message.format(step=step, value=value)

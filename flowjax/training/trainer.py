@@ -1,4 +1,4 @@
-"""A config's training, assembled: the loss, the compiled run, what feeds it, and the validation loss."""
+"""The trainer of a config: it assembles the compiled training loop, the batches and the validation loss."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -37,12 +37,12 @@ _pool = ThreadPoolExecutor(4, thread_name_prefix="compile")
 
 
 class CompiledAhead:
-    """A jitted function that another thread may compile while this one goes on.
+    """A jitted function that can be compiled in a background thread.
 
-    A run's start then waits for the longest compilation alone, not for one after the other.
+    Several functions are compiled at the same time, so that the start of a run waits only for the longest compilation.
 
     Args:
-        jitted: from `jax.jit`. Called without `start`, it compiles at the first call.
+        jitted: from `jax.jit`. If `start` is not called, it is compiled at the first call.
     """
 
     def __init__(self, jitted: Callable[..., Any]):
@@ -50,12 +50,15 @@ class CompiledAhead:
         self._program: Future[Callable[..., Any]] | None = None
 
     def start(self, *like: Any) -> None:
-        """Compiles it for arguments of these shapes, types and shardings (arrays, or `jax.ShapeDtypeStruct`s)."""
+        """Starts to compile for arguments of these shapes, types and shardings (arrays or `jax.ShapeDtypeStruct`s)."""
         jitted: Any = self.jitted
         self._program = _pool.submit(lambda: jitted.lower(*like).compile())
 
     def program(self) -> Any:
-        """Waits for the program, if it was started; or what will compile it. An error of compiling is raised here."""
+        """Waits for the compilation if it was started and returns the program; raises the errors of the compilation.
+
+        If it was not started, the jitted function is returned.
+        """
         return self.jitted if self._program is None else self._program.result()
 
     def __call__(self, *arguments: Any) -> Any:
@@ -63,18 +66,23 @@ class CompiledAhead:
 
 
 class Trainer:
-    """A config's training, assembled: the loss, the compiled run, the validation loss.
+    """Assembles the compiled training loop, the batches and the validation loss of a config.
 
     Args:
-        config: resolved.
-        method: of the config.
-        dataset: to train on.
-        devices: as for `sharding.make_mesh`.
-        teacher: frozen parameters that the method's loss reads from its context, or None.
+        config: a resolved config.
+        method: the method of the config.
+        dataset: the data set to train on.
+        devices: see `sharding.make_mesh`.
+        teacher: frozen parameters that the loss reads from its context, or None.
 
     Attributes:
-        loss_of: (params, variables, key, batch, teacher) -> the validation loss, to be compiled.
-        stacks: in which the loop holds the state, if it does.
+        config, method, dataset, teacher: the arguments.
+        mesh: the device mesh.
+        schedule: the learning rate as a function of the step.
+        shardings: the sharding of each leaf of the state.
+        stacks: the stacks in which the loop holds the state, or None.
+        loss_of: (params, variables, key, batch, teacher) -> the validation loss, not compiled.
+        prefetcher: reads the batches of a streamed data set; None for a data set in the memory of the devices.
     """
 
     def __init__(
@@ -92,21 +100,21 @@ class Trainer:
         self.schedule = optimizers.learning_rate(train)
         self._shapes = jax.eval_shape(lambda: init_state(config, method))
         rules = rules_of(config, self._shapes.params, self.mesh)
-        self.places = shardings(self._shapes, self.mesh, rules)
+        self.shardings = shardings(self._shapes, self.mesh, rules)
         self._whole = shardings(self._shapes.params, self.mesh, rules, whole=True)
         self._get_batch = make_get_batch(
             dataset, self._fields, make_augmentation(config, dataset.spec), train.batch_size
         )
         on_host = self._loops_on_host()
         stacks = self.stacks = None if on_host else self._make_stacks()
-        run = make_run(self.make_step(stacks), method, self._get_batch, self.mesh, self.places, on_host, stacks)
+        run = make_run(self.make_step(stacks), method, self._get_batch, self.mesh, self.shardings, on_host, stacks)
         self._run = run if on_host else CompiledAhead(run)
-        self._init = CompiledAhead(jax.jit(lambda: init_state(config, method), out_shardings=self.places))
-        place = jax.lax.with_sharding_constraint
+        self._init = CompiledAhead(jax.jit(lambda: init_state(config, method), out_shardings=self.shardings))
+        constrain = jax.lax.with_sharding_constraint
 
         def loss_of(params: Params, variables: PyTree, key: PRNGKey, batch: Batch, teacher: PyTree) -> Any:
             context = Context(teacher=teacher, state=variables)
-            return method.loss(place(params, self._whole), context, key, batch).value
+            return method.loss(constrain(params, self._whole), context, key, batch).value
 
         self.loss_of = loss_of
         self._val = CompiledAhead(jax.jit(self.loss_of))
@@ -114,10 +122,10 @@ class Trainer:
         self.prefetcher = None if rows is None else Prefetcher(rows, config.seed, train.batch_size, self.mesh, workers)
 
     def make_step(self, stacks: Stacks | None = None) -> Step:
-        """One step of the state, or of the state in stacks."""
-        config, places = self.config, self.places.params
+        """The optimizer step for a state whose parameters are in these stacks, or for a plain state."""
+        config = self.config
         types = None if self.mesh.shape["fsdp"] == 1 else self._types
-        layout = ParameterLayout(self._shapes.params, places, self._whole, stacks, types)
+        layout = ParameterLayout(self._shapes.params, self.shardings.params, self._whole, stacks, types)
         return make_step(
             self._method_in_training(),
             optimizers.optimizer(config.train),
@@ -129,9 +137,9 @@ class Trainer:
         )
 
     def _method_in_training(self) -> Method:
-        """The method, its network mapped over the rows of each device where that is data parallel on GPUs.
+        """The method, with its network in `network_over_rows` if training is data parallel on GPUs.
 
-        A network with variables that are not parameters may mix rows in them, and is left to the compiler.
+        Variables that are not parameters may depend on several rows, so a network that has any is left to the compiler.
         """
         if self.mesh.size == 1 or not self._whole_on_gpus() or jax.tree.leaves(self._shapes.variables):
             return self.method
@@ -146,23 +154,23 @@ class Trainer:
         return replace(method, network=replace(method.network, apply=by_rows))
 
     def _whole_on_gpus(self) -> bool:
-        """Whether every parameter is whole on each device, and that a GPU."""
-        whole = all(place.is_fully_replicated for place in jax.tree.leaves(self.places.params))
+        """Whether the devices are GPUs that hold every parameter whole."""
+        whole = all(sharding.is_fully_replicated for sharding in jax.tree.leaves(self.shardings.params))
         return whole and self.mesh.devices.flat[0].platform in parameters.PLATFORMS
 
     def _make_stacks(self) -> Stacks | None:
-        """For parameters whole on each GPU, which the optimizer treats number by number."""
-        layers = any(jax.tree.leaves(is_weight(self._shapes.params)))
-        elementwise = self.config.train.optimizer in optimizers.ELEMENTWISE and not layers
+        """Stacks of parameters that every GPU holds whole, if the optimizer treats every number alike; else None."""
+        normalised = any(jax.tree.leaves(is_weight(self._shapes.params)))
+        elementwise = self.config.train.optimizer in optimizers.ELEMENTWISE and not normalised
         if not elementwise or not self._whole_on_gpus():
             return None
         return Stacks(self._shapes.params, parameters.largest_within(self._shapes.params, parameters.HELD))
 
     def compile_ahead(self, fresh: bool) -> None:
-        """Starts to compile what training will call: the loop, the initial state if `fresh`, the validation loss."""
+        """Starts to compile the training loop, the validation loss and, if `fresh`, the initial state."""
         like = self.like()
         if jax.process_count() > 1:
-            return  # processes must not differ in the order of what they compile
+            return  # all processes must compile in the same order
         if isinstance(self._run, CompiledAhead):
             self._run.start(like, self.prefetcher.like() if self.prefetcher else self.arrays_like(), 1, self.teacher)
         if fresh:
@@ -170,31 +178,34 @@ class Trainer:
         self._val.start(like.ema, like.variables, *self._validation, self.teacher)
 
     def run(self, state: TrainState, arrays: PyTree, n: int) -> tuple[TrainState, Metrics]:
-        """Takes n steps. The memory of the state is reused.
+        """Takes n steps. The memory of the state is donated.
 
         Args:
-            state: in its places.
+            state: a state with the shardings of this trainer.
             arrays: from `arrays`, or batches of the prefetcher.
             n: number of steps.
+
+        Returns:
+            The new state, and the metrics since the last record.
         """
         return self._run(state, arrays, n, self.teacher)
 
     def init(self) -> TrainState:
-        """The state at step 0, in its places."""
+        """The state at step 0, with the shardings of this trainer."""
         return self._init()
 
     def like(self) -> TrainState:
-        """Shapes and shardings of the state, for restoring."""
-        placed = lambda a, place: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=place)
-        return jax.tree.map(placed, self._shapes, self.places)
+        """The shapes and shardings of the state, for `Checkpoints.restore`."""
+        like = lambda a, sharding: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding)
+        return jax.tree.map(like, self._shapes, self.shardings)
 
     def arrays(self) -> PyTree:
-        """What the compiled run draws from: the resident data set, placed on the mesh."""
-        loaded = self.__dict__.pop("_loaded", None) or self.dataset.arrays()  # no second copy stays on the host
+        """The arrays of a data set that is not streamed, on the devices, from which the compiled loop takes batches."""
+        loaded = self.__dict__.pop("_loaded", None) or self.dataset.arrays()  # keeps no second copy on the host
         return processes.put(loaded, replicated(self.mesh))
 
     def fingerprint(self) -> dict[str, Any]:
-        """What tells this data set from others: what it is, and checksums of what was read, or of three rows."""
+        """The identity of the data set: its name and shape, and checksums of its rows (three if it is streamed)."""
         data, spec = self.dataset, self.dataset.spec
         found: dict[str, Any] = {key: getattr(spec, key) for key in ("name", "num_classes", "levels")}
         found["shape"] = list(spec.shape)
@@ -202,7 +213,7 @@ class Trainer:
             found["rows"] = len(rows)
             some = [rows[i] for i in (0, len(rows) // 2, len(rows) - 1)]
             found["checksum of its first, middle and last row"] = checksums.of_arrays(jax.tree.leaves(some))
-        if data.draw is None:  # what is computed may differ in a last bit between kinds of hosts
+        if data.draw is None:  # computed data may differ in the last bit between hosts
             found["checksum of its rows"] = checksums.of_arrays(jax.tree.leaves(self._loaded))
             test = jax.tree.leaves((data.test, data.test_cond, data.test_x0, data.test_mask))
             found["checksum of its test rows"] = checksums.of_arrays(test)
@@ -210,25 +221,30 @@ class Trainer:
 
     @cached_property
     def _batch_like(self) -> Batch:
-        """Shapes of a batch in model space."""
+        """The shapes of a batch in model space."""
         return batch_like(self.dataset, self._fields, self.config.train.batch_size)
 
     @cached_property
     def _types(self) -> PyTree:
-        """The type in which each parameter is gathered or summed: the one to which the network casts it, if any."""
+        """The type in which each parameter is gathered and its gradient summed, which is the one the network uses."""
         return self.method.network.traits.types(self._shapes.params)
 
     def arrays_like(self) -> PyTree:
-        """Shapes and shardings of `arrays()`, which are loaded for it."""
-        place = lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=replicated(self.mesh))
-        return jax.tree.map(place, self._loaded)
+        """The shapes and shardings of `arrays()`. The data set is loaded to find them."""
+        like = lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=replicated(self.mesh))
+        return jax.tree.map(like, self._loaded)
 
     @cached_property
     def _loaded(self) -> PyTree:
         return self.dataset.arrays()
 
     def val_loss(self, params: Params, variables: PyTree) -> float:
-        """The loss at a fixed set of (t, noise, test points)."""
+        """The mean loss over test points, at the same times and noise in every call.
+
+        Args:
+            params: parameters, or a moving average of them.
+            variables: the other variables of the network.
+        """
         return float(self._val(params, variables, *self._validation, self.teacher))
 
     @cached_property
@@ -237,13 +253,16 @@ class Trainer:
         return validation(np.uint32(self.config.seed), self.held_out())
 
     def _loops_on_host(self) -> bool:
-        """Whether the host calls each step, as `train.loop` says."""
+        """Whether the host calls each step, as `train.loop` determines."""
         rule = lookup("train.loop", self.config.train.loop, LOOPS)
         return rule(self.method.network.traits.slow_in_cpu_loops, self.mesh.devices.flat[0].platform)
 
     @cached_property
     def flops_per_step(self) -> float:
-        """Floating-point operations of one step's loss and gradient (`training.profiling`), rematerialisation apart."""
+        """Floating-point operations of the loss and gradient of one step (`training.profiling`).
+
+        Recomputed operations (`model.remat`) do not count.
+        """
         method: Any = self.method
         if self.config.get("model", {}).get("remat", "none") != "none":
             plugins = own_plugins(self.config)
@@ -251,7 +270,7 @@ class Trainer:
             config.model.remat = "none"
             method = build(config, self.dataset.spec, plugins)
 
-        plain: Any = replace(method, network=method.network.in_forward_mode())  # fused kernels cannot be looked into
+        plain: Any = replace(method, network=method.network.in_forward_mode())  # fused kernels hide their operations
 
         def loss(params: Params, state: TrainState, batch: Batch, teacher: PyTree) -> Any:
             context = Context(state.step, state.targets, teacher, state.variables, training=True)
@@ -261,13 +280,14 @@ class Trainer:
         return profiling.count_flops(jax.grad(loss), like.params, like, self._batch_like, self.teacher)
 
     def parameters(self) -> int:
+        """The number of parameters of the network."""
         return sum(math.prod(a.shape) for a in jax.tree.leaves(self.like().params))
 
     def held_out(self) -> Batch:
-        """Test points of the validation loss, encoded with their conditions, as `data.batches.prepared` takes them."""
+        """The test points of the validation loss with their conditions, encoded as `data.batches.prepared` expects."""
         return self.dataset.encoded_test(_VAL_ROWS, condition_names(self._fields))
 
     def validation(self, seed: Any, rows: Batch) -> tuple[PRNGKey, Batch]:
-        """The key and the batch of the validation loss: `held_out` prepared by this seed."""
+        """The key and the batch of the validation loss, made from the rows of `held_out` with this seed."""
         key_prepare, key_loss = jax.random.split(jax.random.fold_in(jax.random.key(seed), 2**31 - 1))
         return key_loss, prepared(self.dataset.spec, key_prepare, rows)

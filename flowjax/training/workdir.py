@@ -1,6 +1,6 @@
-"""A run's workdir: its `config.json`, and one training at a time in it.
+"""The workdir of a run: reads and writes `config.json`, and locks the workdir against a second training.
 
-That the workdir can be written is checked before anything is compiled.
+Taking the lock also checks that files can be written in the workdir, before anything is compiled.
 """
 
 import contextlib
@@ -38,7 +38,7 @@ __all__ = [
 ]
 
 LOCK = ".lock"
-"""The file in the workdir. It stays there: what counts is the lock on it, which the operating system releases."""
+"""The lock file in the workdir. It is not removed: only the lock on it counts, which the operating system releases."""
 
 _FOLDERS = ("checkpoints", snapshots.FOLDER, "plots", "set_aside")
 _FILES = ("config.json", "metrics.jsonl")
@@ -48,17 +48,26 @@ _CHECKSUM = "crc32"  # a key of config.json
 
 
 class WorkdirError(ValueError):
-    """A folder that is not a run; one line."""
+    """A folder is not the workdir of a run, or cannot be used. The message is one line."""
 
 
 FORMAT = 1
-"""Of `config.json` and of the metadata of exported weights. What another version wrote is refused."""
+"""The format of `config.json` and of the metadata of exported weights. Files with another format are refused."""
 
 NO_FORMAT = f"its format is not {FORMAT}; train it again, or use the version that wrote it"
+"""The end of the error message for a file with another format."""
 
 
 def write_config(workdir: Path, config: Config, spec: DataSpec, size: dict[str, Any], streamed: bool) -> None:
-    """All resolved values, what the model must remember of its data, its size, versions, git commit and devices."""
+    """Writes `config.json`: the resolved config, the data spec, the size, versions, the git commit and the devices.
+
+    Args:
+        workdir: the workdir, which must exist.
+        config: the resolved config.
+        spec: the data spec, which sampling needs.
+        size: `parameters` and `flops_per_step`.
+        streamed: whether the data set is streamed.
+    """
     record = {
         "format": FORMAT,
         "config": config.to_dict(),
@@ -74,7 +83,7 @@ def write_config(workdir: Path, config: Config, spec: DataSpec, size: dict[str, 
 
 
 def read_config(workdir: Path) -> tuple[dict[str, Any], DataSpec]:
-    """The config, not yet checked, and the data spec of a workdir. Warns if the file was edited or damaged.
+    """Reads the config, which is not checked here, and the data spec. Warns if the file was edited or damaged.
 
     Raises:
         WorkdirError: if it is not the workdir of a run, or its `config.json` cannot be read.
@@ -83,9 +92,7 @@ def read_config(workdir: Path) -> tuple[dict[str, Any], DataSpec]:
     if record.get("format") != FORMAT and all(isinstance(record.get(key), dict) for key in ("config", "data")):
         raise WorkdirError(f"{workdir} was written by another version of flowjax: {NO_FORMAT}")
     if _CHECKSUM in record and record.pop(_CHECKSUM) != _crc(record):
-        warn_once(
-            f"{workdir}/config.json has been edited or damaged since it was written: it does not fit its checksum"
-        )
+        warn_once(f"{workdir}/config.json has been edited or damaged since it was written: its checksum differs")
     try:
         config, spec = record["config"], DataSpec.from_record(record["data"])
     except (KeyError, DataError) as error:
@@ -97,19 +104,19 @@ def read_config(workdir: Path) -> tuple[dict[str, Any], DataSpec]:
 
 
 def read_streamed(workdir: Path) -> bool | None:
-    """Whether the data of the run were streamed; None if `config.json` does not say so."""
+    """Whether the data of the run were streamed; None if `config.json` has no such entry."""
     data = _read_record(workdir).get("data")
     return data.get("streamed") if isinstance(data, dict) else None
 
 
 def read_size(workdir: Path) -> dict[str, Any]:
-    """`parameters` and `flops_per_step`, as passed to `write_config`; empty if `config.json` does not have them."""
+    """The size that was passed to `write_config`; an empty dictionary if `config.json` has none."""
     size = _read_record(workdir).get("size")
     return size if isinstance(size, dict) else {}
 
 
 def _read_record(workdir: Path) -> dict[str, Any]:
-    """The JSON object in `config.json`, whose entries are not checked; WorkdirError if the file does not hold one."""
+    """The JSON object in `config.json`, with unchecked entries; raises WorkdirError if the file does not hold one."""
     try:
         record = json.loads((workdir / "config.json").read_bytes())
     except FileNotFoundError:
@@ -149,14 +156,14 @@ def _git_commit() -> str | None:
 
 @contextlib.contextmanager
 def locked(workdir: Path) -> Iterator[None]:
-    """Keeps other trainings out of a workdir until the block is left or this process dies, by any signal.
+    """Locks a workdir against other trainings until the context ends or the process dies.
 
-    All processes of a run call it, and the first one holds the lock. The folder is created if it does not exist; if it
-    was created here and is still empty at the end, it is removed.
+    All processes of a run call it, and the first one holds the lock. The folder is created if it does not exist, and
+    removed at the end if it was created here and is still empty.
 
     Raises:
         WorkdirError: if another process trains in the workdir.
-        RunFault: if it cannot be written.
+        RunFault: if files cannot be written in it.
     """
     made, lock, fault = not workdir.exists(), None, None
     try:
@@ -167,7 +174,7 @@ def locked(workdir: Path) -> Iterator[None]:
             except (WorkdirError, RunFault) as error:
                 fault = error
         if kind := processes.largest(0 if fault is None else 1 + isinstance(fault, WorkdirError)):
-            raise fault or (RunFault, WorkdirError)[kind - 1](f"process 0 cannot use {workdir}, and says why")
+            raise fault or (RunFault, WorkdirError)[kind - 1](f"process 0 cannot use {workdir}, and reports the reason")
         yield
     finally:
         if lock is not None:
@@ -178,7 +185,7 @@ def locked(workdir: Path) -> Iterator[None]:
 
 
 def _acquire(workdir: Path) -> IO[str]:
-    """The file, open and locked, with the owner's name in it."""
+    """Opens and locks the lock file, and writes the process and host into it."""
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         lock = (workdir / LOCK).open("a+")
@@ -193,7 +200,7 @@ def _acquire(workdir: Path) -> IO[str]:
         owner = " ".join(lock.read(200).split()) or "another process"
         lock.close()
         raise WorkdirError(
-            f"{workdir} is in use: {owner} trains in it; wait until it ends, or take another --workdir"
+            f"{workdir} is in use: {owner} trains in it; wait until it ends, or choose another --workdir"
         ) from None
     except (ImportError, OSError) as error:  # Windows; some network file systems
         say(
@@ -212,7 +219,7 @@ def _acquire(workdir: Path) -> IO[str]:
 
 
 def _probe(workdir: Path) -> None:
-    """RunFault unless a file can be written in the workdir and in those of its folders that exist."""
+    """Raises RunFault unless files can be written in the workdir and in its existing folders."""
     for name in _FILES:
         if (workdir / name).is_dir():
             raise RunFault(f"cannot write to {workdir}: {name} is a folder there; move it away")

@@ -1,7 +1,7 @@
-"""Where a run reports: `metrics.jsonl`, TensorBoard and Weights & Biases, and progress on stderr.
+"""Writers for the metrics of a run (`metrics.jsonl`, TensorBoard, Weights & Biases), and progress on stderr.
 
-`metrics.jsonl` is a run's record and is always written. No run stops for a tracker, that is TensorBoard or Weights &
-Biases: one that fails is dropped, with one line on stderr.
+`metrics.jsonl` is always written. TensorBoard and Weights & Biases are trackers: a tracker that fails is dropped with
+one line on stderr, and training continues.
 """
 
 import importlib
@@ -37,15 +37,23 @@ __all__ = [
 ]
 
 Record = Mapping[str, float | int | None]
+"""The metrics at one step, by name."""
 
 _LOSSES = ("loss", "val_loss")
 
 
 class MetricsWriter:
-    """`metrics.jsonl`, one JSON object a line, flushed as written.
+    """Writes `metrics.jsonl`, with one JSON object per line, and flushes after every line.
 
-    Opened at the step that a run resumes from: later records, of steps that will be taken again, are dropped, and so
-    is a line that a kill cut short.
+    Only the first process writes. Records after the step from which a run resumes are removed, because these steps will
+    be taken again; incomplete lines are removed as well.
+
+    Args:
+        path: the file.
+        step: the step from which training starts.
+
+    Attributes:
+        elapsed: the training time in seconds of the last record that was kept, or 0.
     """
 
     def __init__(self, path: Path, step: int):
@@ -68,9 +76,9 @@ class MetricsWriter:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The records of a `metrics.jsonl`, which need not exist.
+    """Reads the records of a `metrics.jsonl`, in order; none if the file does not exist.
 
-    Lines that are not such a record, since a kill cut them short or a disk damaged them, are skipped with a warning.
+    Incomplete or damaged lines are skipped with a warning.
     """
     lines = [line for line in path.read_bytes().splitlines() if line.strip()] if path.exists() else []
     records = [record for line in lines if (record := _record(line)) is not None]
@@ -80,7 +88,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 def _record(line: bytes) -> dict[str, Any] | None:
-    """The record on a line; None if it lacks an entry that all readers of records need, or one has a wrong type."""
+    """The record on a line; None if it lacks an entry that the readers need, or an entry has the wrong type."""
     try:
         record = json.loads(line)
     except (ValueError, RecursionError):
@@ -96,12 +104,19 @@ def _record(line: bytes) -> dict[str, Any] | None:
 
 @cache
 def warn_once(line: str) -> None:
-    """Writes a warning to stderr, each of them once in a process."""
+    """Writes a warning to stderr, at most once per process."""
     say(f"warning: {line}")
 
 
 class Progress:
-    """A bar with loss, rate and ETA on a terminal; a plain line a log record where there is none."""
+    """Shows progress on stderr: a progress bar on a terminal, and otherwise one line per record.
+
+    Args:
+        total: the final count.
+        start: the initial count.
+        label: the text in front.
+        unit: what is counted.
+    """
 
     def __init__(self, total: int, start: int, label: str, unit: str = "step"):
         shown = sys.stderr.isatty() and processes.is_primary()
@@ -114,7 +129,7 @@ class Progress:
             self._bar.update(done - self._bar.n)
 
     def log(self, done: int, **values: float) -> None:
-        """Shows values at `done`: on the bar, or as a line."""
+        """Shows values at `done`, on the bar or as a line."""
         text = "  ".join(f"{key} {value:.4g}" for key, value in values.items())
         if self._bar is not None:
             self._bar.set_postfix_str(text, refresh=False)
@@ -128,13 +143,13 @@ class Progress:
 
 
 def say(line: str) -> None:
-    """One line on stderr, past any progress bar; of several processes the first one says it."""
+    """Writes a line to stderr without disturbing the progress bar. Only the first process writes."""
     if processes.is_primary():
         tqdm.write(line, file=sys.stderr)
 
 
 def disk_problem(error: BaseException) -> str | None:
-    """The operating system's reason if an exception, or one behind it, is about files: a full disk, a denied folder."""
+    """The reason if an exception or one of its causes is a file system error, such as a full disk; otherwise None."""
     seen: BaseException | None = error
     while seen is not None:
         if isinstance(seen, OSError) and seen.errno:
@@ -148,10 +163,10 @@ def disk_problem(error: BaseException) -> str | None:
 
 @runtime_checkable
 class Tracker(Protocol):
-    """Takes the records of a run."""
+    """A service that shows the metrics of a run."""
 
     def write(self, step: int, record: Record) -> None:
-        """Takes the record of `step`."""
+        """Sends the record of `step`."""
         ...
 
     def close(self) -> None:
@@ -160,14 +175,15 @@ class Tracker(Protocol):
 
 
 class TensorBoard:
-    """Event files. Of a run that was resumed, TensorBoard leaves out what came after the step it was resumed from.
+    """Writes event files for TensorBoard.
 
-    They are written here and now. tensorboardX's `SummaryWriter` has a thread for it, which dies of a full disk unseen
-    and lets training wait for it.
+    After a run was resumed, TensorBoard hides the earlier records after the step from which it was resumed. The files
+    are written in the calling thread. The thread of tensorboardX's `SummaryWriter` ends without an error on a full
+    disk, and training would then wait for it forever.
 
     Args:
-        folder: of the event files.
-        step: that training starts from.
+        folder: the folder of the event files.
+        step: the step from which training starts.
     """
 
     def __init__(self, folder: Path, step: int):
@@ -188,14 +204,15 @@ class TensorBoard:
 
 
 class Wandb:
-    """A run of Weights & Biases, the same one whenever this workdir is resumed: its id is kept in `wandb.json`.
+    """Sends metrics to Weights & Biases.
 
-    Steps that W&B has already seen are not logged again: a run taken up at an earlier step keeps the older records.
+    The id of the W&B run is stored in `wandb.json`, so that a resumed training continues the same W&B run. W&B ignores
+    records of steps that it already has, so after a resume from an earlier step it keeps the older records.
 
     Args:
-        workdir: of the run.
-        config: its keys.
-        project: of W&B.
+        workdir: the workdir of the run.
+        config: the config, which W&B shows.
+        project: the name of the W&B project.
     """
 
     def __init__(self, workdir: Path, config: Config, project: str):
@@ -208,7 +225,7 @@ class Wandb:
             name=workdir.absolute().name,
             dir=str(workdir),
             config=config.to_dict(),
-            settings={"console": "off"},  # stdout and stderr are left alone
+            settings={"console": "off"},  # W&B does not capture stdout and stderr
         )
         kept.write_text(json.dumps(known | {project: self._run.id}) + "\n")
 
@@ -220,10 +237,10 @@ class Wandb:
 
 
 class Trackers:
-    """Several trackers as one, of which each may fail; closed by `with`.
+    """Sends records to several trackers. A tracker that fails is dropped. It is a context manager that closes them.
 
     Args:
-        makers: what opens each, by name.
+        makers: functions that open the trackers, by name.
     """
 
     def __init__(self, makers: Mapping[str, Callable[[], Tracker]] | None = None):
@@ -252,13 +269,14 @@ class Trackers:
         except Exception as error:  # a service that is down, a full disk, a package that does not fit
             self._open.pop(name, None)
             reason = " ".join(str(error).split())[:200] or type(error).__name__
-            say(f"train: {name} is dropped ({reason}); training goes on, its records are in metrics.jsonl")
+            say(f"train: {name} is dropped ({reason}); training continues, its records are in metrics.jsonl")
 
 
 def _load(module: str) -> Any:
-    """A module of an optional package."""
+    """Imports a module of an optional package."""
     return importlib.import_module(module)
 
 
 def _plotted(record: Record) -> dict[str, float | int]:
+    """The entries of a record that trackers show."""
     return {tag: value for tag, value in record.items() if tag != "step" and value is not None}

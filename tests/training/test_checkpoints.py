@@ -1,4 +1,4 @@
-"""Checkpoints on a disk that loses files and flips bits, without a network: the state is a few small arrays."""
+"""Checkpoints with missing files and flipped bits. The state is a few small arrays instead of a network."""
 
 import json
 import shutil
@@ -25,7 +25,7 @@ def like(saved):
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
-    """The folder of checkpoints 10 and 20; tests must not write into it."""
+    """A folder with checkpoints at steps 10 and 20, into which tests must not write."""
     folder = tmp_path_factory.mktemp("saved") / "checkpoints"
     saver = Checkpoints(folder).saver(3, 0)
     for step, loss in ((10, 1.5), (20, 2.5)):
@@ -44,7 +44,7 @@ def paths(folder):
 
 
 def test_a_flipped_bit_is_found_or_changes_nothing(saved, copied):
-    """60 seeded positions, uniform over the bits of all files of a checkpoint: the line names the one before it."""
+    """Bits at 60 random positions in the files of a checkpoint are flipped; the error names the previous checkpoint."""
     rng, found = np.random.default_rng(0), paths(copied / "20")
     ends = np.cumsum([path.stat().st_size for path in found])
     lines = []
@@ -80,7 +80,7 @@ def test_a_damaged_validation_loss_is_ignored(copied):
 
 
 def test_a_checkpoint_that_lacks_any_of_its_files_does_not_count(copied):
-    """Pruning that is killed leaves some of the files, whichever they are."""
+    """A process that is killed while it prunes can leave any of the files."""
     found = [path for path in paths(copied / "20") if path.name != "commit_success.txt"]  # which nothing reads
     assert len(found) > 8
     checkpoints = Checkpoints(copied)
@@ -120,7 +120,7 @@ def test_checkpoints_from_before_there_were_checksums_are_opened(copied):
 
 
 def test_large_files_have_a_checksum_for_each_block(tmp_path, monkeypatch):
-    """Changes of any block, of the last byte and of the length are found; processes share the blocks."""
+    """A change in any block, in the last byte or of the length is found, and processes divide the blocks."""
     monkeypatch.setattr(checksums, "_BLOCK", 1000)
     monkeypatch.setattr(checksums, "_PIECE", 300)
     (tmp_path / "in").mkdir()

@@ -1,4 +1,4 @@
-"""The parameters that networks declare to cast before use: their programs do it, and an earlier cast is the same."""
+"""The parameters that networks declare to cast before use: programs cast them, and an earlier cast is equivalent."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -25,16 +25,16 @@ from flowjax.typing import Params, PyTree
 NARROW = jnp.dtype(jnp.bfloat16)
 
 _MOVES = {"reshape", "squeeze", "slice", "split", "transpose", "rev"}
-"""What brings numbers to other places, each at most once: a cast after them is a cast before them, and in the gradient
-nothing is added up in the narrower type."""
+"""Operations that only move numbers, each to at most one place. They commute with a cast, and their gradients add no
+numbers in the narrower type."""
 
 
 def types_in_use(f: Callable[..., Any], params: Params, *arguments: Any) -> PyTree:
-    """The type in which f(params, *arguments) uses each parameter: its own, or the narrower one of a cast before use.
+    """The type in which f(params, *arguments) uses each parameter: its type, or that of a narrowing cast before use.
 
     Args:
-        f: traced, not run.
-        params, arguments: or their shapes.
+        f: the function, which is traced and not run.
+        params, arguments: arrays, or their shapes.
     """
     closed = jax.make_jaxpr(f)(params, *arguments)
     leaves, tree = jax.tree.flatten(params)
@@ -43,7 +43,7 @@ def types_in_use(f: Callable[..., Any], params: Params, *arguments: Any) -> PyTr
 
 
 def _choose(own: Any, seen: list[Any]) -> Any:
-    """The type of the only cast. Of two, gradients are added in the wider type: they stay two."""
+    """The type of the cast if it is the only use. Gradients of several uses are added in the wider type."""
     if len(seen) != 1 or seen[0] is None:
         return own
     floats = all(jnp.issubdtype(dtype, jnp.floating) for dtype in (own, seen[0]))
@@ -51,7 +51,7 @@ def _choose(own: Any, seen: list[Any]) -> Any:
 
 
 def _seen(jaxpr: Any, var: Any) -> Iterator[Any]:
-    """The types that a variable is cast to wherever it is used; None for any use but a cast."""
+    """The type to which each use of a variable casts it; None for a use that is not a cast."""
     if any(out is var for out in jaxpr.outvars):
         yield None
     for eqn in jaxpr.eqns:
@@ -71,14 +71,14 @@ def _seen(jaxpr: Any, var: Any) -> Iterator[Any]:
 
 
 def _body(eqn: Any) -> Any:
-    """The only jaxpr of an equation that runs it once: of a call, of a rematerialised block."""
+    """The jaxpr of an equation that runs a single jaxpr once, such as a call or a rematerialised block."""
     opened = [value.jaxpr if isinstance(value, core.ClosedJaxpr) else value for value in eqn.params.values()]
     found = [value for value in opened if isinstance(value, core.Jaxpr) and len(value.invars) == len(eqn.invars)]
     return found[0] if len(found) == 1 and eqn.primitive.name not in ("while", "scan") else None
 
 
 def uses(p, x):
-    """One parameter a way of use."""
+    """Uses each parameter in a different way."""
     h = x.astype(NARROW) @ p["cast"].astype(NARROW)
     h = h @ p["moved"].T[1:].reshape(2, -1)[:, :2].astype(NARROW)
     h = jax.checkpoint(lambda w, h: jnp.tanh(h @ w.astype(NARROW)))(p["inside"], h)
@@ -114,7 +114,7 @@ SMALL = {"width": 48, "depth": 2, "heads": 2, "channels": 32, "multipliers": (1,
 
 @pytest.mark.parametrize("name", MODELS)
 def test_what_a_network_declares_is_what_its_program_does(name):
-    """In bfloat16, with all kinds of conditions, whose encoders declare nothing. Only shapes are computed."""
+    """In bfloat16 with conditions of every kind, whose encoders declare nothing. Only shapes are computed."""
     defaults_of = defaults(name).model
     keys = {key: value for key, value in SMALL.items() if key in defaults_of and (key, name) != ("heads", "adm")}
     keys |= {"head_width": 16} if "head_width" in defaults_of else {}
@@ -147,7 +147,7 @@ def test_a_pattern_narrows_only_what_is_wider():
 
 @pytest.mark.parametrize("model", ["dit", pytest.param("adm", marks=pytest.mark.slow)])
 def test_the_loss_and_its_gradient_are_the_same_numbers(model):
-    """Of a network in bfloat16 whose parameters are cast before it or in it; its float32 parts stay float32."""
+    """The parameters of a bfloat16 network are cast before the call or inside it; its float32 parts stay float32."""
     config = defaults(model)
     small = {
         "adm": {"channels": 32, "multipliers": (1,), "blocks": 1, "attention": (8,), "head_width": 16, "film": True}

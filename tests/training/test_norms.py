@@ -1,4 +1,4 @@
-"""The norm and clip of a gradient against optax's, and how many sums the compiled program has."""
+"""The global norm and clipping of gradients against optax, and the number of reductions in the compiled program."""
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,7 @@ def test_norm_is_that_of_all_numbers():
 
 
 def test_small_leaves_are_summed_together():
-    """The compiled program reduces twice: the large leaf, and all others in one."""
+    """The compiled program has two reductions: one for the large leaf, and one for all other leaves."""
     text = jax.jit(global_norm).lower(TREE).as_text()
     assert text.count("stablehlo.reduce(") == 2
 

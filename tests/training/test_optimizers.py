@@ -1,4 +1,4 @@
-"""Optimizers: Muon against singular values, stacks against single arrays, the guard, and rates in samples."""
+"""Optimizers: Muon against singular values, stacked against single arrays, `skip_spikes`, and learning rates."""
 
 import math
 
@@ -32,7 +32,7 @@ def config(**changes):
 
 
 def tree(seed=0, **more):
-    """Two matrices of one shape and a convolution, which Muon takes; sides under 16 and vectors, which it does not."""
+    """Two matrices of one shape and a convolution for Muon, and for Adam a vector and matrices with a side below 16."""
     rng = np.random.default_rng(seed)
     shapes = {"a": (24, 40), "b": (24, 40), "tall": (40, 16), "conv": (3, 3, 16, 20), "thin": (15, 64), "bias": (40,)}
     return {name: jnp.asarray(rng.normal(size=shape), jnp.float32) for name, shape in (shapes | more).items()}
@@ -47,7 +47,7 @@ LR, BETA, BETA2, DECAY = 0.01, 0.9, 0.95, 0.5
 
 @pytest.fixture(scope="module")
 def muon():
-    """Parameters, three gradients, and Muon's updates."""
+    """Parameters, three gradients, and the updates by Muon."""
     params, gradients = tree(9), [tree(seed) for seed in range(3)]
     tx = optimizer(config(optimizer="muon", lr=LR, momentum=BETA, beta2=BETA2, weight_decay=DECAY))
     state, update, updates = tx.init(params), jax.jit(tx.update), []
@@ -58,13 +58,14 @@ def muon():
 
 
 def test_muon_replaces_singular_values_by_one(muon):
-    """The update of a matrix is -lr (0.2 sqrt(longer side) U V^T + decay w), of the singular vectors of Nesterov's
-    momentum (Liu et al. 2025, eq. 4), which NumPy computes here in float64. Five Newton-Schulz steps leave singular
-    values between 0.68 and 1.14 of any between 0.01 and 1 of the Frobenius norm (the published range of Jordan et al.
-    2024): [0.65, 1.2] with rounding. They act on singular values alone, so U^T X V is diagonal, to rounding: 40
-    products of order 1 in float32, five times, 1e-4. A convolution is the matrix of all taps to its outputs.
+    """The update of a matrix is -lr (0.2 sqrt(longer side) U V^T + decay w), with the singular vectors of the Nesterov
+    momentum (Liu et al. 2025, eq. 4), which NumPy computes here in float64. Five Newton-Schulz steps map singular
+    values between 0.01 and 1 of the Frobenius norm to values between 0.68 and 1.14 (Jordan et al. 2024), which is
+    [0.65, 1.2] with rounding. They change only singular values, so U^T X V is diagonal up to rounding: sums of 40
+    products of order 1 in float32, five times, give 1e-4. A convolution is a matrix from all taps to the outputs.
 
-    So the root mean square of an update is about 0.2 lr, the size of Adam's: 0.2 sqrt(max) sqrt(min / (max min)).
+    The root mean square of an update is therefore about 0.2 lr, the size of Adam's:
+    0.2 sqrt(max) sqrt(min / (max min)).
     """
     params, gradients, updates = muon
     flat = lambda a: np.asarray(a, np.float64).reshape(-1, a.shape[-1])
@@ -73,7 +74,7 @@ def test_muon_replaces_singular_values_by_one(muon):
         for k, g in enumerate(gradients):
             wide = flat(g[name])
             momentum = BETA * momentum + (1 - BETA) * wide
-            # unbiased: BETA of the mean that the next step begins with, and 1 - BETA of this gradient
+            # bias-corrected: BETA times the momentum at the next step, plus 1 - BETA times this gradient
             nesterov = BETA * momentum / (1 - BETA ** (k + 2)) + (1 - BETA) * wide / (1 - BETA ** (k + 1))
             u, _, vt = np.linalg.svd(nesterov, full_matrices=False)
             step = -flat(updates[k][name]) / LR - DECAY * flat(params[name])
@@ -81,12 +82,12 @@ def test_muon_replaces_singular_values_by_one(muon):
             core = u.T @ x @ vt.T
             assert np.all((np.diag(core) > 0.65) & (np.diag(core) < 1.2))
             np.testing.assert_allclose(core, np.diag(np.diag(core)), atol=1e-4)
-            np.testing.assert_allclose(u @ core @ vt, x, atol=1e-4)  # and nothing outside those spaces
+            np.testing.assert_allclose(u @ core @ vt, x, atol=1e-4)  # no components outside the singular vectors
             assert 0.65 < np.sqrt(np.mean(step**2)) / 0.2 < 1.2
 
 
 def test_muon_leaves_what_is_no_matrix_to_adam(muon):
-    """With Nesterov's momentum as its own, of optax's 0.9, and without weight decay. In float64, from the moments."""
+    """Against the formula in float64: Adam with Nesterov momentum, b1 = 0.9 as in optax, and no weight decay."""
     _, gradients, updates = muon
     for name in ("thin", "bias"):
         m = v = 0.0
@@ -101,8 +102,8 @@ def test_muon_leaves_what_is_no_matrix_to_adam(muon):
 
 
 def test_stacked_adam_is_adam_bit_for_bit():
-    """Elementwise operations do not see the stack, nor do shapes of two types share one. Not compiled: XLA contracts
-    products and sums as their places in memory suggest, which is a rounding."""
+    """Elementwise operations are the same on stacks, and arrays of two types share no stack. The test does not compile,
+    because XLA contracts products and sums differently for different layouts, which changes the rounding."""
     params = {name: a[:3, ..., :4] for name, a in tree(9).items() if name in ("a", "b", "thin")}
     params |= {"half": jnp.ones((3, 4), jnp.bfloat16), "nested": {"bias": jnp.ones(4)}}
     gradients = [jax.tree.map(lambda a, s=seed: a * (1.1 * s + 1), params) for seed in range(2)]
@@ -118,7 +119,7 @@ def test_stacked_adam_is_adam_bit_for_bit():
 
 
 def test_stacks_of_what_follows_the_parameters():
-    """Moments and averages are parts built like the parameters; large leaves stay alone; back again it is the same."""
+    """Subtrees with the structure of the parameters are stacked; large leaves are not; `unstack` is the inverse."""
     params = {"a": jnp.arange(6.0).reshape(2, 3), "b": -jnp.ones((2, 3)), "c": {"bias": jnp.arange(3.0)}}
     params |= {"large": jnp.ones((5, 5)), "too": jnp.zeros((5, 5))}
     tx = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(1e-2))
@@ -137,7 +138,7 @@ def test_stacks_of_what_follows_the_parameters():
 
 
 def test_what_stacks_may_hold():
-    """The smallest first, all of one size or none of it."""
+    """The smallest leaves come first, and leaves of one size are stacked all or not at all."""
     like = [jnp.zeros(n) for n in (1, 4, 4, 4, 10, 100)]
     found = [largest_within(like, numbers) for numbers in (0, 1, 12, 13, 22, 23, 122, 123)]
     assert found == [0, 1, 1, 4, 4, 10, 10, 100]
@@ -151,7 +152,7 @@ UPDATE = jax.jit(GUARDED.update)
 
 
 def guarded(norms):
-    """A vector whose gradient has each of these norms in turn: updates, and the states of the guard."""
+    """The updates of a vector whose gradients have these norms, and the states of the guard."""
     params = {"w": jnp.ones(4)}
     updates, states, state = [], [], GUARDED.init(params)
     for norm in norms:
@@ -162,8 +163,8 @@ def guarded(norms):
 
 
 def test_a_spike_is_left_out_and_counted():
-    """From the hundred-and-first step on. Neither the parameters nor Adam's moments see it, bit for bit, so the steps
-    after it are those of a run without it."""
+    """A spike after the first hundred steps changes neither the parameters nor Adam's moments, bitwise, so the steps
+    after it equal those of a run without the spike."""
     updates, states = guarded([1.0] * 100 + [50.0, 1.0, 2.9])
     for leaf, before in zip(jax.tree.leaves(states[100].inner), jax.tree.leaves(states[99].inner), strict=True):
         np.testing.assert_array_equal(leaf, before)
@@ -174,13 +175,13 @@ def test_a_spike_is_left_out_and_counted():
     np.testing.assert_array_equal(updates[101], without[100])
     jax.tree.map(np.testing.assert_array_equal, states[101].inner, clean[100].inner)
     assert np.abs(updates[102]).max() > 0
-    early, states = guarded([1.0] * 99 + [50.0])  # there is no usual norm before that
+    early, states = guarded([1.0] * 99 + [50.0])  # the running mean is not used before that
     assert np.abs(early[-1]).max() > 0
     assert int(skipped(states[-1])) == 0
 
 
 def test_the_usual_norm():
-    """The first norm, then 0.99 of the mean and 0.01 of the new norm, in float64; a spike counts as `factor` times."""
+    """The running mean in float64: the first norm, then 0.99 mean + 0.01 norm, where a spike counts as 3 means."""
     norms = np.concatenate([np.random.default_rng(0).uniform(1, 2, 110), [90.0, 1.5]])
     _, states = guarded(norms)
     mean = norms[0]
@@ -192,7 +193,7 @@ def test_the_usual_norm():
 
 
 def test_the_guard_follows_a_lasting_change():
-    """Each spike multiplies the mean by 0.99 + 0.01 * 3 = 1.02, until 12 is no more than thrice it: 71 steps."""
+    """Each spike multiplies the mean by 0.99 + 0.01 * 3 = 1.02, until 12 is at most 3 times the mean: 71 steps."""
     updates, states = guarded([1.0] * 100 + [12.0] * 80)
     needed = math.ceil(math.log(12 / 3) / math.log(1.02))
     assert needed == 71
@@ -202,7 +203,7 @@ def test_the_guard_follows_a_lasting_change():
 
 
 def test_the_guard_is_outermost_and_optional():
-    """The norm that it sees is that before clipping, and its count is 0 where there is none."""
+    """The guard sees the norm before clipping, and `skipped` is 0 without a guard."""
     params = {"w": jnp.zeros(2)}
     guard = optimizer(config(spike=5.0, clip=1.0))
     _, state = guard.update({"w": jnp.array([30.0, 40.0])}, guard.init(params), params)
@@ -216,7 +217,7 @@ def test_the_guard_is_outermost_and_optional():
 
 @pytest.mark.parametrize("schedule", ["constant", "cosine(0.5)", "linear", "inverse_sqrt(500)"])
 def test_a_rate_is_a_function_of_samples(schedule):
-    """The same curve for batches of 8, 16 and 64: at the samples seen before a step, but in the warm-up after it."""
+    """The curve is the same for batches of 8, 16 and 64. In the warm-up, samples of the current step count as seen."""
     at = {}
     for batch in (8, 16, 64):
         steps, rising = 6400 // batch, 640 // batch
@@ -230,7 +231,7 @@ def test_a_rate_is_a_function_of_samples(schedule):
 
 
 def test_shapes_of_rates():
-    """In float64 from the formulas, over the samples after a warm-up of 100; float32 of numbers up to 1: 1e-6."""
+    """Against the formulas in float64, after a warm-up of 100 samples; 1e-6 is for the rounding of float32."""
     seen = np.arange(0, 3201, 32.0)
     after = np.maximum(seen - 100, 0)
     u = after / 3100
@@ -253,9 +254,9 @@ def test_shapes_of_rates():
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_normalised_weights_keep_unit_magnitude(name):
-    """Every optimizer ends with the projection: two roundings of numbers below 4, and EPS^2 = 1e-8. Without it, a step
-    of 0.1 changes magnitudes at 1e-3, seen on the twin whose name is not `weight`. A step that the guard leaves out
-    adds nothing at all."""
+    """Every optimizer ends with the projection, with an error of two roundings of numbers below 4, and EPS^2 = 1e-8.
+    Without it, steps of 0.1 change magnitudes by more than 1e-3, as for the parameter named `kernel`. A step that the
+    guard skips adds nothing."""
     layer = lambda seed: np.random.default_rng(seed).normal(size=(3, 3, 16, 20)).astype(np.float32)
     magnitude = lambda w: np.sqrt((np.asarray(w, np.float64) ** 2).mean((0, 1, 2)))
     unit = jnp.asarray(layer(0) / magnitude(layer(0)), jnp.float32)
@@ -274,7 +275,7 @@ def test_normalised_weights_keep_unit_magnitude(name):
     assert all(float(jnp.abs(u).max()) == 0 for u in jax.tree.leaves(updates))
 
 
-# What cannot be meant
+# Invalid values
 
 
 @pytest.mark.parametrize(

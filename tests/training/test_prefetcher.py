@@ -1,4 +1,4 @@
-"""What a prefetcher places where, and what it counts as stalled."""
+"""The batches and shardings of a prefetcher, and the time it counts as stalled."""
 
 import threading
 import time
@@ -33,12 +33,12 @@ def test_stretches_are_padded_and_split_over_the_mesh(mesh):
     np.testing.assert_array_equal(first.x1[3:, :, 0], np.tile(expected[2], (STRETCH - 3, 1)))
     np.testing.assert_array_equal(
         prefetcher(0, 1).cond["label"][0], Stream(ROWS, 0, 8)[0].cond["label"]
-    )  # back to the start
+    )  # a jump back to the start
     prefetcher.close()
 
 
 class Gated:
-    """Rows that nobody gets before the gate is open; row 7 cannot be read."""
+    """Rows that can be read only after the gate is opened; row 7 cannot be read at all."""
 
     def __init__(self):
         self.gate = threading.Event()
@@ -54,7 +54,7 @@ class Gated:
 
 
 def without_row_7(stream, batches):
-    """The first of so many steps one after the other whose rows can be read."""
+    """The first of `batches` consecutive steps whose rows can all be read."""
     bad = [7 in stream[step].cond["label"] for step in range(80)]
     return next(s for s in range(80) if not any(bad[s : s + batches]))
 
@@ -64,7 +64,7 @@ def test_what_was_begun_is_read_while_the_devices_work(mesh):
     prefetcher, plain = Prefetcher(rows, 0, 2, mesh), Stream(ROWS, 0, 2)
     step = without_row_7(plain, 12)  # threads read ahead
     prefetcher.start(step, 2)
-    assert not rows.gate.is_set()  # nor was it waited for
+    assert not rows.gate.is_set()  # `start` does not wait
     began = time.perf_counter()
     threading.Timer(0.05, rows.gate.set).start()
     batches = prefetcher(step, 2)
@@ -72,7 +72,7 @@ def test_what_was_begun_is_read_while_the_devices_work(mesh):
     np.testing.assert_array_equal(batches.cond["label"][:2], [plain[step].cond["label"], plain[step + 1].cond["label"]])
     stalled = prefetcher.stalled
     prefetcher(step + 2, 1)
-    assert prefetcher.stalled == stalled  # nothing runs while what was not begun is read
+    assert prefetcher.stalled == stalled  # reads without `start` do not count
     prefetcher.close()
 
 
@@ -87,7 +87,7 @@ def test_what_was_begun_and_is_not_wanted_is_left(mesh):
 
 
 def test_closing_waits_for_a_batch_not_for_all(mesh):
-    """What was begun ends after the batch at hand; the stream starts again where it is asked for next."""
+    """A pending read ends after the current batch, and the stream starts again at the next step that is requested."""
     read = []
 
     class Slow(Gated):

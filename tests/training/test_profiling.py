@@ -1,4 +1,4 @@
-"""FLOPs against hand counts, and what is made of them."""
+"""Counts of floating-point operations against hand counts, and the utilisation computed from them."""
 
 import jax
 import jax.numpy as jnp
@@ -13,8 +13,8 @@ from flowjax.training.trainer import Trainer
 
 
 def test_products_convolutions_and_loops():
-    """A product of (m, k) and (k, n) is 2 m n k, its two gradients as much each; a convolution 2 x outputs x taps x
-    channels in; a scan counts its length and a branch the larger."""
+    """A product of (m, k) and (k, n) has 2 m n k operations, and each of its two gradients as many. A scan counts its
+    length, and a cond its larger branch."""
     a, b = jnp.ones((3, 5)), jnp.ones((5, 7))
     product = 2 * 3 * 5 * 7
     assert count_flops(lambda a, b: jnp.tanh(a @ b), a, b) == product
@@ -28,7 +28,7 @@ def test_products_convolutions_and_loops():
 
 
 def test_rematerialisation_and_the_optimizer_are_not_model_flops():
-    """The same number whatever is recomputed, and whatever the optimizer does with the gradient."""
+    """The count depends neither on recomputation nor on the optimizer."""
 
     def of(**changes):
         c = defaults("adm")
@@ -47,7 +47,7 @@ def test_rematerialisation_and_the_optimizer_are_not_model_flops():
 
 @pytest.mark.parametrize("stride", [1, 2])
 def test_a_convolution_and_its_gradients(stride):
-    """Both gradients of a convolution are as many operations as it is, strided or not."""
+    """Each of the two gradients of a convolution has as many operations as the convolution, with any stride."""
     x, k = jnp.ones((2, 8, 8, 3)), jnp.ones((3, 3, 3, 4))
     conv = lambda x, k: jax.lax.conv_general_dilated(
         x, k, (stride, stride), [(1, 1)] * 2, dimension_numbers=("NHWC", "HWIO", "NHWC")
@@ -59,11 +59,11 @@ def test_a_convolution_and_its_gradients(stride):
 
 def test_utilisation_and_peak(monkeypatch):
     assert profiling.peak_flops(790.0) == 790e12
-    assert profiling.peak_flops() is None  # a CPU has none in the table
+    assert profiling.peak_flops() is None  # CPUs are not in the table
     assert profiling.utilisation(1e12, 50.0, 100e12) == pytest.approx(0.5 / jax.device_count())
     assert profiling.utilisation(None, 50.0, 100e12) is None
     kind = type("Device", (), {"device_kind": "TPU v5 lite", "memory_stats": lambda self: {"peak_bytes_in_use": 2**31}})
     monkeypatch.setattr(jax, "devices", lambda: [kind()])
     monkeypatch.setattr(jax, "local_devices", lambda: [kind(), kind()])
-    assert profiling.peak_flops() == 197e12  # not the v5's
+    assert profiling.peak_flops() == 197e12  # not the rate of the v5
     assert profiling.memory_gib() == 2.0

@@ -1,4 +1,4 @@
-"""Forced weight normalisation."""
+"""Normalisation of weights after each step."""
 
 import jax
 import jax.numpy as jnp
@@ -14,9 +14,9 @@ pytestmark = pytest.mark.analytic
 
 
 def example():
-    """Parameters of a convolution and a linear layer, beside a gain and a weight that is none of ours."""
+    """The parameters of a convolution, a linear layer, a gain, and a matrix whose layer does not normalise it."""
     layers = {"conv": MPConv(3, 5, rngs=nnx.Rngs(0)), "linear": MPLinear(5, 4, rngs=nnx.Rngs(1))}
-    for layer in layers.values():  # at the start already
+    for layer in layers.values():  # normalised at initialisation
         np.testing.assert_allclose(magnitudes(layer.weight[...]), 1, atol=1e-6)
     graph, state = nnx.split(nnx.Dict(**layers))
     params = {"net": nnx.to_pure_dict(state), "gain": jnp.ones(()), "kernel": jnp.full((3, 3), 2.0)}
@@ -30,15 +30,15 @@ def example():
 
 
 def magnitudes(weight):
-    """Root mean square of each output channel, in float64."""
+    """The root mean square of each output channel, in float64."""
     w = np.asarray(weight, np.float64)
     return np.sqrt((w**2).mean(tuple(range(w.ndim - 1))))
 
 
 def test_a_step_leaves_weights_on_the_sphere_and_others_alone():
-    """The update is applied as w + (unit(w + u) - w): two roundings of numbers below 4, some 5e-7; EPS^2 is 1e-8.
+    """The update w + (unit(w + u) - w) has two roundings of numbers below 4, about 5e-7; EPS^2 is 1e-8.
 
-    The learning rate of 0.1 changes magnitudes by about 0.1^2 / 2 without the projection: seen at 1e-3.
+    Without the projection, the learning rate of 0.1 changes magnitudes by about 0.1^2 / 2, which is above 1e-3.
     """
     params, loss = example()
 
@@ -60,7 +60,7 @@ def test_a_step_leaves_weights_on_the_sphere_and_others_alone():
 
 
 def test_gradients_are_orthogonal_to_weights_and_shrink_with_their_length():
-    """Exact for the map w -> w / |w|; EPS turns the angle by 1e-8, float32 sums of 27 terms by some 1e-6."""
+    """This is exact for w -> w / |w|. EPS changes the angle by 1e-8, and float32 sums of 27 terms by about 1e-6."""
     params, loss = example()
     gradient = jax.jit(lambda params: jax.grad(loss)(params)["net"]["conv"]["weight"])
     grads = gradient(params)
@@ -72,7 +72,7 @@ def test_gradients_are_orthogonal_to_weights_and_shrink_with_their_length():
 
 
 def test_masks():
-    """By name, as a tree, and as a function; and a unit weight is left as it is, up to one rounding."""
+    """Masks by name, as a tree and as a function. A weight of unit magnitude does not change, up to one rounding."""
     params, _ = example()
     assert jax.tree.leaves(is_weight(params)) == [False, False, True, True]
     zero = jax.tree.map(jnp.zeros_like, params)

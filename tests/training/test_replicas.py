@@ -1,4 +1,4 @@
-"""A network spread over rows by hand is the same function. On 2 and 8 devices: `test_sharding.py`, `*_as_on_gpu`."""
+"""`network_over_rows` computes the same function as the network. Tests on 2 and 8 devices are in `test_sharding.py`."""
 
 import dataclasses
 
@@ -23,7 +23,7 @@ from flowjax.training.parameters import network_over_rows
 
 
 def network(params, t, x, cond, key=None):
-    """One weight used in bfloat16 alone, one in two types; conditions may be missing."""
+    """A network with one weight used only in bfloat16, and one used in two types; conditions may be missing."""
     h = (x.astype(jnp.bfloat16) @ params["a"].astype(jnp.bfloat16)).astype(jnp.float32) + t[:, None]
     h = dropout(h, 0.5, row_keys(key, x.shape[0]))
     h = h @ params["b"] + (x.astype(jnp.bfloat16) @ params["b"].astype(jnp.bfloat16)).astype(jnp.float32)
@@ -32,7 +32,7 @@ def network(params, t, x, cond, key=None):
 
 @pytest.mark.parametrize("cond", [None, {"label": jnp.arange(4)}])
 def test_output_and_gradient_are_those_of_the_network(cond):
-    """To the rounding of another order of operations, in bfloat16: 2^-8 of numbers of order 1."""
+    """Up to the rounding of another order of operations in bfloat16, 2^-8 for numbers of order 1."""
     mesh = jax.make_mesh((1, 1, 1), sharding.AXES, (jax.sharding.AxisType.Auto,) * 3)
     a, b, x = jax.random.normal(jax.random.key(0), (3, 4, 4))
     params, key = {"a": a, "b": b, "unused": jnp.ones(3)}, jax.random.key(1)
@@ -61,7 +61,7 @@ FIELDS = (
 
 
 def by_rows(network):
-    """The network mapped over the rows of a mesh of one device, as the trainer does it."""
+    """The network in `network_over_rows` on a mesh of one device, as in the trainer."""
     mesh = jax.make_mesh((1, 1, 1), sharding.AXES, (jax.sharding.AxisType.Auto,) * 3)
     plain = lambda params, *arguments, **inputs: network.apply(Variables(params, {}), *arguments, **inputs)[0]
     mapped = network_over_rows(plain, mesh)
@@ -70,12 +70,12 @@ def by_rows(network):
 
 
 def test_a_second_time_and_all_conditions_go_along():
-    """The loss of a mean flow, with its forward derivative of the mapped network: to float32's rounding."""
+    """The loss of a mean flow, which has a forward derivative of the mapped network, up to the rounding of float32."""
     make = lambda rngs: MLP((2,), width=8, depth=2, fields=FIELDS, two_times=True, rngs=rngs)
     network = Network.of(functional(make), fused=True)
     keys = iter(jax.random.split(jax.random.key(0), 9))
     normal = lambda *shape: jax.random.normal(next(keys), shape)
-    points = normal(8, 3, 2).at[2, 1].set(jnp.nan)  # an absent element
+    points = normal(8, 3, 2).at[2, 1].set(jnp.nan)  # a missing element of the set
     cond = {"label": jnp.arange(8) % 4 - 1, "obs": normal(8, 2).at[0].set(jnp.nan), "points": points}
     batch = Batch(normal(8, 2), cond)
     params = network.init(next(keys)).params
@@ -92,7 +92,7 @@ def test_a_second_time_and_all_conditions_go_along():
 
 
 def test_names_of_methods_scalars_and_outputs_of_several_arrays():
-    """As of a bijection: `apply(variables, x, cond, method="invert")`, whose output is a pair."""
+    """As for a bijection: `apply(variables, x, cond, method="invert")` returns a pair."""
 
     class Scale(nnx.Module):
         def __init__(self, rngs):

@@ -1,4 +1,4 @@
-"""The same training on any mesh, and what the rules say."""
+"""Training gives the same losses on any mesh, and the shardings by rules."""
 
 import json
 import math
@@ -73,9 +73,9 @@ def test_the_first_rule_holds_and_reads_from_the_last_dimension():
     assert specs(tree, mesh_of(1, 1, 2), rules) == {
         "a/kernel": P(None, None, None, "tensor"),
         "b/kernel": P("tensor"),
-        "bias": P("tensor"),  # a rule longer than the array speaks of the dimensions it has
+        "bias": P("tensor"),  # a rule with more axes than dimensions applies to the last ones
     }
-    # 6 does not divide among 4: left whole
+    # 6 is not divisible by 4, so the array is not split
     assert specs(tree, mesh_of(1, 1, 4), rules) == {"a/kernel": P(), "b/kernel": P("tensor"), "bias": P()}
 
 
@@ -130,7 +130,7 @@ def test_a_models_rules_come_after_ones_own():
 
 
 def test_bytes_on_a_device():
-    """A (64, 8) array of float32 cut in 4, and a key."""
+    """A (64, 8) array of float32 split in 4, and a scalar."""
     tree = {"w": jax.ShapeDtypeStruct((64, 8), jnp.float32), "n": jax.ShapeDtypeStruct((), jnp.int32)}
     text = table(tree, shardings(tree, mesh_of(1, 2, 2), [("w", ("fsdp", "tensor"))]))
     assert [line.split() for line in text.splitlines()] == [
@@ -159,7 +159,7 @@ def test_a_mesh_that_does_not_fit_is_told(monkeypatch):
 
 
 def test_parts_of_a_batch_give_its_gradient():
-    """Of a mean over rows, whose parts are of one size: to the rounding of sums of 8 numbers of order 1."""
+    """The gradient of a mean over rows, in equal parts, up to the rounding of sums of 8 numbers of order 1."""
 
     class Linear(MethodDefaults):
         network = prior = None
@@ -220,7 +220,7 @@ def losses(model, own, mesh):
     if parameters.PLATFORMS == ("cpu",):
         step = jax.make_jaxpr(trainer.make_step())(trainer._shapes, trainer._shapes.key, trainer._batch_like)
         assert ("shard_map" in str(step)) == (mesh.get("data", 1) > 1)
-        assert (trainer.stacks is not None) == (model != "adm")  # whose convolutions take the loop to the host
+        assert (trainer.stacks is not None) == (model != "adm")  # its convolutions need the loop on the host
     state, found = trainer.init(), []
     for _ in range(4):
         state, metrics = trainer.run(with_empty_metrics(state), trainer.arrays(), 5)
@@ -277,10 +277,10 @@ _SLOW = [
 @pytest.mark.slow
 @pytest.mark.parametrize(("model", "meshes"), [("dit_bf16", (0, 5)), ("dit_bf16_as_on_gpu", (0, 1, 2))])
 def test_losses_of_a_network_in_bfloat16_whose_parameters_travel_so(model, meshes):
-    """A cast before a gather is the cast after it: what is left is the order of sums, as in float32 (below).
+    """A cast commutes with a gather, so only the order of sums differs, as in float32 (below), and a sum in bfloat16.
 
-    Summed over devices in bfloat16 a gradient is off by 2^-9 of a part of it on each, at random: less than that of what
-    20 steps change, a tenth of the loss, so 2e-4 of it. That is twice the room that the order of sums has.
+    The part of a gradient on each device is rounded to bfloat16, a random error of 2^-9. The loss changes by a tenth in
+    20 steps, so its relative error is below 2e-4, twice the tolerance for the order of sums.
     """
     found = _eight(model, meshes)
     rtol = 2e-4 if model.endswith("_as_on_gpu") else 1e-4
@@ -290,10 +290,10 @@ def test_losses_of_a_network_in_bfloat16_whose_parameters_travel_so(model, meshe
 
 @pytest.mark.parametrize(("model", "meshes"), [("mlp", (0, 2, 5)), ("mlp_as_on_gpu", (0, 1, 2)), *_SLOW])
 def test_losses_are_the_same_on_any_mesh(model, meshes):
-    """1, 2 and 8 devices; data parallel, FSDP, tensor sharding, and all of them; 20 steps, then the validation loss.
+    """20 steps and the validation loss on 1, 2 and 8 devices: data parallel, FSDP, tensor sharding, and all of them.
 
-    Sums over a batch come in another order: 2^-24 of the loss each, some hundred at random, 1e-6. Rounding that Adam's
-    first steps make a sign of grows from step to step in a deep network: 1e-4 leaves room for it.
+    Sums over a batch have another order: about a hundred random roundings of 2^-24, 1e-6 of the loss. The first steps
+    of Adam take the sign of gradients, which amplifies rounding from step to step in a deep network; hence 1e-4.
     """
     found = _eight(model, meshes)
     np.testing.assert_allclose(found[1:], np.broadcast_to(found[0], found[1:].shape), rtol=1e-4)

@@ -1,4 +1,4 @@
-"""Trackers, traces and the price of checkpoints: what else a run tells of itself, and that none of it stops one."""
+"""Trackers, profiler traces and the cost of checkpoints, and that their failures do not stop training."""
 
 import importlib.machinery
 import struct
@@ -15,12 +15,12 @@ from tests.conftest import TINY
 
 @pytest.fixture(autouse=True)
 def no_plots(monkeypatch):
-    """They are most of the time of a tiny run."""
+    """Plotting takes most of the time of a tiny run."""
     monkeypatch.setattr("flowjax.inference.plots.draw_all", lambda *args: None)
 
 
 def events(folder):
-    """All events of a folder as TensorBoard reads them: file by file in the order of names, framed records in each."""
+    """All events in a folder in the order in which TensorBoard reads them: files by name, framed records in each."""
     from tensorboardX.proto.event_pb2 import Event
 
     found = []
@@ -34,7 +34,7 @@ def events(folder):
 
 
 def shown(folder):
-    """{tag: {step: value}} after the rule of TensorBoard: a start of a session at step s drops all from s on."""
+    """{tag: {step: value}} as TensorBoard shows it: the start of a session at step s drops all values from s on."""
     from tensorboardX.proto.event_pb2 import SessionLog
 
     kept = {}
@@ -49,7 +49,7 @@ def shown(folder):
 
 
 def test_tensorboard_shows_the_records_once_also_of_a_resumed_run(flowjax, tmp_path):
-    """Trained to 120, resumed at 40: the old records of 80 and 120 are left out for the new ones."""
+    """After training to 120 and resuming at 40, the new records of 80 and 120 replace the old ones."""
     argv = [*TINY, f"--workdir={tmp_path}/run", "--tensorboard"]
     assert flowjax("train", *argv)[0] == 0
     assert flowjax("train", *argv, "--checkpoint=40")[0] == 0
@@ -78,7 +78,7 @@ class FakeRun:
 
 @pytest.fixture
 def wandb(monkeypatch):
-    """A module that stands in for wandb; `runs` are those it was asked for."""
+    """A substitute for the module wandb; `runs` holds the runs that were opened."""
     module = types.ModuleType("wandb")
     module.__spec__ = importlib.machinery.ModuleSpec("wandb", None, origin="fake")
     module.runs, module.broken = [], False
@@ -114,7 +114,7 @@ def test_a_tracker_that_fails_is_dropped_with_one_line(flowjax, tmp_path, wandb,
     code, result, err = flowjax("train", *TINY, f"--workdir={tmp_path}/run", "--wandb=flows", "--tensorboard")
     assert (code, result["step"]) == (0, 120)
     assert [line for line in err.splitlines() if "wandb" in line] == [
-        "train: wandb is dropped (the network is gone); training goes on, its records are in metrics.jsonl"
+        "train: wandb is dropped (the network is gone); training continues, its records are in metrics.jsonl"
     ]
     assert list(wandb.runs[0].records) == [40]
     assert list(shown(tmp_path / "run" / "tensorboard")["loss"]) == [40, 80, 120]
@@ -140,7 +140,7 @@ def test_a_tracker_that_cannot_be_opened_or_closed_is_no_error(tmp_path, capsys)
     ("flag", "package", "extra"), [("--tensorboard", "tensorboardX", "tensorboard"), ("--wandb=p", "wandb", "wandb")]
 )
 def test_a_missing_package_is_one_line_that_names_the_extra(flowjax, tmp_path, monkeypatch, flag, package, extra):
-    """Also beside a folder of that name, which Python would take for a package."""
+    """Also if there is a folder of that name, which Python would import as a package."""
     (tmp_path / package).mkdir()
     monkeypatch.setattr(sys, "path", [str(tmp_path)])
     monkeypatch.delitem(sys.modules, package, raising=False)
@@ -151,7 +151,7 @@ def test_a_missing_package_is_one_line_that_names_the_extra(flowjax, tmp_path, m
 
 
 def test_a_trace_of_some_steps(flowjax, tmp_path):
-    """Borders that are no multiples of anything else: stretches break there, and all else stays as it was."""
+    """The trace begins and ends at steps where nothing else happens: stretches end there, and records do not change."""
     code, _, err = flowjax("train", *TINY, f"--workdir={tmp_path}/run", "--trace=43:51")
     assert code == 0
     assert "the trace of steps 43 to 51 is in" in err
@@ -177,7 +177,7 @@ def test_a_bad_trace_is_a_usage_error(flowjax, tmp_path, text):
 
 
 def test_what_saving_costs_is_in_the_next_record(flowjax, tmp_path, monkeypatch):
-    """Saved at 40 and 80, after the records of these steps: a save that takes a while is in those of 80 and 120."""
+    """Checkpoints at 40 and 80 are saved after the records of these steps, so their time is in those of 80 and 120."""
     save = Saver.save
     monkeypatch.setattr(Saver, "save", lambda *args: (time.sleep(0.3), save(*args)))
     assert flowjax("train", *TINY, f"--workdir={tmp_path}/run")[0] == 0

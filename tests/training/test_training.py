@@ -1,4 +1,4 @@
-"""Training: the parts, and that a run cut anywhere is bitwise the run that never stopped."""
+"""Training: its parts, and that a run stopped and resumed anywhere is bitwise equal to an uninterrupted one."""
 
 import dataclasses
 import errno
@@ -96,8 +96,8 @@ def test_metrics_are_complete_and_the_loss_falls(whole):
 
 
 def test_a_resumed_run_is_bitwise_the_run_that_never_stopped(trainer, whole, tmp_path):
-    """Stopped at 20 of 60, resumed with another cadence by a new Trainer: the same state, but for the metrics summed up
-    since the last record, which was at another step."""
+    """Stopped at step 20 of 60 and resumed by a new Trainer that logs and saves at other steps. The final state is the
+    same, except for the metrics summed since the last record, which was at another step."""
     short = assemble(config(steps=60))
     saver = Checkpoints(tmp_path / "checkpoints").saver(3, 0)
     state, _ = short.run(short.init(), short.arrays(), 7)
@@ -110,7 +110,7 @@ def test_a_resumed_run_is_bitwise_the_run_that_never_stopped(trainer, whole, tmp
 
 
 def test_muon_averages_and_the_guard_resume_bitwise(tmp_path):
-    """Every part of the state that a plain run has not is saved and restored too, and the guard's count is told."""
+    """The parts of the state that a plain run lacks are saved and restored too, and records have `skipped_steps`."""
     c = config(optimizer="muon", spike=1.05, steps=160, log_every=80, save_every=80)
     c.ema.widths, c.ema.snapshots = (0.05, 0.1), 8
     trainer = assemble(c)
@@ -160,7 +160,7 @@ def test_an_empty_and_a_corrupt_checkpoint_offer_the_one_before(tmp_path, traine
 
 
 def test_nan_stops_the_run_and_keeps_the_last_good_state(tmp_path, trainer):
-    """A learning rate that explodes: the line names the step, and what was saved is finite."""
+    """A learning rate so large that the loss diverges: the error names the step, and the saved state is finite."""
     bad = assemble(config())
     good_run = bad.run
 
@@ -199,7 +199,7 @@ def test_loops_on_the_host_and_in_stacks_take_the_same_steps(trainer):
     from flowjax.training.step import make_run
 
     on_host = make_run(
-        trainer.make_step(), trainer.method, trainer._get_batch, trainer.mesh, trainer.places, on_host=True
+        trainer.make_step(), trainer.method, trainer._get_batch, trainer.mesh, trainer.shardings, on_host=True
     )
     a, ma = on_host(trainer.init(), trainer.arrays(), 5)
     b, mb = trainer.run(trainer.init(), trainer.arrays(), 5)
@@ -208,7 +208,7 @@ def test_loops_on_the_host_and_in_stacks_take_the_same_steps(trainer):
     assert float(ma.loss) == pytest.approx(float(mb.loss), rel=1e-5)
     stacks = Stacks(trainer.like().params, largest=100)
     in_stacks = make_run(
-        trainer.make_step(stacks), trainer.method, trainer._get_batch, trainer.mesh, trainer.places, stacks=stacks
+        trainer.make_step(stacks), trainer.method, trainer._get_batch, trainer.mesh, trainer.shardings, stacks=stacks
     )
     c, mc = in_stacks(trainer.init(), trainer.arrays(), 5)
     assert jax.tree.structure(c) == jax.tree.structure(b)
@@ -222,7 +222,7 @@ def test_loops_on_the_host_and_in_stacks_take_the_same_steps(trainer):
 
 @pytest.mark.parametrize("name", MODELS)
 def test_networks_with_convolutions_declare_that_cpu_loops_are_slow(name):
-    """XLA's CPU compiler gives convolutions their fast kernels only outside loops: they are looked for in the jaxpr."""
+    """On CPUs XLA uses its fast kernels for convolutions only outside loops. The test looks for them in the jaxpr."""
     c = defaults(name)
     own = {"width": 16, "depth": 1, "channels": 32, "multipliers": (1,), "blocks": 1, "heads": 2, "head_width": 8}
     own |= {"film": True}  # which adm needs at 32 channels
@@ -254,7 +254,7 @@ def test_the_loop_is_the_one_that_the_config_names():
     ids=["host", "device"],
 )
 def test_eight_devices_give_the_losses_of_one(couplings):
-    """The same program on 1 and on 8 CPU devices, batch split over the mesh: losses within float32 rounding; OT too."""
+    """The same program on 1 and on 8 CPU devices, also with OT: the losses are equal up to the rounding of float32."""
     script = (
         f"couplings = {couplings}"
         + """
@@ -288,7 +288,7 @@ print(json.dumps([len(jax.devices()), out, "all-reduce" in text]))
 
 
 def test_ema_half_life_is_in_samples():
-    """With a constant half-life of H samples, after H samples of a new constant value half of the old one is left."""
+    """H samples after the parameters change to a new constant, half of the old value is left in the average."""
     average, half_life, batch = {"w": jnp.ones(())}, 640.0, 32
     start = 10**6
     for i in range(20):
@@ -347,7 +347,7 @@ def test_a_batch_that_does_not_divide_is_told(monkeypatch):
 
 
 def test_a_streamed_set_trains_and_resumes_the_same(tmp_path):
-    """Host-fed batches, padded stretches: 20 steps in one go or in two, by threads or by processes, the same bits."""
+    """20 steps at once or in two calls, with threads or processes that read, give bitwise the same state."""
     dataset = open_dataset("digits")
     streamed = dataclasses.replace(dataset, sample=None, arrays=tuple, rows=ArrayRows(dataset.arrays()))
     c = config(steps=20, log_every=9, save_every=20)
@@ -366,7 +366,7 @@ def test_a_streamed_set_trains_and_resumes_the_same(tmp_path):
 
 @pytest.mark.parametrize("kind", ["resident", "streamed", "on_host"])
 def test_records_depend_neither_on_stops_nor_on_speed(kind, tmp_path, monkeypatch):
-    """Stretches of 1, of 4 and of 7 steps, and a run stopped by a signal between two records and resumed: one text."""
+    """Stretches of 1, 4 and 7 steps, and a run stopped by a signal between two records, write the same records."""
     c = config(steps=24, log_every=10, save_every=24)
     c.data.name = "digits" if kind == "streamed" else "gaussians8"
     c.ema.widths, c.ema.snapshots = (0.1,), 2
@@ -453,7 +453,7 @@ def test_a_signal_that_comes_when_all_is_done_is_not_lost():
 
 
 def test_all_is_closed_though_closing_one_fails(tmp_path, trainer):
-    """The trace cannot be written at its end: the records and checkpoints are closed, and one line names the disk."""
+    """If the trace cannot be written, the records and checkpoints are still closed, and one line names the disk."""
     closed = []
 
     class Failing(Trace):

@@ -1,4 +1,4 @@
-"""Variables that are not parameters: trained beside them, saved, resumed, exported, averaged, and placed on a mesh."""
+"""Variables that are not parameters are updated, saved, resumed, exported and sharded, but not averaged."""
 
 import dataclasses
 import json
@@ -77,7 +77,7 @@ def folder(tmp_path_factory):
 
 
 def train(folder, workdir, *more, devices=1):
-    """`flowjax train` in a process of its own; returns its metrics."""
+    """Runs `flowjax train` in a subprocess and returns its metrics."""
     env = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}", "MPLBACKEND": "agg"}
     command = [sys.executable, "-m", "flowjax", "train", f"--config={folder}/config.py", f"--workdir={workdir}"]
     done = subprocess.run([*command, *SIZES, *more], env=env, capture_output=True, text=True, timeout=300)
@@ -109,7 +109,7 @@ def named(variables):
 
 @pytest.mark.usefixtures("on_path")
 def test_they_are_trained_and_kept_apart_from_the_parameters(trained):
-    """The permutation and the mask stay as they were made; statistics move; the first batch initialises once."""
+    """The permutation and the mask do not change, statistics do, and the first batch initialises once."""
     run = load(trained)
     variables, first = named(run.variables), named(run.method.init(jax.random.split(jax.random.key(0))[0]).state)
     assert not set(variables) & set(named(run.params))
@@ -121,7 +121,7 @@ def test_they_are_trained_and_kept_apart_from_the_parameters(trained):
     assert not np.allclose(variables["act/std"], 1)
     assert not np.allclose(variables["norm/mean"], 0)
     early = named(load(trained, checkpoint=5).variables)
-    np.testing.assert_array_equal(variables["act/mean"], early["act/mean"])  # set by the first batch alone
+    np.testing.assert_array_equal(variables["act/mean"], early["act/mean"])  # set only by the first batch
     assert np.abs(variables["norm/mean"] - early["norm/mean"]).max() > 1e-6
 
 
@@ -142,7 +142,7 @@ def test_a_resumed_run_is_bitwise_the_run_that_never_stopped(folder, trained, tm
 
 @pytest.mark.usefixtures("on_path")
 def test_only_parameters_are_averaged(trained):
-    """The average has no statistics of its own: a run is opened with those of its checkpoint, averaged or not."""
+    """The statistics are not averaged: they come from the checkpoint, with averaged and with raw parameters."""
     raw, average = load(trained, ema=False), load(trained)
     for name, a in named(raw.variables).items():
         np.testing.assert_array_equal(a, named(average.variables)[name])
@@ -165,7 +165,7 @@ def test_they_are_exported(trained, tmp_path):
 @pytest.mark.slow
 @pytest.mark.usefixtures("on_path")
 def test_losses_are_the_same_on_two_devices(folder, trained, tmp_path):
-    """Statistics are those of the whole batch on any mesh; the sums of 64 rows are in another order."""
+    """On any mesh the statistics are of the whole batch; only the order of sums of 64 rows differs."""
     one = [r["loss"] for r in map(json.loads, (trained / "metrics.jsonl").read_text().splitlines())]
     for mesh in ("data", "fsdp"):
         records = train(folder, tmp_path / mesh, f"--config.mesh.{mesh}=2", devices=2)

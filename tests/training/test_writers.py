@@ -1,4 +1,4 @@
-"""`config.json` and `metrics.jsonl`, read again after they were damaged or edited."""
+"""Reading `config.json` and `metrics.jsonl` after they were damaged or edited."""
 
 import json
 import shutil
@@ -39,7 +39,7 @@ def warnings_are_repeated():
     ids=lambda line: line[:20].decode(errors="replace"),
 )
 def test_a_damaged_record_is_skipped_with_one_warning(tmp_path, capsys, line):
-    """On any line of the file; a run that is resumed drops it from the file."""
+    """A damaged line anywhere in the file is skipped, and removed when the run is resumed."""
     path = tmp_path / "metrics.jsonl"
     good = [RECORD | {"step": step} for step in (40, 80)]
     path.write_bytes(b"\n".join([line, json.dumps(good[0]).encode(), line, json.dumps(good[1]).encode(), line]))
@@ -128,7 +128,7 @@ def test_a_run_of_another_version_is_refused_in_one_line(tiny_run, tmp_path, flo
 
 
 def test_an_edited_config_is_warned_about(tiny_run, tmp_path, capsys):
-    """The checksum covers the values, so another layout is not an edit; a file without one is not compared."""
+    """The checksum covers the values, so another layout is not an edit; a file without a checksum is not checked."""
     shutil.copy(tiny_run / "config.json", tmp_path)
     path = tmp_path / "config.json"
     record = json.loads(path.read_text())
