@@ -148,7 +148,7 @@ def _next_batches(
         if processes.process_count() > 1:
             raise  # saving needs all processes, and the others may have read their rows
         if not _saves(step, trainer.config.train):
-            outputs.save(state, trainer.val_loss(state.ema, state.variables))
+            outputs.save(state, trainer.val_loss(state))
         outputs.wait()
         raise RunFault(f"{error}; saved at step {step}, from where the same command resumes") from None
 
@@ -164,7 +164,7 @@ def _record(
     train, ema = trainer.config.train, trainer.config.ema
     logs, saves = _logs(step, train), _saves(step, train) or stop
     averages = bool(ema.widths) and (_saves(step, train) or step % _spacing(trainer.config) == 0)
-    val_loss = trainer.val_loss(state.ema, state.variables) if logs or saves else math.nan
+    val_loss = trainer.val_loss(state) if logs or saves else math.nan
     shown = outputs.write(step, val_loss, int(skipped(state.opt_state))) if logs else {}
     if averages:
         outputs.save_averages(step, state.averages)

@@ -131,14 +131,16 @@ class Stacks:
         return jax.tree.unflatten(self._tree, leaves)
 
 
-def network_over_rows(network: Callable[..., Any], mesh: Mesh, types: PyTree = None) -> Callable[..., Any]:
+def network_over_rows(
+    network: Callable[..., Any], mesh: Mesh, types: Callable[[Params], PyTree] | None = None
+) -> Callable[..., Any]:
     """Data parallelism for GPUs with `jax.shard_map`: each device calls the network on its rows of the batch.
 
     With automatic sharding, XLA sums each gradient over devices where it is computed, packs hundreds of these sums into
     one buffer, and unpacks each with a kernel: torchcfm's CIFAR-10 network has 1,682 kernels per step on one device and
     496 more on two. Here the gradients are stacked by shape before they are summed. The result is the same except for
-    the order of sums. Gradients of parameters with a narrower type in `types` are rounded to it on each device. The
-    rest of the loss (couplings, stratified times) is computed from the whole batch.
+    the order of sums. Gradients of parameters for which `types` finds a narrower type are rounded to it on each device.
+    The rest of the loss (couplings, stratified times) is computed from the whole batch.
 
     Args:
         network: `network(params, *arguments, **inputs) -> output`, whose output depends on its inputs row by row. The
@@ -147,7 +149,7 @@ def network_over_rows(network: Callable[..., Any], mesh: Mesh, types: PyTree = N
             `forward_mode` or the name of a method. The output is an array, or a tree of arrays, with a leading axis of
             rows.
         mesh: a mesh whose axes `fsdp` and `tensor` have size 1.
-        types: the type to which each parameter is cast before the call; None for no casts.
+        types: finds the type to which each parameter is cast before the call (`Traits.types`); None for no casts.
 
     Returns:
         The same function of the whole batch, with the number of rows of the first array that has an axis of rows.
@@ -158,7 +160,7 @@ def network_over_rows(network: Callable[..., Any], mesh: Mesh, types: PyTree = N
         leaves, tree = jax.tree.flatten((arguments, inputs))
         rows = next(a.shape[0] for a in leaves if getattr(a, "ndim", 0) and not _is_key(a))
         arrays = [_by_row(a, rows) for a in leaves if not is_static(a)]
-        params = params if types is None else _cast(params, types)
+        params = params if types is None else _cast(params, types(params))
         stacks = Stacks(params, LARGEST)
 
         def call(stacked: Any, arrays: list[Any]) -> Any:

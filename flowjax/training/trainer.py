@@ -81,7 +81,8 @@ class Trainer:
         schedule: the learning rate as a function of the step.
         shardings: the sharding of each leaf of the state.
         stacks: the stacks in which the loop holds the state, or None.
-        loss_of: (params, variables, key, batch, teacher) -> the validation loss, not compiled.
+        loss_of: (params, state, key, batch, teacher) -> the validation loss, not compiled. The variables, the targets
+            and the step in its context are those of the state.
         prefetcher: reads the batches of a streamed data set; None for a data set in the memory of the devices.
     """
 
@@ -112,12 +113,13 @@ class Trainer:
         self._init = CompiledAhead(jax.jit(lambda: init_state(config, method), out_shardings=self.shardings))
         constrain = jax.lax.with_sharding_constraint
 
-        def loss_of(params: Params, variables: PyTree, key: PRNGKey, batch: Batch, teacher: PyTree) -> Any:
-            context = Context(teacher=teacher, state=variables)
+        def loss_of(params: Params, state: TrainState, key: PRNGKey, batch: Batch, teacher: PyTree) -> Any:
+            targets = {name: constrain(target, self._whole) for name, target in state.targets.items()}
+            context = Context(state.step, targets, teacher, state.variables)
             return method.loss(constrain(params, self._whole), context, key, batch).value
 
         self.loss_of = loss_of
-        self._val = CompiledAhead(jax.jit(self.loss_of))
+        self._val = CompiledAhead(jax.jit(lambda state, *others: loss_of(state.ema, state, *others)))
         rows, workers = dataset.rows, config.data.workers
         self.prefetcher = None if rows is None else Prefetcher(rows, config.seed, train.batch_size, self.mesh, workers)
 
@@ -146,7 +148,7 @@ class Trainer:
         method: Any = self.method
         apply = method.network.apply
         plain = lambda params, *arguments, **inputs: apply(Variables(params, {}), *arguments, **inputs)[0]
-        mapped = network_over_rows(plain, self.mesh, self._types)
+        mapped = network_over_rows(plain, self.mesh, method.network.traits.types)
 
         def by_rows(variables: Variables, *arguments: Any, **inputs: Any) -> tuple[Any, PyTree]:
             return mapped(variables.params, *arguments, **inputs), {}
@@ -175,7 +177,7 @@ class Trainer:
             self._run.start(like, self.prefetcher.like() if self.prefetcher else self.arrays_like(), 1, self.teacher)
         if fresh:
             self._init.start()
-        self._val.start(like.ema, like.variables, *self._validation, self.teacher)
+        self._val.start(like, *self._validation, self.teacher)
 
     def run(self, state: TrainState, arrays: PyTree, n: int) -> tuple[TrainState, Metrics]:
         """Takes n steps. The memory of the state is donated.
@@ -226,8 +228,15 @@ class Trainer:
 
     @cached_property
     def _types(self) -> PyTree:
-        """The type in which each parameter is gathered and its gradient summed, which is the one the network uses."""
-        return self.method.network.traits.types(self._shapes.params)
+        """The type in which each parameter is gathered and its gradient summed, which is the one the network uses.
+
+        A method may have parameters beside those of its network, which keep their type.
+        """
+        network: Any = self.method.network
+        structure = jax.tree.structure(jax.eval_shape(network.init, self._shapes.key).params)
+        is_network = lambda part: jax.tree.structure(part) == structure
+        types = lambda part: network.traits.types(part) if is_network(part) else part.dtype
+        return jax.tree.map(types, self._shapes.params, is_leaf=is_network)
 
     def arrays_like(self) -> PyTree:
         """The shapes and shardings of `arrays()`. The data set is loaded to find them."""
@@ -238,14 +247,9 @@ class Trainer:
     def _loaded(self) -> PyTree:
         return self.dataset.arrays()
 
-    def val_loss(self, params: Params, variables: PyTree) -> float:
-        """The mean loss over test points, at the same times and noise in every call.
-
-        Args:
-            params: parameters, or a moving average of them.
-            variables: the other variables of the network.
-        """
-        return float(self._val(params, variables, *self._validation, self.teacher))
+    def val_loss(self, state: TrainState) -> float:
+        """The mean loss of the moving average over test points, at the same times and noise in every call."""
+        return float(self._val(state, *self._validation, self.teacher))
 
     @cached_property
     def _validation(self) -> tuple[PRNGKey, Batch]:

@@ -103,4 +103,4 @@ def test_a_run_with_conditions_of_all_kinds_and_pairs_trains(tmp_path, monkeypat
     assert (int(state.step), int(metrics.bad_step)) == (2, 0)
     encoded = dataset.spec.encode_cond({"obs": dataset.test_cond["obs"]})["obs"]
     np.testing.assert_array_equal(trainer.held_out().cond["obs"], encoded)
-    assert np.isfinite(trainer.val_loss(state.ema, state.variables))
+    assert np.isfinite(trainer.val_loss(state))

@@ -38,7 +38,7 @@ def test_output_and_gradient_are_those_of_the_network(cond):
     params, key = {"a": a, "b": b, "unused": jnp.ones(3)}, jax.random.key(1)
     types = {"a": jnp.bfloat16, "b": jnp.float32, "unused": jnp.float32}
     loss = lambda f: lambda params: jnp.mean(f(params, 0.5 * jnp.ones(4), x, cond, key=key) ** 2)
-    spread = loss(network_over_rows(network, mesh, types))
+    spread = loss(network_over_rows(network, mesh, lambda params: types))
     (one, own), (two, other) = (jax.jit(jax.value_and_grad(f))(params) for f in (loss(network), spread))
     assert float(one) == pytest.approx(float(two), rel=2**-7)
     for name in params:

@@ -210,6 +210,7 @@ def losses(model, own, mesh):
     config = defaults(model)
     config.train.batch_size, config.train.warmup, config.train.lr = 16, 64.0, 1e-3
     config.train.accumulate = 2 if "parts" in sys.argv[1] else 1
+    config.method.uncertainty = "uncertainty" in sys.argv[1]  # parameters beside those of the network
     for section, values in (("model", own), ("mesh", mesh)):
         for key, value in values.items():
             config[section][key] = value
@@ -227,12 +228,13 @@ def losses(model, own, mesh):
         found.append(float(metrics.loss))
     cut = any(a.sharding.spec for a in jax.tree.leaves((state.params, state.ema)))
     assert cut == (mesh.get("fsdp", 1) > 1)
-    return found + [trainer.val_loss(state.ema, state.variables)]
+    return found + [trainer.val_loss(state)]
 
 MODELS = {
     "mlp": {},
     "mlp_as_on_gpu": {},
     "mlp_parts_as_on_gpu": {},
+    "mlp_uncertainty_as_on_gpu": {},
     "dit": {"width": 64, "depth": 2, "heads": 4, "patch": 4, "dtype": "float32"},
     "dit_bf16": {"width": 64, "depth": 1, "heads": 4, "patch": 4},
     "adm": {"channels": 64, "multipliers": (1, 2), "blocks": 1, "attention": (8,), "head_width": 32,
@@ -288,7 +290,10 @@ def test_losses_of_a_network_in_bfloat16_whose_parameters_travel_so(model, meshe
     assert np.ptp(found[0, :-1]) > 0.03  # it did train
 
 
-@pytest.mark.parametrize(("model", "meshes"), [("mlp", (0, 2, 5)), ("mlp_as_on_gpu", (0, 1, 2)), *_SLOW])
+@pytest.mark.parametrize(
+    ("model", "meshes"),
+    [("mlp", (0, 2, 5)), ("mlp_as_on_gpu", (0, 1, 2)), ("mlp_uncertainty_as_on_gpu", (0, 1)), *_SLOW],
+)
 def test_losses_are_the_same_on_any_mesh(model, meshes):
     """20 steps and the validation loss on 1, 2 and 8 devices: data parallel, FSDP, tensor sharding, and all of them.
 

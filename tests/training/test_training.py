@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +23,7 @@ from flowjax.data import DataError, open_dataset
 from flowjax.data.dataset import ArrayRows
 from flowjax.data.stream import Stream
 from flowjax.errors import ConfigError, RunFault
+from flowjax.methods import Loss, MethodDefaults, Network
 from flowjax.names import MODELS
 from flowjax.training import averages, loop, optimizers
 from flowjax.training.checkpoints import CheckpointError, Checkpoints, Saver
@@ -470,3 +472,46 @@ def test_all_is_closed_though_closing_one_fails(tmp_path, trainer):
         train(trainer, outputs, trainer.init(), Failing(tmp_path / "trace"))
     assert closed == [tmp_path]
     assert outputs.checkpoints.steps() == [20, 40, 60]
+
+
+@dataclasses.dataclass(frozen=True)
+class Distilled(MethodDefaults):
+    """A network that imitates its teacher, and an average of itself; the loss of step n is multiplied by n + 1."""
+
+    network: Network
+    prior: Any
+    from_config = print  # it comes from no config
+    metrics = ("of_target",)
+    targets = {"slow": 16.0}  # noqa: RUF012
+
+    def loss(self, params, context, key, batch):
+        t = jnp.full(batch.x1.shape[0], 0.5)
+        apply = lambda p: self.network(p, context, t, batch.x1)[0]
+        target = jnp.mean((apply(params) - apply(context.targets["slow"])) ** 2)
+        value = jnp.mean((apply(params) - apply(context.teacher)) ** 2) * (1 + context.step)
+        return Loss(value, {"of_target": target}, context.state)
+
+    def model(self, params, state):
+        return self.network.bind(params, state)
+
+
+def test_a_teacher_and_targets_reach_training_and_validation():
+    """They are arguments of the compiled programs: another teacher of the same shapes compiles nothing."""
+    c, dataset = resolve(config(steps=20)), open_dataset("gaussians8")
+    plain: Any = build(c, dataset.spec)
+    method = Distilled(plain.network, plain.prior)
+    teachers = [plain.init(jax.random.key(seed)).params for seed in (1, 2)]
+    trainer = Trainer(c, method, dataset, teacher=teachers[0])
+    losses = {}
+    for i, teacher in enumerate(teachers):
+        trainer.teacher = teacher
+        before = trainer.init()
+        losses[i] = trainer.val_loss(before)
+        state, metrics = trainer.run(before, trainer.arrays(), 3)
+        losses[i, "run"] = float(metrics.loss)
+        assert float(metrics.values["of_target"]) > 0  # the average follows the parameters
+        later = dataclasses.replace(state, ema=trainer.init().ema)
+        assert trainer.val_loss(later) == pytest.approx(4 * losses[i], rel=1e-5)  # step 3
+    assert losses[0] != losses[1]
+    assert losses[0, "run"] != losses[1, "run"]
+    assert trainer._run.jitted._cache_size() == trainer._val.jitted._cache_size() == 1
