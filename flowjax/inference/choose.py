@@ -24,7 +24,7 @@ from flowjax.schedules import Schedule
 from flowjax.solvers import Options, Sampler, diffusions, grids, make_sampler
 from flowjax.solvers.diffusions import Diffusion
 from flowjax.solvers.grids import GRIDS
-from flowjax.solvers.names import check_abilities, check_solver, needs_of, takes
+from flowjax.solvers.names import check_abilities, check_solver, needs_of, plain_name, takes
 from flowjax.solvers.names import interval as solver_interval
 from flowjax.training.writers import say
 
@@ -244,6 +244,7 @@ def choose(run: Run, solver: SolverSettings = DEFAULT_SOLVER, guide: Guide | Non
     if not solver.name:
         steps = run.method.steps if solver.steps is None else solver.steps
         solver = dataclasses.replace(solver, name=run.method.sampler, steps=steps)
+    solver = dataclasses.replace(solver, name=plain_name(solver.name))
     options = _options(run, solver)
     if guide is not None:
         lookup("guidance", guide.name, GUIDES).check(run, guide)

@@ -218,7 +218,8 @@ def _learned_times(choice: Choice, kind: Labels, inputs: Inputs, given: Mapping[
     low, high = choice.interval
     try:
         model = choice.model(inputs.network, inputs.weak)
-        grid = grids.learn(choice.sampler, model, x0, choice.solver.steps, cond=cond, t0=low, t1=high)
+        steps = choice.solver.steps
+        grid = grids.learn(choice.sampler, model, x0, steps, cond=cond, t0=low, t1=high, start=choice.grid)
     except ValueError as error:
         raise ConfigError(str(error)) from None
     return tuple(np.asarray(grid).tolist())

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from flowjax import conditions
 from flowjax.build import build, fields_of
@@ -108,6 +109,37 @@ class Run:
     def _trained(self) -> Any:
         return self.method.model(self.params, self.variables)
 
+    def sample(self, num: int, seed: int = 0, **options: Any) -> np.ndarray:
+        """Draws samples in data space; `flowjax.inference.sample` also returns their conditions and the cost.
+
+        Args:
+            num: number of samples.
+            seed: of the noise and the labels. Sample i depends only on the seed and i.
+            options: other arguments of `flowjax.inference.sample`, such as `label`, `cond`, `guide`, or `steps` and the
+                name of a `solver` in place of the default solver.
+
+        Returns:
+            (num, *event): 8-bit integers for images, otherwise floating-point numbers in the units of the data.
+        """
+        from flowjax.inference import sampling  # which imports this module
+
+        return sampling.sample(self, num, seed, **_with_solver(options)).samples
+
+    def log_prob(self, x: np.ndarray, **options: Any) -> np.ndarray:
+        """Log-densities in nats of the data space; `flowjax.inference.log_prob` also returns the cost.
+
+        Args:
+            x: points, (N, *event), in the units of the data.
+            options: other arguments of `flowjax.inference.log_prob`, such as `cond`, or `steps` and the name of a
+                `solver` in place of the default solver.
+
+        Returns:
+            (N,).
+        """
+        from flowjax.inference import scoring
+
+        return scoring.log_prob(self, np.asarray(x), **_with_solver(options)).log_prob
+
     def without_arrays(self) -> "Run":
         """The same run without its parameters and variables, for objects that must not keep them in memory."""
         return replace(self, params=None, variables=None)
@@ -115,6 +147,18 @@ class Run:
     def with_class_shares(self, shares: tuple[float, ...]) -> "Run":
         """The same run, with these shares of the classes in its training data."""
         return replace(self, spec=replace(self.spec, class_shares=shares))
+
+
+def _with_solver(options: dict[str, Any]) -> dict[str, Any]:
+    """The options with a `SolverSettings` in place of the name of a solver and a number of steps."""
+    from flowjax.inference.choose import SolverSettings
+
+    steps, solver = options.pop("steps", None), options.get("solver", "")
+    if isinstance(solver, str):
+        options["solver"] = SolverSettings(solver, steps=steps)
+    elif steps is not None:
+        raise ValueError("give the steps in the SolverSettings, or the solver by its name")
+    return options
 
 
 def load(

@@ -16,7 +16,7 @@ from flowjax.build import build
 from flowjax.config import defaults
 from flowjax.data import Affine, DataSpec
 from flowjax.errors import ConfigError
-from flowjax.inference import batches, finished_batches, program, sampling, scoring
+from flowjax.inference import batches, finished_batches, log_prob, program, sample, sampling, scoring
 from flowjax.inference.batches import SolverFault
 from flowjax.inference.choose import Guide, SolverSettings, choose
 from flowjax.inference.finished_batches import FinishedBatches
@@ -391,3 +391,21 @@ def test_a_grid_is_learned_for_samplers_that_denoise_at_the_end(run):
     drawn = sampling.sample(run, 4, 0, SolverSettings("unipc", steps=3, grid="learned"), batch=4)
     assert drawn.nfe == 3
     assert np.isfinite(drawn.samples).all()
+
+
+def test_names_of_solvers_are_the_same_in_any_case(tiny_run):
+    """Also for the default grid of a run, which belongs to the solver."""
+    run = load(tiny_run)
+    upper, lower = (run.sample(4, solver=name, steps=4) for name in ("EDM", "edm"))
+    np.testing.assert_array_equal(upper, lower)
+
+
+def test_a_run_samples_and_scores_by_its_methods(tiny_run):
+    run = load(tiny_run)
+    x = run.sample(6, seed=3, solver="heun", steps=5)
+    expected = sample(run, 6, 3, SolverSettings("heun", steps=5))
+    np.testing.assert_array_equal(x, expected.samples)
+    densities = log_prob(run, x, solver=SolverSettings("heun", steps=5))
+    np.testing.assert_array_equal(run.log_prob(x, solver="heun", steps=5), densities.log_prob)
+    with pytest.raises(ValueError, match="give the steps in the SolverSettings"):
+        run.sample(2, solver=SolverSettings("heun"), steps=5)
