@@ -19,7 +19,7 @@ from flowjax.data import DataSpec
 from flowjax.data.augment import AUGMENTATIONS, Augmentation
 from flowjax.data.requests import field_requests
 from flowjax.errors import ConfigError, lookup
-from flowjax.methods import Components, Method, Network
+from flowjax.methods import METHODS, Components, Method, Network
 from flowjax.methods.times import Times
 from flowjax.methods.weights import Weighting
 from flowjax.models import functional
@@ -64,14 +64,33 @@ def build(config: Config, spec: DataSpec, plugins: Sequence[str] = ()) -> Method
             f"{MAX_COORDINATES:,} are possible"
         )
     chosen: Any = method_of(config.method.name, plugins)
+    _check_takes(config, spec, chosen)
     return chosen.from_config(_Components(config, spec, chosen, tuple(plugins)))
+
+
+def _check_takes(config: Config, spec: DataSpec, method: Any) -> None:
+    """Checks that the method uses the mask and the pairs of the data, if they have any.
+
+    Raises:
+        ConfigError: if it would ignore them.
+    """
+    for attribute, present, what in (
+        ("takes_mask", spec.has_mask, f"data {spec.name!r} has a mask of absent elements"),
+        ("takes_pairs", config.data.pairs, f"data.pairs is {config.data.pairs!r}"),
+    ):
+        if present and not getattr(method, attribute, False):
+            able = ", ".join(repr(name) for name, other in METHODS.items() if getattr(other, attribute))
+            raise ConfigError(
+                f"method.name {config.method.name!r} would ignore that {what}; the methods that use it are {able}"
+            )
 
 
 def make_augmentation(config: Config, spec: DataSpec) -> Augmentation:
     """Returns the augmentation that `data.augment` names.
 
     Raises:
-        ConfigError: on an unknown name, or if the data are not images or have pairs (`data.pairs`).
+        ConfigError: on an unknown name, or if the data are not images, have pairs (`data.pairs`), or have a condition
+            of the kind `image` in `data.cond`, because an augmentation changes only x.
     """
     name, pairs = config.data.augment, config.data.pairs
     if name != "none" and not spec.is_image:
@@ -79,6 +98,12 @@ def make_augmentation(config: Config, spec: DataSpec) -> Augmentation:
     if name != "none" and pairs:
         raise ConfigError(
             f"data.augment {name!r} changes x and not its pair, and data.pairs is {pairs!r}: use data.augment 'none'"
+        )
+    asked = {request.name for request in field_requests(config.data.cond)}
+    images = [field.name for field in spec.fields if field.kind == "image" and field.name in asked]
+    if name != "none" and images:
+        raise ConfigError(
+            f"data.augment {name!r} changes x and not the image {images[0]!r} of data.cond: use data.augment 'none'"
         )
     return make("data.augment", name, AUGMENTATIONS)
 
@@ -205,6 +230,8 @@ class _Components(Components):
     @property
     def _not_gaussian(self) -> str:
         """Says why the path does not start from a Gaussian source that is independent of the data; empty if it does."""
+        if pairs := self.config.data.pairs:
+            return f"data.pairs {pairs!r} makes the source depend on the data"
         if not self.coupling.keeps_independence:
             return f"coupling.name {self.config.coupling.name!r} makes the source depend on the data"
         name = self.config.source.name

@@ -6,10 +6,10 @@ import pytest
 
 from flowjax.batch import Batch
 from flowjax.build import build
-from flowjax.config import defaults, resolve
-from flowjax.data import open_dataset
+from flowjax.config import changed, defaults, resolve
+from flowjax.data import DataSpec, open_dataset
 from flowjax.errors import ConfigError
-from flowjax.methods import Context
+from flowjax.methods import METHODS, Context
 from flowjax.names import COUPLINGS, NOISES, PREDICTIONS, SCHEDULES, TIMES, WEIGHTS
 from flowjax.paths import AffinePath, GaussianPath
 from flowjax.training.trainer import Trainer
@@ -113,6 +113,32 @@ def test_a_path_is_gaussian_wherever_it_can_be():
     assert isinstance(problem({})[2].path, GaussianPath)
     for overrides in ({"coupling.name": "ot"}, {"source.name": "moons"}, {"path.noise": "constant(0.1)"}):
         assert type(problem(overrides)[2].path) is AffinePath
+
+
+def test_given_pairs_make_the_source_depend_on_the_data():
+    keys = {"data.pairs": "x0"}
+    spec = DataSpec("npz", (2,))
+    assert type(build(changed(defaults(), keys), spec).path) is AffinePath
+    for more in ({"prediction": "score"}, {"prediction": "noise"}, {"path.name": "gaussian"}):
+        with pytest.raises(ConfigError, match=r"data.pairs 'x0' makes the source depend on the data"):
+            build(changed(defaults(), keys | more), spec)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_takes_the_pairs_and_the_mask_of_the_data_or_refuses_them(name):
+    config = defaults("mlp", name)
+    config.path = {"schedule": "vp"} if name == "variational" else {}
+    config = resolve({key: value for key, value in config.to_dict().items() if value != {}})
+    for change, spec, what in (
+        ({"data.pairs": "x0"}, DataSpec("npz", (2,)), "would ignore that data.pairs is 'x0'"),
+        ({}, DataSpec("npz", (3, 2), has_mask=True), "would ignore that data 'npz' has a mask"),
+    ):
+        if name in ("flow_matching", "mean_flow"):
+            build(changed(config, change), spec)
+            continue
+        with pytest.raises(ConfigError, match=what) as error:
+            build(changed(config, change), spec)
+        assert str(error.value).endswith("the methods that use it are 'flow_matching', 'mean_flow'")
 
 
 def test_every_name_of_the_tables_is_tried_above():

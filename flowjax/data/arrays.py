@@ -115,7 +115,9 @@ def _open(name: str, request: DataRequest, arrays: dict[str, Any], notes: tuple[
     test_cond = dict(tested.cond or {})
     known = labels if labels is None or without is None else np.delete(labels, without)
     classes, shares, gaps = _classes(known, test_cond.get("label"), names)
-    spec = DataSpec(name, tuple(x.shape[1:]), normalise, classes, levels, names, shares, fields, maps)
+    spec = DataSpec(
+        name, tuple(x.shape[1:]), normalise, classes, levels, names, shares, fields, maps, beside.mask is not None
+    )
     encoded = replace(rows, encode=spec.encode_rows)
     test = _present(read_test(path, _present(tested.x1, tested.mask)), tested.mask)
     notes += remarks + constant + (() if levels else _check_test(spec, test))

@@ -92,6 +92,9 @@ class Dataset:
         modes: (K, D) centres of the modes of a mixture, or None.
         test_rows: (N,) index of each test point in the array or list of files from which it was read, or None.
         notes: one-line remarks for the user about how the data were read; the commands print them on stderr.
+
+    Raises:
+        DataError: if `test_mask` is given and `spec.has_mask` is False, or the other way round.
     """
 
     spec: DataSpec
@@ -107,6 +110,11 @@ class Dataset:
     modes: np.ndarray | None = field(default=None, repr=False)
     test_rows: np.ndarray | None = field(default=None, repr=False)
     notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if (self.test_mask is not None) != self.spec.has_mask:
+            given = "absent" if self.test_mask is None else "given"
+            raise DataError(f"data {self.spec.name!r}: has_mask is {self.spec.has_mask}, but test_mask is {given}")
 
     @property
     def test_labels(self) -> np.ndarray | None:

@@ -48,6 +48,7 @@ def _positive(value: Any) -> bool:
     return _number(value) and value > 0
 
 
+TRUTH: Check = ("true or false", lambda value: isinstance(value, bool))
 SHAPE: Check = ("a list of positive integers", _shape)
 SCALE: Check = ("a positive number, or a list of them", lambda v: _positive(v) or (_listed(_positive)(v) and v))
 SHIFT: Check = ("a number, or a list of them", lambda v: _number(v) or (_listed(_number)(v) and v))
@@ -58,6 +59,7 @@ _CONDITION: dict[str, Check] = {
     "shape": SHAPE,
     "scale": SCALE,
     "shift": SHIFT,
+    "zero_is_null": TRUTH,
 }
 
 
@@ -74,8 +76,12 @@ ENTRIES: dict[str, Check] = {
         f"a list of at most {MOST_CONDITIONS} conditions",
         lambda value: isinstance(value, list) and len(value) <= MOST_CONDITIONS,
     ),
+    "has_mask": TRUTH,
 }
 """The entries of a record and their checks."""
+
+_ABSENT = {"has_mask": False, "zero_is_null": False}
+"""The values of entries that records of earlier versions do not have."""
 
 
 def read_entries(what: str, record: Any, checks: dict[str, Check]) -> dict[str, Any]:
@@ -84,13 +90,14 @@ def read_entries(what: str, record: Any, checks: dict[str, Check]) -> dict[str, 
     Args:
         what: a description of the record, for messages.
         record: a value from a JSON file.
-        checks: the check of each required entry.
+        checks: the check of each entry; all are required except those in `_ABSENT`.
 
     Raises:
         DataError: if an entry is missing or invalid; the message names it.
     """
     if not isinstance(record, dict):
         raise DataError(f"{what} must be a JSON object, not {record!r:.40}")
+    record = {key: value for key, value in _ABSENT.items() if key in checks} | record
     for key, (kind, fits) in checks.items():
         if key not in record or not fits(record[key]):
             found = f"is {record[key]!r:.40}" if key in record else "is missing"
@@ -135,7 +142,7 @@ def read_condition(record: Any) -> tuple[Field, Affine]:
         raise DataError(f"{what}: an example of shape {shape} has more than {MAX_COORDINATES:,} numbers")
     try:
         check_field_name(entries["name"])
-        field = Field(entries["name"], entries["kind"], shape)
+        field = Field(entries["name"], entries["kind"], shape, zero_is_null=entries["zero_is_null"])
     except ValueError as error:
         raise DataError(f"{what}: {error}") from None
     return field, read_affine(what, entries, shape)

@@ -7,6 +7,7 @@ So bits/dim = -log p_data / (D ln 2).
 """
 
 import difflib
+import json
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -53,9 +54,12 @@ class DataSpec:
             A class with share 0 has no example: labels 1 to K give K + 1 classes, of which class 0 is never drawn.
         conditions: the conditions other than the label, with dropout 0, because training sets the dropout.
         condition_maps: for each of `conditions`, the map between network inputs and the numbers in the data.
+        has_mask: whether examples are sets (n, C) of which some elements can be absent. Training learns from the
+            elements that exist; samples are full sets.
 
     Raises:
-        DataError: if the entries do not fit each other.
+        DataError: if the entries do not fit each other, or the description cannot be stored: `from_record` would refuse
+            it or read another one. Conditions of the kind `label` belong in `num_classes`.
     """
 
     name: str
@@ -67,6 +71,7 @@ class DataSpec:
     class_shares: tuple[float, ...] = ()
     conditions: tuple[Field, ...] = ()
     condition_maps: tuple[Affine, ...] = ()
+    has_mask: bool = False
 
     def __post_init__(self) -> None:
         if not self.normalise.fits(self.shape):
@@ -77,6 +82,16 @@ class DataSpec:
             )
         if len({f.name for f in self.fields}) < len(self.fields):
             raise DataError("the description of the data has two conditions of the same name")
+        try:
+            stored = _arguments(json.loads(json.dumps(self.to_record())))
+        except TypeError as error:
+            raise DataError(f"the description of the data cannot be stored: {error}") from None
+        for name, value in stored.items():
+            if value != getattr(self, name):
+                raise DataError(
+                    f"the description of the data cannot be stored: {name} is {getattr(self, name)!r:.80}, which would "
+                    f"be read as {value!r:.80}"
+                )
 
     @property
     def fields(self) -> tuple[Field, ...]:
@@ -130,7 +145,13 @@ class DataSpec:
     def to_record(self) -> dict[str, Any]:
         """Returns the description as a dictionary for JSON, which `from_record` reads."""
         conditions = [
-            {"name": f.name, "kind": f.kind, "shape": list(f.shape), **affine_record(affine)}
+            {
+                "name": f.name,
+                "kind": f.kind,
+                "shape": list(f.shape),
+                "zero_is_null": f.zero_is_null,
+                **affine_record(affine),
+            }
             for f, affine in zip(self.conditions, self.condition_maps, strict=True)
         ]
         return {
@@ -142,6 +163,7 @@ class DataSpec:
             "class_names": list(self.class_names),
             "class_shares": list(self.class_shares),
             "conditions": conditions,
+            "has_mask": self.has_mask,
         }
 
     @classmethod
@@ -151,26 +173,7 @@ class DataSpec:
         Raises:
             DataError: if an entry is missing or invalid; the message names it.
         """
-        what = "the description of the data"
-        found = read_entries(what, record, ENTRIES)
-        classes, shape = found["num_classes"], tuple(found["shape"])
-        for key in ("class_names", "class_shares"):
-            if len(found[key]) not in (0, classes):
-                raise DataError(f"{what}: {key} has {len(found[key])} entries for {classes} classes")
-        if found["class_shares"] and not any(found["class_shares"]):
-            raise DataError(f"{what}: class_shares are all 0")
-        read = [read_condition(condition) for condition in found["conditions"]]
-        return cls(
-            found["name"],
-            shape,
-            read_affine(what, found, shape),
-            classes,
-            found["levels"],
-            tuple(found["class_names"]),
-            tuple(map(float, found["class_shares"])),
-            tuple(field for field, _ in read),
-            tuple(affine for _, affine in read),
-        )
+        return cls(**_arguments(record))
 
     def differences(self, other: "DataSpec") -> list[str]:
         """Returns how this description differs from an earlier one, such as "shape is [2] and was [3]".
@@ -285,6 +288,35 @@ class DataSpec:
         if not self.levels:
             return self.normalise.to_data(np.asarray(x, np.float64)).astype(self.dtype)
         return np.clip(np.floor(self.normalise.to_data(np.asarray(x))), 0, self.levels - 1).astype(np.uint8)
+
+
+def _arguments(record: Any) -> dict[str, Any]:
+    """Reads a dictionary that `DataSpec.to_record` wrote, and returns the arguments of `DataSpec`.
+
+    Raises:
+        DataError: if an entry is missing or invalid; the message names it.
+    """
+    what = "the description of the data"
+    found = read_entries(what, record, ENTRIES)
+    classes, shape = found["num_classes"], tuple(found["shape"])
+    for key in ("class_names", "class_shares"):
+        if len(found[key]) not in (0, classes):
+            raise DataError(f"{what}: {key} has {len(found[key])} entries for {classes} classes")
+    if found["class_shares"] and not any(found["class_shares"]):
+        raise DataError(f"{what}: class_shares are all 0")
+    read = [read_condition(condition) for condition in found["conditions"]]
+    return {
+        "name": found["name"],
+        "shape": shape,
+        "normalise": read_affine(what, found, shape),
+        "num_classes": classes,
+        "levels": found["levels"],
+        "class_names": tuple(found["class_names"]),
+        "class_shares": tuple(map(float, found["class_shares"])),
+        "conditions": tuple(field for field, _ in read),
+        "condition_maps": tuple(affine for _, affine in read),
+        "has_mask": found["has_mask"],
+    }
 
 
 def _shown(values: float | tuple[float, ...]) -> str:

@@ -71,7 +71,11 @@ def evaluate(
         path_energy, npe: the path energy, and the normalised path energy.
         w2_squared_source: W2^2 between source and data.
         mode_share_min, mode_share_max: over the modes, the smallest and largest share of samples nearest to the mode.
+
+    Raises:
+        ConfigError: if the data have a mask.
     """
+    scoring.check_no_mask(run, "evaluate")
     run = _with_shares(run, dataset) if labels == "shares" else run
     if not has_density(run.prior):
         say(f"evaluate: source.name {run.config.source.name!r} has no density: no nll, no kl")

@@ -61,7 +61,8 @@ def draw_all(run: Run, dataset: Dataset) -> None:
         if all(field.kind == "label" for field in run.fields):  # they show one condition
             if "velocity" in abilities_of(run.model()):
                 trajectories(folder / "trajectories.png", run)
-            density(folder / "density.png", run, dataset)
+            if not run.spec.has_mask:
+                density(folder / "density.png", run, dataset)
 
     done.mkdir(exist_ok=True)
     for figure in folder.iterdir():

@@ -19,6 +19,7 @@ from flowjax.inference.given_conditions import encode_given
 from flowjax.inference.program import LabelRule, compile_draw
 from flowjax.inference.run import Run
 from flowjax.training import processes
+from flowjax.training.writers import say
 
 __all__ = ["Samples", "sample"]
 
@@ -60,6 +61,8 @@ def sample(
 ) -> Samples:
     """Draws `num` samples, over all devices. All processes call it, and each of them draws a share.
 
+    A run whose data have a mask (`DataSpec.has_mask`) returns full sets, in which all elements exist.
+
     Args:
         run: opened with `flowjax.load`.
         num: number of samples, at least 1.
@@ -87,6 +90,8 @@ def sample(
     given = encode_given(run, cond, num)
     if label is not None and "label" in given.values:
         raise ConfigError("the label is given twice: as label and in cond")
+    if run.spec.has_mask:
+        say(f"sample: the data have a mask; samples are full sets, in which all {run.spec.shape[0]} elements exist")
     choice = choose(run, solver, guide, show)
     size = rows_of_a_block(batch or default_batch(run.spec.d))
     chooses_labels = named(run.fields, "label") is not None and "label" not in given.values

@@ -33,7 +33,7 @@ from flowjax.sources import has_density
 from flowjax.training import processes
 from flowjax.training.writers import say
 
-__all__ = ["LogDensities", "log_prob"]
+__all__ = ["LogDensities", "check_no_mask", "log_prob"]
 
 _CLASSES_SUMMED = 100
 """The largest number of classes over which a density without labels is summed."""
@@ -77,9 +77,10 @@ def log_prob(
 
     Raises:
         SolverFault: if an adaptive solve does not reach its final time.
-        ConfigError: if the source has no density, a condition does not fit its field, or the sum would be over more
-            than 100 classes.
+        ConfigError: if the data have a mask, the source has no density, a condition does not fit its field, or the sum
+            would be over more than 100 classes.
     """
+    check_no_mask(run, "likelihood")
     if not has_density(run.prior):
         raise ConfigError(
             f"source.name {run.config.source.name!r} has no density, so there is no likelihood: sample instead"
@@ -139,6 +140,15 @@ def log_prob(
     scored = {k: score_given({"label": np.full(1, k, np.int32)}) for k in run.spec.classes}
     terms = [one.log_prob + math.log(run.spec.shares[k]) for k, one in scored.items()]
     return LogDensities(np.logaddexp.reduce(terms, axis=0), sum(one.nfe for one in scored.values()))
+
+
+def check_no_mask(run: Run, what: str) -> None:
+    """Raises a ConfigError if the run was trained on sets with a mask, because absent elements have no density."""
+    if run.spec.has_mask:
+        raise ConfigError(
+            f"{what}: the data {run.spec.name!r} have a mask, and absent elements of sets cannot be scored: sample "
+            "instead, and compare the full sets"
+        )
 
 
 def _check_summable(spec: DataSpec) -> None:

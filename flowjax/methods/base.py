@@ -192,6 +192,8 @@ class Method(Protocol):
         limits: the limits of metrics that stop training when they are too large.
         sampler: name of the default solver of `flowjax sample`.
         steps: default number of steps of that solver; None if the solver has no number of steps or adapts it.
+        takes_mask: whether `loss` uses the mask of a batch, so that data with a mask are allowed; False if absent.
+        takes_pairs: whether `loss` uses the x0 of a batch, so that `data.pairs` is allowed; False if absent.
 
     Attributes:
         network: the network that is trained. Training may replace it by the same function computed in another way, for
@@ -256,6 +258,8 @@ class MethodDefaults:
     limits: ClassVar[Mapping[str, Limit]] = {}
     sampler: ClassVar[str] = "dopri5"
     steps: ClassVar[int | None] = None
+    takes_mask: ClassVar[bool] = False
+    takes_pairs: ClassVar[bool] = False
     network: Network
 
     @property

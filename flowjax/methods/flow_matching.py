@@ -99,6 +99,8 @@ class FlowMatching(PathMethod):
     sections: ClassVar[tuple[str, ...]] = ("source", "path", "coupling", "prediction", "model")
     metrics: ClassVar[tuple[str, ...]] = ("marginal_error",)
     limits: ClassVar[Mapping[str, Limit]] = {"marginal_error": MARGINAL_ERROR}
+    takes_mask: ClassVar[bool] = True
+    takes_pairs: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_monotone(self.path.schedule)

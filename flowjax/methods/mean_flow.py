@@ -86,6 +86,8 @@ class MeanFlow(PathMethod):
     limits: ClassVar[Mapping[str, Limit]] = {"marginal_error": MARGINAL_ERROR}
     sampler: ClassVar[str] = "flow_map"
     steps: ClassVar[int | None] = 1
+    takes_mask: ClassVar[bool] = True
+    takes_pairs: ClassVar[bool] = True
 
     @classmethod
     def from_config(cls, parts: Components) -> "MeanFlow":

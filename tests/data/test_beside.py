@@ -1,5 +1,7 @@
 """Conditions, pairs and masks of the user's arrays, and a scale for each feature."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -97,6 +99,9 @@ def test_a_mask_says_which_elements_exist(tmp_path):
     np.testing.assert_allclose(dataset.spec.normalise.shift, np.nanmean(SETS[trained], (0, 1)), rtol=1e-9)
     assert np.all(rows.x1[~rows.mask] == 0)
     np.testing.assert_array_equal(dataset.test_mask, MASK[dataset.test_rows])
+    assert dataset.spec.has_mask
+    with pytest.raises(DataError, match="has_mask is False, but test_mask is given"):
+        dataclasses.replace(dataset, spec=dataclasses.replace(dataset.spec, has_mask=False))
     one = open_dataset("npz", store(tmp_path / "data", x=SETS, mask=MASK))
     assert one.spec.normalise.scale == pytest.approx(np.nanstd(SETS[trained]), rel=1e-12)
 

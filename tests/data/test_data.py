@@ -251,6 +251,34 @@ def test_scales_of_features_and_conditions_survive_json():
     assert line.startswith("conditions is")
 
 
+def test_every_description_that_is_accepted_survives_json():
+    spec = dataclasses.replace(
+        SPEC,
+        conditions=(Field("pose", "vector", (3,), zero_is_null=True),),
+        condition_maps=(Affine(),),
+        has_mask=True,
+    )
+    record = json.loads(json.dumps(spec.to_record()))
+    assert DataSpec.from_record(record) == spec
+    del record["has_mask"], record["conditions"][0]["zero_is_null"]  # as written by earlier versions
+    earlier = DataSpec.from_record(record)
+    assert (earlier.has_mask, earlier.conditions[0].zero_is_null) == (False, False)
+
+
+@pytest.mark.parametrize(
+    ("field", "message"),
+    [
+        (Field("colour", "label", num_classes=2), "kind is 'label'"),
+        (Field("pose", "vector", (3,), dropout=0.5), "cannot be stored: conditions is"),
+        (Field("a b", "vector", (3,)), "must be a Python identifier"),
+    ],
+)
+def test_a_description_that_cannot_be_stored_is_refused(field, message):
+    with pytest.raises(DataError, match=message) as error:
+        dataclasses.replace(SPEC, conditions=(field,), condition_maps=(Affine(),))
+    assert "\n" not in str(error.value)
+
+
 @pytest.mark.parametrize(
     ("entry", "value", "message"),
     [

@@ -1,12 +1,14 @@
 """The fields that a config names as conditions: how they are read, and what a network is built with."""
 
+import dataclasses
+
 import pytest
 
 from flowjax.build import fields_of
 from flowjax.cli.main import main
 from flowjax.conditions import Field
 from flowjax.config import changed, defaults
-from flowjax.data import DataSpec
+from flowjax.data import Affine, DataSpec
 from flowjax.data.requests import FieldRequest, field_requests
 from flowjax.errors import ConfigError
 
@@ -64,6 +66,15 @@ def test_pairs_are_not_augmented():
     config = changed(defaults("adm"), {"data.pairs": "x0", "data.augment": "flip"})
     with pytest.raises(ConfigError, match="changes x and not its pair"):
         fields_of(config, SPEC)
+
+
+def test_image_conditions_are_not_augmented():
+    spec = dataclasses.replace(SPEC, conditions=(Field("seen", "image", (8, 8, 1)),), condition_maps=(Affine(),))
+    config = changed(defaults("adm"), {"data.cond": ("seen",), "data.augment": "flip"})
+    with pytest.raises(ConfigError, match=r"changes x and not the image 'seen' of data.cond"):
+        fields_of(config, spec)
+    assert len(fields_of(changed(config, {"data.augment": "none"}), spec)) == 1
+    fields_of(changed(config, {"data.cond": ("label",)}), spec)
 
 
 @pytest.mark.parametrize("flag", ["label", "('label',)", "label(dropout=0)"])

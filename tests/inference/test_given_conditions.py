@@ -15,7 +15,7 @@ from flowjax.conditions import Field
 from flowjax.config import defaults
 from flowjax.data import Affine, Dataset, DataSpec
 from flowjax.errors import ConfigError
-from flowjax.inference import sampling, scoring
+from flowjax.inference import evaluation, sampling, scoring
 from flowjax.inference.choose import Guide, SolverSettings
 from flowjax.inference.given_conditions import check_given, conditions_of_test, say_missing
 from flowjax.inference.run import Run
@@ -50,6 +50,20 @@ def make_run(cond=("label", "obs(dropout=0)")) -> Run:
 @pytest.fixture(scope="module")
 def run():
     return make_run()
+
+
+def test_a_run_on_sets_with_a_mask_samples_full_sets_and_scores_nothing(capsys):
+    spec = DataSpec("npz", (3, 2), Affine(2.0, 1.0), has_mask=True)
+    method = build(defaults("mlp"), spec)
+    method = dataclasses.replace(method, network=Network.from_function(lambda params, t, x, cond, **_: 0 * x))
+    run = Run(Path("run"), defaults("mlp"), 0, spec, method, {})
+    assert sampling.sample(run, 4, 0, EULER, batch=4).samples.shape == (4, 3, 2)
+    assert "samples are full sets, in which all 3 elements exist" in capsys.readouterr().err
+    data = Dataset(spec, np.ones((8, 3, 2), np.float32), test_mask=np.ones((8, 3), bool))
+    for what, score in (("likelihood", scoring.log_prob), ("evaluate", evaluation.evaluate)):
+        with pytest.raises(ConfigError, match=f"{what}: the data 'npz' have a mask") as error:
+            score(run, data.test if what == "likelihood" else data)
+        assert "\n" not in str(error.value)
 
 
 OBS = np.random.default_rng(0).normal(5, 2, size=(20, 2))
