@@ -35,7 +35,10 @@ def run(argv: list[str]) -> dict[str, Any]:
 
     from flowjax.interop import export_run
 
-    return {"out": str(out), **export_run(workdir, out, values.ema, values.checkpoint, values.dtype, plugins)}
+    return {
+        "out": str(out),
+        **export_run(workdir, out, values.ema, values.checkpoint, values.dtype, plugins, values.width),
+    }
 
 
 def weights_path(values: absl_flags.FlagValues) -> Path:

@@ -170,10 +170,10 @@ def _check_classifier_free(run: Run, guide: Guide) -> None:
 def _check_auto(run: Run, guide: Guide) -> None:
     if guide.weak is None:
         raise ConfigError("guidance 'auto' needs a weaker network: --weak WORKDIR or --weak_checkpoint STEP")
-    # runs of earlier versions do not record the names and shares of classes, so these are not compared
+    # another sample of the same data may have other shares of the classes
     kinds: dict[str, Callable[[Run], Any]] = {
         "path": lambda run: run.path,
-        "data": lambda run: dataclasses.replace(run.spec, class_names=(), class_shares=()),
+        "data": lambda run: dataclasses.replace(run.spec, class_shares=()),
         "source": lambda run: run.config.get("source"),
         "coupling": lambda run: run.config.get("coupling"),
         "condition": lambda run: [dataclasses.replace(field, dropout=0.0) for field in run.fields],
@@ -253,6 +253,7 @@ def choose(run: Run, solver: SolverSettings = DEFAULT_SOLVER, guide: Guide | Non
     trained = run.path
     path, interval, source_scale, sampler = None, None, 1.0, None
     try:
+        check_solver(solver.name, solver.steps, options)
         changes = guide is not None or solver.schedule is not None
         if changes and "ends" not in (offered := abilities_of(run.model())):
             raise ValueError(f"guidance and another schedule need ends, and this model offers {', '.join(offered)}")
@@ -260,6 +261,8 @@ def choose(run: Run, solver: SolverSettings = DEFAULT_SOLVER, guide: Guide | Non
         check_abilities(model, solver.name, needs_of(solver.name, options))
         if trained is None and solver.learns_grid:
             raise ValueError("a learned grid needs a method with a path")
+        if trained is None and solver.steps is not None:
+            grids.without_path(grid, *run.interval, solver.steps)
         # What is found on a path: the times of the solve, the scale of the source, and the sampler with its grid.
         if trained is not None:
             new = None if solver.schedule is None else _schedule(solver.schedule)

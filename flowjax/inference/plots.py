@@ -10,7 +10,7 @@ import numpy as np
 from flowjax.abilities import abilities_of
 from flowjax.data import Dataset
 from flowjax.inference import sampling, scoring
-from flowjax.inference.choose import SolverSettings
+from flowjax.inference.choose import DEFAULT_SOLVER, SolverSettings
 from flowjax.inference.given_conditions import conditions_of_test
 from flowjax.inference.program import source_noise
 from flowjax.inference.run import Run
@@ -49,8 +49,8 @@ def draw_all(run: Run, dataset: Dataset) -> None:
     folder.mkdir(exist_ok=True)
     loss_curves(folder / "loss.png", run.workdir / "metrics.jsonl")
     if run.spec.is_image:
-        heun = SolverSettings("heun", steps=25)
-        drawn = sampling.sample(run, 64, solver=heun, batch=64, cond=conditions_of_test(run, dataset, 64)).samples
+        fast = SolverSettings("heun", steps=25) if "velocity" in abilities_of(run.model()) else DEFAULT_SOLVER
+        drawn = sampling.sample(run, 64, solver=fast, batch=64, cond=conditions_of_test(run, dataset, 64)).samples
         _check_finite("values of the samples", drawn)
         image_grid(folder / "samples.png", drawn, run.spec.levels)
         image_grid(folder / "data.png", dataset.test[:64], run.spec.levels)

@@ -1,7 +1,7 @@
 """The compiled program that draws a block of samples, made once for each choice of solver, guidance and label rule.
 
-Parameters, keys and the class of `--label` are arguments of the program, so another seed or checkpoint does not compile
-it again.
+Parameters, keys and the class of `--label` are arguments of the program, so another seed, or the same `Run` with other
+parameters, does not compile it again. A run that is opened a second time does.
 """
 
 from collections.abc import Callable, Mapping

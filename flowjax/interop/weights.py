@@ -78,8 +78,8 @@ def save_weights(path: str | Path, weights: Weights, dtype: str = "float32") -> 
     if dtype not in DTYPES:
         raise WeightsError(f"unknown dtype {dtype!r}: known are {', '.join(DTYPES)}")
     # safetensors writes the memory of an array without regard to its strides, so it must be contiguous
-    arrays = {name: np.array(a, DTYPES[dtype], order="C") for name, a in flatten(weights.params).items()}
-    arrays |= {f"{_VARIABLES}{name}": on_host(a) for name, a in flatten(weights.variables).items()}
+    params = {name: np.array(a, DTYPES[dtype], order="C") for name, a in flatten(weights.params).items()}
+    arrays = params | {f"{_VARIABLES}{name}": on_host(a) for name, a in flatten(weights.variables).items()}
     config = weights.config.to_dict()
     config["data"]["path"] = Path(config["data"]["path"]).name  # only the name, because the file may be published
     record = {"format": FORMAT, "config": config, "data": weights.spec.to_record(), "step": weights.step}
@@ -91,7 +91,7 @@ def save_weights(path: str | Path, weights: Weights, dtype: str = "float32") -> 
             part.chmod(mode)  # safetensors makes the file unreadable for other users
     except (OSError, SafetensorError) as error:
         raise RunFault(f"cannot write {path}: {disk_problem(error) or error}") from None
-    return {"parameters": sum(a.size for a in arrays.values()), "bytes": path.stat().st_size}
+    return {"parameters": sum(a.size for a in params.values()), "bytes": path.stat().st_size}
 
 
 def load_weights(path: str | Path, plugins: Sequence[str] = ()) -> Weights:
@@ -189,6 +189,7 @@ def export_run(
     checkpoint: str | int = "last",
     dtype: str = "float32",
     plugins: Sequence[str] = (),
+    width: float | None = None,
 ) -> dict[str, int]:
     """Writes the weights of a checkpoint of a run to a safetensors file.
 
@@ -199,6 +200,7 @@ def export_run(
         checkpoint: the checkpoint, as in `flowjax.load`.
         dtype: a name in `DTYPES`.
         plugins: modules that may be imported for the names in the config, as in `flowjax.load`.
+        width: the width of the average to export instead, as in `flowjax.load`.
 
     Returns:
         The number of `parameters`, the number of `bytes` of the file, and the `step` of the checkpoint.
@@ -207,7 +209,7 @@ def export_run(
         WeightsError: if the dtype is unknown.
         RunFault: if the file cannot be written.
     """
-    run = load(workdir, ema, checkpoint, plugins=plugins)
+    run = load(workdir, ema, checkpoint, width, plugins)
     return save_weights(out, Weights(run.config, run.spec, run.params, run.step, run.variables), dtype) | {
         "step": run.step
     }

@@ -59,6 +59,7 @@ class ADM(nnx.Module):
     # On CPUs, XLA has fast convolution kernels only outside loops: the gradients of a U-Net took 9.9 s per step inside
     # a loop and 0.58 s outside (batch 64 of Fashion-MNIST, 2 cores, jaxlib 0.10.2).
     slow_in_cpu_loops: ClassVar[bool] = True
+    row_keys: ClassVar[bool] = True
     cast_parameters: ClassVar[str] = (
         r"^((down|up)/\d+/\d+|middle[12])/(block/conv[12]|attention/qkv)/kernel$|^downs/\d+/kernel$|^out/bias$"
     )

@@ -165,6 +165,7 @@ class DiT(nnx.Module):
         ValueError: if sizes do not divide each other, a name is unknown, or a condition is not supported.
     """
 
+    row_keys: ClassVar[bool] = True
     cast_parameters: ClassVar[str] = r"^(stem|out|blocks/\d+/(qkv|out|mlp1|mlp2))/(kernel|bias)$"
 
     def __init__(

@@ -39,11 +39,14 @@ class Traits(NamedTuple):
             devices, which halves the communication. A call must use each of them only once, because the terms of a
             gradient would otherwise be added in the narrower type. An empty expression matches no parameter.
         dtype: the compute type of the module.
+        row_keys: whether a call accepts an array of keys, one per row, as its input `key` for dropout. Data parallel
+            training on GPUs passes such keys; a module with dropout that needs a single key is sharded by the compiler.
     """
 
     slow_in_cpu_loops: bool = False
     cast_parameters: str = ""
     dtype: Any = jnp.float32
+    row_keys: bool = False
 
     def types(self, params: Params) -> PyTree[Any]:
         """Returns the dtype in which each parameter is used: `dtype` if the module casts it and `dtype` is narrower

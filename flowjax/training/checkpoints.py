@@ -5,8 +5,7 @@ checkpoints and the one with the lowest validation loss are kept, and on request
 Restoring passes shapes and shardings to Orbax, so that a run saved on one set of devices can be resumed on another.
 
 The checksums of the files are stored in the checkpoint and compared when it is restored. A folder that lacks a file is
-not a checkpoint: a process died there while it saved, pruned or copied. Checkpoints of older versions, which have no
-checksums, are restored without the comparison.
+not a checkpoint: a process died there while it saved, pruned or copied.
 """
 
 import json
@@ -35,7 +34,6 @@ __all__ = ["CheckpointError", "Checkpoints", "Saver"]
 _ITEM = "default"  # the subfolder in which Orbax stores the arrays
 _METRICS = "metrics"  # the subfolder in which Orbax stores the validation loss
 _REQUIRED = ("_CHECKPOINT_METADATA", f"{_ITEM}/_METADATA", f"{_ITEM}/manifest.ocdbt")  # files of every checkpoint
-_CHECKSUMS_KEY = "checksums"  # key of Orbax's custom metadata, present if the checkpoint must have checksums
 
 
 class CheckpointError(RuntimeError):
@@ -244,7 +242,6 @@ class Saver:
             self._saving,
             args=ocp.args.StandardSave(state),
             metrics={"val_loss": val_loss},
-            custom_metadata={_CHECKSUMS_KEY: checksums.NAME},
             force=True,
         )
 
@@ -264,19 +261,14 @@ class Saver:
 
 
 def _complete(folder: Path) -> bool:
-    """Whether a folder holds all files of a checkpoint, damaged or not, with checksums if the metadata require them."""
+    """Whether a folder holds all files of a checkpoint, damaged or not, with their checksums."""
     if checksums.missing(folder, _REQUIRED):
         return False
     try:
         entries = checksums.read(folder)
     except checksums.DamagedError:
         return True  # `restore` reports the damage
-    if entries is not None:
-        return checksums.missing(folder, entries) is None
-    try:
-        return _CHECKSUMS_KEY not in json.loads((folder / _REQUIRED[0]).read_bytes())["custom_metadata"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return True
+    return entries is not None and checksums.missing(folder, entries) is None
 
 
 @cache

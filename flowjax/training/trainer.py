@@ -142,10 +142,13 @@ class Trainer:
         """The method, with its network in `network_over_rows` if training is data parallel on GPUs.
 
         Variables that are not parameters may depend on several rows, so a network that has any is left to the compiler.
+        So is one with dropout that needs a single key.
         """
-        if self.mesh.size == 1 or not self._whole_on_gpus() or jax.tree.leaves(self._shapes.variables):
-            return self.method
         method: Any = self.method
+        single_key = method.network.takes_key and not method.network.traits.row_keys
+        by_compiler = single_key or bool(jax.tree.leaves(self._shapes.variables))
+        if self.mesh.size == 1 or not self._whole_on_gpus() or by_compiler:
+            return method
         apply = method.network.apply
         plain = lambda params, *arguments, **inputs: apply(Variables(params, {}), *arguments, **inputs)[0]
         mapped = network_over_rows(plain, self.mesh, method.network.traits.types)

@@ -115,7 +115,7 @@ def test_runs_with_other_shares_of_classes_have_other_programs(compiled):
         assert compiled().count("jit(draw)") == before + 2
 
 
-def test_a_weaker_network_may_be_of_a_version_that_knew_no_shares_of_classes():
+def test_a_weaker_network_may_have_seen_other_shares_of_classes():
     config = defaults("mlp")
     config.data.name, config.data.cond = "npz", ("label",)
     specs = UNEVEN, dataclasses.replace(UNEVEN, class_shares=()), DataSpec("npz", (1,), Affine(2.0, 1.0), 5)
@@ -391,6 +391,12 @@ def test_a_grid_is_learned_for_samplers_that_denoise_at_the_end(run):
     drawn = sampling.sample(run, 4, 0, SolverSettings("unipc", steps=3, grid="learned"), batch=4)
     assert drawn.nfe == 3
     assert np.isfinite(drawn.samples).all()
+
+
+def test_options_are_checked_against_the_default_solver_before_anything_compiles(run):
+    """The solver of the method is dopri5, which takes neither eta nor a grid."""
+    with pytest.raises(ConfigError, match="dopri5 does not accept eta"):
+        choose(run, SolverSettings(eta=0.5))
 
 
 def test_names_of_solvers_are_the_same_in_any_case(tiny_run):
