@@ -204,16 +204,16 @@ def _read(text: str) -> Rule:
     return pattern.strip(), axes
 
 
-def table(tree: PyTree, places: PyTree) -> str:
+def table(tree: PyTree, leaf_shardings: PyTree) -> str:
     """A table of the leaves of a tree, with their shapes, shardings and bytes per device, and the sum of the bytes.
 
     Args:
         tree: arrays or shapes.
-        places: the sharding of each leaf.
+        leaf_shardings: the sharding of each leaf.
     """
     rows, total = [], 0
     leaves = jax.tree_util.tree_leaves_with_path(tree)
-    for (path, leaf), sharding in zip(leaves, jax.tree.leaves(places), strict=True):
+    for (path, leaf), sharding in zip(leaves, jax.tree.leaves(leaf_shardings), strict=True):
         size = math.prod(sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
         total += size
         split = ", ".join("-" if axis is None else str(axis) for axis in sharding.spec) or "whole"
