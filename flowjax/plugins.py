@@ -3,20 +3,40 @@
 A config may name such an object wherever it may name an entry of a table. Importing a module runs its code, and a
 config may have been written by somebody else, so a module is imported only if the user has allowed it. Every function
 that reads such names has an argument `plugins`, the modules that may be imported. A module allows its submodules too.
+
+Commands also find modules in the current folder, or in the folder of the config file (`search`). Such a folder is never
+put on `sys.path`, because libraries import whatever they find there: JAX, for example, imports all packages in a folder
+`jax_plugins`. Only those modules are found in it that the user has named, and those that these import themselves.
 """
 
+import ast
 import difflib
 import importlib
 import inspect
 import re
+import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from importlib.machinery import ModuleSpec, PathFinder
+from pathlib import Path
 from typing import Any
 
 from flowjax.errors import ConfigError
 from flowjax.ranges import shown
 
-__all__ = ["Kind", "Outside", "check_made", "find", "import_module", "is_outside", "modules_of"]
+__all__ = [
+    "Finder",
+    "Kind",
+    "Outside",
+    "check_made",
+    "find",
+    "import_module",
+    "imports",
+    "is_outside",
+    "modules_of",
+    "search",
+    "searched",
+]
 
 _NAME = re.compile(r"([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*):([A-Za-z_]\w*)")
 
@@ -124,6 +144,7 @@ def import_module(key: str, module: str) -> Any:
     Raises:
         ConfigError: if there is no such module, or importing it raises an exception.
     """
+    searched().names.add(module.partition(".")[0])
     try:
         return importlib.import_module(module)
     except Exception as error:
@@ -134,6 +155,75 @@ def import_module(key: str, module: str) -> Any:
             ) from None
         reason = " ".join(str(error).split())[:200]
         raise ConfigError(f"{key}: the module {module} cannot be imported: {type(error).__name__}: {reason}") from None
+
+
+@dataclass
+class Finder:
+    """An importer that finds some modules in some folders. Python uses it after all other importers (`sys.meta_path`).
+
+    Attributes:
+        folders: the folders that are searched.
+        names: the top-level names of the modules that may be found in them. Their submodules are found as usual.
+        found: the top-level names of the modules that were found. A module that one of these, or of their submodules,
+            names in an `import` statement may be found too.
+    """
+
+    folders: list[str] = field(default_factory=list)
+    names: set[str] = field(default_factory=set)
+    found: set[str] = field(default_factory=set)
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+        """Returns the spec of a module, or None if it may not be found or is not there, as `importlib` expects."""
+        if path is not None or not self.folders:
+            return None
+        spec = PathFinder.find_spec(name, self.folders)
+        if spec is None or not (name in self.names or self._is_imported(name)):
+            return None
+        self.found.add(name)
+        return spec
+
+    def _is_imported(self, name: str) -> bool:
+        """Whether the source of a module that was found here, and is loaded, imports a module of this name."""
+        loaded = [module for key, module in list(sys.modules.items()) if key.partition(".")[0] in self.found]
+        files = [str(file) for module in loaded if (file := getattr(module, "__file__", None))]
+        return any(name in imports(Path(file)) for file in files if file.endswith(".py"))
+
+    def install(self) -> None:
+        """Lets this process find these modules too, for example a worker process of a data set."""
+        known = searched()
+        known.folders.extend(folder for folder in self.folders if folder not in known.folders)
+        known.names |= self.names
+        known.found |= self.found
+
+
+def searched() -> Finder:
+    """Returns the importer of this process."""
+    finder = next((f for f in sys.meta_path if isinstance(f, Finder)), None)
+    if finder is None:
+        finder = Finder()
+        sys.meta_path.append(finder)
+    return finder
+
+
+def search(folder: Path, names: Iterable[str] = ()) -> None:
+    """Lets modules be imported from a folder: those that `find` and `import_module` are called for, and `names`.
+
+    Args:
+        folder: a folder.
+        names: top-level names of more modules that may be found in it.
+    """
+    Finder([str(folder.resolve())], set(names)).install()
+
+
+def imports(file: Path) -> set[str]:
+    """Returns the top-level names of the modules that the `import` statements of a Python file name."""
+    try:
+        nodes = list(ast.walk(ast.parse(file.read_bytes())))
+    except (OSError, SyntaxError, ValueError, MemoryError, RecursionError):
+        return set()  # importing the file reports the error
+    plain = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
+    parts = [node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module and not node.level]
+    return {name.partition(".")[0] for name in plain + parts}
 
 
 def check_made(where: str, made: Any, kind: Kind) -> Any:

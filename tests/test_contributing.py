@@ -26,15 +26,12 @@ def test_the_examples_run():
 
 
 @pytest.fixture
-def outside(tmp_path, monkeypatch):
+def outside(tmp_path):
     """A folder with the modules that CONTRIBUTING.md shows; `forget` makes Python forget them."""
     for name, code in re.findall(r"```python\n# (\w+\.py)\n(.*?)```", TEXT, flags=re.S):
         (tmp_path / name).write_text(code)
-    path = list(sys.path)
-    monkeypatch.setattr(sys, "path", list(path))
 
     def forget():
-        monkeypatch.setattr(sys, "path", list(path))
         for name in [n for n in sys.modules if n.startswith("my_")]:
             del sys.modules[name]
 

@@ -1,5 +1,6 @@
 """Objects from modules outside flowjax, which are imported only if the user has named their module."""
 
+import importlib.util
 import json
 import os
 import sys
@@ -19,7 +20,7 @@ from flowjax.data import DataSpec, open_dataset
 from flowjax.errors import ConfigError
 from flowjax.interop.weights import Weights, save_weights
 from flowjax.names import COUPLING, SCHEDULE, SCHEDULES, make_schedule
-from flowjax.plugins import Outside, is_outside, modules_of
+from flowjax.plugins import Outside, import_module, is_outside, modules_of
 from flowjax.schedules import CondOT
 
 MARKED = """
@@ -177,6 +178,32 @@ def test_the_keys_of_a_network_are_those_of_its_constructor(package):
             resolve({"model": {"name": "marked_package.nets:Net", key: value}}, ("marked_package",))
 
 
+def test_only_named_modules_are_found_in_the_current_folder(tmp_path, stranger, flowjax, monkeypatch):
+    """JAX imports all packages in folders `jax_plugins` on the path when it starts; a run may bring such a folder.
+
+    The modules that a named module imports, also from a submodule and late, are found.
+    """
+    (tmp_path / "jax_plugins" / "evil").mkdir(parents=True)
+    (tmp_path / "jax_plugins" / "evil" / "__init__.py").write_text("open('harmed', 'w')\n")
+    (tmp_path / "named_here").mkdir()
+    (tmp_path / "named_here" / "__init__.py").write_text("from neighbour_here import CondOT, jax_plugins\n")
+    (tmp_path / "named_here" / "late.py").write_text("def late():\n    import late_here\n")
+    (tmp_path / "neighbour_here.py").write_text("from flowjax.schedules import CondOT\njax_plugins = None\n")
+    for name in ("late_here", "unnamed_here"):
+        (tmp_path / f"{name}.py").write_text("")
+    path = list(sys.path)
+    monkeypatch.chdir(tmp_path)
+    run, out = stranger("path.schedule", "named_here:CondOT"), tmp_path / "a.safetensors"
+    code, _, err = flowjax("export", "--workdir", run, "--out", out, "--plugins", "named_here")
+    assert code == 0, err
+    import_module("key", "named_here.late").late()
+    for name in ("jax_plugins", "unnamed_here"):
+        spec = importlib.util.find_spec(name)
+        assert spec is None or str(tmp_path) not in str(spec.submodule_search_locations)
+    assert sys.path == path
+    assert not (tmp_path / "harmed").exists()
+
+
 def test_names():
     assert is_outside("a.b:C(1, x='d:e')")
     assert not is_outside("digits(path='a:b')")
@@ -292,7 +319,9 @@ def project(package, tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_workers_read_a_data_set_from_outside(project, package, flowjax):
+def test_workers_read_a_data_set_from_outside(project, package, flowjax, monkeypatch):
+    """The package is in the folder of the config file, and not on the Python path."""
+    monkeypatch.setattr(sys, "path", [folder for folder in sys.path if folder != str(project)])
     arguments = ("--config", project / "mine.py", "--config.data.workers=1", "--workdir", project / "run")
     code, result, err = flowjax("train", *arguments)
     assert code == 0, err

@@ -18,7 +18,7 @@ from flowjax.cli import flags
 from flowjax.cli.shipped import shipped_configs
 from flowjax.config import MODEL_DEFAULTS, Config, defaults, flatten, own_plugins, resolve, unknown_key
 from flowjax.errors import ConfigError
-from flowjax.plugins import is_outside
+from flowjax.plugins import imports, is_outside, search
 from flowjax.ranges import KINDS, shown
 
 __all__ = ["config_path", "load_config", "read_config"]
@@ -127,7 +127,7 @@ def _result_of(path: Path) -> Any:
     if spec is None or spec.loader is None:
         raise ConfigError("it is not a Python file: its name must end in .py")
     if path not in shipped_configs().values():
-        flags.use_folder(path.parent)  # for modules next to the file, which the config may name
+        search(path.parent, imports(path))  # for modules next to the file, which it imports or its config names
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     if not callable(getattr(module, "get_config", None)):

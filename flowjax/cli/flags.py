@@ -2,7 +2,6 @@
 
 import os
 import re
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ from absl import flags
 
 from flowjax.cli.usage import Help, UsageError, describe, unexpected, unrecognised
 from flowjax.errors import ConfigError
-from flowjax.plugins import import_module, is_outside
+from flowjax.plugins import import_module, is_outside, search
 from flowjax.ranges import Range, shown, text_fault
 
 __all__ = [
@@ -32,7 +31,6 @@ __all__ = [
     "run_workdir",
     "split_values",
     "start_processes",
-    "use_folder",
 ]
 
 _NUMBER = Range(-1e9, 1e9)
@@ -148,14 +146,14 @@ def plugins(values: flags.FlagValues) -> tuple[str, ...]:
     """Imports the modules of --plugins, and returns their names.
 
     They are found on the Python path or in the current folder, like the modules that --solver, --schedule and --metrics
-    name.
+    name. Nothing else in the current folder can be imported (`flowjax.plugins`).
 
     Raises:
         UsageError: if there is no such module, or it cannot be imported.
     """
     named = [values[name].value or "" for name in ("solver", "schedule", "metrics") if name in values]
     if values.plugins or any(is_outside(part) for text in named for part in split_values(text)):
-        use_folder(Path.cwd())
+        search(Path.cwd())
     for module in values.plugins:
         if not all(part.isidentifier() for part in module.split(".")):
             raise UsageError(f"--plugins {shown(module)}: it must be names of modules, such as my_package,other")
@@ -164,12 +162,6 @@ def plugins(values: flags.FlagValues) -> tuple[str, ...]:
         except ConfigError as error:
             raise UsageError(str(error)) from None
     return tuple(values.plugins)
-
-
-def use_folder(folder: Path) -> None:
-    """Adds a folder to the end of the Python path."""
-    if str(folder.resolve()) not in sys.path:
-        sys.path.append(str(folder.resolve()))
 
 
 def define_processes(values: flags.FlagValues) -> None:

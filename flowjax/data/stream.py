@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from flowjax import plugins
 from flowjax.batch import Batch
 from flowjax.data.dataset import ArrayRows, Rows
 
@@ -62,7 +63,8 @@ class Stream:
             return iter(rest.to_iter_dataset(grain.ReadOptions(_THREADS, 2 * _AHEAD)))
         _let_grain_read_flags()
         one_by_one = rest.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=1))
-        return iter(one_by_one.mp_prefetch(grain.MultiprocessingOptions(workers, _AHEAD), _ignore_interrupts))
+        start = partial(_start_worker, plugins.searched())
+        return iter(one_by_one.mp_prefetch(grain.MultiprocessingOptions(workers, _AHEAD), start))
 
     def _batches(self) -> Any:
         import grain
@@ -81,9 +83,14 @@ def _read(rows: Rows, part: slice, numbers: np.ndarray) -> Batch:
     return jax.tree.map(lambda *one: np.stack(one), *(rows[int(i)] for i in numbers[part]))
 
 
-def _ignore_interrupts(index: int, count: int) -> None:
-    """Ignores Ctrl-C in a worker: a terminal sends it to all processes, but the parent process stops the workers."""
+def _start_worker(finder: plugins.Finder, index: int, count: int) -> None:
+    """Prepares a worker process before it receives the rows.
+
+    It ignores Ctrl-C, which a terminal sends to all processes, because the parent process stops the workers. It finds
+    the same modules as the parent process, because the rows may be of a class from outside flowjax.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    finder.install()
 
 
 def _let_grain_read_flags() -> None:
