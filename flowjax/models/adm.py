@@ -12,7 +12,6 @@ network computes in `dtype`; parameters, statistics and softmax are float32.
 
 from typing import ClassVar
 
-import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
@@ -24,6 +23,7 @@ from flowjax.models.embeddings import batch_time, refuse_mask
 from flowjax.models.encoders import beside, check_fields, embed, encoders_of, extra_channels
 from flowjax.models.layers import DTYPES, REMAT, Conv, remat, split_keys, uniform_init
 from flowjax.models.norm import GroupNorm
+from flowjax.precision import at_least_float32
 from flowjax.typing import Cond, PRNGKey
 
 __all__ = ["ADM"]
@@ -186,4 +186,4 @@ class ADM(nnx.Module):
                 m = run(stage, concatenated(m, skips.pop()))
             if i < len(self.ups):
                 m = resampled(self.ups[i], m.settled(), forward_mode)
-        return self.out(self.norm(m.x, add=m.bias, forward_mode=forward_mode)).astype(jnp.float32)
+        return at_least_float32(self.out(self.norm(m.x, add=m.bias, forward_mode=forward_mode)))

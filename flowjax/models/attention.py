@@ -30,7 +30,7 @@ def attend(
     """
     if kernels.serve(forward_mode) and cudnn_takes(q.shape[1], q.shape[3], q.dtype):
         return jax.nn.dot_product_attention(q, k, v, implementation="cudnn")
-    weights = jnp.einsum("btnh,bsnh->bnts", q, k, preferred_element_type=jnp.float32)
+    weights = jnp.einsum("btnh,bsnh->bnts", q, k, preferred_element_type=jnp.promote_types(q.dtype, jnp.float32))
     weights = jax.nn.softmax(weights * q.shape[-1] ** -0.5, -1).astype(q.dtype)
     return jnp.einsum("bnts,bsnh->btnh", weights, v)
 

@@ -28,6 +28,7 @@ from flowjax.models.attention import attend
 from flowjax.models.embeddings import batch_time, refuse_mask
 from flowjax.models.encoders import beside, check_fields, embed, encode, encoders_of, extra_channels
 from flowjax.models.layers import DTYPES, REMAT, dropout, fold, remat, split_keys, unfold
+from flowjax.precision import at_least_float32
 from flowjax.typing import Cond, PRNGKey
 
 __all__ = ["SIZES", "TIME_FEATURES", "Block", "DiT", "patches", "pixels", "positions"]
@@ -80,7 +81,7 @@ def _modulated_norm(
     x: Float[Array, "B T W"], shift: Float[Array, "B W"], scale: Float[Array, "B W"]
 ) -> Float[Array, "B T W"]:
     """(1 + scale) norm(x) + shift, where norm is layer norm without gain and bias, computed in float32."""
-    h = x.astype(jnp.float32)
+    h = at_least_float32(x)
     h = h - h.mean(-1, keepdims=True)
     h = h * jax.lax.rsqrt((h * h).mean(-1, keepdims=True) + _EPS)
     return (h * (1 + scale[:, None]) + shift[:, None]).astype(x.dtype)
@@ -90,7 +91,7 @@ _gelu = jax.checkpoint(partial(jax.nn.gelu, approximate=True))
 
 
 def _rms_norm(x: Float[Array, "B T N H"], gain: Float[Array, " H"]) -> Float[Array, "B T N H"]:
-    h = x.astype(jnp.float32)
+    h = at_least_float32(x)
     return (h * jax.lax.rsqrt((h * h).mean(-1, keepdims=True) + _EPS) * gain).astype(x.dtype)
 
 
@@ -245,7 +246,7 @@ class DiT(nnx.Module):
             h = remat(self.remat, lambda h, c, block=block, keys=keys: block(h, c, keys, forward_mode))(h, c)
         shift, scale = jnp.split(self.modulation(c), 2, -1)
         h = _linear(self.out, _modulated_norm(h[:, :tokens], shift, scale))
-        return pixels(h, self.patch, height, width).astype(jnp.float32)
+        return at_least_float32(pixels(h, self.patch, height, width))
 
     def _with_sequences(self, h: Float[Array, "B T W"], cond: Mapping[str, Array]) -> Float[Array, "B U W"]:
         """Returns the tokens of the image, followed by the tokens of each condition of kind `sequence`."""

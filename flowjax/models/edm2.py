@@ -30,6 +30,7 @@ from flowjax.models.layers import DTYPES, REMAT, remat, split_keys
 from flowjax.models.magnitude import MPConv, MPLinear, fourier, mp_silu, mp_sum
 from flowjax.models.magnitude_blocks import Decoder, Encoder
 from flowjax.models.magnitude_encoders import MP_ENCODERS
+from flowjax.precision import at_least_float32
 from flowjax.typing import Cond, PRNGKey
 
 __all__ = ["EDM2", "LABEL_BALANCE", "TIMES", "noise_level"]
@@ -182,7 +183,7 @@ class EDM2(nnx.Module):
             skips.append(h)
         for block in self.dec:
             h = run(block, (h, skips.pop()) if block.joins else (h,), next(keys))
-        return self.out(h, gain=self.gain[...]).astype(jnp.float32)
+        return at_least_float32(self.out(h, gain=self.gain[...]))
 
     def _embed(self, t: Float[Array, " B"], cond: Mapping[str, Array]) -> Float[Array, "B E"]:
         """Returns mp_silu of the embedding of the noise level and the conditions, in float32.

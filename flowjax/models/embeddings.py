@@ -23,8 +23,8 @@ def positional(t: Float[Array, " B"], n: int, period: float = 10_000.0) -> Float
 
 
 def batch_time(t: Array | float, x: Float[Array, "B *event"]) -> Float[Array, " B"]:
-    """Broadcasts a time, () or (B,), to one float32 value per row of x."""
-    return jnp.broadcast_to(jnp.asarray(t, jnp.float32), x.shape[:1])
+    """Broadcasts a time, () or (B,), to one value per row of x, in float32 or in the dtype of x if that is wider."""
+    return jnp.broadcast_to(jnp.asarray(t, jnp.promote_types(x.dtype, jnp.float32)), x.shape[:1])
 
 
 def time_difference(t: Float[Array, " B"], s: Array | float | None, two_times: bool) -> Float[Array, " B"] | None:
@@ -44,7 +44,7 @@ def time_difference(t: Float[Array, " B"], s: Array | float | None, two_times: b
             if two_times
             else "this network takes one time: build it with two_times=True to call it with s"
         )
-    return None if s is None else t - jnp.asarray(s, jnp.float32)
+    return None if s is None else t - jnp.asarray(s, t.dtype)
 
 
 def refuse_two_times(network: str, two_times: bool) -> None:

@@ -167,7 +167,9 @@ def _to_few(x: Float[Array, "B H W a"], kernel: Float[Array, "3 3 a b"]) -> Floa
     """
     a, b = kernel.shape[2:]
     matrix = jnp.pad(kernel.transpose(2, 0, 1, 3).reshape(a, 9 * b), ((0, 0), (0, _COLUMNS - 9 * b)))
-    contributions = jnp.matmul(x, matrix.astype(x.dtype), preferred_element_type=jnp.float32)
+    contributions = jnp.matmul(
+        x, matrix.astype(x.dtype), preferred_element_type=jnp.promote_types(x.dtype, jnp.float32)
+    )
     taps = [w[..., i * b : (i + 1) * b] for i, w in enumerate(_windows(contributions))]
     return sum(taps[1:], taps[0]).astype(x.dtype)
 

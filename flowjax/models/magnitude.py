@@ -19,6 +19,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int, PyTree
 
 from flowjax.models.layers import upsample_conv
+from flowjax.precision import at_least_float32
 from flowjax.trees import path_name
 
 __all__ = [
@@ -57,7 +58,7 @@ def is_weight(params: PyTree[Any]) -> PyTree[bool]:
 
 def normalise(x: Float[Array, "..."], axis: int | tuple[int, ...] = -1) -> Float[Array, "..."]:
     """Divides x by its root mean square along the axes, which is computed in float32."""
-    wide = x.astype(jnp.float32)
+    wide = at_least_float32(x)
     square = jnp.mean(wide * wide, axis, keepdims=True)
     return (wide * lax.rsqrt(square + EPS**2)).astype(x.dtype)
 
@@ -77,11 +78,11 @@ def mp_silu(x: Float[Array, "..."], gain: Float[Array, "..."] | float = 1.0) -> 
 
     Only x and the gain are kept in memory for the backward pass.
     """
-    return jax.checkpoint(_silu)(x, jnp.asarray(gain, jnp.float32))
+    return jax.checkpoint(_silu)(x, jnp.asarray(gain, jnp.promote_types(x.dtype, jnp.float32)))
 
 
 def _silu(x: Array, gain: Array) -> Array:
-    return (jax.nn.silu(x.astype(jnp.float32) * gain) / SILU_MAGNITUDE).astype(x.dtype)
+    return (jax.nn.silu(at_least_float32(x) * gain) / SILU_MAGNITUDE).astype(x.dtype)
 
 
 def mp_sum(a: Float[Array, "..."], b: Float[Array, "..."], t: float) -> Float[Array, "..."]:
@@ -151,7 +152,7 @@ class MPLinear(_Weighted):
         self, *parts: Float[Array, "*B _"], gain: Float[Array, ""] | float = 1.0, gains: tuple[float, ...] = (1.0,)
     ) -> Float[Array, "*B b"]:
         """Returns gain times the layer of the concatenation of gains[i] * parts[i], which is not materialised."""
-        weight = self.scaled(gain, jnp.float32)
+        weight = self.scaled(gain, jnp.promote_types(parts[0].dtype, jnp.float32))
         cut = [sum(p.shape[-1] for p in parts[:i]) for i in range(1, len(parts))]
         split = zip(parts, jnp.split(weight, cut), gains, strict=True)
         return sum(p @ (w * g).astype(p.dtype) for p, w, g in split)  # type: ignore

@@ -27,6 +27,7 @@ from jaxtyping import Array, Float
 
 from flowjax.models import kernels, norm_kernel
 from flowjax.models.norm_kernel import sigmoid, silu_slope
+from flowjax.precision import at_least_float32
 
 __all__ = ["EPS", "GroupNorm", "Parts", "Rows", "fused_group_norm", "group_norm"]
 
@@ -79,12 +80,13 @@ class GroupNorm(nnx.Module):
             One map (B, H, W, C) in the dtype of the parts.
         """
         shape = parts[0].shape[0], self.scale[...].shape[0]
-        rows = lambda a: jnp.broadcast_to(a.astype(jnp.float32), shape)
+        dtype = jnp.promote_types(parts[0].dtype, jnp.float32)
+        rows = lambda a: jnp.broadcast_to(a.astype(dtype), shape)
         gamma, beta = rows(self.scale[...]), rows(self.bias[...])
         if film is not None:
             scale, shift = map(rows, film)
             gamma, beta = gamma * (1 + scale), beta * (1 + scale) + shift
-        add = jnp.zeros(shape) if add is None else rows(add)
+        add = jnp.zeros(shape, dtype) if add is None else rows(add)
         norm = fused_group_norm if kernels.serve(forward_mode) else group_norm
         return norm(parts, add, gamma, beta, self.groups, self.act, EPS)
 
@@ -165,7 +167,7 @@ def _affine(
     parts: Parts, add: Rows, gamma: Rows, beta: Rows, groups: int, eps: float
 ) -> tuple[Array, Array, Array, Array, Array]:
     """Returns a and b of z = a x + b, the mean, the standard deviation, and the sums of x over the pixels, (B, C)."""
-    n, wide = parts[0].shape[1] * parts[0].shape[2], [x.astype(jnp.float32) for x in parts]
+    n, wide = parts[0].shape[1] * parts[0].shape[2], [at_least_float32(x) for x in parts]
     total = jnp.concatenate([x.sum((1, 2)) for x in wide], -1)
     square = jnp.concatenate([(x * x).sum((1, 2)) for x in wide], -1)
     shifted, square = total + n * add, square + add * (2 * total + n * add)
@@ -188,7 +190,7 @@ def _by_part(parts: Parts, *arrays: Array) -> list[tuple[Array, ...]]:
     for x in parts:
         channels = slice(start, start := start + x.shape[-1])
         slices = [a[..., channels] if a.ndim == 4 else a[:, None, None, channels] for a in arrays]
-        out.append(tuple(a.astype(jnp.float32) for a in (x, *slices)))
+        out.append(tuple(at_least_float32(a) for a in (x, *slices)))
     return out
 
 

@@ -4,8 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from flowjax.models import ADM, EDM2, MLP, DiT, UNet, functional, kernels
+from flowjax.models.layers import DTYPES
+from tests.models import test_inputs
 
 IMAGE = (12, 12, 3)  # its numbers of pixels are no powers of two, for which the kernel of the norm is, on a GPU alone
 SMALL = {"channels": 32, "multipliers": (1, 2), "blocks": 1}
@@ -69,3 +72,48 @@ def test_the_kernels_of_reverse_mode_have_no_forward_derivative(monkeypatch):
     x = jnp.ones((1, *IMAGE))
     with pytest.raises(TypeError, match="custom_vjp"):
         jax.jvp(lambda x: apply(x, False), (x,), (x,))
+
+
+@pytest.mark.parametrize(
+    "name", ["mlp", *(pytest.param(n, marks=pytest.mark.slow) for n in ("unet", "adm", "edm2", "dit"))]
+)
+def test_forward_derivatives_in_float64_are_differences(name, monkeypatch):
+    """In the parameters, x, both times and the conditions at once; one row has all conditions, the other has none.
+
+    A central difference is off by h^2 / 6 of the third derivative, and by the rounding of two outputs over 2 h. Both are
+    about h^2 at h = eps^(1/3). The third derivative is at most a few hundred times the first: the bound is 100 h^2.
+    JAX's attention, which `unet` uses, computes its softmax in float32: there eps is 2^-24.
+    """
+    monkeypatch.setitem(DTYPES, "float32", jnp.float64)
+    fields, rng = test_inputs.fields_of(name), np.random.default_rng(5)
+    two = {"s": jnp.array([0.2, 0.5])} if name in ("mlp", "adm", "dit") else {}
+    keys = {"two_times": True} if two else {}
+    if name == "dit":
+        keys |= {"time_scale": 1.0}  # of 1000, which is the default, the third derivative in t is 1e6 times the first
+    if name in ("unet", "adm", "edm2"):
+        keys |= {"multipliers": (1, 2), "blocks": 1}  # with maps of half the size
+    rows, cond = test_inputs.rows_of(fields)
+    with jax.enable_x64(True):
+        wide = lambda tree: jax.tree.map(
+            lambda a: jnp.asarray(a, jnp.float64 if a.dtype == jnp.float32 else a.dtype), tree
+        )
+        graph, params = test_inputs.filled(lambda rngs: test_inputs.build(name, rngs, fields=fields, **keys))
+        cond = {k: a[np.array([rows["all"], rows["none"]])] for k, a in cond.items()}
+        x = jnp.asarray(rng.normal(size=(2, *test_inputs.NETWORKS[name][1])))
+        label = {k: a for k, a in cond.items() if k == "label"}
+        at = wide((params, jnp.array([0.3, 0.6]), x, {k: a for k, a in cond.items() if k != "label"}, two))
+        like = lambda a: jnp.asarray(rng.normal(size=a.shape)) * (0.05 if a.ndim > 1 else 0.02)
+        along = jax.tree.map(like, at)
+
+        def apply(params, t, x, cond, two, forward_mode):
+            return nnx.merge(graph, params)(t, x, cond | label, **two, forward_mode=forward_mode)
+
+        program = jax.jit(lambda at, along: jax.jvp(lambda *at: apply(*at, True), at, along))
+        h = (2.0**-24 if name == "unet" else 2.0**-53) ** (1 / 3)
+        y, tangent = program(at, along)
+        assert y.dtype == tangent.dtype == jnp.float64
+        moved = lambda step: program(jax.tree.map(lambda a, b: a + step * b, at, along), along)[0]
+        difference = (moved(h) - moved(-h)) / (2 * h)
+        size = float(jnp.abs(tangent).max())
+        assert size > 1e-2
+        assert float(jnp.abs(tangent - difference).max()) < 100 * h**2 * size
