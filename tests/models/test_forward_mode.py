@@ -80,8 +80,8 @@ def test_the_kernels_of_reverse_mode_have_no_forward_derivative(monkeypatch):
 def test_forward_derivatives_in_float64_are_differences(name, monkeypatch):
     """In the parameters, x, both times and the conditions at once; one row has all conditions, the other has none.
 
-    A central difference is off by h^2 / 6 of the third derivative, and by the rounding of two outputs over 2 h. Both are
-    about h^2 at h = eps^(1/3). The third derivative is at most a few hundred times the first: the bound is 100 h^2.
+    A central difference is off by h^2 / 6 of the third derivative, and by the rounding of two outputs over 2 h. Both
+    are about h^2 at h = eps^(1/3). The third derivative is at most a few hundred times the first: the bound is 100 h^2.
     JAX's attention, which `unet` uses, computes its softmax in float32: there eps is 2^-24.
     """
     monkeypatch.setitem(DTYPES, "float32", jnp.float64)
