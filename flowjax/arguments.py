@@ -51,7 +51,7 @@ def make(key: str, text: str, table: Mapping[str, Callable[..., T]], *first: Any
     if outside is None or not is_outside(name):
         return _call(where, name, lookup(key, name, table), first, arguments, keywords)
     found = find(key, name, outside.kind, outside.plugins)
-    if inspect.isclass(found) or inspect.isfunction(found):
+    if inspect.isclass(found) or not outside.kind.fits(found):
         found = _call(where, name, found, outside.first, arguments, keywords)
     elif arguments or keywords:
         raise ConfigError(f"{where}: {name} is an object already and takes no arguments")

@@ -17,6 +17,7 @@ import re
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,8 @@ class Kind:
         members: the attributes and methods that a class of this kind must have.
         base: the class that a class of this kind must derive from, or None.
         makes: the type or protocol of the result of calling the object; None if the result is not checked.
-        functions: whether the name may also stand for a function that returns such an object.
+        functions: whether the name may also stand for a function that returns such an object, as its return annotation
+            says. A function needs no annotation if `makes` is None.
     """
 
     what: str
@@ -67,6 +69,16 @@ class Kind:
             return False
         declared = getattr(found, "__dataclass_fields__", {})
         return bool(self.members or self.base) and all(hasattr(found, m) or m in declared for m in self.members)
+
+    def is_returned_by(self, function: Any) -> bool:
+        """Whether the return annotation of a function is of this kind; True if results are not checked."""
+        if self.makes is None:
+            return True
+        try:
+            hint = inspect.signature(function, eval_str=True).return_annotation
+        except (TypeError, ValueError, NameError, AttributeError, SyntaxError):  # no signature, or it cannot be read
+            return False
+        return hint is self.makes or (inspect.isclass(hint) and self.fits(hint))
 
 
 @dataclass(frozen=True)
@@ -108,7 +120,9 @@ def find(key: str, name: str, kind: Kind, plugins: Sequence[str] = ()) -> Any:
         plugins: the modules that may be imported.
 
     Returns:
-        A class or an object of the kind, or a function that is defined in an allowed module.
+        A class or an object of the kind, or a function that is defined in an allowed module and whose return
+        annotation is of the kind. Nothing is called here, and the result can be called with arguments from a stranger:
+        an arbitrary function of an allowed module is never returned.
 
     Raises:
         ConfigError: if the name cannot be parsed, its module is not allowed (then nothing is imported) or cannot be
@@ -120,8 +134,7 @@ def find(key: str, name: str, kind: Kind, plugins: Sequence[str] = ()) -> Any:
     module, attribute = match.groups()
     if not _allowed(module, plugins):
         raise ConfigError(
-            f"{key}: the run was trained with {name}; name its module with --plugins {module.partition('.')[0]} if you "
-            "trust it"
+            f"{key}: the run was trained with {name}; name its module with --plugins {module} if you trust it"
         )
     loaded = import_module(key, module)
     try:
@@ -132,10 +145,24 @@ def find(key: str, name: str, kind: Kind, plugins: Sequence[str] = ()) -> Any:
         raise ConfigError(f"{key}: the module {module} has no {attribute}{hint}") from None
     if kind.fits(found):
         return found
-    if kind.functions and inspect.isfunction(found) and _allowed(found.__module__, plugins):
-        return found
     needs = f" with {', '.join(kind.members)}" if kind.members else ""
-    raise ConfigError(f"{key}: {name} must be {kind.what}{needs}, and it is not")
+    inner = _unwrapped(found)
+    if not kind.functions or inspect.isclass(inner) or not callable(found):
+        raise ConfigError(f"{key}: {name} must be {kind.what}{needs}, and it is not")
+    defined = getattr(inner, "__module__", None) or type(inner).__module__
+    if not _allowed(defined, plugins):
+        raise ConfigError(f"{key}: {name} is defined in {defined}, which is not allowed")
+    if not kind.is_returned_by(found):
+        raise ConfigError(
+            f"{key}: {name} must be {kind.what}{needs}, or a function whose return annotation is {kind.makes.__name__}"
+        )
+    return found
+
+
+def _unwrapped(found: Any) -> Any:
+    """Returns the function that decorators, such as `jax.jit` and `functools.cache`, and `partial` have wrapped."""
+    found = inspect.unwrap(found) if callable(found) else found
+    return _unwrapped(found.func) if isinstance(found, partial) else found
 
 
 def import_module(key: str, module: str) -> Any:

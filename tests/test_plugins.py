@@ -24,6 +24,7 @@ from flowjax.plugins import Outside, import_module, is_outside, modules_of
 from flowjax.schedules import CondOT
 
 MARKED = """
+import functools
 from pathlib import Path
 Path(__file__).with_name("imported").touch()
 
@@ -38,11 +39,21 @@ class Net(nnx.Module):
 class Renamed(CondOT):
     pass
 
-def linear():
+def linear() -> CondOT:
     return CondOT()
 
-def wrong():
+def wrong() -> CondOT:
     return 5
+
+def wipe(folder):
+    Path(folder, "wiped").touch()
+    return CondOT()
+
+@functools.cache
+def cached() -> "CondOT":
+    return CondOT()
+
+late = functools.partial(linear)
 
 half = CondOT()
 """
@@ -92,7 +103,7 @@ def test_a_run_imports_nothing_that_the_caller_has_not_named(key, package, stran
         with pytest.raises(ConfigError) as error:
             fj.load(run, plugins=plugins)
         assert str(error.value) == (
-            f"{key}: the run was trained with marked_package.nets:Net; name its module with --plugins marked_package "
+            f"{key}: the run was trained with marked_package.nets:Net; name its module with --plugins marked_package.nets "
             "if you trust it"
         )
     assert not package.imported()
@@ -131,12 +142,20 @@ def test_a_command_says_in_one_line_which_module_is_missing(command, stranger, f
 
 
 def test_an_object_of_another_kind_is_refused(package):
-    """Also where its module is allowed; functions that a module has imported from elsewhere are not called."""
+    """Also where its module is allowed; functions that a module has imported from elsewhere are not called.
+
+    A function is called with the arguments of the config only if its return annotation is of the kind.
+    """
     allowed = ("marked_package", "os")
-    for name in ("os:system('touch harmed')", "marked_package.nets:Net", "marked_package.nets:remove('harmed')"):
-        with pytest.raises(ConfigError, match=r"must be a schedule with alpha, sigma, .*, and it is not"):
+    with pytest.raises(ConfigError, match=r"must be a schedule with alpha, sigma, .*, and it is not"):
+        make_schedule("marked_package.nets:Net", plugins=allowed)
+    for name in ("os:system('touch harmed')", "marked_package.nets:remove('harmed')"):
+        with pytest.raises(ConfigError, match=r"is defined in (posix|nt), which is not allowed"):
             make_schedule(name, plugins=allowed)
+    with pytest.raises(ConfigError, match=r"or a function whose return annotation is Schedule"):
+        make_schedule(f"marked_package.nets:wipe({str(package.folder)!r})", plugins=allowed)
     assert not Path("harmed").exists()
+    assert not (package.folder / "wiped").exists()
     with pytest.raises(ConfigError, match="it must return a schedule, not a int"):
         make_schedule("marked_package.nets:wrong", plugins=allowed)
     with pytest.raises(ConfigError, match="has no Rename; did you mean Renamed"):
@@ -152,7 +171,7 @@ def test_an_object_of_another_kind_is_refused(package):
 
 
 def test_classes_functions_and_objects_are_found(package):
-    for name in ("Renamed", "linear", "half", "Renamed()"):
+    for name in ("Renamed", "linear", "half", "Renamed()", "cached", "late()"):
         schedule = make(
             "path.schedule", f"marked_package.nets:{name}", SCHEDULES, outside=Outside(SCHEDULE, ("marked_package",))
         )
