@@ -103,8 +103,8 @@ def test_a_run_imports_nothing_that_the_caller_has_not_named(key, package, stran
         with pytest.raises(ConfigError) as error:
             fj.load(run, plugins=plugins)
         assert str(error.value) == (
-            f"{key}: the run was trained with marked_package.nets:Net; name its module with --plugins marked_package.nets "
-            "if you trust it"
+            f"{key}: the run was trained with marked_package.nets:Net; name its module with --plugins "
+            "marked_package.nets if you trust it"
         )
     assert not package.imported()
     assert not [name for name in sys.modules if name.startswith("marked_package")]
