@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from flowjax import (
         abilities,
+        conditional_flow,
         couplings,
         data,
         guidance,
@@ -31,15 +32,21 @@ if TYPE_CHECKING:
         training,
         transport,
     )
+    from flowjax.conditional_flow import sample_location_and_conditional_flow
     from flowjax.inference.run import Run, load
 
 __version__ = "0.1.0"
 
-_OBJECTS = {"Run": "flowjax.inference.run", "load": "flowjax.inference.run"}
+_OBJECTS = {
+    "Run": "flowjax.inference.run",
+    "load": "flowjax.inference.run",
+    "sample_location_and_conditional_flow": "flowjax.conditional_flow",
+}
 
 __all__ = [
     "Run",
     "abilities",
+    "conditional_flow",
     "couplings",
     "data",
     "guidance",
@@ -54,6 +61,7 @@ __all__ = [
     "paths",
     "predictions",
     "reschedule",
+    "sample_location_and_conditional_flow",
     "schedules",
     "solvers",
     "sources",
