@@ -34,12 +34,14 @@ if TYPE_CHECKING:
     )
     from flowjax.conditional_flow import sample_location_and_conditional_flow
     from flowjax.inference.run import Run, load
+    from flowjax.runs import train
 
 __version__ = "0.1.0"
 
 _OBJECTS = {
     "Run": "flowjax.inference.run",
     "load": "flowjax.inference.run",
+    "train": "flowjax.runs",
     "sample_location_and_conditional_flow": "flowjax.conditional_flow",
 }
 
@@ -66,6 +68,7 @@ __all__ = [
     "solvers",
     "sources",
     "spaces",
+    "train",
     "training",
     "transport",
 ]

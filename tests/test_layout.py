@@ -20,10 +20,10 @@ PUBLIC = [name for name in FILES if not any(part.startswith("_") for part in nam
 
 FLOORS = [
     ("cli",),
-    ("interop",),
+    ("interop", "runs"),
     ("inference",),
     ("training",),
-    ("build", "config", "config_keys", "config_types", "names"),
+    ("build", "config", "config_files", "config_keys", "config_types", "names"),
     ("data", "metrics"),
     ("guidance", "likelihood", "methods", "oracles", "solvers"),
     ("conditional_flow", "couplings", "paths", "predictions", "reschedule", "schedules"),

@@ -2,7 +2,6 @@
 
 import math
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,12 +9,10 @@ import numpy as np
 from absl import flags as absl_flags
 
 from flowjax import archives
-from flowjax.build import data_arguments
 from flowjax.cli import flags
 from flowjax.cli.usage import UsageError
 from flowjax.conditions import named
-from flowjax.config import Config
-from flowjax.data import DataError, Dataset, DataSpec, open_dataset
+from flowjax.data import DataError, DataSpec
 from flowjax.data.arrays import read_npz
 from flowjax.data.labels import read_labels
 from flowjax.errors import ConfigError, RunFault, unknown
@@ -23,21 +20,18 @@ from flowjax.inference.choose import Guide, SolverSettings
 from flowjax.inference.given_conditions import check_given
 from flowjax.inference.run import Run, load
 from flowjax.metrics.cache import write_npz
+from flowjax.runs import dataset_of
 from flowjax.solvers import ode
 from flowjax.training import processes
-from flowjax.training.writers import say
 
 __all__ = [
     "Points",
     "check_labels",
-    "check_same_data",
     "class_of",
     "conditions",
     "guide",
     "join",
-    "open_data",
     "open_run",
-    "own_dataset",
     "points",
     "save_npz",
     "solver",
@@ -119,31 +113,6 @@ def guide(values: absl_flags.FlagValues) -> Guide | None:
     return Guide(values.guidance, values.scale, (low, high), rescale, weak)
 
 
-def open_data(config: Config, plugins: Sequence[str]) -> Dataset:
-    """Opens the data set of a config, and prints its notes on stderr. Only the modules in `plugins` may be imported."""
-    dataset = open_dataset(*data_arguments(config), plugins=plugins)
-    for note in dataset.notes:
-        say(f"data: {note}")
-    return dataset
-
-
-def own_dataset(run: Run) -> Dataset:
-    """Opens the data set that the run was trained on.
-
-    Raises:
-        DataError: if the data are missing, or differ from the data that the run was trained on.
-    """
-    dataset = open_data(run.config, run.plugins)
-    check_same_data(run.workdir, dataset.spec, run.spec)
-    return dataset
-
-
-def check_same_data(workdir: Path, now: DataSpec, trained: DataSpec) -> None:
-    """Raises DataError if the data of a run differ from the data that it was trained on."""
-    if differences := now.differences(trained):
-        raise DataError(f"the data of {workdir} have changed since it was started: {'; '.join(differences)[:300]}")
-
-
 def check_labels(values: absl_flags.FlagValues, run: Run) -> None:
     """Raises UsageError if a flag about classes is given for a run without classes."""
     given = next((name for name in ("label", "labels") if name in values and values[name].present), None)
@@ -183,7 +152,7 @@ def points(run: Run, path: str | None) -> Points:
     spec, rows = run.spec, None
     names = [field.name for field in run.fields]
     if path is None:
-        dataset = own_dataset(run)
+        dataset = dataset_of(run)
         x, labels, rows = dataset.test, dataset.test_labels, dataset.test_rows
         cond = {name: dataset.test_cond[name] for name in names if name in dataset.test_cond}
     else:

@@ -12,7 +12,7 @@ import sys
 from typing import Any
 
 from flowjax.cli import flags
-from flowjax.cli.shipped import shipped_configs
+from flowjax.config_files import shipped_configs
 
 __all__ = ["run"]
 

@@ -47,16 +47,17 @@ def run(argv: list[str]) -> dict[str, Any]:
     workdir = flags.run_workdir(values)
 
     from flowjax.cli import cache
-    from flowjax.cli.common import check_labels, guide, join, open_run, own_dataset, solver
+    from flowjax.cli.common import check_labels, guide, join, open_run, solver
     from flowjax.data.arrays import read_npz
     from flowjax.inference import evaluation
+    from flowjax.runs import dataset_of
     from flowjax.training.writers import say
 
     join(values)
     cache.use(values.compilation_cache)
     opened = open_run(values, workdir)
     check_labels(values, opened)
-    dataset = own_dataset(opened)
+    dataset = dataset_of(opened)
     if values.metrics is None:
         result = evaluation.evaluate(opened, dataset, values.seed, solver(values), values.batch, values.labels)
     else:

@@ -181,13 +181,13 @@ def _train(runs: Runs, cache_folder: str | None) -> dict[str, str]:
 
 def _one(run: tuple[Config, Path], strict: bool, label: str) -> str | None:
     """Trains one run. Returns the reason if it fails, or raises the error if `strict`."""
-    from flowjax.cli import train_run
+    from flowjax import runs
     from flowjax.training.loop import Preempted
     from flowjax.training.writers import say
 
     say(f"sweep: {label}: {run[1].name}")
     try:
-        train_run.train(*run, "last")
+        runs.train_workdir(*run)
         return None
     except Preempted:
         raise

@@ -57,7 +57,8 @@ def run(argv: list[str]) -> dict[str, Any]:
     traced = _steps_to_trace(values.trace, config.train.steps)
     _check_extras(values)
     flags.check_processes(values)
-    from flowjax.cli import cache, train_run
+    from flowjax import runs
+    from flowjax.cli import cache
     from flowjax.training.writers import say
 
     flags.start_processes(values)
@@ -65,8 +66,8 @@ def run(argv: list[str]) -> dict[str, Any]:
     for line in cautions(config):
         say(f"train: warning: {line}")
     if values.dry_run:
-        return train_run.dry_run(config, workdir)
-    return train_run.train(config, workdir, values.checkpoint, values.tensorboard, values.wandb, traced)
+        return runs.dry_run(config, workdir)
+    return runs.train_workdir(config, workdir, values.checkpoint, values.tensorboard, values.wandb, traced)
 
 
 def _steps_to_trace(text: str | None, steps: int) -> tuple[int, int]:

@@ -5,7 +5,7 @@ from typing import Any
 
 from absl import flags
 
-from flowjax.cli.shipped import shipped_configs
+from flowjax.config_files import shipped_configs
 from flowjax.ranges import shown
 
 __all__ = ["Help", "UsageError", "describe", "unexpected", "unrecognised"]

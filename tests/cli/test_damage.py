@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from flowjax import load
-from flowjax.cli import train_run
+from flowjax import runs
 from flowjax.errors import ConfigError
 from flowjax.interop import WeightsError, open_weights
 from tests.conftest import TINY
@@ -47,7 +47,7 @@ def averaged(tmp_path_factory):
 @pytest.fixture
 def check(flowjax, monkeypatch):
     """`check(code or codes, *argv) -> stderr`: the command ends so, with one line of its own if it fails."""
-    monkeypatch.setattr(train_run, "_draw", lambda run, dataset: None)
+    monkeypatch.setattr(runs, "_draw", lambda run, dataset: None)
 
     def call(codes, *argv):
         code, result, err = flowjax(*argv)

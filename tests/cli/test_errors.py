@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 
 from flowjax.cli.cautions import cautions
-from flowjax.cli.config_file import load_config
-from flowjax.cli.shipped import shipped_configs
+from flowjax.config_files import load_config, shipped_configs
 from flowjax.config import changed, defaults
 from tests.conftest import TINY
 

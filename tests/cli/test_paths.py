@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from flowjax.cli import flags
-from flowjax.cli.config_file import config_path
+from flowjax.config_files import config_path
 from flowjax.config import defaults, differences, resolve
 from flowjax.errors import ConfigError
 from tests.conftest import TINY

@@ -10,7 +10,7 @@ import tempfile
 
 import pytest
 
-from flowjax.cli import train_run
+from flowjax import runs
 from flowjax.cli.flags import UsageError
 from flowjax.config import changed, resolve
 from flowjax.errors import RunFault
@@ -27,7 +27,7 @@ def nothing_is_built(monkeypatch):
     def built(config):
         raise AssertionError("the refusal came too late")
 
-    monkeypatch.setattr(train_run, "_assemble", built)
+    monkeypatch.setattr(runs, "_assemble", built)
 
 
 def test_a_second_training_in_a_workdir_is_refused(flowjax, tiny_run, tmp_path, nothing_is_built):
@@ -147,7 +147,7 @@ def test_a_run_whose_data_were_moved_goes_on_with_them(tiny_run, tmp_path):
     del record["crc32"]
     (workdir / "config.json").write_text(json.dumps(record))
     config = changed(resolve(record["config"]), {"data.path": str(now)})
-    step = lambda: train_run._resume_step(config, workdir, Checkpoints(workdir / "checkpoints"), "last")
+    step = lambda: runs._resume_step(config, workdir, Checkpoints(workdir / "checkpoints"), "last")
     assert step() == 120
     was.touch()
     with pytest.raises(UsageError, match=r"another config: data\.path is"):

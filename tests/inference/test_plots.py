@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flowjax.cli import train_run
+from flowjax import runs
 from flowjax.data import open_dataset
 from flowjax.inference import plots
 from flowjax.inference.run import load
@@ -45,7 +45,7 @@ def test_the_cause_of_plots_that_fail_is_named(tiny_run, tmp_path, capsys, monke
     run, dataset = load(tiny_run), open_dataset("gaussians8")
     broken = dataclasses.replace(run, workdir=tmp_path, params=jax.tree.map(lambda a: a * jnp.nan, run.params))
     count = sum(a.size for a in jax.tree.leaves(run.params))
-    train_run._draw(broken, dataset)
+    runs._draw(broken, dataset)
     line = capsys.readouterr().err
     assert line == f"train: the plots could not be drawn: {count:,} of {count:,} parameters are not finite\n"
 
@@ -53,5 +53,5 @@ def test_the_cause_of_plots_that_fail_is_named(tiny_run, tmp_path, capsys, monke
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(plots, "loss_curves", full)
-    train_run._draw(dataclasses.replace(run, workdir=tmp_path), dataset)
+    runs._draw(dataclasses.replace(run, workdir=tmp_path), dataset)
     assert "No space left on device; the same command draws them" in capsys.readouterr().err

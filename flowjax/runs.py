@@ -1,21 +1,23 @@
-"""The part of `flowjax train` after the flags, which imports JAX."""
+"""From a config to a trained run: `train` for Python, and `train_workdir` for the command line."""
 
 import contextlib
 import json
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
 import jax
 
 from flowjax import files
-from flowjax.build import build
-from flowjax.cli.common import check_same_data, open_data
-from flowjax.cli.usage import UsageError
-from flowjax.config import Config, differences, flatten, own_plugins, resolve
-from flowjax.data import Dataset
-from flowjax.errors import RunFault, out_of_memory
+from flowjax.build import build, data_arguments
+from flowjax.config import Config, differences, flatten, own_plugins, resolve, unknown_key
+from flowjax.config_files import config_path, load_config
+from flowjax.data import DataError, Dataset, DataSpec, open_dataset
+from flowjax.errors import ConfigError, RunFault, out_of_memory
 from flowjax.inference import plots
 from flowjax.inference.run import Run, load
 from flowjax.training import loop, processes, snapshots
@@ -26,9 +28,34 @@ from flowjax.training.profiling import Trace
 from flowjax.training.sharding import table
 from flowjax.training.trainer import Trainer
 from flowjax.training.workdir import WorkdirError, read_config, read_size, read_streamed, write_config
-from flowjax.training.writers import TensorBoard, Tracker, Trackers, Wandb, read_metrics, say
+from flowjax.training.writers import Record, TensorBoard, Tracker, Trackers, Wandb, read_metrics, say
 
-__all__ = ["dry_run", "train"]
+__all__ = ["check_same_data", "dataset_of", "dry_run", "open_data", "train", "train_workdir"]
+
+
+def open_data(config: Config, plugins: Sequence[str]) -> Dataset:
+    """Opens the data set of a config, and prints its notes on stderr. Only the modules in `plugins` may be imported."""
+    dataset = open_dataset(*data_arguments(config), plugins=plugins)
+    for note in dataset.notes:
+        say(f"data: {note}")
+    return dataset
+
+
+def dataset_of(run: Run) -> Dataset:
+    """Opens the data set that the run was trained on.
+
+    Raises:
+        DataError: if the data are missing, or differ from the data that the run was trained on.
+    """
+    dataset = open_data(run.config, run.plugins)
+    check_same_data(run.workdir, dataset.spec, run.spec)
+    return dataset
+
+
+def check_same_data(workdir: Path, now: DataSpec, trained: DataSpec) -> None:
+    """Raises DataError if the data of a run differ from the data that it was trained on."""
+    if differences := now.differences(trained):
+        raise DataError(f"the data of {workdir} have changed since it was started: {'; '.join(differences)[:300]}")
 
 
 def _assemble(config: Config) -> Trainer:
@@ -56,12 +83,65 @@ def _devices(trainer: Trainer) -> str:
 
 
 def train(
+    config: Config | str | Path,
+    workdir: str | Path | None = None,
+    changes: Mapping[str, Any] | None = None,
+    callback: Callable[[dict[str, Any]], None] | None = None,
+) -> Run:
+    """Trains a run, or resumes it if its workdir exists, and opens it.
+
+    Args:
+        config: a config (`flowjax.config.defaults`), the name of a shipped config such as "gaussians8", or the path of
+            a config file.
+        workdir: the folder of the run; a new temporary folder if None.
+        changes: values of config keys that replace those of the config, such as {"train.steps": 2000}.
+        callback: called with each record of `metrics.jsonl`, for example to draw the loss during training.
+
+    Returns:
+        The trained run, whose `sample` and `log_prob` use the moving average of the parameters.
+
+    Raises:
+        ConfigError: if the config is wrong, or the workdir belongs to another config.
+        DataError: if the data cannot be read.
+        RunFault: if training stops, for example because the loss is not finite.
+    """
+    loaded = load_config(config_path(str(config))) if isinstance(config, str | Path) else config
+    raw = loaded.to_dict()
+    known = flatten(loaded)
+    for key, value in (changes or {}).items():
+        if key not in known:
+            raise ConfigError(unknown_key(key, known))
+        *sections, last = key.split(".")
+        reduce(lambda inside, section: inside[section], sections, raw)[last] = value
+    plugins = own_plugins(raw)
+    resolved = resolve(raw, plugins)
+    folder = Path(tempfile.mkdtemp(prefix="flowjax-") if workdir is None else workdir)
+    trackers = {} if callback is None else {"callback": lambda: _Callback(callback)}
+    train_workdir(resolved, folder, trackers=trackers)
+    return load(folder, plugins=plugins)
+
+
+@dataclass(frozen=True)
+class _Callback:
+    """A tracker that passes records to a function."""
+
+    function: Callable[[dict[str, Any]], None]
+
+    def write(self, step: int, record: Record) -> None:
+        self.function(dict(record))
+
+    def close(self) -> None:
+        pass
+
+
+def train_workdir(
     config: Config,
     workdir: Path,
-    checkpoint: str,
+    checkpoint: str = "last",
     tensorboard: bool = False,
     wandb: str | None = None,
     traced: tuple[int, int] = (0, 0),
+    trackers: Mapping[str, Callable[[], Tracker]] | None = None,
 ) -> dict[str, Any]:
     """Trains a run or resumes it, and draws its plots.
 
@@ -72,6 +152,7 @@ def train(
         tensorboard: whether to write TensorBoard events.
         wandb: a project of Weights & Biases to log to, or None.
         traced: the first and the last step to profile; equal for no profile.
+        trackers: makers of other trackers by name.
 
     Returns:
         The result that the command prints.
@@ -91,7 +172,8 @@ def train(
             )  # another process may have ended just before
         if resume is not None and resume >= config.train.steps:
             return _already_finished(config, workdir, checkpoints, resume, start)
-        return _train(config, workdir, checkpoints, resume, tensorboard, wandb, traced, start)
+        makers = _trackers(config, workdir, resume or 0, tensorboard, wandb) | dict(trackers or {})
+        return _train(config, workdir, checkpoints, resume, makers, traced, start)
 
 
 def _train(
@@ -99,8 +181,7 @@ def _train(
     workdir: Path,
     checkpoints: Checkpoints,
     resume: int | None,
-    tensorboard: bool,
-    wandb: str | None,
+    makers: Mapping[str, Callable[[], Tracker]],
     traced: tuple[int, int],
     start: float,
 ) -> dict[str, Any]:
@@ -129,7 +210,7 @@ def _train(
     if processes.is_primary():
         _prepare_workdir(config, trainer, workdir, size, checkpoints, resume or 0)
     trace = Trace(workdir / "trace", *traced)
-    with _trackers(config, workdir, resume or 0, tensorboard, wandb) as trackers:
+    with Trackers(makers) as trackers:
         result = loop.train(trainer, RunOutputs(workdir, checkpoints, trackers), state, trace)
     say(f"train: {result.step - (resume or 0)} steps in {result.seconds:.1f} s; drawing {workdir}/plots")
     step, loss = result.step, result.loss
@@ -145,13 +226,15 @@ def _train(
     return _result(config, workdir, "finished", step, loss, start, size)
 
 
-def _trackers(config: Config, workdir: Path, step: int, tensorboard: bool, wandb: str | None) -> Trackers:
+def _trackers(
+    config: Config, workdir: Path, step: int, tensorboard: bool, wandb: str | None
+) -> dict[str, Callable[[], Tracker]]:
     makers: dict[str, Callable[[], Tracker]] = {}
     if tensorboard and processes.is_primary():
         makers["tensorboard"] = lambda: TensorBoard(workdir / "tensorboard", step)
     if wandb and processes.is_primary():
         makers["wandb"] = lambda: Wandb(workdir, config, wandb)
-    return Trackers(makers)
+    return makers
 
 
 def _agreed_step(config: Config, workdir: Path, checkpoints: Checkpoints, checkpoint: str) -> int | None:
@@ -166,12 +249,12 @@ def _resume_step(config: Config, workdir: Path, checkpoints: Checkpoints, checkp
     """Returns the step to resume from, or None for a new run.
 
     Raises:
-        UsageError: if the workdir belongs to another config, or has no config.
+        ConfigError: if the workdir belongs to another config, or has no config.
         CheckpointError: if there is no such checkpoint.
     """
     if not (workdir / "config.json").exists():
         if checkpoint != "last" or checkpoints.steps():
-            raise UsageError(f"{workdir} has no config.json: its checkpoints belong to no run; use another --workdir")
+            raise ConfigError(f"{workdir} has no config.json: its checkpoints belong to no run; use another --workdir")
         return None
     if checkpoint == "last" and not checkpoints.steps():
         return None  # there is no checkpoint to lose, so another config may start here
@@ -184,7 +267,7 @@ def _resume_step(config: Config, workdir: Path, checkpoints: Checkpoints, checkp
         build(config, spec, plugins)  # an unknown name is reported first
         key, (was, now) = next(iter(changed.items()))
         more = f" (so do {', '.join(list(changed)[1:])})" if len(changed) > 1 else ""
-        raise UsageError(
+        raise ConfigError(
             f"{workdir} is the workdir of another config: {key} is {was!r} there and {now!r} here{more}; "
             "use another --workdir"
         )
@@ -196,7 +279,7 @@ def _check_same_data(workdir: Path, trainer: Trainer) -> None:
     check_same_data(workdir, trainer.dataset.spec, read_config(workdir)[1])
     streamed, now = read_streamed(workdir), trainer.prefetcher is not None
     if streamed is not None and streamed != now:
-        raise UsageError(
+        raise ConfigError(
             f"the data of {workdir} were {'streamed' if streamed else 'on the device'} and would now be "
             f"{'streamed' if now else 'on the device'}, in another order: set FLOWJAX_RESIDENT_BYTES as before"
         )
