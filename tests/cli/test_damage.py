@@ -5,8 +5,7 @@ import shutil
 import numpy as np
 import pytest
 
-from flowjax import load
-from flowjax import runs
+from flowjax import load, runs
 from flowjax.errors import ConfigError
 from flowjax.interop import WeightsError, open_weights
 from tests.conftest import TINY

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from flowjax.cli.cautions import cautions
-from flowjax.config_files import load_config, shipped_configs
 from flowjax.config import changed, defaults
+from flowjax.config_files import load_config, shipped_configs
 from tests.conftest import TINY
 
 TRAIN = ("train", "--config=gaussians8")

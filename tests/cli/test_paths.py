@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from flowjax.cli import flags
-from flowjax.config_files import config_path
 from flowjax.config import defaults, differences, resolve
+from flowjax.config_files import config_path
 from flowjax.errors import ConfigError
 from tests.conftest import TINY
 
