@@ -11,7 +11,6 @@ import tempfile
 import pytest
 
 from flowjax import runs
-from flowjax.cli.flags import UsageError
 from flowjax.config import changed, resolve
 from flowjax.errors import RunFault
 from flowjax.training import workdir as workdirs
@@ -150,7 +149,7 @@ def test_a_run_whose_data_were_moved_goes_on_with_them(tiny_run, tmp_path):
     step = lambda: runs._resume_step(config, workdir, Checkpoints(workdir / "checkpoints"), "last")
     assert step() == 120
     was.touch()
-    with pytest.raises(UsageError, match=r"another config: data\.path is"):
+    with pytest.raises(ConfigError, match=r"another config: data\.path is"):
         step()
 
 
