@@ -12,7 +12,7 @@ import pytest
 
 from flowjax import runs
 from flowjax.config import changed, resolve
-from flowjax.errors import RunFault
+from flowjax.errors import ConfigError, RunFault
 from flowjax.training import workdir as workdirs
 from flowjax.training.checkpoints import Checkpoints
 from flowjax.training.workdir import WorkdirError
