@@ -9,6 +9,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PAGES = sorted(path for path in (ROOT / "docs").rglob("*.md") if "reference" not in path.parts)
 NAMES = [str(path.relative_to(ROOT)) for path in PAGES]
+TRAINING = ("docs/getting-started.md", "docs/howto/own-data.md")
+"""Pages whose code trains runs."""
 
 
 def blocks(page: str, language: str) -> list[str]:
@@ -24,7 +26,7 @@ def commands(page: str) -> list[list[str]]:
     return [shlex.split(call)[1:] for call in calls if call.strip().startswith("flowjax ")]
 
 
-@pytest.mark.parametrize("page", NAMES)
+@pytest.mark.parametrize("page", [pytest.param(n, marks=pytest.mark.slow) if n in TRAINING else n for n in NAMES])
 @pytest.mark.usefixtures("as_users_call")
 def test_the_python_of_a_page_runs(page, tmp_path, monkeypatch, tiny_run):
     """All blocks of a page in one namespace, in a folder with a trained run in `runs/g8`."""
