@@ -29,6 +29,7 @@ from flowjax.names import (
     IMAGE_MODELS,
     MODELS,
     NOISES,
+    PATH,
     PATHS,
     PREDICTION,
     PREDICTIONS,
@@ -45,6 +46,10 @@ from flowjax.predictions import Prediction
 from flowjax.ranges import MAX_COORDINATES, MAX_PARAMETERS
 
 __all__ = ["build", "data_arguments", "fields_of", "make_augmentation"]
+
+
+_LEFT_OUT = ("key", "forward_mode")
+"""Inputs that a network from outside flowjax need not accept: without dropout and fused kernels they change nothing."""
 
 
 def build(config: Config, spec: DataSpec, plugins: Sequence[str] = ()) -> Method:
@@ -201,11 +206,13 @@ class _Components(Components):
     @cached_property
     def path(self) -> AffinePath:
         plain, chosen = self._plain_path, self.config.path
-        kind = lookup("path.name", chosen.name, PATHS)
         why = self._not_gaussian or ("" if plain.noise is None else f"path.noise is {chosen.noise!r}")
-        if why and kind is GaussianPath:
-            raise ConfigError(f"path.name 'gaussian' has no meaning here: {why}; use 'affine'")
-        path = plain if why else GaussianPath(plain.schedule)
+        outside = Outside(PATH, self.plugins, (plain.schedule, plain.noise))
+        path = make("path.name", chosen.name, PATHS, plain.schedule, plain.noise, not why, outside=outside)
+        if why and isinstance(path, GaussianPath):
+            raise ConfigError(f"path.name {chosen.name!r} has no meaning here: {why}; use 'affine'")
+        if path.schedule is not plain.schedule:
+            raise ConfigError(f"path.name {chosen.name!r} must use the schedule that it is given, path.schedule")
         try:
             path.prior(self.source)
         except ValueError as error:
@@ -258,7 +265,12 @@ class _Components(Components):
         return replace(network, fused=True)
 
     def _outside_network(self, outputs: int, two_times: bool) -> Network:
-        """Builds a network from outside flowjax, which is passed the arguments and inputs that it accepts."""
+        """Builds a network from outside flowjax, which is passed the arguments that its constructor accepts.
+
+        Of the inputs of a call, `key` (of the dropout) and `forward_mode` are left out if the called method does not
+        accept them. Any other input that it does not accept, such as `mask` or `s`, is an error unless it is None.
+        `training` is never passed: it selects the module's training or evaluation mode (`flowjax.models.functional`).
+        """
         model, spec = self.config.model, self.spec
         module: Any = model_of(model.name, self.plugins)
         given = {key: model[key] for key in model_keys(model.name, self.plugins)}
@@ -275,9 +287,16 @@ class _Components(Components):
         construct = lambda rngs: module(spec.shape, rngs=rngs, **given)
         network = self.network_of(construct, _accepts(module.__call__, "key"))
 
-        def apply(variables: Any, *arguments: Any, training: bool = False, **inputs: Any) -> tuple[Any, Any]:
-            accepted = {name: value for name, value in inputs.items() if _accepts(module.__call__, name)}
-            return network.apply(variables, *arguments, training=training, **accepted)
+        def apply(
+            variables: Any, *arguments: Any, training: bool = False, method: str = "__call__", **inputs: Any
+        ) -> tuple[Any, Any]:
+            accepted = {key: value for key, value in inputs.items() if _accepts(getattr(module, method), key)}
+            for key, value in inputs.items():
+                if key not in accepted and key not in _LEFT_OUT and value is not None:
+                    raise ConfigError(
+                        f"model.name {model.name!r} is given the input {key!r}, which its {method} does not accept"
+                    )
+            return network.apply(variables, *arguments, training=training, method=method, **accepted)
 
         return replace(network, apply=apply, fused=_accepts(module.__call__, "forward_mode"))
 

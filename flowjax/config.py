@@ -66,6 +66,7 @@ OUTSIDE_KEYS = (
     "method.name",
     "data.name",
     "source.name",
+    "path.name",
     "path.schedule",
     "coupling.name",
     "prediction",

@@ -6,7 +6,7 @@ target less noisy (Tong et al. 2024, arXiv:2302.00482; Pooladian et al. 2023, ar
 
 With every coupling except `Independent`, x0 given x1 is not Gaussian. There is then no score and no noise prediction,
 except on a path with noise. x0 given a *condition* is not Gaussian either, although conditional sampling starts from
-N(0, I). `condition_weight=inf` removes this bias: it pairs only rows with equal conditions.
+N(0, I). `condition_weight=inf` removes this bias for labels: it pairs only rows with equal labels.
 """
 
 import math
@@ -119,7 +119,8 @@ class MinibatchOT:
             times as long on that CPU core, and 20 batches of 512 take 14 ms in total on an H200.
         tolerance: the relative error of the cost with "auction".
         condition_weight: the weight of the squared distance between conditions, which is added to the cost (Cheng &
-            Schwing 2025, arXiv:2503.10636). Different labels are at distance 1. inf pairs only equal conditions.
+            Schwing 2025, arXiv:2503.10636). Different labels are at distance 1. inf pairs only rows with equal labels
+            and ignores other conditions.
         max_rounds: the largest number of rounds of "auction", after which the remaining rows are paired in order. The
             fraction of these rows is reported as the marginal error.
         space: the space whose distance is used; "scipy" supports only Euclidean space.

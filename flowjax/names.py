@@ -30,6 +30,7 @@ __all__ = [
     "IMAGE_MODELS",
     "MODELS",
     "NOISES",
+    "PATH",
     "PATHS",
     "PREDICTION",
     "PREDICTIONS",
@@ -88,9 +89,12 @@ SOURCES: dict[str, Callable[..., sources.Source]] = {
     **{name: _density(distribution) for name, distribution in DENSITIES.items()},
 }
 
-PATHS: dict[str, Callable[..., AffinePath]] = {"affine": AffinePath, "gaussian": GaussianPath}
-"""`affine` gives a `GaussianPath` where the source is N(0, I), independent of the data, and the path has no noise. With
-`gaussian`, any other combination is an error."""
+PATHS: dict[str, Callable[..., AffinePath]] = {
+    "affine": lambda schedule, noise, gaussian: GaussianPath(schedule) if gaussian else AffinePath(schedule, noise),
+    "gaussian": lambda schedule, noise, gaussian: GaussianPath(schedule),
+}
+"""Functions of the schedule, the noise (or None), and whether the path can be Gaussian: the source is N(0, I) and
+independent of the data, and there is no noise. If it cannot, a result that is a `GaussianPath` is an error."""
 
 COUPLINGS: dict[str, Callable[..., couplings.Coupling]] = {
     "independent": lambda path: couplings.Independent(),
@@ -150,6 +154,9 @@ MODELS: dict[str, Callable[..., nnx.Module]] = {"mlp": MLP, **IMAGE_MODELS}
 
 SCHEDULE = Kind("a schedule", ("alpha", "sigma", "log_snr", "time_of_log_snr"), makes=schedules.Schedule)
 """A schedule from outside flowjax, which is called with the arguments in brackets."""
+
+PATH = Kind("a path (a subclass of flowjax.paths.AffinePath)", base=AffinePath, makes=AffinePath)
+"""A path from outside flowjax, which is called with the schedule, the noise or None, and the arguments in brackets."""
 
 COUPLING = Kind("a coupling", ("__call__", "keeps_independence"), makes=couplings.Coupling)
 """A coupling from outside flowjax, which is called with the arguments in brackets."""

@@ -10,7 +10,7 @@ from flowjax.config import changed, defaults, resolve
 from flowjax.data import DataSpec, open_dataset
 from flowjax.errors import ConfigError
 from flowjax.methods import METHODS, Context
-from flowjax.names import COUPLINGS, NOISES, PREDICTIONS, SCHEDULES, TIMES, WEIGHTS
+from flowjax.names import COUPLINGS, NOISES, PATHS, PREDICTIONS, SCHEDULES, TIMES, WEIGHTS
 from flowjax.paths import AffinePath, GaussianPath
 from flowjax.training.trainer import Trainer
 
@@ -115,6 +115,18 @@ def test_a_path_is_gaussian_wherever_it_can_be():
         assert type(problem(overrides)[2].path) is AffinePath
 
 
+def test_a_path_is_made_by_the_entry_of_the_table(monkeypatch):
+    class Third(AffinePath):
+        pass
+
+    monkeypatch.setitem(PATHS, "third", lambda schedule, noise, gaussian, a=1: Third(schedule, noise))
+    assert type(problem({"path.name": "third(a=2)"})[2].path) is Third
+    assert problem({"path.name": "third", "path.noise": "constant(0.1)"})[2].path.noise.scale == 0.1
+    monkeypatch.setitem(PATHS, "fourth", lambda schedule, noise, gaussian: GaussianPath(schedule))
+    with pytest.raises(ConfigError, match=r"path.name 'fourth' has no meaning here: coupling.name 'ot' makes"):
+        problem({"path.name": "fourth", "coupling.name": "ot"})
+
+
 def test_given_pairs_make_the_source_depend_on_the_data():
     keys = {"data.pairs": "x0"}
     spec = DataSpec("npz", (2,))
@@ -127,8 +139,8 @@ def test_given_pairs_make_the_source_depend_on_the_data():
 @pytest.mark.parametrize("name", METHODS)
 def test_a_method_takes_the_pairs_and_the_mask_of_the_data_or_refuses_them(name):
     config = defaults("mlp", name)
-    config.path = {"schedule": "vp"} if name == "variational" else {}
-    config = resolve({key: value for key, value in config.to_dict().items() if value != {}})
+    if name == "variational":
+        config.path.schedule = "vp"
     for change, spec, what in (
         ({"data.pairs": "x0"}, DataSpec("npz", (2,)), "would ignore that data.pairs is 'x0'"),
         ({}, DataSpec("npz", (3, 2), has_mask=True), "would ignore that data 'npz' has a mask"),

@@ -15,6 +15,7 @@ from flowjax.sources import GaussianMixture
 from flowjax.transport import (
     assign,
     auction,
+    condition_penalty,
     entropic_potentials,
     pairwise_cost,
     round_plan,
@@ -294,6 +295,38 @@ def test_continuous_conditions_weigh_in_the_cost():
     both = lambda a, b: np.concatenate([a, b], 1)
     plain = MinibatchOT()(None, jnp.asarray(both(x0, cond["angle"])), jnp.asarray(both(x1, cond["angle"])))
     np.testing.assert_array_equal(rows, plain)
+
+
+DROPPED = {
+    "label": jnp.array([0, 1, 0, 1, -1, -1]),
+    "obs": jax.random.normal(jax.random.key(2), (6, 3)).at[jnp.array([1, 4])].set(jnp.nan),
+}
+
+
+def test_a_dropped_condition_is_a_value_of_its_own():
+    """Equal to another dropped one; a dropped vector of 3 numbers is at squared distance 3 from a given one."""
+    penalty = condition_penalty({"obs": DROPPED["obs"]}, 2.0)
+    np.testing.assert_allclose(penalty[1], [6, 0, 6, 6, 0, 6])
+    obs = np.asarray(DROPPED["obs"])
+    np.testing.assert_allclose(penalty[0, 2:4], 2 * ((obs[0] - obs[2:4]) ** 2).sum(-1), rtol=1e-6)
+    assert float(condition_penalty(jnp.array([[1.0, jnp.nan], [3.0, 5.0]]), 1.0)[0, 1]) == 5
+    x0, x1 = jax.random.normal(jax.random.key(0), (2, 6, 2))
+    for coupling in (MinibatchOT(condition_weight=1.0), Sinkhorn(1.0, condition_weight=1.0)):
+        assert np.all(np.asarray(coupling(jax.random.key(1), x0, x1, DROPPED)) < 6)
+
+
+def test_an_infinite_weight_compares_labels_only():
+    penalty = condition_penalty(DROPPED, np.inf)
+    np.testing.assert_array_equal(penalty == 0, DROPPED["label"][:, None] == DROPPED["label"])
+    x0, x1 = jax.random.normal(jax.random.key(3), (2, 6, 2))
+    for solver in ("scipy", "auction"):
+        rows = MinibatchOT(solver, condition_weight=np.inf)(None, x0, x1, DROPPED)
+        np.testing.assert_array_equal(DROPPED["label"][rows], DROPPED["label"])
+        np.testing.assert_array_equal(
+            rows, MinibatchOT(solver, condition_weight=np.inf)(None, x0, x1, DROPPED["label"])
+        )
+    with pytest.raises(ValueError, match="condition_weight inf needs labels, and the batch has none"):
+        condition_penalty({"obs": DROPPED["obs"]}, np.inf)
 
 
 def test_unbalanced_transport_leaves_outliers_out(points):

@@ -8,17 +8,21 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 import flowjax as fj
 from flowjax import predictions
 from flowjax.arguments import make
+from flowjax.batch import Batch
 from flowjax.build import build
 from flowjax.config import defaults, resolve
 from flowjax.data import DataSpec, open_dataset
 from flowjax.errors import ConfigError
 from flowjax.interop.weights import Weights, save_weights
+from flowjax.methods import Context
 from flowjax.names import COUPLING, SCHEDULE, SCHEDULES, make_schedule
 from flowjax.plugins import Outside, import_module, is_outside, modules_of
 from flowjax.schedules import CondOT
@@ -93,7 +97,7 @@ def stranger(tiny_run, tmp_path):
     return changed
 
 
-KEYS = ["model.name", "method.name", "source.name", "path.schedule", "coupling.name", "prediction"]
+KEYS = ["model.name", "method.name", "source.name", "path.name", "path.schedule", "coupling.name", "prediction"]
 
 
 @pytest.mark.parametrize("key", KEYS)
@@ -259,6 +263,70 @@ def test_a_coupling_a_source_and_a_prediction_from_outside(package):
     assert method.prediction is predictions.data
 
 
+def test_a_path_from_outside(package):
+    (package.folder / "roads.py").write_text(ROADS)
+
+    def made(name: str, **more: str) -> Any:
+        config = resolve({"path": {"name": f"marked_package.roads:{name}", **more}}, ("marked_package",))
+        return build(config, DataSpec("moons", (2,)), ("marked_package",))
+
+    method = made("Bent(2.0)", noise="constant(0.1)")
+    assert (type(method.path).__name__, method.path.bend, method.path.noise.scale) == ("Bent", 2.0, 0.1)
+    x = jnp.ones((3, 2))
+    params, state = method.init(jax.random.key(0))
+    assert jnp.isfinite(method.loss(params, Context(state=state), jax.random.key(1), Batch(x)).value)
+    for name, more, message in (
+        ("Straight", {}, r"must be a path \(a subclass of flowjax.paths.AffinePath\), and it is not"),
+        ("straight", {}, r"a path \(a subclass of .*\), not a Straight"),
+        ("fixed", {}, "must use the schedule that it is given"),
+        ("Normal", {"noise": "constant(0.1)"}, "a GaussianPath cannot have noise"),
+    ):
+        with pytest.raises(ConfigError, match=message) as error:
+            made(name, **more)
+        assert "\n" not in str(error.value)
+    assert made("Normal").path.has_score
+
+
+ROADS = """
+from dataclasses import dataclass
+from flowjax.paths import AffinePath, GaussianPath
+from flowjax.schedules import CondOT
+
+@dataclass(frozen=True)
+class Bent(AffinePath):
+    bend: float = 1.0
+
+class Normal(GaussianPath):
+    pass
+
+class Straight:
+    def __init__(self, schedule, noise):
+        pass
+
+def straight(schedule, noise):
+    return Straight(schedule, noise)
+
+fixed = AffinePath(CondOT())
+"""
+
+
+def test_a_network_from_outside_refuses_inputs_that_it_does_not_accept(package):
+    (package.folder / "residual.py").write_text(NETWORK)
+    config = resolve({"model": {"name": "marked_package.residual:Net"}}, ("marked_package",))
+    method: Any = build(config, DataSpec("npz", (3, 2), has_mask=True), ("marked_package",))
+    variables, x = method.init(jax.random.key(0)), jnp.ones((4, 3, 2))
+    apply = lambda **inputs: method.network.apply(variables, 0.5, x, None, **inputs)[0]
+    plain = apply()
+    np.testing.assert_array_equal(apply(key=jax.random.key(0), training=True, mask=None, forward_mode=True), plain)
+    np.testing.assert_array_equal(apply(method="doubled", scale=2.0), 2 * plain)
+    for name, value in (("mask", jnp.ones((4, 3), bool)), ("s", 0.5)):
+        with pytest.raises(ConfigError, match=f"residual:Net' is given the input '{name}', which its __call__ does"):
+            apply(**{name: value})
+    batch = Batch(x, mask=jnp.ones((4, 3), bool))
+    with pytest.raises(ConfigError, match="is given the input 'mask'"):
+        method.loss(variables.params, Context(state=variables.state), jax.random.key(1), batch)
+
+
 PARTS = """
 from dataclasses import dataclass
 import jax.numpy as jnp
@@ -319,10 +387,13 @@ from flax import nnx
 
 class Net(nnx.Module):
     def __init__(self, shape, *, width: int = 4, rngs):
-        self.layer = nnx.Linear(*shape, *shape, rngs=rngs)
+        self.layer = nnx.Linear(shape[-1], shape[-1], rngs=rngs)
 
     def __call__(self, t, x, cond=None):
         return self.layer(x)
+
+    def doubled(self, t, x, cond=None, *, scale):
+        return scale * self.layer(x)
 """
 
 

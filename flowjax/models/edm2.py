@@ -22,6 +22,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from flowjax.conditions import Field, check
+from flowjax.config_keys import MODEL_DEFAULTS
 from flowjax.errors import check_name
 from flowjax.keys import RowKeys, row_keys
 from flowjax.models.embeddings import batch_time, refuse_mask, refuse_two_times, time_difference
@@ -54,6 +55,9 @@ def noise_level(t: Float[Array, " B"], time: str) -> Float[Array, " B"]:
         return 2 - 4 * t
     safe = jnp.clip(t, 1e-5, 1 - 1e-5)  # gradients of the unused branch must be finite
     return jnp.clip((jnp.log1p(-safe) - jnp.log(safe)) / 4, -2.0, 2.0)
+
+
+_DEFAULTS = MODEL_DEFAULTS["edm2"]
 
 
 class EDM2(nnx.Module):
@@ -90,19 +94,19 @@ class EDM2(nnx.Module):
         self,
         shape: tuple[int, int, int],
         *,
-        channels: int = 128,
-        multipliers: tuple[int, ...] = (1, 2, 2),
-        blocks: int = 3,
-        attention: tuple[int, ...] = (16, 8),
-        head_width: int = 64,
-        dropout: float = 0.0,
-        time: str = "log_snr",
-        time_scale: float = 1.0,
+        channels: int = _DEFAULTS["channels"],
+        multipliers: tuple[int, ...] = _DEFAULTS["multipliers"],
+        blocks: int = _DEFAULTS["blocks"],
+        attention: tuple[int, ...] = _DEFAULTS["attention"],
+        head_width: int = _DEFAULTS["head_width"],
+        dropout: float = _DEFAULTS["dropout"],
+        time: str = _DEFAULTS["time"],
+        time_scale: float = _DEFAULTS["time_scale"],
         fields: tuple[Field, ...] = (),
         two_times: bool = False,
         outputs: int = 1,
-        dtype: str = "bfloat16",
-        remat: str = "none",
+        dtype: str = _DEFAULTS["dtype"],
+        remat: str = _DEFAULTS["remat"],
         rngs: nnx.Rngs,
     ):
         height, width, c = shape

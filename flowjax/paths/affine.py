@@ -60,7 +60,7 @@ class AffinePath:
 
     schedule: Schedule
     noise: Gamma | None = None
-    space: Space = field(default=EUCLIDEAN, repr=False)
+    space: Space = field(default=EUCLIDEAN, repr=False, kw_only=True)
 
     @property
     def t_min(self) -> float:

@@ -270,6 +270,7 @@ def test_published_sizes(channels, published):
             channels=channels,
             multipliers=(1, 2, 3, 4),
             blocks=3,
+            attention=(16, 8),
             fields=(Field("label", "label", num_classes=1000),),
             rngs=nnx.Rngs(0),
         )

@@ -1,5 +1,7 @@
 """Networks: shapes, conditioning, counts, and the derivatives that likelihood needs."""
 
+import inspect
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,11 +9,13 @@ import pytest
 from flax import nnx
 
 from flowjax.conditions import NO_LABEL, Field
+from flowjax.config_keys import MODEL_DEFAULTS
 from flowjax.models import MLP, UNet
 from flowjax.models.embeddings import time_features
 from flowjax.models.layers import fold, unfold
 from flowjax.models.mlp import ACTIVATIONS
 from flowjax.models.unet import _double, _halve
+from flowjax.names import MODELS
 
 LABEL = (Field("label", "label", num_classes=3),)
 
@@ -35,6 +39,12 @@ def unet():
     return perturbed(
         UNet((6, 10, 2), channels=8, multipliers=(1, 2), blocks=1, patch=2, fields=LABEL, rngs=nnx.Rngs(0))
     )
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_defaults_of_a_constructor_are_those_of_configs(name):
+    parameters = inspect.signature(MODELS[name].__init__).parameters
+    assert {key: parameters[key].default for key in MODEL_DEFAULTS[name]} == MODEL_DEFAULTS[name]
 
 
 @pytest.mark.parametrize("name", ["mlp", pytest.param("unet", marks=pytest.mark.slow)])
