@@ -303,7 +303,7 @@ class Straight:
     def __init__(self, schedule, noise):
         pass
 
-def straight(schedule, noise):
+def straight(schedule, noise) -> AffinePath:
     return Straight(schedule, noise)
 
 fixed = AffinePath(CondOT())
