@@ -160,7 +160,7 @@ NOISY = predictions.read(network, AffinePath(CondOT(), Bridge()), predictions.ve
         (ORACLE, {"solver": "flow_map", "steps": 3}, "^flow_map needs flow_map, and this model offers velocity, ends"),
         (network, {}, "offers nothing: .* flowjax.predictions.model$"),
         (AFFINE, {"solver": "ddpm", "steps": 3}, "^ddpm follows an SDE: this path has no score"),
-        (NOISY, {"solver": "pc", "steps": 3}, "train prediction 'velocity_score'; or use an ODE sampler"),
+        (NOISY, {"solver": "pc", "steps": 3}, "train with prediction 'velocity_score'; or use an ODE sampler"),
     ],
 )
 def test_a_missing_ability_is_one_line_that_names_solvers_that_would_do(model, keywords, message):
