@@ -2,26 +2,30 @@
 
 The annotation of a parameter (`int`, `float | int`, `bool`, `str`, or `Annotated` with a `flowjax.ranges.Range`), or
 without an annotation the type of its default, determines which arguments are allowed. A function is only called with
-allowed arguments.
+allowed arguments. Parameters of objects from outside flowjax may also be tuples or None, may have any annotation and
+any default, and have no range unless they are annotated with one.
 """
 
 import ast
 import inspect
-import types
+import types as builtin_types
 import typing
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from flowjax.errors import ConfigError, lookup
 from flowjax.plugins import Outside, check_made, find, is_outside
-from flowjax.ranges import KINDS, NUMBER, WHOLE, Range, is_kind, shown, text_fault
+from flowjax.ranges import FINITE, KINDS, NUMBER, WHOLE, Range, is_kind, shown, text_fault
 
 T = TypeVar("T")
 
-__all__ = ["Parameter", "bounds_of", "make", "make_named", "separate", "usage"]
+__all__ = ["Parameter", "bounds_of", "make", "make_named", "parameter_of", "separate", "signature_of", "usage"]
 
 _MAX_CHARACTERS = 300
+
+_PLAIN = (bool, float, str, type(None), tuple)
+"""The types of arguments for parameters from outside flowjax whose annotation and default allow no conclusion."""
 
 
 def make(key: str, text: str, table: Mapping[str, Callable[..., T]], *first: Any, outside: Outside | None = None) -> T:
@@ -52,7 +56,7 @@ def make(key: str, text: str, table: Mapping[str, Callable[..., T]], *first: Any
         return _call(where, name, lookup(key, name, table), first, arguments, keywords)
     found = find(key, name, outside.kind, outside.plugins)
     if inspect.isclass(found) or not outside.kind.fits(found):
-        found = _call(where, name, found, outside.first, arguments, keywords)
+        found = _call(where, name, found, outside.first, arguments, keywords, outside=True)
     elif arguments or keywords:
         raise ConfigError(f"{where}: {name} is an object already and takes no arguments")
     return check_made(where, found, outside.kind)
@@ -101,9 +105,10 @@ def _call(
     first: tuple[Any, ...],
     arguments: list[Any],
     keywords: dict[str, Any],
+    outside: bool = False,
 ) -> T:
     """Checks the arguments and returns build(*first, *arguments, **keywords); the errors are those of `make`."""
-    parameters = _parameters(build, len(first))
+    parameters = _parameters(build, len(first), outside)
     try:
         _check(name, parameters, arguments, keywords)
         return build(*first, *arguments, **keywords)
@@ -115,19 +120,21 @@ def _call(
 
 @dataclass(frozen=True)
 class Parameter:
-    """A parameter of a name.
+    """A parameter of a name, or a key of a network or method from outside flowjax.
 
     Attributes:
         name: the name of the parameter.
         kinds: the allowed types.
         range: the range of a number; None for the default range of its type.
         default: the default, or `inspect.Parameter.empty`.
+        items: the allowed types of the elements of a tuple.
     """
 
     name: str
     kinds: tuple[type, ...]
     range: Range | None
     default: Any = inspect.Parameter.empty
+    items: tuple[type, ...] = ()
 
     @property
     def required(self) -> bool:
@@ -135,13 +142,26 @@ class Parameter:
 
     def __str__(self) -> str:
         kinds = " or ".join(KINDS[kind] for kind in self.kinds if kind is not type(None))
-        return f"{self.name}: {kinds}" + ("" if self.required or self.default is None else f" = {self.default!r}")
+        return f"{self.name}: {kinds}" + ("" if self.required or self.default is None else f" = {shown(self.default)}")
+
+    def allows(self, value: Any) -> bool:
+        """Whether a value is of an allowed type. A list, which JSON has instead of a tuple, counts as a tuple."""
+        return any(is_kind(tuple(value) if isinstance(value, list) else value, kind) for kind in self.kinds)
 
     def fault(self, value: Any) -> str | None:
         """The end of an error message that starts with the name of the parameter; None if the value is allowed."""
-        if not any(is_kind(value, kind) for kind in self.kinds):
+        if not self.allows(value):
             kinds = [KINDS[kind] for kind in self.kinds if kind is not type(None)]
             return f"must be {' or '.join(k if k == KINDS[bool] else f'a {k}' for k in kinds)}, not {shown(value)}"
+        if isinstance(value, tuple | list):
+            item = replace(self, kinds=self.items)
+            for element in value:
+                if not item.allows(element):
+                    kinds = " or ".join(KINDS[kind] if kind is bool else f"{KINDS[kind]}s" for kind in self.items)
+                    return f"must be a tuple of {kinds}, and one element is {shown(element)}"
+                if problem := item.fault(element):
+                    return f"has an element that {problem}"
+            return None
         if isinstance(value, str):
             return text_fault(value)
         if value is None or isinstance(value, bool):
@@ -179,11 +199,19 @@ def _read(where: str, text: str) -> tuple[str, list[Any], dict[str, Any]]:
     return module + colon + call.func.id, arguments, keywords
 
 
-def _parameters(build: Callable[..., Any], skip: int) -> list[Parameter]:
+def _parameters(build: Callable[..., Any], skip: int, outside: bool) -> list[Parameter]:
     """The parameters of `build` after the first `skip`."""
-    signature = inspect.signature(build, eval_str=True)
+    signature = signature_of(build) if outside else inspect.signature(build, eval_str=True)
     known = [p for p in signature.parameters.values() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.POSITIONAL_ONLY)]
-    return [Parameter(p.name, *_kinds(p), p.default) for p in known[skip:]]
+    return [parameter_of(p.name, p.annotation, p.default, outside) for p in known[skip:]]
+
+
+def signature_of(function: Callable[..., Any]) -> inspect.Signature:
+    """Returns a signature. Annotations stay strings if one of them has a name that exists only for type checkers."""
+    try:
+        return inspect.signature(function, eval_str=True)
+    except (NameError, AttributeError, TypeError, SyntaxError):
+        return inspect.signature(function)
 
 
 def bounds_of(hint: Any) -> tuple[Any, Range | None]:
@@ -194,14 +222,61 @@ def bounds_of(hint: Any) -> tuple[Any, Range | None]:
     return hint, next((e for e in extra if isinstance(e, Range)), None)
 
 
-def _kinds(parameter: inspect.Parameter) -> tuple[tuple[type, ...], Range | None]:
-    hint, bounds = bounds_of(parameter.annotation)
-    if hint is inspect.Parameter.empty:
-        known = type(parameter.default) in (bool, int, float, str)
-        return ((type(parameter.default),) if known else (float,)), None
-    union = typing.get_origin(hint) in (typing.Union, types.UnionType)
-    kinds = typing.get_args(hint) if union else (hint,)
-    return tuple(kind for kind in kinds if kind is not int or float not in kinds), bounds
+def parameter_of(name: str, hint: Any, default: Any, outside: bool) -> Parameter:
+    """Returns a parameter with its allowed types and range.
+
+    Args:
+        name: the name of the parameter.
+        hint: its annotation, or `inspect.Parameter.empty`.
+        default: its default, or `inspect.Parameter.empty`.
+        outside: whether it belongs to an object from outside flowjax, for which only types and finiteness are checked,
+            and the default is always allowed.
+    """
+    bounds, types = bounds_of(hint)[1], _types(hint)
+    if not outside:
+        known = type(default) in (bool, int, float, str)
+        kinds, items = types or (((type(default),) if known else (float,)), ())
+        return Parameter(name, kinds, bounds, default, items)
+    kinds, items = types or _types_of(default)
+    parameter = Parameter(name, kinds, bounds or FINITE, default, items)
+    if parameter.required or parameter.fault(default) is None:
+        return parameter
+    more_kinds, more_items = _types_of(default)
+    return replace(parameter, kinds=_merged(kinds, more_kinds), items=_merged(items, more_items))
+
+
+_Types = tuple[tuple[type, ...], tuple[type, ...]]
+"""The types of a value, and the types of its elements if it is a tuple."""
+
+
+def _types(hint: Any) -> _Types | None:
+    """The types that an annotation allows, or None if it is missing or says nothing about plain values."""
+    hint, _ = bounds_of(hint)
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Literal:
+        return _merged(*((type(one),) for one in arguments)), ()
+    parts = [_types(one) for one in arguments if one is not ...]
+    known = [part for part in parts if part is not None]
+    if origin in (typing.Union, builtin_types.UnionType) and len(known) == len(parts):
+        return _merged(*(kinds for kinds, _ in known)), _merged(*(items for _, items in known))
+    if (origin or hint) in (tuple, list, Sequence):
+        items = _merged(*(kinds for kinds, _ in known))
+        return (tuple,), items if items and len(known) == len(parts) and tuple not in items else _PLAIN
+    return ((hint,), ()) if hint in (bool, int, float, str, type(None)) else None
+
+
+def _types_of(default: Any) -> _Types:
+    """The types that a default suggests."""
+    if isinstance(default, tuple | list):
+        items = _merged(*((type(one),) for one in default))
+        return (tuple,), items if items and set(items) <= {bool, int, float, str} else _PLAIN
+    return ((type(default),), ()) if type(default) in (bool, int, float, str) else (_PLAIN, _PLAIN)
+
+
+def _merged(*kinds: tuple[type, ...]) -> tuple[type, ...]:
+    """The types of several tuples, each once, without `int` if there is `float`, which includes it."""
+    found = tuple(dict.fromkeys(kind for one in kinds for kind in one))
+    return tuple(kind for kind in found if kind is not int or float not in found)
 
 
 def _check(name: str, parameters: list[Parameter], arguments: list[Any], keywords: dict[str, Any]) -> None:

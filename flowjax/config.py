@@ -6,7 +6,6 @@ ml_collections, but not JAX.
 
 import ast
 import copy
-import dataclasses
 import difflib
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,7 +14,16 @@ from typing import TYPE_CHECKING, Any
 from ml_collections import ConfigDict
 
 from flowjax.arguments import separate
-from flowjax.config_keys import MODEL_DEFAULTS, SECTIONS, method_of, method_ranges, model_keys, model_with, range_like
+from flowjax.config_keys import (
+    MODEL_DEFAULTS,
+    SECTIONS,
+    method_keys,
+    method_of,
+    method_ranges,
+    model_keys,
+    model_with,
+    outside_keys,
+)
 from flowjax.errors import ConfigError
 from flowjax.plugins import is_outside, modules_of
 from flowjax.ranges import RANGES, fault, shown
@@ -106,7 +114,7 @@ def _defaults(model: str, method: str, plugins: Sequence[str]) -> Config:
     made: Any = ConfigDict(
         {
             "seed": 0,
-            "method": {"name": method, **dataclasses.asdict(chosen.Settings())},
+            "method": {"name": method, **method_keys(method, plugins)},
             **copy.deepcopy(shared),
             "data": {
                 "name": "gaussians8",
@@ -235,22 +243,23 @@ def resolve(config: object, plugins: Sequence[str] = ()) -> Config:
     if (cond := flat.get("data.cond")) is not None:
         flat["data.cond"] = _separated(cond)
     model, method = (_name(flat, key, default) for key, default in _NAMES.items())
-    full = _defaults(model, method, plugins)
-    known, bounds = flatten(full), {**RANGES, **method_ranges(method_of(method, plugins))}
-    if outside := is_outside(model):
-        bounds |= {key: range_like(default) for key, default in known.items() if key.startswith("model.")}
+    full: Any = _defaults(model, method, plugins)
+    known, bounds = flatten(full), RANGES if is_outside(method) else RANGES | method_ranges(method)
+    outside = outside_keys(model if "model" in full else "", method, plugins)
     for key, value in flat.items():
         if key not in known:
             raise ConfigError(_no_such_key(key, full, method))
         default = known[key]
-        if reason := fault(value, default, bounds.get(key)):
+        if reason := outside[key].fault(value) if key in outside else fault(value, default, bounds.get(key)):
             raise ConfigError(f"{key} {reason}")
         section, _, leaf = key.rpartition(".")
-        typed = tuple(value) if isinstance(default, list) else (float(value) if isinstance(default, float) else value)
-        (full[section] if section else full)[leaf] = typed
+        widens = isinstance(default, float) and type(value) is int
+        typed = float(value) if widens else _with_tuples(value)
+        with full.ignore_type():  # keys from outside may have several types
+            (full[section] if section else full)[leaf] = typed
     if full.data.path:
         full.data.path = os.path.abspath(os.path.expanduser(full.data.path))
-    if not outside:
+    if not is_outside(model):
         _check_together(flatten(full))
     return full
 
@@ -264,6 +273,11 @@ def _name(flat: dict[str, Any], key: str, default: str) -> str:
     if reason := fault(name, default, None):
         raise ConfigError(f"{key} {reason}")
     return name
+
+
+def _with_tuples(value: Any) -> Any:
+    """Returns a value with tuples in place of lists."""
+    return tuple(map(_with_tuples, value)) if isinstance(value, list | tuple) else value
 
 
 def _separated(cond: Any) -> Any:

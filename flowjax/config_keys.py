@@ -1,25 +1,29 @@
 """The keys that the network and the method of a config bring with them, with their defaults and ranges."""
 
 import copy
+import dataclasses
 import inspect
 import typing
 from collections.abc import Sequence
 from typing import Any
 
-from flowjax.arguments import bounds_of
+from flowjax.arguments import Parameter, bounds_of, parameter_of, signature_of
 from flowjax.errors import lookup
 from flowjax.plugins import Kind, find, is_outside
-from flowjax.ranges import NUMBER, WHOLE, Items, Range, shown
+from flowjax.ranges import NUMBER, WHOLE, Range
 
 __all__ = [
     "MODEL_DEFAULTS",
     "SECTIONS",
+    "method_keys",
     "method_of",
+    "method_parameters",
     "method_ranges",
     "model_keys",
     "model_of",
+    "model_parameters",
     "model_with",
-    "range_like",
+    "outside_keys",
 ]
 
 MODEL_DEFAULTS: dict[str, dict[str, Any]] = {
@@ -111,7 +115,7 @@ def model_keys(name: str, plugins: Sequence[str] = ()) -> dict[str, Any]:
 
     The keys of a network from outside flowjax are those keyword arguments of its constructor that have a plain default:
     a number, a string, a truth value, or a tuple of these. `fields`, `outputs` and `two_times` are never keys, because
-    the data and the method determine them.
+    the data and the method determine them. Their types follow from the annotations of the constructor.
 
     Args:
         name: a name in `MODEL_DEFAULTS`, or a class in a module outside flowjax.
@@ -122,14 +126,25 @@ def model_keys(name: str, plugins: Sequence[str] = ()) -> dict[str, Any]:
     """
     if not is_outside(name):
         return copy.deepcopy(lookup("model.name", name, MODEL_DEFAULTS))
-    parameters = inspect.signature(model_of(name, plugins).__init__).parameters.values()
+    return {key: _start(parameter) for key, parameter in model_parameters(name, plugins).items()}
+
+
+def model_parameters(name: str, plugins: Sequence[str] = ()) -> dict[str, Parameter]:
+    """Returns the keys of a network from outside flowjax, as parameters with their allowed values (`model_keys`)."""
+    parameters = signature_of(model_of(name, plugins).__init__).parameters.values()
     plain = lambda value: isinstance(value, bool | int | float | str)
     return {
-        p.name: p.default
+        p.name: parameter_of(p.name, p.annotation, p.default, outside=True)
         for p in parameters
         if p.name not in ("name", "fields", "outputs", "two_times", "rngs")
         and (plain(p.default) or (isinstance(p.default, tuple) and all(map(plain, p.default))))
     }
+
+
+def _start(parameter: Parameter) -> Any:
+    """The default of a key: a float if the parameter takes one and its default is a whole number."""
+    default = parameter.default
+    return float(default) if float in parameter.kinds and type(default) is int else default
 
 
 def model_with(key: str) -> str | None:
@@ -137,16 +152,40 @@ def model_with(key: str) -> str | None:
     return next((name for name, keys in MODEL_DEFAULTS.items() if key.removeprefix("model.") in keys), None)
 
 
-def range_like(default: Any) -> Range | Items:
-    """Returns the range of a key of a network from outside flowjax, which follows from the type of its default."""
-    if isinstance(default, list):
-        kind = type(default[0]) if default else float
-        return Items(kind, WHOLE if kind is int else NUMBER, 0, 1000, shown(tuple(default)))
-    return WHOLE if isinstance(default, int) else NUMBER
+def method_keys(name: str, plugins: Sequence[str] = ()) -> dict[str, Any]:
+    """Returns the keys of a method with their defaults: the fields of its `Settings`."""
+    if not is_outside(name):
+        return dataclasses.asdict(method_of(name).Settings())
+    return {key: _start(parameter) for key, parameter in method_parameters(name, plugins).items()}
 
 
-def method_ranges(method: Any) -> dict[str, Range]:
-    """Returns the ranges of the keys of a method, from the annotations of its `Settings`."""
-    hints = typing.get_type_hints(method.Settings, include_extras=True)
+def method_parameters(name: str, plugins: Sequence[str] = ()) -> dict[str, Parameter]:
+    """Returns the keys of a method from outside flowjax, as parameters with their allowed values."""
+    settings: Any = method_of(name, plugins).Settings
+    defaults = dataclasses.asdict(settings())
+    try:
+        hints = typing.get_type_hints(settings, include_extras=True)
+    except (NameError, AttributeError, TypeError, SyntaxError):  # names that exist only for type checkers
+        hints = {}
+    hint = lambda key: hints.get(key, inspect.Parameter.empty)
+    return {key: parameter_of(key, hint(key), default, outside=True) for key, default in defaults.items()}
+
+
+def outside_keys(model: str, method: str, plugins: Sequence[str] = ()) -> dict[str, Parameter]:
+    """Returns the keys that a network and a method bring with them if they are from outside flowjax.
+
+    Args:
+        model: a name of a network; "" for none.
+        method: a name of a method.
+        plugins: the modules that may be imported.
+    """
+    of_model = model_parameters(model, plugins) if is_outside(model) else {}
+    of_method = method_parameters(method, plugins) if is_outside(method) else {}
+    return {f"model.{key}": p for key, p in of_model.items()} | {f"method.{key}": p for key, p in of_method.items()}
+
+
+def method_ranges(name: str) -> dict[str, Range]:
+    """Returns the ranges of the keys of a built-in method, from the annotations of its `Settings`."""
+    hints = typing.get_type_hints(method_of(name).Settings, include_extras=True)
     known = {name: bounds_of(hint) for name, hint in hints.items()}
     return {f"method.{name}": bounds or (NUMBER if kind is float else WHOLE) for name, (kind, bounds) in known.items()}

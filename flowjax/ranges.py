@@ -5,11 +5,13 @@ value raises a one-line error instead of filling the memory or running for hours
 """
 
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 __all__ = [
+    "FINITE",
     "KINDS",
     "MAX_COORDINATES",
     "MAX_PARAMETERS",
@@ -101,7 +103,7 @@ class Items:
         return None
 
 
-KINDS = {bool: "true or false", int: "whole number", float: "number", str: "string", type(None): "None"}
+KINDS = {bool: "true or false", int: "whole number", float: "number", str: "string", type(None): "None", tuple: "tuple"}
 """The names of types in error messages."""
 
 WHOLE = Range(-1_000_000, 1_000_000)
@@ -109,6 +111,9 @@ WHOLE = Range(-1_000_000, 1_000_000)
 
 NUMBER = Range(-1e9, 1e9, least=1e-12)
 """The same for other numbers. Their squares are finite and not 0 in float32."""
+
+FINITE = Range(-sys.float_info.max, sys.float_info.max)
+"""The range of numbers of objects from outside flowjax, which are only checked to be finite."""
 
 _STEPS = Range(1, 2_000_000_000)  # steps are counted in 32 bits
 _STEPS_OR_NONE = Range(0, 2_000_000_000)

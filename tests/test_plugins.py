@@ -18,13 +18,13 @@ from flowjax import predictions
 from flowjax.arguments import make
 from flowjax.batch import Batch
 from flowjax.build import build
-from flowjax.config import defaults, resolve
+from flowjax.config import changed, defaults, resolve
 from flowjax.data import DataSpec, open_dataset
 from flowjax.errors import ConfigError
 from flowjax.interop.weights import Weights, save_weights
 from flowjax.methods import Context
 from flowjax.names import COUPLING, SCHEDULE, SCHEDULES, make_schedule
-from flowjax.plugins import Outside, import_module, is_outside, modules_of
+from flowjax.plugins import Kind, Outside, import_module, is_outside, modules_of
 from flowjax.schedules import CondOT
 
 MARKED = """
@@ -225,6 +225,82 @@ def test_only_named_modules_are_found_in_the_current_folder(tmp_path, stranger, 
         assert spec is None or str(tmp_path) not in str(spec.submodule_search_locations)
     assert sys.path == path
     assert not (tmp_path / "harmed").exists()
+
+
+def test_keys_from_outside_follow_annotations_and_have_no_limits(package):
+    """Every default is allowed, also after a round trip through JSON, and numbers are only checked to be finite."""
+    (package.folder / "keys.py").write_text(ANNOTATED)
+    net, loss = "marked_package.keys:Net", "marked_package.keys:Loss"
+    config, plugins = defaults(net, loss), ("marked_package",)
+    assert isinstance(config.model.rate, float)
+    again = resolve(json.loads(json.dumps(config.to_dict())), plugins)
+    assert again.to_dict() == config.to_dict()
+    good = {
+        "model.rate": 0.5,
+        "model.sizes": (3, 0.25),
+        "model.vocab": 10**12,
+        "model.depth": "auto",
+        "method.c": 0.5,
+        "method.widths": (1, 0.5),
+        "method.pairs": ((3, 4), (5, 6)),
+    }
+    assert changed(config, good, plugins).method.pairs == ((3, 4), (5, 6))
+    for key, value, message in (
+        ("model.rate", float("nan"), "must be a finite number, not nan"),
+        ("model.rate", "1", "must be a number"),
+        ("model.vocab", 0.5, "must be a whole number"),
+        ("model.gate", 2, r"must be in \[0, 1\]"),
+        ("method.c", "a", "must be a number"),
+        ("method.widths", 0.1, "must be a tuple, not 0.1"),
+        ("method.widths", ("a",), "must be a tuple of numbers, and one element is 'a'"),
+        ("method.widths", (float("inf"),), "has an element that must be a finite number"),
+    ):
+        with pytest.raises(ConfigError, match=f"{key} {message}"):
+            changed(config, {key: value}, plugins)
+
+
+def test_arguments_from_outside_follow_annotations_and_have_no_limits(package):
+    (package.folder / "keys.py").write_text(ANNOTATED)
+    outside = Outside(Kind("x"), ("marked_package",))
+    make_one = lambda text: make("key", f"marked_package.keys:{text}", {}, outside=outside)
+    assert make_one("echo(2_000_000, (1, 2.5), None, ('a', 1))") == (2_000_000, (1, 2.5), None, ("a", 1))
+    assert make_one("echo(1, odd='x')") == (1, (0.5,), "x", ())
+    for text, message in (("1.5", "rows must be a whole number"), ("1, 2", "sizes must be a tuple"), ("1e999", "rows")):
+        with pytest.raises(ConfigError, match=message):
+            make_one(f"echo({text})")
+
+
+ANNOTATED = """
+from __future__ import annotations
+import dataclasses
+from typing import Annotated, Any
+from flax import nnx
+from flowjax.methods import MethodDefaults
+from flowjax.ranges import Range
+
+class Net(nnx.Module):
+    def __init__(self, shape, *, rate: float = 1, sizes=(1, 2.5), vocab: int = 2_000_000, depth: int | str = 4,
+                 gate: Annotated[float, Range(0, 1)] = 1, rngs: nnx.Rngs):
+        pass
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    widths: tuple[float, ...] = (0.1, 0.2)
+    c: float | None = None
+    pairs: tuple[tuple[int, int], ...] = ((1, 2),)
+
+class Loss(MethodDefaults):
+    Settings = Settings
+    sections = ("source", "path", "model")
+
+    @classmethod
+    def from_config(cls, parts): ...
+    def loss(self, params, context, key, batch): ...
+    def model(self, params, state): ...
+
+def echo(rows: int, sizes: tuple[float, ...] = (0.5,), odd: dict[str, Any] | None = None, free=()):
+    return rows, sizes, odd, free
+"""
 
 
 def test_names():

@@ -60,7 +60,9 @@ def read_config(values: absl_flags.FlagValues, argv: list[str], usage: str) -> C
 
 
 def _check_type(key: str, text: str, like: Any) -> None:
-    """Raises a clearer error than ml_collections if a flag for a number or a truth value has another value."""
+    """Raises a clearer error than ml_collections if a flag cannot be set, or has a value of another type."""
+    if like is None:
+        raise flags.UsageError(f"--config.{key}: its default is None, so it can only be set in the config file")
     if isinstance(like, bool):
         if text.lower() not in ("true", "false", "t", "f", "1", "0"):
             raise flags.UsageError(f"--config.{key} must be true or false, not {shown(text)}")
