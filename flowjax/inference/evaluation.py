@@ -75,7 +75,7 @@ def evaluate(
     Raises:
         ConfigError: if the data have a mask.
     """
-    scoring.check_no_mask(run, "evaluate")
+    scoring.check_no_mask(run)
     run = _with_shares(run, dataset) if labels == "shares" else run
     if not has_density(run.prior):
         say(f"evaluate: source.name {run.config.source.name!r} has no density: no nll, no kl")

@@ -80,7 +80,7 @@ def log_prob(
         ConfigError: if the data have a mask, the source has no density, a condition does not fit its field, or the sum
             would be over more than 100 classes.
     """
-    check_no_mask(run, "likelihood")
+    check_no_mask(run)
     if not has_density(run.prior):
         raise ConfigError(
             f"source.name {run.config.source.name!r} has no density, so there is no likelihood: sample instead"
@@ -142,12 +142,12 @@ def log_prob(
     return LogDensities(np.logaddexp.reduce(terms, axis=0), sum(one.nfe for one in scored.values()))
 
 
-def check_no_mask(run: Run, what: str) -> None:
+def check_no_mask(run: Run) -> None:
     """Raises a ConfigError if the run was trained on sets with a mask, because absent elements have no density."""
     if run.spec.has_mask:
         raise ConfigError(
-            f"{what}: the data {run.spec.name!r} have a mask, and absent elements of sets cannot be scored: sample "
-            "instead, and compare the full sets"
+            f"data {run.spec.name!r} has a mask, and sets with absent elements cannot be scored: this run can only be "
+            "sampled"
         )
 
 
