@@ -14,12 +14,13 @@ import jax
 
 from flowjax import files
 from flowjax.build import build, data_arguments
-from flowjax.config import Config, differences, flatten, own_plugins, resolve, unknown_key
+from flowjax.config import OUTSIDE_KEYS, Config, differences, flatten, own_plugins, resolve, unknown_key
 from flowjax.config_files import config_path, load_config
 from flowjax.data import DataError, Dataset, DataSpec, open_dataset
 from flowjax.errors import ConfigError, RunFault, out_of_memory
 from flowjax.inference import plots
 from flowjax.inference.run import Run, load
+from flowjax.plugins import is_outside
 from flowjax.training import loop, processes, snapshots
 from flowjax.training import workdir as workdirs
 from flowjax.training.checkpoints import Checkpoints
@@ -260,7 +261,7 @@ def _resume_step(config: Config, workdir: Path, checkpoints: Checkpoints, checkp
         return None  # there is no checkpoint to lose, so another config may start here
     raw, spec = read_config(workdir)
     plugins = own_plugins(config)
-    changed = differences(resolve(raw, plugins), config)
+    changed = _other_names(raw, config) or differences(resolve(raw, plugins), config)
     if "data.path" in changed and not Path(changed["data.path"][0]).exists():
         del changed["data.path"]  # the files were moved; their contents are compared later
     if changed:
@@ -272,6 +273,16 @@ def _resume_step(config: Config, workdir: Path, checkpoints: Checkpoints, checkp
             "use another --workdir"
         )
     return checkpoints.choose(checkpoint)
+
+
+def _other_names(raw: dict[str, Any], config: Config) -> dict[str, tuple[Any, Any]]:
+    """Returns the keys with a name from outside flowjax in the raw config of a run, and another value in this config.
+
+    Only the modules that this config names may be imported, so `resolve` would refuse the names of the run.
+    """
+    was, now = flatten(raw), flatten(config)
+    changed = {key: (was.get(key), now.get(key)) for key in OUTSIDE_KEYS if was.get(key) != now.get(key)}
+    return {key: names for key, names in changed.items() if is_outside(names[0])}
 
 
 def _check_same_data(workdir: Path, trainer: Trainer) -> None:

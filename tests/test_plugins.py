@@ -26,6 +26,7 @@ from flowjax.methods import Context
 from flowjax.names import COUPLING, SCHEDULE, SCHEDULES, make_schedule
 from flowjax.plugins import Kind, Outside, import_module, is_outside, modules_of
 from flowjax.schedules import CondOT
+from tests.conftest import TINY
 
 MARKED = """
 import functools
@@ -494,6 +495,18 @@ def test_workers_read_a_data_set_from_outside(project, package, flowjax, monkeyp
     assert result["step"] == 3
     readers = {int(path.name.removeprefix("read_by_")) for path in package.folder.glob("read_by_*")}
     assert readers - {os.getpid()}
+
+
+def test_training_in_a_workdir_of_another_name_from_outside(stranger, package, flowjax):
+    """The error names the key. The module of the run is not imported."""
+    for key in ("model.name", "prediction"):
+        run = stranger(key, "marked_package.nets:Other")
+        code, _, err = flowjax("train", *TINY, "--workdir", run)
+        assert code == 2
+        line = err.splitlines()[-1]
+        assert f"{run} is the workdir of another config: {key} is 'marked_package.nets:Other' there and " in line
+        assert "--plugins" not in line
+    assert not package.imported()
 
 
 def test_a_sweep_over_names_from_outside(project, flowjax):
