@@ -153,7 +153,8 @@ def log_prob(
     """
     if isinstance(model, Bijection):
         x = at_least_float32(x)
-        return _of_bijection(model, x, source, cond), Stats(jnp.ones(x.shape[0], int), jnp.ones(x.shape[0], bool))
+        z, log_det = _inverse(model, x, cond)
+        return source.log_prob(z) + log_det, Stats(jnp.ones(x.shape[0], int), jnp.ones(x.shape[0], bool))
     if isinstance(model, HasVelocity):
         field = velocity_of(model)
     elif callable(model):
@@ -189,6 +190,5 @@ def log_prob(
 
 
 @partial(jax.jit, static_argnames="model")
-def _of_bijection(model: Bijection, x: Batched, source: Source, cond: Cond) -> Float[Array, " B"]:
-    z, log_det = model.inverse(x, cond)
-    return source.log_prob(z) + log_det
+def _inverse(model: Bijection, x: Batched, cond: Cond) -> tuple[Batched, Float[Array, " B"]]:
+    return model.inverse(x, cond)

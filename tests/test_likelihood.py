@@ -175,3 +175,32 @@ def test_refusals(keywords, message):
 def test_empty_batch():
     with pytest.raises(ValueError, match="empty"):
         likelihood.log_prob(lambda t, x, cond: x, jnp.ones((0, 1)), Normal((1,)))
+
+
+@dataclass(frozen=True)
+class Triangle:
+    """A source that is not a pytree, with the density of the sum of two uniform numbers in each coordinate."""
+
+    shape: tuple[int, ...] = (2,)
+
+    def sample(self, key, n):
+        return jax.random.uniform(key, (2, n, *self.shape)).sum(0)
+
+    def log_prob(self, x):
+        return jnp.log(1 - jnp.abs(x - 1)).sum(-1)
+
+
+@dataclass(frozen=True)
+class Half:
+    """The bijection x = z / 2."""
+
+    def forward(self, z, cond=None):
+        return z / 2, jnp.full(z.shape[0], -z[0].size * jnp.log(2.0))
+
+    def inverse(self, x, cond=None):
+        return 2 * x, jnp.full(x.shape[0], x[0].size * jnp.log(2.0))
+
+
+def test_a_bijection_has_a_likelihood_from_a_source_that_is_not_a_pytree():
+    got, _ = likelihood.log_prob(Half(), jnp.array([[0.25, 0.5]]), Triangle())
+    np.testing.assert_allclose(got, [np.log(4 * 0.5 * 1.0)], rtol=1e-6)

@@ -44,7 +44,7 @@ __all__ = ["FlowMatching", "conditional", "draw", "marginal", "row_mean_square"]
 
 ParametricApply = Callable[[Params, Float[Array, " B"], Batched, Cond], Output]
 """A network as a plain function `apply(params, t, x, cond) -> output`. The output has one array shaped like x per head
-of the prediction, concatenated along the last axis."""
+of the prediction, concatenated along the last axis. For a batch with a mask it is called with the keyword `mask`."""
 
 MARGINAL_ERROR = Limit(
     LARGEST_MARGINAL_ERROR,
@@ -283,21 +283,25 @@ def marginal(
     """Returns the marginal flow matching loss, whose target comes from a model with known posterior means.
 
     It uses the independent coupling and draws the same points as `conditional` with the same key, so that the two
-    losses can be compared on the same samples.
+    losses can be compared on the same samples. Batches that contain x0 are refused, because their pairs may depend on
+    each other.
 
     Args:
         apply, path, source, prediction: as for `conditional`.
         model: an oracle (`flowjax.oracles`), or any other model with the ability `ends`.
 
     Returns:
-        A function `loss(params, key, batch)` that returns a scalar.
+        A function `loss(params, key, batch)` that returns a scalar. It raises ValueError for a batch that contains x0.
     """
-    interval = prediction.interval(path)
+    interval, network = prediction.interval(path), Network.from_function(apply)
 
     def loss(params: Params, key: PRNGKey, batch: Batch) -> Float[Array, ""]:
+        if batch.x0 is not None:
+            raise ValueError("the marginal loss draws x0 independently of x1: leave x0 out of the batch")
         p = draw(key, batch, path, source, INDEPENDENT, interval).sample
         target = prediction.from_ends(path, p.t, p.x_t, model.ends(p.t, p.x_t, batch.cond))
-        output = apply(params, p.t, prediction.inputs(path, p.t, p.x_t), batch.cond)
-        return jnp.mean(prediction.weight(path, p.t) * row_mean_square(output - target))
+        inputs = prediction.inputs(path, p.t, p.x_t)
+        output, _ = network(params, Context(), p.t, inputs, batch.cond, mask=batch.mask)
+        return jnp.mean(prediction.weight(path, p.t) * row_mean_square(output - target, batch.mask))
 
     return loss

@@ -26,6 +26,7 @@ from jaxtyping import Array, Float
 
 from flowjax.batch import Batch
 from flowjax.couplings import INDEPENDENT, Coupling
+from flowjax.errors import ConfigError
 from flowjax.methods.base import BoundNetwork, Context, Limit, Loss, Network, PathMethod
 from flowjax.methods.components import Components
 from flowjax.methods.flow_matching import MARGINAL_ERROR, draw, row_mean_square
@@ -92,12 +93,18 @@ class MeanFlow(PathMethod):
     @classmethod
     def from_config(cls, parts: Components) -> "MeanFlow":
         settings = parts.settings
+        times = parts.times(settings.times)
+        if getattr(times, "needs_profile", False):
+            raise ConfigError(
+                f"method.times {settings.times!r} needs a learned profile of the loss, which method.name 'mean_flow' "
+                "does not train: use 'uniform' or 'logit_normal'"
+            )
         return cls(
             parts.network(two_times=True),
             parts.path,
             parts.source,
             parts.coupling,
-            parts.times(settings.times),
+            times,
             settings.different,
             settings.power,
             settings.target_half_life,
@@ -130,7 +137,7 @@ class MeanFlow(PathMethod):
         return Loss(jnp.mean(weight * rows), metrics, state)
 
     def model(self, params: Params, state: PyTree) -> "MeanFlowModel":
-        return MeanFlowModel(self.network.bind(params, state), self.interval)
+        return MeanFlowModel(self.network.bind(params, state), self.path)
 
 
 @dataclass(frozen=True)
@@ -139,11 +146,16 @@ class MeanFlowModel:
 
     Attributes:
         network: `network(t, x, cond, s=s) -> u(s, t, x)`.
-        interval: the smallest and the largest time.
+        path: the path on which it was trained, which gives the interval of times and the time grids.
     """
 
     network: BoundNetwork
-    interval: tuple[float, float]
+    path: AffinePath
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The smallest and the largest time."""
+        return self.path.t_min, self.path.t_max
 
     def flow_map(self, s: Time, t: Time, x: Batched, cond: Cond = None) -> Batched:
         """X(s, t, x), the point at time t of the trajectory that is at x at time s, by equation (1)."""

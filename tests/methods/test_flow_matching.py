@@ -83,6 +83,24 @@ def test_the_oracle_reaches_zero_marginal_loss_and_the_variance_as_conditional_l
     assert got == pytest.approx(expected, rel=5 * np.sqrt(2.5 / 200_000) * 2)
 
 
+def test_the_marginal_loss_leaves_out_elements_that_do_not_exist():
+    """Elements behind the mask change neither the value nor what the network returns for the others."""
+    oracle = oracles.gaussian(PATH, 1.0, 0.5)
+    masks = []
+
+    def net(p, t, x, cond, mask):
+        masks.append(mask)
+        return jnp.where(mask[..., None], x, 1e6)
+
+    x1, mask = jax.random.normal(jax.random.key(0), (4, 3, 2)), jnp.arange(3) < jnp.array([[1], [2], [3], [0]])
+    loss = methods.marginal(net, PATH, Normal((3, 2)), oracle)
+    value = float(loss({}, jax.random.key(1), Batch(x1, mask=mask)))
+    assert masks[0] is mask
+    assert 0 < value < 100
+    with pytest.raises(ValueError, match="leave x0 out of the batch"):
+        loss({}, jax.random.key(1), Batch(x1, x0=x1, mask=mask))
+
+
 def test_ot_pairs_lower_the_conditional_loss():
     """The target is less noisy under optimal transport: Pooladian et al. 2023."""
     x1 = MIXTURE.sample(jax.random.key(0), 128)

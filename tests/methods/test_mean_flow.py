@@ -8,6 +8,10 @@ import numpy as np
 import pytest
 
 from flowjax.batch import Batch
+from flowjax.build import build
+from flowjax.config import resolve
+from flowjax.data import DataSpec
+from flowjax.errors import ConfigError
 from flowjax.methods import Context, MeanFlow, Network
 from flowjax.paths import GaussianPath
 from flowjax.schedules import CondOT
@@ -80,6 +84,21 @@ def test_the_flow_map_and_the_velocity(steps):
     y, stats = sample(model, x, solver="flow_map", steps=steps, t0=0.0, t1=0.9)
     np.testing.assert_allclose(y, 0.1 * x + 0.9 * M, atol=1e-5)
     assert int(stats.nfe[0]) == steps
+
+
+@pytest.mark.parametrize("grid", ["edm", "condot", "log_snr"])
+def test_grids_of_noise_levels(grid):
+    """At t = 0.9 the exact flow from x has reached 0.1 x + 0.9 M, whatever the grid is."""
+    model = mean_flow(exact).model(1.0, {})
+    x = jax.random.normal(jax.random.key(1), (5, 2))
+    y, _ = sample(model, x, solver="flow_map", steps=3, t0=0.0, t1=0.9, grid=grid)
+    np.testing.assert_allclose(y, 0.1 * x + 0.9 * M, atol=1e-5)
+
+
+def test_times_with_a_profile_are_refused():
+    config = resolve({"method": {"name": "mean_flow", "times": "importance"}})
+    with pytest.raises(ConfigError, match="'importance' needs a learned profile"):
+        build(config, DataSpec("moons", (2,)))
 
 
 def test_from_the_command_line(flowjax, tmp_path):
