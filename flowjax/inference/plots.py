@@ -96,7 +96,7 @@ def samples_against_data(path: Path, samples: np.ndarray, data: np.ndarray) -> N
     """Plots points of the data and samples, each (N, 2), side by side with equal limits."""
     figure, axes = _figure(2)
     for ax, points, title in zip(axes, (data, samples), ("data", "samples"), strict=True):
-        ax.scatter(*points.T, s=1, alpha=0.4, lw=0)
+        ax.scatter(*points.T, s=2, alpha=0.5, lw=0)
         _frame(ax, data, title)
     _save(figure, path)
 
@@ -176,7 +176,8 @@ def _check_finite(what: str, *arrays: Any) -> None:
 def _figure(panels: int, width: float = 4.5, height: float = 4.5) -> "tuple[Figure, list[Axes]]":
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width * panels, height), layout="constrained")
+    # wide panels of equal aspect fill the height, and the layout then leaves too little of it for their titles
+    figure = Figure(figsize=(width * panels, height + 0.3 * (panels > 1)), layout="compressed")
     return figure, list(figure.subplots(1, panels, squeeze=False)[0])
 
 
