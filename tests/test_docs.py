@@ -1,4 +1,4 @@
-"""Every block of Python in the documentation runs, and every command in it has flags that exist."""
+"""Every block of Python in the README and the documentation runs, and every command there has flags that exist."""
 
 import re
 import shlex
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-PAGES = sorted(path for path in (ROOT / "docs").rglob("*.md") if "reference" not in path.parts)
+PAGES = [ROOT / "README.md", *sorted(p for p in (ROOT / "docs").rglob("*.md") if "reference" not in p.parts)]
 NAMES = [str(path.relative_to(ROOT)) for path in PAGES]
 TRAINING = ("docs/getting-started.md", "docs/howto/own-data.md")
 """Pages whose code trains runs."""
@@ -22,6 +22,7 @@ def blocks(page: str, language: str) -> list[str]:
 def commands(page: str) -> list[list[str]]:
     """The calls of `flowjax` in the blocks of commands on a page."""
     text = "\n".join(blocks(page, "bash")).replace("\\\n", " ")
+    text = text.replace(".venv/bin/", "")
     calls = [part for line in text.splitlines() for part in re.split(r"&&|;|\|", line.split("  #")[0])]
     return [shlex.split(call)[1:] for call in calls if call.strip().startswith("flowjax ")]
 
