@@ -1,4 +1,4 @@
-"""Untrusted zip archives: reads `.npz` files, and checks `.npz` and PyTorch `.pt` files for decompression bombs.
+"""Zip archives: writes `.npz` files, reads untrusted ones, and checks them and PyTorch files for decompression bombs.
 
 A megabyte of compressed zeros unpacks to a gigabyte, and the header of an array can declare any shape. So all declared
 sizes are compared with each other, with the size of the file and with a limit before anything is allocated, and a
@@ -14,9 +14,13 @@ import math
 import os
 import stat
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+
+from flowjax.files import written
 
 __all__ = [
     "LIMIT_BYTES",
@@ -30,6 +34,7 @@ __all__ = [
     "printable",
     "read_npz",
     "unpacked_limit",
+    "write_npz",
 ]
 
 LIMIT_BYTES, LIMIT_RATIO = 2**32, 10
@@ -143,6 +148,13 @@ def read_npz(path: str | Path) -> dict[str, np.ndarray]:
     except Exception as error:  # zipfile and NumPy can raise any exception on damaged files
         reason = "it is a single array; save it with numpy.savez(path, x=array)" if _is_npy(path) else one_line(error)
         raise ArchiveError(f"{path} is not a readable .npz file: {reason}") from None
+
+
+def write_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Writes arrays to an .npz file atomically, and creates its folder if necessary."""
+    with written(path) as part, part.open("wb") as file:
+        savez: Any = np.savez  # type checkers take every keyword for `allow_pickle`
+        savez(file, **arrays)
 
 
 def _read_array(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:

@@ -85,17 +85,14 @@ def make_named(key: str, text: str, build: Callable[..., T]) -> T:
 
 def separate(text: str) -> tuple[str, ...]:
     """Splits a text at the commas outside brackets: `a, b(1, 2)` gives `a` and `b(1, 2)`."""
-    if not text.strip():
-        return ()
-    if len(text) > _MAX_CHARACTERS:
-        return (text,)
-    whole = f"({text},)"
-    try:
-        found = ast.parse(whole, mode="eval").body
-    except (SyntaxError, ValueError, MemoryError, RecursionError):
-        return (text,)
-    parts = [ast.get_source_segment(whole, part) for part in found.elts] if isinstance(found, ast.Tuple) else [None]
-    return tuple(part for part in parts if part is not None) if None not in parts else (text,)
+    parts, depth = [""], 0
+    for character in text:
+        depth += (character in "([{") - (character in ")]}")
+        if character == "," and depth <= 0:
+            parts.append("")
+        else:
+            parts[-1] += character
+    return tuple(part.strip() for part in parts)
 
 
 def _call(

@@ -284,7 +284,7 @@ def _separated(cond: Any) -> Any:
     """Splits elements of `data.cond` at commas: `--config.data.cond=label,obs` arrives as a single element."""
     if not isinstance(cond, list) or not all(isinstance(text, str) for text in cond):
         return cond
-    return [name for text in cond for name in separate(text)]
+    return [name for text in cond if text.strip() for name in separate(text)]
 
 
 def _no_such_key(key: str, full: Config, method: str) -> str:

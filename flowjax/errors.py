@@ -16,12 +16,12 @@ class ConfigError(ValueError):
     """A config is invalid. The message is one line that names the key."""
 
 
-def unknown(name: object, known: Iterable[str]) -> str:
-    """Returns the message `unknown 'x'; did you mean 'y'? (known: ...)`."""
+def unknown(name: object, known: Iterable[str], what: str = "") -> str:
+    """Returns the message `unknown WHAT 'x'; did you mean 'y'? (known: ...)`."""
     names = [str(k) for k in known]
     close = difflib.get_close_matches(str(name), names, n=1, cutoff=0.5)
     return (
-        f"unknown {shown(str(name))}"
+        f"unknown {f'{what} ' if what else ''}{shown(str(name))}"
         + (f"; did you mean {close[0]!r}?" if close else "")
         + f" (known: {', '.join(names)})"
     )
@@ -42,13 +42,11 @@ def check_name(what: str, name: str, known: Iterable[str]) -> None:
     """Checks that `name`, the name of a `what`, is one of the known names.
 
     Raises:
-        ValueError: if it is not; the message is one line, with a similar known name if there is one.
+        ValueError: if it is not; the message is that of `unknown`.
     """
     names = list(known)
     if name not in names:
-        close = difflib.get_close_matches(name, names, n=1)
-        hint = f"did you mean {close[0]!r}? " if close else ""
-        raise ValueError(f"unknown {what} {name!r}: {hint}known are {', '.join(names)}")
+        raise ValueError(unknown(name, names, what))
 
 
 class WeightsError(ValueError):

@@ -24,7 +24,8 @@ from pathlib import Path
 
 import numpy as np
 
-from flowjax.metrics.cache import WEIGHTS, cache_folder, write_npz
+from flowjax.archives import write_npz
+from flowjax.metrics.cache import WEIGHTS, cache_folder
 from flowjax.metrics.inception_blocks import kernel_shapes
 
 SHA256 = "7ff4a85c3a6378f0dfc8433ffd789663b01176bec0a683a435651739c091fa34"

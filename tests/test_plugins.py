@@ -15,12 +15,12 @@ import pytest
 
 import flowjax as fj
 from flowjax import predictions
-from flowjax.arguments import make
+from flowjax.arguments import make, separate
 from flowjax.batch import Batch
 from flowjax.build import build
 from flowjax.config import changed, defaults, resolve
 from flowjax.data import DataSpec, open_dataset
-from flowjax.errors import ConfigError
+from flowjax.errors import ConfigError, check_name
 from flowjax.interop.weights import Weights, save_weights
 from flowjax.methods import Context
 from flowjax.names import COUPLING, SCHEDULE, SCHEDULES, make_schedule
@@ -309,6 +309,9 @@ def test_names():
     assert not is_outside("digits(path='a:b')")
     assert not is_outside(None)
     assert modules_of(["a.b:C(1)", "condot", None, "a.b:D", "c:E"]) == ("a.b", "c")
+    assert separate("a.b:C(1, x=(2, 3)), 0..4,,vp") == ("a.b:C(1, x=(2, 3))", "0..4", "", "vp")
+    with pytest.raises(ValueError, match=r"^unknown solver 'hune'; did you mean 'heun'\? \(known: heun, rk4\)$"):
+        check_name("solver", "hune", ["heun", "rk4"])
 
 
 def test_a_file_of_weights_imports_nothing_that_the_caller_has_not_named(package, tiny_run, tmp_path):

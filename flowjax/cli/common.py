@@ -16,10 +16,9 @@ from flowjax.data import DataError, DataSpec
 from flowjax.data.arrays import read_npz
 from flowjax.data.labels import read_labels
 from flowjax.errors import ConfigError, RunFault, unknown
-from flowjax.inference.choose import Guide, SolverSettings
+from flowjax.inference.choose import GUIDES, Guide, SolverSettings
 from flowjax.inference.given_conditions import check_given
 from flowjax.inference.run import Run, load
-from flowjax.metrics.cache import write_npz
 from flowjax.runs import dataset_of
 from flowjax.solvers import ode
 from flowjax.training import processes
@@ -75,20 +74,21 @@ def solver(values: absl_flags.FlagValues) -> SolverSettings:
     return chosen
 
 
-_GUIDANCE = {"cfg": ("interval", "rescale"), "auto": ("weak", "weak_checkpoint")}
-"""The flags that belong to one kind of guidance only."""
+_FLAGS_OF_WEAK = ("weak", "weak_checkpoint")
+"""The flags that describe `Guide.weak`; each other attribute of `Guide` is described by the flag of its name."""
 
 
 def guide(values: absl_flags.FlagValues) -> Guide | None:
     """Returns the guidance that --guidance, --scale, --interval, --rescale, --weak and --weak_checkpoint describe."""
-    flags_of_kinds = {name: kind for kind, names in _GUIDANCE.items() for name in names}
+    flags_of = lambda setting: _FLAGS_OF_WEAK if setting == "weak" else (setting,)
+    flags_of_kinds = {name: kind for kind, made in GUIDES.items() for s in made.settings for name in flags_of(s)}
     extra = [name for name in ("scale", *flags_of_kinds) if values[name].value is not None]
     if values.guidance is None:
         if extra:
             raise UsageError(f"--{extra[0]} needs --guidance cfg or --guidance auto")
         return None
-    if values.guidance not in _GUIDANCE:
-        raise UsageError(f"--guidance: {unknown(values.guidance, _GUIDANCE)}")
+    if values.guidance not in GUIDES:
+        raise UsageError(f"--guidance: {unknown(values.guidance, GUIDES)}")
     if values.scale is None:
         raise UsageError("--guidance needs --scale: 1 is no guidance, and larger values are stronger")
     if not math.isfinite(values.scale):
@@ -211,6 +211,6 @@ def save_npz(path: Path, **arrays: Any) -> None:
     if not processes.is_primary():
         return
     try:
-        write_npz(path, {name: array for name, array in arrays.items() if array is not None})
+        archives.write_npz(path, {name: array for name, array in arrays.items() if array is not None})
     except OSError as error:
         raise RunFault(f"cannot write {path}: {error.strerror}") from None

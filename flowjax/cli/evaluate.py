@@ -29,6 +29,7 @@ from typing import Any
 
 from absl import flags as absl_flags
 
+from flowjax.arguments import separate
 from flowjax.cli import flags
 
 __all__ = ["run"]
@@ -64,7 +65,7 @@ def run(argv: list[str]) -> dict[str, Any]:
         result = evaluation.evaluate_images(
             opened,
             dataset,
-            flags.split_values(values.metrics) if values.metrics else [],
+            separate(values.metrics) if values.metrics else [],
             num=values.num,
             split=values.split,
             samples=None if values.samples is None else read_npz(values.samples, "samples")["samples"],

@@ -7,6 +7,7 @@ from typing import Any
 
 from absl import flags
 
+from flowjax.arguments import separate
 from flowjax.cli.usage import Help, UsageError, describe, unexpected, unrecognised
 from flowjax.errors import ConfigError
 from flowjax.plugins import import_module, is_outside, search
@@ -29,7 +30,6 @@ __all__ = [
     "plugins",
     "require",
     "run_workdir",
-    "split_values",
     "start_processes",
 ]
 
@@ -152,7 +152,7 @@ def plugins(values: flags.FlagValues) -> tuple[str, ...]:
         UsageError: if there is no such module, or it cannot be imported.
     """
     named = [values[name].value or "" for name in ("solver", "schedule", "metrics") if name in values]
-    if values.plugins or any(is_outside(part) for text in named for part in split_values(text)):
+    if values.plugins or any(is_outside(part) for text in named for part in separate(text)):
         search(Path.cwd())
     for module in values.plugins:
         if not all(part.isidentifier() for part in module.split(".")):
@@ -256,18 +256,6 @@ def _check_values(values: flags.FlagValues) -> None:
             reason = next(filter(None, map(text_fault, [value] if isinstance(value, str) else value)), None)
         if reason:
             raise UsageError(f"--{name} {reason}")
-
-
-def split_values(text: str) -> list[str]:
-    """Splits a text at the commas that are outside of brackets: `a, b(1, 2)` has the parts `a` and `b(1, 2)`."""
-    parts, depth = [""], 0
-    for character in text:
-        depth += (character in "([") - (character in ")]")
-        if character == "," and depth <= 0:
-            parts.append("")
-        else:
-            parts[-1] += character
-    return [part.strip() for part in parts]
 
 
 def require(values: flags.FlagValues, name: str) -> str:

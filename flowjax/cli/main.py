@@ -13,6 +13,7 @@ import traceback
 from typing import Any
 
 from flowjax.cli.usage import Help, UsageError
+from flowjax.errors import ConfigError, WeightsError, unknown
 from flowjax.files import json_text
 
 __all__ = ["COMMANDS", "entry", "main"]
@@ -110,7 +111,6 @@ def _main(argv: list[str], out: Any) -> int:
         return 0
     name, rest = argv[0], argv[1:]
     if name not in COMMANDS:
-        unknown = importlib.import_module("flowjax.errors").unknown
         return _fail(f"command: {unknown(name, COMMANDS)}", 2)
     try:
         result = importlib.import_module(f"flowjax.cli.{name}").run(rest)
@@ -152,7 +152,7 @@ def _report(name: str, error: Exception) -> int:
 def _line(name: str, error: Exception) -> tuple[str, int]:
     """Returns the message of an error in one line, and the exit code of its type."""
     line = " ".join(str(error).split())
-    if isinstance(error, UsageError) or type(error).__name__ in ("ConfigError", "WeightsError"):
+    if isinstance(error, UsageError | ConfigError | WeightsError):
         return line, 2
     if "jax" in sys.modules:
         errors = importlib.import_module("flowjax.cli.errors")

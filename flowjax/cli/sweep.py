@@ -26,6 +26,7 @@ from typing import Any
 
 from absl import flags as absl_flags
 
+from flowjax.arguments import separate
 from flowjax.cli import flags
 from flowjax.cli.cautions import cautions
 from flowjax.cli.config_file import read_config
@@ -141,7 +142,7 @@ def _add(grid: dict[str, list[Any]], text: str) -> None:
         raise flags.UsageError(f"--grid {text!r} is not KEY=VALUES, such as train.lr=1e-3,3e-3 or seed=0..4")
     if key in grid:
         raise flags.UsageError(f"--grid has the key {key} twice: give all its values at once, separated by commas")
-    grid[key] = [value for part in flags.split_values(values) for value in _values(part)]
+    grid[key] = [value for part in separate(values) for value in _values(part)]
 
 
 def _values(text: str) -> list[Any]:

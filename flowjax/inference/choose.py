@@ -150,10 +150,12 @@ class NamedGuide(NamedTuple):
     Attributes:
         check: (run, guide) -> None; raises ConfigError if the guidance cannot be used with the run.
         wrap: (model, model of the weaker network or None, run, guide) -> the guided model.
+        settings: the attributes of `Guide` that belong to this kind only.
     """
 
     check: Callable[[Run, Guide], None]
     wrap: Callable[[Any, Any, Run, Guide], Any]
+    settings: tuple[str, ...]
 
 
 def _check_classifier_free(run: Run, guide: Guide) -> None:
@@ -188,8 +190,9 @@ GUIDES: dict[str, NamedGuide] = {
         lambda model, weak, run, guide: guidance.ClassifierFree(
             model, guide.scale, run.fields, guide.interval, guide.rescale
         ),
+        ("interval", "rescale"),
     ),
-    "auto": NamedGuide(_check_auto, lambda model, weak, run, guide: guidance.Auto(model, weak, guide.scale)),
+    "auto": NamedGuide(_check_auto, lambda model, weak, run, guide: guidance.Auto(model, weak, guide.scale), ("weak",)),
 }
 """Guidance by name."""
 

@@ -18,12 +18,11 @@ import jax
 import numpy as np
 
 from flowjax import checksums
-from flowjax.archives import ArchiveError, read_npz
+from flowjax.archives import ArchiveError, read_npz, write_npz
 from flowjax.errors import ConfigError, RunFault
 from flowjax.files import written
 from flowjax.inference.choose import Guide, SolverSettings
 from flowjax.inference.run import Run
-from flowjax.metrics.cache import write_npz
 from flowjax.training import processes
 from flowjax.training.writers import say
 from flowjax.trees import on_host

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from flowjax.archives import read_npz
-from flowjax.metrics.cache import cache_folder, write_npz
+from flowjax.archives import read_npz, write_npz
+from flowjax.metrics.cache import cache_folder
 from flowjax.metrics.inception import SIDE, Features, Inception, Precision, batches, load_inception
 from flowjax.metrics.moments import Moments
 from flowjax.metrics.notes import Say, to_stderr

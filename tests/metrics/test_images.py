@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 
 from flowjax import load, metrics
+from flowjax.archives import write_npz
 from flowjax.batch import Batch
 from flowjax.data import DataError, open_dataset
 from flowjax.data.dataset import ArrayRows
 from flowjax.inference import evaluation
-from flowjax.metrics import cache, images, inception, reference
+from flowjax.metrics import images, inception, reference
 from flowjax.metrics.frechet import between
 from flowjax.metrics.moments import Moments
 
@@ -100,7 +101,7 @@ def test_reference_keeps_a_fixed_part_of_many_images(cheap, tmp_path, monkeypatc
 
 
 def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
-    cache.write_npz(tmp_path / "new" / "a.npz", {"x": np.arange(3)})
+    write_npz(tmp_path / "new" / "a.npz", {"x": np.arange(3)})
     np.testing.assert_array_equal(np.load(tmp_path / "new" / "a.npz")["x"], [0, 1, 2])
 
     def fails(file, **arrays):
@@ -109,7 +110,7 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
 
     monkeypatch.setattr(np, "savez", fails)
     with pytest.raises(OSError, match="No space"):
-        cache.write_npz(tmp_path / "new" / "a.npz", {"x": np.zeros(3)})
+        write_npz(tmp_path / "new" / "a.npz", {"x": np.zeros(3)})
     monkeypatch.undo()
     assert [p.name for p in (tmp_path / "new").iterdir()] == ["a.npz"]
     np.testing.assert_array_equal(np.load(tmp_path / "new" / "a.npz")["x"], [0, 1, 2])
