@@ -9,6 +9,7 @@ from typing import Any
 
 from flowjax.arguments import Parameter, bounds_of, parameter_of, signature_of
 from flowjax.errors import lookup
+from flowjax.model_defaults import MODEL_DEFAULTS
 from flowjax.plugins import Kind, find, is_outside
 from flowjax.ranges import NUMBER, WHOLE, Range
 
@@ -25,48 +26,6 @@ __all__ = [
     "model_with",
     "outside_keys",
 ]
-
-MODEL_DEFAULTS: dict[str, dict[str, Any]] = {
-    "mlp": {"width": 128, "depth": 3, "features": 16, "activation": "silu"},
-    "unet": {"channels": 64, "multipliers": (1, 2, 2), "blocks": 2, "patch": 1, "heads": 4},
-    "adm": {
-        "channels": 128,
-        "multipliers": (1, 2, 2, 2),
-        "blocks": 2,
-        "attention": (16,),
-        "head_width": 64,
-        "heads": 0,
-        "film": False,
-        "dropout": 0.1,
-        "time_scale": 1.0,
-        "dtype": "bfloat16",
-        "remat": "none",
-    },
-    "edm2": {
-        "channels": 128,
-        "multipliers": (1, 2, 2, 2),
-        "blocks": 2,
-        "attention": (16,),
-        "head_width": 64,
-        "dropout": 0.0,
-        "time": "log_snr",
-        "time_scale": 1.0,
-        "dtype": "bfloat16",
-        "remat": "none",
-    },
-    "dit": {
-        "patch": 2,
-        "depth": 12,
-        "width": 384,
-        "heads": 6,
-        "qk_norm": False,
-        "dropout": 0.0,
-        "time_scale": 1000.0,
-        "dtype": "bfloat16",
-        "remat": "none",
-    },
-}
-"""The keys of each network with their defaults: keyword arguments of its constructor."""
 
 SECTIONS: dict[str, Any] = {
     "source": {"name": "normal"},

@@ -446,7 +446,7 @@ class Counted:
         (Path(__file__).parent / f"read_by_{os.getpid()}").touch()
         return Batch(np.full(2, self.scale * index / 64, np.float32))
 
-def counted(request, scale: float = 1.0, offset: float = 0.0):
+def counted(request, scale: float = 1.0, offset: float = 0.0) -> Dataset:
     test = np.linspace(offset, offset + scale, 32, dtype=np.float32).repeat(2).reshape(16, 4)[:, :2]
     return Dataset(DataSpec("counted", (2,)), test=test, rows=Counted(scale))
 """

@@ -22,9 +22,9 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from flowjax.conditions import Field, check
-from flowjax.config_keys import MODEL_DEFAULTS
 from flowjax.errors import check_name
 from flowjax.keys import RowKeys, row_keys
+from flowjax.model_defaults import MODEL_DEFAULTS
 from flowjax.models.embeddings import batch_time, refuse_mask, refuse_two_times, time_difference
 from flowjax.models.encoders import beside, check_fields, encode, encoders_of, extra_channels
 from flowjax.models.layers import DTYPES, REMAT, remat, split_keys

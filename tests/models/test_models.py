@@ -9,7 +9,7 @@ import pytest
 from flax import nnx
 
 from flowjax.conditions import NO_LABEL, Field
-from flowjax.config_keys import MODEL_DEFAULTS
+from flowjax.model_defaults import MODEL_DEFAULTS
 from flowjax.models import MLP, UNet
 from flowjax.models.embeddings import time_features
 from flowjax.models.layers import fold, unfold
