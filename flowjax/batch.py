@@ -1,9 +1,13 @@
-"""A batch of training data."""
+"""A batch of training data, and the check of its dtypes."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple, TypeAlias
 
-__all__ = ["AnyArray", "Batch"]
+import jax.numpy as jnp
+
+from flowjax.typing import Batched
+
+__all__ = ["AnyArray", "Batch", "check_floating"]
 
 AnyArray: TypeAlias = Any
 """An array with a leading batch axis: a NumPy array on the host, a JAX array on the devices."""
@@ -24,3 +28,17 @@ class Batch(NamedTuple):
     cond: Mapping[str, AnyArray] | None = None
     x0: AnyArray | None = None
     mask: AnyArray | None = None
+
+
+def check_floating(**arrays: Batched) -> None:
+    """Checks that the arrays, passed as name=array, hold floats, because the points that a loss
+    computes from integers would be truncated.
+
+    Raises:
+        ValueError: if an array does not hold floats; the message contains its name.
+    """
+    for name, x in arrays.items():
+        if not jnp.issubdtype(x.dtype, jnp.floating):
+            raise ValueError(
+                f"{name} holds integers ({x.dtype}): convert them to floats, for example by {name}.astype(jnp.float32)"
+            )

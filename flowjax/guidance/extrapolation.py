@@ -36,10 +36,6 @@ def _is_direct(model: Any) -> bool:
     return getattr(model, "velocity_is_direct", False)
 
 
-def _velocity_of(model: Any) -> Callable[[Time, Batched, Cond], Batched]:
-    return model.velocity
-
-
 @dataclass(frozen=True)
 class ClassifierFree(Guide):
     """Classifier-free guidance (Ho & Salimans 2022, arXiv 2207.12598): uncond + scale (cond - uncond).
@@ -87,7 +83,7 @@ class ClassifierFree(Guide):
     def compute_velocity(self, t: Time, x: Batched, cond: Cond = None) -> Batched:
         if not self.velocity_is_direct:
             return super().compute_velocity(t, x, cond)
-        conditional, unconditional = self._both(_velocity_of(self.model), t, x, cond)
+        conditional, unconditional = self._both(self.model.velocity, t, x, cond)
         return _line(unconditional, conditional, self._scale(t, x))
 
     def _both(self, predict: Callable[[Time, Batched, Cond], T], t: Time, x: Batched, cond: Cond) -> tuple[T, T]:
@@ -161,5 +157,5 @@ class Auto(Guide):
     def compute_velocity(self, t: Time, x: Batched, cond: Cond = None) -> Batched:
         if not self.velocity_is_direct:
             return super().compute_velocity(t, x, cond)
-        weak, strong = (_velocity_of(m)(t, x, cond) for m in (self.weak, self.model))
+        weak, strong = (m.velocity(t, x, cond) for m in (self.weak, self.model))
         return _line(weak, strong, self.scale)

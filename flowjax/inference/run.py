@@ -91,7 +91,7 @@ class Run:
     def learns_variance(self) -> bool:
         """Whether the network also predicts the variance of ancestral steps."""
         prediction = getattr(self.method, "prediction", None)
-        return prediction is not None and prediction.name == "noise_variance"
+        return prediction is not None and prediction.learns_variance
 
     def model(self, params: Params | None = None, variables: PyTree | None = None) -> Any:
         """The trained model in model space: an object with some of the abilities of `flowjax.abilities`.

@@ -16,42 +16,35 @@ L / e^u + u, which gives all times the same weight once u = log E[L | t] (Karras
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
 from flowjax import predictions
 from flowjax.abilities import HasEnds
 from flowjax.batch import Batch
-from flowjax.couplings import INDEPENDENT, LARGEST_MARGINAL_ERROR, Coupling, Pairs, pair
+from flowjax.couplings import INDEPENDENT, Coupling
 from flowjax.errors import ConfigError
 from flowjax.methods import times as times_
 from flowjax.methods.base import Context, Limit, Loss, Network, PathMethod
 from flowjax.methods.components import Components
+from flowjax.methods.draw import MARGINAL_ERROR, draw, row_mean_square
 from flowjax.methods.times import UNIFORM, Interval, Profile, Times
 from flowjax.methods.weights import NATIVE, Weighting
 from flowjax.models.functional import Variables
-from flowjax.paths.affine import AffinePath, GaussianPath, check_floating
-from flowjax.paths.base import PathSample
+from flowjax.paths.affine import AffinePath, GaussianPath
 from flowjax.predictions import Prediction, velocity
 from flowjax.schedules import check_monotone
 from flowjax.sources import Source
 from flowjax.typing import Batched, Cond, Output, Params, PRNGKey, PyTree
 
-__all__ = ["FlowMatching", "conditional", "draw", "marginal", "row_mean_square"]
+__all__ = ["FlowMatching", "conditional", "marginal"]
 
 ParametricApply = Callable[[Params, Float[Array, " B"], Batched, Cond], Output]
 """A network as a plain function `apply(params, t, x, cond) -> output`. The output has one array shaped like x per head
 of the prediction, concatenated along the last axis. For a batch with a mask it is called with the keyword `mask`."""
-
-MARGINAL_ERROR = Limit(
-    LARGEST_MARGINAL_ERROR,
-    "the coupling has not converged: at step {step} the marginal error of its plan is {value:.2g}, above the limit "
-    f"{LARGEST_MARGINAL_ERROR}; use a larger eps in coupling.name, or the exact coupling 'ot'",
-)
-"""The limit of the marginal error of a coupling's transport plan."""
 
 
 @dataclass(frozen=True)
@@ -114,9 +107,9 @@ class FlowMatching(PathMethod):
     def from_config(cls, parts: Components) -> "FlowMatching":
         settings, prediction, path = parts.settings, parts.prediction, parts.path
         weighting = parts.weighting(settings.weight)
-        if prediction.name == "noise_variance":
+        if prediction.learns_variance:
             raise ConfigError(
-                "prediction 'noise_variance' needs the variational bound: use method.name 'variational' with "
+                f"prediction {prediction.name!r} needs the variational bound: use method.name 'variational' with "
                 "method.hybrid=true"
             )
         if weighting.of is not None and (prediction.heads > 1 or path.noise is not None):
@@ -164,66 +157,6 @@ class FlowMatching(PathMethod):
     def model(self, params: Params, state: PyTree) -> Any:
         network = self.network.bind(params["network"] if self.has_profile else params, state)
         return predictions.read(network, self.path, self.prediction)
-
-
-class Draw(NamedTuple):
-    """One point on the path for each row of a batch.
-
-    Attributes:
-        sample: the points, their times and their velocities.
-        weight: importance weights of the times, (B,).
-        marginal_error: marginal error of the coupling's transport plan, (); 0 for an exact coupling.
-    """
-
-    sample: PathSample
-    weight: Float[Array, " B"]
-    marginal_error: Float[Array, ""]
-
-
-def draw(
-    key: PRNGKey,
-    batch: Batch,
-    path: AffinePath,
-    source: Source,
-    coupling: Coupling,
-    interval: Interval,
-    times: Times | None = None,
-    profile: Profile | None = None,
-) -> Draw:
-    """Draws one point on the path for each row of the batch.
-
-    Args:
-        key: key for the source, the coupling, the times and the noise of the path.
-        batch: the data. If it contains x0, its pairs (x0, x1) are used without the source and the coupling.
-        path, source, coupling: the path of x_t, the distribution of x0, and how x0 and x1 are paired.
-        interval: the smallest and the largest training time.
-        times: the distribution of training times; None for the uniform distribution.
-        profile: the learned profile of the loss, for distributions of times that need it.
-
-    Raises:
-        ValueError: if x1 or x0 holds integers.
-    """
-    key_source, key_coupling, key_time, key_path = jax.random.split(key, 4)
-    x1 = batch.x1
-    check_floating(x1=x1)
-    n = x1.shape[0]
-    if batch.x0 is None:
-        x0 = source.sample(key_source, n).astype(x1.dtype)
-        pairs: Pairs = pair(coupling, key_coupling, x0, x1, batch.cond)
-        x0 = x0[pairs.rows]
-    else:
-        check_floating(x0=batch.x0)
-        x0, pairs = batch.x0, Pairs(jnp.arange(n), jnp.zeros(()))
-    drawn = (times or UNIFORM)(key_time, n, path, interval, profile)
-    return Draw(path.sample(key_path, drawn.t, x0, x1), drawn.weight, pairs.marginal_error)
-
-
-def row_mean_square(error: Output, mask: Bool[Array, "B N"] | None = None) -> Float[Array, " B"]:
-    """Returns the mean square over the coordinates of each example, excluding elements where `mask` is False."""
-    if mask is None:
-        return jnp.mean(error.reshape(error.shape[0], -1) ** 2, -1)
-    exists = mask[..., None].astype(error.dtype)
-    return jnp.sum(error**2 * exists, (1, 2)) / (error.shape[2] * jnp.maximum(jnp.sum(exists, (1, 2)), 1))
 
 
 def _combine(

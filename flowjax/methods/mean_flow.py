@@ -29,7 +29,7 @@ from flowjax.couplings import INDEPENDENT, Coupling
 from flowjax.errors import ConfigError
 from flowjax.methods.base import BoundNetwork, Context, Limit, Loss, Network, PathMethod
 from flowjax.methods.components import Components
-from flowjax.methods.flow_matching import MARGINAL_ERROR, draw, row_mean_square
+from flowjax.methods.draw import MARGINAL_ERROR, draw, row_mean_square
 from flowjax.methods.times import UNIFORM, Fixed, Times
 from flowjax.paths.affine import AffinePath
 from flowjax.precision import at_least_float32

@@ -20,14 +20,13 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from flowjax.batch import Batch
+from flowjax.batch import Batch, check_floating
 from flowjax.conditions import Field
 from flowjax.errors import ConfigError
 from flowjax.methods.base import Context, Loss, MethodDefaults, Network
 from flowjax.methods.components import Components
 from flowjax.models.functional import Variables
 from flowjax.models.mlp import MLP
-from flowjax.paths.affine import check_floating
 from flowjax.precision import at_least_float32
 from flowjax.ranges import Range
 from flowjax.sources import Source, has_density
@@ -114,12 +113,10 @@ class RealNVP(MethodDefaults):
     Attributes:
         network: `AffineCouplings` as pure functions.
         source: the distribution to which the data are mapped; it needs a density.
-        fields: the conditions of the network.
     """
 
     network: Network
     source: Source
-    fields: tuple[Field, ...] = ()
 
     Settings: ClassVar[type] = Settings
     sections: ClassVar[tuple[str, ...]] = ("source",)
@@ -128,12 +125,12 @@ class RealNVP(MethodDefaults):
 
     @classmethod
     def from_config(cls, parts: Components) -> "RealNVP":
-        settings, source, fields = parts.settings, parts.source, parts.fields
+        settings, source = parts.settings, parts.source
         if not has_density(source):
             raise ConfigError("method.name 'real_nvp' needs a source with a density: use source.name 'normal'")
         sizes: dict[str, Any] = {"layers": settings.layers, "width": settings.width, "depth": settings.depth}
-        make = lambda rngs: AffineCouplings(parts.spec.shape, fields=fields, rngs=rngs, **sizes)
-        return cls(parts.network_of(make), source, fields)
+        make = lambda rngs: AffineCouplings(parts.spec.shape, fields=parts.fields, rngs=rngs, **sizes)
+        return cls(parts.network_of(make), source)
 
     @property
     def prior(self) -> Source:

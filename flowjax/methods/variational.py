@@ -24,7 +24,7 @@ from flowjax.couplings import INDEPENDENT
 from flowjax.errors import ConfigError, unknown
 from flowjax.methods.base import Context, Loss, Network, PathMethod
 from flowjax.methods.components import Components
-from flowjax.methods.flow_matching import draw, row_mean_square
+from flowjax.methods.draw import draw, row_mean_square
 from flowjax.methods.times import Fixed, Interval, Levels
 from flowjax.paths.affine import GaussianPath
 from flowjax.paths.transition import Variance, step_variance, transition
@@ -126,7 +126,7 @@ class Variational(PathMethod):
             )
         if settings.variance not in get_args(Variance):
             raise ConfigError(f"method.variance: {unknown(settings.variance, get_args(Variance))}")
-        learns = prediction.name == "noise_variance"
+        learns = prediction.learns_variance
         if (settings.variance == "learned") != learns or settings.hybrid > learns:
             raise ConfigError(
                 "method.variance 'learned' and prediction 'noise_variance' must be used together, and "

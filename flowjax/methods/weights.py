@@ -66,9 +66,7 @@ NATIVE = Weighting()
 
 def uniform(of: Prediction) -> Weighting:
     """The squared error of the prediction `of`, whatever the network predicts."""
-    if of.name == "score":
-        return Weighting(of, needs_sigma=True)
-    return Weighting(of)
+    return Weighting(of, needs_sigma=of.gain_needs_sigma)
 
 
 def min_snr(gamma: float | int = 5.0) -> Weighting:

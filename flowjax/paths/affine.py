@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from flowjax.batch import check_floating
 from flowjax.paths.base import PathSample
 from flowjax.paths.noise import Gamma
 from flowjax.schedules import Rates, Schedule, rates
@@ -29,7 +30,7 @@ from flowjax.sources import Source
 from flowjax.spaces import EUCLIDEAN, Space
 from flowjax.typing import Batched, PRNGKey, Time
 
-__all__ = ["AffinePath", "GaussianPath", "NoiseRates", "check_batch", "check_floating", "expand", "is_standard_normal"]
+__all__ = ["AffinePath", "GaussianPath", "NoiseRates", "check_batch", "expand", "is_standard_normal"]
 
 
 class NoiseRates(NamedTuple):
@@ -215,16 +216,3 @@ def check_batch(x0: Batched, x1: Batched) -> None:
         raise ValueError(f"x0 and x1 must have the same shape, got {x0.shape} and {x1.shape}")
     if x1.ndim == 0 or x1.shape[0] == 0:
         raise ValueError("the batch is empty: at least one row is needed")
-
-
-def check_floating(**ends: Batched) -> None:
-    """Checks that the arrays, passed as name=array, hold floats; points on the path would be truncated to integers.
-
-    Raises:
-        ValueError: if an array does not hold floats; the message contains its name.
-    """
-    for name, x in ends.items():
-        if not jnp.issubdtype(x.dtype, jnp.floating):
-            raise ValueError(
-                f"{name} holds integers ({x.dtype}): convert them to floats, for example by {name}.astype(jnp.float32)"
-            )

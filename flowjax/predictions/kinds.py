@@ -79,6 +79,8 @@ class Prediction:
         gaussian_only: whether the prediction requires a source N(0, I) that is independent of the data.
         noise: whether noise on the path is "refused", "allowed" or "required".
         heads: the number of outputs of the event's shape, joined along the last axis.
+        learns_variance: whether the ends have a `variance_fraction`, which only the variational bound trains.
+        gain_needs_sigma: whether `gain` is infinite where sigma is 0.
     """
 
     name: str
@@ -93,6 +95,8 @@ class Prediction:
     noise: str = "refused"
     heads: int = 1
     weight: Callable[[AffinePath, Time], Array] = lambda path, t: jnp.ones_like(jnp.asarray(t, jnp.float32))
+    learns_variance: bool = False
+    gain_needs_sigma: bool = False
 
     def interval(self, path: AffinePath) -> tuple[float, float]:
         """The part of the path's time interval (t_min, t_max) on which `to_ends` is well conditioned."""
@@ -236,6 +240,7 @@ score = Prediction(
     needs_sigma=True,
     gaussian_only=True,
     weight=lambda path, t: path.schedule.sigma(t) ** 2,
+    gain_needs_sigma=True,
 )
 """The score of p_t with loss weight sigma^2: denoising score matching (Vincent 2011; Song et al. 2021,
 arXiv:2011.13456)."""
@@ -280,6 +285,7 @@ noise_variance = Prediction(
     needs_alpha=True,
     gaussian_only=True,
     heads=2,
+    learns_variance=True,
 )
 """The noise and, joined along the last axis, the log-variance of an ancestral step, scaled so that its lower bound is
 -1 and its upper bound is 1 (Nichol & Dhariwal 2021, arXiv:2102.09672, eq. 15). `flowjax.methods.variational` trains the

@@ -18,7 +18,7 @@ LABEL = Field("label", "label", num_classes=3)
 
 def method(shape, fields=()):
     make = lambda rngs: AffineCouplings(shape, fields=fields, layers=4, width=8, depth=1, rngs=rngs)
-    return RealNVP(Network.of(functional(make)), Normal(shape), fields)
+    return RealNVP(Network.of(functional(make)), Normal(shape))
 
 
 def variables(method, scale=0.3):

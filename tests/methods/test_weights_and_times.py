@@ -1,5 +1,7 @@
 """Loss weights and time samplers: two choices, each against formulas in float64 and against expectations."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,10 +10,15 @@ from scipy import stats
 
 from flowjax import methods, oracles
 from flowjax.batch import Batch
+from flowjax.build import build
+from flowjax.config import resolve
 from flowjax.couplings import Sinkhorn
+from flowjax.data import DataSpec
+from flowjax.errors import ConfigError
 from flowjax.methods import times, weights
+from flowjax.names import PREDICTIONS
 from flowjax.paths import AffinePath, GaussianPath
-from flowjax.predictions import data, edm, noise, score, v, velocity
+from flowjax.predictions import data, edm, noise, noise_variance, score, v, velocity
 from flowjax.schedules import EDM, VP, CondOT, Cosine, ddpm_linear
 from flowjax.sources import Normal
 
@@ -42,6 +49,22 @@ def test_a_weight_means_the_same_whatever_the_network_predicts(weighting, on_dat
     expected = on_data(t, 1 - t)
     per_data = weighting(PATH, own, T) * (own.gain(PATH, T) / data.gain(PATH, T)) ** 2
     np.testing.assert_allclose(per_data, expected, rtol=1e-4)
+
+
+def test_the_gain_is_infinite_only_where_a_prediction_says_so():
+    """CondOT at t = 1, where sigma is 0. Training times then keep away from t = 1."""
+    for kind in PREDICTIONS.values():
+        prediction = kind()
+        if prediction.heads == 1:
+            finite = bool(jnp.isfinite(prediction.gain(PATH, jnp.array([1.0])))[0])
+            assert finite != prediction.gain_needs_sigma
+            assert (weights.uniform(prediction).interval(PATH, velocity)[1] == 1.0) == finite
+
+
+def test_a_prediction_that_learns_the_variance_needs_the_bound_whatever_its_name(monkeypatch):
+    monkeypatch.setitem(PREDICTIONS, "mine", lambda: dataclasses.replace(noise_variance, name="mine"))
+    with pytest.raises(ConfigError, match="prediction 'mine' needs the variational bound"):
+        build(resolve({"prediction": "mine"}), DataSpec("moons", (2,)))
 
 
 def test_the_bias_of_the_sigmoid_weight_has_the_sign_of_the_papers():
