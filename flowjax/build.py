@@ -3,7 +3,7 @@
 import inspect
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, is_dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -43,7 +43,7 @@ from flowjax.paths import AffinePath, GaussianPath
 from flowjax.paths.affine import is_standard_normal
 from flowjax.plugins import Outside, is_outside
 from flowjax.predictions import Prediction
-from flowjax.ranges import MAX_COORDINATES, MAX_PARAMETERS
+from flowjax.ranges import MAX_COORDINATES, MAX_PARAMETERS, shown
 
 __all__ = ["build", "data_arguments", "fields_of", "make_augmentation"]
 
@@ -70,7 +70,13 @@ def build(config: Config, spec: DataSpec, plugins: Sequence[str] = ()) -> Method
         )
     chosen: Any = method_of(config.method.name, plugins)
     _check_takes(config, spec, chosen)
-    return chosen.from_config(_Components(config, spec, chosen, tuple(plugins)))
+    method = chosen.from_config(_Components(config, spec, chosen, tuple(plugins)))
+    if not is_dataclass(method) or not isinstance(method, Method):
+        raise ConfigError(
+            f"method.name {config.method.name!r}: from_config must return a frozen dataclass with the attributes of "
+            f"flowjax.methods.Method, not {shown(type(method).__name__)}"
+        )
+    return method
 
 
 def _check_takes(config: Config, spec: DataSpec, method: Any) -> None:
@@ -196,6 +202,11 @@ class _Components(Components):
         labelled = conditions.named(self.fields, "label") is not None
         if getattr(coupling, "condition_weight", 0.0) and not labelled:
             raise ConfigError(f"coupling.name {name!r} pairs samples of equal labels, so it needs data.cond=label")
+        if self.config.data.pairs and not isinstance(coupling, couplings.Independent):
+            raise ConfigError(
+                f"coupling.name {name!r} has no effect, because data.pairs {self.config.data.pairs!r} gives the pairs: "
+                "use 'independent'"
+            )
         if conditions.named(self.fields, "augment") is not None and not coupling.keeps_independence:
             raise ConfigError(
                 f"data.augment {self.config.data.augment!r} is passed to the network as a condition: "

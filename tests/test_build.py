@@ -136,6 +136,13 @@ def test_given_pairs_make_the_source_depend_on_the_data():
             build(changed(defaults(), keys | more), spec)
 
 
+def test_a_coupling_of_given_pairs_is_refused():
+    config = defaults("mlp")
+    config.data.name, config.data.pairs, config.coupling.name = "npz", "x0", "ot"
+    with pytest.raises(ConfigError, match=r"coupling\.name 'ot' has no effect, because data\.pairs 'x0' gives the pairs"):
+        build(resolve(config), DataSpec("npz", (2,)))
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_a_method_takes_the_pairs_and_the_mask_of_the_data_or_refuses_them(name):
     config = defaults("mlp", name)

@@ -218,7 +218,7 @@ def test_convert_torchcfm(flowjax, tmp_path):
         (("convert", "--from=dit", "--out=w.safetensors"), "--weights is required"),
         (("convert", "--from=ditt", "--out=w.safetensors", "--weights=a.pt"), "from"),
         (("convert", "--from=dit", "--out=w.safetensors", "--weights=a.pt"), "no such file: a.pt"),
-        (("convert", "--from=dit", "--out=w.safetensors", "--weights=a.pt", "--shape=8"), "like 64,64,4"),
+        (("convert", "--from=dit", "--out=w.safetensors", "--weights=a.pt", "--shape=8"), "such as 64,64,4"),
         (("convert", "--from=dit", "--out=w.safetensors", "--weights=a.pt", "--config.model.width"), "needs a value"),
         (("convert", "--from=dit", "--out=w.safetensors", "--weights=a.pt", "--config.model.wdth=8"), "model.width"),
         (("convert", "--from=sit", "--out=w.safetensors", "--weights=a.pt", "--config.model.name=mlp"),
