@@ -139,7 +139,7 @@ def test_given_pairs_make_the_source_depend_on_the_data():
 def test_a_coupling_of_given_pairs_is_refused():
     config = defaults("mlp")
     config.data.name, config.data.pairs, config.coupling.name = "npz", "x0", "ot"
-    with pytest.raises(ConfigError, match=r"coupling\.name 'ot' has no effect, because data\.pairs 'x0' gives the pairs"):
+    with pytest.raises(ConfigError, match=r"coupling\.name 'ot' has no effect, because data\.pairs 'x0' gives"):
         build(resolve(config), DataSpec("npz", (2,)))
 
 
