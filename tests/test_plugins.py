@@ -19,6 +19,7 @@ from flowjax.arguments import make, separate
 from flowjax.batch import Batch
 from flowjax.build import build
 from flowjax.config import changed, defaults, resolve
+from flowjax.config_files import load_config
 from flowjax.data import DataSpec, open_dataset
 from flowjax.errors import ConfigError, check_name
 from flowjax.interop.weights import Weights, save_weights
@@ -226,6 +227,19 @@ def test_only_named_modules_are_found_in_the_current_folder(tmp_path, stranger, 
         assert spec is None or str(tmp_path) not in str(spec.submodule_search_locations)
     assert sys.path == path
     assert not (tmp_path / "harmed").exists()
+
+
+def test_a_config_file_imports_the_modules_beside_it(tmp_path):
+    (tmp_path / "base_beside.py").write_text("from flowjax.config import defaults\nimport width_beside\n")
+    (tmp_path / "width_beside.py").write_text("width = 24\n")
+    (tmp_path / "unnamed_beside.py").write_text("")
+    lines = ("import base_beside", "def get_config():", " config = base_beside.defaults()")
+    more = (" config.model.width = base_beside.width_beside.width", " return config")
+    (tmp_path / "mine.py").write_text("\n".join(lines + more))
+    path = list(sys.path)
+    assert load_config(tmp_path / "mine.py").model.width == 24
+    assert importlib.util.find_spec("unnamed_beside") is None
+    assert sys.path == path
 
 
 def test_keys_from_outside_follow_annotations_and_have_no_limits(package):
