@@ -33,11 +33,13 @@ __all__ = [
     "HasRates",
     "HasScore",
     "HasVelocity",
+    "VelocityField",
     "abilities_of",
-    "in_forward_mode",
     "interval_of",
     "missing_from",
+    "space_of",
     "velocity_of",
+    "with_forward_mode",
 ]
 
 
@@ -149,30 +151,46 @@ def interval_of(model: Any) -> tuple[float, float]:
     return low, high
 
 
-@dataclasses.dataclass(frozen=True)
-class _Velocity:
-    """The velocity of a model whose `velocity` has no `interval`; equal for equal models."""
+def space_of(what: Any) -> Space:
+    """The space of the points of a model or a velocity: its `space`, or the space of its path, or Euclidean space."""
+    known = (getattr(owner, "space", None) for owner in (what, getattr(what, "path", None)))
+    return next((space for space in known if space is not None), EUCLIDEAN)
 
-    model: HasVelocity
+
+@dataclasses.dataclass(frozen=True)
+class VelocityField:
+    """The velocity of a model, as a function `velocity(t, x, cond)` with an interval of times and a space.
+
+    Fields of equal models are equal, so that solvers compile them once.
+
+    Attributes:
+        model: a model with a method `velocity(t, x, cond)`. A model whose `velocity` is a `VelocityField` has a method
+            `compute_velocity(t, x, cond)` instead.
+    """
+
+    model: Any
 
     @property
     def interval(self) -> tuple[float, float]:
+        """The times at which the velocity is defined, over which `solve_ode` integrates by default."""
         return interval_of(self.model)
 
     @property
     def space(self) -> Space:
-        return getattr(self.model, "space", EUCLIDEAN)
+        """The space in which the points x lie."""
+        return space_of(self.model)
 
     def __call__(self, t: Time, x: Batched, cond: Cond = None) -> Batched:
-        return self.model.velocity(t, x, cond)
+        compute = getattr(self.model, "compute_velocity", None) or self.model.velocity
+        return compute(t, x, cond)
 
 
 def velocity_of(model: HasVelocity) -> Any:
     """The velocity of a model as a function (t, x, cond) with an attribute `interval`, for `solve_ode`."""
-    return model.velocity if hasattr(model.velocity, "interval") else _Velocity(model)
+    return model.velocity if hasattr(model.velocity, "interval") else VelocityField(model)
 
 
-def in_forward_mode(what: Any) -> Any:
+def with_forward_mode(what: Any) -> Any:
     """The same object with every network in it changed so that `jax.jvp` can differentiate it.
 
     A network whose kernels have a custom reverse-mode derivative cannot be differentiated by `jax.jvp`. An object that
@@ -184,5 +202,5 @@ def in_forward_mode(what: Any) -> Any:
     if not dataclasses.is_dataclass(what) or isinstance(what, type):
         return what
     parts = {f.name: getattr(what, f.name) for f in dataclasses.fields(what) if f.init}
-    changed = {name: new for name, part in parts.items() if (new := in_forward_mode(part)) is not part}
+    changed = {name: new for name, part in parts.items() if (new := with_forward_mode(part)) is not part}
     return dataclasses.replace(what, **changed) if changed else what

@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from flowjax.abilities import Bijection, HasVelocity, abilities_of, in_forward_mode, velocity_of
+from flowjax.abilities import Bijection, HasVelocity, abilities_of, velocity_of, with_forward_mode
 from flowjax.keys import row_keys
 from flowjax.precision import at_least_float32
 from flowjax.solvers import Stats, solve_ode
@@ -46,7 +46,7 @@ def exact_divergence(v: Callable[[Batched], Batched], x: Batched) -> tuple[Batch
     The derivatives are computed in blocks of 64 directions, so that the memory does not grow with D.
 
     Args:
-        v: the velocity at one time, a function of x.
+        v: the velocity at one time, a function of x that `jax.jvp` can differentiate.
         x: (B, *event).
 
     Returns:
@@ -54,7 +54,7 @@ def exact_divergence(v: Callable[[Batched], Batched], x: Batched) -> tuple[Batch
     """
     shape = x.shape[1:]
     d = x[0].size
-    y, push = jax.linearize(in_forward_mode(v), x)
+    y, push = jax.linearize(v, x)
 
     def along(i: Array) -> Float[Array, " B"]:
         e = jax.nn.one_hot(i, d, dtype=x.dtype).reshape(shape)
@@ -71,14 +71,14 @@ def hutchinson_divergence(
     """v(x) and Hutchinson's estimate of its divergence, with one forward-mode derivative per probe.
 
     Args:
-        v: the velocity at one time, a function of x.
+        v: the velocity at one time, a function of x that `jax.jvp` can differentiate.
         x: (B, *event).
         probes: (B, P, *event) random vectors e with E[e e^T] = I.
 
     Returns:
         v(x), (B, *event), and the mean of e . J e over the probes for each sample, (B,), where J is the Jacobian of v.
     """
-    y, push = jax.linearize(in_forward_mode(v), x)
+    y, push = jax.linearize(v, x)
     terms = jax.vmap(lambda e: jnp.sum((push(e) * e).reshape(x.shape[0], -1), -1), in_axes=1)(probes)
     return y, terms.mean(0)
 
@@ -176,7 +176,7 @@ def log_prob(
         signs = jax.vmap(lambda k: jax.random.rademacher(k, (probes, *x.shape[1:]), x.dtype))(row_keys(key, x.shape[0]))
     state = (x, jnp.zeros(x.shape[:1], x.dtype))
     (x0, integral), stats = solve_ode(
-        _Augmented(in_forward_mode(field), divergence),
+        _Augmented(with_forward_mode(field), divergence),
         state,
         cond=(cond, signs),
         t0=end,

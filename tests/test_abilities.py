@@ -10,9 +10,11 @@ import pytest
 from scipy import stats
 
 from flowjax import likelihood, oracles, predictions, solvers
-from flowjax.abilities import abilities_of, in_forward_mode, interval_of
+from flowjax.abilities import VelocityField, abilities_of, interval_of, velocity_of, with_forward_mode
 from flowjax.conditions import Field
 from flowjax.guidance import Auto, ClassifierFree
+from flowjax.methods import Network
+from flowjax.models.functional import Variables
 from flowjax.paths import AffinePath, Bridge, GaussianPath
 from flowjax.reschedule import Rescheduled
 from flowjax.schedules import VP, CondOT
@@ -190,7 +192,36 @@ class Switched:
 
 def test_forward_mode_reaches_the_network_through_everything_in_front_of_it():
     model = predictions.read(Switched(), PATH, predictions.velocity)
-    inner: Any = in_forward_mode(Rescheduled(Auto(ClassifierFree(model, 2.0, FIELDS), model, 2.0), PATH).velocity)
+    inner: Any = with_forward_mode(Rescheduled(Auto(ClassifierFree(model, 2.0, FIELDS), model, 2.0), PATH).velocity)
     assert inner.model.model.model.model.apply.forward
     assert inner.model.model.weak.apply.forward
-    assert in_forward_mode(ORACLE) is ORACLE
+    assert with_forward_mode(ORACLE) is ORACLE
+
+
+@dataclass(frozen=True)
+class Unbound:
+    """A model that keeps a network and its variables apart, as that of RealNVP does."""
+
+    network: Network
+    variables: Variables
+
+    def velocity(self, t, x, cond=None):
+        return self.network.apply(self.variables, t, x, cond)[0]
+
+
+def test_forward_mode_reaches_a_network_that_is_not_bound():
+    def apply(variables, t, x, cond, forward_mode=False):
+        return x * (2.0 if forward_mode else 1.0), {}
+
+    plain = Unbound(Network(lambda key: Variables({}, {}), apply, fused=True), Variables({}, {}))
+    np.testing.assert_array_equal(with_forward_mode(plain).velocity(0.5, X), 2 * X)
+    np.testing.assert_array_equal(with_forward_mode(velocity_of(plain))(0.5, X), 2 * X)
+    np.testing.assert_array_equal(with_forward_mode(plain.network.bind({}, {}))(0.5, X, None), 2 * X)
+
+
+def test_one_class_of_velocities():
+    """Of models on a path, and of those with a plain method; equal for equal models."""
+    assert velocity_of(ORACLE) == VelocityField(ORACLE)
+    assert velocity_of(Decay()) == VelocityField(Decay())
+    assert VelocityField(Decay()).interval == (0.0, 0.5)
+    np.testing.assert_array_equal(velocity_of(Decay())(0.1, X), -X)

@@ -83,7 +83,8 @@ class ClassifierFree(Guide):
     def compute_velocity(self, t: Time, x: Batched, cond: Cond = None) -> Batched:
         if not self.velocity_is_direct:
             return super().compute_velocity(t, x, cond)
-        conditional, unconditional = self._both(self.model.velocity, t, x, cond)
+        model: Any = self.model  # it has a velocity, because that is direct
+        conditional, unconditional = self._both(model.velocity, t, x, cond)
         return _line(unconditional, conditional, self._scale(t, x))
 
     def _both(self, predict: Callable[[Time, Batched, Cond], T], t: Time, x: Batched, cond: Cond) -> tuple[T, T]:
@@ -157,5 +158,6 @@ class Auto(Guide):
     def compute_velocity(self, t: Time, x: Batched, cond: Cond = None) -> Batched:
         if not self.velocity_is_direct:
             return super().compute_velocity(t, x, cond)
-        weak, strong = (m.velocity(t, x, cond) for m in (self.weak, self.model))
+        models: tuple[Any, Any] = self.weak, self.model
+        weak, strong = (model.velocity(t, x, cond) for model in models)
         return _line(weak, strong, self.scale)

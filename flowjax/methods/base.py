@@ -151,7 +151,7 @@ class Network:
         variables = Variables(params, context.state)
         return self.apply(variables, *arguments, training=context.training, **given)
 
-    def in_forward_mode(self) -> "Network":
+    def with_forward_mode(self) -> "Network":
         """The same network made of operations that JAX can differentiate in forward mode."""
         return replace(self, apply=partial(self.apply, forward_mode=True), fused=False) if self.fused else self
 
@@ -176,7 +176,7 @@ class BoundNetwork:
 
     @cached_property
     def _forward(self) -> "BoundNetwork":
-        return replace(self, network=self.network.in_forward_mode())
+        return replace(self, network=self.network.with_forward_mode())
 
 
 @runtime_checkable

@@ -22,8 +22,9 @@ from typing import Annotated, Any, ClassVar
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
+from flowjax.abilities import VelocityField
 from flowjax.batch import Batch
 from flowjax.couplings import INDEPENDENT, Coupling
 from flowjax.errors import ConfigError
@@ -123,7 +124,7 @@ class MeanFlow(PathMethod):
         p, _, marginal_error = draw(key_draw, batch, self.path, self.source, self.coupling, self.interval, Fixed(s))
         inputs: dict[str, Any] = {"key": key, "mask": batch.mask}
         output, state = self.network(params, context, t, p.x_t, batch.cond, s=s, **inputs)
-        fixed, network = context.targets.get(TARGET, params), self.network.in_forward_mode()
+        fixed, network = context.targets.get(TARGET, params), self.network.with_forward_mode()
 
         def average(s: Array, x: Batched) -> Batched:
             return network(fixed, context, t, x, batch.cond, s=s, **inputs)[0]
@@ -164,21 +165,11 @@ class MeanFlowModel:
         return x + length * at_least_float32(self.network(t, x, cond, s=s))
 
     @property
-    def velocity(self) -> "MeanFlowVelocity":
+    def velocity(self) -> VelocityField:
         """The velocity v(t, x, cond) = u(t, t, x)."""
-        return MeanFlowVelocity(self)
+        return VelocityField(self)
 
-
-@dataclass(frozen=True)
-class MeanFlowVelocity:
-    """The velocity u(t, t, x) of a mean flow."""
-
-    model: MeanFlowModel
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        return self.model.interval
-
-    def __call__(self, t: Time, x: Batched, cond: Cond = None) -> Float[Array, "B *event"]:
+    def compute_velocity(self, t: Time, x: Batched, cond: Cond = None) -> Batched:
+        """The implementation of `velocity`."""
         x = at_least_float32(x)
-        return at_least_float32(self.model.network(t, x, cond, s=t))
+        return at_least_float32(self.network(t, x, cond, s=t))

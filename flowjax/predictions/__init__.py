@@ -4,7 +4,7 @@
 a model with a velocity and, where it exists, a score.
 """
 
-from flowjax.abilities import Ends
+from flowjax.abilities import Ends, VelocityField
 from flowjax.predictions.kinds import (
     Denoiser,
     Prediction,
@@ -22,7 +22,6 @@ from flowjax.predictions.reading import (
     DenoiserModel,
     PathModel,
     Reading,
-    VelocityField,
     model,
     no_score,
     read,

@@ -6,20 +6,17 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
-from flowjax.abilities import Ends, HasEnds, interval_of
+from flowjax.abilities import Ends, HasEnds, VelocityField
 from flowjax.paths.affine import AffinePath, GaussianPath
 from flowjax.precision import at_least_float32
 from flowjax.predictions.kinds import Denoiser, Prediction, velocity
-from flowjax.spaces import Space
 from flowjax.typing import Apply, Array, Batched, Cond, Time
 
 __all__ = [
     "DenoiserModel",
     "PathModel",
     "Reading",
-    "VelocityField",
     "model",
     "no_score",
     "read",
@@ -40,7 +37,7 @@ class PathModel:
         return self.path.t_min, self.path.t_max
 
     @property
-    def velocity(self: HasEnds) -> "VelocityField":
+    def velocity(self: HasEnds) -> VelocityField:
         """The marginal velocity as a function `velocity(t, x, cond)` that also has an `interval` of times."""
         return VelocityField(self)
 
@@ -68,32 +65,6 @@ class PathModel:
     def missing(self: HasEnds) -> Mapping[str, str]:
         """The abilities that this model lacks, with the reasons: the score, if the path has none."""
         return {} if self.path.has_score else {"score": no_score(self.path)}
-
-
-@dataclass(frozen=True)
-class VelocityField:
-    """The velocity of a model on a path, as a function `velocity(t, x, cond)` with a time interval.
-
-    Fields of equal models are equal, so that solvers compile them once.
-
-    Attributes:
-        model: a `PathModel`.
-    """
-
-    model: Any
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        """The times at which the velocity is defined, over which `solve_ode` integrates by default."""
-        return interval_of(self.model)
-
-    @property
-    def space(self) -> Space:
-        """The space in which the points x lie."""
-        return self.model.path.space
-
-    def __call__(self, t: Time, x: Batched, cond: Cond = None) -> Batched:
-        return self.model.compute_velocity(t, x, cond)
 
 
 @dataclass(frozen=True)
@@ -146,7 +117,7 @@ def read(apply: Apply, path: AffinePath, prediction: Prediction) -> Reading:
     Args:
         apply: the network with its parameters bound, `apply(t, x, cond)`, of any float dtype. It is a function, or an
             object with a method `with_forward_mode` if its kernels do not support forward-mode differentiation
-            (`flowjax.abilities.in_forward_mode`).
+            (`flowjax.abilities.with_forward_mode`).
         path: the path on which the network was trained.
         prediction: the meaning of the network's output.
 

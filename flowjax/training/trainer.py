@@ -277,7 +277,7 @@ class Trainer:
             config.model.remat = "none"
             method = build(config, self.dataset.spec, plugins)
 
-        plain: Any = replace(method, network=method.network.in_forward_mode())  # fused kernels hide their operations
+        plain: Any = replace(method, network=method.network.with_forward_mode())  # fused kernels hide their operations
 
         def loss(params: Params, state: TrainState, batch: Batch, teacher: PyTree) -> Any:
             context = Context(state.step, state.targets, teacher, state.variables, training=True)
