@@ -23,13 +23,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from flowjax.abilities import Bijection, HasVelocity, abilities_of, velocity_of, with_forward_mode
+from flowjax.abilities import Bijection, HasVelocity, abilities_of, space_of, velocity_of, with_forward_mode
 from flowjax.keys import row_keys
 from flowjax.precision import at_least_float32
 from flowjax.solvers import Stats, solve_ode
 from flowjax.solvers.ode import times_within
 from flowjax.sources import Source
-from flowjax.spaces import EUCLIDEAN, Space
+from flowjax.spaces import check_euclidean
 from flowjax.typing import Batched, Cond, Field, PRNGKey, Time
 
 __all__ = ["Divergence", "exact_divergence", "hutchinson_divergence", "log_prob"]
@@ -97,11 +97,6 @@ class _Augmented:
     def interval(self) -> tuple[float, float] | None:
         return getattr(self.field, "interval", None)
 
-    @property
-    def space(self) -> tuple[Space, Space]:
-        """The space of the field for x, and Euclidean space for the integral."""
-        return getattr(self.field, "space", EUCLIDEAN), EUCLIDEAN
-
     def __call__(
         self, t: Time, state: tuple[Batched, Array], context: tuple[Cond, Array | None]
     ) -> tuple[Batched, Array]:
@@ -148,7 +143,7 @@ def log_prob(
 
     Raises:
         ValueError: if "hutchinson" has no key or probes < 1, the divergence is unknown, or the model has neither a
-            velocity nor an inverse; and for the same reasons as `solve_ode`.
+            velocity nor an inverse, or the space is not Euclidean; and for the same reasons as `solve_ode`.
         RuntimeError: if an adaptive solve does not reach t0.
     """
     if isinstance(model, Bijection):
@@ -166,6 +161,7 @@ def log_prob(
         )
     if divergence not in ("exact", "hutchinson"):
         raise ValueError(f"divergence must be 'exact' or 'hutchinson', not {divergence!r}")
+    check_euclidean("log_prob", space_of(field))
     start, end = times_within(field, t0, t1)
     x, signs = at_least_float32(x), None
     if divergence == "hutchinson":

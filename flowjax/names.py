@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from flowjax import couplings, predictions, schedules, sources
+from flowjax.abilities import space_of
 from flowjax.arguments import make
 from flowjax.data import DataSpec
 from flowjax.data.densities import DENSITIES
@@ -98,13 +99,15 @@ independent of the data, and there is no noise. If it cannot, a result that is a
 
 COUPLINGS: dict[str, Callable[..., couplings.Coupling]] = {
     "independent": lambda path: couplings.Independent(),
-    "ot": lambda path: couplings.MinibatchOT(),
-    "auction": lambda path, tolerance=0.01: couplings.MinibatchOT("auction", float(tolerance)),
-    "class_ot": lambda path: couplings.MinibatchOT(condition_weight=float("inf")),
-    "conditional_ot": lambda path, weight: couplings.MinibatchOT(condition_weight=float(weight)),
-    "sinkhorn": lambda path, eps=None: couplings.Sinkhorn(_eps(path, eps)),
-    "class_sinkhorn": lambda path, eps=None: couplings.Sinkhorn(_eps(path, eps), condition_weight=float("inf")),
-    "unbalanced": lambda path, eps, tau: couplings.Sinkhorn(float(eps), tau=float(tau)),
+    "ot": lambda path: couplings.MinibatchOT(space=space_of(path)),
+    "auction": lambda path, tolerance=0.01: couplings.MinibatchOT("auction", float(tolerance), space=space_of(path)),
+    "class_ot": lambda path: couplings.MinibatchOT(condition_weight=float("inf"), space=space_of(path)),
+    "conditional_ot": lambda path, weight: couplings.MinibatchOT(condition_weight=float(weight), space=space_of(path)),
+    "sinkhorn": lambda path, eps=None: couplings.Sinkhorn(_eps(path, eps), space=space_of(path)),
+    "class_sinkhorn": lambda path, eps=None: couplings.Sinkhorn(
+        _eps(path, eps), condition_weight=float("inf"), space=space_of(path)
+    ),
+    "unbalanced": lambda path, eps, tau: couplings.Sinkhorn(float(eps), tau=float(tau), space=space_of(path)),
 }
 
 PREDICTIONS: dict[str, Callable[..., Prediction]] = {

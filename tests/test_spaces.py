@@ -1,19 +1,21 @@
 """Spaces: Euclidean space is addition and changes no program; solvers and couplings ask the space they are given."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flowjax import methods, oracles
+from flowjax import likelihood, methods, oracles, solvers
 from flowjax.batch import Batch
-from flowjax.couplings import MinibatchOT
+from flowjax.couplings import MinibatchOT, Sinkhorn
+from flowjax.names import COUPLINGS
 from flowjax.paths import AffinePath, GaussianPath
 from flowjax.paths.affine import is_standard_normal
 from flowjax.schedules import VP, CondOT
-from flowjax.solvers import SOLVERS, fixed_grid, solve_ode
+from flowjax.solvers import SOLVERS, fixed_grid, samplers, solve_ode
 from flowjax.sources import Normal, Uniform
 from flowjax.spaces import EUCLIDEAN, Euclidean, Space
 from flowjax.transport import pairwise_cost
@@ -29,7 +31,6 @@ def test_euclidean_space_is_addition():
     np.testing.assert_array_equal(space.exp(X, space.log(X, Y)), X + (Y - X))
     np.testing.assert_array_equal(space.project(X, Y), Y)
     np.testing.assert_allclose(space.inner(X, X, Y), np.einsum("bi,bi->b", X, Y), rtol=1e-5)
-    np.testing.assert_allclose(space.norm(X, Y), np.linalg.norm(Y, axis=1), rtol=1e-6)
     rows = space.distance_squared(X, Y)
     np.testing.assert_allclose(rows, np.linalg.norm(np.asarray(X) - np.asarray(Y), axis=1) ** 2, rtol=1e-5)
     np.testing.assert_allclose(jnp.diagonal(space.pairwise_distance_squared(X, Y)), rows, rtol=1e-5)
@@ -107,6 +108,68 @@ def test_a_solver_steps_and_a_coupling_pairs_in_the_space_that_it_is_given():
     assert MinibatchOT("auction", space=Circle((2,)))(None, points, other).tolist() == [1, 0]
     with pytest.raises(ValueError, match="take 'auction'"):
         MinibatchOT(space=Circle((2,)))
+
+
+@dataclass(frozen=True)
+class Turning:
+    """A model without a path whose velocity is `Turn`."""
+
+    space: Circle = Circle((2,))
+
+    def velocity(self, t, x, cond=None):
+        return Turn()(t, x)
+
+
+@dataclass(frozen=True)
+class OnCircle:
+    """What a coupling and a sampler read of a path on the circle."""
+
+    space: Circle = Circle((2,))
+
+
+@dataclass(frozen=True)
+class Plain(solvers.BaseSampler):
+    """A sampler that adds, without a step."""
+
+    path: Any = OnCircle()
+
+
+def test_a_sampler_steps_in_the_space_of_its_model():
+    """As above, for a model: with and without saved states."""
+    angles = jnp.array([0.1, 2.0])
+    points = jnp.stack([jnp.cos(angles), jnp.sin(angles)], -1)
+    turned = jnp.stack([jnp.cos(angles + 1), jnp.sin(angles + 1)], -1)
+    for how in ({"save": False}, {"save": True}):
+        y, _ = solvers.sample(Turning(), points, solver="euler", steps=4, **how)
+        np.testing.assert_allclose(y[-1] if how["save"] else y, turned, atol=1e-6)
+
+
+@pytest.mark.usefixtures("as_users_call")
+def test_what_adds_refuses_another_space():
+    for solver, steps in (("dopri5", None), ("ab2", 3), ("reversibleheun", 3), ("reversibleheun", None)):
+        with pytest.raises(ValueError, match=r"needs Euclidean space, not Circle.*: use a Runge-Kutta") as error:
+            solvers.sample(Turning(), X[:, :2], solver=solver, steps=steps)
+        assert "\n" not in str(error.value)
+    for solver, steps in (("dopri5", None), ("leapfrogmidpoint", 3)):
+        with pytest.raises(ValueError, match="needs Euclidean space, not Circle"):
+            solve_ode(Turn(), X[:, :2], solver=solver, steps=steps)
+    with pytest.raises(ValueError, match=r"^Plain adds points as vectors"):
+        samplers.check(Plain())
+    with pytest.raises(ValueError, match=r"^log_prob adds points as vectors"):
+        likelihood.log_prob(Turning(), X[:, :2], Normal((2,)), solver="rk4", steps=2)
+    for path in (AffinePath, GaussianPath):
+        with pytest.raises(ValueError, match=f"^{path.__name__} adds points as vectors"):
+            path(CondOT(), space=Circle((2,)))
+
+
+def test_couplings_of_configs_have_the_space_of_the_path():
+    assert COUPLINGS["auction"](OnCircle()).space == Circle((2,))
+    assert COUPLINGS["unbalanced"](OnCircle(), 1, 1).space == Circle((2,))
+    assert COUPLINGS["sinkhorn"](AffinePath(CondOT()), 1.0) == Sinkhorn(1.0)
+    for name, arguments in (("ot", ()), ("class_ot", ()), ("conditional_ot", (1.0,))):
+        assert COUPLINGS[name](AffinePath(CondOT()), *arguments).space == EUCLIDEAN
+        with pytest.raises(ValueError, match="take 'auction'"):
+            COUPLINGS[name](OnCircle(), *arguments)
 
 
 def test_a_path_asks_its_space_for_the_prior():

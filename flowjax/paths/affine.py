@@ -27,7 +27,7 @@ from flowjax.paths.noise import Gamma
 from flowjax.schedules import Rates, Schedule, rates
 from flowjax.schedules.base import as_time
 from flowjax.sources import Source
-from flowjax.spaces import EUCLIDEAN, Space
+from flowjax.spaces import EUCLIDEAN, Space, check_euclidean
 from flowjax.typing import Batched, PRNGKey, Time
 
 __all__ = ["AffinePath", "GaussianPath", "NoiseRates", "check_batch", "expand", "is_standard_normal"]
@@ -57,11 +57,17 @@ class AffinePath:
         schedule: alpha and sigma; see `flowjax.schedules`.
         noise: gamma; see `flowjax.paths.noise`. None for gamma = 0.
         space: the space of the samples, which must be Euclidean.
+
+    Raises:
+        ValueError: if the space is not Euclidean.
     """
 
     schedule: Schedule
     noise: Gamma | None = None
     space: Space = field(default=EUCLIDEAN, repr=False, kw_only=True)
+
+    def __post_init__(self):
+        check_euclidean(type(self).__name__, self.space)
 
     @property
     def t_min(self) -> float:
@@ -158,10 +164,11 @@ class GaussianPath(AffinePath):
     is not checked. The attributes are those of `AffinePath`; `noise` must be None.
 
     Raises:
-        ValueError: if `noise` is given.
+        ValueError: if `noise` is given, or the space is not Euclidean.
     """
 
     def __post_init__(self):
+        super().__post_init__()
         if self.noise is not None:
             raise ValueError("a GaussianPath cannot have noise of its own: use AffinePath(schedule, noise)")
 

@@ -6,7 +6,6 @@ evaluations are counted for it. The error norm is the largest root mean square o
 log-density which is solved together with an image is held to the tolerance too.
 """
 
-from functools import partial
 from typing import Any
 
 import diffrax
@@ -14,8 +13,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from flowjax.abilities import space_of
+from flowjax.solvers.fixed_grid import IN_ANY_SPACE
 from flowjax.solvers.rows import rows_of, with_rows
-from flowjax.spaces import EUCLIDEAN, leaf_spaces
+from flowjax.spaces import check_euclidean
 from flowjax.typing import Cond, Field, PyTree
 
 __all__ = ["evaluations", "integrate"]
@@ -24,9 +25,8 @@ _FIRST_STEP = 0.01
 """The first step as a fraction of the interval. diffrax's default depends on its version and costs two evaluations."""
 
 
-def _norm(space: Any, error: PyTree) -> Float[Array, ""]:
-    parts = zip(jax.tree.leaves(error), leaf_spaces(space, error), strict=True)
-    return jnp.max(jnp.stack([space.error_norm(leaf) for leaf, space in parts]))
+def _norm(error: PyTree) -> Float[Array, ""]:
+    return jnp.max(jnp.stack([jnp.sqrt(jnp.mean(leaf**2)) for leaf in jax.tree.leaves(error)]))
 
 
 def evaluations(solver: diffrax.AbstractSolver, steps: Int[Array, " B"]) -> Int[Array, " B"]:
@@ -68,9 +68,11 @@ def integrate(
     Returns:
         The state at t1 (or at each time of `save_at`, on a new leading axis), the number of evaluations for each
         sample, rejected steps included, and whether each sample reached t1 within `max_steps`.
-    """
 
-    space = getattr(field, "space", EUCLIDEAN)
+    Raises:
+        ValueError: if the space of the field is not Euclidean.
+    """
+    check_euclidean(f"an adaptive solve by {type(solver).__name__}", space_of(field), IN_ANY_SPACE)
 
     def one(x: PyTree, cond: Cond, rows: PyTree) -> tuple[PyTree, Array, Array]:
         lift = lambda tree: jax.tree.map(lambda leaf: leaf[None], tree)
@@ -90,7 +92,7 @@ def integrate(
             y0=x,
             args=(cond, constants),
             adjoint=diffrax.RecursiveCheckpointAdjoint() if adjoint is None else adjoint,
-            stepsize_controller=diffrax.PIDController(rtol=rtol, atol=atol, norm=partial(_norm, space)),
+            stepsize_controller=diffrax.PIDController(rtol=rtol, atol=atol, norm=_norm),
             saveat=diffrax.SaveAt(t1=True) if save_at is None else diffrax.SaveAt(ts=save_at),
             max_steps=max_steps,
             throw=False,

@@ -7,20 +7,16 @@ from typing import Any, ClassVar
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from flowjax.abilities import space_of
 from flowjax.keys import RowKeys
 from flowjax.paths.affine import AffinePath
 from flowjax.predictions import well_conditioned
 from flowjax.solvers import fixed_grid
 from flowjax.solvers.fixed_grid import Tableau
 from flowjax.solvers.samplers import BaseSampler, SamplerState, blend, standard_normal
-from flowjax.spaces import EUCLIDEAN, Space
 from flowjax.typing import Batched
 
 __all__ = ["DDIM", "AdamsBashforth", "EDMHeun", "RungeKutta"]
-
-
-def _space_of(path: AffinePath | None) -> Space:
-    return EUCLIDEAN if path is None else path.space
 
 
 @dataclass(frozen=True)
@@ -39,6 +35,7 @@ class RungeKutta(BaseSampler):
     path: AffinePath | None
     tableau: Tableau
     needs: ClassVar[tuple[str, ...]] = ("velocity",)
+    any_space: ClassVar[bool] = True
 
     @property
     def evaluations(self) -> int:
@@ -46,7 +43,7 @@ class RungeKutta(BaseSampler):
 
     def step(self, state: SamplerState, t: Array, t_next: Array, model: Any, key: RowKeys | None) -> SamplerState:
         v = lambda t, x, cond: model.velocity(t, x)
-        return SamplerState(fixed_grid.step(v, state.x, None, t, t_next, self.tableau, _space_of(self.path)))
+        return SamplerState(fixed_grid.step(v, state.x, None, t, t_next, self.tableau, space_of(model)))
 
 
 @dataclass(frozen=True)
@@ -73,7 +70,7 @@ class AdamsBashforth(BaseSampler):
         h = t_next - t
         weight = h / (2 * h_last)
         step = h * (v + jnp.where(weight <= 1, weight, 0.0) * (v - last))
-        return SamplerState(_space_of(self.path).exp(state.x, step), (v, h))
+        return SamplerState(state.x + step, (v, h))
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ Stages that the solution does not use, such as the last stage of a first-same-as
 of the tableau is one evaluation per step. The solve can be differentiated in reverse and in forward mode.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import diffrax
 import jax
@@ -17,10 +17,15 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
-from flowjax.spaces import EUCLIDEAN, Space, leaf_spaces
+from flowjax.abilities import space_of
+from flowjax.spaces import EUCLIDEAN, Space
 from flowjax.typing import Cond, Field, PyTree
 
-__all__ = ["EULER", "RK4", "Tableau", "integrate", "step", "tableau_of"]
+__all__ = ["EULER", "IN_ANY_SPACE", "RK4", "Tableau", "integrate", "step", "tableau_of"]
+
+
+IN_ANY_SPACE = "use a Runge-Kutta method with a fixed number of steps, such as heun"
+"""Advice for points of a space in which a solver cannot take steps."""
 
 
 class Tableau(NamedTuple):
@@ -59,9 +64,9 @@ def tableau_of(solver: type[diffrax.AbstractERK]) -> Tableau:
 
 
 def step(
-    field: Field, x: PyTree, cond: Cond, t: Array, t_next: Array, tableau: Tableau, space: Any = EUCLIDEAN
+    field: Field, x: PyTree, cond: Cond, t: Array, t_next: Array, tableau: Tableau, space: Space = EUCLIDEAN
 ) -> PyTree:
-    """One step from t to t_next, in a space or a tuple of spaces for the leaves of x (`flowjax.spaces.leaf_spaces`)."""
+    """One step from t to t_next, in the space of all leaves of x."""
     h = t_next - t
     ks: list[PyTree] = []
     for row, c in zip(tableau.a, tableau.c, strict=True):
@@ -69,19 +74,19 @@ def step(
     return _add(x, h, tableau.b, ks, space)
 
 
-def _add(x: PyTree, h: Array, weights: tuple[float, ...], ks: list[PyTree], space: Any) -> PyTree:
+def _add(x: PyTree, h: Array, weights: tuple[float, ...], ks: list[PyTree], space: Space) -> PyTree:
     """exp(x, h sum_i w_i k_i) in the dtype of x; in Euclidean space this is x + h sum_i w_i k_i."""
     terms = [(w, k) for w, k in zip(weights, ks, strict=True) if w != 0.0]
     if not terms:
         return x
 
-    def add(y: Array, space: Space, *k: Array) -> Array:
+    def add(y: Array, *k: Array) -> Array:
         slope = sum(w * ki.astype(y.dtype) for (w, _), ki in zip(terms, k, strict=True))
         return space.exp(y, space.project(y, h * slope)).astype(y.dtype)
 
     leaves, structure = jax.tree.flatten(x)
     slopes = (structure.flatten_up_to(k) for _, k in terms)
-    moved = [add(*parts) for parts in zip(leaves, leaf_spaces(space, x), *slopes, strict=True)]
+    moved = [add(*parts) for parts in zip(leaves, *slopes, strict=True)]
     return structure.unflatten(moved)
 
 
@@ -101,7 +106,7 @@ def integrate(
     """
 
     def advance(x: PyTree, edge: tuple[Array, Array]) -> tuple[PyTree, PyTree | None]:
-        x = step(field, x, cond, *edge, tableau, getattr(field, "space", EUCLIDEAN))
+        x = step(field, x, cond, *edge, tableau, space_of(field))
         return x, x if save else None
 
     last, states = lax.scan(advance, x, (times[:-1], times[1:]))

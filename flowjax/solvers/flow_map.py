@@ -26,6 +26,7 @@ class FlowMapSteps(BaseSampler):
 
     path: AffinePath | None = None
     needs: ClassVar[tuple[str, ...]] = ("flow_map",)
+    any_space: ClassVar[bool] = True
 
     def step(self, state: SamplerState, t: Array, t_next: Array, model: Any, key: RowKeys | None) -> SamplerState:
         return SamplerState(model.flow_map(t, t_next, state.x))

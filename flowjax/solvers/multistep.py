@@ -6,6 +6,9 @@ import diffrax
 import jax
 from jaxtyping import Array, Float
 
+from flowjax.abilities import space_of
+from flowjax.solvers.fixed_grid import IN_ANY_SPACE
+from flowjax.spaces import check_euclidean
 from flowjax.typing import Cond, Field, PyTree
 
 __all__ = ["integrate"]
@@ -14,7 +17,12 @@ __all__ = ["integrate"]
 def integrate(
     field: Field, x: PyTree, cond: Cond, times: Float[Array, " T"], solver: diffrax.AbstractSolver, save: bool = False
 ) -> PyTree:
-    """Like `fixed_grid.integrate`, for a diffrax solver that steps to each of `times` (`diffrax.StepTo`)."""
+    """Like `fixed_grid.integrate`, for a diffrax solver that steps to each of `times` (`diffrax.StepTo`).
+
+    Raises:
+        ValueError: if the space of the field is not Euclidean.
+    """
+    check_euclidean(type(solver).__name__, space_of(field), IN_ANY_SPACE)
 
     def v(t: Any, y: PyTree, args: Cond) -> PyTree:
         return jax.tree.map(lambda y, dy: dy.astype(y.dtype), y, field(t, y, args))

@@ -18,11 +18,13 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from flowjax.abilities import Ends
+from flowjax.abilities import Ends, space_of
 from flowjax.keys import RowKeys, fold_rows
 from flowjax.paths.affine import AffinePath
 from flowjax.precision import at_least_float32
 from flowjax.predictions import no_score, well_conditioned
+from flowjax.solvers.fixed_grid import IN_ANY_SPACE
+from flowjax.spaces import Space, check_euclidean
 from flowjax.typing import Batched, Cond, PyTree, Time
 
 __all__ = [
@@ -65,6 +67,11 @@ class BoundModel:
 
     model: Any
     cond: Cond = None
+
+    @property
+    def space(self) -> Space:
+        """The space of the model's points."""
+        return space_of(self.model)
 
     def velocity(self, t: Time, x: Batched) -> Batched:
         return self.model.velocity(t, x, self.cond)
@@ -149,6 +156,9 @@ class BaseSampler:
     needs_noiseless: ClassVar[bool] = False
     needs_constant_alpha: ClassVar[bool] = False
     """Whether alpha must be 1 at all times, as in a variance-exploding schedule."""
+    any_space: ClassVar[bool] = False
+    """Whether it takes its steps in the space of the model. Otherwise it adds points as vectors, and other spaces than
+    Euclidean space are refused."""
 
     @property
     def evaluations(self) -> int:
@@ -198,6 +208,7 @@ def check(sampler: Sampler) -> None:
     name, path = type(sampler).__name__, sampler.path
     if path is None:
         return
+    _check_space(sampler, space_of(path))
     if sampler.needs_score and not path.has_score:
         raise ValueError(f"{name} follows an SDE: {no_score(path)}; or use an ODE sampler, such as heun")
     if sampler.needs_noiseless and path.noise is not None:
@@ -211,6 +222,11 @@ def check(sampler: Sampler) -> None:
             constant = bool((alpha == 1).all())
         if not constant:
             raise ValueError(f"{name} needs a path with alpha = 1 at all times: take the schedule 've', not {schedule}")
+
+
+def _check_space(sampler: Sampler, space: Space) -> None:
+    if not getattr(sampler, "any_space", False):
+        check_euclidean(type(sampler).__name__, space, IN_ANY_SPACE)
 
 
 def interval(sampler: Sampler) -> tuple[float, float]:
@@ -247,8 +263,12 @@ def run(
 
     Returns:
         The last state, or with `save` all states, in the dtype of x but at least float32.
+
+    Raises:
+        ValueError: if the model's space is not Euclidean and the sampler adds points as vectors.
     """
     bound = BoundModel(model, cond)
+    _check_space(sampler, bound.space)
     x = at_least_float32(x)
 
     def advance(state: SamplerState, edge: tuple[Array, Array, Array]) -> tuple[SamplerState, Batched | None]:

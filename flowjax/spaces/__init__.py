@@ -1,6 +1,6 @@
-"""Spaces: the sets in which samples lie, with the geometry that paths, solvers and couplings use."""
+"""Spaces: the sets in which samples lie, with their geometry."""
 
-from flowjax.spaces.base import Space, leaf_spaces
-from flowjax.spaces.euclidean import EUCLIDEAN, Euclidean
+from flowjax.spaces.base import Space
+from flowjax.spaces.euclidean import EUCLIDEAN, Euclidean, check_euclidean
 
-__all__ = ["EUCLIDEAN", "Euclidean", "Space", "leaf_spaces"]
+__all__ = ["EUCLIDEAN", "Euclidean", "Space", "check_euclidean"]

@@ -1,13 +1,12 @@
-"""The interface of spaces, through which paths, solvers and couplings use the geometry of the samples."""
+"""The interface of spaces: the geometry of the samples."""
 
 from typing import Any, Protocol, runtime_checkable
 
-import jax
 from jaxtyping import Array, Float
 
-from flowjax.typing import Batched, PyTree
+from flowjax.typing import Batched
 
-__all__ = ["Space", "leaf_spaces"]
+__all__ = ["Space"]
 
 
 @runtime_checkable
@@ -16,6 +15,13 @@ class Space(Protocol):
 
     Points x, y and tangent vectors u, v at x are arrays (B, *shape). For a curved space they are coordinates in a
     Euclidean space in which it is embedded.
+
+    Explicit Runge-Kutta methods with a fixed number of steps use `exp` and `project`, couplings use
+    `pairwise_distance_squared`, and affine paths use `source` and `is_standard`. `log`, `inner` and `distance_squared`
+    are meant for paths along geodesics; so far only the tests use them.
+
+    Affine paths, all other solvers except `flow_map` and `push_forward`, and likelihoods add points as vectors. They
+    refuse every space but `Euclidean` (`check_euclidean`).
     """
 
     @property
@@ -39,10 +45,6 @@ class Space(Protocol):
         """The inner product of the tangent vectors u and v at x."""
         ...
 
-    def norm(self, x: Batched, v: Batched) -> Float[Array, " B"]:
-        """The length of the tangent vector v at x."""
-        ...
-
     def distance_squared(self, x: Batched, y: Batched) -> Float[Array, " B"]:
         """The squared geodesic distance between x[i] and y[i]."""
         ...
@@ -53,10 +55,6 @@ class Space(Protocol):
         """The squared geodesic distances between all x[i] and y[j] in float32, the cost of optimal transport."""
         ...
 
-    def error_norm(self, error: Float[Array, "..."]) -> Float[Array, ""]:
-        """The norm of the error of one sample, scaled by its tolerance. Adaptive solvers accept steps with norm < 1."""
-        ...
-
     def source(self, shape: tuple[int, ...] | None = None) -> Any:
         """The standard source (`flowjax.sources`) for points of the given shape, by default `self.shape`."""
         ...
@@ -64,15 +62,3 @@ class Space(Protocol):
     def is_standard(self, source: Any) -> bool:
         """Whether the source equals the standard source."""
         ...
-
-
-def leaf_spaces(space: Any, state: PyTree) -> list[Space]:
-    """The space of each leaf of a state, in the order of `jax.tree.leaves`.
-
-    Args:
-        space: one space for all leaves or, if the state is a tuple, a tuple with one space per element.
-        state: a pytree of arrays.
-    """
-    if isinstance(space, tuple):
-        return [leaf for part, of in zip(space, state, strict=True) for leaf in leaf_spaces(part, of)]
-    return [space] * len(jax.tree.leaves(state))

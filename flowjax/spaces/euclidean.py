@@ -7,9 +7,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from flowjax.sources import Normal, Source
+from flowjax.spaces.base import Space
 from flowjax.typing import Batched
 
-__all__ = ["EUCLIDEAN", "Euclidean"]
+__all__ = ["EUCLIDEAN", "Euclidean", "check_euclidean"]
 
 
 @jax.tree_util.register_static
@@ -35,9 +36,6 @@ class Euclidean:
     def inner(self, x: Batched, u: Batched, v: Batched) -> Float[Array, " B"]:
         return (u * v).reshape(u.shape[0], -1).sum(-1)
 
-    def norm(self, x: Batched, v: Batched) -> Float[Array, " B"]:
-        return jnp.sqrt(self.inner(x, v, v))
-
     def distance_squared(self, x: Batched, y: Batched) -> Float[Array, " B"]:
         v = self.log(x, y)
         return self.inner(x, v, v)
@@ -62,10 +60,6 @@ class Euclidean:
         cross = jnp.matmul(a, b.T, precision="highest")
         return jnp.maximum((a**2).sum(-1)[:, None] + (b**2).sum(-1) - 2 * cross, 0.0)
 
-    def error_norm(self, error: Float[Array, "..."]) -> Float[Array, ""]:
-        """The root mean square over all coordinates."""
-        return jnp.sqrt(jnp.mean(error**2))
-
     def source(self, shape: tuple[int, ...] | None = None) -> Normal:
         """N(0, I) on points of the given shape, by default `self.shape`.
 
@@ -86,3 +80,19 @@ class Euclidean:
 
 EUCLIDEAN = Euclidean()
 """The default space of paths, solvers and couplings."""
+
+
+def check_euclidean(what: str, space: Space, instead: str = "") -> None:
+    """Checks that a space is Euclidean.
+
+    Args:
+        what: what adds points of the space as vectors, for the message.
+        space: the space of the points.
+        instead: advice for points of another space, for the message.
+
+    Raises:
+        ValueError: if it is another space.
+    """
+    if type(space) is not Euclidean:
+        advice = f": {instead}" if instead else ""
+        raise ValueError(f"{what} adds points as vectors, so it needs Euclidean space, not {space}{advice}")
