@@ -243,7 +243,7 @@ def test_what_cannot_be_augmented_is_told():
         build(resolve(config("mlp")), spec)
     coupled = config("adm", channels=32)
     coupled.coupling.name = "ot"  # would pair images with noise by what was done to them
-    with pytest.raises(ConfigError, match=r"take coupling\.name 'independent'"):
+    with pytest.raises(ConfigError, match=r"use coupling\.name 'independent'"):
         build(resolve(coupled), open_dataset("digits").spec)
     assert {name: make().labels for name, make in AUGMENTATIONS.items()} == {"none": 0, "flip": 0, "crop": 0, "edm": 9}
 

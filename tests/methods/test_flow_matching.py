@@ -127,5 +127,5 @@ def test_a_batch_of_one_and_none():
 def test_a_gaussian_path_keeps_its_promise():
     with pytest.raises(ValueError, match="use AffinePath"):
         methods.conditional(apply, PATH, SOURCE, MinibatchOT())
-    with pytest.raises(ValueError, match="starts from N"):
+    with pytest.raises(ValueError, match=r"needs the source N\(0, I\)"):
         methods.conditional(apply, PATH, Uniform((2,)))
