@@ -140,7 +140,7 @@ def test_a_metric_from_outside_gets_the_features(cheap, tmp_path, monkeypatch):
     found = metrics.score_images(x, held, ["own_metrics:gap(2)"], say=lambda line: None)
     gap = features(x)[0].mean() - held.features.mean()
     assert found == {"own_metrics:gap(2)": pytest.approx(gap**2)}
-    for name, message in (("own_metrics:gone", "has no gone"), ("os:system", "os:system is defined in posix, which is not allowed")):
+    for name, message in (("own_metrics:gone", "has no gone"), ("os:system", "is defined in posix, which")):
         with pytest.raises(ValueError, match=message):
             images.check_names([name])
 
