@@ -14,6 +14,7 @@ from flowjax.plugins import Kind, find, is_outside
 from flowjax.ranges import NUMBER, WHOLE, Range
 
 __all__ = [
+    "METHOD",
     "MODEL_DEFAULTS",
     "SECTIONS",
     "method_keys",
@@ -36,6 +37,17 @@ SECTIONS: dict[str, Any] = {
 """Sections and keys that a config has only if its method reads them (`Method.sections`)."""
 
 
+METHOD = Kind(
+    "a class of a method",
+    (
+        *("Settings", "sections", "metrics", "limits", "sampler", "steps"),
+        *("interval", "targets", "from_config", "init", "loss", "model"),
+    ),
+    functions=False,
+)
+"""A method from outside flowjax. Its fields, `network` and `prior`, are checked when it has been built."""
+
+
 def method_of(name: str, plugins: Sequence[str] = ()) -> type:
     """Returns the class of a method.
 
@@ -44,13 +56,13 @@ def method_of(name: str, plugins: Sequence[str] = ()) -> type:
         plugins: the modules that may be imported.
 
     Raises:
-        ConfigError: if there is no such method, or its module may not be imported.
+        ConfigError: if there is no such method, its module may not be imported, or the class lacks something that every
+            method needs.
     """
     from flowjax.methods import METHODS  # this imports JAX
 
     if is_outside(name):
-        members = ("Settings", "sections", "from_config", "init", "loss", "model")
-        return find("method.name", name, Kind("a class of a method", members, functions=False), plugins)
+        return find("method.name", name, METHOD, plugins)
     return lookup("method.name", name, METHODS)
 
 

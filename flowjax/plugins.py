@@ -67,8 +67,12 @@ class Kind:
             return self.makes is not None and isinstance(found, self.makes)
         if self.base is not None and not issubclass(found, self.base):
             return False
+        return bool(self.members or self.base) and not self.lacking(found)
+
+    def lacking(self, found: type) -> list[str]:
+        """The members of this kind that a class lacks. It may declare a member as a field of a dataclass."""
         declared = getattr(found, "__dataclass_fields__", {})
-        return bool(self.members or self.base) and all(hasattr(found, m) or m in declared for m in self.members)
+        return [member for member in self.members if not (hasattr(found, member) or member in declared)]
 
     def is_returned_by(self, function: Any) -> bool:
         """Whether the return annotation of a function is of this kind; True if results are not checked."""
@@ -147,6 +151,8 @@ def find(key: str, name: str, kind: Kind, plugins: Sequence[str] = ()) -> Any:
         return found
     needs = f" with {', '.join(kind.members)}" if kind.members else ""
     inner = _unwrapped(found)
+    if inspect.isclass(found) and 0 < len(lacking := kind.lacking(found)) < len(kind.members):
+        raise ConfigError(f"{key}: {name} must be {kind.what}, and it has no {', '.join(lacking)}")
     if not kind.functions or inspect.isclass(inner) or not callable(found):
         raise ConfigError(f"{key}: {name} must be {kind.what}{needs}, and it is not")
     defined = getattr(inner, "__module__", None) or type(inner).__module__

@@ -318,6 +318,19 @@ def echo(rows: int, sizes: tuple[float, ...] = (0.5,), odd: dict[str, Any] | Non
 """
 
 
+def test_a_method_that_lacks_something_is_refused_by_what_it_lacks(package):
+    (package.folder / "partial.py").write_text(
+        "class Mine:\n"
+        "    Settings = sections = limits = steps = interval = None\n"
+        "    from_config = init = loss = model = print\n"
+    )
+    with pytest.raises(ConfigError) as error:
+        resolve({"method": {"name": "marked_package.partial:Mine"}}, ("marked_package",))
+    assert str(error.value) == (
+        "method.name: marked_package.partial:Mine must be a class of a method, and it has no metrics, sampler, targets"
+    )
+
+
 def test_names():
     assert is_outside("a.b:C(1, x='d:e')")
     assert not is_outside("digits(path='a:b')")

@@ -187,7 +187,10 @@ class Method(Protocol):
         Settings: a frozen dataclass of the method's keys in the section `method` of a config, with their defaults.
             Numbers may be annotated with a `flowjax.ranges.Range`.
         sections: the other sections of a config that the method reads, among "source", "path", "coupling", "prediction"
-            and "model". Its configs have no other sections among these.
+            and "model". Its configs have no other sections among these. Further names have no effect: keys that only
+            this method reads belong in `Settings`. A new section for several methods needs its defaults in
+            `flowjax.config_keys.SECTIONS`, the ranges of its numbers in `flowjax.ranges`, and a property of
+            `Components` that `flowjax.build` implements.
         metrics: names of the metrics that `loss` returns.
         limits: the limits of metrics that stop training when they are too large.
         sampler: name of the default solver of `flowjax sample`.
@@ -201,6 +204,14 @@ class Method(Protocol):
         prior: the distribution from which sampling starts.
         interval: the smallest and the largest time at which the model can be evaluated.
         targets: half-lives, in samples, of the moving averages of the parameters in `Context.targets`, by name.
+
+    Optional attributes, which sampling reads if a method has them:
+        path: the path of its model. Time grids in noise levels, other schedules and SDE solvers need it.
+        source: the distribution of x0. A method with a path needs it for sampling on another schedule.
+        prediction: the quantity that the network predicts; it says whether the model has a learned variance.
+
+    `MethodDefaults` and `PathMethod` give defaults for most of them. `build` checks that a method is a frozen dataclass
+    with all attributes that are not optional.
     """
 
     Settings: ClassVar[type]
