@@ -22,6 +22,7 @@ from flowjax.inference.run import Run, load
 from flowjax.runs import dataset_of
 from flowjax.solvers import ode
 from flowjax.training import processes
+from flowjax.training.writers import say
 
 __all__ = [
     "Points",
@@ -157,7 +158,9 @@ def points(run: Run, path: str | None) -> Points:
         cond = {name: dataset.test_cond[name] for name in names if name in dataset.test_cond}
     else:
         arrays = read_npz(path)
-        x, labels = arrays["x"], arrays.get("y")
+        x, labels = arrays["x"], arrays.get("y", arrays.get("label"))
+        if absent := [name for name in names if name not in arrays and (name != "label" or labels is None)]:
+            say(f"likelihood: {path} has no {', '.join(absent)}: these conditions are not given")
         cond = {name: arrays[name] for name in names if name in arrays and name != "label"}
         if x.shape[1:] != tuple(spec.shape) or len(x) == 0:
             raise DataError(f"{path}: x must be (N, {', '.join(map(str, spec.shape))}) with N >= 1, not {x.shape}")

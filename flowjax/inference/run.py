@@ -185,6 +185,8 @@ def load(
         CheckpointError: if there is no such checkpoint, or it cannot be read.
         SnapshotError: if the snapshots that `width` needs are missing or cannot be read.
     """
+    if isinstance(plugins, str):
+        plugins = (plugins,)
     workdir = Path(workdir)
     raw, spec = read_config(workdir)
     config = resolve(raw, plugins)

@@ -6,12 +6,12 @@ noise comes from `fold_in(key(seed), i)`, each row is solved separately, and the
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 
 from flowjax.conditions import named
-from flowjax.errors import ConfigError
+from flowjax.errors import ConfigError, check_name
 from flowjax.inference.batches import default_batch, in_batches, rows_of_a_block, rows_of_this_process
 from flowjax.inference.choose import DEFAULT_SOLVER, Guide, SolverSettings, choose
 from flowjax.inference.finished_batches import open_request
@@ -87,14 +87,27 @@ def sample(
         ConfigError: if the solver or the guidance cannot be used with this run, a condition does not fit its field, or
             `keep` holds the batches of another call.
     """
+    if not isinstance(num, int | np.integer) or num < 1:
+        raise ConfigError(f"the number of samples must be a whole number, at least 1, not {num!r}")
+    has_labels = named(run.fields, "label") is not None
+    num_classes = run.spec.num_classes if has_labels else 0
+    if label is not None and not (isinstance(label, int | np.integer) and 0 <= label < num_classes):
+        classes = f"from 0 to {num_classes - 1}" if has_labels else "left out: the network has no classes"
+        raise ConfigError(f"label must be {classes}, not {label!r}")
+    check_name("labels", labels, get_args(LabelRule))
     given = encode_given(run, cond, num)
+    if run.config.data.get("pairs", ""):
+        say(
+            f"sample: the run was trained on pairs; samples start from source.name {run.config.source.name!r}, which "
+            "is right only if the source samples of the pairs come from it"
+        )
     if label is not None and "label" in given.values:
         raise ConfigError("the label is given twice: as label and in cond")
     if run.spec.has_mask:
         say(f"sample: the data have a mask; samples are full sets, in which all {run.spec.shape[0]} elements exist")
     choice = choose(run, solver, guide, show)
     size = rows_of_a_block(batch or default_batch(run.spec.d))
-    chooses_labels = named(run.fields, "label") is not None and "label" not in given.values
+    chooses_labels = has_labels and "label" not in given.values
     rule = "none" if not chooses_labels else labels if label is None else "one"
     if keep is not None and num <= size and not keep.exists():  # a folder that exists may hold batches of another call
         keep = None

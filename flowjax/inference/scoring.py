@@ -85,6 +85,12 @@ def log_prob(
         raise ConfigError(
             f"source.name {run.config.source.name!r} has no density, so there is no likelihood: sample instead"
         )
+    if np.ndim(x) != len(run.spec.shape) + 1 or x.shape[1:] != tuple(run.spec.shape):
+        raise ConfigError(f"points must have the shape (N, {', '.join(map(str, run.spec.shape))}), not {np.shape(x)}")
+    if pairs := run.config.data.get("pairs", ""):
+        raise ConfigError(
+            f"the run was trained on pairs (data.pairs {pairs!r}), and the density of their source samples is not known"
+        )
     given = encode_given(run, cond, len(x), "point", "likelihood")
     label = named(run.fields, "label")
     lacks_label = label is not None and "label" not in given.values

@@ -415,3 +415,27 @@ def test_a_run_samples_and_scores_by_its_methods(tiny_run):
     np.testing.assert_array_equal(run.log_prob(x, solver="heun", steps=5), densities.log_prob)
     with pytest.raises(ValueError, match="give the steps in the SolverSettings"):
         run.sample(2, solver=SolverSettings("heun"), steps=5)
+
+
+@pytest.mark.usefixtures("as_users_call")
+def test_arguments_that_have_no_meaning_are_refused_in_one_line(tiny_run):
+    run = load(tiny_run)
+    for options, message in (
+        ({"num": 0}, "at least 1, not 0"),
+        ({"num": 2.5}, "a whole number"),
+        ({"num": 2, "label": 1}, "label must be left out: the network has no classes"),
+        ({"num": 2, "labels": "share"}, "did you mean 'shares'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            sample(run, **options)
+    for x in (np.zeros((3, 1), np.float32), np.zeros(2, np.float32)):
+        with pytest.raises(ConfigError, match=r"points must have the shape \(N, 2\)"):
+            run.log_prob(x)
+
+
+def test_a_class_that_the_data_do_not_have_is_refused():
+    config = defaults("mlp")
+    config.data.name, config.data.cond = "npz", ("label",)
+    method = build(config, UNEVEN)
+    with pytest.raises(ConfigError, match="label must be from 0 to 3, not 9"):
+        sample(Run(Path("run"), config, 0, UNEVEN, method, {}), 2, label=9)
