@@ -8,6 +8,7 @@ import pytest
 from flowjax import load, runs
 from flowjax.errors import ConfigError
 from flowjax.interop import WeightsError, open_weights
+from flowjax.training import writers
 from tests.conftest import TINY
 
 WAYS = ("empty", "half", "zeros", "noise", "flip", "longer", "folder", "gone")
@@ -49,6 +50,7 @@ def check(flowjax, monkeypatch):
     monkeypatch.setattr(runs, "_draw", lambda run, dataset: None)
 
     def call(codes, *argv):
+        writers.warn_once.cache_clear()  # each command is a process of its own
         code, result, err = flowjax(*argv)
         assert code in np.atleast_1d(codes), (code, err)
         assert (result is None) == (code != 0)
