@@ -173,13 +173,13 @@ def literal(text: str) -> Any:
         return text
 
 
-def changed(config: Config, values: Mapping[str, Any], plugins: Sequence[str] = ()) -> Config:
+def changed(config: Config, values: Mapping[str, Any], plugins: Sequence[str] | None = ()) -> Config:
     """Returns a checked copy of a config with some values replaced.
 
     Args:
         config: a full config.
         values: the new values by key, such as {"train.lr": 1e-3}.
-        plugins: the modules that may be imported (`flowjax.plugins`).
+        plugins: the modules that may be imported (`flowjax.plugins`); None for those that the new config names.
 
     Raises:
         ConfigError: on an unknown key or a bad value, as in `resolve`.
@@ -190,7 +190,7 @@ def changed(config: Config, values: Mapping[str, Any], plugins: Sequence[str] = 
             raise ConfigError(unknown_key(key, known))
         section, _, leaf = key.rpartition(".")
         (raw[section] if section else raw)[leaf] = value
-    return resolve(raw, plugins)
+    return resolve(raw, own_plugins(raw) if plugins is None else plugins)
 
 
 def unknown_key(key: str, known: Iterable[str]) -> str:

@@ -124,9 +124,9 @@ def find(key: str, name: str, kind: Kind, plugins: Sequence[str] = ()) -> Any:
         plugins: the modules that may be imported.
 
     Returns:
-        A class or an object of the kind, or a function that is defined in an allowed module and whose return
-        annotation is of the kind. Nothing is called here, and the result can be called with arguments from a stranger:
-        an arbitrary function of an allowed module is never returned.
+        A class or an object of the kind, or a function that is defined in an allowed module and has a class of the kind
+        as its return annotation. Nothing is called here. An untrusted config can give arguments for the result, so any
+        other function of an allowed module is refused.
 
     Raises:
         ConfigError: if the name cannot be parsed, its module is not allowed (then nothing is imported) or cannot be

@@ -6,7 +6,6 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ import jax
 
 from flowjax import files
 from flowjax.build import build, data_arguments
-from flowjax.config import OUTSIDE_KEYS, Config, differences, flatten, own_plugins, resolve, unknown_key
+from flowjax.config import OUTSIDE_KEYS, Config, changed, differences, flatten, own_plugins, resolve
 from flowjax.config_files import config_path, load_config
 from flowjax.data import DataError, Dataset, DataSpec, open_dataset
 from flowjax.errors import ConfigError, RunFault, out_of_memory
@@ -107,19 +106,11 @@ def train(
         RunFault: if training stops, for example because the loss is not finite.
     """
     loaded = load_config(config_path(str(config))) if isinstance(config, str | Path) else config
-    raw = loaded.to_dict()
-    known = flatten(loaded)
-    for key, value in (changes or {}).items():
-        if key not in known:
-            raise ConfigError(unknown_key(key, known))
-        *sections, last = key.split(".")
-        reduce(lambda inside, section: inside[section], sections, raw)[last] = value
-    plugins = own_plugins(raw)
-    resolved = resolve(raw, plugins)
+    resolved = changed(loaded, changes or {}, plugins=None)
     folder = Path(tempfile.mkdtemp(prefix="flowjax-") if workdir is None else workdir)
     trackers = {} if callback is None else {"callback": lambda: _Callback(callback)}
     train_workdir(resolved, folder, trackers=trackers)
-    return load(folder, plugins=plugins)
+    return load(folder, plugins=own_plugins(resolved))
 
 
 @dataclass(frozen=True)
@@ -168,9 +159,8 @@ def train_workdir(
         resume = _agreed_step(config, workdir, checkpoints, checkpoint)
         if resume is None or resume < config.train.steps:  # the folder of a finished run may be read-only
             stack.enter_context(workdirs.locked(workdir))
-            resume = _agreed_step(
-                config, workdir, checkpoints, checkpoint
-            )  # another process may have ended just before
+            # another process may have ended just before
+            resume = _agreed_step(config, workdir, checkpoints, checkpoint)
         if resume is not None and resume >= config.train.steps:
             return _already_finished(config, workdir, checkpoints, resume, start)
         makers = _trackers(config, workdir, resume or 0, tensorboard, wandb) | dict(trackers or {})
@@ -261,13 +251,13 @@ def _resume_step(config: Config, workdir: Path, checkpoints: Checkpoints, checkp
         return None  # there is no checkpoint to lose, so another config may start here
     raw, spec = read_config(workdir)
     plugins = own_plugins(config)
-    changed = _other_names(raw, config) or differences(resolve(raw, plugins), config)
-    if "data.path" in changed and not Path(changed["data.path"][0]).exists():
-        del changed["data.path"]  # the files were moved; their contents are compared later
-    if changed:
+    others = _other_names(raw, config) or differences(resolve(raw, plugins), config)
+    if "data.path" in others and not Path(others["data.path"][0]).exists():
+        del others["data.path"]  # the files were moved; their contents are compared later
+    if others:
         build(config, spec, plugins)  # an unknown name is reported first
-        key, (was, now) = next(iter(changed.items()))
-        more = f" (so do {', '.join(list(changed)[1:])})" if len(changed) > 1 else ""
+        key, (was, now) = next(iter(others.items()))
+        more = f" (so do {', '.join(list(others)[1:])})" if len(others) > 1 else ""
         raise ConfigError(
             f"{workdir} is the workdir of another config: {key} is {was!r} there and {now!r} here{more}; "
             "use another --workdir"
@@ -281,8 +271,8 @@ def _other_names(raw: dict[str, Any], config: Config) -> dict[str, tuple[Any, An
     Only the modules that this config names may be imported, so `resolve` would refuse the names of the run.
     """
     was, now = flatten(raw), flatten(config)
-    changed = {key: (was.get(key), now.get(key)) for key in OUTSIDE_KEYS if was.get(key) != now.get(key)}
-    return {key: names for key, names in changed.items() if is_outside(names[0])}
+    others = {key: (was.get(key), now.get(key)) for key in OUTSIDE_KEYS if was.get(key) != now.get(key)}
+    return {key: names for key, names in others.items() if is_outside(names[0])}
 
 
 def _check_same_data(workdir: Path, trainer: Trainer) -> None:

@@ -21,8 +21,8 @@ def path_name(path: Sequence[Any], separator: str = "/") -> str:
 
 
 def is_key(leaf: Any) -> bool:
-    """Whether a leaf, or its `jax.ShapeDtypeStruct`, is a typed PRNG key."""
-    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    """Whether a leaf, which may be a number or a `jax.ShapeDtypeStruct`, is a typed PRNG key."""
+    return jnp.issubdtype(jnp.result_type(leaf), jax.dtypes.prng_key)
 
 
 def on_host(leaf: Any) -> np.ndarray:

@@ -150,7 +150,7 @@ def test_a_command_says_in_one_line_which_module_is_missing(command, stranger, f
 def test_an_object_of_another_kind_is_refused(package):
     """Also where its module is allowed; functions that a module has imported from elsewhere are not called.
 
-    A function is called with the arguments of the config only if its return annotation is of the kind.
+    A function is called with the arguments of the config only if its return annotation is a class of the kind.
     """
     allowed = ("marked_package", "os")
     with pytest.raises(ConfigError, match=r"must be a schedule with alpha, sigma, .*, and it is not"):

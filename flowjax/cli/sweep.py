@@ -32,7 +32,6 @@ from flowjax.cli.cautions import cautions
 from flowjax.cli.config_file import read_config
 from flowjax.config import Config, changed, literal, own_plugins
 from flowjax.files import json_text, written
-from flowjax.plugins import modules_of
 
 __all__ = ["Point", "Runs", "run"]
 
@@ -63,8 +62,7 @@ def run(argv: list[str]) -> dict[str, Any]:
     if count > _MAX_POINTS:
         raise flags.UsageError(f"--grid has {count:,} points, and at most {_MAX_POINTS:,} are possible")
     points = [dict(zip(grid, chosen, strict=True)) for chosen in itertools.product(*grid.values())]
-    allowed = lambda point: own_plugins(config) + modules_of(point.values())
-    configs = [changed(config, point, allowed(point)) for point in points]  # all are checked before the first is run
+    configs = [changed(config, point, plugins=None) for point in points]  # all are checked before the first is run
     folders = [workdir / _name(point) for point in points]
     if long := next((folder.name for folder in folders if len(folder.name.encode()) > 250), None):
         raise flags.UsageError(f"--grid: {long[:60]}... is too long for the name of a folder: sweep over fewer keys")

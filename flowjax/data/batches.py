@@ -19,7 +19,7 @@ GetBatch = Callable[[Any, PRNGKey, Any], Batch]
 """Function (arrays, key, position) -> the batch of a step, called inside the compiled program."""
 
 _AUGMENT = 3  # folded into the key of a batch, so that augmentation does not change the other random draws
-_SOURCE = 1  # folded into the dequantisation key of x1 to get the one of x0
+_SOURCE = 1  # folded into the key that dequantises x1, which gives the key for x0
 
 
 def condition_names(fields: Sequence[Field]) -> list[str]:

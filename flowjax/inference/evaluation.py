@@ -27,7 +27,6 @@ from flowjax.inference.run import Run
 from flowjax.metrics.images import METRICS, USUAL, as_rgb, check_names, score_images
 from flowjax.metrics.inception import Precision, load_inception
 from flowjax.metrics.reference import reference_statistics
-from flowjax.sources import has_density
 from flowjax.training import processes
 from flowjax.training.writers import say
 
@@ -77,8 +76,8 @@ def evaluate(
     """
     scoring.check_no_mask(run)
     run = _with_shares(run, dataset) if labels == "shares" else run
-    if not has_density(run.prior):
-        say(f"evaluate: source.name {run.config.source.name!r} has no density: no nll, no kl")
+    if why := scoring.no_likelihood(run):
+        say(f"evaluate: {why}: no nll, no kl")
         return _sample_metrics(run, dataset, seed, solver, batch, labels)
     points, cond = _held_out(run, dataset)
     exact = run.spec.d <= _EXACT_UP_TO

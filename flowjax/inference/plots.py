@@ -61,7 +61,7 @@ def draw_all(run: Run, dataset: Dataset) -> None:
         if all(field.kind == "label" for field in run.fields):  # they show one condition
             if "velocity" in abilities_of(run.model()):
                 trajectories(folder / "trajectories.png", run)
-            if not run.spec.has_mask:
+            if not run.spec.has_mask and not scoring.no_likelihood(run):
                 density(folder / "density.png", run, dataset)
 
     done.mkdir(exist_ok=True)

@@ -96,7 +96,7 @@ def sample(
         raise ConfigError(f"label must be {classes}, not {label!r}")
     check_name("labels", labels, get_args(LabelRule))
     given = encode_given(run, cond, num)
-    if run.config.data.get("pairs", ""):
+    if run.config.data.pairs:
         say(
             f"sample: the run was trained on pairs; samples start from source.name {run.config.source.name!r}, which "
             "is right only if the source samples of the pairs come from it"

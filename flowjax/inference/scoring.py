@@ -81,16 +81,10 @@ def log_prob(
             would be over more than 100 classes.
     """
     check_no_mask(run)
-    if not has_density(run.prior):
-        raise ConfigError(
-            f"source.name {run.config.source.name!r} has no density, so there is no likelihood: sample instead"
-        )
+    if why := no_likelihood(run):
+        raise ConfigError(f"{why}, so there is no likelihood: sample instead")
     if np.ndim(x) != len(run.spec.shape) + 1 or x.shape[1:] != tuple(run.spec.shape):
         raise ConfigError(f"points must have the shape (N, {', '.join(map(str, run.spec.shape))}), not {np.shape(x)}")
-    if pairs := run.config.data.get("pairs", ""):
-        raise ConfigError(
-            f"the run was trained on pairs (data.pairs {pairs!r}), and the density of their source samples is not known"
-        )
     given = encode_given(run, cond, len(x), "point", "likelihood")
     label = named(run.fields, "label")
     lacks_label = label is not None and "label" not in given.values
@@ -146,6 +140,14 @@ def log_prob(
     scored = {k: score_given({"label": np.full(1, k, np.int32)}) for k in run.spec.classes}
     terms = [one.log_prob + math.log(run.spec.shares[k]) for k, one in scored.items()]
     return LogDensities(np.logaddexp.reduce(terms, axis=0), sum(one.nfe for one in scored.values()))
+
+
+def no_likelihood(run: Run) -> str:
+    """Returns the reason why the distribution at the start of sampling has no known density; empty if it has one."""
+    if not has_density(run.prior):
+        return f"source.name {run.config.source.name!r} has no density"
+    pairs = run.config.data.pairs
+    return f"the source samples of data.pairs {pairs!r} have no known density" if pairs else ""
 
 
 def check_no_mask(run: Run) -> None:

@@ -17,6 +17,7 @@ from flowjax.keys import RowKeys
 from flowjax.models.embeddings import batch_time, refuse_mask, refuse_two_times, time_difference, time_features
 from flowjax.models.encoders import beside, check_fields, encode, encoders_of, extra_channels
 from flowjax.models.layers import fold, unfold
+from flowjax.models.magnitude import double, halve
 from flowjax.typing import Cond, PRNGKey
 
 __all__ = ["Attention", "ResBlock", "UNet"]
@@ -197,11 +198,8 @@ class UNet(nnx.Module):
 
 def _halve(x: Float[Array, "B H W C"]) -> Float[Array, "B h w C"]:
     x = jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, x.shape[2] % 2), (0, 0)), mode="edge")
-    b, h, w, c = x.shape
-    return x.reshape(b, h // 2, 2, w // 2, 2, c).mean((2, 4))
+    return halve(x)
 
 
 def _double(x: Float[Array, "B h w C"], size: tuple[int, int]) -> Float[Array, "B H W C"]:
-    b, h, w, c = x.shape
-    x = jnp.broadcast_to(x[:, :, None, :, None], (b, h, 2, w, 2, c)).reshape(b, 2 * h, 2 * w, c)
-    return x[:, : size[0], : size[1]]
+    return double(x)[:, : size[0], : size[1]]

@@ -111,7 +111,7 @@ def solve_ode(
         save_at: the times at which to return the state, from t0 towards t1; with `steps` they must lie on the grid.
         adjoint: how an adaptive solve is differentiated. None is `diffrax.RecursiveCheckpointAdjoint`, which computes
             the reverse-mode derivative of the numerical solution. `diffrax.BacksolveAdjoint()` solves the adjoint ODE
-            backwards; its memory does not grow with the number of steps, and its error is of the size of the
+            backwards; its memory does not grow with the number of steps, and its error is about as large as the
             tolerances. `diffrax.ForwardMode()` allows `jax.jvp`. A solve with fixed steps can be differentiated in
             both modes without an adjoint.
 

@@ -17,6 +17,7 @@ from jax.sharding import PartitionSpec as P
 
 from flowjax.keys import row_keys
 from flowjax.training.sharding import BATCH
+from flowjax.trees import is_key
 from flowjax.typing import Params, PyTree
 
 __all__ = ["HELD", "LARGEST", "PLATFORMS", "ParameterLayout", "Stacks", "largest_within", "network_over_rows"]
@@ -158,7 +159,7 @@ def network_over_rows(
     def whole(params: Params, *arguments: Any, **inputs: Any) -> Any:
         is_static = lambda leaf: isinstance(leaf, bool | str)
         leaves, tree = jax.tree.flatten((arguments, inputs))
-        rows = next(a.shape[0] for a in leaves if getattr(a, "ndim", 0) and not _is_key(a))
+        rows = next(a.shape[0] for a in leaves if getattr(a, "ndim", 0) and not is_key(a))
         arrays = [_by_row(a, rows) for a in leaves if not is_static(a)]
         params = params if types is None else _cast(params, types(params))
         stacks = Stacks(params, LARGEST)
@@ -174,12 +175,8 @@ def network_over_rows(
     return whole
 
 
-def _is_key(a: Any) -> bool:
-    return jnp.issubdtype(jnp.result_type(a), jax.dtypes.prng_key)
-
-
 def _by_row(a: Any, rows: int) -> Any:
     """An array with a leading axis of rows: a scalar is broadcast, and a single key is split into one key per row."""
-    if _is_key(a):
+    if is_key(a):
         return row_keys(a, rows)
     return a if jnp.ndim(a) else jnp.broadcast_to(a, (rows,))

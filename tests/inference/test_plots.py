@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +10,9 @@ import numpy as np
 import pytest
 
 from flowjax import runs
+from flowjax.config import changed
 from flowjax.data import open_dataset
+from flowjax.errors import ConfigError
 from flowjax.inference import plots
 from flowjax.inference.run import load
 
@@ -55,3 +58,13 @@ def test_the_cause_of_plots_that_fail_is_named(tiny_run, tmp_path, capsys, monke
     monkeypatch.setattr(plots, "loss_curves", full)
     runs._draw(dataclasses.replace(run, workdir=tmp_path), dataset)
     assert "No space left on device; the same command draws them" in capsys.readouterr().err
+
+
+def test_a_run_on_pairs_has_figures_and_metrics_but_no_likelihood(tiny_run, tmp_path):
+    run, dataset = load(tiny_run), open_dataset("gaussians8")
+    paired = dataclasses.replace(run, workdir=tmp_path, config=changed(run.config, {"data.pairs": "x0"}))
+    shutil.copy(tiny_run / "metrics.jsonl", tmp_path)
+    plots.draw_all(paired, dataset)
+    assert {path.name for path in (tmp_path / "plots").iterdir()} == {"loss.png", "samples.png", "trajectories.png"}
+    with pytest.raises(ConfigError, match=r"data\.pairs 'x0' have no known density, so there is no likelihood"):
+        paired.log_prob(dataset.test[:2])

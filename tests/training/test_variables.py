@@ -165,7 +165,7 @@ def test_they_are_exported(trained, tmp_path):
 @pytest.mark.slow
 @pytest.mark.usefixtures("on_path")
 def test_losses_are_the_same_on_two_devices(folder, trained, tmp_path):
-    """On any mesh the statistics are of the whole batch; only the order of sums of 64 rows differs."""
+    """On any mesh the batch statistics cover the whole batch; only the order of sums over 64 rows differs."""
     one = [r["loss"] for r in map(json.loads, (trained / "metrics.jsonl").read_text().splitlines())]
     for mesh in ("data", "fsdp"):
         records = train(folder, tmp_path / mesh, f"--config.mesh.{mesh}=2", devices=2)
