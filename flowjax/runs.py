@@ -4,7 +4,7 @@ import contextlib
 import json
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,12 +12,13 @@ from typing import Any
 import jax
 
 from flowjax import files
-from flowjax.build import build, data_arguments
+from flowjax.build import build
 from flowjax.config import OUTSIDE_KEYS, Config, changed, differences, flatten, own_plugins, resolve
 from flowjax.config_files import config_path, load_config
-from flowjax.data import DataError, Dataset, DataSpec, open_dataset
+from flowjax.data import Dataset
 from flowjax.errors import ConfigError, RunFault, out_of_memory
-from flowjax.inference import plots
+from flowjax.inference import figures
+from flowjax.inference.data_of_run import check_same_data, open_data
 from flowjax.inference.run import Run, load
 from flowjax.plugins import is_outside
 from flowjax.training import loop, processes, snapshots
@@ -30,32 +31,7 @@ from flowjax.training.trainer import Trainer
 from flowjax.training.workdir import WorkdirError, read_config, read_size, read_streamed, write_config
 from flowjax.training.writers import Record, TensorBoard, Tracker, Trackers, Wandb, read_metrics, say
 
-__all__ = ["check_same_data", "dataset_of", "dry_run", "open_data", "train", "train_workdir"]
-
-
-def open_data(config: Config, plugins: Sequence[str]) -> Dataset:
-    """Opens the data set of a config, and prints its notes on stderr. Only the modules in `plugins` may be imported."""
-    dataset = open_dataset(*data_arguments(config), plugins=plugins)
-    for note in dataset.notes:
-        say(f"data: {note}")
-    return dataset
-
-
-def dataset_of(run: Run) -> Dataset:
-    """Opens the data set that the run was trained on.
-
-    Raises:
-        DataError: if the data are missing, or differ from the data that the run was trained on.
-    """
-    dataset = open_data(run.config, run.plugins)
-    check_same_data(run.workdir, dataset.spec, run.spec)
-    return dataset
-
-
-def check_same_data(workdir: Path, now: DataSpec, trained: DataSpec) -> None:
-    """Raises DataError if the data of a run differ from the data that it was trained on."""
-    if differences := now.differences(trained):
-        raise DataError(f"the data of {workdir} have changed since it was started: {'; '.join(differences)[:300]}")
+__all__ = ["dry_run", "train", "train_workdir"]
 
 
 def _assemble(config: Config) -> Trainer:
@@ -331,7 +307,7 @@ def _already_finished(
 def _draw(run: Run, dataset: Dataset) -> None:
     """Draws the figures. If that fails, the run is finished all the same, and a line on stderr names the cause."""
     try:
-        plots.draw_all(run, dataset)
+        figures.draw_all(run, dataset)
     except Exception as error:
         memory = out_of_memory(error)
         reason = memory or " ".join(str(error).split())[:300] or type(error).__name__

@@ -507,9 +507,9 @@ class Net(nnx.Module):
 @pytest.fixture
 def project(package, tmp_path, monkeypatch):
     """The folder of a config file, and of a package with a data set and a network that the config names."""
-    from flowjax.inference import plots
+    from flowjax.inference import figures
 
-    monkeypatch.setattr(plots, "draw_all", lambda *arguments: None)
+    monkeypatch.setattr(figures, "draw_all", lambda *arguments: None)
     (package.folder / "rows.py").write_text(STREAMED)
     (package.folder / "residual.py").write_text(NETWORK)
     (tmp_path / "mine.py").write_text(CONFIG)

@@ -17,9 +17,9 @@ from flowjax.data.arrays import read_npz
 from flowjax.data.labels import read_labels
 from flowjax.errors import ConfigError, RunFault, unknown
 from flowjax.inference.choose import GUIDES, Guide, SolverSettings
+from flowjax.inference.data_of_run import dataset_of
 from flowjax.inference.given_conditions import check_given
 from flowjax.inference.run import Run, load
-from flowjax.runs import dataset_of
 from flowjax.solvers import ode
 from flowjax.training import processes
 from flowjax.training.writers import say

@@ -51,7 +51,7 @@ def run(argv: list[str]) -> dict[str, Any]:
     from flowjax.cli.common import check_labels, guide, join, open_run, solver
     from flowjax.data.arrays import read_npz
     from flowjax.inference import evaluation
-    from flowjax.runs import dataset_of
+    from flowjax.inference.data_of_run import dataset_of
     from flowjax.training.writers import say
 
     join(values)

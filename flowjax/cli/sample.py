@@ -7,10 +7,10 @@ usage: flowjax sample --workdir DIR --num N --out FILE.npz [--label CLASS | --la
            [--guidance auto --scale S [--weak DIR] [--weak_checkpoint STEP]]
 
 FILE.npz receives the array `samples` (N, *shape) and, for a conditional network, `labels` (N,). Images are uint8, and
-the first 64 are also drawn as a grid into FILE.png. Sample i depends only on --seed and on i. By default its class is
-drawn with equal probability; with --labels shares, classes are drawn with their shares of the training data, and with
---labels balanced, sample i has class i mod K. Classes without training examples are left out. --label gives all samples
-one class: its number, or its name if the data set names its classes, as image folders do.
+the first 64 are also drawn as a grid into FILE.png, by class. Sample i depends only on --seed and on i. By default its
+class is drawn with equal probability; with --labels shares, classes are drawn with their shares of the training data,
+and with --labels balanced, sample i has class i mod K. Classes without training examples are left out. --label gives
+all samples one class: its number, or its name if the data set names its classes, as image folders do.
 
 --cond FILE has the other conditions of the network, as arrays named like the run's fields (data.cond), in the units of
 the data. An array has one row for all samples, (1, *shape), or one row per sample, (N, *shape). A condition that is NaN
@@ -56,9 +56,10 @@ def run(argv: list[str]) -> dict[str, Any]:
     out = flags.out_path(values)
     workdir = flags.run_workdir(values)
 
+    from flowjax import plots
     from flowjax.cli import cache
     from flowjax.cli.common import check_labels, class_of, conditions, guide, join, open_run, save_npz, solver
-    from flowjax.inference import plots, sampling
+    from flowjax.inference import sampling
     from flowjax.inference.finished_batches import remove_finished
     from flowjax.training import processes
 
@@ -91,7 +92,9 @@ def run(argv: list[str]) -> dict[str, Any]:
     processes.wait("written")
     remove_finished(finished)
     if opened.spec.is_image and processes.is_primary():
-        plots.image_grid(Path(out).with_suffix(".png"), drawn.samples[:64], opened.spec.levels)
+        labels = None if drawn.labels is None else drawn.labels[:64]
+        grid = plots.image_grid(drawn.samples[:64], opened.spec.levels, labels, opened.spec.class_names)
+        plots.save(grid, Path(out).with_suffix(".png"))
     rate = drawn.samples_per_second
     return {
         "out": str(out),

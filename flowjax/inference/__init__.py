@@ -2,7 +2,8 @@
 
 A call of `sample` uses one module after the other: `run` opens a workdir, `given_conditions` checks the caller's
 conditions, `choose` finds what is sampled, `program` compiles it, `batches` evaluates it on all rows, and
-`finished_batches` keeps the finished ones. `scoring`, `evaluation` and `plots` build on the same modules.
+`finished_batches` keeps the finished ones. `scoring`, `evaluation` and `figures` build on the same modules.
+`data_of_run` opens the data set of a run.
 """
 
 from flowjax.inference.batches import SolverFault

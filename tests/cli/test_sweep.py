@@ -31,9 +31,9 @@ def test_the_grid_is_read_from_words():
 
 def test_a_table_over_seeds(flowjax, tmp_path, monkeypatch):
     """Mean and deviation are those of the runs' last records; a second call trains nothing; one that failed is told."""
-    from flowjax.inference import plots
+    from flowjax.inference import figures
 
-    monkeypatch.setattr(plots, "draw_all", lambda *a: None)
+    monkeypatch.setattr(figures, "draw_all", lambda *a: None)
     command = ["sweep", "--config", "moons", "--workdir", str(tmp_path / "w"), *SMALL, "--grid"]
     code, result, error = flowjax(*command, "train.lr=1e-3,1e-2", "seed=0..1")
     assert code == 0, error

@@ -16,7 +16,7 @@ from tests.conftest import TINY
 @pytest.fixture(autouse=True)
 def no_plots(monkeypatch):
     """Plotting takes most of the time of a tiny run."""
-    monkeypatch.setattr("flowjax.inference.plots.draw_all", lambda *args: None)
+    monkeypatch.setattr("flowjax.inference.figures.draw_all", lambda *args: None)
 
 
 def events(folder):

@@ -1,0 +1,259 @@
+"""The figures of a run by name: loss curves, samples against data, trajectories, densities and likelihoods."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from flowjax import plots
+from flowjax.conditions import named
+from flowjax.data import Dataset
+from flowjax.errors import ConfigError
+from flowjax.inference import scoring
+from flowjax.inference.choose import SolverSettings
+from flowjax.inference.figure_inputs import (
+    LARGE,
+    PER_ROW,
+    POINTS,
+    FigureInputs,
+    PlotError,
+    check_finite,
+    has_velocity,
+    labels_of_rows,
+    only_labels,
+)
+from flowjax.inference.program import source_noise
+from flowjax.inference.run import Run
+from flowjax.solvers import solve_ode
+from flowjax.training.writers import read_metrics
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["FIGURES", "FigureInputs", "NamedFigure", "PlotError", "draw", "draw_all", "fitting", "of_training"]
+
+_LINES = 256
+_FRAMES = 20
+_DENSITY_SIDE = 80
+_SCORED, _LARGE_SCORED = 2000, 128
+_LONG = 20
+"""From this length on, vectors are drawn as series, unless their features have scales of their own."""
+
+_SOLVER_OF_DENSITY = SolverSettings("rk4", steps=50)
+
+
+class NamedFigure(NamedTuple):
+    """A figure of a run that has a name.
+
+    Attributes:
+        fits: whether the figure can be drawn for a run.
+        draw: draws it.
+        of_training: whether it is drawn at the end of training.
+    """
+
+    fits: Callable[[Run], bool]
+    draw: "Callable[[FigureInputs], Figure]"
+    of_training: bool = True
+
+
+def fitting(run: Run) -> tuple[str, ...]:
+    """Returns the names of the figures that can be drawn for a run."""
+    return tuple(name for name, figure in FIGURES.items() if figure.fits(run))
+
+
+def of_training(run: Run) -> tuple[str, ...]:
+    """Returns the names of the figures that are drawn for a run at the end of its training."""
+    return tuple(name for name in fitting(run) if FIGURES[name].of_training)
+
+
+def draw(inputs: FigureInputs, name: str) -> "Figure":
+    """Draws a figure of a run.
+
+    Args:
+        inputs: the run, and what was already computed from it for other figures.
+        name: of the figure, one of `fitting(run)`.
+
+    Raises:
+        ConfigError: if the run has no figure of this name; the message lists those that it has.
+        PlotError: if parameters or samples are not finite.
+    """
+    if name not in (names := fitting(inputs.run)):
+        raise ConfigError(f"no figure {name!r} of this run; the figures of this run are {', '.join(names)}")
+    if name != "loss":
+        check_finite("parameters", *jax.tree.leaves(inputs.run.params))
+    return FIGURES[name].draw(inputs)
+
+
+def draw_all(run: Run, dataset: Dataset) -> None:
+    """Draws the figures of the end of training as PNG into the folder `plots/` of the workdir: all of them or none.
+
+    Args:
+        run: opened with `flowjax.load`.
+        dataset: the data set that the run was trained on.
+
+    Raises:
+        PlotError: if parameters or samples are not finite.
+    """
+    check_finite("parameters", *jax.tree.leaves(run.params))
+    folder, done = run.workdir / "plots.part", run.workdir / "plots"
+    inputs = FigureInputs(run, dataset)
+    for name in of_training(run):
+        plots.save(draw(inputs, name), folder / f"{name}.png")
+    done.mkdir(exist_ok=True)
+    for figure in folder.iterdir():
+        figure.replace(done / figure.name)
+    folder.rmdir()
+
+
+def _loss(inputs: FigureInputs) -> "Figure":
+    records = read_metrics(inputs.run.workdir / "metrics.jsonl")
+    column = lambda key: np.asarray([record[key] for record in records], float)
+    losses = {"training": column("loss"), "validation (average of parameters)": column("val_loss")}
+    return plots.loss_curves(column("samples_seen"), losses)
+
+
+def _samples(inputs: FigureInputs) -> "Figure":
+    return _KINDS[_kind(inputs.run)](inputs)
+
+
+def _plane(inputs: FigureInputs) -> "Figure":
+    samples, test = inputs.rows
+    labels = inputs.samples.labels
+    of_test, spec = inputs.dataset.test_labels, inputs.run.spec
+    if labels is None or of_test is None or spec.num_classes > len(plots.PALETTE):
+        return plots.samples_against_data(samples, test)
+    return plots.samples_against_data(samples, test, labels, of_test[: len(test)], spec.class_names)
+
+
+def _images(inputs: FigureInputs) -> "Figure":
+    spec, drawn = inputs.run.spec, inputs.samples
+    return plots.image_grid(drawn.samples, spec.levels, drawn.labels, spec.class_names, "samples")
+
+
+def _data(inputs: FigureInputs) -> "Figure":
+    run, test, labels = inputs.run, inputs.dataset.test, inputs.dataset.test_labels
+    rows, wanted = np.arange(min(len(test), len(inputs.samples.samples))), labels_of_rows(run)
+    if labels is None or named(run.fields, "label") is None:
+        return plots.image_grid(test[rows], run.spec.levels, title="data")
+    if wanted is not None:
+        rows = np.concatenate([np.flatnonzero(labels == k)[:PER_ROW] for k in np.unique(wanted)])
+    return plots.image_grid(test[rows], run.spec.levels, labels[rows], run.spec.class_names, "data")
+
+
+def _marginals(inputs: FigureInputs) -> "Figure":
+    return plots.marginals(*inputs.rows)
+
+
+def _series(inputs: FigureInputs) -> "Figure":
+    return plots.series(inputs.samples.samples, inputs.dataset.test[:POINTS])
+
+
+def _points(inputs: FigureInputs) -> "Figure":
+    return plots.point_sets(inputs.samples.samples, inputs.dataset.test, inputs.dataset.test_mask)
+
+
+def _trajectories(inputs: FigureInputs) -> "Figure":
+    run, rows = inputs.run, jnp.arange(_LINES)
+    t0, t1 = run.interval
+    times = np.linspace(t0, t1, _FRAMES + 1)
+    classes = np.asarray(run.spec.classes, np.int32)
+    labels = None if named(run.fields, "label") is None else classes[np.arange(_LINES) % len(classes)]
+
+    @jax.jit
+    def solve(arrays: Any, x: jax.Array, cond: Any) -> jax.Array:
+        velocity = run.model(*arrays).velocity
+        return solve_ode(velocity, x, cond=cond, t0=t0, t1=t1, solver="rk4", steps=5 * _FRAMES, save_at=times)[0]
+
+    noise = source_noise(run, jax.random.key(inputs.seed), rows)
+    lines = np.asarray(solve(run.arrays, noise, None if labels is None else {"label": jnp.asarray(labels)}))
+    return plots.trajectories(times, run.spec.finish(lines), labels)
+
+
+def _density(inputs: FigureInputs) -> "Figure":
+    dataset = inputs.dataset
+    low, high = dataset.test.min(0), dataset.test.max(0)
+    middle, half = (low + high) / 2, 0.58 * float((high - low).max())
+    xs, ys = (np.linspace(m - half, m + half, _DENSITY_SIDE) for m in middle)
+    grid = np.stack(np.meshgrid(xs, ys), -1).reshape(-1, 2)
+    on_grid = lambda log_prob: np.exp(np.asarray(log_prob)).reshape(_DENSITY_SIDE, _DENSITY_SIDE)
+    densities = {}
+    if dataset.log_prob is not None:
+        densities["true density"] = on_grid(dataset.log_prob(jnp.asarray(grid)))
+    densities["learned density"] = on_grid(scoring.log_prob(inputs.run, grid, solver=_SOLVER_OF_DENSITY).log_prob)
+    return plots.density(xs, ys, densities)
+
+
+def _likelihood(inputs: FigureInputs) -> "Figure":
+    run, dataset = inputs.run, inputs.dataset
+    large = run.spec.d > LARGE
+    num = _LARGE_SCORED if large else _SCORED
+    names = [f.name for f in run.fields if f.name in dataset.test_cond]
+    points, cond = dataset.test[:num], {name: dataset.test_cond[name][:num] for name in names}
+    scored = scoring.log_prob(
+        run, points, cond, "hutchinson" if large else "exact", seed=inputs.seed, solver=_SOLVER_OF_DENSITY
+    ).log_prob
+    values = {"test points, model": scored}
+    if dataset.log_prob is not None:
+        values["test points, true density"] = np.asarray(dataset.log_prob(jnp.asarray(points)))
+    return plots.likelihood_histogram(values)
+
+
+def _kind(run: Run) -> str:
+    """The kind of figure that shows samples of a run."""
+    spec = run.spec
+    if spec.is_image:
+        return "images"
+    if spec.has_mask:
+        return "points"
+    if spec.shape == (2,):
+        return "plane"
+    long = len(spec.shape) == 1 and spec.d >= _LONG and spec.normalise.features is None
+    return "series" if len(spec.shape) == 2 or long else "marginals"
+
+
+_KINDS: "dict[str, Callable[[FigureInputs], Figure]]" = {
+    "plane": _plane,
+    "images": _images,
+    "marginals": _marginals,
+    "series": _series,
+    "points": _points,
+}
+"""The figure `samples` of each kind of data."""
+
+
+def _is_another(name: str, run: Run) -> bool:
+    """Whether a kind of figure is not already the figure `samples` of a run on arrays of numbers."""
+    return not run.spec.is_image and not run.spec.has_mask and _kind(run) != name
+
+
+def _has_likelihood(run: Run) -> bool:
+    return not run.spec.has_mask and not scoring.no_likelihood(run)
+
+
+FIGURES: dict[str, NamedFigure] = {
+    "loss": NamedFigure(lambda run: True, _loss),
+    "samples": NamedFigure(lambda run: True, _samples),
+    "data": NamedFigure(lambda run: run.spec.is_image, _data),
+    "pairs": NamedFigure(
+        lambda run: _kind(run) == "marginals" and run.spec.d > 2, lambda inputs: plots.pairs(*inputs.rows)
+    ),
+    "marginals": NamedFigure(lambda run: _is_another("marginals", run), _marginals, of_training=False),
+    "series": NamedFigure(
+        lambda run: _is_another("series", run) and len(run.spec.shape) == 1 and run.spec.d > 2,
+        _series,
+        of_training=False,
+    ),
+    "points": NamedFigure(
+        lambda run: _is_another("points", run) and len(run.spec.shape) == 2 and run.spec.shape[1] > 1,
+        _points,
+        of_training=False,
+    ),
+    "trajectories": NamedFigure(
+        lambda run: run.spec.shape in ((1,), (2,)) and only_labels(run) and has_velocity(run), _trajectories
+    ),
+    "density": NamedFigure(lambda run: run.spec.shape == (2,) and only_labels(run) and _has_likelihood(run), _density),
+    "likelihood": NamedFigure(_has_likelihood, _likelihood, of_training=False),
+}
+"""The figures of runs by name."""

@@ -1,0 +1,33 @@
+"""Figures for papers and notebooks: functions from arrays to matplotlib figures, and files of these figures.
+
+`flowjax.inference.figures` draws the figures of a run with these functions. Matplotlib is imported on first use. No
+function uses pyplot, so that figures need no display and are freed with the last reference; the settings in
+`matplotlib.rcParams` apply.
+"""
+
+from flowjax.plots.curves import likelihood_histogram, lines, loss_curves
+from flowjax.plots.features import marginals, pairs
+from flowjax.plots.images import image_grid
+from flowjax.plots.plane import density, samples_against_data, trajectories
+from flowjax.plots.sequences import point_sets, series
+from flowjax.plots.style import DATA, FORMATS, PALETTE, SAMPLES, save, to_bytes
+
+__all__ = [
+    "DATA",
+    "FORMATS",
+    "PALETTE",
+    "SAMPLES",
+    "density",
+    "image_grid",
+    "likelihood_histogram",
+    "lines",
+    "loss_curves",
+    "marginals",
+    "pairs",
+    "point_sets",
+    "samples_against_data",
+    "save",
+    "series",
+    "to_bytes",
+    "trajectories",
+]

@@ -1,0 +1,93 @@
+"""Grids of images."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from flowjax.plots.style import DPI
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["image_grid"]
+
+_WIDTH = 640
+_GAP, _EDGE, _LINE = 3, 8, 20
+"""Pixels between images, around the grid, and for a line of text."""
+
+_CHARACTER = 8
+"""Pixels for a character of a caption."""
+
+_LONGEST = 18
+_PER_CLASS = 10
+
+
+def image_grid(
+    images: np.ndarray,
+    levels: int = 256,
+    labels: np.ndarray | None = None,
+    class_names: Sequence[str] = (),
+    title: str = "",
+) -> "Figure":
+    """Draws images as a grid, enlarged by a whole number. Each class has a row if there are enough images of each.
+
+    Args:
+        images: (N, H, W, C) in data space. Three channels are red, green and blue; of any other number of channels, the
+            first is drawn in shades of grey.
+        levels: number of integer values of a pixel; 0 for floats, which are scaled to their range.
+        labels: (N,) classes; None for images without classes.
+        class_names: the name of each class; empty for numbers.
+        title: of the figure.
+
+    Returns:
+        The figure.
+    """
+    from flowjax.plots.notebook import NotebookFigure
+
+    named = lambda k: str(class_names[k]) if class_names else str(k)
+    names = [] if labels is None else [_shortened(named(k)) for k in labels]
+    by_class = labels is not None and len(labels) >= 2 * len(np.unique(labels))
+    if labels is not None and by_class:
+        rows = [np.flatnonzero(labels == k)[:_PER_CLASS] for k in np.unique(labels)]
+    else:
+        side = int(np.ceil(np.sqrt(len(images))))
+        rows = [np.arange(start, min(start + side, len(images))) for start in range(0, len(images), side)]
+    columns = max(map(len, rows))
+    pixels = _pixels(images, levels)
+    zoom = max(1, _WIDTH // (columns * images.shape[2]))
+    pixels = pixels.repeat(zoom, 1).repeat(zoom, 2)
+    high, wide = pixels.shape[1] + _GAP, pixels.shape[2] + _GAP
+    line = _LINE if names and not by_class else 0  # below each image
+    left = _EDGE + (_CHARACTER * max(map(len, names)) + _EDGE if by_class else 0)  # beside each row
+    top = _EDGE + (_LINE + _EDGE if title else 0)
+    width, height = left + columns * wide + _EDGE, top + len(rows) * (high + line) + _EDGE
+    sheet = np.full((height, width, *pixels.shape[3:]), 255, np.uint8)
+    figure = NotebookFigure(figsize=((width + 0.01) / DPI, (height + 0.01) / DPI))  # not a pixel less
+    text = lambda x, y, words, **options: figure.text(x / width, 1 - y / height, words, fontsize=9, **options)
+    for r, row in enumerate(rows):
+        y = top + r * (high + line)
+        for c, i in enumerate(row):
+            x = left + c * wide
+            sheet[y : y + high - _GAP, x : x + wide - _GAP] = pixels[i]
+            if line:
+                text(x + wide / 2, y + high + line / 2, names[i], ha="center", va="center")
+        if by_class:
+            text(left - _EDGE, y + high / 2, names[row[0]], ha="right", va="center")
+    ax = figure.add_axes((0, 0, 1, 1))
+    ax.imshow(sheet, cmap="gray", vmin=0, vmax=255, interpolation="none", aspect="auto")
+    ax.set_axis_off()
+    if title:
+        text(left + columns * wide / 2, _EDGE + _LINE / 2, title, ha="center", va="center")
+    return figure
+
+
+def _shortened(name: str) -> str:
+    return name if len(name) <= _LONGEST else name[: _LONGEST - 1] + "…"
+
+
+def _pixels(images: np.ndarray, levels: int) -> np.ndarray:
+    """Images (N, H, W, C) as 8-bit numbers: (N, H, W, 3), or (N, H, W) in shades of grey."""
+    images = images[..., :3] if images.shape[-1] in (3, 4) else images[..., 0]
+    low, high = (0, levels - 1) if levels else (images.min(), max(images.max(), images.min() + 1e-6))
+    return (np.clip((images.astype(np.float32) - low) / (high - low), 0, 1) * 255).astype(np.uint8)
