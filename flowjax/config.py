@@ -40,6 +40,7 @@ __all__ = [
     "flatten",
     "literal",
     "nearest_key",
+    "no_such_key",
     "own_plugins",
     "resolve",
     "unknown_key",
@@ -140,7 +141,7 @@ def _defaults(model: str, method: str, plugins: Sequence[str]) -> Config:
                 "clip": 1.0,
                 "spike": 0.0,
                 "peak_tflops": 0.0,
-                "loop": "auto",  # where the loop over steps runs: auto, device or host
+                "loop": "auto",
                 "log_every": 200,
                 "save_every": 1000,
                 "keep_last": 3,
@@ -248,7 +249,7 @@ def resolve(config: object, plugins: Sequence[str] = ()) -> Config:
     outside = outside_keys(model if "model" in full else "", method, plugins)
     for key, value in flat.items():
         if key not in known:
-            raise ConfigError(_no_such_key(key, full, method))
+            raise ConfigError(no_such_key(key, full))
         default = known[key]
         if reason := outside[key].fault(value) if key in outside else fault(value, default, bounds.get(key)):
             raise ConfigError(f"{key} {reason}")
@@ -287,21 +288,26 @@ def _separated(cond: Any) -> Any:
     return [name for text in cond if text.strip() for name in separate(text)]
 
 
-def _no_such_key(key: str, full: Config, method: str) -> str:
-    """Returns a message of one line about a key that the config `full` does not have, but perhaps another config."""
+def no_such_key(key: str, full: Config) -> str:
+    """Returns a message of one line about a key or section that a config does not have, but perhaps another config.
+
+    Args:
+        key: the key, such as `path.schedule`, or the section.
+        full: the config, with all its keys.
+    """
     if "model" in full and (other := model_with(key)):
         name = full.model.name
         return f"model.name is {name!r} and {key} a key of {other!r}: start the file from defaults({name!r})"
     if methods := _methods_of(key):
-        return f"{key} has no meaning for method.name {method!r}; it is a key of {', '.join(methods)}"
+        return f"{key} has no meaning for method.name {full.method.name!r}; it belongs to {', '.join(methods)}"
     return unknown_key(key, flatten(full))
 
 
 def _methods_of(key: str) -> list[str]:
-    """Returns the names of the methods whose configs have this key."""
+    """Returns the names of the methods whose configs have this key or section."""
     from flowjax.methods import METHODS
 
-    return [name for name in METHODS if key in flatten(defaults("mlp", name))]
+    return [name for name in METHODS if key in (full := defaults("mlp", name)) or key in flatten(full)]
 
 
 def _check_together(flat: dict[str, Any]) -> None:

@@ -1,6 +1,7 @@
 """Reads the config of `train` and `sweep`: a Python file, with the overrides of the command line."""
 
 import contextlib
+import re
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -31,12 +32,15 @@ def read_config(values: absl_flags.FlagValues, argv: list[str], usage: str) -> C
         usage: the help of the command.
 
     Raises:
+        Help: for --help; with keys beside it, such as `--help config.path`, the text describes these keys.
         UsageError: if the arguments are wrong, or the file cannot be run.
         ConfigError: if the config is wrong.
     """
     rest, where = _take_config(argv)
     helped = not {"--help", "-help", "-h", "--h", "-?"}.isdisjoint(rest)  # --help avoids `defaults`, which imports JAX
     config = load_config(config_path(where)) if where is not None else Config() if helped else defaults()
+    if helped and (keys := [argument for argument in rest if re.match(r"(--)?config(\.|$)", argument)]):
+        raise flags.Help(_help_of(keys, defaults() if where is None else config))
     known = flatten(config)
     for argument in rest:
         key, given, value = argument.lstrip("-").partition("=")
@@ -57,6 +61,14 @@ def read_config(values: absl_flags.FlagValues, argv: list[str], usage: str) -> C
     if where is None:
         raise flags.UsageError("--config is required: a file, or a name that `flowjax configs` lists")
     return resolve(values.config, own_plugins(values.config))
+
+
+def _help_of(keys: list[str], config: Config) -> str:
+    """Returns the help of the config keys that are given beside --help, such as `config.path`."""
+    from flowjax.cli import key_help  # the tables of names import JAX
+
+    found = [key_help.chosen(config, key) for key in keys]
+    return "\n\n".join(key_help.table(one) for one in found) + "\n"
 
 
 def _check_type(key: str, text: str, like: Any) -> None:

@@ -1,10 +1,15 @@
-"""List the shipped configs, each with the first line of its docstring.
+"""List the shipped configs, or show the keys of a config with their values, meanings and choices.
 
 usage: flowjax configs
+       flowjax configs FILE|NAME [KEY]
+
+KEY is a key, a section or the start of a key, such as path.schedule, path or train.keep. Where a value is not the
+default, the default is shown too.
 
 example:
   flowjax configs
-  flowjax train --config moons --workdir runs/moons
+  flowjax configs gaussians8
+  flowjax configs gaussians8 train.lr
 """
 
 import ast
@@ -12,17 +17,37 @@ import sys
 from typing import Any
 
 from flowjax.cli import flags
-from flowjax.config_files import shipped_configs
+from flowjax.config_files import config_path, load_config, shipped_configs
 
 __all__ = ["run"]
 
 
 def run(argv: list[str]) -> dict[str, Any]:
-    """Reads the docstrings without running the files."""
-    flags.parse(flags.new(), argv, __doc__ or "")
+    """Lists the shipped configs, or shows the keys of the config that the arguments name."""
+    words = [argument for argument in argv if not argument.startswith("-")]
+    flags.parse(flags.new(), [argument for argument in argv if argument not in words], __doc__ or "")
+    if len(words) > 2:
+        raise flags.UsageError(f"unexpected argument {words[2]!r}: give one config and one key or section")
+    return _keys(*words) if words else _list()
+
+
+def _list() -> dict[str, Any]:
+    """Lists the shipped configs, with the first lines of their docstrings; the files are not run."""
     lines = {}
     for name, path in shipped_configs().items():
         text = ast.get_docstring(ast.parse(path.read_text())) or ""
         lines[name] = text.partition("\n")[0]
         sys.stderr.write(f"{name:<18} {lines[name]}\n")
     return {"configs": lines}
+
+
+def _keys(name: str, key: str = "") -> dict[str, Any]:
+    """Shows the keys of a config: all of them, or those that `key` names."""
+    config = load_config(config_path(name))
+    from flowjax.cli import key_help  # the tables of names import JAX
+
+    found = key_help.chosen(config, key)
+    hint = "" if key else key_help.absent(config)
+    sys.stderr.write(f"{key_help.table(found)}\n" + (f"\n{hint}\n" if hint else ""))
+    shown = ("value", "default", "meaning", "choices")
+    return {"config": name, "keys": {key: {name: getattr(one, name) for name in shown} for key, one in found.items()}}

@@ -26,7 +26,7 @@ COMMANDS = {
     "evaluate": "compute metrics of a run: those of its data set, or FID and others",
     "export": "write the weights of a run into one safetensors file",
     "convert": "convert the weights of a published PyTorch network",
-    "configs": "list the shipped configs",
+    "configs": "list the shipped configs, or show what the keys of a config mean",
 }
 
 _HELP = """flowjax: flow matching and diffusion in JAX.

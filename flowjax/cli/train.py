@@ -6,9 +6,12 @@ usage: flowjax train --config FILE|NAME --workdir DIR [--config.KEY=VALUE ...] [
 
 The workdir receives config.json, metrics.jsonl, checkpoints/ and plots/. The same command on the same workdir resumes
 the run. Only these keys may change then: train.steps, the keys of logging and saving, those that adapt a run to its
-devices (mesh, data.workers, train.accumulate, model.remat), and data.path if the data were moved. `flowjax configs`
-lists the shipped configs. --tensorboard and --wandb write the records of metrics.jsonl there as well. --trace profiles
-some steps, and writes a trace that XProf shows into WORKDIR/trace.
+devices (mesh, data.workers, train.accumulate, model.remat), and data.path if the data were moved. --tensorboard and
+--wandb write the records of metrics.jsonl there as well. --trace profiles some steps, and writes a trace that XProf
+shows into WORKDIR/trace.
+
+`flowjax configs` lists the shipped configs, `flowjax configs NAME` shows the keys of one with their values, meanings
+and choices, and `flowjax train --help config.path` those of a key or section.
 
 Only one process at a time can train in a workdir: a second one is refused by a lock on WORKDIR/.lock, which the
 operating system releases when the first process ends. Checkpoints have checksums of their files, and a damaged one is

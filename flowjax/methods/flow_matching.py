@@ -52,8 +52,9 @@ class Settings:
     """The keys of `config.method`.
 
     Attributes:
-        weight: the loss weight, a name in `flowjax.names.WEIGHTS`.
-        times: the distribution of training times, a name in `flowjax.names.TIMES`.
+        weight: the weight of the loss at each time. `native` is the plain squared error of what the network predicts;
+            the name of another prediction gives the loss of a network that predicts it.
+        times: the distribution of the times in training.
         uncertainty: whether to divide the loss at each time by its learned size.
     """
 

@@ -49,9 +49,9 @@ class Settings:
     """The keys of `config.method`.
 
     Attributes:
-        times: the distribution of the two times of a row, a name in `flowjax.names.TIMES`. The smaller one is s.
+        times: the distribution of the two times of a row, of which the smaller one is s.
         different: fraction of the rows with two different times. The other rows learn the velocity.
-        power: exponent p of the adaptive weight; 0 for the plain squared error.
+        power: exponent p of the adaptive weight; 0 for the plain squared error, which suits data of few numbers.
         target_half_life: half-life, in samples, of the moving average of the parameters with which the target is
             computed; 0 to compute the target with the parameters themselves.
     """

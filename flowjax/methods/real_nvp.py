@@ -47,7 +47,8 @@ class AffineCouplings(nnx.Module):
         shape: shape of one example, with at least 2 numbers.
         fields: the conditions of the network of every layer.
         layers: number of coupling layers.
-        width, depth: width and number of the hidden layers of each coupling layer's network.
+        width: width of the hidden layers of each coupling layer's network.
+        depth: number of hidden layers of each coupling layer's network.
         rngs: random number generators of the initialisation.
 
     Raises:
@@ -98,7 +99,8 @@ class Settings:
 
     Attributes:
         layers: number of coupling layers.
-        width, depth: width and number of the hidden layers of each coupling layer's network.
+        width: width of the hidden layers of each coupling layer's network.
+        depth: number of hidden layers of each coupling layer's network.
     """
 
     layers: Annotated[int, Range(1, 64)] = 8

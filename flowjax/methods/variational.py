@@ -68,7 +68,7 @@ class Settings:
     """The keys of `config.method`.
 
     Attributes:
-        variance: variance of the reverse steps: small, large or learned.
+        variance: variance of the reverse steps.
         levels: number of noise levels of the chain.
         hybrid: whether to train the mean with the squared error of the noise and the learned variance with the bound.
     """

@@ -158,8 +158,9 @@ class DiT(nnx.Module):
             tokens of the image, and removed before the output layer.
         two_times: whether the network takes a second time s. It adds an embedding of t - s to the embedding of t.
         outputs: number of output images, concatenated along the last axis.
-        dtype: compute type, a name in `DTYPES`.
-        remat: rematerialisation policy of each block, a name in `REMAT`.
+        dtype: type in which the network computes; its parameters are float32.
+        remat: what each block keeps in memory for the backward pass: everything (`none`),
+            its input (`block`), its matrix products (`dots`), or those without batch dimensions (`dots_no_batch`).
         rngs: random number generators of the initialisation.
 
     Raises:

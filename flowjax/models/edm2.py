@@ -77,8 +77,9 @@ class EDM2(nnx.Module):
         fields: the conditions, whose kinds must be in `encoders.TAKES`.
         two_times: must be False, because this network takes one time.
         outputs: number of output images, concatenated along the last axis.
-        dtype: compute type, a name in `DTYPES`.
-        remat: rematerialisation policy of each residual block with its attention, a name in `REMAT`.
+        dtype: type in which the network computes; its parameters are float32.
+        remat: what each residual block with its attention keeps in memory for the backward pass: everything (`none`),
+            its input (`block`), its matrix products (`dots`), or those without batch dimensions (`dots_no_batch`).
         rngs: random number generators of the initialisation.
 
     Raises:

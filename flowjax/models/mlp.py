@@ -37,12 +37,13 @@ class MLP(nnx.Module):
 
     Args:
         shape: shape of one example.
-        width, depth: width and number of the hidden layers.
+        width: width of the hidden layers.
+        depth: number of hidden layers.
         features: number of sines and cosines of t, which must be even; 0 to use t itself, as in the 2D network of
             torchcfm.
         fields: the conditions, whose kinds must be in `encoders.TAKES`.
         two_times: whether the network takes a second time s. The features of t - s are then further inputs.
-        activation: activation function, a name in `ACTIVATIONS`.
+        activation: activation function of the hidden layers.
         outputs: number of output arrays of the event's shape, concatenated along the last axis.
         zero_init: whether to initialise the output layer to zero.
         rngs: random number generators of the initialisation.
