@@ -20,6 +20,7 @@ PUBLIC = [name for name in FILES if not any(part.startswith("_") for part in nam
 
 FLOORS = [
     ("cli",),
+    ("reproduce",),
     ("interop", "runs"),
     ("inference",),
     ("training",),

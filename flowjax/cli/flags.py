@@ -18,6 +18,7 @@ __all__ = [
     "Help",
     "UsageError",
     "check_processes",
+    "define_compilation_cache",
     "define_labels",
     "define_plugins",
     "define_processes",
@@ -76,8 +77,7 @@ def of_run(trained: bool = True, compiles: bool = True) -> flags.FlagValues:
     which = "checkpoint to start from: last, best (lowest validation loss) or the number of a step"
     flags.DEFINE_string("checkpoint", "last", which, flag_values=values)
     if compiles:
-        where = "folder for compiled programs, '' for none; by default ~/.cache/flowjax/xla on GPU and TPU"
-        flags.DEFINE_string("compilation_cache", None, where, flag_values=values)
+        define_compilation_cache(values)
     if trained:
         flags.DEFINE_bool("ema", True, "use the moving average of the parameters", flag_values=values)
         width = "relative width of the moving average, for a run with ema.widths"
@@ -87,6 +87,12 @@ def of_run(trained: bool = True, compiles: bool = True) -> flags.FlagValues:
         seed = "seed of all random numbers"
         flags.DEFINE_integer("seed", 0, seed, lower_bound=0, upper_bound=2**32 - 1, flag_values=values)
     return values
+
+
+def define_compilation_cache(values: flags.FlagValues) -> None:
+    """Defines --compilation_cache."""
+    where = "folder for compiled programs, '' for none; by default ~/.cache/flowjax/xla on GPU and TPU"
+    flags.DEFINE_string("compilation_cache", None, where, flag_values=values)
 
 
 def define_solver(values: flags.FlagValues) -> None:

@@ -1,0 +1,179 @@
+"""Results of experiments: what was measured, its table in Markdown, and the comparison with expected values."""
+
+import json
+import math
+import statistics
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from flowjax.errors import ConfigError
+from flowjax.files import json_text, written
+
+__all__ = ["Measurement", "Results", "deviations", "markdown_table", "read_results", "write_results"]
+
+Value = float | list[Any] | str | None
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """The metrics of one setting for one seed.
+
+    Attributes:
+        setting: the row of the table.
+        seed: the seed.
+        seconds: the time that the measurement took.
+        metrics: numbers by name. Lists and texts are kept, but are not tabulated.
+    """
+
+    setting: str
+    seed: int
+    seconds: float
+    metrics: Mapping[str, Value]
+
+
+@dataclass(frozen=True)
+class Results:
+    """All measurements of one form of an experiment.
+
+    Attributes:
+        experiment: its name.
+        quick: whether this is the quick form.
+        machine: the device and its number, such as "1 x NVIDIA H200" or "2 CPU cores".
+        versions: versions of the packages.
+        date: of the last measurement, as YYYY-MM-DD.
+        seconds: the sum of the times of the measurements.
+        measurements: in the order in which they were made.
+    """
+
+    experiment: str
+    quick: bool
+    machine: str
+    versions: Mapping[str, str]
+    date: str
+    seconds: float
+    measurements: tuple[Measurement, ...]
+
+    @property
+    def settings(self) -> list[str]:
+        """The settings, in the order in which they were measured."""
+        return list(dict.fromkeys(m.setting for m in self.measurements))
+
+    def seeds(self, setting: str) -> list[int]:
+        """The seeds of a setting."""
+        return [m.seed for m in self.measurements if m.setting == setting]
+
+    def values(self, setting: str, metric: str) -> list[float]:
+        """The numbers of a metric, one for each seed that has it."""
+        found = [m.metrics.get(metric) for m in self.measurements if m.setting == setting]
+        return [float(v) for v in found if isinstance(v, int | float)]
+
+    def mean(self, setting: str, metric: str) -> float:
+        """The mean of a metric over the seeds; NaN if it was not measured."""
+        values = self.values(setting, metric)
+        return statistics.fmean(values) if values else math.nan
+
+    def deviation(self, setting: str, metric: str) -> float:
+        """The standard deviation of a metric over the seeds; 0 for a single seed."""
+        values = self.values(setting, metric)
+        return statistics.stdev(values) if len(values) > 1 else 0.0
+
+    def series(self, setting: str, metric: str) -> list[Any]:
+        """A metric that is a list, of the first seed that has it."""
+        found = (m.metrics.get(metric) for m in self.measurements if m.setting == setting)
+        return next(v for v in found if isinstance(v, list))
+
+
+def write_results(path: Path, results: Results) -> None:
+    """Writes results as JSON, one line per measurement."""
+    record = asdict(results)
+    lines = ",\n  ".join(json_text(m) for m in record.pop("measurements"))
+    head = json_text(record)[1:-1]
+    with written(path) as part:
+        part.write_text(f'{{{head},\n "measurements": [\n  {lines}\n ]}}\n')
+
+
+def read_results(path: Path) -> Results:
+    """Reads results that `write_results` wrote.
+
+    Raises:
+        ConfigError: if the file is not one of these.
+    """
+    try:
+        record = json.loads(path.read_text())
+        measurements = tuple(Measurement(**m) for m in record.pop("measurements"))
+        return Results(**record, measurements=measurements)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ConfigError(f"{path} cannot be read as results of an experiment: {error}") from None
+
+
+def markdown_table(
+    results: Results, columns: Mapping[str, str], published: Mapping[str, Mapping[str, float | str]]
+) -> str:
+    """The table of an experiment: published and own values with their spread, seeds, time and machine.
+
+    Args:
+        results: what was measured.
+        columns: headings by metric, in order.
+        published: published values by setting and metric; metrics without any get no column for them.
+    """
+    shown = [metric for metric in columns if any(results.values(setting, metric) for setting in results.settings)]
+    heads, compared = ["setting"], [m for m in shown if any(m in row for row in published.values())]
+    for metric in shown:
+        heads += [f"{columns[metric]}, published", "ours"] if metric in compared else [columns[metric]]
+    heads += ["seeds", "seconds"]
+    rows = [heads, ["---"] * len(heads)]
+    for setting in results.settings:
+        cells = [setting]
+        for metric in shown:
+            if metric in compared:
+                value = published.get(setting, {}).get(metric, "")
+                cells.append(value if isinstance(value, str) else f"{value:g}")
+            cells.append(_with_spread(results.values(setting, metric)))
+        took = statistics.fmean(m.seconds for m in results.measurements if m.setting == setting)
+        rows.append([*cells, str(len(results.seeds(setting))), f"{took:.0f}" if took >= 10 else f"{took:.1f}"])
+    table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    versions = ", ".join(f"{name} {version}" for name, version in results.versions.items() if name == "jax")
+    several = max(len(results.seeds(setting)) for setting in results.settings) > 1
+    spread = "Mean ± standard deviation over the seeds" if several else "A single seed"
+    return (
+        f"{table}\n\n{spread}; seconds per setting and seed. Machine: {results.machine}, {versions}, {results.date}; "
+        f"{_duration(results.seconds)} in all."
+    )
+
+
+def _with_spread(values: list[float]) -> str:
+    if not values:
+        return ""
+    if len(values) == 1:
+        return f"{values[0]:.4g}"
+    mean, deviation = statistics.fmean(values), statistics.stdev(values)
+    if not math.isfinite(mean + deviation) or deviation == 0:
+        return f"{mean:.4g}"
+    digits = min(max(0, 1 - math.floor(math.log10(deviation))), 6)  # two digits of the deviation
+    return f"{mean:.{digits}f} ± {deviation:.{digits}f}"
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} minutes"
+
+
+def deviations(results: Results, expected: Mapping[str, Mapping[str, list[float]]]) -> list[str]:
+    """Compares the means over the seeds with expected values.
+
+    Args:
+        results: what was measured.
+        expected: [value, tolerance] by setting and metric.
+
+    Returns:
+        One line for each value that is missing or differs by more than its tolerance.
+    """
+    lines = []
+    for setting, metrics in expected.items():
+        for metric, (value, tolerance) in metrics.items():
+            mean = results.mean(setting, metric)
+            if not abs(mean - value) <= tolerance:
+                what = "was not measured" if math.isnan(mean) else f"is {mean:.5g}"
+                lines.append(f"{setting}: {metric} {what}; expected {value:g} ± {tolerance:g}")
+    return lines

@@ -1,0 +1,167 @@
+"""The experiments that come with flowjax: their folders, files and states, and how one is run."""
+
+import importlib.util
+import json
+import os
+import re
+import time
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import jax
+
+from flowjax.errors import ConfigError, unknown
+from flowjax.files import written
+from flowjax.reproduce.experiment import Experiment, Form
+from flowjax.reproduce.results import Results, deviations, markdown_table, write_results
+from flowjax.reproduce.study import Study
+from flowjax.training.writers import say
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = [
+    "EXPERIMENT_FOLDERS",
+    "expected_values",
+    "form_of",
+    "load_experiment",
+    "page_with_table",
+    "reproduce",
+    "results_file",
+    "shipped_experiments",
+    "state_of",
+]
+
+_PACKAGE = Path(__file__).parent.parent
+EXPERIMENT_FOLDERS = (_PACKAGE / "experiments", _PACKAGE.parent / "experiments")
+"""Folders of the experiments: inside the package where it is installed, next to it in a checkout."""
+
+
+def shipped_experiments() -> dict[str, Path]:
+    """The folders of the experiments by name, such as `minibatch_ot` or `questions/memorisation`."""
+    for top in EXPERIMENT_FOLDERS:
+        if top.is_dir():
+            folders = sorted(path.parent for path in top.rglob("experiment.py"))
+            return {folder.relative_to(top).as_posix(): folder for folder in folders}
+    return {}
+
+
+def load_experiment(folder: Path) -> Experiment:
+    """Imports `experiment.py` of a folder, and returns its `EXPERIMENT`."""
+    spec = importlib.util.spec_from_file_location(f"flowjax_experiment_{folder.name}", folder / "experiment.py")
+    if spec is None or spec.loader is None:
+        raise ConfigError(f"{folder} has no experiment.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    experiment = getattr(module, "EXPERIMENT", None)
+    if not isinstance(experiment, Experiment):
+        raise ConfigError(f"{folder}/experiment.py defines no EXPERIMENT of type flowjax.reproduce.Experiment")
+    return experiment
+
+
+def form_of(experiment: Experiment, quick: bool) -> Form:
+    """The quick or the full form of an experiment."""
+    return experiment.quick if quick else experiment.full
+
+
+def results_file(quick: bool) -> str:
+    """The name of the file with the results of a form."""
+    return "quick.json" if quick else "results.json"
+
+
+def expected_values(folder: Path, quick: bool) -> Mapping[str, Mapping[str, list[float]]]:
+    """[value, tolerance] by setting and metric for a form, from `expected.json`; empty if there are none."""
+    path = folder / "expected.json"
+    return json.loads(path.read_text()).get("quick" if quick else "full", {}) if path.exists() else {}
+
+
+def state_of(folder: Path) -> str:
+    """`done` if the folder has results of the full form, `quick only`, or `not yet run`."""
+    if (folder / results_file(quick=False)).exists():
+        return "done"
+    return "quick only" if (folder / results_file(quick=True)).exists() else "not yet run"
+
+
+def reproduce(name: str, quick: bool, out: Path, update: bool = False) -> tuple[Results, list[str]]:
+    """Runs an experiment to its end, or continues it, and writes its results, figures and page.
+
+    Args:
+        name: of a shipped experiment.
+        quick: whether to run the quick form.
+        out: the folder for workdirs, kept measurements, `results.json` or `quick.json`, figures and `README.md`.
+        update: also write the results, the figures and the table into the folder of the experiment in the checkout.
+
+    Returns:
+        The results, and one line for each value that differs from what is expected.
+
+    Raises:
+        ConfigError: if there is no such experiment, or `out` holds something else.
+    """
+    folders = shipped_experiments()
+    if name not in folders:
+        raise ConfigError(unknown(name, folders, "experiment"))
+    folder = folders[name]
+    experiment = load_experiment(folder)
+    form = form_of(experiment, quick)
+    if update and folder.is_relative_to(EXPERIMENT_FOLDERS[0]):
+        raise ConfigError("--update writes into experiments/ of a checkout, and this flowjax is installed without one")
+    if form.accelerator and jax.default_backend() == "cpu":
+        say(f"reproduce: warning: {name} is meant for an accelerator ({form.cost}); --quick is the form for a CPU")
+    study = Study(out, quick, range(form.seeds))
+    study.begin(folder / "experiment.py")
+    say(f"reproduce: {name}: {experiment.title} Expected cost: {form.cost}.")
+    experiment.run(study)
+    results = _collect(name, study)
+    figures = experiment.draw(study, results) if experiment.draw is not None else {}
+    for target in (out, folder) if update else (out,):
+        write_results(target / results_file(quick), results)
+        _write_figures(target, quick, figures)
+        page = page_with_table((folder / "README.md").read_text(), experiment, results)
+        with written(target / "README.md") as part:
+            part.write_text(page)
+    return results, deviations(results, expected_values(folder, quick))
+
+
+def _collect(name: str, study: Study) -> Results:
+    measurements = study.measurements()
+    if not measurements:
+        raise ConfigError(f"the experiment {name} measured nothing")
+    packages = {}
+    for package in ("jax", "flax", "optax", "diffrax"):
+        try:
+            packages[package] = version(package)
+        except PackageNotFoundError:
+            packages[package] = "unknown"
+    seconds = round(sum(m.seconds for m in measurements), 1)
+    date = time.strftime("%Y-%m-%d")
+    return Results(name, study.quick, _machine(), packages, date, seconds, measurements)
+
+
+def _machine() -> str:
+    if jax.default_backend() == "cpu":
+        return f"{len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()} CPU cores"
+    return f"{jax.device_count()} x {jax.devices()[0].device_kind}"
+
+
+def _write_figures(folder: Path, quick: bool, figures: "Mapping[str, Figure]") -> None:
+    for name, figure in figures.items():
+        with written(folder / f"{name}{'_quick' if quick else ''}.png") as part:
+            figure.savefig(part, format="png", dpi=110)
+
+
+def page_with_table(page: str, experiment: Experiment, results: Results) -> str:
+    """The page of an experiment with the table of these results between its markers.
+
+    Raises:
+        ConfigError: if the page has no such markers.
+    """
+    form = "quick" if results.quick else "full"
+    pattern = re.compile(rf"(<!-- {form} results -->\n).*?(<!-- end -->)", flags=re.S)
+    if not pattern.search(page):
+        raise ConfigError(
+            f"the README.md of {results.experiment} has no lines <!-- {form} results --> and <!-- end -->"
+        )
+    table = markdown_table(results, experiment.columns, form_of(experiment, results.quick).published)
+    return pattern.sub(lambda found: f"{found[1]}\n{table}\n\n{found[2]}", page)
