@@ -17,6 +17,7 @@ from flowjax.config import OUTSIDE_KEYS, Config, changed, differences, flatten, 
 from flowjax.config_files import config_path, load_config
 from flowjax.data import Dataset
 from flowjax.errors import ConfigError, RunFault, out_of_memory
+from flowjax.extras import MissingPackage
 from flowjax.inference import figures
 from flowjax.inference.data_of_run import check_same_data, open_data
 from flowjax.inference.run import Run, load
@@ -311,7 +312,8 @@ def _draw(run: Run, dataset: Dataset) -> None:
     except Exception as error:
         memory = out_of_memory(error)
         reason = memory or " ".join(str(error).split())[:300] or type(error).__name__
-        passing = memory or isinstance(error, OSError)  # unlike a property of the run, such as a loss of NaN
+        # unlike a property of the run, such as a loss of NaN
+        passing = memory or isinstance(error, OSError | MissingPackage)
         again = "; the same command draws them once this is fixed" if passing else ""
         say(f"train: the plots could not be drawn: {reason}{again}")
 

@@ -30,7 +30,6 @@ example:
 """
 
 import time
-from pathlib import Path
 from typing import Any
 
 from absl import flags as absl_flags
@@ -59,9 +58,11 @@ def run(argv: list[str]) -> dict[str, Any]:
     from flowjax import plots
     from flowjax.cli import cache
     from flowjax.cli.common import check_labels, class_of, conditions, guide, join, open_run, save_npz, solver
+    from flowjax.extras import MissingPackage
     from flowjax.inference import sampling
     from flowjax.inference.finished_batches import remove_finished
     from flowjax.training import processes
+    from flowjax.training.writers import say
 
     join(values)
     cache.use(values.compilation_cache)
@@ -93,8 +94,11 @@ def run(argv: list[str]) -> dict[str, Any]:
     remove_finished(finished)
     if opened.spec.is_image and processes.is_primary():
         labels = None if drawn.labels is None else drawn.labels[:64]
-        grid = plots.image_grid(drawn.samples[:64], opened.spec.levels, labels, opened.spec.class_names)
-        plots.save(grid, Path(out).with_suffix(".png"))
+        try:
+            grid = plots.image_grid(drawn.samples[:64], opened.spec.levels, labels, opened.spec.class_names)
+            plots.save(grid, out.with_suffix(".png"))
+        except MissingPackage as error:  # the samples are written, so the command has done its work
+            say(f"sample: no grid of images is drawn: {error}")
     rate = drawn.samples_per_second
     return {
         "out": str(out),

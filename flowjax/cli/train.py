@@ -37,6 +37,7 @@ from absl import flags as absl_flags
 from flowjax.cli import flags
 from flowjax.cli.cautions import cautions
 from flowjax.cli.config_file import read_config
+from flowjax.extras import install_command
 
 __all__ = ["run"]
 
@@ -92,4 +93,4 @@ def _check_extras(values: absl_flags.FlagValues) -> None:
             continue
         found = importlib.util.find_spec(package)
         if found is None or found.origin is None:  # no origin: only a folder of that name
-            raise flags.UsageError(f"--{name} needs {package}: pip install 'flowjax-research[{name}]'")
+            raise flags.UsageError(f"--{name} needs {package}: {install_command(name)}")

@@ -8,6 +8,7 @@ from flowjax.batch import Batch
 from flowjax.data.affine import image_scale
 from flowjax.data.dataset import Dataset, sample_rows
 from flowjax.data.spec import DataSpec
+from flowjax.extras import require
 
 __all__ = ["digits_of", "open_digits"]
 
@@ -16,6 +17,7 @@ _TEST = 297
 
 def _load() -> tuple[np.ndarray, np.ndarray]:
     """Returns all images (1797, 8, 8, 1) uint8 and their labels."""
+    require("sklearn", "data")
     from sklearn.datasets import load_digits
 
     digits: Any = load_digits()

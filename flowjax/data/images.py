@@ -14,6 +14,7 @@ from flowjax.batch import Batch
 from flowjax.data.affine import DataError, image_scale
 from flowjax.data.dataset import Dataset, resident, sample_rows
 from flowjax.data.spec import DataSpec
+from flowjax.extras import require
 
 __all__ = ["open_tfds", "prepare_line"]
 
@@ -64,6 +65,7 @@ def open_tfds(name: str, path: str = "") -> Dataset:
 
 
 def _sources(name: str, path: str) -> tuple[Any, Any]:
+    require("tensorflow_datasets", "data")
     import tensorflow_datasets as tfds
 
     folder = Path(path or os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")).expanduser()

@@ -9,9 +9,9 @@ from flowjax.data.arrays import open_npy, open_npz, open_zarr
 from flowjax.data.dataset import Dataset
 from flowjax.data.densities import open_density
 from flowjax.data.digits import open_digits
-from flowjax.data.folder import open_folder
 from flowjax.data.images import open_tfds
 from flowjax.data.requests import DataRequest, field_requests
+from flowjax.extras import require
 from flowjax.plugins import Kind, Outside
 
 __all__ = ["DATASET", "DATASETS", "open_dataset"]
@@ -43,6 +43,9 @@ def _tfds(name: str) -> Callable[[DataRequest], Dataset]:
 
 def _folder(request: DataRequest, size: int = 0, channels: int = 0) -> Dataset:
     request.only_labels("folder")
+    require("PIL", "data")
+    from flowjax.data.folder import open_folder  # imports Pillow
+
     return open_folder(request.path, size, channels)
 
 

@@ -18,6 +18,7 @@ import numpy as np
 from flowjax import plugins
 from flowjax.batch import Batch
 from flowjax.data.dataset import ArrayRows, Rows
+from flowjax.extras import require
 
 __all__ = ["Stream"]
 
@@ -56,6 +57,7 @@ class Stream:
             step: number of the first batch.
             workers: number of worker processes; 0 for threads, which are suitable if reading releases the GIL.
         """
+        require("grain", "data")
         import grain
 
         rest = self._batches()[step:]
@@ -67,6 +69,7 @@ class Stream:
         return iter(one_by_one.mp_prefetch(grain.MultiprocessingOptions(workers, _AHEAD), start))
 
     def _batches(self) -> Any:
+        require("grain", "data")
         import grain
 
         order: Any = grain.MapDataset.range(len(self.rows)).seed(self.seed).shuffle()

@@ -31,9 +31,9 @@ def loss_curves(samples_seen: np.ndarray, losses: Mapping[str, np.ndarray]) -> "
     Returns:
         The figure.
     """
+    figure, axes = new_figure(1, 1, 6.0, 4.0)
     from matplotlib.ticker import EngFormatter
 
-    figure, axes = new_figure(1, 1, 6.0, 4.0)
     ax = axes[0, 0]
     for (name, values), colour in zip(losses.items(), PALETTE, strict=False):
         finite = np.isfinite(values)

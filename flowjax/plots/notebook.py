@@ -1,8 +1,10 @@
 """A matplotlib figure that notebooks show without pyplot. Importing this module imports matplotlib."""
 
-from matplotlib.figure import Figure
-
+from flowjax.extras import require
 from flowjax.plots.style import to_bytes
+
+require("matplotlib", "plots")
+from matplotlib.figure import Figure  # noqa: E402
 
 __all__ = ["NotebookFigure"]
 

@@ -23,7 +23,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax.core import Tracer
 from jaxtyping import Array, Float
 
@@ -243,6 +242,8 @@ def learn(
         )
     (low, high), known = samplers.interval(sampler), interval_of(model)
     low, high = max(low, known[0]) if t0 is None else t0, min(high, known[1]) if t1 is None else t1
+    import optax  # only this function needs it
+
     first = times_for(sampler, steps, start, low, high)
     target = samplers.run(sampler, model, x, times_for(sampler, fine * steps, start, low, high), keys=keys, cond=cond)
     # The denoising replaces a step over the last interval, so this interval is learned too.

@@ -26,7 +26,7 @@ ${FLOWJAX_BUCKET:+file_mounts:
     source: $FLOWJAX_BUCKET
     mode: MOUNT
 }setup: |
-  python3 -m venv .venv && .venv/bin/pip install -q -e '.[cuda13]'
+  python3 -m venv .venv && .venv/bin/pip install -q -e '.[all,cuda13]'
 run: |
   several=()
   if [ "\$SKYPILOT_NUM_NODES" -gt 1 ]; then

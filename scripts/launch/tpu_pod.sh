@@ -12,7 +12,7 @@ set -- "${rest[@]+"${rest[@]}"}"
 [ $# -ge 5 ] || { sed -n '2,5s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 name=$1 zone=$2 source=$3 config=$4 workdir=$5; shift 5
 quoted=$(printf ' %q' env FLOWJAX_DISTRIBUTED=1 .flowjax/bin/flowjax train --config "$config" --workdir "$workdir" "$@")
-package=$(printf '%q' "flowjax-research[tpu] @ $source")
+package=$(printf '%q' "flowjax-research[all,tpu] @ $source")
 work="python3 -m venv .flowjax && .flowjax/bin/pip install -q $package &&$quoted"
 command=(gcloud compute tpus tpu-vm ssh "$name" --zone "$zone" --worker=all --command "$work")
 if [ -n "$dry" ]; then printf '%q ' "${command[@]}"; echo; else exec "${command[@]}"; fi
