@@ -25,7 +25,7 @@ from flowjax.typing import Params, PyTree
 __all__ = ["Run", "load"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Run:
     """A trained run.
 
@@ -45,9 +45,20 @@ class Run:
     step: int
     spec: DataSpec
     method: Any
-    params: Params = field(repr=False)
-    variables: PyTree = field(default_factory=dict, repr=False)
+    params: Params
+    variables: PyTree = field(default_factory=dict)
     plugins: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        return (
+            f"Run({str(self.workdir)!r}, data={self.spec.name!r}, method={self.config.method.name!r}, step={self.step})"
+        )
+
+    def _repr_html_(self) -> str:
+        """The representation in notebooks: a table, and a figure of samples."""
+        from flowjax.inference.card import run_card  # which imports this module
+
+        return run_card(self)
 
     @cached_property
     def fields(self) -> tuple[conditions.Field, ...]:

@@ -41,6 +41,9 @@ Record = Mapping[str, float | int | None]
 
 _LOSSES = ("loss", "val_loss")
 
+_NOTEBOOK_COLUMNS = 110
+"""Width of a progress bar in a notebook, where it cannot be measured."""
+
 
 class MetricsWriter:
     """Writes `metrics.jsonl`, with one JSON object per line, and flushes after every line.
@@ -109,7 +112,7 @@ def warn_once(line: str) -> None:
 
 
 class Progress:
-    """Shows progress on stderr: a progress bar on a terminal, and otherwise one line per record.
+    """Shows progress on stderr: a progress bar on a terminal or in a notebook, and otherwise one line per record.
 
     Args:
         total: the final count.
@@ -119,8 +122,11 @@ class Progress:
     """
 
     def __init__(self, total: int, start: int, label: str, unit: str = "step"):
-        shown = sys.stderr.isatty() and processes.is_primary()
-        self._bar = tqdm(total=total, initial=start, desc=label, unit=unit, dynamic_ncols=True) if shown else None
+        notebook = _in_notebook()
+        shown = (notebook or sys.stderr.isatty()) and processes.is_primary()
+        columns = _NOTEBOOK_COLUMNS if notebook else None
+        bar = lambda: tqdm(total=total, initial=start, desc=label, unit=unit, ncols=columns, dynamic_ncols=not notebook)
+        self._bar = bar() if shown else None
         self._label, self._total = label, total
 
     def advance(self, done: int) -> None:
@@ -140,6 +146,12 @@ class Progress:
     def close(self) -> None:
         if self._bar is not None:
             self._bar.close()
+
+
+def _in_notebook() -> bool:
+    """Whether this process is the kernel of a notebook."""
+    ipython = sys.modules.get("IPython")
+    return ipython is not None and hasattr(ipython.get_ipython(), "kernel")
 
 
 def say(line: str) -> None:
