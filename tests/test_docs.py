@@ -1,7 +1,10 @@
-"""Every block of Python in the README and the documentation runs, and every command there has flags that exist."""
+"""Of the README and the documentation, the Python runs, the flags of commands exist, and the links have targets."""
 
+import importlib.util
+import json
 import re
 import shlex
+import urllib.parse
 from pathlib import Path
 
 import pytest
@@ -51,3 +54,76 @@ def test_the_flags_of_a_page_exist(page, flowjax):
         unknown = {flag for flag in flags if not flag.startswith("config.") and f"--{flag}" not in str(text)}
         unknown = {flag for flag in unknown if f"--[no]{flag.removeprefix('no')}" not in str(text)}
         assert not unknown, f"flowjax {command}: {unknown}"
+
+
+TEXTS = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")),
+    *sorted((ROOT / "docs").rglob("*.md")),
+    *sorted((ROOT / "experiments").rglob("*.md")),
+]
+FOLDERS = r"(?:configs|docs|experiments|flowjax|scripts|tests)/"
+
+
+def without_code(text: str) -> str:
+    """Markdown without its blocks of code."""
+    return re.sub(r"^( *)(```+).*?^\1\2", "", text, flags=re.S | re.M)
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors of the headings of a page, and those that it sets itself."""
+    text = without_code(page.read_text())
+    headings = [re.sub(r"[`*]|\[([^]]*)\]\([^)]*\)", r"\1", h) for h in re.findall(r"^#+ (.*)$", text, flags=re.M)]
+    slugs = {re.sub(r"[\s-]+", "-", re.sub(r"[^\w\s-]", "", heading.lower()).strip()) for heading in headings}
+    return slugs | set(re.findall(r'\bid="([^"]+)"|\{ *#([\w-]+)', text))
+
+
+def links(page: Path) -> list[str]:
+    """The targets of the links and images of a page, in Markdown and HTML."""
+    text = re.sub(r"`[^`\n]*`", "", without_code(page.read_text()))
+    found = re.findall(r"\]\(([^)\s]*)[^)]*\)|\b(?:href|src)=\"([^\"]*)\"|<(https?:[^>]*)>", text)
+    return [next(filter(None, groups), "") for groups in found]
+
+
+@pytest.mark.parametrize("page", TEXTS, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_have_targets(page):
+    """Of links to other hosts only the form is checked; mkdocs checks the anchors of the reference."""
+    for link in links(page):
+        parts = urllib.parse.urlsplit(link)
+        if parts.scheme:
+            assert parts.scheme in ("http", "https", "mailto"), link
+            assert parts.scheme == "mailto" or re.fullmatch(r"[\w.-]+\.\w+", parts.netloc), link
+            continue
+        target = page if not parts.path else page.parent / parts.path
+        assert target.exists(), f"{link}: no such file"
+        assert target.resolve().is_relative_to(ROOT), f"{link} is outside of the repository"
+        if page.is_relative_to(ROOT / "docs"):
+            assert target.resolve().is_relative_to(ROOT / "docs"), f"{link} is not a part of the site"
+        if parts.fragment and "reference" not in target.parts:
+            assert parts.fragment in anchors(target), f"{link}: no such heading"
+
+
+@pytest.mark.parametrize("page", [t for t in TEXTS if t.name != "CHANGELOG.md"], ids=lambda p: str(p.relative_to(ROOT)))
+def test_files_that_are_named_exist(page):
+    """Paths from the root of the repository in `code` or commands."""
+    named = re.findall(rf"(?<=[`\s]){FOLDERS}[\w./-]*\w(?=[`\s/])", page.read_text())
+    missing = [name for name in named if not (ROOT / name).exists() and not (page.parent / name).exists()]
+    assert not missing
+
+
+@pytest.mark.slow
+def test_the_site_has_an_index_for_search_and_one_for_language_models(tmp_path, monkeypatch):
+    """Both have every page of the navigation, which the hook `docs/llms.py` and mkdocs read from mkdocs.yml."""
+    if importlib.util.find_spec("mkdocs") is None or importlib.util.find_spec("mkdocstrings") is None:
+        pytest.skip("needs the extra docs")
+    from mkdocs.commands.build import build
+    from mkdocs.config import load_config
+
+    monkeypatch.chdir(ROOT)
+    build(load_config(str(ROOT / "mkdocs.yml"), site_dir=str(tmp_path)))
+    pages = re.findall(r"(\S+)\.md$", (ROOT / "mkdocs.yml").read_text().partition("\nnav:")[2], flags=re.M)
+    index = json.loads((tmp_path / "search" / "search_index.json").read_text())["docs"]
+    assert {f"{page}.html" for page in pages} <= {entry["location"].partition("#")[0] for entry in index}
+    listed = re.findall(r"^- \[[^]]+\]\(([^)]+)\): \S", (tmp_path / "llms.txt").read_text(), flags=re.M)
+    assert {name.partition(".")[0] for name in listed} == set(pages)
+    assert all((tmp_path / name).is_file() for name in listed)
+    assert "--8<--" not in (tmp_path / "howto" / "own-parts.md").read_text()
