@@ -199,9 +199,11 @@ class _Components(Components):
         name = self.config.coupling.name
         outside = Outside(COUPLING, self.plugins)
         coupling = make("coupling.name", name, COUPLINGS, self._plain_path, outside=outside)
-        labelled = conditions.named(self.fields, "label") is not None
-        if getattr(coupling, "condition_weight", 0.0) and not labelled:
+        weight = getattr(coupling, "condition_weight", 0.0)
+        if math.isinf(weight) and conditions.named(self.fields, "label") is None:
             raise ConfigError(f"coupling.name {name!r} pairs samples of equal labels, so it needs data.cond=label")
+        if weight and not self.fields:
+            raise ConfigError(f"coupling.name {name!r} compares the conditions of samples, so it needs data.cond")
         if self.config.data.pairs and not isinstance(coupling, couplings.Independent):
             raise ConfigError(
                 f"coupling.name {name!r} has no effect, because data.pairs {self.config.data.pairs!r} gives the pairs: "

@@ -1,11 +1,13 @@
 """Cells of the grid from a config: what fits together runs, and what does not says why in one line."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from flowjax import couplings
 from flowjax.batch import Batch
-from flowjax.build import build
+from flowjax.build import build, data_arguments
 from flowjax.config import changed, defaults, resolve
 from flowjax.data import DataSpec, open_dataset
 from flowjax.errors import ConfigError
@@ -49,7 +51,7 @@ def problem(overrides):
         section, _, leaf = key.rpartition(".")
         (config[section] if section else config)[leaf] = value
     config = resolve(config)
-    dataset = open_dataset(config.data.name)
+    dataset = open_dataset(*data_arguments(config))
     return config, dataset, build(config, dataset.spec)
 
 
@@ -85,6 +87,7 @@ def test_a_class_aware_coupling_trains_in_the_compiled_loop():
         ({"coupling.name": "sinkhorn"}, "give its regularisation"),
         ({"coupling.name": "sinkhorn(-1)"}, "must be positive"),
         ({"coupling.name": "class_ot"}, "needs data.cond=label"),
+        ({"coupling.name": "conditional_ot(2)"}, "compares the conditions of samples, so it needs data.cond"),
         ({"path.schedule": "vp(20, 0.1)"}, "beta_min <= beta_max"),
         ({"path.schedule": "vp(1, 2, 3)"}, "the signature is vp(beta_min: number = 0.1, beta_max: number = 20.0)"),
         ({"path.schedule": "vp(1"}, "was never closed"),
@@ -107,6 +110,18 @@ def test_what_does_not_fit_says_why(overrides, message):
         problem(overrides)
     assert message in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_a_coupling_may_compare_conditions_without_labels(tmp_path):
+    rows = np.random.default_rng(0).normal(size=(64, 2)).astype(np.float32)
+    np.savez(tmp_path / "rows.npz", x=rows, obs=rows[:, :1])
+    data = {"data.name": "npz", "data.path": str(tmp_path / "rows.npz"), "data.cond": ("obs",)}
+    built = problem({**data, "coupling.name": "conditional_ot(2)"})[2]
+    x0, x1, cond = jnp.asarray(rows[8:16]), jnp.asarray(rows[:8]), {"obs": jnp.asarray(rows[:8, :1])}
+    paired, plain = (c(None, x0, x1, cond) for c in (built.coupling, couplings.MinibatchOT()))
+    assert not np.array_equal(paired, plain)
+    with pytest.raises(ConfigError, match=r"needs data.cond=label"):
+        problem({**data, "coupling.name": "class_ot"})
 
 
 def test_a_path_is_gaussian_wherever_it_can_be():

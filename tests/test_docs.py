@@ -1,5 +1,6 @@
 """Of the README and the documentation, the Python runs, the flags of commands exist, and the links have targets."""
 
+import ast
 import importlib.util
 import json
 import re
@@ -108,6 +109,28 @@ def test_files_that_are_named_exist(page):
     named = re.findall(rf"(?<=[`\s]){FOLDERS}[\w./-]*\w(?=[`\s/])", page.read_text())
     missing = [name for name in named if not (ROOT / name).exists() and not (page.parent / name).exists()]
     assert not missing
+
+
+def messages() -> list[str]:
+    """The strings in the source of flowjax, with `…` in place of each value in an f-string."""
+    found = []
+    for file in (ROOT / "flowjax").rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.JoinedStr):
+                found.append("".join(v.value if isinstance(v, ast.Constant) else "…" for v in node.values))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                found.append(node.value)
+    return found
+
+
+def test_the_errors_of_the_page_on_troubleshooting_are_those_of_the_source():
+    page = (ROOT / "docs" / "howto" / "troubleshooting.md").read_text()
+    quoted = re.findall(r"^- `([^`]+)`<br>$", page, flags=re.M)
+    assert len(quoted) > 40
+    source = messages()
+    for quote in quoted:
+        pattern = re.compile(re.escape(quote.strip("…")).replace("…", ".*"), flags=re.S)
+        assert any(pattern.search(text) for text in source), quote
 
 
 @pytest.mark.slow
