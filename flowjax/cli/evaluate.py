@@ -18,6 +18,8 @@ computed once, and kept in $FLOWJAX_CACHE or ~/.cache/flowjax. FID depends on th
 50,000, its bias is estimated. --inception is the precision of that network's convolutions: default is TF32 on a GPU,
 which is faster. A metric of your own is a function of the features of the samples and of the data, my_module:my_metric.
 
+The result is also kept in WORKDIR/metrics, where `flowjax report`, `compare` and `sweep` find it.
+
 Several processes (see `flowjax train --help`) each draw a part of the samples, and compute the features of that part.
 
 example:
@@ -36,6 +38,12 @@ __all__ = ["run"]
 
 _OF_IMAGES = ("num", "samples", "split", "inception")
 
+_NO_SETTINGS = (
+    *("workdir", "checkpoint", "batch", "compilation_cache", "plugins", "coordinator_address", "num_processes"),
+    *("process_id", "heartbeat_timeout", "initialization_timeout"),
+)
+"""Flags that do not change the metrics of a checkpoint, whose step is kept with them."""
+
 
 def run(argv: list[str]) -> dict[str, Any]:
     values = flags.parse(_define(of_images=True), argv, __doc__ or "")
@@ -52,6 +60,8 @@ def run(argv: list[str]) -> dict[str, Any]:
     from flowjax.data.arrays import read_npz
     from flowjax.inference import evaluation
     from flowjax.inference.data_of_run import dataset_of
+    from flowjax.inference.kept_metrics import keep_metrics
+    from flowjax.training.processes import is_primary
     from flowjax.training.writers import say
 
     join(values)
@@ -78,6 +88,8 @@ def run(argv: list[str]) -> dict[str, Any]:
         )
     for key, value in result.items():
         say(f"{key:<18}{value:>12.5g}")
+    if is_primary():
+        keep_metrics(opened, flags.settings(values, _NO_SETTINGS), result)
     return result
 
 

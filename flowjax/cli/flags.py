@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ __all__ = [
     "plugins",
     "require",
     "run_workdir",
+    "settings",
     "start_processes",
 ]
 
@@ -262,6 +264,12 @@ def _check_values(values: flags.FlagValues) -> None:
             reason = next(filter(None, map(text_fault, [value] if isinstance(value, str) else value)), None)
         if reason:
             raise UsageError(f"--{name} {reason}")
+
+
+def settings(values: flags.FlagValues, without: Container[str]) -> dict[str, Any]:
+    """Returns the flags that were given another value than their default, by name, except for those in `without`."""
+    given = [name for name in values if values[name].present and values[name].value != values[name].default]
+    return {name: values[name].value for name in sorted(given) if name not in without}
 
 
 def require(values: flags.FlagValues, name: str) -> str:

@@ -1,44 +1,45 @@
 """Train over a grid of config values, and tabulate the results.
 
 usage: flowjax sweep --config FILE|NAME --workdir DIR --grid KEY=VALUES [KEY=VALUES ...] [--config.KEY=VALUE ...]
-           [--only I | --collect | --dry_run]
+           [--evaluate] [--metrics NAMES] [--only I | --collect | --dry_run]
 
 VALUES are separated by commas, and 0..4 is 0, 1, 2, 3, 4. Each point of the grid is a run in its own folder of DIR. The
 points are trained one after the other; finished runs are not repeated, and a run that fails does not stop the others.
-The table averages over `seed`, and is also written to DIR/sweep.json. --only I trains only point I, as in a task of a
-SLURM array (scripts/launch/slurm_sweep.sh). --collect trains nothing, and makes the table of the runs that exist.
---dry_run builds every point without training it, and names the first one that cannot be trained. A grid has at most
-10,000 points.
+The table has means and standard deviations over `seed`, and is also written to DIR/sweep.json, sweep.csv and sweep.md.
+--only I trains only point I, as in a task of a SLURM array (scripts/launch/slurm_sweep.sh). --collect trains nothing,
+and makes the table of the runs that exist. --dry_run builds every point without training it, and names the first one
+that cannot be trained. A grid has at most 10,000 points.
+
+--evaluate adds the metrics of `flowjax evaluate` to the table: each finished run is evaluated, unless this was done
+before with the same settings. --metrics chooses the metrics: those of the data set (nll, kl, w2, ...) and those of
+images (fid, kid, ...), which take --num samples. --solver, --steps, --rtol and --atol apply to the evaluation.
 
 example:
-  flowjax sweep --config gaussians8 --workdir runs/lr --grid train.lr=1e-3,3e-3 seed=0..2 --config.train.steps=2000
+  flowjax sweep --config gaussians8 --workdir runs/lr --grid train.lr=1e-3,3e-3 seed=0..2 --metrics kl,w2
 """
 
 import itertools
 import json
 import math
 import re
-import statistics
 import sys
 from collections import Counter
+from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import Any
 
 from absl import flags as absl_flags
 
 from flowjax.arguments import separate
-from flowjax.cli import flags
+from flowjax.cli import cache, flags, sweep_metrics, sweep_table
 from flowjax.cli.cautions import cautions
 from flowjax.cli.config_file import read_config
+from flowjax.cli.sweep_table import Point, point_name
 from flowjax.config import Config, changed, literal, own_plugins
-from flowjax.files import json_text, written
 
-__all__ = ["Point", "Runs", "run"]
+__all__ = ["Runs", "run"]
 
 _MAX_POINTS = 10_000
-
-Point = dict[str, Any]
-"""A value for each key of the grid."""
 
 
 def run(argv: list[str]) -> dict[str, Any]:
@@ -54,7 +55,9 @@ def run(argv: list[str]) -> dict[str, Any]:
     absl_flags.DEFINE_bool(
         "dry_run", False, "build every point of the grid, print their names, and stop", flag_values=values
     )
+    sweep_metrics.define(values)
     config = read_config(values, rest, __doc__ or "")
+    request = sweep_metrics.requested(values)
     workdir = Path(flags.require(values, "workdir"))
     if not grid:
         raise flags.UsageError("--grid is required: KEY=VALUES, such as train.lr=1e-3,3e-3 or seed=0..4")
@@ -63,7 +66,7 @@ def run(argv: list[str]) -> dict[str, Any]:
         raise flags.UsageError(f"--grid has {count:,} points, and at most {_MAX_POINTS:,} are possible")
     points = [dict(zip(grid, chosen, strict=True)) for chosen in itertools.product(*grid.values())]
     configs = [changed(config, point, plugins=None) for point in points]  # all are checked before the first is run
-    folders = [workdir / _name(point) for point in points]
+    folders = [workdir / point_name(point) for point in points]
     if long := next((folder.name for folder in folders if len(folder.name.encode()) > 250), None):
         raise flags.UsageError(f"--grid: {long[:60]}... is too long for the name of a folder: sweep over fewer keys")
     if again := [name for name, times in Counter(folder.name for folder in folders).items() if times > 1]:
@@ -75,15 +78,48 @@ def run(argv: list[str]) -> dict[str, Any]:
     if values.dry_run:
         _build_all(configs, folders)
         return {"workdir": str(workdir), "points": [folder.name for folder in folders]}
-    failed = {}
-    if not values.collect:
-        chosen = range(len(points)) if values.only is None else [values.only]
-        failed = _train([(configs[i], folders[i]) for i in chosen], values.compilation_cache)
-    result = _collect(points, configs, folders, failed) | {"workdir": str(workdir)}
+    chosen = range(len(points)) if values.only is None else [values.only]
+    runs = [(configs[i], folders[i]) for i in chosen]
+    if not values.collect or request is not None:
+        cache.use(values.compilation_cache)
+    failed = {} if values.collect else _train(runs)
+    metrics: dict[Path, dict[str, Any]] = {}
+    if request is not None:
+        finished = [run for run in runs if run[1].name not in failed and _last_record(*run)]
+        metrics, faults = sweep_metrics.evaluate(finished, request)
+    else:
+        faults = {}
+    result = {"table": _table(points, configs, folders, failed, metrics), "failed": failed | faults}
+    names = () if request is None else request.names
+    for line in sweep_table.lines(result["table"], names):
+        sys.stderr.write(f"{line}\n")
+    result["workdir"] = str(workdir)
     if values.only is None:
-        with written(workdir / "sweep.json") as part:
-            part.write_text(json_text(result, indent=2) + "\n")
+        sweep_table.write(workdir, result, names)
     return result
+
+
+def _table(
+    points: list[Point],
+    configs: list[Config],
+    folders: list[Path],
+    failed: Container[str],
+    metrics: Mapping[Path, dict[str, Any]],
+) -> list[dict[str, Any]]:
+    """Returns the rows of the table: the last losses and the metrics of the finished runs, averaged over seeds."""
+    results = []
+    for point, config, folder in zip(points, configs, folders, strict=True):
+        record = None if folder.name in failed else _last_record(config, folder)
+        results.append(sweep_table.PointResult(point, record, metrics.get(folder, {})))
+    return sweep_table.rows(results)
+
+
+def _last_record(config: Config, folder: Path) -> dict[str, Any] | None:
+    """Returns the last record of a run, or None if the run is not finished."""
+    from flowjax.training.writers import read_metrics
+
+    records = read_metrics(folder / "metrics.jsonl")
+    return records[-1] if records and records[-1]["step"] >= config.train.steps else None
 
 
 def _build_all(configs: list[Config], folders: list[Path]) -> None:
@@ -156,20 +192,13 @@ def _values(text: str) -> list[Any]:
     return [literal(text)]
 
 
-def _name(point: Point) -> str:
-    """Returns the folder of a point, such as train.lr=0.001,seed=0."""
-    return re.sub(r"[^\w.,=()+-]", "_", ",".join(f"{key}={value}" for key, value in point.items()))
-
-
 Runs = list[tuple[Config, Path]]
 
 
-def _train(runs: Runs, cache_folder: str | None) -> dict[str, str]:
+def _train(runs: Runs) -> dict[str, str]:
     """Trains one run after the other. Returns the reasons of those that failed, by folder."""
-    from flowjax.cli import cache
     from flowjax.training.writers import say
 
-    cache.use(cache_folder)
     failed: dict[str, str] = {}
     for i, run in enumerate(runs, 1):
         if fault := _one(run, len(runs) == 1, f"{i} of {len(runs)}"):
@@ -194,34 +223,3 @@ def _one(run: tuple[Config, Path], strict: bool, label: str) -> str | None:
         if strict:
             raise
         return " ".join(str(error).split())
-
-
-def _collect(points: list[Point], configs: list[Config], folders: list[Path], failed: dict[str, str]) -> dict[str, Any]:
-    """Prints and returns the last losses of the finished runs of each point, averaged over seeds."""
-    from flowjax.training.writers import read_metrics, say
-
-    groups: dict[str, list[tuple[dict[str, Any], Path]]] = {}
-    for point, config, folder in zip(points, configs, folders, strict=True):
-        records = read_metrics(folder / "metrics.jsonl")
-        group = _name({key: value for key, value in point.items() if key != "seed"}) or "all"
-        groups.setdefault(group, [])
-        if records and records[-1]["step"] >= config.train.steps and folder.name not in failed:
-            groups[group].append((records[-1], folder))
-    rows = []
-    for group, found in groups.items():
-        row: dict[str, Any] = {"point": group, "runs": len(found)}
-        for key in ("step", "loss", "val_loss"):
-            numbers = [math.nan if record[key] is None else record[key] for record, _ in found]
-            row[key] = statistics.fmean(numbers) if numbers else None
-            if key != "step":
-                row[f"{key}_std"] = (
-                    statistics.stdev(numbers) if len(numbers) > 1 and all(map(math.isfinite, numbers)) else None
-                )
-        rows.append(row)
-    width = max(len(row["point"]) for row in rows)
-    text = lambda mean, std: "-" if mean is None else f"{mean:.5g}" + ("" if std is None else f" +- {std:.2g}")
-    say(f"{'point':<{width}}  runs  {'loss':<20}  validation loss")
-    for row in rows:
-        loss, val = (text(row[key], row[f"{key}_std"]) for key in ("loss", "val_loss"))
-        say(f"{row['point']:<{width}}  {row['runs']:>4}  {loss:<20}  {val}")
-    return {"table": rows, "failed": failed}

@@ -30,7 +30,13 @@ from flowjax.metrics.reference import reference_statistics
 from flowjax.training import processes
 from flowjax.training.writers import say
 
-__all__ = ["evaluate", "evaluate_images"]
+__all__ = ["OF_DATA", "evaluate", "evaluate_images"]
+
+OF_DATA = (
+    *("nll", "nll_stderr", "bits_per_dim", "kl", "kl_stderr", "w2_squared", "w2", "w2_squared_true", "mmd"),
+    *("npe", "path_energy", "w2_squared_source", "mode_share_min", "mode_share_max"),
+)
+"""The metrics that `evaluate` computes where they are defined."""
 
 _PAIRS, _PAIR_SIZE, _SOURCE_PAIRS = 25, 1000, 10
 _HELD_OUT = 20_000

@@ -89,3 +89,59 @@ def test_bad_grids_are_one_line(flowjax, tmp_path, arguments, message):
     assert code == 2
     assert message in error
     assert error.count("\n") == 1
+
+
+def test_the_metrics_of_runs_are_tabulated_over_seeds(flowjax, tmp_path, monkeypatch):
+    """Means and deviations of numbers that differ between seeds; what was evaluated before is not evaluated again."""
+    from flowjax.inference import evaluation, figures
+
+    monkeypatch.setattr(figures, "draw_all", lambda *a: None)
+    calls = []
+
+    def evaluate(run, dataset, **options):
+        calls.append(run.config.seed)
+        return {"kl": 0.1 + run.config.seed, "w2": 2.0, "mode_share_min": 0.1, "npe": float("nan")}
+
+    monkeypatch.setattr(evaluation, "evaluate", evaluate)
+    command = ["sweep", "--config", "moons", "--workdir", str(tmp_path), *SMALL, "--grid", "train.lr=1e-2", "seed=0..2"]
+    code, result, error = flowjax(*command, "--metrics=kl,w2")
+    assert code == 0, error
+    [row] = result["table"]
+    assert row["values"] == {"train.lr": 0.01}
+    assert row["metrics"]["kl"] == {"mean": pytest.approx(1.1), "std": pytest.approx(1.0), "runs": 3}
+    assert row["metrics"]["npe"] == {"mean": None, "std": None, "runs": 0}
+    header, line = [line.split(",") for line in (tmp_path / "sweep.csv").read_text().splitlines()]
+    assert dict(zip(header, line, strict=True))["w2_std"] == "0.0"
+    table = (tmp_path / "sweep.md").read_text().splitlines()
+    assert table[0] == "| train.lr | runs | loss | validation loss | kl | w2 |"
+    assert table[2].endswith("| 1.1 ± 1.0 | 2 ± 0 |")
+    assert "1.1 +- 1.0" in error
+    assert len(calls) == 3
+    _, again, _ = flowjax(*command, "--evaluate", "--collect")
+    assert (again["table"], len(calls)) == (result["table"], 3)
+    _, _, error = flowjax(*command[:-1], "--evaluate", "--collect", "--steps=20", "--solver=rk4")
+    assert len(calls) == 3  # there is no run without a seed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--metrics=kl,fidd"], "--metrics: unknown metric 'fidd'; did you mean 'fid'?"),
+        (["--num=100"], "--num has a meaning only together with --evaluate"),
+        (["--evaluate", "--solver=ddim", "--steps=9"], "--solver: "),
+    ],
+)
+def test_bad_requests_of_metrics_are_one_line(flowjax, tmp_path, arguments, message):
+    grid = ["--grid", "seed=0..1"]
+    code, _, error = flowjax("sweep", "--config", "moons", "--workdir", str(tmp_path), *arguments, *grid)
+    assert (code, error.count("\n")) == (2, 1)
+    assert message in error
+
+
+def test_one_seed_has_no_deviation():
+    from flowjax.cli.sweep_table import PointResult, lines, rows
+
+    record = {"step": 5, "loss": 1.0, "val_loss": None}
+    table = rows([PointResult({"train.lr": lr, "seed": 0}, record) for lr in (1, 2)])
+    assert "Each point has one finished run" in lines(table)[-1]
+    assert "nan" in lines(table)[1]
