@@ -16,7 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from flowjax.reproduce.shipped import shipped_experiments
+from flowjax.reproduce.shipped import load_experiment, missing, shipped_experiments
 
 ROOT = Path(__file__).parent.parent
 IN_TURN = 3
@@ -67,6 +67,9 @@ def main() -> int:
         if time.perf_counter() - start > 60 * args.minutes:
             print(f"not run, as {args.minutes:g} minutes are over: {', '.join(names[i:])}")
             break
+        if (what := missing(load_experiment(folders[name]).quick)) is not None:
+            print(f"{name:<32}  skipped: {what}", flush=True)
+            continue
         began = time.perf_counter()
         wrong = run(name)
         failed += bool(wrong)

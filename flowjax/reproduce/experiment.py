@@ -25,6 +25,7 @@ class Form:
         cost: the expected time and the machine, such as "30 minutes on one H200".
         seeds: the number of seeds. Seeds are 0, 1, ....
         accelerator: whether the form is meant for a GPU or TPU.
+        needs: the prepared data sets that it reads, and `inception` for the Inception weights.
         published: published values by setting and metric, as numbers or as text such as "0.018 ± 0.002". They belong to
             the form that measures the same quantity.
     """
@@ -32,6 +33,7 @@ class Form:
     cost: str
     seeds: int = 1
     accelerator: bool = False
+    needs: tuple[str, ...] = ()
     published: Mapping[str, Mapping[str, float | str]] = field(default_factory=dict)
 
 

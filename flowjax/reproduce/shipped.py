@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING
 
 import jax
 
-from flowjax.errors import ConfigError, unknown
+from flowjax.data import DataError, open_dataset
+from flowjax.errors import ConfigError, WeightsError, unknown
 from flowjax.files import written
+from flowjax.metrics.inception import load_inception
 from flowjax.reproduce.experiment import Experiment, Form
 from flowjax.reproduce.results import Results, deviations, markdown_table, write_results
 from flowjax.reproduce.study import Study
@@ -27,6 +29,7 @@ __all__ = [
     "expected_values",
     "form_of",
     "load_experiment",
+    "missing",
     "page_with_table",
     "reproduce",
     "results_file",
@@ -77,6 +80,19 @@ def expected_values(folder: Path, quick: bool) -> Mapping[str, Mapping[str, list
     return json.loads(path.read_text()).get("quick" if quick else "full", {}) if path.exists() else {}
 
 
+def missing(form: Form) -> str | None:
+    """What has to be prepared before a form can run, in one line, or None if everything is there."""
+    try:
+        for name in form.needs:
+            if name == "inception":
+                load_inception()
+            else:
+                open_dataset(name)
+    except (DataError, WeightsError) as error:
+        return str(error)
+    return None
+
+
 def state_of(folder: Path) -> str:
     """`done` if the folder has results of the full form, `quick only`, or `not yet run`."""
     if (folder / results_file(quick=False)).exists():
@@ -107,6 +123,8 @@ def reproduce(name: str, quick: bool, out: Path, update: bool = False) -> tuple[
     form = form_of(experiment, quick)
     if update and folder.is_relative_to(EXPERIMENT_FOLDERS[0]):
         raise ConfigError("--update writes into experiments/ of a checkout, and this flowjax is installed without one")
+    if (what := missing(form)) is not None:
+        raise ConfigError(f"{name}: {what}")
     if form.accelerator and jax.default_backend() == "cpu":
         say(f"reproduce: warning: {name} is meant for an accelerator ({form.cost}); --quick is the form for a CPU")
     study = Study(out, quick, range(form.seeds))
