@@ -16,9 +16,9 @@ from matplotlib.figure import Figure
 from flowjax.build import build
 from flowjax.config import Config, changed, defaults
 from flowjax.inference import Run, SolverSettings, evaluate_images, log_prob, sample
+from flowjax.inference.data_of_run import dataset_of
 from flowjax.metrics import frechet_distance
 from flowjax.reproduce import Experiment, Form, Results, Study
-from flowjax.inference.data_of_run import dataset_of
 
 OBJECTIVES = {
     "FM-OT": {"path.schedule": "condot", "prediction": "velocity"},
