@@ -3,7 +3,7 @@
     python scripts/notebooks.py                  # build all: execute NAME.py, and write NAME.ipynb with outputs
     python scripts/notebooks.py 02               # build those whose names start with 02
     python scripts/notebooks.py --check 02 05    # run two and write nothing; exit code 1 if one of them fails
-    python scripts/notebooks.py --stamp          # write the address of the repository again, and run nothing
+    python scripts/notebooks.py --text           # write the address and the text, not the code, and run nothing
 
 A notebook is written as NAME.py in the percent format of jupytext. Its link to Colab and its first code cell, which
 installs flowjax where it is missing, are written by this script from `REPOSITORY`, the only place with the address;
@@ -54,7 +54,7 @@ import subprocess
 import sys
 
 if importlib.util.find_spec("flowjax") is None:  # the package called flowjax on PyPI is a different library
-    source = "flowjax-research @ git+https://github.com/{REPOSITORY}"
+    source = "flowjax-research[data,plots] @ git+https://github.com/{REPOSITORY}"
     subprocess.run([sys.executable, "-m", "pip", "install", "-q", source], check=True)"""
 
 
@@ -138,16 +138,18 @@ def _fewer_colours(png: str) -> str:
     return base64.b64encode(out.getvalue()).decode()
 
 
-def _stamp(source: Path) -> None:
-    """Writes the address into a source and, if it is built, into the first cells of the notebook."""
+def _write_text(source: Path) -> None:
+    """Writes the address into a source and, if its other code is that of the notebook, all text into the notebook."""
     import nbformat
 
     source.write_text(stamped(source.read_text(), source.stem))
     if (path := source.with_suffix(".ipynb")).exists():
-        built = read(path)
-        for old, new in zip(built.cells[:2], read(source).cells, strict=False):
-            old.source = new.source
-        nbformat.write(built, path)
+        built, cells = read(path), read(source).cells
+        code = lambda cells: [(cell.cell_type, cell.cell_type == "code" and cell.source) for cell in cells[2:]]
+        if code(built.cells) == code(cells):
+            for old, new in zip(built.cells, cells, strict=True):
+                old.source = new.source
+            nbformat.write(built, path)
     links = r"https://colab\.research\.google\.com/github/\S+?/(\w+)\.ipynb"
     _PAGE.write_text(re.sub(links, lambda link: colab(link[1]), _PAGE.read_text()))
 
@@ -155,7 +157,7 @@ def _stamp(source: Path) -> None:
 def _build(source: Path) -> None:
     import nbformat
 
-    _stamp(source)
+    _write_text(source)
     notebook = read(source)
     _execute(notebook)
     _strip(notebook)
@@ -177,12 +179,12 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Builds the notebooks, or checks that they run.")
     parser.add_argument("names", nargs="*", metavar="NAME", help="a notebook, or the start of its name; all by default")
     parser.add_argument("--check", action="store_true", help="run the notebooks without writing anything")
-    parser.add_argument("--stamp", action="store_true", help="write the address of the repository, and run nothing")
+    parser.add_argument("--text", action="store_true", help="write the address and the text, and run nothing")
     arguments = parser.parse_args(argv)
     sources = _chosen(arguments.names)
-    if arguments.stamp:
+    if arguments.text:
         for source in sources:
-            _stamp(source)
+            _write_text(source)
         return 0
     from nbclient.exceptions import CellExecutionError, CellTimeoutError
 

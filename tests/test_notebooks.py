@@ -42,7 +42,7 @@ def test_a_notebook_was_run_from_the_top(name):
 def test_nothing_installs_another_package_of_the_same_name():
     for path in [*notebooks.FOLDER.iterdir(), ROOT / "docs" / "notebooks.md"]:
         assert "pip install flowjax" not in path.read_text()
-    assert "flowjax-research @ git+https://github.com/" in notebooks.install_cell()
+    assert "flowjax-research[data,plots] @ git+https://github.com/" in notebooks.install_cell()
 
 
 def test_the_documentation_lists_every_notebook():

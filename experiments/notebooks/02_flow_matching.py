@@ -30,7 +30,7 @@ import subprocess
 import sys
 
 if importlib.util.find_spec("flowjax") is None:  # the package called flowjax on PyPI is a different library
-    source = "flowjax-research @ git+https://github.com/OWNER/flowjax"
+    source = "flowjax-research[data,plots] @ git+https://github.com/OWNER/flowjax"
     subprocess.run([sys.executable, "-m", "pip", "install", "-q", source], check=True)
 
 # %%
@@ -151,6 +151,7 @@ show(axes[1], states[0, :150], "trajectories (black: noise)", color="k")
 show(axes[1], states[-1, :150], "trajectories (black: noise)", color="tab:blue")
 show(axes[2], truth, "samples (blue) and data (orange)", color="tab:orange")
 show(axes[2], states[-1], "samples (blue) and data (orange)", color="tab:blue")
+plt.show()
 
 # %% [markdown]
 # **Remarks.**
@@ -211,6 +212,7 @@ for row, (name, v) in enumerate({"independent": independent, "optimal transport"
         x1, stats = flowjax.solvers.solve_ode(v, x0, **options)
         title = f"{name}\n{options['solver']}, {float(stats.nfe.mean()):.0f} evaluations"
         show(axes[2 * row + column], x1, title)
+plt.show()
 
 # %% [markdown]
 # With two Euler steps, the flow of the optimal transport coupling already reaches the ring of modes. That of the

@@ -42,8 +42,10 @@ def run_card(run: Run) -> str:
 
 def _figure(path: Path) -> str:
     """An image element with a small copy of a figure; empty if there is none that can be read."""
-    from PIL import Image
-
+    try:
+        from PIL import Image
+    except ModuleNotFoundError:  # it comes with matplotlib, which drew the figure, perhaps elsewhere
+        return ""
     out = io.BytesIO()
     try:
         with Image.open(path) as image:
