@@ -47,7 +47,8 @@ def join(values: absl_flags.FlagValues) -> None:
 def open_run(values: absl_flags.FlagValues, workdir: str) -> Run:
     """Opens the run that --workdir, --checkpoint, --ema and --width name."""
     plugins = flags.plugins(values)
-    solver(values)  # a bad solver is refused before anything is read
+    if "solver" in values:
+        solver(values)  # a bad solver is refused before anything is read
     if values.width is not None and not values.ema:
         raise UsageError("--width selects a moving average, so it cannot be used with --no-ema")
     if values.width is not None and not 0 < values.width < 12**-0.5:

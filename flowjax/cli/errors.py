@@ -3,6 +3,7 @@
 from flowjax.data import DataError
 from flowjax.errors import RunFault, out_of_memory
 from flowjax.inference.batches import SolverFault
+from flowjax.inference.figure_inputs import PlotError
 from flowjax.training.checkpoints import CheckpointError
 from flowjax.training.loop import Preempted
 from flowjax.training.snapshots import SnapshotError
@@ -11,7 +12,7 @@ from flowjax.training.workdir import WorkdirError
 USAGE: tuple[type[Exception], ...] = (DataError, WorkdirError, CheckpointError, SnapshotError)
 """Exit code 2: the command cannot be run as given."""
 
-FAULTS: tuple[type[Exception], ...] = (RunFault, SolverFault)
+FAULTS: tuple[type[Exception], ...] = (RunFault, SolverFault, PlotError)
 """Exit code 1: something failed while the command ran."""
 
 _MEMORY_KNOBS = {
@@ -19,6 +20,7 @@ _MEMORY_KNOBS = {
     "sample": "use a smaller --batch",
     "likelihood": "use a smaller --batch",
     "evaluate": "use a smaller --batch",
+    "plot": "use a smaller --batch",
 }
 """Advice for each command if a device runs out of memory."""
 

@@ -24,6 +24,7 @@ COMMANDS = {
     "sample": "draw samples from a trained run",
     "likelihood": "compute log-likelihoods of points, exactly or by an estimate",
     "evaluate": "compute metrics of a run: those of its data set, or FID and others",
+    "plot": "draw figures of a run again, in vector formats too",
     "reproduce": "list the experiments, or run one and write its table",
     "export": "write the weights of a run into one safetensors file",
     "convert": "convert the weights of a published PyTorch network",

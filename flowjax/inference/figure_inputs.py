@@ -51,11 +51,13 @@ class FigureInputs:
         run: opened with `flowjax.load`.
         given: the data set of the run, if it is open already.
         seed: of the samples.
+        batch: rows per batch of samples and points; 0 for a default.
     """
 
     run: Run
     given: Dataset | None = None
     seed: int = 0
+    batch: int = 0
 
     @cached_property
     def dataset(self) -> Dataset:
@@ -72,11 +74,11 @@ class FigureInputs:
                 num, cond = len(labels), {"label": labels}
             else:
                 cond = conditions_of_test(run, self.dataset, num)
-            drawn = sampling.sample(run, num, self.seed, solver, batch=num, cond=cond)
+            drawn = sampling.sample(run, num, self.seed, solver, batch=self.batch or num, cond=cond)
         else:
             num = POINTS if spec.d < LARGE else _WIDE_POINTS
             drawn = sampling.sample(
-                run, num, self.seed, cond=conditions_of_test(run, self.dataset, num), labels="shares"
+                run, num, self.seed, cond=conditions_of_test(run, self.dataset, num), batch=self.batch, labels="shares"
             )
         check_finite("numbers of the samples", drawn.samples)
         return drawn

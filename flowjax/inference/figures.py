@@ -1,6 +1,7 @@
 """The figures of a run by name: loss curves, samples against data, trajectories, densities and likelihoods."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -26,15 +27,30 @@ from flowjax.inference.figure_inputs import (
 )
 from flowjax.inference.program import source_noise
 from flowjax.inference.run import Run
+from flowjax.ranges import shown
 from flowjax.solvers import solve_ode
 from flowjax.training.writers import read_metrics
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["FIGURES", "FigureInputs", "NamedFigure", "PlotError", "draw", "draw_all", "fitting", "of_training"]
+__all__ = [
+    "FIGURES",
+    "FigureInputs",
+    "NamedFigure",
+    "PlotError",
+    "check_figure",
+    "draw",
+    "draw_all",
+    "fitting",
+    "of_training",
+]
 
 _LINES = 256
+_FEWEST = 1000
+_FEW_CLASSES = 10
+"""Up to this number of classes, the learned density is the sum over the classes, as samples are drawn."""
+
 _FRAMES = 20
 _DENSITY_SIDE = 80
 _SCORED, _LARGE_SCORED = 2000, 128
@@ -68,6 +84,12 @@ def of_training(run: Run) -> tuple[str, ...]:
     return tuple(name for name in fitting(run) if FIGURES[name].of_training)
 
 
+def check_figure(run: Run, name: str) -> None:
+    """Raises a ConfigError, which lists the figures of the run, if it has no figure of this name."""
+    if name not in (names := fitting(run)):
+        raise ConfigError(f"this run has no figure {shown(name)}; its figures are {', '.join(names)}")
+
+
 def draw(inputs: FigureInputs, name: str) -> "Figure":
     """Draws a figure of a run.
 
@@ -79,8 +101,7 @@ def draw(inputs: FigureInputs, name: str) -> "Figure":
         ConfigError: if the run has no figure of this name; the message lists those that it has.
         PlotError: if parameters or samples are not finite.
     """
-    if name not in (names := fitting(inputs.run)):
-        raise ConfigError(f"no figure {name!r} of this run; the figures of this run are {', '.join(names)}")
+    check_figure(inputs.run, name)
     if name != "loss":
         check_finite("parameters", *jax.tree.leaves(inputs.run.params))
     return FIGURES[name].draw(inputs)
@@ -120,11 +141,12 @@ def _samples(inputs: FigureInputs) -> "Figure":
 
 def _plane(inputs: FigureInputs) -> "Figure":
     samples, test = inputs.rows
+    samples = samples[: max(len(test), _FEWEST)]  # as many as test points, so that the clouds look equally dense
     labels = inputs.samples.labels
     of_test, spec = inputs.dataset.test_labels, inputs.run.spec
-    if labels is None or of_test is None or spec.num_classes > len(plots.PALETTE):
+    if labels is None or of_test is None or len(spec.classes) > len(plots.PALETTE):
         return plots.samples_against_data(samples, test)
-    return plots.samples_against_data(samples, test, labels, of_test[: len(test)], spec.class_names)
+    return plots.samples_against_data(samples, test, labels[: len(samples)], of_test[: len(test)], spec.class_names)
 
 
 def _images(inputs: FigureInputs) -> "Figure":
@@ -168,7 +190,8 @@ def _trajectories(inputs: FigureInputs) -> "Figure":
 
     noise = source_noise(run, jax.random.key(inputs.seed), rows)
     lines = np.asarray(solve(run.arrays, noise, None if labels is None else {"label": jnp.asarray(labels)}))
-    return plots.trajectories(times, run.spec.finish(lines), labels)
+    shown = labels if len(classes) <= len(plots.PALETTE) else None
+    return plots.trajectories(times, run.spec.finish(lines), shown, run.spec.class_names)
 
 
 def _density(inputs: FigureInputs) -> "Figure":
@@ -181,7 +204,11 @@ def _density(inputs: FigureInputs) -> "Figure":
     densities = {}
     if dataset.log_prob is not None:
         densities["true density"] = on_grid(dataset.log_prob(jnp.asarray(grid)))
-    densities["learned density"] = on_grid(scoring.log_prob(inputs.run, grid, solver=_SOLVER_OF_DENSITY).log_prob)
+    run, score = inputs.run, partial(scoring.log_prob, inputs.run, grid, solver=_SOLVER_OF_DENSITY, batch=inputs.batch)
+    has_few_classes = named(run.fields, "label") is not None and len(run.spec.classes) <= _FEW_CLASSES
+    of_class = lambda k: score(cond={"label": np.full(1, k, np.int32)})
+    learned = scoring.sum_over_classes(run.spec, of_class) if has_few_classes else score()
+    densities["learned density"] = on_grid(learned.log_prob)
     return plots.density(xs, ys, densities)
 
 
@@ -191,10 +218,9 @@ def _likelihood(inputs: FigureInputs) -> "Figure":
     num = _LARGE_SCORED if large else _SCORED
     names = [f.name for f in run.fields if f.name in dataset.test_cond]
     points, cond = dataset.test[:num], {name: dataset.test_cond[name][:num] for name in names}
-    scored = scoring.log_prob(
-        run, points, cond, "hutchinson" if large else "exact", seed=inputs.seed, solver=_SOLVER_OF_DENSITY
-    ).log_prob
-    values = {"test points, model": scored}
+    divergence = "hutchinson" if large else "exact"
+    scored = scoring.log_prob(run, points, cond, divergence, inputs.seed, solver=_SOLVER_OF_DENSITY, batch=inputs.batch)
+    values = {"test points, model": scored.log_prob}
     if dataset.log_prob is not None:
         values["test points, true density"] = np.asarray(dataset.log_prob(jnp.asarray(points)))
     return plots.likelihood_histogram(values)

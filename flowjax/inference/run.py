@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +21,9 @@ from flowjax.training.snapshots import FOLDER, posthoc
 from flowjax.training.state import abstract_state
 from flowjax.training.workdir import read_config
 from flowjax.typing import Params, PyTree
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 __all__ = ["Run", "load"]
 
@@ -150,6 +153,26 @@ class Run:
         from flowjax.inference import scoring
 
         return scoring.log_prob(self, np.asarray(x), **_with_solver(options)).log_prob
+
+    def plot(self, name: str = "samples", format: str | None = None, seed: int = 0) -> "Figure":
+        """Draws a figure of the run, which a notebook shows; its data set is opened if the figure needs it.
+
+        Args:
+            name: of the figure, such as "loss", "samples", "trajectories", "density" or "likelihood". Which figures a
+                run has depends on its data (`flowjax.inference.figures.fitting`).
+            format: "png", "pdf" or "svg" also writes the figure into the folder `plots/` of the workdir.
+            seed: of the samples.
+
+        Raises:
+            ConfigError: if the run has no figure of this name; the message lists those that it has.
+            ValueError: if the format is unknown.
+        """
+        from flowjax.inference import figures
+
+        drawn = figures.draw(figures.FigureInputs(self, seed=seed), name)
+        if format is not None:
+            figures.plots.save(drawn, self.workdir / "plots" / f"{name}.{format}")
+        return drawn
 
     def without_arrays(self) -> "Run":
         """The same run without its parameters and variables, for objects that must not keep them in memory."""

@@ -1,7 +1,7 @@
 """Log-densities of points under a run, in batches of one compiled size, in nats of the data space."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -136,9 +136,13 @@ def log_prob(
 
     if not is_summed:
         return score_given(no_label)
-    # log p(x) = log sum_k p(k) p(x | k)
-    scored = {k: score_given({"label": np.full(1, k, np.int32)}) for k in run.spec.classes}
-    terms = [one.log_prob + math.log(run.spec.shares[k]) for k, one in scored.items()]
+    return sum_over_classes(run.spec, lambda k: score_given({"label": np.full(1, k, np.int32)}))
+
+
+def sum_over_classes(spec: DataSpec, of_class: Callable[[int], LogDensities]) -> LogDensities:
+    """log p(x) = log sum_k p(k) p(x | k), where p(k) is the share of class k, and `of_class(k)` gives log p(x | k)."""
+    scored = {k: of_class(k) for k in spec.classes}
+    terms = [one.log_prob + math.log(spec.shares[k]) for k, one in scored.items()]
     return LogDensities(np.logaddexp.reduce(terms, axis=0), sum(one.nfe for one in scored.values()))
 
 

@@ -43,7 +43,7 @@ def loss_curves(samples_seen: np.ndarray, losses: Mapping[str, np.ndarray]) -> "
         if finite.any():
             ax.plot(samples_seen, values, label=name, lw=1.4, c=colour, marker=marker, ms=4, markevery=isolated)
     _limit_losses(ax, np.stack([*losses.values()]))
-    ax.set(xlabel="samples seen", ylabel="loss", title="loss")
+    ax.set(xlabel="samples seen", ylabel="loss")
     ax.xaxis.set_major_formatter(EngFormatter(sep=""))
     if ax.lines:
         ax.legend()
@@ -132,10 +132,10 @@ def likelihood_histogram(log_probs: Mapping[str, np.ndarray], unit: str = "nats"
     for (name, values), colour in zip(finite.items(), PALETTE, strict=False):
         outside = len(log_probs[name]) - len(values)
         more = f"; {outside:,} infinite" if outside else ""
-        label = f"{name}, mean {values.mean():.4g}{more}" if len(values) else f"{name}{more}"
+        label = f"{name}, mean {values.mean():.2f}{more}" if len(values) else f"{name}{more}"
         ax.hist(values, bins, histtype="stepfilled", fc=f"{colour}40", ec=colour, lw=1.4, label=label)
         if len(values):
             ax.axvline(values.mean(), c=colour, ls="--", lw=1.2)
-    ax.set(xlabel=f"log-likelihood ({unit})", ylabel="number of points", title="log-likelihoods")
+    ax.set(xlabel=f"log-likelihood ({unit})", ylabel="number of points")
     figure.legend(*ax.get_legend_handles_labels(), loc="outside lower center", frameon=False)
     return figure

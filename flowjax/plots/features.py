@@ -43,6 +43,7 @@ def marginals(samples: np.ndarray, data: np.ndarray, names: Sequence[str] = (), 
         ax.set_xlabel(names[i] if names else label_of(i))
         if i % columns == 0:
             ax.set_ylabel("density")
+    figure.align_ylabels()
     _legend(figure, axes[0, 0])
     if d < data.shape[1]:
         figure.suptitle(f"{d} of {data.shape[1]} features", fontsize="medium")
@@ -53,8 +54,8 @@ def pairs(samples: np.ndarray, data: np.ndarray, names: Sequence[str] = (), most
     """Draws pairs of features: the data below the diagonal, the samples above it, and the marginals on it.
 
     Args:
-        samples: (N, d), d at least 2; the first 2,000 are drawn.
-        data: (M, d); the first 2,000 are drawn.
+        samples: (N, d), d at least 2; equally many samples and data are drawn, at most 2,000.
+        data: (M, d).
         names: of the features; x_1, x_2, ... if empty.
         most: the largest number of features; the first ones are shown.
 
@@ -64,6 +65,8 @@ def pairs(samples: np.ndarray, data: np.ndarray, names: Sequence[str] = (), most
     d = min(data.shape[1], most)
     figure, axes = new_figure(d, d, 1.7, 1.7)
     limits = [_limits(data[:, i]) for i in range(d)]
+    shown = min(_POINTS, len(samples), len(data))
+    size = float(np.clip(3000 / max(shown, 1), 3, 10))
     for row in range(d):
         for column in range(d):
             ax = axes[row, column]
@@ -72,8 +75,9 @@ def pairs(samples: np.ndarray, data: np.ndarray, names: Sequence[str] = (), most
                 ax.set_yticks([])
             else:
                 points, colour = (data, DATA) if row > column else (samples, SAMPLES)
-                shown = points[:_POINTS, [column, row]]
-                ax.scatter(*shown.T, s=3, alpha=0.4, lw=0, color=colour, rasterized=True)
+                ax.scatter(
+                    points[:shown, column], points[:shown, row], s=size, alpha=0.4, lw=0, color=colour, rasterized=True
+                )
                 ax.set_ylim(*limits[row])
             ax.set_xlim(*limits[column])
             ax.tick_params(labelsize="small", labelbottom=row == d - 1, labelleft=column == 0 and row > 0)
@@ -97,7 +101,7 @@ def _limits(data: np.ndarray) -> tuple[float, float]:
 
 def _histograms(ax: "Axes", samples: np.ndarray, data: np.ndarray) -> None:
     """Draws the histogram of one feature of the samples over that of the data, with the same bins."""
-    edges = np.linspace(*_limits(data), _BINS + 1)
+    edges = np.linspace(*_limits(data), int(np.clip(2.5 * len(data) ** (1 / 3), 10, _BINS)) + 1)
     heights = lambda values: np.histogram(values, edges)[0] / (len(values) * (edges[1] - edges[0]))
     ax.stairs(heights(data), edges, fill=True, color=f"{DATA}60", lw=0, label="data")
     ax.stairs(heights(samples), edges, color=SAMPLES, lw=1.4, label="samples")

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from flowjax.plots.style import DPI
+from flowjax.plots.style import DPI, class_name
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -19,7 +19,6 @@ _GAP, _EDGE, _LINE = 3, 8, 20
 _CHARACTER = 8
 """Pixels for a character of a caption."""
 
-_LONGEST = 18
 _PER_CLASS = 10
 
 
@@ -45,8 +44,7 @@ def image_grid(
     """
     from flowjax.plots.notebook import NotebookFigure
 
-    named = lambda k: str(class_names[k]) if class_names else str(k)
-    names = [] if labels is None else [_shortened(named(k)) for k in labels]
+    names = [] if labels is None else [class_name(class_names, int(k)) for k in labels]
     by_class = labels is not None and len(labels) >= 2 * len(np.unique(labels))
     if labels is not None and by_class:
         rows = [np.flatnonzero(labels == k)[:_PER_CLASS] for k in np.unique(labels)]
@@ -80,10 +78,6 @@ def image_grid(
     if title:
         text(left + columns * wide / 2, _EDGE + _LINE / 2, title, ha="center", va="center")
     return figure
-
-
-def _shortened(name: str) -> str:
-    return name if len(name) <= _LONGEST else name[: _LONGEST - 1] + "…"
 
 
 def _pixels(images: np.ndarray, levels: int) -> np.ndarray:

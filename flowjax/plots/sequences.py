@@ -29,6 +29,8 @@ def series(samples: np.ndarray, data: np.ndarray, number: int = 6) -> "Figure":
     data, samples = data.reshape(len(data), length, -1), samples.reshape(len(samples), length, -1)
     channels = min(data.shape[2], _MOST_CHANNELS)
     figure, axes = new_figure(channels, 2, 4.2, 2.8 if channels == 1 else 2.1, sharex=True, sharey="row")
+    from matplotlib.ticker import MaxNLocator
+
     position = np.arange(length)
     for column, (title, values) in enumerate((("data", data), ("samples", samples))):
         for channel, ax in enumerate(axes[:, column]):
@@ -39,11 +41,13 @@ def series(samples: np.ndarray, data: np.ndarray, number: int = 6) -> "Figure":
             for line, colour in zip(shown[:number], PALETTE * -(-number // len(PALETTE)), strict=False):
                 ax.plot(position, line, c=colour, lw=1.0)
             ax.margins(x=0)
+            ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes[0, column].set_title(title)
     outer_labels(axes, "position", "$x$")
     for channel, ax in enumerate(axes[:, 0]):
         if channels > 1:
             ax.set_ylabel(label_of(channel))
+    figure.align_ylabels()
     if channels < data.shape[2]:
         figure.suptitle(f"{channels} of {data.shape[2]} channels", fontsize="medium")
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
@@ -67,7 +71,7 @@ def point_sets(
     columns = min(columns, len(samples), len(data))
     exists = np.ones(data.shape[:2], bool) if data_mask is None else data_mask
     limits = square_limits(data[..., :2][exists])
-    figure, axes = new_figure(2, columns, 2.2, 2.3, layout="compressed", sharex=True, sharey=True)
+    figure, axes = new_figure(2, columns, 2.2, 2.5, layout="compressed", sharex=True, sharey=True)
     for i in range(columns):
         for row, points, colour in ((0, data[i][exists[i]], DATA), (1, samples[i], SAMPLES)):
             axes[row, i].scatter(points[:, 0], points[:, 1], s=10, lw=0, alpha=0.8, color=colour)

@@ -1,6 +1,7 @@
 """What all figures share: colours, the size of panels, and the formats of files."""
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,6 +20,7 @@ __all__ = [
     "FORMATS",
     "PALETTE",
     "SAMPLES",
+    "class_name",
     "frame",
     "label_of",
     "new_figure",
@@ -36,6 +38,8 @@ DATA, SAMPLES = "#5A5A5A", PALETTE[0]
 
 DPI = 110
 """Dots per inch of PNG files and notebooks."""
+
+_LONGEST = 18
 
 _RASTER_DPI = 300
 """Dots per inch of clouds of points in vector formats, where thousands of markers would make large files."""
@@ -83,6 +87,12 @@ def label_of(feature: int) -> str:
     return f"$x_{{{feature + 1}}}$"
 
 
+def class_name(names: Sequence[str], label: int) -> str:
+    """The name of a class, shortened to 18 characters, or its number where the classes have no names."""
+    name = str(names[label] if names else label)
+    return name if len(name) <= _LONGEST else name[: _LONGEST - 1] + "…"
+
+
 def square_limits(points: np.ndarray) -> tuple[tuple[float, float], tuple[float, float]]:
     """Returns limits of both axes, of equal length, that contain the points (N, 2) with a margin."""
     low, high = points.min(0), points.max(0)
@@ -92,8 +102,13 @@ def square_limits(points: np.ndarray) -> tuple[tuple[float, float], tuple[float,
 
 
 def frame(ax: "Axes", limits: tuple[tuple[float, float], tuple[float, float]], title: str = "") -> None:
-    """Sets the limits, equal aspect, and the title of a panel of the plane."""
+    """Sets the limits, equal aspect, and the title of a panel of the plane, with the same ticks on both axes."""
+    from matplotlib.ticker import MaxNLocator
+
     ax.set(xlim=limits[0], ylim=limits[1], aspect="equal", title=title)
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_locator(MaxNLocator(8, steps=[1, 2, 5, 10]))
+    ax.ticklabel_format(scilimits=(-3, 4), useMathText=True)
 
 
 def to_bytes(figure: "Figure", format: str = "png") -> bytes:

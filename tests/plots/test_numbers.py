@@ -1,0 +1,84 @@
+"""The numbers that figures show, against NumPy."""
+
+import numpy as np
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+from flowjax import plots
+
+rng = np.random.default_rng(1)
+
+
+def pixels(figure):
+    canvas = FigureCanvasAgg(figure)
+    figure.set_dpi(110)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].astype(int)
+
+
+@pytest.mark.parametrize("losses", [[2.0], [2.0, float("nan"), 1.0], [2.0, 1.0]])
+def test_every_finite_loss_is_visible(losses):
+    """Pixels of the curve's colour, a blue, reach from the first to the last record, in a figure without its legend.
+
+    Where the curve is blended half with the white or grey background, its blue is still 60 above its red.
+    """
+    nothing = np.full(len(losses), np.nan)
+    figure = plots.loss_curves(10.0 * np.arange(len(losses)), {"training": np.array(losses), "validation": nothing})
+    figure.axes[0].get_legend().remove()
+    shown = pixels(figure)
+    columns = np.flatnonzero((shown[..., 2] - shown[..., 0] > 60).any(0))
+    assert len(columns) >= 2
+    if len(losses) > 1:  # from the first record to the last
+        assert np.ptp(columns) > 0.5 * shown.shape[1]
+
+
+def test_the_first_losses_do_not_squeeze_the_others():
+    steps = np.arange(50.0)
+    losses = np.where(steps < 2, 1000.0, -1 + 0.1 * np.cos(steps))
+    low, high = plots.loss_curves(steps, {"training": losses}).axes[0].get_ylim()
+    assert -1.15 < low < -1.1
+    assert -0.9 < high < -0.85
+    falling = plots.loss_curves(steps, {"training": 10.0 ** (-steps / 10)}).axes[0]
+    assert falling.get_yscale() == "log"
+    assert falling.get_ylim()[0] < 10**-4.9
+
+
+def test_lines_have_the_mean_and_the_standard_deviation_of_seeds():
+    y = np.array([[1.0, 0.1], [2.0, 0.2], [6.0, 0.3]])
+    [drawn] = plots.lines({"euler": ([5, 10], y)}, "NFE", "error").axes[0].containers
+    np.testing.assert_allclose(drawn[0].get_ydata(), [3.0, 0.2])
+    [segments] = [bars.get_segments() for bars in drawn[2]]
+    np.testing.assert_allclose([s[1, 1] - s[0, 1] for s in segments], [2 * 7**0.5, 0.2])  # variances 7 and 0.01
+
+
+def test_histograms_are_densities_of_all_rows():
+    """Rows outside the limits, which are those of the data, count in the total."""
+    samples, data = np.array([[0.5]] * 3 + [[50.0]]), rng.random((1000, 1))
+    _, drawn = plots.marginals(samples, data).axes[0].patches
+    heights, edges, _ = drawn.get_data()
+    assert (heights * np.diff(edges)).sum() == pytest.approx(0.75)
+    assert edges[0] < 0 < 1 < edges[-1] < 2
+
+
+def test_images_keep_their_pixels_and_classes_have_rows():
+    """Each of 3 classes has 2 images of one colour; the colours of the first row are those of class 0."""
+    images = rng.integers(0, 256, (6, 1, 1, 3), dtype=np.uint8).repeat(4, 1).repeat(4, 2)
+    labels = np.array([2, 0, 1, 1, 2, 0])
+    shown = pixels(plots.image_grid(images, labels=labels))
+    colours = [tuple(images[i, 0, 0]) for i in (1, 5, 2, 3, 0, 4)]
+    places = [np.argwhere((shown == colour).all(-1)) for colour in colours]
+    assert len({len(place) for place in places}) == 1
+    assert len(places[0]) % 16 == 0  # enlarged by a whole number
+    tops, lefts = (np.array([place.min(0)[axis] for place in places]).reshape(3, 2) for axis in (0, 1))
+    assert (tops[:, 0] == tops[:, 1]).all()
+    assert (np.diff(tops[:, 0]) > 0).all()
+    assert (lefts == lefts[0]).all()
+
+
+def test_density_colours_are_one_scale_whose_bar_says_that_values_are_cut():
+    true, learned = np.full((3, 4), 0.5), np.full((3, 4), 2.0)
+    figure = plots.density(np.arange(4.0), np.arange(3.0), {"true": true, "learned": learned})
+    first, second = (ax.images[0] for ax in figure.axes[:2])
+    assert first.get_clim() == second.get_clim() == (0, 0.5)
+    assert second.colorbar.extend == "max"
+    np.testing.assert_array_equal(second.get_array(), learned)
