@@ -14,6 +14,7 @@ from flowjax import conditions
 from flowjax.build import build, fields_of
 from flowjax.config import Config, resolve
 from flowjax.data import DataSpec
+from flowjax.errors import check_name
 from flowjax.paths import AffinePath
 from flowjax.sources import Source
 from flowjax.training.checkpoints import Checkpoints
@@ -169,6 +170,8 @@ class Run:
         """
         from flowjax.inference import figures
 
+        if format is not None:
+            check_name("format", format, figures.plots.FORMATS)
         drawn = figures.draw(figures.FigureInputs(self, seed=seed), name)
         if format is not None:
             figures.plots.save(drawn, self.workdir / "plots" / f"{name}.{format}")
