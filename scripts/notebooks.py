@@ -31,6 +31,8 @@ _ROOT = Path(__file__).parent.parent
 FOLDER = _ROOT / "experiments" / "notebooks"
 """The folder of the notebooks."""
 _PAGE = _ROOT / "docs" / "notebooks.md"
+_TEMPORARY = re.compile(rf"{re.escape(tempfile.gettempdir())}/(flowjax-)\w+")
+"""The temporary workdir of a run, whose name differs in each execution."""
 _SECONDS = 600
 """Time limit of one cell."""
 _COLOURS = 128
@@ -97,7 +99,7 @@ def _execute(notebook: Any) -> None:
 
     # figures are shown by the backend of the kernel, and the repository is found from the other folder
     environment = {key: value for key, value in os.environ.items() if key != "MPLBACKEND"}
-    environment["PYTHONPATH"] = os.pathsep.join([str(_ROOT), environment.get("PYTHONPATH", "")])
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH")]))
     with tempfile.TemporaryDirectory() as folder:
         client = NotebookClient(
             notebook,
@@ -123,8 +125,10 @@ def _strip(notebook: Any) -> None:
             output.pop("transient", None)
             if output.output_type == "stream":  # each rewriting of a progress bar follows a carriage return
                 lines = (line.rstrip("\r").rpartition("\r")[2].rstrip() for line in output.text.split("\n"))
-                output.text = "\n".join(lines)
-            elif "image/png" in output.get("data", {}):
+                output.text = _TEMPORARY.sub(r"\1", "\n".join(lines))
+            for kind in {"text/plain", "text/html"} & set(output.get("data", {})):
+                output.data[kind] = _TEMPORARY.sub(r"\1", output.data[kind])
+            if "image/png" in output.get("data", {}):
                 output.data["image/png"] = _fewer_colours(output.data["image/png"])
                 output.data.pop("text/plain", None)
 
