@@ -19,6 +19,7 @@ __all__ = [
     "Help",
     "UsageError",
     "check_processes",
+    "check_workdir",
     "define_compilation_cache",
     "define_labels",
     "define_plugins",
@@ -281,8 +282,17 @@ def require(values: flags.FlagValues, name: str) -> str:
 
 
 def run_workdir(values: flags.FlagValues) -> str:
-    """Returns --workdir after a check that it is the folder of a run, which needs no heavy import."""
-    folder = Path(require(values, "workdir")).expanduser()
+    """Returns --workdir after a check that it is the folder of a run (`check_workdir`)."""
+    return check_workdir(require(values, "workdir"))
+
+
+def check_workdir(text: str) -> str:
+    """Returns a folder, with ~ expanded, after a check that it is the folder of a run, which needs no heavy import.
+
+    Raises:
+        UsageError: if it is not.
+    """
+    folder = Path(text).expanduser()
     if not folder.exists():
         raise UsageError(f"{folder} is not the workdir of a run: there is no such folder")
     if folder.is_dir() and not (folder / "config.json").exists():

@@ -26,6 +26,8 @@ COMMANDS = {
     "evaluate": "compute metrics of a run: those of its data set, or FID and others",
     "plot": "draw figures of a run again, in vector formats too",
     "reproduce": "list the experiments, or run one and write its table",
+    "report": "write a report of a run as one HTML page",
+    "compare": "compare runs side by side on one HTML page",
     "export": "write the weights of a run into one safetensors file",
     "convert": "convert the weights of a published PyTorch network",
     "configs": "list the shipped configs, or show what the keys of a config mean",

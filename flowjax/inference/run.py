@@ -26,7 +26,7 @@ from flowjax.typing import Params, PyTree
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["Run", "load"]
+__all__ = ["Run", "at_step", "load"]
 
 
 @dataclass(frozen=True, repr=False)
@@ -238,3 +238,15 @@ def load(
     else:
         params = state.ema if ema else state.params
     return Run(workdir, config, step, spec, method, params, state.variables, tuple(plugins))
+
+
+def at_step(run: Run, step: int) -> Run:
+    """Returns a run at another of its checkpoints, with the moving average of the parameters.
+
+    The method is the same object, so that what was compiled for the run is used again.
+
+    Raises:
+        CheckpointError: if there is no such checkpoint, or it cannot be read.
+    """
+    state = Checkpoints(run.workdir / "checkpoints").restore(step, abstract_state(run.config, run.method))
+    return replace(run, step=step, params=state.ema, variables=state.variables)

@@ -5,7 +5,7 @@ function uses pyplot, so that figures need no display and are freed with the las
 `matplotlib.rcParams` apply.
 """
 
-from flowjax.plots.curves import likelihood_histogram, lines, loss_curves
+from flowjax.plots.curves import likelihood_histogram, lines, loss_curves, training_curves
 from flowjax.plots.features import marginals, pairs
 from flowjax.plots.images import image_grid
 from flowjax.plots.plane import density, samples_against_data, trajectories
@@ -29,5 +29,6 @@ __all__ = [
     "save",
     "series",
     "to_bytes",
+    "training_curves",
     "trajectories",
 ]

@@ -1,6 +1,6 @@
 """Curves: losses over training, quality over cost, and histograms of log-likelihoods."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,18 +11,16 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["likelihood_histogram", "lines", "loss_curves"]
+__all__ = ["likelihood_histogram", "lines", "loss_curves", "training_curves"]
 
 _MARKERS = "osD^vP*X"
+_DASHES = ("-", "--", ":", "-.")
 _START = 0.1
 """The share of the records that do not decide the limits of losses."""
 
 
 def loss_curves(samples_seen: np.ndarray, losses: Mapping[str, np.ndarray]) -> "Figure":
-    """Draws losses over the number of samples seen; values without finite neighbours become points.
-
-    The limits do not include large losses at the start of training, and the axis is logarithmic if the losses that
-    remain are positive and differ by more than a factor of 10.
+    """Draws losses over the number of samples seen, as `training_curves` does.
 
     Args:
         samples_seen: (N,).
@@ -31,30 +29,52 @@ def loss_curves(samples_seen: np.ndarray, losses: Mapping[str, np.ndarray]) -> "
     Returns:
         The figure.
     """
+    return training_curves({name: (samples_seen, values) for name, values in losses.items()}, "loss")
+
+
+def training_curves(curves: Mapping[str, tuple[Any, Any]], quantity: str, *, whole: bool = False) -> "Figure":
+    """Draws a quantity such as a loss over the number of samples seen; values without finite neighbours become points.
+
+    The limits do not include large values at the start of training, and the axis is logarithmic if the values that
+    remain are positive and differ by more than a factor of 10.
+
+    Args:
+        curves: by name, the number of samples seen, (N,), and the values, (N,), with NaN where there is none.
+        quantity: the label of the values.
+        whole: whether the limits include all values, on a linear axis.
+
+    Returns:
+        The figure.
+    """
     figure, axes = new_figure(1, 1, 6.0, 4.0)
     from matplotlib.ticker import EngFormatter
 
-    ax = axes[0, 0]
-    for (name, values), colour in zip(losses.items(), PALETTE, strict=False):
+    ax, drawn = axes[0, 0], []
+    for i, (name, (seen, values)) in enumerate(curves.items()):
+        seen, values = np.asarray(seen, float), np.asarray(values, float)
+        drawn.append(values)
         finite = np.isfinite(values)
         padded = np.pad(finite, 1)
         isolated = finite & ~padded[:-2] & ~padded[2:]  # a line needs two points
-        marker = "o" if isolated.any() else None
+        style: dict[str, Any] = {"marker": "o" if isolated.any() else None, "ms": 4, "markevery": isolated, "lw": 1.4}
         if finite.any():
-            ax.plot(samples_seen, values, label=name, lw=1.4, c=colour, marker=marker, ms=4, markevery=isolated)
-    _limit_losses(ax, np.stack([*losses.values()]))
-    ax.set(xlabel="samples seen", ylabel="loss")
+            dash = _DASHES[i // len(PALETTE) % len(_DASHES)]
+            ax.plot(seen, values, label=name, c=PALETTE[i % len(PALETTE)], ls=dash, **style)
+    if not whole:
+        _limit_values(ax, drawn)
+    ax.set(xlabel="samples seen", ylabel=quantity)
     ax.xaxis.set_major_formatter(EngFormatter(sep=""))
-    if ax.lines:
+    if len(ax.lines) > 1 or (ax.lines and ax.lines[0].get_label() != quantity):
         ax.legend()
     ax.grid(alpha=0.3, which="both")
     return figure
 
 
-def _limit_losses(ax: "Axes", losses: np.ndarray) -> None:
-    """Sets the limits and the scale of the axis of losses (K, N)."""
-    settled = losses[:, int(np.ceil(_START * losses.shape[1])) :] if losses.shape[1] >= 5 else losses
-    every, settled = losses[np.isfinite(losses)], settled[np.isfinite(settled)]
+def _limit_values(ax: "Axes", curves: Sequence[np.ndarray]) -> None:
+    """Sets the limits and the scale of the axis of values (N,)."""
+    settled = np.concatenate([v[int(np.ceil(_START * len(v))) :] if len(v) >= 5 else v for v in curves])
+    every = np.concatenate(curves)
+    every, settled = every[np.isfinite(every)], settled[np.isfinite(settled)]
     if not settled.size:
         return
     shown = settled if np.ptp(every) > 2.5 * np.ptp(settled) > 0 else every

@@ -32,6 +32,7 @@ __all__ = [
     "WorkdirError",
     "locked",
     "read_config",
+    "read_environment",
     "read_size",
     "read_streamed",
     "write_config",
@@ -113,6 +114,20 @@ def read_size(workdir: Path) -> dict[str, Any]:
     """The size that was passed to `write_config`; an empty dictionary if `config.json` has none."""
     size = _read_record(workdir).get("size")
     return size if isinstance(size, dict) else {}
+
+
+def read_environment(workdir: Path) -> dict[str, Any]:
+    """Where a run was trained: `versions` by package, the `git_commit` of flowjax and the kinds of `devices`.
+
+    What `config.json` does not say is an empty dictionary, None or an empty list.
+    """
+    record = _read_record(workdir)
+    versions, devices = record.get("versions"), record.get("devices")
+    return {
+        "versions": versions if isinstance(versions, dict) else {},
+        "git_commit": record.get("git_commit"),
+        "devices": devices if isinstance(devices, list) else [],
+    }
 
 
 def _read_record(workdir: Path) -> dict[str, Any]:

@@ -129,7 +129,8 @@ def test_configs_are_listed_with_their_first_lines(flowjax):
 
 
 @pytest.mark.parametrize(
-    "command", ["train", "sweep", "sample", "likelihood", "evaluate", "plot", "export", "convert", "configs"]
+    "command",
+    ["train", "sweep", "sample", "likelihood", "evaluate", "plot", "report", "compare", "export", "convert", "configs"],
 )
 def test_help_has_an_example(flowjax, command):
     code, text, _ = flowjax(command, "--help")

@@ -1,0 +1,172 @@
+"""What the files of a workdir say about a run, without its checkpoints: config, records, metrics and environment."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from flowjax.config import flatten
+from flowjax.data import DataSpec
+from flowjax.inference.kept_metrics import KeptMetrics, read_metrics
+from flowjax.training import workdir as workdirs
+from flowjax.training import writers
+
+__all__ = [
+    "COLUMNS",
+    "LABELS",
+    "NONE",
+    "RunRecord",
+    "duration",
+    "number",
+    "read_run",
+    "settings_text",
+    "shown",
+    "with_error",
+]
+
+COLUMNS = {
+    "loss": "training loss",
+    "val_loss": "validation loss",
+    "learning_rate": "learning rate",
+    "grad_norm": "gradient norm",
+    "samples_per_second": "samples/s",
+}
+"""The entries of `metrics.jsonl` that every method has and that are drawn, with their names."""
+
+_NOT_DRAWN = (
+    "step",
+    "samples_seen",
+    "skipped_steps",
+    "mfu",
+    "device_gib",
+    "checkpoint_seconds",
+    "stall_seconds",
+    "time",
+)
+
+NONE = "-"
+"""The text for a number or a value that does not exist."""
+
+LABELS = {
+    "nll": "negative log-likelihood (nats)",
+    "kl": "KL from the true density (nats)",
+    "bits_per_dim": "bits per dimension",
+    "w2": "W2 to the data",
+    "w2_squared": "W2² to the data",
+    "w2_squared_true": "W2² between two sets of data",
+    "w2_squared_source": "W2² from source to data",
+    "mmd": "MMD²",
+    "npe": "normalised path energy",
+    "path_energy": "path energy",
+    "mode_share_min": "smallest share of a mode",
+    "mode_share_max": "largest share of a mode",
+    "fid": "FID",
+    "sfid": "sFID",
+    "kid": "KID",
+    "num": "number of samples",
+    "nfe": "evaluations per sample",
+}
+"""The names of metrics on pages; other metrics keep their own."""
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """What the files of a workdir say about a run.
+
+    Attributes:
+        workdir: of the run.
+        raw: the config as it is in `config.json`, not checked.
+        spec: of the data.
+        records: the records of `metrics.jsonl`.
+        kept: the metrics that `flowjax evaluate` has kept, the latest ones last.
+        size: the number of `parameters` and of `flops_per_step`, where they are known.
+        environment: `versions`, `git_commit` and `devices`.
+    """
+
+    workdir: Path
+    raw: dict[str, Any]
+    spec: DataSpec
+    records: list[dict[str, Any]]
+    kept: list[KeptMetrics]
+    size: dict[str, Any]
+    environment: dict[str, Any]
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The values of the config by key."""
+        return flatten(self.raw)
+
+    @property
+    def last(self) -> dict[str, Any]:
+        """The last record; empty if there is none."""
+        return self.records[-1] if self.records else {}
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run has taken all steps of its config."""
+        return self.last.get("step", 0) >= self.config.get("train.steps", 0)
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """The entries that are drawn, with their names: `COLUMNS`, and the metrics of the method that change."""
+        own = [key for key in self.last if key not in COLUMNS and key not in _NOT_DRAWN]
+        changes = lambda key: len({record.get(key) for record in self.records}) > 1
+        return COLUMNS | {key: key.replace("_", " ") for key in own if changes(key)}
+
+    def curve(self, key: str) -> tuple[np.ndarray, np.ndarray]:
+        """An entry of all records: the number of samples seen, (N,), and its values, (N,), NaN where there is none."""
+        column = lambda name: np.asarray([record.get(name) for record in self.records], float)
+        return column("samples_seen"), column(key)
+
+
+def read_run(workdir: Path) -> RunRecord:
+    """Reads the files of a workdir.
+
+    Raises:
+        WorkdirError: if it is not the workdir of a run.
+    """
+    raw, spec = workdirs.read_config(workdir)
+    return RunRecord(
+        workdir,
+        raw,
+        spec,
+        writers.read_metrics(workdir / "metrics.jsonl"),
+        read_metrics(workdir),
+        workdirs.read_size(workdir),
+        workdirs.read_environment(workdir),
+    )
+
+
+def number(value: Any) -> str:
+    """Returns a number as text, with four significant digits, or a hyphen for none."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return NONE
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
+def shown(value: Any) -> str:
+    """Returns the value of a config key as text."""
+    if isinstance(value, list):
+        return f"({', '.join(map(shown, value))}{',' * (len(value) == 1)})"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return NONE if value is None else str(value) or '""'
+
+
+def settings_text(kept: KeptMetrics) -> str:
+    """Returns the step and the settings of an evaluation as text."""
+    return ", ".join([f"step {kept.step:,}", *(f"--{name} {shown(value)}" for name, value in kept.settings.items())])
+
+
+def with_error(metrics: dict[str, Any], name: str) -> str:
+    """Returns a metric as text, with its standard error if that is known."""
+    error = metrics.get(f"{name}_stderr")
+    return number(metrics.get(name)) + (f" ± {error:.2g}" if isinstance(error, float) else "")
+
+
+def duration(seconds: float) -> str:
+    """Returns a time as text, in seconds, minutes or hours."""
+    if seconds < 120:
+        return f"{seconds:.3g} s"
+    return f"{seconds / 60:.3g} min" if seconds < 7200 else f"{seconds / 3600:.3g} h"
