@@ -8,7 +8,7 @@ images inside and needs no network, and nothing is computed. By default it is co
 line of JSON has the differences, the last losses and the metrics.
 
 example:
-  flowjax compare runs/lr/* --out runs/lr/compare.html
+  flowjax compare runs/lr/*/ --out runs/lr/compare.html
 """
 
 import sys
