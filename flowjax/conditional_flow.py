@@ -11,7 +11,7 @@ The network may be of Flax, Equinox or plain JAX. A complete training step is
 and samples come from `flowjax.solvers.solve_ode(lambda t, x, cond: network(params, t, x), x0)`.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 from jaxtyping import Array, Float
@@ -23,8 +23,7 @@ from flowjax.typing import Batched, Cond, PRNGKey
 
 __all__ = ["ConditionalFlow", "sample_location_and_conditional_flow"]
 
-_CONDOT: Any = CondOT()
-_STRAIGHT = AffinePath(_CONDOT)
+_STRAIGHT = AffinePath(CondOT())
 
 
 class ConditionalFlow(NamedTuple):

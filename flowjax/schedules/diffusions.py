@@ -11,7 +11,6 @@ with s = 1 - t and B(s) = s^2 (beta_max - beta_min) / 2 + s beta_min (Song et al
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -59,8 +58,8 @@ class VP:
 
     beta_min: float | int = 0.1
     beta_max: float | int = 20.0
-    t_min: ClassVar[float] = 0.0
-    t_max: ClassVar[float] = 1.0 - 1e-5
+    t_min = 0.0
+    t_max = 1.0 - 1e-5
 
     def __post_init__(self):
         _check_betas("VP", self.beta_min, self.beta_max)
@@ -95,8 +94,8 @@ class SubVP:
 
     beta_min: float | int = 0.1
     beta_max: float | int = 20.0
-    t_min: ClassVar[float] = 0.0
-    t_max: ClassVar[float] = 1.0 - 1e-5
+    t_min = 0.0
+    t_max = 1.0 - 1e-5
 
     def __post_init__(self):
         _check_betas("SubVP", self.beta_min, self.beta_max)
@@ -134,8 +133,8 @@ class VE:
 
     sigma_min: float | int = 0.01
     sigma_max: float | int = 50.0
-    t_min: ClassVar[float] = 0.0
-    t_max: ClassVar[float] = 1.0
+    t_min = 0.0
+    t_max = 1.0
 
     def __post_init__(self):
         _check_sigmas("VE", self.sigma_min, self.sigma_max)
@@ -169,8 +168,8 @@ class EDM:
     sigma_min: float | int = 0.002
     sigma_max: float | int = 80.0
     rho: float | int = 7.0
-    t_min: ClassVar[float] = 0.0
-    t_max: ClassVar[float] = 1.0
+    t_min = 0.0
+    t_max = 1.0
 
     def __post_init__(self):
         _check_sigmas("EDM", self.sigma_min, self.sigma_max)

@@ -1,7 +1,6 @@
 """Schedules of flow matching: x_t is the source x0 at t = 0 and the data x1, or close to it, at t = 1."""
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -24,8 +23,8 @@ class CondOT:
     """
 
     sigma_min: float | int = 0.0
-    t_min: ClassVar[float] = 0.0
-    t_max: ClassVar[float] = 1.0
+    t_min = 0.0
+    t_max = 1.0
 
     def __post_init__(self):
         if not 0 <= self.sigma_min < 1:
@@ -54,8 +53,8 @@ class Cosine:
     2024 (arXiv:2401.08740). sigma is computed as sin(pi (1 - t) / 2), which is accurate near t = 1.
     """
 
-    t_min: ClassVar[float] = 0.0
-    t_max: ClassVar[float] = 1.0
+    t_min = 0.0
+    t_max = 1.0
 
     def alpha(self, t: ArrayLike) -> Float[Array, "..."]:
         return jnp.sin(jnp.pi / 2 * as_time(t))
@@ -85,7 +84,7 @@ class Polynomial:
     """
 
     n: float | int
-    t_max: ClassVar[float] = 1.0
+    t_max = 1.0
 
     def __post_init__(self):
         if not self.n > 0:
