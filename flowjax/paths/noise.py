@@ -9,7 +9,7 @@ derivative is finite. There, x_t has the score -E[z | x_t] / gamma for every sou
 """
 
 from dataclasses import dataclass
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -54,8 +54,8 @@ class Constant:
     """
 
     scale: float | int = 0.1
-    t_min: ClassVar[float] = 0.0
-    t_max: ClassVar[float] = 1.0
+    t_min = 0.0
+    t_max = 1.0
 
     def __post_init__(self):
         _check_scale("Constant", self.scale)
@@ -76,8 +76,8 @@ class Bridge:
     """
 
     scale: float | int = 1.0
-    t_min: ClassVar[float] = 1e-3
-    t_max: ClassVar[float] = 1.0 - 1e-3
+    t_min = 1e-3
+    t_max = 1.0 - 1e-3
 
     def __post_init__(self):
         _check_scale("Bridge", self.scale)
@@ -100,8 +100,8 @@ class Sine2:
     """
 
     scale: float | int = 1.0
-    t_min: ClassVar[float] = 0.0101
-    t_max: ClassVar[float] = 1.0 - 0.0101
+    t_min = 0.0101
+    t_max = 1.0 - 0.0101
 
     def __post_init__(self):
         _check_scale("Sine2", self.scale)
