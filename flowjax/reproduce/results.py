@@ -13,7 +13,7 @@ from flowjax.files import json_text, written
 
 __all__ = ["Measurement", "Results", "deviations", "markdown_table", "read_results", "write_results"]
 
-Value = float | list[Any] | str | None
+Value = int | float | list[Any] | str | None
 
 
 @dataclass(frozen=True)
