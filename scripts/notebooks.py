@@ -31,7 +31,7 @@ _ROOT = Path(__file__).parent.parent
 FOLDER = _ROOT / "experiments" / "notebooks"
 """The folder of the notebooks."""
 _PAGE = _ROOT / "docs" / "notebooks.md"
-_TEMPORARY = re.compile(rf"{re.escape(tempfile.gettempdir())}/(flowjax-)\w+")
+_TEMPORARY = re.compile(rf"{re.escape(tempfile.gettempdir())}/flowjax-\w+")
 """The temporary workdir of a run, whose name differs in each execution."""
 _SECONDS = 600
 """Time limit of one cell."""
@@ -125,9 +125,9 @@ def _strip(notebook: Any) -> None:
             output.pop("transient", None)
             if output.output_type == "stream":  # each rewriting of a progress bar follows a carriage return
                 lines = (line.rstrip("\r").rpartition("\r")[2].rstrip() for line in output.text.split("\n"))
-                output.text = _TEMPORARY.sub(r"\1", "\n".join(lines))
+                output.text = _TEMPORARY.sub("flowjax-run", "\n".join(lines))
             for kind in {"text/plain", "text/html"} & set(output.get("data", {})):
-                output.data[kind] = _TEMPORARY.sub(r"\1", output.data[kind])
+                output.data[kind] = _TEMPORARY.sub("flowjax-run", output.data[kind])
             if "image/png" in output.get("data", {}):
                 output.data["image/png"] = _fewer_colours(output.data["image/png"])
                 output.data.pop("text/plain", None)
