@@ -88,8 +88,11 @@ def links(page: Path) -> list[str]:
 @pytest.mark.parametrize("page", TEXTS, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_have_targets(page):
     """Of links to other hosts only the form is checked; mkdocs checks the anchors of the reference."""
+    not_yet_run = re.search(r"<!-- full results -->\s*<!-- end -->", page.read_text())
     for link in links(page):
         parts = urllib.parse.urlsplit(link)
+        if not_yet_run and re.fullmatch(r"\w+\.png", link):
+            continue  # a figure that `flowjax reproduce --update` will write
         if parts.scheme:
             assert parts.scheme in ("http", "https", "mailto"), link
             assert parts.scheme == "mailto" or re.fullmatch(r"[\w.-]+\.\w+", parts.netloc), link
