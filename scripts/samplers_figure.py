@@ -22,28 +22,28 @@ SHOWN = ("euler", "heun", "rk4", "ab2", "ddim", "dpmpp_2m", "unipc", "edm")
 Curve = list[tuple[float, float]]
 
 
+def measured(experiment: str) -> dict[str, dict[str, float]]:
+    """The metrics of each setting of an experiment."""
+    results = json.loads((ROOT / "experiments" / experiment / "results.json").read_text())
+    return {m["setting"]: m["metrics"] for m in results["measurements"]}
+
+
 def trained() -> dict[str, Curve]:
     """The error on the digits network: `edm` on the published grid, all others on even times."""
-    records = json.loads((ROOT / "experiments/samplers_nfe/results.json").read_text())["records"]
-    grid = lambda name: "edm" if name == "edm" else "uniform"
+    metrics = measured("samplers_nfe")
+    shown = {name: metrics["edm, grid edm" if name == "edm" else name] for name in SHOWN if name != "ddim"}
     return {
-        name: [(r["nfe"], r["rms_to_dopri5"]) for r in records if (r["sampler"], r["grid"]) == (name, grid(name))]
-        for name in SHOWN
-        if name != "ddim"
+        name: [(m[f"nfe_{n}"], m[f"rms_{n}"]) for n in (8, 16, 32, 64, 128) if f"rms_{n}" in m]
+        for name, m in shown.items()
     }
 
 
 def exact(schedule: str) -> dict[str, Curve]:
     """The error on the exact field of 8 Gaussians, each sampler with its default grid."""
-    rows = json.loads((ROOT / "experiments/samplers_defaults/results.json").read_text())["rows"]
-    return {
-        name: [
-            (EVALUATIONS.get(name, lambda n: n)(r["steps"]), r["rms"])
-            for r in rows
-            if (r["sampler"], r["schedule"], r["oracle"]) == (name, schedule, "gaussians8")
-        ]
-        for name in SHOWN
-    }
+    metrics = measured("samplers_defaults")
+    errors = {name: metrics[f"gaussians8: {name}, RMS"] for name in SHOWN}
+    evaluations = lambda name, n: EVALUATIONS.get(name, lambda n: n)(n)
+    return {name: [(evaluations(name, n), m[f"{schedule}_{n}"]) for n in (10, 20, 40)] for name, m in errors.items()}
 
 
 def main() -> None:
