@@ -159,7 +159,7 @@ def _duration(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} minutes"
 
 
-def deviations(results: Results, expected: Mapping[str, Mapping[str, list[float]]]) -> list[str]:
+def deviations(results: Results, expected: Mapping[str, Mapping[str, list[int | float]]]) -> list[str]:
     """Compares the means over the seeds with expected values.
 
     Args:

@@ -74,7 +74,7 @@ def results_file(quick: bool) -> str:
     return "quick.json" if quick else "results.json"
 
 
-def expected_values(folder: Path, quick: bool) -> Mapping[str, Mapping[str, list[float]]]:
+def expected_values(folder: Path, quick: bool) -> Mapping[str, Mapping[str, list[int | float]]]:
     """[value, tolerance] by setting and metric for a form, from `expected.json`; empty if there are none."""
     path = folder / "expected.json"
     return json.loads(path.read_text()).get("quick" if quick else "full", {}) if path.exists() else {}
