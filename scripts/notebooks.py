@@ -183,6 +183,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Builds the notebooks, or checks that they run.")
     parser.add_argument("names", nargs="*", metavar="NAME", help="a notebook, or the start of its name; all by default")
     parser.add_argument("--check", action="store_true", help="run the notebooks without writing anything")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="start no notebook after this time")
     parser.add_argument("--text", action="store_true", help="write the address and the text, and run nothing")
     arguments = parser.parse_args(argv)
     sources = _chosen(arguments.names)
@@ -192,8 +193,11 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     from nbclient.exceptions import CellExecutionError, CellTimeoutError
 
-    failed = 0
+    failed, began = 0, time.perf_counter()
     for source in sources:
+        if time.perf_counter() - began > 60 * arguments.minutes:
+            print(f"{source.stem}: not run, as {arguments.minutes:g} minutes are over", file=sys.stderr)
+            continue
         start, outcome = time.perf_counter(), "runs" if arguments.check else "built"
         try:
             if arguments.check:
