@@ -21,7 +21,7 @@ def run(name: str) -> str:
     """Runs one quick form, and returns what is wrong with it, or an empty text."""
     with tempfile.TemporaryDirectory() as out:
         command = [sys.executable, "-m", "flowjax", "reproduce", name, "--quick", "--out", out]
-        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         return f"exit code {done.returncode}: {done.stderr.strip().splitlines()[-1]}"
     return "; ".join(json.loads(done.stdout)["deviations"])
