@@ -226,7 +226,13 @@ plt.show()
 # trains.
 
 # %%
-changes = {"train.steps": 2500, "train.batch_size": 512, "train.log_every": 250, "train.save_every": 2500}
+changes = {
+    "train.steps": 2500,
+    "train.batch_size": 512,
+    "train.warmup": 5e4,
+    "train.log_every": 250,
+    "train.save_every": 2500,
+}
 run = flowjax.train("gaussians8", changes=changes, callback=flowjax.notebook.LiveLoss())
 run
 

@@ -230,7 +230,13 @@ plt.show()
 # %%
 jax.config.update("jax_enable_x64", False)
 changes = {"path.name": "gaussian", "path.schedule": "my_parts:Smooth(1.0)"}
-changes |= {"train.steps": 1500, "train.batch_size": 512, "train.log_every": 150, "train.save_every": 1500}
+changes |= {
+    "train.steps": 1500,
+    "train.batch_size": 512,
+    "train.warmup": 5e4,
+    "train.log_every": 150,
+    "train.save_every": 1500,
+}
 run = flowjax.train("gaussians8", changes=changes, callback=flowjax.notebook.LiveLoss())
 
 model, noise = run.model(), run.prior.sample(jax.random.key(1), 2000)
