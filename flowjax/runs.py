@@ -64,6 +64,7 @@ def train(
     workdir: str | Path | None = None,
     changes: Mapping[str, Any] | None = None,
     callback: Callable[[dict[str, Any]], None] | None = None,
+    plots: bool = True,
 ) -> Run:
     """Trains a run, or resumes it if its workdir exists, and opens it.
 
@@ -73,6 +74,7 @@ def train(
         workdir: the folder of the run; a new temporary folder if None.
         changes: values of config keys that replace those of the config, such as {"train.steps": 2000}.
         callback: called with each record of `metrics.jsonl`, for example to draw the loss during training.
+        plots: whether to draw the figures of the run into `plots/` of its workdir when training has ended.
 
     Returns:
         The trained run, whose `sample` and `log_prob` use the moving average of the parameters.
@@ -86,7 +88,7 @@ def train(
     resolved = changed(loaded, changes or {}, plugins=None)
     folder = Path(tempfile.mkdtemp(prefix="flowjax-") if workdir is None else workdir)
     trackers = {} if callback is None else {"callback": lambda: _Callback(callback)}
-    train_workdir(resolved, folder, trackers=trackers)
+    train_workdir(resolved, folder, trackers=trackers, plots=plots)
     return load(folder, plugins=own_plugins(resolved))
 
 
@@ -111,6 +113,7 @@ def train_workdir(
     wandb: str | None = None,
     traced: tuple[int, int] = (0, 0),
     trackers: Mapping[str, Callable[[], Tracker]] | None = None,
+    plots: bool = True,
 ) -> dict[str, Any]:
     """Trains a run or resumes it, and draws its plots.
 
@@ -122,12 +125,13 @@ def train_workdir(
         wandb: a project of Weights & Biases to log to, or None.
         traced: the first and the last step to profile; equal for no profile.
         trackers: makers of other trackers by name.
+        plots: whether to draw the plots.
 
     Returns:
         The result that the command prints.
     """
     start = time.perf_counter()
-    same = flatten(config) | {"--checkpoint": checkpoint, "--trace": traced}
+    same = flatten(config) | {"--checkpoint": checkpoint, "--trace": traced, "--plots": plots}
     same.pop("data.path")  # the path may differ between processes; the data are compared below
     processes.check_same("config", same)
     processes.check_shared(workdir)
@@ -139,9 +143,9 @@ def train_workdir(
             # another process may have ended just before
             resume = _agreed_step(config, workdir, checkpoints, checkpoint)
         if resume is not None and resume >= config.train.steps:
-            return _already_finished(config, workdir, checkpoints, resume, start)
+            return _already_finished(config, workdir, checkpoints, resume, plots, start)
         makers = _trackers(config, workdir, resume or 0, tensorboard, wandb) | dict(trackers or {})
-        return _train(config, workdir, checkpoints, resume, makers, traced, start)
+        return _train(config, workdir, checkpoints, resume, makers, traced, plots, start)
 
 
 def _train(
@@ -151,6 +155,7 @@ def _train(
     resume: int | None,
     makers: Mapping[str, Callable[[], Tracker]],
     traced: tuple[int, int],
+    plots: bool,
     start: float,
 ) -> dict[str, Any]:
     """Trains from the step `resume` on, while the workdir is locked."""
@@ -180,8 +185,11 @@ def _train(
     trace = Trace(workdir / "trace", *traced)
     with Trackers(makers) as trackers:
         result = loop.train(trainer, RunOutputs(workdir, checkpoints, trackers), state, trace)
-    say(f"train: {result.step - (resume or 0)} steps in {result.seconds:.1f} s; drawing {workdir}/plots")
+    drawing = f"; drawing {workdir}/plots" if plots else ""
+    say(f"train: {result.step - (resume or 0)} steps in {result.seconds:.1f} s{drawing}")
     step, loss = result.step, result.loss
+    if not plots:
+        return _result(config, workdir, "finished", step, loss, start, size)
     variables = processes.to_first((result.state.ema, result.state.variables), trainer.mesh)
     del state, result  # frees the rest of the state on the device
     if processes.is_primary():
@@ -288,14 +296,14 @@ def _clear_leftovers(workdir: Path, checkpoints: Checkpoints) -> None:
 
 
 def _already_finished(
-    config: Config, workdir: Path, checkpoints: Checkpoints, step: int, start: float
+    config: Config, workdir: Path, checkpoints: Checkpoints, step: int, plots: bool, start: float
 ) -> dict[str, Any]:
     say(f"train: {workdir} is already finished at step {step}; a larger train.steps would resume from there")
     if processes.process_count() == 1:
         # a finished run may be read-only, or another process may be resuming it
         with contextlib.suppress(WorkdirError, RunFault), workdirs.locked(workdir):
             _clear_leftovers(workdir, checkpoints)
-    if not (workdir / "plots").is_dir() and jax.process_count() == 1:  # stopped while drawing
+    if plots and not (workdir / "plots").is_dir() and jax.process_count() == 1:  # stopped while drawing
         say(f"train: drawing {workdir}/plots, which are missing")
         plugins = own_plugins(config)
         _draw(load(workdir, plugins=plugins), open_data(config, plugins))

@@ -1,5 +1,7 @@
 """`flowjax.train` in Python does what the command line does."""
 
+import shutil
+
 import numpy as np
 import pytest
 
@@ -30,7 +32,9 @@ def test_a_finished_run_is_opened_again_and_a_longer_one_resumed(trained):
     again = flowjax.train("gaussians8", workdir, TINY)
     x = run.sample(3, solver="euler", steps=4)
     np.testing.assert_array_equal(again.sample(3, solver="euler", steps=4), x)
-    assert flowjax.train("gaussians8", workdir, TINY | {"train.steps": 60}).step == 60
+    shutil.rmtree(workdir / "plots")
+    assert flowjax.train("gaussians8", workdir, TINY | {"train.steps": 60}, plots=False).step == 60
+    assert not (workdir / "plots").exists()
 
 
 def test_mistakes_are_one_line(tmp_path):

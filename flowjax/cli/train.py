@@ -1,7 +1,7 @@
 """Train a flow from a config file, or resume it.
 
 usage: flowjax train --config FILE|NAME --workdir DIR [--config.KEY=VALUE ...] [--dry_run]
-           [--tensorboard] [--wandb PROJECT] [--trace START:STOP]
+           [--tensorboard] [--wandb PROJECT] [--trace START:STOP] [--no_plots]
            [--coordinator_address HOST:PORT --num_processes N --process_id I]
 
 The workdir receives config.json, metrics.jsonl, checkpoints/ and plots/. The same command on the same workdir resumes
@@ -52,6 +52,7 @@ def run(argv: list[str]) -> dict[str, Any]:
         "tensorboard", False, "also write TensorBoard events into WORKDIR/tensorboard", flag_values=values
     )
     absl_flags.DEFINE_string("wandb", None, "also log to this Weights & Biases project", flag_values=values)
+    absl_flags.DEFINE_bool("plots", True, "draw figures into WORKDIR/plots after training", flag_values=values)
     flags.define_processes(values)
     absl_flags.DEFINE_string("trace", None, "START:STOP, the steps to profile into WORKDIR/trace", flag_values=values)
     config = read_config(values, argv, __doc__ or "")
@@ -71,7 +72,9 @@ def run(argv: list[str]) -> dict[str, Any]:
         say(f"train: warning: {line}")
     if values.dry_run:
         return runs.dry_run(config, workdir)
-    return runs.train_workdir(config, workdir, values.checkpoint, values.tensorboard, values.wandb, traced)
+    return runs.train_workdir(
+        config, workdir, values.checkpoint, values.tensorboard, values.wandb, traced, plots=values.plots
+    )
 
 
 def _steps_to_trace(text: str | None, steps: int) -> tuple[int, int]:

@@ -1,6 +1,7 @@
 """The figures of a run by name: loss curves, samples against data, trajectories, densities and likelihoods."""
 
 from collections.abc import Callable
+from contextlib import closing
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -29,7 +30,7 @@ from flowjax.inference.program import source_noise
 from flowjax.inference.run import Run
 from flowjax.ranges import shown
 from flowjax.solvers import solve_ode
-from flowjax.training.writers import read_metrics
+from flowjax.training.writers import Progress, read_metrics
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -119,9 +120,11 @@ def draw_all(run: Run, dataset: Dataset) -> None:
     """
     check_finite("parameters", *jax.tree.leaves(run.params))
     folder, done = run.workdir / "plots.part", run.workdir / "plots"
-    inputs = FigureInputs(run, dataset)
-    for name in of_training(run):
-        plots.save(draw(inputs, name), folder / f"{name}.png")
+    inputs, names = FigureInputs(run, dataset), of_training(run)
+    with closing(Progress(len(names), 0, "plots", "figure")) as progress:
+        for drawn, name in enumerate(names, 1):
+            plots.save(draw(inputs, name), folder / f"{name}.png")
+            progress.advance(drawn)
     done.mkdir(exist_ok=True)
     for figure in folder.iterdir():
         figure.replace(done / figure.name)
@@ -177,19 +180,18 @@ def _points(inputs: FigureInputs) -> "Figure":
 
 
 def _trajectories(inputs: FigureInputs) -> "Figure":
-    run, rows = inputs.run, jnp.arange(_LINES)
+    run, rows = inputs.run, np.arange(_LINES)
     t0, t1 = run.interval
     times = np.linspace(t0, t1, _FRAMES + 1)
     classes = np.asarray(run.spec.classes, np.int32)
     labels = None if named(run.fields, "label") is None else classes[np.arange(_LINES) % len(classes)]
 
     @jax.jit
-    def solve(arrays: Any, x: jax.Array, cond: Any) -> jax.Array:
-        velocity = run.model(*arrays).velocity
+    def solve(arrays: Any, rows: jax.Array, cond: Any) -> jax.Array:
+        velocity, x = run.model(*arrays).velocity, source_noise(run, jax.random.key(inputs.seed), rows)
         return solve_ode(velocity, x, cond=cond, t0=t0, t1=t1, solver="rk4", steps=5 * _FRAMES, save_at=times)[0]
 
-    noise = source_noise(run, jax.random.key(inputs.seed), rows)
-    lines = np.asarray(solve(run.arrays, noise, None if labels is None else {"label": jnp.asarray(labels)}))
+    lines = np.asarray(solve(run.arrays, rows, None if labels is None else {"label": jnp.asarray(labels)}))
     shown = labels if len(classes) <= len(plots.PALETTE) else None
     return plots.trajectories(times, run.spec.finish(lines), shown, run.spec.class_names)
 

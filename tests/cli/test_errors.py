@@ -288,8 +288,10 @@ def test_damaged_metrics_do_not_stop_a_resume(flowjax, copy):
     assert (code, result["status"], result["step"]) == (0, "finished", 130)
 
 
-def test_plots_that_were_cut_short_are_drawn_again(flowjax, copy):
+def test_plots_that_were_cut_short_are_drawn_again_unless_none_are_wanted(flowjax, copy):
     shutil.rmtree(copy / "plots")
+    assert flowjax("train", *TINY, f"--workdir={copy}", "--no_plots")[1]["status"] == "already_finished"
+    assert not (copy / "plots").exists()
     code, result, _ = flowjax("train", *TINY, f"--workdir={copy}")
     assert (code, result["status"]) == (0, "already_finished")
     assert (copy / "plots" / "density.png").exists()
