@@ -94,7 +94,7 @@ def of_run(trained: bool = True, compiles: bool = True) -> flags.FlagValues:
 
 def define_compilation_cache(values: flags.FlagValues) -> None:
     """Defines --compilation_cache."""
-    where = "folder for compiled programs, '' for none; by default ~/.cache/flowjax/xla on GPU and TPU"
+    where = "folder for compiled programs, '' for none; by default in ~/.cache/flowjax/xla"
     flags.DEFINE_string("compilation_cache", None, where, flag_values=values)
 
 

@@ -25,10 +25,26 @@ def test_a_folder_that_is_named_is_used(tmp_path, told):
     assert told["jax_compilation_cache_dir"] == str(tmp_path / "a" / "b")
 
 
-def test_on_a_gpu_there_is_one_by_default_and_on_the_cpu_none(tmp_path, told, monkeypatch):
+def test_by_default_each_kind_of_cpu_has_its_own_folder(tmp_path, told, monkeypatch):
+    """A program for one CPU may contain instructions that another CPU does not have."""
     monkeypatch.setenv("FLOWJAX_CACHE", str(tmp_path))
+    lines = "processor\t: 0\nmodel name\t: A\ncpu MHz\t: {}\nflags\t\t: fpu {}\n\n"
+    folders = []
+    for mhz, flag in ((2000, "avx2"), (2100, "avx2"), (2000, "avx512f")):
+        (tmp_path / "cpuinfo").write_text(lines.format(mhz, flag))
+        monkeypatch.setattr(cache, "_CPUINFO", tmp_path / "cpuinfo")
+        folders.append(cache.use(None))
+        assert told["jax_compilation_cache_dir"] == str(folders[-1])
+    assert folders[0] == folders[1] != folders[2]
+    assert all(folder.parent == tmp_path / "xla" for folder in folders)
+    told.clear()
+    monkeypatch.setattr(cache, "_CPUINFO", tmp_path / "none")
     assert cache.use(None) is None
     assert not told
+
+
+def test_on_a_gpu_there_is_one_by_default(tmp_path, told, monkeypatch):
+    monkeypatch.setenv("FLOWJAX_CACHE", str(tmp_path))
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     assert cache.use(None) == tmp_path / "xla"
     assert told["jax_compilation_cache_dir"] == str(tmp_path / "xla")
