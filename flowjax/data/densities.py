@@ -140,14 +140,15 @@ DENSITIES = {
 def open_density(name: str) -> Dataset:
     """Opens a 2D density as a data set, with unlimited training samples and `TEST_POINTS` fixed test points."""
     if name == "pinwheel":
-        draw, log_prob = pinwheel, None
+        sample, log_prob = pinwheel, None
     else:
         density = DENSITIES[name]()
-        draw, log_prob = density.sample, density.log_prob
+        sample, log_prob = density.sample, jax.jit(lambda x: density.log_prob(x))
+    draw = jax.jit(lambda key, n: sample(key, n), static_argnums=1)
     return Dataset(
         spec=DataSpec(name, (2,)),
         test=np.asarray(draw(jax.random.key(_TEST_SEED), TEST_POINTS)),
-        sample=lambda arrays, key, n: Batch(draw(key, n)),
+        sample=lambda arrays, key, n: Batch(sample(key, n)),
         log_prob=log_prob,
         draw=draw,
         modes=EIGHT_MODES if name == "gaussians8" else None,

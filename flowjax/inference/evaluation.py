@@ -12,6 +12,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array
 
 from flowjax import checksums, metrics
 from flowjax.abilities import abilities_of
@@ -29,6 +30,7 @@ from flowjax.metrics.inception import Precision, load_inception
 from flowjax.metrics.reference import reference_statistics
 from flowjax.training import processes
 from flowjax.training.writers import say
+from flowjax.typing import Params
 
 __all__ = ["OF_DATA", "evaluate", "evaluate_images"]
 
@@ -89,7 +91,7 @@ def evaluate(
     exact = run.spec.d <= _EXACT_UP_TO
     say(f"evaluate: log-likelihood of {len(points)} points ({'exact' if exact else 'hutchinson'})")
     scored = scoring.log_prob(
-        run, points, cond, "exact" if exact else "hutchinson", seed=seed, solver=solver, batch=batch
+        run, points, cond, "exact" if exact else "hutchinson", seed=seed, solver=solver, batch=batch, show=True
     ).log_prob
     if not np.isfinite(scored).all():
         say(
@@ -140,7 +142,7 @@ def _sample_metrics(
         true, other = dataset.test[:num], dataset.test[num : 2 * num]
     say(f"evaluate: {num} samples")
     cond = conditions_of_test(run, dataset, num)
-    drawn = sampling.sample(run, num, seed, solver, batch=batch, labels=labels, cond=cond).samples
+    drawn = sampling.sample(run, num, seed, solver, batch=batch, labels=labels, cond=cond, show=True).samples
     say("evaluate: distances")
     # normalised, so that neither the distances nor their squares lose digits in float32
     common = run.spec.normalise.isotropic()
@@ -163,10 +165,16 @@ def _sample_metrics(
 def _energy_metrics(run: Run, true: np.ndarray, seed: int, pairs: Any) -> dict[str, float]:
     """Path energy against W2^2 between source and data (`true`), both in model space."""
     rows = max(_ENERGY_ROWS, min(len(true), _PAIRS * _PAIR_SIZE))
-    x0 = run.prior.sample(jax.random.key(seed), rows)
     t0, t1 = run.interval
-    energy = jax.jit(lambda params, x: metrics.path_energy(run.model(params).velocity, x, t0=t0, t1=t1))
-    mean = float(energy(run.params, x0[:_ENERGY_ROWS]).mean())
+
+    @jax.jit
+    def energy(params: Params, seed: Any) -> tuple[Array, Array]:
+        x0 = run.prior.sample(jax.random.key(seed), rows)
+        energies = metrics.path_energy(run.model(params).velocity, x0[:_ENERGY_ROWS], t0=t0, t1=t1)
+        return x0, energies.mean()
+
+    x0, mean = energy(run.params, np.uint32(seed))
+    mean = float(mean)
     distance = pairs(np.asarray(x0), true, pairs=_SOURCE_PAIRS)
     return {
         "npe": metrics.normalised_path_energy(mean, distance),

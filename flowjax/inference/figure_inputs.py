@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 
 from flowjax.abilities import abilities_of
@@ -112,7 +111,7 @@ def labels_of_rows(run: Run) -> np.ndarray | None:
 def check_finite(what: str, *arrays: Any) -> None:
     """Raises PlotError if a number in the arrays is not finite; `what` names them in the message."""
     total = sum(a.size for a in arrays)
-    bad = total - sum(int(jnp.isfinite(a).sum()) for a in arrays)
+    bad = total - sum(int(np.isfinite(np.asarray(a)).sum()) for a in arrays)
     if bad:
         raise PlotError(f"{bad:,} of {total:,} {what} are not finite")
 

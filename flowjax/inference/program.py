@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, UInt8
+from jaxtyping import Array, ArrayLike, UInt8
 
 from flowjax import solvers
 from flowjax.data import DataSpec
@@ -29,7 +29,7 @@ __all__ = [
     "Inputs",
     "LabelRule",
     "compile_draw",
-    "key_of_seed",
+    "keys_of_seed",
     "labels_of",
     "level_thresholds",
     "source_noise",
@@ -69,18 +69,25 @@ class Inputs(NamedTuple):
     noise: PRNGKey
     labels: PRNGKey
     solver: PRNGKey
-    label: Array
+    label: ArrayLike
 
 
-def key_of_seed(seed: int) -> PRNGKey:
-    """The key of a seed. JAX would take a seed modulo 2^32, so that two seeds could give the same samples.
+def keys_of_seed(seed: int, num: int) -> tuple[PRNGKey, ...]:
+    """The keys into which the key of a seed is split.
+
+    JAX would take a seed modulo 2^32, so that two seeds could give the same samples.
 
     Raises:
         ConfigError: if the seed is not in [0, 2^32).
     """
     if not 0 <= seed < 2**32:
         raise ConfigError(f"seed must be in [0, {2**32 - 1}], not {seed}")
-    return jax.random.key(seed)
+    return _split(np.uint32(seed), num)
+
+
+@partial(jax.jit, static_argnums=1)
+def _split(seed: Any, num: int) -> tuple[PRNGKey, ...]:
+    return tuple(jax.random.split(jax.random.key(seed), num))
 
 
 def source_noise(run: Run, key: Array, rows: Array) -> Array:
@@ -180,9 +187,9 @@ def compile_draw(
     Raises:
         ConfigError: on a bad seed, or a time grid that cannot be learned.
     """
-    noise, classes, steps = jax.random.split(key_of_seed(seed), 3)
     assert choice.arrays is not None
-    inputs = Inputs(*choice.arrays, noise, classes, steps, jnp.asarray(label))
+    noise, classes, steps = keys_of_seed(seed, 3)
+    inputs = Inputs(*choice.arrays, noise, classes, steps, np.int32(label))
     times = _learned_times(choice, labels, inputs, given or {}) if choice.solver.learns_grid else None
     draw = _compiled(Program((choice.identity, labels, times), replace(choice, arrays=None), labels, times))
     inputs, spec = everywhere(inputs), choice.run.spec

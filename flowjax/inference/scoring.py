@@ -25,7 +25,7 @@ from flowjax.inference.batches import (
 from flowjax.inference.choose import DEFAULT_SOLVER, SolverSettings
 from flowjax.inference.finished_batches import open_request
 from flowjax.inference.given_conditions import encode_given
-from flowjax.inference.program import key_of_seed
+from flowjax.inference.program import keys_of_seed
 from flowjax.inference.run import Run
 from flowjax.likelihood import Divergence
 from flowjax.solvers import Stats
@@ -94,7 +94,7 @@ def log_prob(
     no_label = {"label": np.full(1, NO_LABEL, np.int32)} if lacks_label else {}
     size = batch or max(16, default_batch(run.spec.d) // (min(run.spec.d, 64) if divergence == "exact" else 1))
     size = rows_of_a_block(size)
-    noise_key, probe_key = jax.random.split(key_of_seed(seed))
+    noise_key, probe_key = keys_of_seed(seed, 2)
     mine = rows_of_this_process(len(x))
     arrays = {"points": {"x": x}, "conditions": given.encoded | no_label}
     request = {"num": len(x), "batch": size, "seed": seed, "divergence": f"{divergence} {probes}"}

@@ -15,9 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.custom_batching import custom_vmap
-from jax.experimental import pallas as pl
 from jax.experimental.custom_partitioning import custom_partitioning
-from jax.experimental.pallas import triton as plgpu
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float
@@ -83,6 +81,9 @@ def pixel_sums(
 
 def _local(first: int, x: Array, dy: Array, a: Array, b: Array) -> Sums:
     """Runs the kernel on one device."""
+    from jax.experimental import pallas as pl  # most runs do not need it, and importing it takes 0.2 s
+    from jax.experimental.pallas import triton as plgpu
+
     rows, pixels, channels = x.shape
     lanes, tall = _lanes(channels, first), min(pixels, _PIXELS)
 

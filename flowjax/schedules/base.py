@@ -154,7 +154,7 @@ def check_monotone(schedule: Schedule) -> None:
 def _check(schedule: Schedule) -> None:
     times = np.linspace(schedule.t_min, schedule.t_max, _CHECK_POINTS)
     with jax.ensure_compile_time_eval():
-        values = np.asarray(schedule.log_snr(jnp.asarray(times, float)))
+        values = np.asarray(jax.jit(lambda t: schedule.log_snr(t))(times.astype(np.float32)))
     wrong = np.isnan(values[1:]) | (values[1:] <= values[:-1])
     if wrong.any():
         t = times[1:][wrong][0]
@@ -165,34 +165,44 @@ def _check(schedule: Schedule) -> None:
     low, span, fractions = schedule.t_min, schedule.t_max - schedule.t_min, np.asarray(_CHECK_FRACTIONS)
     times = np.unique(np.concatenate([times, low + span * fractions, fractions]))
     with jax.ensure_compile_time_eval(), jax.enable_x64(True):
-        for name in ("alpha", "sigma", "log_snr"):
-            _check_derivative(schedule, name, times)
+        _check_derivatives(schedule, times)
 
 
-def _check_derivative(schedule: Schedule, name: str, times: Float[np.ndarray, " T"]) -> None:
-    """Checks that the derivative lies between the backward and the forward difference, up to their errors.
+def _check_derivatives(schedule: Schedule, times: Float[np.ndarray, " T"]) -> None:
+    """Checks that each derivative lies between the backward and the forward difference, up to their errors.
 
     The step h is eps^(1/3) times the length of the interval. The errors are rounding, a few eps |f| / h, and the
     third-order term h^2 / 6 |f'''|, which is below a thousandth of the slope for functions that vary on scales above a
     thousandth of the interval. The second-order term has opposite signs in the two differences.
     """
-    f = getattr(schedule, name)
-    eps = jnp.finfo(jax.eval_shape(f, jnp.asarray(times)).dtype).eps
-    h = (schedule.t_max - schedule.t_min) * float(eps) ** (1 / 3)
-    t = jnp.asarray(times[(times >= schedule.t_min + h) & (times <= schedule.t_max - h)])
-    evaluate = jax.jit(lambda t: (*jax.jvp(f, (t,), (jnp.ones_like(t),)), f(t - h), f(t + h)))  # compiled once
-    middle, slope, before, after = (np.asarray(a, np.float64) for a in evaluate(t))
-    left, right = (middle - before) / h, (after - middle) / h
-    rounding = 8 * float(eps) * np.maximum(np.abs(before), np.abs(after)) / h
-    error = rounding + _CHECK_ACCURACY * np.maximum(np.abs(left), np.abs(right))
-    right_slope = (slope >= np.minimum(left, right) - error) & (slope <= np.maximum(left, right) + error)
-    if not right_slope.all():
-        i = int(np.argmin(right_slope))
-        raise ValueError(
-            f"{schedule}: the derivative of {name} at t = {float(t[i]):.4g} is {slope[i]:.4g} by jax.jvp and "
-            f"{(left[i] + right[i]) / 2:.4g} by finite differences, so velocities would be wrong there; write {name} "
-            "with jnp.where instead of jnp.sign, jnp.abs, jnp.minimum or jnp.maximum"
-        )
+    functions = {name: getattr(schedule, name) for name in ("alpha", "sigma", "log_snr")}
+    eps = {name: float(jnp.finfo(jax.eval_shape(f, times).dtype).eps) for name, f in functions.items()}
+    step = {name: (schedule.t_max - schedule.t_min) * eps[name] ** (1 / 3) for name in functions}
+    inner = {name: times[(times >= schedule.t_min + h) & (times <= schedule.t_max - h)] for name, h in step.items()}
+
+    @jax.jit
+    def evaluate(inner: dict[str, Array]) -> dict[str, tuple[Array, ...]]:
+        found = {}
+        for name, f in functions.items():
+            t, h = inner[name], step[name]
+            found[name] = (*jax.jvp(f, (t,), (jnp.ones_like(t),)), f(t - h), f(t + h))
+        return found
+
+    found = evaluate(inner)
+    for name, t in inner.items():
+        h = step[name]
+        middle, slope, before, after = (np.asarray(a, np.float64) for a in found[name])
+        left, right = (middle - before) / h, (after - middle) / h
+        rounding = 8 * eps[name] * np.maximum(np.abs(before), np.abs(after)) / h
+        error = rounding + _CHECK_ACCURACY * np.maximum(np.abs(left), np.abs(right))
+        right_slope = (slope >= np.minimum(left, right) - error) & (slope <= np.maximum(left, right) + error)
+        if not right_slope.all():
+            i = int(np.argmin(right_slope))
+            raise ValueError(
+                f"{schedule}: the derivative of {name} at t = {t[i]:.4g} is {slope[i]:.4g} by jax.jvp and "
+                f"{(left[i] + right[i]) / 2:.4g} by finite differences, so velocities would be wrong there; write "
+                f"{name} with jnp.where instead of jnp.sign, jnp.abs, jnp.minimum or jnp.maximum"
+            )
 
 
 def clip_time(schedule: Schedule, log_snr: ArrayLike) -> Float[Array, "..."]:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from flowjax.sources import Normal, Source
@@ -74,8 +75,7 @@ class Euclidean:
     def is_standard(self, source: Source) -> bool:
         if not isinstance(source, Normal):
             return False
-        with jax.ensure_compile_time_eval():
-            return bool(jnp.all(jnp.asarray(source.loc) == 0) & jnp.all(jnp.asarray(source.scale) == 1))
+        return bool(np.all(np.asarray(source.loc) == 0) and np.all(np.asarray(source.scale) == 1))
 
 
 EUCLIDEAN = Euclidean()

@@ -3,8 +3,6 @@
 import time
 from pathlib import Path
 
-import jax.numpy as jnp
-
 from flowjax.errors import RunFault
 from flowjax.training import processes, profiling
 from flowjax.training.checkpoints import Checkpoints, Saver
@@ -89,7 +87,7 @@ class RunOutputs:
             "samples_seen": step * batch,
             "loss": self.loss,
             "val_loss": val_loss,
-            "learning_rate": float(jnp.asarray(self._trainer.schedule(step - 1))),
+            "learning_rate": float(self._trainer.schedule(step - 1)),
             "grad_norm": float(self._metrics.grad_norm),
             **{name: float(value) for name, value in self._metrics.values.items()},
             "skipped_steps": skipped_steps,

@@ -98,7 +98,7 @@ class Trainer:
         self.config, self.method, self.dataset, self.teacher = config, method, dataset, teacher
         self._fields = fields_of(config, dataset.spec)
         self.mesh = make_mesh(config, devices)
-        self.schedule = optimizers.learning_rate(train)
+        self.schedule = jax.jit(optimizers.learning_rate(train))
         self._shapes = jax.eval_shape(lambda: init_state(config, method))
         rules = rules_of(config, self._shapes.params, self.mesh)
         self.shardings = shardings(self._shapes, self.mesh, rules)
