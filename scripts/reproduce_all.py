@@ -23,7 +23,7 @@ def run(name: str) -> str:
         command = [sys.executable, "-m", "flowjax", "reproduce", name, "--quick", "--out", out]
         done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
-        return f"exit code {done.returncode}: {done.stderr.strip().splitlines()[-1]}"
+        return f"exit code {done.returncode}: {done.stderr[-300:].strip()}"
     return "; ".join(json.loads(done.stdout)["deviations"])
 
 
@@ -34,6 +34,8 @@ def main() -> int:
     args = parser.parse_args()
     folders = shipped_experiments()
     names = args.names or list(folders)
+    if unknown := [name for name in names if name not in folders]:
+        parser.error(f"no experiment {', '.join(unknown)}; there are {', '.join(folders)}")
     start, failed = time.perf_counter(), 0
     for i, name in enumerate(names):
         if time.perf_counter() - start > 60 * args.minutes:

@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from flowjax.errors import ConfigError
 from flowjax.files import json_text, written
 
@@ -23,14 +25,19 @@ class Measurement:
     Attributes:
         setting: the row of the table.
         seed: the seed.
-        seconds: the time that the measurement took.
-        metrics: numbers by name. Lists and texts are kept, but are not tabulated.
+        seconds: the time that the measurement took since the command was last started; None if it is not known.
+        metrics: numbers by name; None stands for a number that is not finite. Lists and texts are kept, but are not
+            tabulated.
+        cpu_seconds: the time of all threads of this process; None if it is not known.
+        date: as YYYY-MM-DD; "" if it is not known.
     """
 
     setting: str
     seed: int
-    seconds: float
+    seconds: float | None
     metrics: Mapping[str, Value]
+    cpu_seconds: float | None = None
+    date: str = ""
 
 
 @dataclass(frozen=True)
@@ -65,19 +72,19 @@ class Results:
         return [m.seed for m in self.measurements if m.setting == setting]
 
     def values(self, setting: str, metric: str) -> list[float]:
-        """The numbers of a metric, one for each seed that has it."""
-        found = [m.metrics.get(metric) for m in self.measurements if m.setting == setting]
-        return [float(v) for v in found if isinstance(v, int | float)]
+        """The numbers of a metric, one for each seed that has it; NaN where a number was not finite."""
+        found = [m.metrics[metric] for m in self.measurements if m.setting == setting and metric in m.metrics]
+        return [math.nan if v is None else float(v) for v in found if v is None or isinstance(v, int | float)]
 
     def mean(self, setting: str, metric: str) -> float:
-        """The mean of a metric over the seeds; NaN if it was not measured."""
+        """The mean of a metric over the seeds; NaN if it was not measured, or was not finite for a seed."""
         values = self.values(setting, metric)
         return statistics.fmean(values) if values else math.nan
 
     def deviation(self, setting: str, metric: str) -> float:
         """The standard deviation of a metric over the seeds; 0 for a single seed."""
         values = self.values(setting, metric)
-        return statistics.stdev(values) if len(values) > 1 else 0.0
+        return float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
 
     def series(self, setting: str, metric: str) -> list[Any]:
         """A metric that is a list, of the first seed that has it."""
@@ -131,25 +138,31 @@ def markdown_table(
                 value = published.get(setting, {}).get(metric, "")
                 cells.append(value if isinstance(value, str) else f"{value:g}")
             cells.append(_with_spread(results.values(setting, metric)))
-        took = statistics.fmean(m.seconds for m in results.measurements if m.setting == setting)
-        rows.append([*cells, str(len(results.seeds(setting))), f"{took:.0f}" if took >= 10 else f"{took:.1f}"])
+        times = [m.seconds for m in results.measurements if m.setting == setting and m.seconds is not None]
+        took = statistics.fmean(times) if times else None
+        shown_time = "" if took is None else f"{took:.0f}" if took >= 10 else f"{took:.1f}"
+        rows.append([*cells, str(len(results.seeds(setting))), shown_time])
     table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
     versions = ", ".join(f"{name} {version}" for name, version in results.versions.items() if name == "jax")
     several = max(len(results.seeds(setting)) for setting in results.settings) > 1
     spread = "Mean ± standard deviation over the seeds" if several else "A single seed"
+    used = [m.cpu_seconds for m in results.measurements if m.cpu_seconds is not None]
+    cpu = f", {_duration(sum(used))} of CPU time" if len(used) == len(results.measurements) else ""
     return (
         f"{table}\n\n{spread}; seconds per setting and seed. Machine: {results.machine}, {versions}, {results.date}; "
-        f"{_duration(results.seconds)} in all."
+        f"{_duration(results.seconds)} in all{cpu}."
     )
 
 
 def _with_spread(values: list[float]) -> str:
     if not values:
         return ""
+    if not all(map(math.isfinite, values)):
+        return "nan"
     if len(values) == 1:
         return f"{values[0]:.4g}"
     mean, deviation = statistics.fmean(values), statistics.stdev(values)
-    if not math.isfinite(mean + deviation) or deviation == 0:
+    if deviation == 0:
         return f"{mean:.4g}"
     digits = min(max(0, 1 - math.floor(math.log10(deviation))), 6)  # two digits of the deviation
     return f"{mean:.{digits}f} ± {deviation:.{digits}f}"
@@ -174,6 +187,6 @@ def deviations(results: Results, expected: Mapping[str, Mapping[str, list[int | 
         for metric, (value, tolerance) in metrics.items():
             mean = results.mean(setting, metric)
             if not abs(mean - value) <= tolerance:
-                what = "was not measured" if math.isnan(mean) else f"is {mean:.5g}"
+                what = f"is {mean:.5g}" if results.values(setting, metric) else "was not measured"
                 lines.append(f"{setting}: {metric} {what}; expected {value:g} ± {tolerance:g}")
     return lines

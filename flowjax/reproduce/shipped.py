@@ -1,28 +1,29 @@
 """The experiments that come with flowjax: their folders, files and states, and how one is run."""
 
+import hashlib
 import importlib.util
 import json
 import os
 import re
-import time
 from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import jax
 
+from flowjax import plots
+from flowjax.config_files import shipped_configs
 from flowjax.data import DataError, open_dataset
 from flowjax.errors import ConfigError, WeightsError, unknown
+from flowjax.extras import require
 from flowjax.files import written
 from flowjax.metrics.inception import load_inception
 from flowjax.reproduce.experiment import Experiment, Form
 from flowjax.reproduce.results import Results, deviations, markdown_table, write_results
 from flowjax.reproduce.study import Study
+from flowjax.training.workdir import locked
 from flowjax.training.writers import say
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 __all__ = [
     "EXPERIMENT_FOLDERS",
@@ -52,7 +53,13 @@ def shipped_experiments() -> dict[str, Path]:
 
 
 def load_experiment(folder: Path) -> Experiment:
-    """Imports `experiment.py` of a folder, and returns its `EXPERIMENT`."""
+    """Imports `experiment.py` of a folder, and returns its `EXPERIMENT`.
+
+    Raises:
+        MissingPackage: if matplotlib, which experiments draw with, is not installed.
+        ConfigError: if the file defines no experiment.
+    """
+    require("matplotlib", "plots")
     spec = importlib.util.spec_from_file_location(f"flowjax_experiment_{folder.name}", folder / "experiment.py")
     if spec is None or spec.loader is None:
         raise ConfigError(f"{folder} has no experiment.py")
@@ -127,34 +134,43 @@ def reproduce(name: str, quick: bool, out: Path, update: bool = False) -> tuple[
         raise ConfigError(f"{name}: {what}")
     if form.accelerator and jax.default_backend() == "cpu":
         say(f"reproduce: warning: {name} is meant for an accelerator ({form.cost}); --quick is the form for a CPU")
+    page = (folder / "README.md").read_text()
+    _markers(page, name, quick)  # before hours of work
     study = Study(out, quick, range(form.seeds))
-    study.begin(folder / "experiment.py")
-    say(f"reproduce: {name}: {experiment.title} Expected cost: {form.cost}.")
-    experiment.run(study)
-    results = _collect(name, study)
-    figures = experiment.draw(study, results) if experiment.draw is not None else {}
-    for target in (out, folder) if update else (out,):
-        write_results(target / results_file(quick), results)
-        _write_figures(target, quick, figures)
-        page = page_with_table((folder / "README.md").read_text(), experiment, results)
-        with written(target / "README.md") as part:
-            part.write_text(page)
+    identity = _identity(folder)
+    study.begin(identity)
+    with locked(out):
+        say(f"reproduce: {name}: {experiment.title} Expected cost: {form.cost}.")
+        experiment.run(study)
+        results = _collect(name, study, identity)
+        figures = experiment.draw(study, results) if experiment.draw is not None else {}
+        page = page_with_table(page, experiment, results)
+        for target in (out, folder) if update else (out,):
+            write_results(target / results_file(quick), results)
+            for figure, drawn in figures.items():
+                plots.save(drawn, target / f"{figure}{'_quick' if quick else ''}.png")
+            with written(target / "README.md") as part:
+                part.write_text(page)
     return results, deviations(results, expected_values(folder, quick))
 
 
-def _collect(name: str, study: Study) -> Results:
+def _identity(folder: Path) -> dict[str, Any]:
+    """What has to be equal where measurements of several starts are put together."""
+    digest = hashlib.sha256((folder / "experiment.py").read_bytes())
+    for config in shipped_configs().values():
+        digest.update(config.read_bytes())
+    versions = {package: version(package) for package in ("flowjax-research", "jax", "flax", "optax", "diffrax")}
+    return {"checksum of the experiment or of the configs": digest.hexdigest(), "machine": _machine()} | versions
+
+
+def _collect(name: str, study: Study, identity: Mapping[str, Any]) -> Results:
     measurements = study.measurements()
     if not measurements:
         raise ConfigError(f"the experiment {name} measured nothing")
-    packages = {}
-    for package in ("jax", "flax", "optax", "diffrax"):
-        try:
-            packages[package] = version(package)
-        except PackageNotFoundError:
-            packages[package] = "unknown"
-    seconds = round(sum(m.seconds for m in measurements), 1)
-    date = time.strftime("%Y-%m-%d")
-    return Results(name, study.quick, _machine(), packages, date, seconds, measurements)
+    versions = {package: identity[package] for package in ("jax", "flax", "optax", "diffrax")}
+    seconds = round(sum(m.seconds or 0.0 for m in measurements), 1)
+    date = max(m.date for m in measurements)
+    return Results(name, study.quick, _machine(), versions, date, seconds, measurements)
 
 
 def _machine() -> str:
@@ -163,10 +179,13 @@ def _machine() -> str:
     return f"{jax.device_count()} x {jax.devices()[0].device_kind}"
 
 
-def _write_figures(folder: Path, quick: bool, figures: "Mapping[str, Figure]") -> None:
-    for name, figure in figures.items():
-        with written(folder / f"{name}{'_quick' if quick else ''}.png") as part:
-            figure.savefig(part, format="png", dpi=110)
+def _markers(page: str, name: str, quick: bool) -> re.Pattern[str]:
+    """The pattern of the markers of a form and of what is between them; raises ConfigError if the page has none."""
+    form = "quick" if quick else "full"
+    pattern = re.compile(rf"(<!-- {form} results -->\n).*?(<!-- end -->)", flags=re.S)
+    if not pattern.search(page):
+        raise ConfigError(f"the README.md of {name} has no lines <!-- {form} results --> and <!-- end -->")
+    return pattern
 
 
 def page_with_table(page: str, experiment: Experiment, results: Results) -> str:
@@ -175,11 +194,6 @@ def page_with_table(page: str, experiment: Experiment, results: Results) -> str:
     Raises:
         ConfigError: if the page has no such markers.
     """
-    form = "quick" if results.quick else "full"
-    pattern = re.compile(rf"(<!-- {form} results -->\n).*?(<!-- end -->)", flags=re.S)
-    if not pattern.search(page):
-        raise ConfigError(
-            f"the README.md of {results.experiment} has no lines <!-- {form} results --> and <!-- end -->"
-        )
+    pattern = _markers(page, results.experiment, results.quick)
     table = markdown_table(results, experiment.columns, form_of(experiment, results.quick).published)
     return pattern.sub(lambda found: f"{found[1]}\n{table}\n\n{found[2]}", page)

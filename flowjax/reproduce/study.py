@@ -1,6 +1,5 @@
 """A run of an experiment: trains and measures, and keeps each finished measurement."""
 
-import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping
@@ -8,7 +7,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 from flowjax.config import Config
@@ -20,6 +18,8 @@ from flowjax.runs import train
 from flowjax.training.writers import say
 
 __all__ = ["Study"]
+
+_MEASUREMENTS = "measurements.jsonl"
 
 
 @dataclass(frozen=True)
@@ -47,23 +47,21 @@ class Study:
         for kept in self.measurements():
             if (kept.setting, kept.seed) == (setting, seed):
                 return kept
-        start = time.perf_counter()
+        start, cpu = time.perf_counter(), time.process_time()
         metrics = {name: _plain(value) for name, value in function().items()}
-        made = Measurement(setting, seed, round(time.perf_counter() - start, 2), metrics)
-        with (self.folder / "measurements.jsonl").open("a") as file:
+        seconds, cpu_seconds = round(time.perf_counter() - start, 2), round(time.process_time() - cpu, 2)
+        made = Measurement(setting, seed, seconds, metrics, cpu_seconds, time.strftime("%Y-%m-%d"))
+        with (self.folder / _MEASUREMENTS).open("a") as file:
             file.write(json_text(asdict(made)) + "\n")
         numbers = "  ".join(f"{name} {value:.4g}" for name, value in metrics.items() if isinstance(value, int | float))
         of = f"{setting}, seed {seed}" if len(self.seeds) > 1 else setting
-        say(f"reproduce: {of}: {numbers}  ({made.seconds:.1f} s)")
+        say(f"reproduce: {of}: {numbers}  ({seconds:.1f} s)")
         return made
 
     def measurements(self) -> tuple[Measurement, ...]:
         """The finished measurements."""
-        path = self.folder / "measurements.jsonl"
-        if not path.exists():
-            return ()
-        lines = path.read_text().split("\n")[:-1]  # a line that was not finished has no newline
-        return tuple(Measurement(**json.loads(line)) for line in lines)
+        path = self.folder / _MEASUREMENTS
+        return tuple(Measurement(**json.loads(line)) for line in path.read_text().splitlines()) if path.exists() else ()
 
     def arrays(self, name: str, function: Callable[[], Mapping[str, Any]]) -> dict[str, np.ndarray]:
         """Calls a function that returns arrays for figures, and keeps them; arrays that were kept are read."""
@@ -88,33 +86,36 @@ class Study:
             config: a config, or the name of a shipped one.
             changes: values of config keys that replace those of the config.
         """
-        return train(config, self.folder / "runs" / name, changes)
+        return train(config, self.folder / "runs" / name, changes, plots=False)
 
-    def begin(self, file: Path) -> None:
-        """Creates the folder, and checks that its kept measurements belong to this version of the experiment.
+    def begin(self, identity: Mapping[str, Any]) -> None:
+        """Creates the folder, or checks that its kept measurements can be continued.
+
+        Args:
+            identity: what has to be equal, such as the checksum of the experiment and the device.
 
         Raises:
-            ConfigError: if the experiment was changed since they were made.
+            ConfigError: if the folder holds something else, or measurements that were made in another way.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
-        path, digest = self.folder / "experiment.json", hashlib.sha256(file.read_bytes()).hexdigest()
-        now = {"sha256": digest, "quick": self.quick, "device": jax.devices()[0].device_kind}
-        if path.exists():
-            was = json.loads(path.read_text())
-            if was != now:
-                key = next(key for key in now if was.get(key) != now[key])
-                reason = {
-                    "sha256": "experiment.py has changed",
-                    "quick": "the other form (with or without --quick) was run there",
-                    "device": f"they were made on another device, {was.get('device')}",
-                }[key]
-                raise ConfigError(
-                    f"{self.folder} holds measurements of which a part cannot be continued: {reason}; "
-                    "remove the folder or use another --out"
-                )
-        else:
+        path, now = self.folder / "experiment.json", {**identity, "quick": self.quick}
+        if not path.exists():
+            if self.folder.exists() and any(self.folder.iterdir()):
+                raise ConfigError(f"{self.folder} is not empty, and does not hold an experiment: use another --out")
             with written(path) as part:
                 part.write_text(json_text(now) + "\n")
+        was = json.loads(path.read_text())
+        if differing := [key for key in now if was.get(key) != now[key]]:
+            raise ConfigError(
+                f"{self.folder} holds measurements that cannot be continued, because they were made with another "
+                f"{' and another '.join(differing)}: remove the folder or use another --out"
+            )
+        self._cut_unfinished_line()
+
+    def _cut_unfinished_line(self) -> None:
+        """Removes the end of a line that a process which was killed has not finished."""
+        path = self.folder / _MEASUREMENTS
+        if path.exists() and not (text := path.read_text()).endswith("\n"):
+            path.write_text(text[: text.rfind("\n") + 1])
 
 
 def _plain(value: Any) -> Value:

@@ -54,6 +54,13 @@ def test_deviations_name_what_differs_and_what_is_missing():
     assert "was not measured" in line
 
 
+def test_a_number_that_is_not_finite_is_shown_and_deviates():
+    lost = Measurement("a", 2, None, {"fid": None})
+    results = dataclasses.replace(RESULTS, measurements=(*RESULTS.measurements, lost))
+    assert "| a | nan |" in markdown_table(results, {"fid": "FID"}, {})
+    assert deviations(results, {"a": {"fid": [4.0, 1e9]}}) == ["a: fid is nan; expected 4 ± 1e+09"]
+
+
 def test_results_are_read_as_they_were_written(tmp_path):
     path = tmp_path / "results.json"
     write_results(path, RESULTS)

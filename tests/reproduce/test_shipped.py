@@ -26,7 +26,7 @@ def run(study):
 def count(study, seed):
     calls = study.folder / "calls"
     calls.write_text((calls.read_text() if calls.exists() else "") + str(seed))
-    if seed == 1 and not (study.folder / "allowed").exists():
+    if seed == 1 and not (study.folder.parent / "allowed").exists():
         raise RuntimeError("stopped")
     return {"value": np.float32(seed + 0.5), "curve": np.arange(2)}
 
@@ -60,7 +60,7 @@ def toy(tmp_path, monkeypatch):
 def test_an_experiment_that_was_stopped_goes_on_with_what_is_missing(toy, tmp_path, capsys):
     out = tmp_path / "out"
     assert main(["reproduce", "toys/toy", "--out", str(out)]) == 1
-    (out / "allowed").touch()
+    (tmp_path / "allowed").touch()
     assert main(["reproduce", "toys/toy", "--out", str(out)]) == 0
     assert (out / "calls").read_text() == "011"  # the first seed was measured once
     result = json.loads(capsys.readouterr().out)
@@ -71,9 +71,22 @@ def test_an_experiment_that_was_stopped_goes_on_with_what_is_missing(toy, tmp_pa
     assert "| a | 1.00 ± 0.71 | 2 |" in page
     assert "between\n<!-- quick results -->\nold" in page
     assert read_results(out / "results.json").series("a", "curve") == [0, 1]
+    with (out / "measurements.jsonl").open("a") as file:
+        file.write('{"setting": "b"')  # a process that was killed while it wrote
+    results, _ = shipped.reproduce("toys/toy", False, out)
+    assert results.settings == ["a"]
+    assert results.seeds("a") == [0, 1]
     (toy / "experiment.py").write_text(TOY + "\n")
-    with pytest.raises(ConfigError, match="has changed"):
+    with pytest.raises(ConfigError, match="made with another checksum of the experiment"):
         shipped.reproduce("toys/toy", False, out)
+
+
+def test_a_folder_with_other_files_is_refused(toy, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "README.md").write_text("mine")
+    with pytest.raises(ConfigError, match="is not empty"):
+        shipped.reproduce("toys/toy", False, tmp_path / "mine")
+    assert (tmp_path / "mine" / "README.md").read_text() == "mine"
 
 
 def test_the_state_is_that_of_the_results_in_the_folder(toy, capsys):
@@ -82,8 +95,7 @@ def test_the_state_is_that_of_the_results_in_the_folder(toy, capsys):
         assert main(["reproduce"]) == 0
         states.append(json.loads(capsys.readouterr().out)["experiments"]["toys/toy"]["state"])
         folder = shipped.EXPERIMENT_FOLDERS[1].parent / f"out-{quick}"
-        folder.mkdir()
-        (folder / "allowed").touch()
+        (folder.parent / "allowed").touch()
         _, lines = shipped.reproduce("toys/toy", quick, folder, update=True)
         assert lines == (["a: value is 0.5; expected 2 ± 1"] if quick else [])
     assert [*states, shipped.state_of(toy)] == ["not yet run", "quick only", "done"]

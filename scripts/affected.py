@@ -1,33 +1,33 @@
 """Prints the names of the experiments, or of the notebooks, that a change needs to have run.
 
-    python scripts/in_turn.py experiments --since HEAD~1
-    python scripts/in_turn.py notebooks --since HEAD~1
+    python scripts/affected.py experiments --since HEAD~1
+    python scripts/affected.py notebooks --since HEAD~1
 
-These are the ones with changed files, and three others in turn: the number of commits chooses them, so that successive
-changes cover all.
+These are the ones with changed files, and three others, which the hash of the commit chooses at random.
 """
 
 import argparse
+import random
 import subprocess
 from pathlib import Path
 
 __all__ = ["chosen", "main"]
 
 _ROOT = Path(__file__).parent.parent / "experiments"
-_IN_TURN = 3
+_OTHERS = 3
 
 
-def chosen(files: dict[str, str], changed: list[str], turn: int) -> list[str]:
-    """The names whose files a change touches, and `_IN_TURN` others.
+def chosen(files: dict[str, str], changed: list[str], commit: str) -> list[str]:
+    """The names whose files a change touches, and `_OTHERS` others.
 
     Args:
         files: the start of the paths that belong to each name.
         changed: the paths of changed files.
-        turn: a number that grows with each change.
+        commit: the hash of the commit, the seed of the choice of the others.
     """
     touched = [name for name, path in files.items() if any(line.startswith(path) for line in changed)]
     others = [name for name in files if name not in touched]
-    return touched + [others[(turn * _IN_TURN + i) % len(others)] for i in range(min(_IN_TURN, len(others)))]
+    return touched + random.Random(commit).sample(others, min(_OTHERS, len(others)))
 
 
 def _files(kind: str) -> dict[str, str]:
@@ -47,7 +47,7 @@ def main() -> None:
     parser.add_argument("--since", required=True, help="the commit before the change")
     args = parser.parse_args()
     changed = _git("diff", "--name-only", args.since, "HEAD").splitlines()
-    print(*chosen(_files(args.kind), changed, int(_git("rev-list", "--count", "HEAD"))))
+    print(*chosen(_files(args.kind), changed, _git("rev-parse", "HEAD").strip()))
 
 
 if __name__ == "__main__":
