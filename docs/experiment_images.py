@@ -16,7 +16,7 @@ _FOLDER = "images/experiments"
 def on_files(files: Files, config: Any, **kwargs: Any) -> None:
     """Adds the figures to the files of the site."""
     root = Path(config.config_file_path).parent / "experiments"
-    for path in sorted(root.glob("*/*.png")):
+    for path in sorted(root.rglob("*.png")):
         files.append(File.generated(config, f"{_FOLDER}/{path.relative_to(root)}", abs_src_path=str(path)))
 
 

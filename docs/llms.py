@@ -25,13 +25,14 @@ def on_post_build(config: Any, **kwargs: Any) -> None:
     site = Path(config.site_dir)
     lines = [f"# {config.site_name}", "", f"> {config.site_description}."]
     (nav,) = _nav
-    headings = iter(("Start", "More"))  # of the pages before and after the sections
     for item, before in zip(nav.items, [None, *nav.items], strict=False):
         if isinstance(item, Section):
             lines += ["", f"## {item.title}", ""]
             lines += [_entry(page, site, config) for page in item.children if isinstance(page, Page)]
         elif isinstance(item, Page):
-            lines += [] if isinstance(before, Page) else ["", f"## {next(headings)}", ""]
+            lines += (
+                [] if isinstance(before, Page) else ["", "## More" if before else "## Start", ""]
+            )  # outside of sections
             lines.append(_entry(item, site, config))
     (site / "llms.txt").write_text("\n".join(lines) + "\n")
 

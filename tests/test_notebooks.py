@@ -1,14 +1,11 @@
 """The notebooks of `experiments/notebooks` are built from their sources. `scripts/notebooks.py --check` runs them."""
 
-import sys
 from pathlib import Path
 
+import notebooks
 import pytest
 
 ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT / "scripts"))
-
-import notebooks  # noqa: E402
 
 NAMES = [path.stem for path in sorted(notebooks.FOLDER.glob("[0-9]*.py"))]
 
