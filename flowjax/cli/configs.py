@@ -24,10 +24,7 @@ __all__ = ["run"]
 
 def run(argv: list[str]) -> dict[str, Any]:
     """Lists the shipped configs, or shows the keys of the config that the arguments name."""
-    words = [argument for argument in argv if not argument.startswith("-")]
-    flags.parse(flags.new(), [argument for argument in argv if argument not in words], __doc__ or "")
-    if len(words) > 2:
-        raise flags.UsageError(f"unexpected argument {words[2]!r}: give one config and one key or section")
+    words = flags.parse_words(flags.new(), argv, __doc__ or "", most=2)
     return _keys(*words) if words else _list()
 
 

@@ -30,6 +30,7 @@ __all__ = [
     "of_run",
     "out_path",
     "parse",
+    "parse_words",
     "plugins",
     "require",
     "run_workdir",
@@ -213,7 +214,7 @@ def start_processes(values: flags.FlagValues) -> None:
 
 
 def parse(values: flags.FlagValues, argv: list[str], usage: str) -> flags.FlagValues:
-    """Parses and checks the arguments of a command.
+    """Parses and checks the arguments of a command that takes flags only.
 
     Args:
         values: the flags of the command.
@@ -227,6 +228,24 @@ def parse(values: flags.FlagValues, argv: list[str], usage: str) -> flags.FlagVa
         Help: for --help.
         UsageError: if the arguments are wrong.
     """
+    parse_words(values, argv, usage, most=0)
+    return values
+
+
+def parse_words(values: flags.FlagValues, argv: list[str], usage: str, *, most: int | None = None) -> list[str]:
+    """Parses and checks the arguments of a command that also takes words without a flag, in any place.
+
+    Args:
+        values, argv, usage: as for `parse`.
+        most: the largest number of words; None for any number.
+
+    Returns:
+        The words.
+
+    Raises:
+        Help: for --help.
+        UsageError: if the arguments are wrong.
+    """
     if any(a in ("--help", "-h", "-help") for a in argv):
         described = describe(values)
         raise Help(f"{usage.strip()}\n" + (f"\nflags:\n{described}\n" if described else ""))
@@ -235,21 +254,22 @@ def parse(values: flags.FlagValues, argv: list[str], usage: str) -> flags.FlagVa
         if argument.startswith("-") and len(name) > 200:  # absl compares names by recursion over characters
             raise UsageError(f"unknown flag --{name[:50]}...")
     argv = [_normalise(a, values) for a in argv]
+    values.set_gnu_getopt(most != 0)  # flags may follow words
     try:
-        rest = values(["flowjax", *argv])
+        words = values(["flowjax", *argv])[1:]
     except flags.UnrecognizedFlagError as error:
         raise UsageError(unrecognised(error.flagname, values)) from None
     except flags.Error as error:
         raise UsageError(" ".join(str(error).split())[:300]) from None
     except (RecursionError, MemoryError):  # Python's parser raises these on thousands of brackets or signs
         raise UsageError("the value of a flag is nested too deeply to be read") from None
-    if len(rest) > 1:
-        raise UsageError(unexpected(rest[1], values))
+    if most is not None and len(words) > most:
+        raise UsageError(unexpected(words[most], values))
     _check_values(values)
     for name in _PATHS:
         if name in values and values[name].value:
             values[name].value = os.path.expanduser(str(values[name].value))
-    return values
+    return words
 
 
 def _check_values(values: flags.FlagValues) -> None:

@@ -38,12 +38,12 @@ def run(argv: list[str]) -> dict[str, Any]:
         "update", False, "also write results, figures and table into experiments/NAME", flag_values=values
     )
     flags.define_compilation_cache(values)
-    name, rest = (argv[0], argv[1:]) if argv and not argv[0].startswith("-") else (None, argv)
-    flags.parse(values, rest, __doc__ or "")
-    if name is None:
+    words = flags.parse_words(values, argv, __doc__ or "", most=1)
+    if not words:
         if values.quick or values.update or values.out:
             raise flags.UsageError("name an experiment; `flowjax reproduce` lists them")
         return _list()
+    (name,) = words
     from flowjax.cli import cache
     from flowjax.reproduce.shipped import reproduce
     from flowjax.training.writers import say

@@ -68,6 +68,8 @@ TRAIN = ("train", "--config=gaussians8")
         ((*TRAIN, "--workdir=w", f"--config.train.steps={10**19}"), "train.steps must be at most 2,000,000,000"),
         ((*TRAIN, "--workdir=w", "--config.train.warmup=inf"), "train.warmup must be a finite number, not inf"),
         ((*TRAIN, "--workdir=w", "extra"), "unexpected argument 'extra'"),
+        (("reproduce", "--quick", "nothing"), "unknown experiment 'nothing'"),
+        (("reproduce", "a", "--quick", "b"), "unexpected argument 'b'"),
         (("sample", "--workdir=nowhere", "--out=a.npz", "--config.train.lr=1"), "config keys are flags of `flowjax"),
         (("sample", "--workdir=nowhere", "--out=a.npz", f"--num={10**20}"), "--num must be at most 1,000,000,000"),
         (("sample", "--workdir=nowhere", "--out=a.npz", "--rtol=inf"), "--rtol must be in [0, 1], not inf"),
