@@ -8,8 +8,9 @@ A test checks that the page is up to date.
 from collections.abc import Mapping
 from pathlib import Path
 
-from flowjax.cli.key_help import KeyHelp, absent, as_text, by_section, chosen, key_help, summary
+from flowjax.cli.key_help import KeyHelp, absent, by_section, chosen, key_help, summary
 from flowjax.config import MODEL_DEFAULTS, OUTSIDE_KEYS, defaults
+from flowjax.formatting import format_value
 from flowjax.methods import METHODS
 
 __all__ = ["PAGE", "page"]
@@ -49,8 +50,8 @@ def page() -> str:
 def _table(keys: Mapping[str, KeyHelp]) -> str:
     lines = ["| key | default | meaning | choices |", "|---|---|---|---|"]
     for key, one in keys.items():
-        names = one.choices if isinstance(one.choices, str) else ", ".join(f"`{as_text(n)}`" for n in one.choices)
-        cells = (f"`{key}`", f"`{as_text(one.default)}`", one.meaning, names)
+        names = one.choices if isinstance(one.choices, str) else ", ".join(f"`{format_value(n)}`" for n in one.choices)
+        cells = (f"`{key}`", f"`{format_value(one.default)}`", one.meaning, names)
         lines.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |")
     return "\n".join(lines) + "\n\n"
 

@@ -19,10 +19,11 @@ from flowjax.arguments import Parameter
 from flowjax.config import Config, defaults, flatten, no_such_key, own_plugins
 from flowjax.config_keys import SECTIONS, method_of, method_ranges, model_of, outside_keys
 from flowjax.errors import ConfigError
+from flowjax.formatting import format_value
 from flowjax.plugins import is_outside
 from flowjax.ranges import FINITE, KINDS, RANGES, Items, Range
 
-__all__ = ["KeyHelp", "absent", "as_text", "by_section", "chosen", "key_help", "meanings", "summary", "table"]
+__all__ = ["KeyHelp", "absent", "by_section", "chosen", "key_help", "meanings", "summary", "table"]
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class KeyHelp:
     @property
     def allowed(self) -> str:
         """The choices as text."""
-        return self.choices if isinstance(self.choices, str) else f"one of {', '.join(map(as_text, self.choices))}"
+        return self.choices if isinstance(self.choices, str) else f"one of {', '.join(map(format_value, self.choices))}"
 
 
 def key_help(config: Config) -> dict[str, KeyHelp]:
@@ -226,14 +227,14 @@ def table(found: Mapping[str, KeyHelp], width: int | None = None) -> str:
     """
     width = min(width or shutil.get_terminal_size((110, 24)).columns, 140)
     first = max(map(len, found)) + 4
-    values = {key: as_text(one.value) for key, one in found.items()}
+    values = {key: format_value(one.value) for key, one in found.items()}
     second = min(max(map(len, values.values())), 24) + 2
     lines: list[str] = []
     for section, keys in by_section(found).items():
         lines += ["", f"{section}: {summary(section)}"] if section else [""]
         for key in keys:
             one, value = found[key], values[key]
-            changed = "" if one.value == one.default else f" (default {as_text(one.default)})"
+            changed = "" if one.value == one.default else f" (default {format_value(one.default)})"
             body = [*_wrapped(one.meaning or "(its docstring does not describe it)", width - first - second)]
             body += _wrapped(f"{one.allowed}{changed}", width - first - second)
             start = f"  {key:<{first - 2}}{value:<{second}}"
@@ -246,13 +247,6 @@ def table(found: Mapping[str, KeyHelp], width: int | None = None) -> str:
 
 def _wrapped(text: str, width: int) -> list[str]:
     return textwrap.wrap(text, max(width, 40), break_long_words=False, break_on_hyphens=False)
-
-
-def as_text(value: Any) -> str:
-    """Returns a value as it is written on the command line."""
-    if isinstance(value, list):
-        return f"({', '.join(map(as_text, value))}{',' * (len(value) == 1)})"
-    return '""' if value == "" else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def by_section(keys: Iterable[str]) -> dict[str, list[str]]:

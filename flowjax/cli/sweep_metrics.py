@@ -1,5 +1,6 @@
 """Evaluates the finished runs of a sweep, and keeps their metrics as `flowjax evaluate` does."""
 
+import functools
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,21 +117,26 @@ def evaluate(
 def _metrics_of(config: Config, workdir: Path, request: MetricsRequest, datasets: dict[Any, Any]) -> dict[str, Any]:
     """The metrics of one run. `datasets` keeps the data sets that are open, by their configs."""
     from flowjax.build import data_arguments
+    from flowjax.data import Dataset
     from flowjax.inference import evaluation
     from flowjax.inference.data_of_run import check_same_data, open_data
     from flowjax.inference.kept_metrics import find_metrics, keep_metrics
-    from flowjax.inference.run import load
+    from flowjax.inference.run import Run, load
     from flowjax.training.checkpoints import Checkpoints
+
+    @functools.cache
+    def opened() -> tuple[Run, Dataset]:
+        run, name = load(workdir, plugins=own_plugins(config)), data_arguments(config)
+        if name not in datasets:
+            datasets[name] = open_data(config, run.plugins)
+        check_same_data(workdir, datasets[name].spec, run.spec)
+        return run, datasets[name]
 
     step, result = Checkpoints(workdir / "checkpoints").choose("last"), {}
     for kind in ("of_data",) * request.of_data + ("of_images",) * bool(request.of_images):
         settings = request.settings[kind]
         if (metrics := find_metrics(workdir, step, settings)) is None:
-            run, name = load(workdir, plugins=own_plugins(config)), data_arguments(config)
-            if name not in datasets:
-                datasets[name] = open_data(config, run.plugins)
-            dataset = datasets[name]
-            check_same_data(workdir, dataset.spec, run.spec)
+            run, dataset = opened()
             if kind == "of_data":
                 metrics = evaluation.evaluate(run, dataset, solver=request.solver)
             else:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from flowjax.files import json_text, written
+from flowjax.formatting import format_mean
 
 __all__ = ["Point", "PointResult", "lines", "markdown", "point_name", "rows", "write"]
 
@@ -47,8 +48,9 @@ def rows(results: Sequence[PointResult]) -> list[dict[str, Any]]:
     """Returns the rows of the table: one for each combination of the values of the keys other than `seed`.
 
     Each has the `point`, its `values`, the number of finished `runs`, the means `step`, `loss` and `val_loss`, the
-    standard deviations `loss_std` and `val_loss_std`, and `metrics`: by name the `mean`, the standard deviation `std`
-    and the number of `runs` that have the metric. A mean is None if no run has the number, and a standard deviation if
+    standard deviations `loss_std` and `val_loss_std`, the numbers of runs `loss_runs` and `val_loss_runs` that have the
+    loss, and `metrics`: by name the `mean`, the standard deviation `std` and the number of `runs` that have the metric.
+    Numbers that are not finite count as missing. A mean is None if no run has the number, and a standard deviation if
     fewer than two have it.
     """
     groups: dict[str, list[PointResult]] = {}
@@ -65,20 +67,18 @@ def _row(name: str, results: list[PointResult]) -> dict[str, Any]:
     row: dict[str, Any] = {"point": name, "values": chosen, "runs": len(records)}
     row["step"] = statistics.fmean(record["step"] for record in records) if records else None
     for key in _LOSSES:
-        row[key], row[f"{key}_std"] = _spread([math.nan if r[key] is None else r[key] for r in records])
-    row["metrics"] = {}
-    for metric in dict.fromkeys(metric for result in finished for metric in result.metrics):
-        values = [result.metrics.get(metric) for result in finished]
-        known = [value for value in values if value is not None and math.isfinite(value)]
-        mean, std = _spread(known)
-        row["metrics"][metric] = {"mean": mean, "std": std, "runs": len(known)}
+        spread = _spread(record[key] for record in records)
+        row |= {key: spread["mean"], f"{key}_std": spread["std"], f"{key}_runs": spread["runs"]}
+    names = dict.fromkeys(metric for result in finished for metric in result.metrics)
+    row["metrics"] = {name: _spread(result.metrics.get(name) for result in finished) for name in names}
     return row
 
 
-def _spread(numbers: Sequence[float | int]) -> tuple[float | None, float | None]:
-    """The mean and the standard deviation of numbers; None for those that are undefined."""
-    mean = statistics.fmean(numbers) if numbers else None
-    return mean, statistics.stdev(numbers) if len(numbers) > 1 and all(map(math.isfinite, numbers)) else None
+def _spread(numbers: Iterable[float | int | None]) -> dict[str, Any]:
+    """The mean, the standard deviation and the number of those that are finite; None for what is undefined."""
+    known = [number for number in numbers if number is not None and math.isfinite(number)]
+    mean, std = statistics.fmean(known) if known else None, statistics.stdev(known) if len(known) > 1 else None
+    return {"mean": mean, "std": std, "runs": len(known)}
 
 
 def lines(table: Sequence[dict[str, Any]], metrics: Iterable[str] = ()) -> list[str]:
@@ -126,7 +126,7 @@ def _csv(table: Sequence[dict[str, Any]]) -> str:
     for row in table:
         line = row["values"] | {key: value for key, value in row.items() if key not in ("point", "values", "metrics")}
         for name in names:
-            one = row["metrics"].get(name, {"mean": None, "std": None, "runs": 0})
+            one = row["metrics"].get(name, _spread(()))
             line |= {name: one["mean"], f"{name}_std": one["std"], f"{name}_runs": one["runs"]}
         flat.append(line)
     text = io.StringIO()
@@ -148,22 +148,16 @@ def _cells(
     shown = list(metrics) or [name for name in _USUAL if name in known] if known else []
     cells = []
     for row in table:
-        losses = [_number(row[key], row[f"{key}_std"], sign) for key in _LOSSES]
-        line = [*start(row), str(row["runs"]), *losses]
-        for name in shown:
-            one = row["metrics"].get(name, {"mean": None, "std": None, "runs": 0})
-            fewer = f" ({one['runs']})" if 0 < one["runs"] < row["runs"] else ""
-            line.append(_number(one["mean"], one["std"], sign) + fewer)
-        cells.append(line)
+        losses = [_cell(row[key], row[f"{key}_std"], row[f"{key}_runs"], row["runs"], sign) for key in _LOSSES]
+        found = [row["metrics"].get(name, _spread(())) for name in shown]
+        others = [_cell(one["mean"], one["std"], one["runs"], row["runs"], sign) for one in found]
+        cells.append([*start(row), str(row["runs"]), *losses, *others])
     return [*titles, "runs", *(_TITLES.get(key, key) for key in (*_LOSSES, *shown))], cells
 
 
-def _number(mean: float | None, std: float | None, sign: str) -> str:
-    """A mean with its standard deviation as text, both with the digits of two significant figures of the latter."""
-    if mean is None or std is None:
-        return "-" if mean is None else f"{mean:.5g}"
-    digits = 1 - math.floor(math.log10(std)) if std > 0 else 0
-    return f"{mean:.{digits}f}{sign}{std:.{digits}f}" if 0 < digits < 10 else f"{mean:.5g}{sign}{std:.2g}"
+def _cell(mean: float | None, std: float | None, runs: int, finished: int, sign: str) -> str:
+    """A mean with its standard deviation as text, and the number of its runs in brackets if others are missing."""
+    return format_mean(mean, std, sign) + (f" ({runs})" if 0 < runs < finished else "")
 
 
 def _notes(table: Sequence[dict[str, Any]]) -> list[str]:

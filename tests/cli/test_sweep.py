@@ -119,8 +119,11 @@ def test_the_metrics_of_runs_are_tabulated_over_seeds(flowjax, tmp_path, monkeyp
     assert len(calls) == 3
     _, again, _ = flowjax(*command, "--evaluate", "--collect")
     assert (again["table"], len(calls)) == (result["table"], 3)
-    _, _, error = flowjax(*command[:-1], "--evaluate", "--collect", "--steps=20", "--solver=rk4")
-    assert len(calls) == 3  # there is no run without a seed
+    other = ["--evaluate", "--collect", "--steps=20", "--solver=rk4"]
+    flowjax(*command, *other)
+    assert len(calls) == 6, "other settings are another evaluation"
+    flowjax(*command, *other)
+    assert len(calls) == 6
 
 
 @pytest.mark.parametrize(
@@ -144,4 +147,22 @@ def test_one_seed_has_no_deviation():
     record = {"step": 5, "loss": 1.0, "val_loss": None}
     table = rows([PointResult({"train.lr": lr, "seed": 0}, record) for lr in (1, 2)])
     assert "Each point has one finished run" in lines(table)[-1]
-    assert "nan" in lines(table)[1]
+    assert lines(table)[1].split() == ["train.lr=1", "1", "1", "-"]
+
+
+def test_a_lost_loss_is_left_out_of_the_mean_as_a_lost_metric_is():
+    from flowjax.cli.sweep_table import PointResult, lines, rows
+
+    results = [
+        PointResult({"seed": seed}, {"step": 5, "loss": loss, "val_loss": 2.0}, {"kl": loss})
+        for seed, loss in enumerate((1.0, 3.0, None, float("nan")))
+    ]
+    [row] = rows(results)
+    assert (row["loss"], row["loss_std"], row["loss_runs"], row["val_loss_runs"]) == (
+        2.0,
+        statistics.stdev([1, 3]),
+        2,
+        4,
+    )
+    assert row["metrics"]["kl"] == {"mean": row["loss"], "std": row["loss_std"], "runs": 2}
+    assert lines([row])[1].count("2.0 +- 1.4 (2)") == 2

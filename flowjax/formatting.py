@@ -1,0 +1,39 @@
+"""Numbers and values of configs as text: on the command line, in tables and on pages."""
+
+import math
+from typing import Any
+
+__all__ = ["NONE", "format_mean", "format_number", "format_value"]
+
+NONE = "-"
+"""The text for a number or a value that does not exist."""
+
+
+def format_value(value: Any) -> str:
+    """Returns the value of a config key or of a flag as it is written on the command line."""
+    if isinstance(value, list | tuple):
+        return f"({', '.join(map(format_value, value))}{',' * (len(value) == 1)})"
+    return str(value).lower() if isinstance(value, bool) else str(value) or '""'
+
+
+def format_number(value: Any) -> str:
+    """Returns a number with four significant digits, or a hyphen for none."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return NONE
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
+def format_mean(mean: float | None, deviation: float | None, sign: str = " ± ") -> str:
+    """Returns a mean with its deviation, both to the second significant digit of the deviation.
+
+    Args:
+        mean: the mean, or a single number; None for a hyphen.
+        deviation: its standard deviation or standard error; None or a number that is not finite is left out.
+        sign: between the two numbers.
+    """
+    if mean is None or deviation is None or not math.isfinite(mean) or not math.isfinite(deviation):
+        return format_number(mean)
+    digits = 1 - math.floor(math.log10(deviation)) if deviation > 0 else 0
+    if 0 < digits < 10:
+        return f"{mean:.{digits}f}{sign}{deviation:.{digits}f}"
+    return f"{mean:.5g}{sign}{deviation:.2g}"
