@@ -3,9 +3,7 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from flowjax import plots
+from flowjax import extras, plots
 
 __all__ = ["LiveLoss"]
 
@@ -30,6 +28,7 @@ class LiveLoss:
 
     def __call__(self, record: Mapping[str, Any]) -> None:
         """Adds a record, and draws the figure again."""
+        extras.require("IPython", "notebooks")
         from IPython.display import display
 
         self.records.append(dict(record))
@@ -40,5 +39,4 @@ class LiveLoss:
 
     def figure(self) -> "Figure":
         """The figure of all records so far."""
-        column = lambda key: np.asarray([record[key] for record in self.records], float)
-        return plots.loss_curves(column("samples_seen"), {"training": column("loss"), "validation": column("val_loss")})
+        return plots.losses_of_records(self.records)

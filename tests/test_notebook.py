@@ -30,7 +30,7 @@ def test_each_record_replaces_the_figure(monkeypatch):
     assert (len(shown), len(replaced)) == (1, 2)
     curves = {line.get_label(): line.get_ydata() for line in replaced[-1].axes[0].lines}
     np.testing.assert_array_equal(curves["training"], [2.0, 1.8, np.nan])
-    np.testing.assert_array_equal(curves["validation"], [np.nan, 1.5, 1.25])
+    np.testing.assert_array_equal(curves["validation (average of parameters)"], [np.nan, 1.5, 1.25])
     assert Image.open(io.BytesIO(replaced[-1]._repr_png_())).format == "PNG"
 
 

@@ -17,6 +17,7 @@ from typing import Any
 
 from flowjax.cli import flags
 from flowjax.cli.report import define_out, page_path, write_page
+from flowjax.formatting import format_number
 
 __all__ = ["run"]
 
@@ -27,22 +28,22 @@ def run(argv: list[str]) -> dict[str, Any]:
     """Compares the runs and writes the page."""
     values = flags.new()
     define_out(values, "the page to write; compare.html by default")
-    words = [i for i, word in enumerate(argv) if not word.startswith("-") and (i == 0 or argv[i - 1] != "--out")]
-    flags.parse(values, [word for i, word in enumerate(argv) if i not in words], __doc__ or "")
+    words = flags.parse_words(values, argv, __doc__ or "")
     out = page_path(values, Path("compare.html"))
-    workdirs = [flags.check_workdir(argv[i]) for i in words]
+    workdirs = [Path(flags.check_workdir(word)) for word in words]
 
     from flowjax import pages
 
     try:
-        made = pages.compare(workdirs)
+        pages.check_different(workdirs)
     except ValueError as error:
         raise flags.UsageError(str(error)) from None
+    made = pages.compare(workdirs)
     write_page(out, made.html)
     for key, found in made.differences.items():
         sys.stderr.write(f"{key}: {', '.join(map(pages.shown, found))}\n")
     for name, last in made.last.items():
-        numbers = (f"{text} {pages.number(last[key])}" for key, text in _LAST.items())
+        numbers = (f"{text} {format_number(last[key])}" for key, text in _LAST.items())
         sys.stderr.write(f"{name}: {', '.join(numbers)}\n")
     names = ("runs", "differences", "last", "metrics")
     return {"out": str(out)} | {name: getattr(made, name) for name in names}

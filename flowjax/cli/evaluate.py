@@ -18,7 +18,8 @@ computed once, and kept in $FLOWJAX_CACHE or ~/.cache/flowjax. FID depends on th
 50,000, its bias is estimated. --inception is the precision of that network's convolutions: default is TF32 on a GPU,
 which is faster. A metric of your own is a function of the features of the samples and of the data, my_module:my_metric.
 
-The result is also kept in WORKDIR/metrics, where `flowjax report`, `compare` and `sweep` find it.
+The result is also kept in WORKDIR/metrics, where `flowjax report`, `compare` and `sweep` find it. It is not kept with
+--samples, as the samples of a file may be those of another run.
 
 Several processes (see `flowjax train --help`) each draw a part of the samples, and compute the features of that part.
 
@@ -88,7 +89,7 @@ def run(argv: list[str]) -> dict[str, Any]:
         )
     for key, value in result.items():
         say(f"{key:<18}{value:>12.5g}")
-    if is_primary():
+    if is_primary() and values.samples is None:
         keep_metrics(opened, flags.settings(values, _NO_SETTINGS), result)
     return result
 

@@ -16,8 +16,9 @@ on its data:
   density       the learned density in the plane, beside the true one where it is known
   likelihood    histogram of the log-likelihoods of test points
 
-Each figure is one file NAME.FORMAT in --out, by default the folder plots/ of the workdir. The settings of a
-`matplotlibrc` file apply. In Python, `run.plot("samples")` returns the figure.
+Each figure is one file NAME.FORMAT in --out, by default the folder plots/ of the workdir. That folder holds figures of
+the last checkpoint with the moving average and seed 0; --checkpoint, --no-ema, --width and --seed need --out. The
+settings of a `matplotlibrc` file apply. In Python, `run.plot("samples")` returns the figure.
 
 example:
   flowjax plot --workdir runs/g8 --figures samples,density,likelihood --format pdf,png --out figures
@@ -52,11 +53,21 @@ def run(argv: list[str]) -> dict[str, Any]:
 
     from flowjax.cli import cache
     from flowjax.cli.common import open_run
-    from flowjax.inference.figures import FigureInputs, check_figure, draw, fitting, of_training
+    from flowjax.inference.figures import (
+        NOT_OF_THE_END,
+        FigureInputs,
+        check_figure,
+        draw,
+        fitting,
+        of_the_end,
+        of_training,
+    )
     from flowjax.training.writers import say
 
     cache.use(values.compilation_cache)
     opened = open_run(values, workdir)
+    if values.out is None and not of_the_end(opened, values.seed):
+        raise flags.UsageError(f"{NOT_OF_THE_END}: give --out")
     for name in values.figures:
         check_figure(opened, name)
     names = values.figures or of_training(opened)

@@ -32,6 +32,8 @@ def run(argv: list[str]) -> dict[str, Any]:
     define_out(values, "the page to write; WORKDIR/report.html by default")
     absl_flags.DEFINE_bool("draw", True, "open the checkpoints and draw samples and likelihoods", flag_values=values)
     flags.parse(values, argv, __doc__ or "")
+    if values["checkpoint"].present and not values.draw:
+        raise flags.UsageError("--checkpoint and --no-draw cannot be used together: no checkpoint is opened")
     workdir = flags.run_workdir(values)
     out = page_path(values, Path(workdir) / "report.html")
     plugins = flags.plugins(values)

@@ -30,6 +30,7 @@ from flowjax.inference.program import source_noise
 from flowjax.inference.run import Run
 from flowjax.ranges import shown
 from flowjax.solvers import solve_ode
+from flowjax.training.checkpoints import Checkpoints
 from flowjax.training.writers import Progress, read_metrics
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FIGURES",
+    "NOT_OF_THE_END",
     "FigureInputs",
     "NamedFigure",
     "PlotError",
@@ -44,8 +46,12 @@ __all__ = [
     "draw",
     "draw_all",
     "fitting",
+    "of_the_end",
     "of_training",
 ]
+
+NOT_OF_THE_END = "plots/ of the workdir holds figures of the last checkpoint with the moving average and seed 0 only"
+"""The start of the error for a figure that must not be written into the folder `plots/` of its run."""
 
 _LINES = 256
 _FEWEST = 1000
@@ -83,6 +89,11 @@ def fitting(run: Run) -> tuple[str, ...]:
 def of_training(run: Run) -> tuple[str, ...]:
     """Returns the names of the figures that are drawn for a run at the end of its training."""
     return tuple(name for name in fitting(run) if FIGURES[name].of_training)
+
+
+def of_the_end(run: Run, seed: int) -> bool:
+    """Returns whether a figure of a run with this seed may replace one in `plots/`, which show the end of training."""
+    return run.averaged and seed == 0 and Checkpoints(run.workdir / "checkpoints").steps()[-1:] == [run.step]
 
 
 def check_figure(run: Run, name: str) -> None:
@@ -132,10 +143,7 @@ def draw_all(run: Run, dataset: Dataset) -> None:
 
 
 def _loss(inputs: FigureInputs) -> "Figure":
-    records = read_metrics(inputs.run.workdir / "metrics.jsonl")
-    column = lambda key: np.asarray([record[key] for record in records], float)
-    losses = {"training": column("loss"), "validation (average of parameters)": column("val_loss")}
-    return plots.loss_curves(column("samples_seen"), losses)
+    return plots.losses_of_records(read_metrics(inputs.run.workdir / "metrics.jsonl"))
 
 
 def _samples(inputs: FigureInputs) -> "Figure":
@@ -198,9 +206,7 @@ def _trajectories(inputs: FigureInputs) -> "Figure":
 
 def _density(inputs: FigureInputs) -> "Figure":
     dataset = inputs.dataset
-    low, high = dataset.test.min(0), dataset.test.max(0)
-    middle, half = (low + high) / 2, 0.58 * float((high - low).max())
-    xs, ys = (np.linspace(m - half, m + half, _DENSITY_SIDE) for m in middle)
+    xs, ys = (np.linspace(*limits, _DENSITY_SIDE) for limits in plots.square_limits(dataset.test))
     grid = np.stack(np.meshgrid(xs, ys), -1).reshape(-1, 2)
     on_grid = lambda log_prob: np.exp(np.asarray(log_prob)).reshape(_DENSITY_SIDE, _DENSITY_SIDE)
     densities = {}
@@ -223,7 +229,7 @@ def _likelihood(inputs: FigureInputs) -> "Figure":
     divergence = "hutchinson" if large else "exact"
     scored = scoring.log_prob(run, points, cond, divergence, inputs.seed, solver=_SOLVER_OF_DENSITY, batch=inputs.batch)
     values = {"test points, model": scored.log_prob}
-    if dataset.log_prob is not None:
+    if dataset.log_prob is not None and not names:  # the true density is that of the data without conditions
         values["test points, true density"] = np.asarray(dataset.log_prob(jnp.asarray(points)))
     return plots.likelihood_histogram(values)
 

@@ -16,7 +16,7 @@ from flowjax.inference.run import Run
 from flowjax.training.workdir import read_config
 from flowjax.training.writers import disk_problem, say
 
-__all__ = ["FOLDER", "KeptMetrics", "find_metrics", "keep_metrics", "read_metrics"]
+__all__ = ["FOLDER", "KeptMetrics", "find_metrics", "keep_metrics", "read_kept"]
 
 FOLDER = "metrics"
 """The folder of the workdir in which metrics are kept."""
@@ -56,7 +56,7 @@ def keep_metrics(run: Run, settings: dict[str, Any], metrics: dict[str, Any]) ->
         say(f"evaluate: the metrics are not kept in {run.workdir / FOLDER}: {disk_problem(error)}")
 
 
-def read_metrics(workdir: Path) -> list[KeptMetrics]:
+def read_kept(workdir: Path) -> list[KeptMetrics]:
     """Returns the metrics that are kept in a workdir, the latest ones last. Those of another config are left out."""
     wanted = _fingerprint(read_config(workdir)[0])
     found = []
@@ -72,7 +72,7 @@ def read_metrics(workdir: Path) -> list[KeptMetrics]:
 
 def find_metrics(workdir: Path, step: int, settings: dict[str, Any]) -> dict[str, float | int | None] | None:
     """Returns the metrics that an evaluation of this step with these settings has kept; None if there was none."""
-    found = [kept.metrics for kept in read_metrics(workdir) if (kept.step, kept.settings) == (step, settings)]
+    found = [kept.metrics for kept in read_kept(workdir) if (kept.step, kept.settings) == (step, settings)]
     return found[-1] if found else None
 
 

@@ -42,6 +42,7 @@ class Run:
         params: the parameters of the network: their moving average, or the raw ones.
         variables: the variables of the network that are not parameters, such as batch statistics.
         plugins: the modules that may be imported for objects that the config names.
+        averaged: whether `params` are the moving average that training kept.
     """
 
     workdir: Path
@@ -52,6 +53,7 @@ class Run:
     params: Params
     variables: PyTree = field(default_factory=dict)
     plugins: tuple[str, ...] = ()
+    averaged: bool = True
 
     def __repr__(self) -> str:
         return (
@@ -161,20 +163,25 @@ class Run:
         Args:
             name: of the figure, such as "loss", "samples", "trajectories", "density" or "likelihood". Which figures a
                 run has depends on its data (`flowjax.inference.figures.fitting`).
-            format: "png", "pdf" or "svg" also writes the figure into the folder `plots/` of the workdir.
+            format: "png", "pdf" or "svg" also writes the figure into the folder `plots/` of the workdir. That folder
+                holds figures of the last checkpoint with the moving average and seed 0; save other figures with
+                `flowjax.plots.save`.
             seed: of the samples.
 
         Raises:
             ConfigError: if the run has no figure of this name; the message lists those that it has.
-            ValueError: if the format is unknown.
+            ValueError: if the format is unknown, or the figure does not belong into `plots/`.
         """
+        from flowjax import plots
         from flowjax.inference import figures
 
         if format is not None:
-            check_name("format", format, figures.plots.FORMATS)
+            check_name("format", format, plots.FORMATS)
+            if not figures.of_the_end(self, seed):
+                raise ValueError(f"{figures.NOT_OF_THE_END}: save this one with flowjax.plots.save(figure, FILE)")
         drawn = figures.draw(figures.FigureInputs(self, seed=seed), name)
         if format is not None:
-            figures.plots.save(drawn, self.workdir / "plots" / f"{name}.{format}")
+            plots.save(drawn, self.workdir / "plots" / f"{name}.{format}")
         return drawn
 
     def without_arrays(self) -> "Run":
@@ -233,11 +240,11 @@ def load(
     state = checkpoints.restore(step, abstract_state(config, method))
     if width is not None:
         tracked = dict(zip(config.ema.widths, state.averages, strict=True))
-        averaged = posthoc(workdir / FOLDER, width, step, tracked)
-        params = jax.tree.map(jnp.asarray, averaged)
+        params = jax.tree.map(jnp.asarray, posthoc(workdir / FOLDER, width, step, tracked))
     else:
         params = state.ema if ema else state.params
-    return Run(workdir, config, step, spec, method, params, state.variables, tuple(plugins))
+    averaged = ema and width is None
+    return Run(workdir, config, step, spec, method, params, state.variables, tuple(plugins), averaged)
 
 
 def at_step(run: Run, step: int) -> Run:
@@ -249,4 +256,4 @@ def at_step(run: Run, step: int) -> Run:
         CheckpointError: if there is no such checkpoint, or it cannot be read.
     """
     state = Checkpoints(run.workdir / "checkpoints").restore(step, abstract_state(run.config, run.method))
-    return replace(run, step=step, params=state.ema, variables=state.variables)
+    return replace(run, step=step, params=state.ema, variables=state.variables, averaged=True)

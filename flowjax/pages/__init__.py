@@ -1,7 +1,7 @@
 """Pages about runs: a report of one run and a comparison of several, each as one HTML file without other resources."""
 
-from flowjax.pages.comparison import Comparison, compare
-from flowjax.pages.record import number, shown
+from flowjax.pages.comparison import Comparison, check_different, compare
+from flowjax.pages.record import shown
 from flowjax.pages.report import Report, report
 
-__all__ = ["Comparison", "Report", "compare", "number", "report", "shown"]
+__all__ = ["Comparison", "Report", "check_different", "compare", "report", "shown"]

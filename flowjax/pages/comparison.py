@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 
 from flowjax import plots
+from flowjax.formatting import NONE, format_number
 from flowjax.pages.markup import Markup, figure, figure_grid, page, section, table, tag
-from flowjax.pages.record import LABELS, NONE, RunRecord, duration, number, read_run, shown, with_error
+from flowjax.pages.record import LABELS, RunRecord, duration, flags_of, read_run, shown, with_error
 
-__all__ = ["Comparison", "compare"]
+__all__ = ["Comparison", "check_different", "compare"]
 
 
 @dataclass(frozen=True)
@@ -45,8 +46,7 @@ def compare(workdirs: Sequence[str | Path]) -> Comparison:
         ValueError: if fewer than two different folders are given.
     """
     paths = [Path(workdir) for workdir in workdirs]
-    if len({path.absolute() for path in paths}) < max(2, len(paths)):
-        raise ValueError("a comparison needs at least two different workdirs")
+    check_different(paths)
     runs = dict(zip(_names(paths), map(read_run, paths), strict=True))
     differences = _differences(list(runs.values()))
     body = [
@@ -64,6 +64,12 @@ def compare(workdirs: Sequence[str | Path]) -> Comparison:
         {name: {key: run.last.get(key) for key in keys} for name, run in runs.items()},
         {name: dict(run.kept[-1].metrics) if run.kept else {} for name, run in runs.items()},
     )
+
+
+def check_different(paths: Sequence[Path]) -> None:
+    """Raises a ValueError unless these are at least two different folders."""
+    if len({path.absolute() for path in paths}) < max(2, len(paths)):
+        raise ValueError("a comparison needs at least two different workdirs")
 
 
 def _names(paths: Sequence[Path]) -> list[str]:
@@ -88,11 +94,13 @@ def _overview(runs: dict[str, RunRecord]) -> Markup:
     for name, run in runs.items():
         last, parameters = run.last, run.size.get("parameters")
         network = run.config.get("model.name", "of the method")
-        step = number(last.get("step")) + ("" if run.finished else f" of {number(run.config.get('train.steps'))}")
-        numbers = [step, number(last.get("loss")), number(last.get("val_loss"))]
+        step = format_number(last.get("step")) + (
+            "" if run.finished else f" of {format_number(run.config.get('train.steps'))}"
+        )
+        numbers = [step, format_number(last.get("loss")), format_number(last.get("val_loss"))]
         time = duration(last["time"]) if last else NONE
         method = str(run.config.get("method.name"))
-        rows.append([name, run.spec.name, method, network, number(parameters), *numbers, time])
+        rows.append([name, run.spec.name, method, network, format_number(parameters), *numbers, time])
     header = ("run", "data", "method", "network", "parameters", "step", "training loss", "validation loss", "time")
     return table(header, rows)
 
@@ -120,8 +128,7 @@ def _metrics(runs: dict[str, RunRecord]) -> list[Markup]:
     kinds: dict[str, dict[str, Any]] = {}
     for name, run in runs.items():
         for kept in run.kept:  # later ones replace earlier ones
-            text = " ".join(f"--{flag} {shown(value)}" for flag, value in kept.settings.items())
-            kinds.setdefault(text, {})[name] = kept
+            kinds.setdefault(" ".join(flags_of(kept)), {})[name] = kept
     tables = []
     for text, found in kinds.items():
         metrics = dict.fromkeys(m for kept in found.values() for m in kept.metrics if not m.endswith("_stderr"))

@@ -8,17 +8,17 @@ import numpy as np
 
 from flowjax.config import flatten
 from flowjax.data import DataSpec
-from flowjax.inference.kept_metrics import KeptMetrics, read_metrics
+from flowjax.formatting import NONE, format_mean, format_value
+from flowjax.inference.kept_metrics import KeptMetrics, read_kept
 from flowjax.training import workdir as workdirs
 from flowjax.training import writers
 
 __all__ = [
     "COLUMNS",
     "LABELS",
-    "NONE",
     "RunRecord",
     "duration",
-    "number",
+    "flags_of",
     "read_run",
     "settings_text",
     "shown",
@@ -44,9 +44,6 @@ _NOT_DRAWN = (
     "stall_seconds",
     "time",
 )
-
-NONE = "-"
-"""The text for a number or a value that does not exist."""
 
 LABELS = {
     "nll": "negative log-likelihood (nats)",
@@ -132,37 +129,36 @@ def read_run(workdir: Path) -> RunRecord:
         raw,
         spec,
         writers.read_metrics(workdir / "metrics.jsonl"),
-        read_metrics(workdir),
+        read_kept(workdir),
         workdirs.read_size(workdir),
         workdirs.read_environment(workdir),
     )
 
 
-def number(value: Any) -> str:
-    """Returns a number as text, with four significant digits, or a hyphen for none."""
-    if not isinstance(value, int | float) or isinstance(value, bool):
-        return NONE
-    return f"{value:,}" if isinstance(value, int) else f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
-
-
 def shown(value: Any) -> str:
-    """Returns the value of a config key as text."""
-    if isinstance(value, list):
-        return f"({', '.join(map(shown, value))}{',' * (len(value) == 1)})"
+    """Returns the value of a config key as text, or a hyphen for None."""
+    return NONE if value is None else format_value(value)
+
+
+def flags_of(kept: KeptMetrics) -> list[str]:
+    """Returns the settings of an evaluation as flags of `flowjax evaluate`."""
+    return [_flag(name, value) for name, value in kept.settings.items()]
+
+
+def _flag(name: str, value: Any) -> str:
     if isinstance(value, bool):
-        return str(value).lower()
-    return NONE if value is None else str(value) or '""'
+        return f"--{name}" if value else f"--no-{name}"
+    return f"--{name} {','.join(map(str, value)) if isinstance(value, list) else format_value(value)}"
 
 
 def settings_text(kept: KeptMetrics) -> str:
     """Returns the step and the settings of an evaluation as text."""
-    return ", ".join([f"step {kept.step:,}", *(f"--{name} {shown(value)}" for name, value in kept.settings.items())])
+    return ", ".join([f"step {kept.step:,}", *flags_of(kept)])
 
 
 def with_error(metrics: dict[str, Any], name: str) -> str:
     """Returns a metric as text, with its standard error if that is known."""
-    error = metrics.get(f"{name}_stderr")
-    return number(metrics.get(name)) + (f" ± {error:.2g}" if isinstance(error, float) else "")
+    return format_mean(metrics.get(name), metrics.get(f"{name}_stderr"))
 
 
 def duration(seconds: float) -> str:

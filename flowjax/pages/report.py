@@ -9,11 +9,12 @@ import numpy as np
 
 from flowjax import plots
 from flowjax.config import defaults, flatten, resolve
+from flowjax.formatting import format_number
 from flowjax.inference import figures
 from flowjax.inference.data_of_run import dataset_of
 from flowjax.inference.run import Run, at_step, load
 from flowjax.pages.markup import Markup, details, figure, figure_grid, page, section, table, tag, tiles
-from flowjax.pages.record import LABELS, RunRecord, duration, number, read_run, settings_text, shown, with_error
+from flowjax.pages.record import LABELS, RunRecord, duration, read_run, settings_text, shown, with_error
 from flowjax.training.checkpoints import Checkpoints
 from flowjax.training.writers import say
 
@@ -65,16 +66,18 @@ def report(
         CheckpointError: if there is no such checkpoint, or it cannot be read.
     """
     record = read_run(Path(workdir))
-    config = resolve(record.raw, plugins)
-    usual = flatten(defaults(config.get("model", {}).get("name", "mlp"), config.method.name))
     run = load(workdir, checkpoint=checkpoint, plugins=plugins) if draw and _has_checkpoint(record) else None
+    config = resolve(record.raw, plugins) if run is None else run.config
+    usual = flatten(defaults(config.get("model", {}).get("name", "mlp"), config.method.name))
     final = record.finished and str(checkpoint) == "last"
     drawn = _Drawn(run, record.workdir / "plots" if final else None)
+    samples, over_training = drawn.final(_FIGURES), drawn.over_training()
     body = [
         tag("p", _sentence(record)),
         _tiles(record),
-        section("Samples", drawn.final(_FIGURES)),
-        section("Samples over training", drawn.over_training()),
+        section("Samples", samples),
+        section("Samples over training", over_training),
+        *drawn.notes(),
         section("Curves", figure_grid(_curves(record))),
         section("Metrics", _metrics(record)),
         section("Speed", _speed(record)),
@@ -104,11 +107,14 @@ class _Drawn:
         self._inputs: figures.FigureInputs | None = None
 
     def final(self, names: Iterable[str]) -> Markup:
-        """The figures with these names, as far as the run has them, and notes on those that failed."""
+        """The figures with these names, as far as the run has them."""
         possible = names if self._run is None else [name for name in names if name in figures.fitting(self._run)]
-        made = [one for name in possible if (one := self._figure(name)) is not None]
-        note = lambda name: tag("p", f"The figure {name} could not be drawn: {self.missing[name]}", cls="note")
-        return Markup(figure_grid(made) + "".join(map(note, self.missing)))
+        return figure_grid([one for name in possible if (one := self._figure(name)) is not None])
+
+    def notes(self) -> list[Markup]:
+        """Notes on the figures that failed so far."""
+        text = "The figure {} could not be drawn: {}"
+        return [tag("p", text.format(name, why), cls="note") for name, why in self.missing.items()]
 
     def over_training(self) -> Markup:
         """Samples of several checkpoints, if there are several."""
@@ -137,7 +143,9 @@ class _Drawn:
         return self._inputs
 
     def inputs_at(self, step: int) -> figures.FigureInputs:
-        """The inputs of figures of another checkpoint."""
+        """The inputs of figures of a checkpoint."""
+        if step == self.inputs.run.step:
+            return self.inputs
         return figures.FigureInputs(at_step(self.inputs.run, step), self.inputs.dataset)
 
     def _figure(self, name: str) -> Markup | None:
@@ -181,7 +189,7 @@ def _sentence(record: RunRecord) -> str:
     where = f" on {len(devices)} x {devices[0]}" if devices else ""
     return (
         f"The method {config.get('method.name')} trained the {what}{size} on the data {spec.name} of shape {shape}: "
-        f"{taken} of {number(config.get('train.batch_size'))} samples{seconds}{where}."
+        f"{taken} of {format_number(config.get('train.batch_size'))} samples{seconds}{where}."
     )
 
 
@@ -193,15 +201,15 @@ def _tiles(record: RunRecord) -> Markup:
     items += [(LABELS.get(name, name), metrics[name]) for name in _MAIN if name in metrics][:2]
     rates = _rates(record)
     items.append(("samples/s, median", float(np.median(rates)) if rates else None))
-    return tiles([(name, number(value)) for name, value in items if value is not None])
+    return tiles([(name, format_number(value)) for name, value in items if value is not None])
 
 
 def _curves(record: RunRecord) -> Iterator[Markup]:
     """The curves of the records: both losses together, and a figure for each other entry with at least two numbers."""
     if not record.records:
         return
-    losses = {"training": record.curve("loss"), "validation (average of parameters)": record.curve("val_loss")}
-    yield figure(plots.to_bytes(plots.training_curves(losses, "loss"), "svg"), "svg", "training and validation loss")
+    losses = plots.losses_of_records(record.records)
+    yield figure(plots.to_bytes(losses, "svg"), "svg", "training and validation loss")
     for key, name in record.columns.items():
         curve = record.curve(key)
         if key in ("loss", "val_loss") or np.isfinite(curve[1]).sum() < 2:
@@ -235,16 +243,19 @@ def _speed(record: RunRecord) -> Markup:
     rows = [("training time", duration(last["time"]))]
     if rates:
         median = float(np.median(rates))
-        rows += [("samples/s, median", number(median)), ("time per step, median", f"{1e3 * batch / median:.3g} ms")]
+        rows += [
+            ("samples/s, median", format_number(median)),
+            ("time per step, median", f"{1e3 * batch / median:.3g} ms"),
+        ]
         start = records[0]["time"] - records[0]["samples_seen"] / median
         rows.append(("compilation and start, estimated", duration(max(start, 0.0))))
     rows.append(("time in saving checkpoints", duration(total("checkpoint_seconds"))))
     if stalled := total("stall_seconds"):
         rows.append(("time in waiting for data", duration(stalled)))
     used = [(key, name) for key, name in (("mfu", "model FLOP utilisation"), ("device_gib", "device memory (GiB)"))]
-    rows += [(name, number(last[key])) for key, name in used if last.get(key)]
+    rows += [(name, format_number(last[key])) for key, name in used if last.get(key)]
     if skipped := last.get("skipped_steps"):
-        rows.append(("skipped steps", number(skipped)))
+        rows.append(("skipped steps", format_number(skipped)))
     return table((), rows)
 
 

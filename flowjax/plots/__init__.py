@@ -5,12 +5,12 @@ function uses pyplot, so that figures need no display and are freed with the las
 `matplotlib.rcParams` apply.
 """
 
-from flowjax.plots.curves import likelihood_histogram, lines, loss_curves, training_curves
+from flowjax.plots.curves import likelihood_histogram, lines, loss_curves, losses_of_records, training_curves
 from flowjax.plots.features import marginals, pairs
 from flowjax.plots.images import image_grid
 from flowjax.plots.plane import density, samples_against_data, trajectories
 from flowjax.plots.sequences import point_sets, series
-from flowjax.plots.style import DATA, FORMATS, PALETTE, SAMPLES, save, to_bytes
+from flowjax.plots.style import DATA, FORMATS, PALETTE, SAMPLES, save, square_limits, to_bytes
 
 __all__ = [
     "DATA",
@@ -22,12 +22,14 @@ __all__ = [
     "likelihood_histogram",
     "lines",
     "loss_curves",
+    "losses_of_records",
     "marginals",
     "pairs",
     "point_sets",
     "samples_against_data",
     "save",
     "series",
+    "square_limits",
     "to_bytes",
     "training_curves",
     "trajectories",

@@ -5,13 +5,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from flowjax.plots.style import PALETTE, new_figure
+from flowjax.plots.style import PALETTE, literal, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["likelihood_histogram", "lines", "loss_curves", "training_curves"]
+__all__ = ["likelihood_histogram", "lines", "loss_curves", "losses_of_records", "training_curves"]
 
 _MARKERS = "osD^vP*X"
 _DASHES = ("-", "--", ":", "-.")
@@ -32,6 +32,20 @@ def loss_curves(samples_seen: np.ndarray, losses: Mapping[str, np.ndarray]) -> "
     return training_curves({name: (samples_seen, values) for name, values in losses.items()}, "loss")
 
 
+def losses_of_records(records: Sequence[Mapping[str, Any]]) -> "Figure":
+    """Draws the training and the validation loss of the records of `metrics.jsonl`, as `training_curves` does.
+
+    Args:
+        records: of one run, each with `samples_seen`, `loss` and `val_loss`; a loss may be missing or None.
+
+    Returns:
+        The figure.
+    """
+    column = lambda key: np.asarray([record.get(key) for record in records], float)
+    losses = {"training": column("loss"), "validation (average of parameters)": column("val_loss")}
+    return loss_curves(column("samples_seen"), losses)
+
+
 def training_curves(curves: Mapping[str, tuple[Any, Any]], quantity: str, *, whole: bool = False) -> "Figure":
     """Draws a quantity such as a loss over the number of samples seen; values without finite neighbours become points.
 
@@ -39,7 +53,8 @@ def training_curves(curves: Mapping[str, tuple[Any, Any]], quantity: str, *, who
     remain are positive and differ by more than a factor of 10.
 
     Args:
-        curves: by name, the number of samples seen, (N,), and the values, (N,), with NaN where there is none.
+        curves: by name, the number of samples seen, (N,), and the values, (N,), with NaN where there is none. Names are
+            drawn as they are: they are not read as formulas.
         quantity: the label of the values.
         whole: whether the limits include all values, on a linear axis.
 
@@ -59,12 +74,12 @@ def training_curves(curves: Mapping[str, tuple[Any, Any]], quantity: str, *, who
         style: dict[str, Any] = {"marker": "o" if isolated.any() else None, "ms": 4, "markevery": isolated, "lw": 1.4}
         if finite.any():
             dash = _DASHES[i // len(PALETTE) % len(_DASHES)]
-            ax.plot(seen, values, label=name, c=PALETTE[i % len(PALETTE)], ls=dash, **style)
+            ax.plot(seen, values, label=literal(name), c=PALETTE[i % len(PALETTE)], ls=dash, **style)
     if not whole:
         _limit_values(ax, drawn)
-    ax.set(xlabel="samples seen", ylabel=quantity)
+    ax.set(xlabel="samples seen", ylabel=literal(quantity))
     ax.xaxis.set_major_formatter(EngFormatter(sep=""))
-    if len(ax.lines) > 1 or (ax.lines and ax.lines[0].get_label() != quantity):
+    if len(ax.lines) > 1 or (ax.lines and ax.lines[0].get_label() != literal(quantity)):
         ax.legend()
     ax.grid(alpha=0.3, which="both")
     return figure
@@ -136,7 +151,7 @@ def _tick_at(ax: "Axes", xs: np.ndarray) -> None:
 
 
 def likelihood_histogram(log_probs: Mapping[str, np.ndarray], unit: str = "nats") -> "Figure":
-    """Draws histograms of log-likelihoods with common bins, and their means. Infinite values are counted apart.
+    """Draws histograms of log-likelihoods with common bins, and their means. Infinite values and NaN are counted apart.
 
     Args:
         log_probs: (N,) by name.
@@ -150,8 +165,8 @@ def likelihood_histogram(log_probs: Mapping[str, np.ndarray], unit: str = "nats"
     finite = {name: np.asarray(a, float)[np.isfinite(a)] for name, a in log_probs.items()}
     bins = np.histogram_bin_edges(np.concatenate([*finite.values()]), bins=50)
     for (name, values), colour in zip(finite.items(), PALETTE, strict=False):
-        outside = len(log_probs[name]) - len(values)
-        more = f"; {outside:,} infinite" if outside else ""
+        infinite, undefined = int(np.isinf(log_probs[name]).sum()), int(np.isnan(log_probs[name]).sum())
+        more = (f"; {infinite:,} infinite" if infinite else "") + (f"; {undefined:,} NaN" if undefined else "")
         label = f"{name}, mean {values.mean():.2f}{more}" if len(values) else f"{name}{more}"
         ax.hist(values, bins, histtype="stepfilled", fc=f"{colour}40", ec=colour, lw=1.4, label=label)
         if len(values):

@@ -23,6 +23,7 @@ __all__ = [
     "class_name",
     "frame",
     "label_of",
+    "literal",
     "new_figure",
     "outer_labels",
     "save",
@@ -85,6 +86,12 @@ def outer_labels(axes: "np.ndarray", xlabel: str, ylabel: str) -> None:
 def label_of(feature: int) -> str:
     """The label of a coordinate, counted from 0: x_1, x_2, ..."""
     return f"$x_{{{feature + 1}}}$"
+
+
+def literal(text: str) -> str:
+    """Returns the label that matplotlib draws as this text: without formulas, and not hidden from a legend."""
+    shown = text.replace("$", r"\$")
+    return f"\u200b{shown}" if shown.startswith("_") else shown  # a legend leaves out labels that start with _
 
 
 def class_name(names: Sequence[str], label: int) -> str:

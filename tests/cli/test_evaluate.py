@@ -123,5 +123,6 @@ def test_a_metric_from_outside(flowjax, image_run, cheap, tmp_path, monkeypatch)
     gap = result["gap_metrics:gap"]
     assert "kid" in result
     assert result["gap_metrics:gap(2, factor=3.0)"] == pytest.approx(3 * gap**2)
+    assert not (image_run / "metrics").exists(), "the samples of a file may be those of another run"
     code, _, err = flowjax("evaluate", f"--workdir={image_run}", "--metrics=gap_metrics:gone")
     assert (code, "has no gone" in err) == (2, True)

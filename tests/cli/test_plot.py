@@ -45,6 +45,7 @@ def test_what_cannot_be_drawn_is_named_in_one_line(flowjax, tiny_run, tmp_path, 
 
 
 def test_a_run_in_python_draws_a_figure_and_writes_it(tiny_run, tmp_path):
+    (tmp_path / "checkpoints").symlink_to(tiny_run / "checkpoints")
     run = dataclasses.replace(load(tiny_run), workdir=tmp_path)
     figure = run.plot("trajectories", format="svg")
     assert isinstance(figure, Figure)
@@ -52,6 +53,18 @@ def test_a_run_in_python_draws_a_figure_and_writes_it(tiny_run, tmp_path):
     assert [path.name for path in (tmp_path / "plots").iterdir()] == ["trajectories.svg"]
     with pytest.raises(ConfigError, match="this run has no figure 'loss_curve'; its figures are loss, samples"):
         run.plot("loss_curve")
+
+
+@pytest.mark.parametrize("flag", ["--checkpoint=40", "--no-ema", "--seed=1"])
+def test_the_folder_of_the_run_holds_figures_of_its_end_only(flowjax, tiny_run, flag):
+    before = (tiny_run / "plots" / "loss.png").stat().st_mtime_ns
+    code, _, err = flowjax("plot", f"--workdir={tiny_run}", "--figures=loss", flag)
+    assert (code, err.count("\n")) == (2, 1)
+    assert "plots/ of the workdir holds figures of the last checkpoint with the moving average and seed 0 only" in err
+    assert "give --out" in err
+    assert (tiny_run / "plots" / "loss.png").stat().st_mtime_ns == before
+    with pytest.raises(ValueError, match="save this one with"):
+        load(tiny_run, ema=False).plot("loss", format="png")
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """The report of a run and the comparison of runs: one HTML file each, escaped, without other resources."""
 
+import importlib
 import json
 import shutil
 import subprocess
@@ -9,6 +10,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from flowjax import pages
 from flowjax.inference.kept_metrics import keep_metrics
@@ -69,7 +71,7 @@ def test_the_report_of_a_run(tiny_run, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(tiny_run, folder)
     run = load(folder)
-    keep_metrics(run, {"solver": "rk4"}, {"kl": 0.1234, "kl_stderr": 0.0056})
+    keep_metrics(run, {"ema": False, "solver": "rk4"}, {"kl": 0.1234, "kl_stderr": 0.0056})
     made = pages.report(folder)
     page = check(made.html)
     assert made.missing == {}
@@ -78,7 +80,7 @@ def test_the_report_of_a_run(tiny_run, tmp_path):
     for text in (
         "120 steps of 64 samples",
         "0.1234 ± 0.0056",
-        "step 120, --solver rk4",
+        "step 120, --no-ema, --solver rk4",
         "model.width",
         "step 80",
         "jax",
@@ -107,6 +109,27 @@ def test_a_figure_that_fails_is_a_note(tiny_run, monkeypatch):
     made = pages.report(tiny_run)
     assert "likelihood" in made.missing
     assert "The figure likelihood could not be drawn: no <memory>" in check(made.html).text
+
+
+def test_a_checkpoint_that_cannot_be_drawn_is_a_note(tiny_run, monkeypatch):
+    """The samples of the checkpoint that is open already are not drawn from another restored copy."""
+    from flowjax.inference import figures
+
+    drawn = []
+
+    def draw(inputs, name):
+        drawn.append(inputs.run.step)
+        if inputs.run.step == 40:
+            raise ValueError("no memory")
+        return Figure()
+
+    monkeypatch.setattr(figures, "draw", draw)
+    module = importlib.import_module("flowjax.pages.report")  # `pages.report` is the function
+    monkeypatch.setattr(module, "at_step", lambda run, step: drawn.append(f"open {step}") or at_step(run, step))
+    made = pages.report(tiny_run)
+    assert "The figure samples of step 40 could not be drawn: no memory" in check(made.html).text
+    assert "open 40" in drawn
+    assert "open 120" not in drawn
 
 
 def test_a_comparison(tiny_run, other_run):
@@ -142,7 +165,12 @@ def test_the_commands(flowjax, tiny_run, other_run, tmp_path):
         (["report"], "--workdir is required"),
         (["report", "--workdir=RUN", "--out=a.pdf"], "--out must end in .html, not 'a.pdf'"),
         (["report", "--workdir=RUN", "--out=/dev/null/a.html", "--no-draw"], "cannot write /dev/null/a.html"),
+        (
+            ["report", "--workdir=RUN", "--no-draw", "--checkpoint=40"],
+            "--checkpoint and --no-draw cannot be used together",
+        ),
         (["compare", "RUN"], "at least two different workdirs"),
+        (["compare", "-out", "nowhere", "RUN", "RUN"], "--out must end in .html, not 'nowhere'"),
         (["compare", "RUN", "nowhere"], "nowhere is not the workdir of a run: there is no such folder"),
     ],
 )

@@ -82,3 +82,18 @@ def test_density_colours_are_one_scale_whose_bar_says_that_values_are_cut():
     assert first.get_clim() == second.get_clim() == (0, 0.5)
     assert second.colorbar.extend == "max"
     np.testing.assert_array_equal(second.get_array(), learned)
+
+
+def test_names_of_folders_are_labels_as_they_are():
+    """A leading underscore does not hide a curve from the legend, and dollars are not a formula."""
+    names = ["_run", "a$^2$", "b$"]
+    figure = plots.training_curves({name: ([0, 1], [1.0, 2.0]) for name in names}, "loss")
+    legend = figure.axes[0].get_legend()
+    assert legend is not None
+    drawn = [text._preprocess_math(text.get_text()) for text in legend.get_texts()]
+    assert drawn == [("\u200b_run", False), ("a$^2$", False), ("b$", False)]
+
+
+def test_likelihoods_that_are_not_finite_are_counted_by_kind():
+    figure = plots.likelihood_histogram({"model": np.array([1.0, 3.0, -np.inf, np.nan, np.nan])})
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["model, mean 2.00; 1 infinite; 2 NaN"]
