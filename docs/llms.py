@@ -31,7 +31,7 @@ def on_post_build(config: Any, **kwargs: Any) -> None:
             lines += [_entry(page, site, config) for page in item.children if isinstance(page, Page)]
         elif isinstance(item, Page):
             lines += (
-                [] if isinstance(before, Page) else ["", "## More" if before else "## Start", ""]
+                [] if isinstance(before, Page) else ["", "## Start" if before is None else "## More", ""]
             )  # outside of sections
             lines.append(_entry(item, site, config))
     (site / "llms.txt").write_text("\n".join(lines) + "\n")

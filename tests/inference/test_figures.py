@@ -5,13 +5,15 @@ import shutil
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from flowjax import runs
+from flowjax.conditions import Field
 from flowjax.config import changed
 from flowjax.data import open_dataset
 from flowjax.errors import ConfigError
-from flowjax.inference import figures
+from flowjax.inference import figures, scoring
 from flowjax.inference.run import load
 
 
@@ -29,6 +31,22 @@ def test_the_cause_of_plots_that_fail_is_named(tiny_run, tmp_path, capsys, monke
     monkeypatch.setattr(figures.plots, "save", full)
     runs._draw(dataclasses.replace(run, workdir=tmp_path), dataset)
     assert "No space left on device; the same command draws them" in capsys.readouterr().err
+
+
+def test_likelihoods_of_a_class_are_not_compared_with_the_density_of_all_classes(tiny_run, monkeypatch):
+    """The true density is that of points without their labels."""
+    run, dataset = load(tiny_run), open_dataset("gaussians8")
+    zeros = lambda run, points, *args, **options: scoring.LogDensities(np.zeros(len(points), np.float32), 1)
+    monkeypatch.setattr(scoring, "log_prob", zeros)
+
+    def curves():
+        drawn = figures.draw(figures.FigureInputs(run, dataset), "likelihood")
+        return [text.get_text().partition(",")[0] for text in drawn.legends[0].get_texts()]
+
+    assert len(curves()) == 2
+    run.__dict__["fields"] = (Field("label", "label", num_classes=8),)
+    dataset = dataclasses.replace(dataset, test_cond={"label": np.zeros(len(dataset.test), np.int32)})
+    assert curves() == ["test points"]
 
 
 def test_a_run_on_pairs_has_figures_and_metrics_but_no_likelihood(tiny_run, tmp_path):
