@@ -79,7 +79,8 @@ def one_loss() -> dict[str, float]:
         ends = predictions.noise.to_ends(LINEAR, t, x, noise(params, t, x, cond))
         return predictions.velocity.from_ends(LINEAR, t, x, ends)
 
-    batch, key, common = Batch(DATA.sample(jax.random.key(1), 4096)), jax.random.key(2), {"times": Inside()}
+    batch, key = Batch(DATA.sample(jax.random.key(1), 4096)), jax.random.key(2)
+    common: Any = {"times": Inside()}
     as_noise = conditional(
         noise,
         LINEAR,
