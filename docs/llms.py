@@ -30,9 +30,8 @@ def on_post_build(config: Any, **kwargs: Any) -> None:
             lines += ["", f"## {item.title}", ""]
             lines += [_entry(page, site, config) for page in item.children if isinstance(page, Page)]
         elif isinstance(item, Page):
-            lines += (
-                [] if isinstance(before, Page) else ["", "## Start" if before is None else "## More", ""]
-            )  # outside of sections
+            if not isinstance(before, Page):  # the first of some pages outside of sections
+                lines += ["", "## Start" if before is None else "## More", ""]
             lines.append(_entry(item, site, config))
     (site / "llms.txt").write_text("\n".join(lines) + "\n")
 
