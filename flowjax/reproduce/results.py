@@ -12,6 +12,7 @@ import numpy as np
 
 from flowjax.errors import ConfigError
 from flowjax.files import json_text, written
+from flowjax.formatting import format_mean
 
 __all__ = ["Measurement", "Results", "deviations", "markdown_table", "read_results", "write_results"]
 
@@ -161,11 +162,7 @@ def _with_spread(values: list[float]) -> str:
         return "nan"
     if len(values) == 1:
         return f"{values[0]:.4g}"
-    mean, deviation = statistics.fmean(values), statistics.stdev(values)
-    if deviation == 0:
-        return f"{mean:.4g}"
-    digits = min(max(0, 1 - math.floor(math.log10(deviation))), 6)  # two digits of the deviation
-    return f"{mean:.{digits}f} ± {deviation:.{digits}f}"
+    return format_mean(statistics.fmean(values), statistics.stdev(values))
 
 
 def _duration(seconds: float) -> str:
