@@ -101,9 +101,20 @@ class Oracle(PathModel):
     def _mix(self, weights: Float[Array, "B C"], c: "_Coefficients", x: Batched) -> Batched:
         """sum_c weights_c (x - mu_c)."""
         total = expand(weights.sum(-1), x)
-        data = expand(c.alpha[:, 0], x) * jnp.tensordot(weights, self._full(self.means, x), 1)
-        source = expand(c.sigma[:, 0], x) * jnp.tensordot(weights, self._full(self.source_means, x), 1)
+        data = expand(c.alpha[:, 0], x) * self._average(weights, self.means, x)
+        source = expand(c.sigma[:, 0], x) * self._average(weights, self.source_means, x)
         return total * x - data - source
+
+    def _average(self, weights: Float[Array, "B C"], means: Array | float, x: Batched) -> Batched:
+        """sum_c weights_c means_c, (B, *event).
+
+        A matrix product with a broadcast number is avoided. Next to a second product, XLA's CPU compiler of jaxlib
+        0.10.2 returns uninitialised memory for it, for example with 500 rows, 1,024 components and 64 dimensions.
+        """
+        if jnp.ndim(means) == 0:
+            same = expand(weights.sum(-1), x) * jax.lax.optimization_barrier(jnp.asarray(means, x.dtype))
+            return jnp.broadcast_to(same, x.shape)
+        return jnp.tensordot(weights, self._full(means, x), 1)
 
     def log_prob(self, t: Time, x: Batched) -> Float[Array, " B"]:
         """log p_t(x) in nats, (B,): equation (1)."""

@@ -227,6 +227,16 @@ def test_a_source_at_zero_survives_the_compiler():
     np.testing.assert_allclose(jax.jit(square)(x), square(x), rtol=1e-4)
 
 
+def test_many_points_in_many_dimensions_survive_the_compiler():
+    """At these sizes XLA's CPU compiler (jaxlib 0.10.2) returned uninitialised memory for a sum of two products."""
+    points = jax.random.normal(jax.random.key(1), (1024, 64))
+    oracle = oracles.dataset(GaussianPath(CondOT()), points)
+    x = oracle.sample(jax.random.key(3), 0.5, 500, (64,))
+    compiled = jax.jit(lambda x: oracle.velocity(0.5, x))(x)
+    weights = jax.nn.softmax(-((x[:, None] - 0.5 * points) ** 2).sum(-1) / (2 * 0.5**2))
+    np.testing.assert_allclose(compiled, (weights @ points - x) / 0.5, atol=1e-3)
+
+
 @pytest.mark.parametrize(("schedule", "marginal", "conditional"), [(CondOT(), 0.4646, 1.25), (Cosine(), 0.3084, 1.542)])
 def test_energies(schedule, marginal, conditional):
     """Integral of E|v|^2 dt for N(0, 1) to N(0, 1/4): of the marginal velocity, and of the conditional one.
