@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from flowjax import solvers
 from flowjax.data.digits import open_digits
 from flowjax.inference import Run
-from flowjax.metrics import frechet_distance
+from flowjax.metrics.frechet import frechet_of_pixels
 from flowjax.plots import lines
 from flowjax.reproduce import Experiment, Form, Results, Study
 from flowjax.solvers import make_sampler, samplers
@@ -28,11 +28,6 @@ QUICK = ("euler", "heun", "ab2", "unipc", "euler_maruyama", "dpmpp_sde")
 BUDGETS, REGRID_BUDGETS = (8, 16, 32, 64, 128), (8, 16, 32, 64)
 REGRIDDED = [(name, grid) for name in ("edm", "dpmpp_2m") for grid in ("edm", "log_snr")]
 BATCH = 1000
-
-
-def moments(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    flat = np.asarray(x, np.float64).reshape(len(x), -1)
-    return flat.mean(0), np.cov(flat.T)
 
 
 @dataclass(frozen=True)
@@ -73,7 +68,7 @@ class Problem:
 
     def quality(self, x: np.ndarray) -> float:
         """The Frechet distance to the training images."""
-        return frechet_distance(*moments(self.run.spec.finish(x)), *moments(images()[0]))
+        return frechet_of_pixels(self.run.spec.finish(x), images()[0])
 
 
 def images() -> tuple[np.ndarray, np.ndarray]:
@@ -102,8 +97,8 @@ def references(problem: Problem) -> dict[str, float]:
     return {
         "fd": problem.quality(problem.exact["x"]),
         "nfe": int(problem.exact["nfe"]),
-        "fd_test": frechet_distance(*moments(open_digits().test), *moments(x)),
-        "fd_halves": frechet_distance(*moments(first), *moments(second)),
+        "fd_test": frechet_of_pixels(open_digits().test, x),
+        "fd_halves": frechet_of_pixels(first, second),
     }
 
 

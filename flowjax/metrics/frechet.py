@@ -8,7 +8,16 @@ from jaxtyping import Float
 
 from flowjax.metrics.moments import Moments
 
-__all__ = ["Distance", "FeatureNetwork", "between", "feature_moments", "fid", "frechet_distance", "with_bias"]
+__all__ = [
+    "Distance",
+    "FeatureNetwork",
+    "between",
+    "feature_moments",
+    "fid",
+    "frechet_distance",
+    "frechet_of_pixels",
+    "with_bias",
+]
 
 FeatureNetwork = Callable[[np.ndarray], np.ndarray]
 """A function from images (N, H, W, C) uint8 to features (N, D)."""
@@ -77,6 +86,15 @@ def fid(images: np.ndarray | Moments, reference: np.ndarray | Moments, features:
         features: the feature network, a function of images; None for Inception.
     """
     return between(*(x if isinstance(x, Moments) else feature_moments(x, features) for x in (images, reference)))
+
+
+def frechet_of_pixels(images: np.ndarray, reference: np.ndarray) -> float:
+    """The Frechet distance between normal distributions with the moments of the pixels of two sets of images.
+
+    Args:
+        images, reference: images (N, H, W, C). The distance is in the square of the unit of their pixels.
+    """
+    return fid(images, reference, lambda rows: np.asarray(rows, np.float64).reshape(len(rows), -1))
 
 
 def feature_moments(images: np.ndarray, features: FeatureNetwork | None = None, chunk: int = 4096) -> Moments:

@@ -5,7 +5,7 @@ import pytest
 from scipy.linalg import sqrtm
 
 from flowjax import metrics
-from flowjax.metrics.frechet import between, frechet_distance, with_bias
+from flowjax.metrics.frechet import between, frechet_distance, frechet_of_pixels, with_bias
 from flowjax.metrics.moments import Moments
 
 pytestmark = pytest.mark.analytic
@@ -121,3 +121,12 @@ def test_fid_takes_any_network_of_features():
     assert metrics.fid(x, y, network) == pytest.approx(metrics.frechet_distance(*moments[0], *moments[1]), rel=1e-9)
     assert metrics.fid(x, Moments.of(network(y)), network) == pytest.approx(metrics.fid(x, y, network), rel=1e-12)
     assert metrics.fid(x, x, network) == pytest.approx(0.0, abs=1e-8)
+
+
+def test_the_distance_of_pixels_is_that_of_the_moments_of_numpy():
+    """A change of all pixels by a constant adds its square for each pixel."""
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(2, 30, 2, 3, 1))
+    moments = [(flat.mean(0), np.cov(flat, rowvar=False)) for flat in (x.reshape(30, -1), y.reshape(30, -1))]
+    assert frechet_of_pixels(x, y) == pytest.approx(frechet_distance(*moments[0], *moments[1]), rel=1e-9)
+    assert frechet_of_pixels(x, x + 2.0) == pytest.approx(6 * 2.0**2, rel=1e-9)
