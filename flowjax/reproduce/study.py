@@ -79,7 +79,7 @@ class Study:
         config: Config | str | Path,
         changes: Mapping[str, Any] | None = None,
     ) -> Run:
-        """Trains a run in the folder `runs/NAME` of the study, or opens it if it is finished.
+        """Trains a run in the folder `runs/NAME` of the study, or opens it if it is finished. Its plots are not drawn.
 
         Args:
             name: the name of the run.
