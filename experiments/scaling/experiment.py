@@ -129,6 +129,8 @@ def draw(study: Study, results: Results) -> dict[str, Figure]:
         return {}
     figure = lines(curves, "devices", "implied efficiency, nothing hidden, %", log=False)
     figure.axes[0].set(xscale="log", ylim=(0, 100))
+    figure.axes[0].set_xticks((8, 64, 256), ("8", "64", "256"))
+    figure.axes[0].minorticks_off()
     return {"efficiency": figure}
 
 
