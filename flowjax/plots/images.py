@@ -19,7 +19,7 @@ _GAP, _EDGE, _LINE = 3, 8, 20
 _CHARACTER = 8
 """Pixels for a character of a caption."""
 
-_PER_CLASS = 10
+_PER_ROW = 10
 
 
 def image_grid(
@@ -29,7 +29,9 @@ def image_grid(
     class_names: Sequence[str] = (),
     title: str = "",
 ) -> "Figure":
-    """Draws images as a grid, enlarged by a whole number. Each class has a row if there are enough images of each.
+    """Draws all images as a grid, enlarged by a whole number.
+
+    Several classes have rows of their own if there are two images of each on average.
 
     Args:
         images: (N, H, W, C) in data space. Three channels are red, green and blue; of any other number of channels, the
@@ -45,9 +47,11 @@ def image_grid(
     from flowjax.plots.notebook import NotebookFigure
 
     names = [] if labels is None else [class_name(class_names, int(k)) for k in labels]
-    by_class = labels is not None and len(labels) >= 2 * len(np.unique(labels))
+    classes = [] if labels is None else np.unique(labels)
+    by_class = labels is not None and len(classes) > 1 and len(labels) >= 2 * len(classes)
     if labels is not None and by_class:
-        rows = [np.flatnonzero(labels == k)[:_PER_CLASS] for k in np.unique(labels)]
+        of_classes = [np.flatnonzero(labels == k) for k in classes]
+        rows = [rows[i : i + _PER_ROW] for rows in of_classes for i in range(0, len(rows), _PER_ROW)]
     else:
         side = int(np.ceil(np.sqrt(len(images))))
         rows = [np.arange(start, min(start + side, len(images))) for start in range(0, len(images), side)]

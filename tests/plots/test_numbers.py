@@ -97,3 +97,12 @@ def test_names_of_folders_are_labels_as_they_are():
 def test_likelihoods_that_are_not_finite_are_counted_by_kind():
     figure = plots.likelihood_histogram({"model": np.array([1.0, 3.0, -np.inf, np.nan, np.nan])})
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["model, mean 2.00; 1 infinite; 2 NaN"]
+
+
+@pytest.mark.parametrize("labels", [None, np.zeros(16, int), np.repeat([0, 1], [4, 12])])
+def test_no_image_is_left_out_of_a_grid(labels):
+    greys = np.arange(16, dtype=np.uint8) * 9 + 60
+    images = np.broadcast_to(greys[:, None, None, None], (16, 2, 2, 1))
+    shown = pixels(plots.image_grid(images, labels=labels))
+    counts = [(shown == grey).all(-1).sum() for grey in greys.astype(int)]
+    assert min(counts) >= 4
