@@ -88,4 +88,4 @@ def _pixels(images: np.ndarray, levels: int) -> np.ndarray:
     """Images (N, H, W, C) as 8-bit numbers: (N, H, W, 3), or (N, H, W) in shades of grey."""
     images = images[..., :3] if images.shape[-1] in (3, 4) else images[..., 0]
     low, high = (0, levels - 1) if levels else (images.min(), max(images.max(), images.min() + 1e-6))
-    return (np.clip((images.astype(np.float32) - low) / (high - low), 0, 1) * 255).astype(np.uint8)
+    return np.round(np.clip((images.astype(np.float32) - low) / (high - low), 0, 1) * 255).astype(np.uint8)
