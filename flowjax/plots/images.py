@@ -64,7 +64,7 @@ def image_grid(
     left = _EDGE + (_CHARACTER * max(map(len, names)) + _EDGE if by_class else 0)  # beside each row
     top = _EDGE + (_LINE + _EDGE if title else 0)
     width, height = left + columns * wide + _EDGE, top + len(rows) * (high + line) + _EDGE
-    sheet = np.full((height, width, *pixels.shape[3:]), 255, np.uint8)
+    sheet = np.full((height, width, 3), 255, np.uint8)
     figure = NotebookFigure(figsize=((width + 0.01) / DPI, (height + 0.01) / DPI))  # not a pixel less
     text = lambda x, y, words, **options: figure.text(x / width, 1 - y / height, words, fontsize=9, **options)
     for r, row in enumerate(rows):
@@ -77,7 +77,7 @@ def image_grid(
         if by_class:
             text(left - _EDGE, y + high / 2, names[row[0]], ha="right", va="center")
     ax = figure.add_axes((0, 0, 1, 1))
-    ax.imshow(sheet, cmap="gray", vmin=0, vmax=255, interpolation="none", aspect="auto")
+    ax.imshow(sheet, interpolation="none", aspect="auto")
     ax.set_axis_off()
     if title:
         text(left + columns * wide / 2, _EDGE + _LINE / 2, title, ha="center", va="center")
@@ -85,7 +85,7 @@ def image_grid(
 
 
 def _pixels(images: np.ndarray, levels: int) -> np.ndarray:
-    """Images (N, H, W, C) as 8-bit numbers: (N, H, W, 3), or (N, H, W) in shades of grey."""
-    images = images[..., :3] if images.shape[-1] in (3, 4) else images[..., 0]
+    """Images (N, H, W, C) as 8-bit numbers (N, H, W, 3)."""
+    images = images[..., :3] if images.shape[-1] in (3, 4) else images[..., [0, 0, 0]]  # colour maps round
     low, high = (0, levels - 1) if levels else (images.min(), max(images.max(), images.min() + 1e-6))
     return np.round(np.clip((images.astype(np.float32) - low) / (high - low), 0, 1) * 255).astype(np.uint8)
