@@ -191,7 +191,7 @@ def draw(study: Study, results: Results) -> Mapping[str, Figure]:
         flops = [results.mean(f"a step with {points:,} data points", f"flops_{name}") for points in SIZES]
         axes[0, 2].plot(SIZES, flops, c=colour, marker="o", ms=4, label=f"{name} target")
     axes[0, 2].set(xscale="log", yscale="log", xlabel="data points", ylabel="FLOPs per row", title="cost of a step")
-    for ax, limits in zip(axes[0], ((0.1, 10), (0.01, 20), (1e4, 1e6)), strict=True):
+    for ax, limits in zip(axes[0], ((0.1, 10), (5e-4, 20), (1e4, 1e6)), strict=True):
         ax.set_ylim(*limits)
         ax.grid(alpha=0.3)
         ax.legend(fontsize=7)
