@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from flowjax.abilities import space_of
+from flowjax.solvers.controllers import FromFirstStep
 from flowjax.solvers.fixed_grid import IN_ANY_SPACE
 from flowjax.solvers.rows import rows_of, with_rows
 from flowjax.spaces import check_euclidean
@@ -88,11 +89,11 @@ def integrate(
             solver,
             t0,
             t1,
-            dt0=_FIRST_STEP * (t1 - t0),
+            dt0=None,
             y0=x,
             args=(cond, constants),
             adjoint=diffrax.RecursiveCheckpointAdjoint() if adjoint is None else adjoint,
-            stepsize_controller=diffrax.PIDController(rtol=rtol, atol=atol, norm=_norm),
+            stepsize_controller=FromFirstStep(rtol=rtol, atol=atol, norm=_norm, first_step=_FIRST_STEP),
             saveat=diffrax.SaveAt(t1=True) if save_at is None else diffrax.SaveAt(ts=save_at),
             max_steps=max_steps,
             throw=False,

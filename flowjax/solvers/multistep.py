@@ -7,6 +7,7 @@ import jax
 from jaxtyping import Array, Float
 
 from flowjax.abilities import space_of
+from flowjax.solvers.controllers import StepTo
 from flowjax.solvers.fixed_grid import IN_ANY_SPACE
 from flowjax.spaces import check_euclidean
 from flowjax.typing import Cond, Field, PyTree
@@ -17,7 +18,7 @@ __all__ = ["integrate"]
 def integrate(
     field: Field, x: PyTree, cond: Cond, times: Float[Array, " T"], solver: diffrax.AbstractSolver, save: bool = False
 ) -> PyTree:
-    """Like `fixed_grid.integrate`, for a diffrax solver that steps to each of `times` (`diffrax.StepTo`).
+    """Like `fixed_grid.integrate`, for a diffrax solver that steps to each of `times` (`controllers.StepTo`).
 
     Raises:
         ValueError: if the space of the field is not Euclidean.
@@ -35,7 +36,7 @@ def integrate(
         dt0=None,
         y0=x,
         args=cond,
-        stepsize_controller=diffrax.StepTo(times),
+        stepsize_controller=StepTo(times),
         saveat=diffrax.SaveAt(t0=True, steps=True) if save else diffrax.SaveAt(t1=True),
         max_steps=times.shape[0],
         throw=False,

@@ -207,3 +207,10 @@ def test_empty_batch_and_a_solve_that_does_not_arrive():
         solve_ode(GAUSSIAN.velocity, jnp.zeros((0, 2)))
     with pytest.raises(RuntimeError, match="did not reach"):
         solve_ode(lambda t, x, cond: x * jnp.nan, jnp.ones((2, 1)))
+
+
+@pytest.mark.parametrize(("name", "steps"), [("dopri5", None), ("reversibleheun", 4)])
+def test_programs_call_nothing_on_the_host(name, steps):
+    """JAX does not keep a program with a callback in its compilation cache, and waits for its result."""
+    solve = lambda x: solve_ode(GAUSSIAN.velocity, x, solver=name, steps=steps)
+    assert "callback" not in str(jax.make_jaxpr(solve)(jnp.ones((2, 2))))
