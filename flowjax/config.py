@@ -298,7 +298,7 @@ def no_such_key(key: str, full: Config) -> str:
     if "model" in full and (other := model_with(key)):
         name = full.model.name
         return f"model.name is {name!r} and {key} a key of {other!r}: start the file from defaults({name!r})"
-    if methods := _methods_of(key):
+    if key not in full and (methods := _methods_of(key)):
         return f"{key} has no meaning for method.name {full.method.name!r}; it belongs to {', '.join(methods)}"
     return unknown_key(key, flatten(full))
 

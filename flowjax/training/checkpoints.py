@@ -50,6 +50,7 @@ class Checkpoints:
     def __init__(self, folder: Path):
         # Orbax logs every save, and for an error that it also raises the traceback of each of its threads
         logging.getLogger("absl").setLevel(logging.CRITICAL)
+        logging.getLogger("asyncio").addFilter(_is_not_of_a_second_write)
         self.folder = folder.absolute()
 
     def steps(self) -> list[int]:
@@ -203,6 +204,11 @@ class Checkpoints:
             if metrics.exists() and self.val_loss(step) is None:  # Orbax raises an error for a damaged file
                 metrics.write_text(json.dumps({"val_loss": 1e30}))
         return Saver(self.folder, keep_last, keep_every, keep_at)
+
+
+def _is_not_of_a_second_write(record: logging.LogRecord) -> bool:
+    """False for the traceback that asyncio logs if two writes of Orbax fail at once; the first error is raised."""
+    return "_GatheringFuture exception was never retrieved" not in record.getMessage()
 
 
 class Saver:

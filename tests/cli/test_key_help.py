@@ -40,7 +40,8 @@ def test_the_page_of_the_documentation_is_up_to_date():
     assert write_keys.page() == write_keys.PAGE.read_text(), "run python scripts/write_keys.py"
 
 
-def test_keys_of_a_config_on_the_command_line(flowjax):
+def test_keys_of_a_config_on_the_command_line(flowjax, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "110")
     code, line, error = flowjax("configs", "gaussians8")
     assert code == 0
     assert line["config"] == "gaussians8"

@@ -515,4 +515,5 @@ def test_a_teacher_and_targets_reach_training_and_validation():
         assert trainer.val_loss(later) == pytest.approx(4 * losses[i], rel=1e-5)  # step 3
     assert losses[0] != losses[1]
     assert losses[0, "run"] != losses[1, "run"]
-    assert trainer._run.jitted._cache_size() == trainer._val.jitted._cache_size() == 1
+    # 0 if JAX has dropped the program from its cache of recent ones, which all programs of this process share
+    assert max(trainer._run.jitted._cache_size(), trainer._val.jitted._cache_size()) <= 1
