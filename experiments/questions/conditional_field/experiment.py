@@ -155,7 +155,7 @@ def cost(points: int) -> dict[str, float]:
     found = {}
     for name in LOSSES:
         compiled = jax.jit(step(name)).lower(data, initial(0), jax.random.key(0)).compile()
-        analysis = compiled.cost_analysis()
+        analysis: Any = compiled.cost_analysis()
         found[f"flops_{name}"] = float(analysis["flops"]) / BATCH
     return found
 

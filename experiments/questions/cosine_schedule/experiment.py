@@ -96,10 +96,7 @@ def closed_form() -> dict[str, float]:
     x0 = jax.random.normal(jax.random.key(2), (POINTS, 2))
     times = jnp.linspace(0.0, 1.0, 9)
     matched = path.schedule.time_of_log_snr(EXACT.path.schedule.log_snr(times))
-    few = [
-        sample(model, x0, solver="ddim", grid=grid)[0]
-        for model, grid in ((EXACT, times), (direct, np.asarray(matched)))
-    ]
+    few = [sample(model, x0, solver="ddim", grid=grid)[0] for model, grid in ((EXACT, times), (direct, matched))]
     return {"field": rms(direct.velocity(t, x), changed.velocity(t, x)) / size, "ddim": rms(*few)}
 
 
@@ -143,6 +140,7 @@ def draw(study: Study, results: Results) -> Mapping[str, Figure]:
 def draw_trajectories(ax: Any) -> None:
     """Trajectories of the exact field from the same noise on both schedules."""
     x0 = jax.random.normal(jax.random.key(4), (12, 2))
+    lines = np.zeros((1, 12, 2))
     for schedule, colour in zip(SCHEDULES, PALETTE, strict=False):
         lines = np.asarray(sample(on(EXACT, schedule), x0, solver="rk4", steps=100, save=True)[0])
         ax.plot(lines[..., 0], lines[..., 1], c=colour, lw=1.2, label=[schedule] + [None] * 11)

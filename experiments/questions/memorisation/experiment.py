@@ -43,8 +43,8 @@ def images() -> np.ndarray:
     """All digits, (1797, 64), in a fixed random order, with pixels from -1 to 1."""
     from sklearn.datasets import load_digits
 
-    pixels: Any = load_digits().data
-    return np.random.default_rng(0).permutation(pixels).astype(np.float32) / 8 - 1
+    digits: Any = load_digits()
+    return np.random.default_rng(0).permutation(digits.data).astype(np.float32) / 8 - 1
 
 
 def split(size: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -118,7 +118,7 @@ def loss(model: Any, rows: jax.Array) -> float:
     n = 2_048
     t = (jnp.arange(n) + 0.5) / n
     x0 = jax.random.normal(jax.random.key(3), (n, rows.shape[1]))
-    x1 = rows[jax.random.permutation(jax.random.key(4), jnp.resize(jnp.arange(len(rows)), n))]
+    x1 = rows[jax.random.permutation(jax.random.key(4), jnp.resize(jnp.arange(len(rows)), (n,)))]
     p = GaussianPath(CondOT()).sample(jax.random.key(5), t, x0, x1)
     return float(((model.velocity(t, p.x_t) - p.dx_t) ** 2).mean())
 
