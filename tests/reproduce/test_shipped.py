@@ -1,7 +1,6 @@
 """Running, continuing and listing experiments, and the pages of those that come with flowjax."""
 
 import json
-from pathlib import Path
 
 import pytest
 
@@ -112,7 +111,6 @@ def test_an_unknown_name_names_the_nearest(toy, capsys):
 
 
 NAMES = list(shipped.shipped_experiments())
-IMAGES = Path(__file__).parents[2] / "docs" / "images" / "questions"
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -132,10 +130,3 @@ def test_the_page_and_the_expected_values_agree_with_the_results(name):
             assert deviations(results, expected) == []
             seeds = shipped.form_of(experiment, quick).seeds
             assert max(len(results.seeds(setting)) for setting in results.settings) == seeds
-
-
-@pytest.mark.parametrize("image", sorted(IMAGES.glob("*.png")), ids=lambda image: image.stem)
-def test_the_documentation_shows_the_figure_of_the_experiment(image):
-    folder = shipped.shipped_experiments()[f"questions/{image.stem}"]
-    figures = [path.read_bytes() for path in folder.glob(f"{image.stem}*.png")]
-    assert image.read_bytes() in figures, f"copy the figure of {folder} to {image}"
