@@ -15,7 +15,7 @@ from flowjax.config import Config, changed, defaults
 from flowjax.config_files import config_path, load_config
 from flowjax.inference import Guide, Run, SolverSettings, evaluate_images, sample
 from flowjax.inference.data_of_run import dataset_of
-from flowjax.metrics import frechet_distance
+from flowjax.metrics.frechet import frechet_of_pixels
 from flowjax.plots import image_grid
 from flowjax.reproduce import Experiment, Form, Results, Study
 from flowjax.training.writers import read_metrics
@@ -57,9 +57,7 @@ def scores(study: Study, setting: str) -> dict[str, float]:
     drawn, dataset = samples(study, steps, scale, num), dataset_of(trained(study))
     found: dict[str, float] = {"nfe": int(drawn["nfe"])}
     if study.quick:
-        pixels = (np.asarray(x, np.float64).reshape(len(x), -1) for x in (drawn["samples"], dataset.arrays().x1))
-        moments = [moment for x in pixels for moment in (x.mean(0), np.cov(x.T))]
-        return found | {"pixel_distance": frechet_distance(*moments)}
+        return found | {"pixel_distance": frechet_of_pixels(drawn["samples"], np.asarray(dataset.arrays().x1))}
     scored = evaluate_images(trained(study), dataset, ["fid"], samples=drawn["samples"], precision="default")
     return found | {"fid": scored["fid"]}
 

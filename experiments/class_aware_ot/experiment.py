@@ -12,7 +12,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from flax import nnx
 from matplotlib.figure import Figure
 
 from flowjax import couplings, methods, metrics, predictions
@@ -20,6 +19,7 @@ from flowjax.batch import Batch
 from flowjax.conditions import Field
 from flowjax.data.densities import EIGHT_MODES, EIGHT_STD
 from flowjax.models import MLP
+from flowjax.models.functional import Variables, functional
 from flowjax.paths import AffinePath
 from flowjax.plots import DATA, SAMPLES
 from flowjax.reproduce import Experiment, Form, Results, Study
@@ -49,10 +49,9 @@ def draw_data(key: Any, n: int, label: int | None = None) -> tuple[Any, Any]:
 def network() -> tuple[Callable[..., Any], Callable[..., Any]]:
     """Functions key -> parameters and (parameters, t, x, cond) -> velocity."""
     fields = (Field("label", "label", num_classes=CLASSES),)
-    make = lambda rngs: MLP((2,), width=64, depth=3, fields=fields, rngs=rngs)
-    graph, _ = nnx.split(nnx.eval_shape(lambda: make(nnx.Rngs(0))))
-    init = lambda key: nnx.to_pure_dict(nnx.split(make(nnx.Rngs(key)))[1])
-    return init, lambda params, t, x, cond: nnx.merge(graph, params)(t, x, cond)
+    made = functional(lambda rngs: MLP((2,), width=64, depth=3, fields=fields, rngs=rngs))
+    apply = lambda params, t, x, cond: made.apply(Variables(params, {}), t, x, cond)[0]
+    return lambda key: made.init(key).params, apply
 
 
 @partial(jax.jit, static_argnames=("coupling", "steps"))

@@ -4,7 +4,6 @@ Each objective trains the same network. Samples of 4 to 64 evaluations by the mi
 compared with true samples, and log-densities with the true density.
 """
 
-from collections.abc import Mapping
 from functools import partial
 
 import jax
@@ -12,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
 
-from flowjax.config import defaults
+from flowjax import plots
 from flowjax.data.densities import DENSITIES
 from flowjax.inference import Run
 from flowjax.metrics import wasserstein2_squared_pairs
@@ -27,25 +26,19 @@ OBJECTIVES = {
 BUDGETS = (4, 8, 16, 32, 64)
 TIMES = (0.0, 0.25, 0.5, 0.75, 1.0)
 BOARD = DENSITIES["checkerboard"]()
-COLOURS = ("#0072B2", "#D55E00", "#009E73")  # of Okabe and Ito, distinguishable with colour blindness
 
 
-def config(changes: Mapping[str, str], steps: int, seed: int):
-    """The config of one objective."""
-    made = defaults("mlp")
-    made.seed = seed
-    made.data.name = "checkerboard"
-    made.path.schedule, made.prediction = changes["path.schedule"], changes["prediction"]
-    made.model.width = 64
-    made.train.steps, made.train.batch_size = steps, 1024
-    made.train.lr, made.train.warmup = 4e-3, 500.0 * 1024
-    made.train.log_every = made.train.save_every = steps // 4
-    return made
+def trained(study: Study, setting: str, seed: int) -> Run:
+    """The trained network of one objective."""
+    steps = 3_000 if study.quick else 20_000
+    changes = {"seed": seed, "train.steps": steps, "train.log_every": steps // 4, "train.save_every": steps // 4}
+    name = f"objective{list(OBJECTIVES).index(setting)}_seed{seed}"
+    return study.train(name, "checkerboard", OBJECTIVES[setting] | changes)
 
 
-def scores(study: Study, changes: Mapping[str, str], name: str, seed: int) -> dict[str, float]:
+def scores(study: Study, setting: str, seed: int) -> dict[str, float]:
     """Trains one network, and measures it."""
-    run = study.train(name, config(changes, 3_000 if study.quick else 20_000, seed))
+    run = trained(study, setting, seed)
     pairs = 5 if study.quick else 25
     true = np.asarray(BOARD.sample(jax.random.key(71), pairs * 1000))
     distance = partial(wasserstein2_squared_pairs, true, pairs=pairs)
@@ -80,9 +73,8 @@ def trajectories(run: Run) -> dict[str, np.ndarray]:
 
 def run(study: Study) -> None:
     for seed in study.seeds:
-        for i, (setting, changes) in enumerate(OBJECTIVES.items()):
-            name = f"objective{i}_seed{seed}"
-            study.measure(setting, partial(scores, study, changes, name, seed), seed)
+        for setting in OBJECTIVES:
+            study.measure(setting, partial(scores, study, setting, seed), seed)
     study.measure("two true samples", partial(floor, study))
 
 
@@ -95,16 +87,10 @@ def draw_trajectories(study: Study) -> Figure:
     heads = [f"t = {t:g}" for t in TIMES] + ["8 evaluations"]
     figure = Figure(figsize=(2 * len(heads), 2.2 * len(OBJECTIVES)), layout="constrained")
     axes = figure.subplots(len(OBJECTIVES), len(heads), sharex=True, sharey=True)
-    for i, (setting, changes) in enumerate(OBJECTIVES.items()):
-        steps = 3_000 if study.quick else 20_000
-        arrays = study.arrays(
-            f"trajectories{i}",
-            lambda i=i, changes=changes, steps=steps: trajectories(
-                study.train(f"objective{i}_seed0", config(changes, steps, 0))
-            ),
-        )
+    for i, setting in enumerate(OBJECTIVES):
+        arrays = study.arrays(f"trajectories{i}", lambda setting=setting: trajectories(trained(study, setting, 0)))
         for ax, points in zip(axes[i], [*arrays["points"], arrays["few"]], strict=True):
-            ax.scatter(*points.T, s=1, lw=0, alpha=0.4, c=COLOURS[i])
+            ax.scatter(*points.T, s=1, lw=0, alpha=0.4, c=plots.PALETTE[i])
             ax.set(xlim=(-5, 5), ylim=(-5, 5), aspect="equal", xticks=(-4, 0, 4), yticks=(-4, 0, 4))
         axes[i][0].set_ylabel(setting.replace(", ", "\n"))
     for ax, head in zip(axes[0], heads, strict=True):
@@ -114,20 +100,14 @@ def draw_trajectories(study: Study) -> Figure:
 
 def draw_quality(results: Results) -> Figure:
     """The distance to the data against the number of evaluations."""
-    figure = Figure(figsize=(5, 3.6), layout="constrained")
-    ax = figure.subplots()
-    for setting, colour in zip(OBJECTIVES, COLOURS, strict=True):
-        metrics = [f"w2_squared_{budget}" for budget in BUDGETS]
-        means = [results.mean(setting, metric) for metric in metrics]
-        spreads = [results.deviation(setting, metric) for metric in metrics]
-        ax.errorbar(BUDGETS, means, spreads, marker="o", ms=4, capsize=2, color=colour, label=setting)
-    ax.axhline(results.mean("two true samples", "w2_squared_8"), c="0.3", ls=":", label="two true samples")
-    ax.set(xscale="log", xlabel="evaluations of the network", ylabel="squared W2 distance to the data")
-    ax.set_ylim(bottom=0)
-    ax.set_xticks(BUDGETS, [str(b) for b in BUDGETS])
-    ax.minorticks_off()
-    ax.legend(fontsize=8)
-    return figure
+    metrics = [f"w2_squared_{budget}" for budget in BUDGETS]
+    curves = {
+        setting: (BUDGETS, np.transpose([results.values(setting, metric) for metric in metrics]))
+        for setting in OBJECTIVES
+    }
+    floor = {"two true samples": results.mean("two true samples", metrics[0])}
+    labels = "evaluations of the network", "squared W2 distance to the data"
+    return plots.lines(curves, *labels, references=floor)
 
 
 EXPERIMENT = Experiment(

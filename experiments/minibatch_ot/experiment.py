@@ -11,13 +11,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from flax import nnx
 from matplotlib.figure import Figure
 
 from flowjax import couplings, methods, metrics, oracles, predictions
 from flowjax.batch import Batch
 from flowjax.data.densities import DENSITIES, eight_gaussians
 from flowjax.models import MLP
+from flowjax.models.functional import Variables, functional
 from flowjax.paths import AffinePath, Bridge, Constant
 from flowjax.plots import SAMPLES
 from flowjax.reproduce import Experiment, Form, Results, Study
@@ -64,10 +64,11 @@ def problems(study: Study, method: str) -> list[tuple[int, int]]:
 @cache
 def network() -> tuple[Any, Any]:
     """Functions key -> parameters and (parameters, t, x, cond) -> velocity."""
-    make = lambda rngs: MLP((2,), width=64, depth=3, features=0, activation="selu", zero_init=False, rngs=rngs)
-    graph, _ = nnx.split(nnx.eval_shape(lambda: make(nnx.Rngs(0))))
-    init = lambda key: nnx.to_pure_dict(nnx.split(make(nnx.Rngs(key)))[1])
-    return init, lambda params, t, x, cond: nnx.merge(graph, params)(t, x, cond)
+    made = functional(
+        lambda rngs: MLP((2,), width=64, depth=3, features=0, activation="selu", zero_init=False, rngs=rngs)
+    )
+    apply = lambda params, t, x, cond: made.apply(Variables(params, {}), t, x, cond)[0]
+    return lambda key: made.init(key).params, apply
 
 
 def trained(study: Study, name: str) -> dict[str, Any]:

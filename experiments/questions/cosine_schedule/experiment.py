@@ -16,7 +16,6 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from flowjax import oracles
-from flowjax.config import Config, defaults
 from flowjax.data.densities import EIGHT_MODES, EIGHT_STD, eight_gaussians
 from flowjax.inference import Run
 from flowjax.paths import AffinePath, GaussianPath
@@ -43,24 +42,25 @@ LEVEL_GAP = (0.01, 0.99)
 """The times of the cosine path between which the two exact fields are compared."""
 
 
-def config(study: Study, schedule: str, seed: int) -> Config:
-    """The config of a network on one schedule, for points scaled to variance 1."""
-    path = study.folder / "points.npz"
+def trained(study: Study, schedule: str, seed: int) -> Run:
+    """A network on one schedule, for points scaled to variance 1."""
+    path, steps = study.folder / "points.npz", 2_000 if study.quick else 7_000
     if not path.exists():
         np.savez(path, x=np.asarray(eight_gaussians().sample(jax.random.key(70), 100_000)))
-    made = defaults("mlp")
-    made.seed = seed
-    made.data.name, made.data.path, made.data.normalise = "npz", str(path), "global"
-    made.path.name, made.path.schedule = "gaussian", NAMES[schedule]
-    made.model.width = 64
-    made.train.steps, made.train.batch_size = 2_000 if study.quick else 7_000, 512
-    made.train.lr, made.train.warmup = 4e-3, 250.0 * 512
-    made.train.log_every = made.train.save_every = made.train.steps
-    return made
-
-
-def trained(study: Study, schedule: str, seed: int) -> Run:
-    return study.train(f"{schedule}{seed}", config(study, schedule, seed))
+    changes = {
+        "seed": seed,
+        "data.name": "npz",
+        "data.path": str(path),
+        "data.normalise": "global",
+        "path.name": "gaussian",
+        "path.schedule": NAMES[schedule],
+        "train.steps": steps,
+        "train.batch_size": 512,
+        "train.warmup": 250.0 * 512,
+        "train.log_every": steps,
+        "train.save_every": steps,
+    }
+    return study.train(f"{schedule}{seed}", "gaussians8", changes)
 
 
 def on(model: Any, schedule: str) -> Any:

@@ -18,7 +18,6 @@ from matplotlib.figure import Figure
 
 from flowjax import oracles, predictions
 from flowjax.batch import Batch
-from flowjax.config import Config, defaults
 from flowjax.data.densities import EIGHT_MODES, EIGHT_STD, eight_gaussians
 from flowjax.inference import Run
 from flowjax.methods import conditional, weights
@@ -130,20 +129,22 @@ def squared_errors(model: Any, t: jax.Array, key: jax.Array) -> jax.Array:
     return ((x0 - model.ends(t, p.x_t).x0) ** 2).mean(-1)
 
 
-def config(study: Study, setting: str, seed: int) -> Config:
-    prediction, weight, schedule = NETWORKS[setting]
-    made = defaults("mlp")
-    made.seed, made.prediction, made.method.weight = seed, prediction, weight
-    made.data.name, made.path.name, made.path.schedule = "gaussians8", "gaussian", schedule
-    made.model.width = 64
-    made.train.steps, made.train.batch_size = 2_000 if study.quick else 7_000, 512
-    made.train.lr, made.train.warmup = 4e-3, 250.0 * 512
-    made.train.log_every = made.train.save_every = made.train.steps
-    return made
-
-
 def trained(study: Study, setting: str, seed: int) -> Run:
-    return study.train(f"{list(NETWORKS).index(setting)}_{seed}", config(study, setting, seed))
+    prediction, weight, schedule = NETWORKS[setting]
+    steps = 2_000 if study.quick else 7_000
+    changes = {
+        "seed": seed,
+        "prediction": prediction,
+        "method.weight": weight,
+        "path.name": "gaussian",
+        "path.schedule": schedule,
+        "train.steps": steps,
+        "train.batch_size": 512,
+        "train.warmup": 250.0 * 512,
+        "train.log_every": steps,
+        "train.save_every": steps,
+    }
+    return study.train(f"{list(NETWORKS).index(setting)}_{seed}", "gaussians8", changes)
 
 
 def scores(study: Study, setting: str, seed: int) -> dict[str, float]:

@@ -15,7 +15,6 @@ from matplotlib.figure import Figure
 from scipy.stats import norm
 
 from flowjax import metrics, oracles
-from flowjax.config import Config, defaults
 from flowjax.data.densities import EIGHT_MODES, EIGHT_STD, eight_gaussians
 from flowjax.paths import GaussianPath
 from flowjax.plots import PALETTE
@@ -34,20 +33,20 @@ EXACT = oracles.mixture(GaussianPath(CondOT()), DATA)
 MODES = len(EIGHT_MODES)
 
 
-def config(steps: int, seed: int) -> Config:
-    made = defaults("mlp")
-    made.seed, made.data.name, made.path.name = seed, "gaussians8", "gaussian"
-    made.model.width = 64
-    made.train.steps, made.train.batch_size = steps, 512
-    made.train.lr, made.train.warmup = 4e-3, 50.0 * 512
-    made.train.log_every = made.train.save_every = made.train.steps
-    made.ema.half_life = 50.0 * 512
-    return made
-
-
 def model_of(study: Study, field: str, seed: int) -> Any:
-    steps = FIELDS[field]
-    return study.train(f"steps{steps}_{seed}", config(steps, seed)).model() if steps else EXACT
+    if not (steps := FIELDS[field]):
+        return EXACT
+    changes = {
+        "seed": seed,
+        "path.name": "gaussian",
+        "train.steps": steps,
+        "train.batch_size": 512,
+        "train.warmup": 50.0 * 512,
+        "train.log_every": steps,
+        "train.save_every": steps,
+        "ema.half_life": 50.0 * 512,
+    }
+    return study.train(f"steps{steps}_{seed}", "gaussians8", changes).model()
 
 
 def draw_samples(model: Any, c: float, steps: int, seed: int, num: int) -> np.ndarray:

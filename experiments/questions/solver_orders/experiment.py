@@ -14,7 +14,6 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from flowjax import oracles
-from flowjax.config import Config, defaults
 from flowjax.data.densities import EIGHT_MODES, EIGHT_STD, eight_gaussians
 from flowjax.paths import GaussianPath
 from flowjax.plots import PALETTE
@@ -34,14 +33,17 @@ STD = float(np.sqrt((EIGHT_MODES**2).mean() + EIGHT_STD**2))
 FIELDS = {"exact field": EXACT, "network": None}
 
 
-def config(study: Study, seed: int) -> Config:
-    made = defaults("mlp")
-    made.seed, made.data.name = seed, "gaussians8"
-    made.model.width = 64
-    made.train.steps, made.train.batch_size = 2_000 if study.quick else 7_000, 512
-    made.train.lr, made.train.warmup = 4e-3, 250.0 * 512
-    made.train.log_every = made.train.save_every = made.train.steps
-    return made
+def changes(quick: bool, seed: int) -> dict[str, Any]:
+    """The values of keys that differ from those of the config `gaussians8`."""
+    steps = 2_000 if quick else 7_000
+    return {
+        "seed": seed,
+        "train.steps": steps,
+        "train.batch_size": 512,
+        "train.warmup": 250.0 * 512,
+        "train.log_every": steps,
+        "train.save_every": steps,
+    }
 
 
 def fine(model: Any, x0: jax.Array) -> jax.Array:
@@ -85,7 +87,7 @@ def run(study: Study) -> None:
     for solver in SOLVERS:
         study.measure(f"exact field, {solver}", partial(scores, EXACT, solver, 0, exact))
     for seed in study.seeds:
-        model = study.train(f"seed{seed}", config(study, seed)).model()
+        model = study.train(f"seed{seed}", "gaussians8", changes(study.quick, seed)).model()
         flow = fine(model, noise(seed))
         for solver in SOLVERS:
             study.measure(f"network, {solver}", partial(scores, model, solver, seed, flow), seed)

@@ -10,6 +10,7 @@ displacement D = x_1 - x_0 of the learned flow, 1 + normalised path energy (if p
 
 from collections.abc import Mapping
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +18,6 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from flowjax import metrics
-from flowjax.config import Config, defaults
 from flowjax.data.densities import eight_gaussians
 from flowjax.inference import Run
 from flowjax.plots import PALETTE
@@ -36,26 +36,30 @@ def noise(seed: int, num: int) -> np.ndarray:
     return np.asarray(jax.random.normal(jax.random.key(seed), (num, 2)))
 
 
-def config(coupling: str, seed: int, quick: bool) -> Config:
-    made = defaults("mlp")
-    made.seed, made.data.name, made.coupling.name = seed, "gaussians8", coupling
-    made.model.width = 64
-    made.train.steps, made.train.batch_size = 2_000 if quick else 7_000, 256
-    made.train.lr, made.train.warmup = 4e-3, 250.0 * 256
-    made.train.log_every = made.train.save_every = made.train.steps
-    return made
+def changes(coupling: str, seed: int, quick: bool) -> dict[str, Any]:
+    """The values of keys that differ from those of the config `gaussians8`."""
+    steps = 2_000 if quick else 7_000
+    return {
+        "seed": seed,
+        "coupling.name": coupling,
+        "train.steps": steps,
+        "train.batch_size": 256,
+        "train.warmup": 250.0 * 256,
+        "train.log_every": steps,
+        "train.save_every": steps,
+    }
 
 
 def trained(study: Study, name: str, seed: int) -> Run:
     """The run of a coupling, or of reflow on pairs of noise and samples of the first flow."""
     if COUPLINGS[name] != "reflow":
-        return study.train(f"{COUPLINGS[name]}{seed}", config(COUPLINGS[name], seed, study.quick))
+        return study.train(f"{COUPLINGS[name]}{seed}", "gaussians8", changes(COUPLINGS[name], seed, study.quick))
     path = study.folder / f"pairs{seed}.npz"
     if not path.exists():
         z = noise(1000 + seed, 20_000 if study.quick else 50_000)
         np.savez(path, x=flow(trained(study, "independent coupling", seed), z, "rk4", FINE // 2), x0=z)
-    changes = {"data.name": "npz", "data.path": str(path), "data.pairs": "x0", "data.normalise": "global"}
-    return study.train(f"reflow{seed}", config("independent", seed, study.quick), changes)
+    pairs = {"data.name": "npz", "data.path": str(path), "data.pairs": "x0", "data.normalise": "global"}
+    return study.train(f"reflow{seed}", "gaussians8", changes("independent", seed, study.quick) | pairs)
 
 
 def flow(run: Run, x0: np.ndarray, solver: str, steps: int, save: bool = False) -> np.ndarray:
