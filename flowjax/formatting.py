@@ -3,7 +3,7 @@
 import math
 from typing import Any
 
-__all__ = ["NONE", "format_mean", "format_number", "format_value"]
+__all__ = ["NONE", "format_duration", "format_mean", "format_number", "format_value"]
 
 NONE = "-"
 """The text for a number or a value that does not exist."""
@@ -37,3 +37,10 @@ def format_mean(mean: float | None, deviation: float | None, sign: str = " ± ")
     if 0 < digits < 10:
         return f"{mean:.{digits}f}{sign}{deviation:.{digits}f}"
     return f"{mean:.5g}{sign}{deviation:.2g}"
+
+
+def format_duration(seconds: float) -> str:
+    """Returns a time in seconds, minutes or hours."""
+    if seconds < 120:
+        return f"{seconds:.3g} s"
+    return f"{seconds / 60:.3g} min" if seconds < 7200 else f"{seconds / 3600:.3g} h"

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from flowjax import plots
-from flowjax.formatting import NONE, format_number
+from flowjax.formatting import NONE, format_duration, format_number
 from flowjax.pages.markup import Markup, figure, figure_grid, page, section, table, tag
-from flowjax.pages.record import LABELS, RunRecord, duration, flags_of, read_run, shown, with_error
+from flowjax.pages.record import LABELS, RunRecord, flags_of, read_run, shown, with_error
 
 __all__ = ["Comparison", "check_different", "compare"]
 
@@ -21,7 +21,7 @@ class Comparison:
 
     Attributes:
         html: the page.
-        runs: the names of the runs, the ends of their paths that tell them apart.
+        runs: the names of the runs: the last parts of their paths, as many as it takes for all names to differ.
         differences: the values of the config keys that differ, in the order of the runs; None for a key that a run
             does not have.
         last: the step, the losses and the training time (seconds) of the last record of each run.
@@ -73,7 +73,7 @@ def check_different(paths: Sequence[Path]) -> None:
 
 
 def _names(paths: Sequence[Path]) -> list[str]:
-    """The ends of the paths that tell them apart, with as few folders as possible."""
+    """The last parts of the paths, as few as it takes for all of them to differ."""
     parts = [path.absolute().parts for path in paths]
     for length in range(1, max(map(len, parts))):
         names = ["/".join(one[-length:]) for one in parts]
@@ -98,7 +98,7 @@ def _overview(runs: dict[str, RunRecord]) -> Markup:
             "" if run.finished else f" of {format_number(run.config.get('train.steps'))}"
         )
         numbers = [step, format_number(last.get("loss")), format_number(last.get("val_loss"))]
-        time = duration(last["time"]) if last else NONE
+        time = format_duration(last["time"]) if last else NONE
         method = str(run.config.get("method.name"))
         rows.append([name, run.spec.name, method, network, format_number(parameters), *numbers, time])
     header = ("run", "data", "method", "network", "parameters", "step", "training loss", "validation loss", "time")

@@ -17,7 +17,6 @@ __all__ = [
     "COLUMNS",
     "LABELS",
     "RunRecord",
-    "duration",
     "flags_of",
     "read_run",
     "settings_text",
@@ -159,10 +158,3 @@ def settings_text(kept: KeptMetrics) -> str:
 def with_error(metrics: dict[str, Any], name: str) -> str:
     """Returns a metric as text, with its standard error if that is known."""
     return format_mean(metrics.get(name), metrics.get(f"{name}_stderr"))
-
-
-def duration(seconds: float) -> str:
-    """Returns a time as text, in seconds, minutes or hours."""
-    if seconds < 120:
-        return f"{seconds:.3g} s"
-    return f"{seconds / 60:.3g} min" if seconds < 7200 else f"{seconds / 3600:.3g} h"

@@ -9,12 +9,12 @@ import numpy as np
 
 from flowjax import plots
 from flowjax.config import defaults, flatten, resolve
-from flowjax.formatting import format_number
+from flowjax.formatting import format_duration, format_number
 from flowjax.inference import figures
 from flowjax.inference.data_of_run import dataset_of
 from flowjax.inference.run import Run, at_step, load
 from flowjax.pages.markup import Markup, details, figure, figure_grid, page, section, table, tag, tiles
-from flowjax.pages.record import LABELS, RunRecord, duration, read_run, settings_text, shown, with_error
+from flowjax.pages.record import LABELS, RunRecord, read_run, settings_text, shown, with_error
 from flowjax.training.checkpoints import Checkpoints
 from flowjax.training.writers import say
 
@@ -184,7 +184,7 @@ def _sentence(record: RunRecord) -> str:
     shape = " x ".join(map(str, spec.shape))
     step, steps = last.get("step", 0), config.get("train.steps", 0)
     taken = f"{step:,} steps" if record.finished else f"{step:,} of {steps:,} steps so far"
-    seconds = f", in {duration(last['time'])}" if last else ""
+    seconds = f", in {format_duration(last['time'])}" if last else ""
     devices = record.environment["devices"]
     where = f" on {len(devices)} x {devices[0]}" if devices else ""
     return (
@@ -240,7 +240,7 @@ def _speed(record: RunRecord) -> Markup:
         return Markup("")
     last, batch = record.last, record.config.get("train.batch_size", 0)
     total = lambda key: sum(one.get(key) or 0.0 for one in records)
-    rows = [("training time", duration(last["time"]))]
+    rows = [("training time", format_duration(last["time"]))]
     if rates:
         median = float(np.median(rates))
         rows += [
@@ -248,10 +248,10 @@ def _speed(record: RunRecord) -> Markup:
             ("time per step, median", f"{1e3 * batch / median:.3g} ms"),
         ]
         start = records[0]["time"] - records[0]["samples_seen"] / median
-        rows.append(("compilation and start, estimated", duration(max(start, 0.0))))
-    rows.append(("time in saving checkpoints", duration(total("checkpoint_seconds"))))
+        rows.append(("compilation and start, estimated", format_duration(max(start, 0.0))))
+    rows.append(("time in saving checkpoints", format_duration(total("checkpoint_seconds"))))
     if stalled := total("stall_seconds"):
-        rows.append(("time in waiting for data", duration(stalled)))
+        rows.append(("time in waiting for data", format_duration(stalled)))
     used = [(key, name) for key, name in (("mfu", "model FLOP utilisation"), ("device_gib", "device memory (GiB)"))]
     rows += [(name, format_number(last[key])) for key, name in used if last.get(key)]
     if skipped := last.get("skipped_steps"):

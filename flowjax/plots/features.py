@@ -44,10 +44,7 @@ def marginals(samples: np.ndarray, data: np.ndarray, names: Sequence[str] = (), 
         if i % columns == 0:
             ax.set_ylabel("density")
     figure.align_ylabels()
-    _legend(figure, axes[0, 0])
-    if d < data.shape[1]:
-        figure.suptitle(f"{d} of {data.shape[1]} features", fontsize="medium")
-    return figure
+    return _labelled(figure, axes[0, 0], d, data.shape[1])
 
 
 def pairs(samples: np.ndarray, data: np.ndarray, names: Sequence[str] = (), most: int = _MOST_OF_PAIRS) -> "Figure":
@@ -86,10 +83,7 @@ def pairs(samples: np.ndarray, data: np.ndarray, names: Sequence[str] = (), most
         name = names[i] if names else label_of(i)
         axes[-1, i].set_xlabel(name)
         axes[i, 0].set_ylabel(name)
-    _legend(figure, axes[0, 0])
-    if d < data.shape[1]:
-        figure.suptitle(f"{d} of {data.shape[1]} features", fontsize="medium")
-    return figure
+    return _labelled(figure, axes[0, 0], d, data.shape[1])
 
 
 def _limits(data: np.ndarray) -> tuple[float, float]:
@@ -108,5 +102,9 @@ def _histograms(ax: "Axes", samples: np.ndarray, data: np.ndarray) -> None:
     ax.set_xlim(edges[0], edges[-1])
 
 
-def _legend(figure: "Figure", ax: "Axes") -> None:
+def _labelled(figure: "Figure", ax: "Axes", shown: int, features: int) -> "Figure":
+    """Adds the legend of an axis, and a title if not all features are shown."""
     figure.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
+    if shown < features:
+        figure.suptitle(f"{shown} of {features} features", fontsize="medium")
+    return figure

@@ -12,7 +12,7 @@ import numpy as np
 
 from flowjax.errors import ConfigError
 from flowjax.files import json_text, written
-from flowjax.formatting import format_mean
+from flowjax.formatting import format_duration, format_mean
 
 __all__ = ["Measurement", "Results", "deviations", "markdown_table", "read_results", "write_results"]
 
@@ -138,7 +138,7 @@ def markdown_table(
             if metric in compared:
                 value = published.get(setting, {}).get(metric, "")
                 cells.append(value if isinstance(value, str) else f"{value:g}")
-            cells.append(_with_spread(results.values(setting, metric)))
+            cells.append(_with_spread(results, setting, metric))
         times = [m.seconds for m in results.measurements if m.setting == setting and m.seconds is not None]
         took = statistics.fmean(times) if times else None
         shown_time = "" if took is None else f"{took:.0f}" if took >= 10 else f"{took:.1f}"
@@ -148,25 +148,18 @@ def markdown_table(
     several = max(len(results.seeds(setting)) for setting in results.settings) > 1
     spread = "Mean ± standard deviation over the seeds" if several else "A single seed"
     used = [m.cpu_seconds for m in results.measurements if m.cpu_seconds is not None]
-    cpu = f", {_duration(sum(used))} of CPU time" if len(used) == len(results.measurements) else ""
+    cpu = f", {format_duration(sum(used))} of CPU time" if len(used) == len(results.measurements) else ""
     return (
         f"{table}\n\n{spread}; seconds per setting and seed. Machine: {results.machine}, {versions}, {results.date}; "
-        f"{_duration(results.seconds)} in all{cpu}."
+        f"{format_duration(results.seconds)} in all{cpu}."
     )
 
 
-def _with_spread(values: list[float]) -> str:
-    if not values:
-        return ""
-    if not all(map(math.isfinite, values)):
-        return "nan"
-    if len(values) == 1:
-        return f"{values[0]:.4g}"
-    return format_mean(statistics.fmean(values), statistics.stdev(values))
-
-
-def _duration(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} minutes"
+def _with_spread(results: Results, setting: str, metric: str) -> str:
+    values, mean = results.values(setting, metric), results.mean(setting, metric)
+    if len(values) > 1 and math.isfinite(mean):
+        return format_mean(mean, results.deviation(setting, metric))
+    return f"{mean:.4g}" if values else ""
 
 
 def deviations(results: Results, expected: Mapping[str, Mapping[str, list[int | float]]]) -> list[str]:

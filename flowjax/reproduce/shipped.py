@@ -6,7 +6,6 @@ import json
 import os
 import re
 from collections.abc import Mapping
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from flowjax.metrics.inception import load_inception
 from flowjax.reproduce.experiment import Experiment, Form
 from flowjax.reproduce.results import Results, deviations, markdown_table, write_results
 from flowjax.reproduce.study import Study
-from flowjax.training.workdir import locked
+from flowjax.training.workdir import locked, package_versions
 from flowjax.training.writers import say
 
 __all__ = [
@@ -76,6 +75,10 @@ def form_of(experiment: Experiment, quick: bool) -> Form:
     return experiment.quick if quick else experiment.full
 
 
+def _form_name(quick: bool) -> str:
+    return "quick" if quick else "full"
+
+
 def results_file(quick: bool) -> str:
     """The name of the file with the results of a form."""
     return "quick.json" if quick else "results.json"
@@ -84,7 +87,7 @@ def results_file(quick: bool) -> str:
 def expected_values(folder: Path, quick: bool) -> Mapping[str, Mapping[str, list[int | float]]]:
     """[value, tolerance] by setting and metric for a form, from `expected.json`; empty if there are none."""
     path = folder / "expected.json"
-    return json.loads(path.read_text()).get("quick" if quick else "full", {}) if path.exists() else {}
+    return json.loads(path.read_text()).get(_form_name(quick), {}) if path.exists() else {}
 
 
 def missing(form: Form) -> str | None:
@@ -140,6 +143,7 @@ def reproduce(name: str, quick: bool, out: Path, update: bool = False) -> tuple[
     identity = _identity(folder)
     study.begin(identity)
     with locked(out):
+        study.cut_unfinished_line()
         say(f"reproduce: {name}: {experiment.title} Expected cost: {form.cost}.")
         experiment.run(study)
         results = _collect(name, study, identity)
@@ -159,8 +163,8 @@ def _identity(folder: Path) -> dict[str, Any]:
     digest = hashlib.sha256((folder / "experiment.py").read_bytes())
     for config in shipped_configs().values():
         digest.update(config.read_bytes())
-    versions = {package: version(package) for package in ("flowjax-research", "jax", "flax", "optax", "diffrax")}
-    return {"checksum of the experiment or of the configs": digest.hexdigest(), "machine": _machine()} | versions
+    checksum = {"checksum of the experiment or of the configs": digest.hexdigest()}
+    return checksum | {"machine": _machine()} | package_versions()
 
 
 def _collect(name: str, study: Study, identity: Mapping[str, Any]) -> Results:
@@ -170,7 +174,7 @@ def _collect(name: str, study: Study, identity: Mapping[str, Any]) -> Results:
     versions = {package: identity[package] for package in ("jax", "flax", "optax", "diffrax")}
     seconds = round(sum(m.seconds or 0.0 for m in measurements), 1)
     date = max(m.date for m in measurements)
-    return Results(name, study.quick, _machine(), versions, date, seconds, measurements)
+    return Results(name, study.quick, identity["machine"], versions, date, seconds, measurements)
 
 
 def _machine() -> str:
@@ -181,7 +185,7 @@ def _machine() -> str:
 
 def _markers(page: str, name: str, quick: bool) -> re.Pattern[str]:
     """The pattern of the markers of a form and of what is between them; raises ConfigError if the page has none."""
-    form = "quick" if quick else "full"
+    form = _form_name(quick)
     pattern = re.compile(rf"(<!-- {form} results -->\n).*?(<!-- end -->)", flags=re.S)
     if not pattern.search(page):
         raise ConfigError(f"the README.md of {name} has no lines <!-- {form} results --> and <!-- end -->")

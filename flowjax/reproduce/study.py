@@ -109,10 +109,9 @@ class Study:
                 f"{self.folder} holds measurements that cannot be continued, because they were made with another "
                 f"{' and another '.join(differing)}: remove the folder or use another --out"
             )
-        self._cut_unfinished_line()
 
-    def _cut_unfinished_line(self) -> None:
-        """Removes the end of a line that a process which was killed has not finished."""
+    def cut_unfinished_line(self) -> None:
+        """Removes the end of a line that a process which was killed has not finished; no other process may write."""
         path = self.folder / _MEASUREMENTS
         if path.exists() and not (text := path.read_text()).endswith("\n"):
             path.write_text(text[: text.rfind("\n") + 1])

@@ -31,6 +31,7 @@ __all__ = [
     "NO_FORMAT",
     "WorkdirError",
     "locked",
+    "package_versions",
     "read_config",
     "read_environment",
     "read_size",
@@ -74,7 +75,7 @@ def write_config(workdir: Path, config: Config, spec: DataSpec, size: dict[str, 
         "config": config.to_dict(),
         "data": spec.to_record() | {"streamed": streamed},
         "size": size,
-        "versions": {"python": sys.version.split()[0]} | {p: _version(p) for p in _PACKAGES},
+        "versions": {"python": sys.version.split()[0]} | package_versions(),
         "git_commit": _git_commit(),
         "devices": [d.device_kind for d in jax.devices()],
     }
@@ -150,6 +151,11 @@ def _read_record(workdir: Path) -> dict[str, Any]:
 
 def _crc(record: dict[str, Any]) -> int:
     return zlib.crc32(json.dumps(record, sort_keys=True).encode())
+
+
+def package_versions() -> dict[str, str | None]:
+    """The versions of flowjax and of the packages on which its numbers depend; None for one that is not installed."""
+    return {package: _version(package) for package in _PACKAGES}
 
 
 def _version(package: str) -> str | None:
