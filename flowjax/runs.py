@@ -171,6 +171,7 @@ def _train(
         say(
             f"train: warning: the learning rate only rises: train.warmup is {warmup} samples, and the run has {samples}"
         )
+    say("train: compiling the training step")
     if resume is None:
         trainer.compile_ahead(fresh=True)
         state = trainer.init()

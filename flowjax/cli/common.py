@@ -158,8 +158,9 @@ def points(run: Run, path: str | None) -> Points:
         x, labels, rows = dataset.test, dataset.test_labels, dataset.test_rows
         cond = {name: dataset.test_cond[name] for name in names if name in dataset.test_cond}
     else:
-        arrays = read_npz(path)
-        x, labels = arrays["x"], arrays.get("y", arrays.get("label"))
+        arrays = read_npz(path, "x", "samples")
+        x = arrays["x"] if "x" in arrays else arrays["samples"]
+        labels = next((arrays[key] for key in ("y", "label", "labels") if key in arrays), None)
         if absent := [name for name in names if name not in arrays and (name != "label" or labels is None)]:
             say(f"likelihood: {path} has no {', '.join(absent)}: these conditions are not given")
         cond = {name: arrays[name] for name in names if name in arrays and name != "label"}

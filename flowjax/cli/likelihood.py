@@ -5,8 +5,9 @@ usage: flowjax likelihood --workdir DIR [--split test | --data FILE.npz] --diver
 FILE.npz receives `log_prob` (N,), in nats, of the density in data space. By default the points are those of the test
 split, in a fixed random order, and `rows` (N,) has the row of each point in x_test, or in x if there is no x_test. The
 points of --data FILE keep their order. That file has `x` (N, *shape) in data space, and the conditions of the network:
-labels are in `y` (N,), and other conditions, (N, *shape), have the names of the run's fields (data.cond). Without
-labels, the unconditional density is evaluated. Integer images are dequantised with random numbers from --seed.
+labels are in `y` (N,), and other conditions, (N, *shape), have the names of the run's fields (data.cond). The file
+that `flowjax sample` writes, with `samples` and `labels`, can be given too. Without labels, the unconditional density
+is evaluated. Integer images are dequantised with random numbers from --seed.
 
 Several processes (see `flowjax train --help`) each score a part of the points, and the first one writes the file.
 

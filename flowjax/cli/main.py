@@ -1,6 +1,7 @@
 """The entry point of `flowjax COMMAND`, which runs the command and reports its result or its error.
 
 The result is one line of JSON on stdout (or the help); everything else, also the one line of an error, goes to stderr.
+On a terminal, commands that show their result as a table leave the line of JSON out.
 Exit codes are 0 for success, 1 for an error during a run, 2 for a usage or config error, 70 if another process of the
 run was lost, 130 for Ctrl-C, and 143 for SIGTERM, after saving. Only the chosen command is imported.
 """
@@ -33,6 +34,9 @@ COMMANDS = {
     "configs": "list the shipped configs, or show what the keys of a config mean",
 }
 
+_TABULATED = frozenset({"compare", "configs", "evaluate", "reproduce", "sweep"})
+"""Commands that also write their result on stderr, as a table or in words."""
+
 _HELP = """flowjax: flow matching and diffusion in JAX.
 
 usage: flowjax COMMAND [flags]       (flowjax COMMAND --help shows the flags and an example)
@@ -44,7 +48,8 @@ example:
   flowjax sample --workdir runs/g8 --num 50000 --out samples.npz
   flowjax evaluate --workdir runs/g8
 
-A command prints one line of JSON on stdout; progress and errors go to stderr.
+A command prints one line of JSON on stdout; progress and errors go to stderr. On a terminal, commands
+that show their result as a table leave the line of JSON out.
 """
 
 
@@ -118,7 +123,7 @@ def _main(argv: list[str], out: Any) -> int:
         return _fail(f"command: {unknown(name, COMMANDS)}", 2)
     try:
         result = importlib.import_module(f"flowjax.cli.{name}").run(rest)
-        if _prints():
+        if _prints() and not (name in _TABULATED and out.isatty() and sys.stderr.isatty()):
             out.write(json_text(result) + "\n")
             out.flush()
         return 1 if result.get("failed") else 0  # runs of a sweep

@@ -38,27 +38,27 @@ _SAMPLED = 10_000
 """Number of rows of a streamed set from which mean and scale are estimated, and the most that are held out of it."""
 
 
-def read_npz(path: str | Path, key: str = "x") -> dict[str, np.ndarray]:
+def read_npz(path: str | Path, *keys: str) -> dict[str, np.ndarray]:
     """Reads the arrays of an untrusted .npz file (`archives.read_npz`).
 
     Args:
         path: path of the file.
-        key: name of an array that must be there.
+        keys: names of arrays of which one must be there; "x" by default.
 
     Returns:
         The arrays by name.
 
     Raises:
-        DataError: if the file cannot be read or holds no array named `key`.
+        DataError: if the file cannot be read or holds none of these arrays.
     """
+    keys = keys or ("x",)
     try:
         arrays = archives.read_npz(path)
     except archives.ArchiveError as error:
         raise DataError(str(error)) from None
-    if key not in arrays:
-        raise DataError(
-            f"{path} holds no array named {key!r}: it has {archives.printable(', '.join(arrays), 200) or 'none'}"
-        )
+    if not any(key in arrays for key in keys):
+        wanted, found = " or ".join(map(repr, keys)), archives.printable(", ".join(arrays), 200) or "none"
+        raise DataError(f"{path} holds no array named {wanted}: it has {found}")
     return arrays
 
 

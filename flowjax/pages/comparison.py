@@ -14,6 +14,9 @@ from flowjax.pages.record import LABELS, RunRecord, flags_of, read_run, shown, w
 
 __all__ = ["Comparison", "check_different", "compare"]
 
+_DECIDE_THE_LOSS = ("coupling", "data", "method", "path", "prediction", "source")
+"""Sections and keys of configs that decide which function the loss is."""
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -52,7 +55,7 @@ def compare(workdirs: Sequence[str | Path]) -> Comparison:
     body = [
         section("Runs", _overview(runs)),
         section("Config", _config(list(runs), differences)),
-        section("Curves", figure_grid(_curves(runs))),
+        section("Curves", *_caution(differences), figure_grid(_curves(runs))),
         section("Metrics", *_metrics(runs)),
         section("Samples", figure_grid(_samples(runs), small=True)),
     ]
@@ -111,6 +114,15 @@ def _config(names: Sequence[str], differences: dict[str, list[Any]]) -> Markup:
         return tag("p", "All keys have the same values.", cls="note")
     rows = [[tag("code", key), *map(shown, values)] for key, values in differences.items()]
     return table(["key", *names], rows)
+
+
+def _caution(differences: dict[str, list[Any]]) -> list[Markup]:
+    """A sentence if the losses of the runs are values of different functions."""
+    keys = [key for key in differences if key.partition(".")[0] in _DECIDE_THE_LOSS]
+    if not keys:
+        return []
+    text = f"The runs differ in {', '.join(keys)}, on which the loss depends: a lower loss does not mean a better model."
+    return [tag("p", text, cls="note")]
 
 
 def _curves(runs: dict[str, RunRecord]) -> Iterator[Markup]:

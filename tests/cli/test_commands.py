@@ -1,6 +1,8 @@
 """The commands on a tiny run: their files, their JSON, their arithmetic."""
 
+import io
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -100,6 +102,36 @@ def test_likelihood_integrates_to_one_and_keeps_the_order(flowjax, tiny_run, tmp
     assert result["mean"] == pytest.approx(float(log_prob.mean()), rel=1e-5)
     assert result["bits_per_dim"] == pytest.approx(-result["mean"] / (2 * np.log(2)))
     assert set(result) == {"out", "num", "mean", "stderr", "bits_per_dim", "nfe"}
+
+
+def test_the_file_that_sample_writes_can_be_scored(flowjax, tiny_run, tmp_path):
+    drawn, scored = tmp_path / "drawn.npz", tmp_path / "scored.npz"
+    assert flowjax("sample", f"--workdir={tiny_run}", "--num=16", f"--out={drawn}")[0] == 0
+    np.savez(tmp_path / "x.npz", x=np.load(drawn)["samples"])
+    found = []
+    for data in (drawn, tmp_path / "x.npz"):
+        solver = ("--solver=rk4", "--steps=4")
+        assert flowjax("likelihood", f"--workdir={tiny_run}", f"--data={data}", f"--out={scored}", *solver)[0] == 0
+        found.append(np.load(scored)["log_prob"])
+    assert found[0].shape == (16,)
+    np.testing.assert_array_equal(*found)
+
+
+def test_on_a_terminal_a_table_replaces_the_line_of_json(monkeypatch, capsys):
+    from flowjax.cli.main import main
+
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    out = Terminal()
+    assert main(["configs"], out) == 0
+    assert out.getvalue().startswith('{"configs"')  # stderr is no terminal here, so that nothing repeats it
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    out = Terminal()
+    assert main(["configs"], out) == 0
+    assert out.getvalue() == ""
+    assert "gaussians8" in sys.stderr.getvalue()
 
 
 def test_hutchinson_agrees_with_exact(flowjax, tiny_run, tmp_path):

@@ -141,6 +141,7 @@ def test_a_comparison(tiny_run, other_run):
     last = json.loads((tiny_run / "metrics.jsonl").read_text().splitlines()[-1])
     assert made.last["other/run"]["loss"] == last["loss"]
     assert HOSTILE in page.text
+    assert "The runs differ in data.path, on which the loss depends" in page.text
     assert page.tags.count("img") >= 4 + 2
     with pytest.raises(ValueError, match="at least two different workdirs"):
         pages.compare([tiny_run, tiny_run])
