@@ -3,6 +3,7 @@
 import gc
 import json
 import os
+from importlib.metadata import version
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -11,7 +12,14 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parent.par
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
-from jaxtyping import install_import_hook
+FAST_COMPILATION = "--xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1"
+"""Flags of XLA for tests, whose programs are compiled more often than run: compilation takes a third of the time."""
+
+if version("jaxlib").startswith("0.10."):
+    FAST_COMPILATION += " --xla_cpu_use_fusion_emitters=false"  # XLA of later versions ends at this flag as unknown
+os.environ["XLA_FLAGS"] = f"{FAST_COMPILATION} {os.environ.get('XLA_FLAGS', '')}"
+
+from jaxtyping import install_import_hook  # noqa: E402
 
 install_import_hook("flowjax", "beartype.beartype")
 
@@ -30,6 +38,11 @@ TINY = [
     "--config.train.log_every=40",
     "--config.train.save_every=40",
 ]
+
+
+def simulated(devices: int) -> str:
+    """The value of XLA_FLAGS for a process with simulated devices."""
+    return f"{FAST_COMPILATION} --xla_force_host_platform_device_count={devices}"
 
 
 TIMES = {"samples_per_second", "mfu", "device_gib", "checkpoint_seconds", "stall_seconds", "time"}

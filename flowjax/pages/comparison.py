@@ -121,7 +121,9 @@ def _caution(differences: dict[str, list[Any]]) -> list[Markup]:
     keys = [key for key in differences if key.partition(".")[0] in _DECIDE_THE_LOSS]
     if not keys:
         return []
-    text = f"The runs differ in {', '.join(keys)}, on which the loss depends: a lower loss does not mean a better model."
+    text = (
+        f"The runs differ in {', '.join(keys)}, on which the loss depends: a lower loss does not mean a better model."
+    )
     return [tag("p", text, cls="note")]
 
 

@@ -10,6 +10,8 @@ import pytest
 import scaling
 from collectives import KINDS, collectives, kernels, summary
 
+from tests.conftest import simulated
+
 EIGHT = """
 import json
 from dataclasses import asdict
@@ -40,7 +42,7 @@ print(json.dumps([asdict(c) | {"sent": c.sent} for c in collectives(text)]))
 
 def test_those_of_a_program_with_one_of_each():
     """Kinds, bytes and how often, against what was written: 8 x 32 numbers of 4 bytes on each of 8 devices."""
-    env = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
+    env = os.environ | {"XLA_FLAGS": simulated(8), "JAX_PLATFORMS": "cpu"}
     env |= {"PYTHONPATH": str(Path(scaling.__file__).parent)}
     done = subprocess.run([sys.executable, "-c", EIGHT], env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]

@@ -17,6 +17,7 @@ import pytest
 from flowjax.errors import ConfigError
 from flowjax.training import heartbeat
 from flowjax.training import processes as training_processes
+from tests.conftest import simulated
 
 LIMIT = 6
 """Seconds without a heartbeat after which a process counts as gone."""
@@ -31,7 +32,7 @@ def free_port():
 def spawn(devices, *argv, cwd=None):
     """Python with these arguments, in a process with that many CPU devices."""
     env = os.environ | {
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "XLA_FLAGS": simulated(devices),
         "JAX_PLATFORMS": "cpu",
         "MPLBACKEND": "agg",
     }

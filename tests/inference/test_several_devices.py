@@ -12,6 +12,7 @@ import pytest
 from flowjax import load
 from flowjax.inference import sampling, scoring
 from flowjax.inference.choose import SolverSettings
+from tests.conftest import simulated
 
 FOUR = """
 import json, sys
@@ -46,7 +47,7 @@ def four(tiny_run, tmp_path_factory):
     """The results of a process with four devices."""
     points = tmp_path_factory.mktemp("points") / "x.npy"
     np.save(points, np.random.default_rng(0).normal(size=(30, 2)).astype(np.float32))
-    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"}
+    flags = {"XLA_FLAGS": simulated(4), "JAX_PLATFORMS": "cpu"}
     command = [sys.executable, "-c", FOUR, str(tiny_run), str(points)]
     done = subprocess.run(command, env=os.environ | flags, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-2000:]

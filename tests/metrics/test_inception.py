@@ -14,6 +14,7 @@ from flowjax.metrics import inception
 from flowjax.metrics.cache import WEIGHTS, cache_folder
 from flowjax.metrics.inception import inception_features, load_inception, pool, resize
 from flowjax.metrics.inception_blocks import kernel_shapes
+from tests.conftest import simulated
 
 STORED = Path(__file__).parent / "data" / "inception_cifar24.npz"
 
@@ -98,7 +99,7 @@ def test_two_devices_give_what_one_gives(network):
         "images = np.random.default_rng(1).integers(0, 256, (3, 32, 32, 3)).astype(np.uint8);"
         "sys.stdout.buffer.write(t.inception_features(images, 3, network=t.random_network()).tobytes())"
     )
-    env = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2", "JAX_PLATFORMS": "cpu", "PATH": ""}
+    env = {"XLA_FLAGS": simulated(2), "JAX_PLATFORMS": "cpu", "PATH": ""}
     root = Path(__file__).parents[2]
     out = subprocess.run([sys.executable, "-c", code], env=env, cwd=root, check=True, stdout=subprocess.PIPE).stdout
     got = np.frombuffer(out, np.float32).reshape(expected.shape)

@@ -18,6 +18,7 @@ from jax.sharding import PartitionSpec as P
 
 from flowjax.models import kernels, norm_kernel
 from flowjax.models.norm import GroupNorm, fused_group_norm, group_norm
+from tests.conftest import simulated
 
 
 def normal(seed, *shape):
@@ -266,7 +267,7 @@ def test_each_device_sums_its_own_rows():
     """In a process with four CPU devices: they send each other the sum of the shared gain's gradient and no map, and
     differ from one device by rounding."""
     code = "import json; from tests.models.test_norm import over_a_mesh; print(json.dumps(over_a_mesh()))"
-    env = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu", "PATH": ""}
+    env = {"XLA_FLAGS": simulated(4), "JAX_PLATFORMS": "cpu", "PATH": ""}
     root = Path(__file__).parents[2]
     done = subprocess.run([sys.executable, "-c", code], env=env, cwd=root, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]

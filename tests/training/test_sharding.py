@@ -26,6 +26,7 @@ from flowjax.training.sharding import RULES, make_mesh, rules_of, shardings, tab
 from flowjax.training.state import TrainState, init_state, no_metrics
 from flowjax.training.step import make_step
 from flowjax.trees import path_name
+from tests.conftest import simulated
 
 KEY = jax.random.key(1)
 SPEC = DataSpec("images", (16, 16, 3), num_classes=0, levels=256)
@@ -252,7 +253,7 @@ print(json.dumps([losses(model.split("_")[0], MODELS[model], MESHES[i]) for i in
 
 
 def _eight(model, meshes=(0, 5)):
-    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
+    flags = {"XLA_FLAGS": simulated(8), "JAX_PLATFORMS": "cpu"}
     run = subprocess.run(
         [sys.executable, "-c", EIGHT, model, json.dumps(meshes)],
         env=os.environ | flags,

@@ -33,7 +33,7 @@ from flowjax.training.profiling import Trace
 from flowjax.training.step import LOOPS
 from flowjax.training.trainer import CompiledAhead, Trainer
 from flowjax.training.writers import read_metrics
-from tests.conftest import reproducible_records
+from tests.conftest import reproducible_records, simulated
 
 
 def config(**changes):
@@ -278,7 +278,7 @@ print(json.dumps([len(jax.devices()), out, "all-reduce" in text]))
     results = []
     for devices in (1, 8):
         env = {
-            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+            "XLA_FLAGS": simulated(devices),
             "JAX_PLATFORMS": "cpu",
             "PATH": "/usr/bin:/bin",
         }

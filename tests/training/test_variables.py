@@ -14,6 +14,7 @@ import pytest
 from flowjax.interop import open_weights
 from flowjax.training.checkpoints import Checkpoints
 from flowjax.training.state import abstract_state
+from tests.conftest import simulated
 
 NETS = '''
 import jax
@@ -78,7 +79,7 @@ def folder(tmp_path_factory):
 
 def train(folder, workdir, *more, devices=1):
     """Runs `flowjax train` in a subprocess and returns its metrics."""
-    env = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}", "MPLBACKEND": "agg"}
+    env = os.environ | {"XLA_FLAGS": simulated(devices), "MPLBACKEND": "agg"}
     command = [sys.executable, "-m", "flowjax", "train", f"--config={folder}/config.py", f"--workdir={workdir}"]
     done = subprocess.run([*command, *SIZES, *more], env=env, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
