@@ -118,7 +118,7 @@ def _defaults(model: str, method: str, plugins: Sequence[str]) -> Config:
             "method": {"name": method, **method_keys(method, plugins)},
             **copy.deepcopy(shared),
             "data": {
-                "name": "gaussians8",
+                "name": "",
                 "path": "",
                 "cond": (),
                 "cond_dropout": 0.1,

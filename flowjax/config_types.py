@@ -118,6 +118,8 @@ class DataKeys(Section):
 
     Attributes:
         name: the data set: a density in the plane, images of scikit-learn or TensorFlow Datasets, or files of yours.
+            Empty for the format of `data.path`, by the suffix of the file or the content of the folder; without a path
+            it is `gaussians8`.
         path: the file or folder of the data set, or for TensorFlow Datasets its `data_dir`.
         cond: the arrays beside x that are conditions of the network. `label` is the array y;
             `label(dropout=0.2)` has a dropout of its own.

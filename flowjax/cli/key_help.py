@@ -131,7 +131,7 @@ def _tables() -> dict[str, Mapping[str, Any]]:
         "model.dtype": layers.DTYPES,
         "model.remat": layers.REMAT,
         "model.time": dict.fromkeys(edm2.TIMES),
-        "data.name": DATASETS,
+        "data.name": {"": None, **DATASETS},
         "data.normalise": dict.fromkeys(NORMALISE),
         "data.augment": AUGMENTATIONS,
         "train.optimizer": optimizers.OPTIMIZERS,

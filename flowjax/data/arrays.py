@@ -1,8 +1,8 @@
 """Data sets from arrays of the user: `x`, and optionally `y`, `x_test` and `y_test`, in an .npz file or a folder.
 
 In a folder each array is a NumPy file (`x.npy`, memory-mapped) or a Zarr array (`x/` or `x.zarr/`, version 2 or 3,
-opened with TensorStore). A set that does not fit on the device is streamed (`data.stream`) row by row, so Zarr chunks
-of one or few rows are read fastest.
+opened with TensorStore). The path of a single `.npy` file or Zarr array is x alone, whatever its name. A set that does
+not fit on the device is streamed (`data.stream`) row by row, so Zarr chunks of one or few rows are read fastest.
 
 `x` holds uint8 images (N, H, W, C), or floating-point numbers of any type and byte order, which are standardised. If
 there is no `x_test`, a fixed random tenth of the rows of each class is held out, and at most 10,000 rows of a streamed
@@ -71,27 +71,18 @@ def open_npz(request: DataRequest) -> Dataset:
     path, keys = request.path, [*KEYS, *keys_of(request)]
     if not path:
         raise DataError("data.name is npz, so data.path must be the path of the file: --config.data.path=mine.npz")
-    if Path(path).is_dir():
-        raise DataError(
-            f"{path} is a folder, but data.name=npz needs an .npz file: use data.name=npy for a folder with x.npy, "
-            "zarr for Zarr arrays, or folder for images"
-        )
-    if Path(path).suffix == ".npy":
-        raise DataError(
-            f"{path} is a single array, but data.name=npz needs an archive, numpy.savez('mine.npz', x=x); or use "
-            "data.name=npy with the folder of a file x.npy as data.path"
-        )
     arrays = read_npz(path)
     return _open("npz", request, arrays, unused([key for key in arrays if key not in keys], keys))
 
 
 def open_npy(request: DataRequest) -> Dataset:
-    """Opens a folder of files `x.npy`, `y.npy`, ... as a data set; otherwise like `open_npz`."""
+    """Opens a folder of files `x.npy`, `y.npy`, ..., or one such file, as a data set; otherwise like `open_npz`."""
     return _open("npy", request, *open_files(request.path, [*KEYS, *keys_of(request)]))
 
 
 def open_zarr(request: DataRequest) -> Dataset:
-    """Opens a folder of Zarr arrays `x/` or `x.zarr/`, ... as a data set; otherwise like `open_npz`."""
+    """Opens a folder of Zarr arrays `x/` or `x.zarr/`, ..., or one such array, as a data set; otherwise like
+    `open_npz`."""
     return _open("zarr", request, *open_zarrs(request.path, [*KEYS, *keys_of(request)]))
 
 

@@ -9,6 +9,7 @@ from flowjax.data.arrays import open_npy, open_npz, open_zarr
 from flowjax.data.dataset import Dataset
 from flowjax.data.densities import open_density
 from flowjax.data.digits import open_digits
+from flowjax.data.formats import check_format, format_of
 from flowjax.data.images import open_tfds
 from flowjax.data.requests import DataRequest, field_requests
 from flowjax.extras import require
@@ -52,8 +53,8 @@ def _folder(request: DataRequest, size: int = 0, channels: int = 0) -> Dataset:
 def _refuse(name: str, request: DataRequest) -> None:
     if request.path:
         raise DataError(
-            f"data.name {name!r} takes no file, but data.path is {request.path!r}: leave data.path empty, or use "
-            "data.name npz, npy, zarr or folder"
+            f"data.name {name!r} takes no file, but data.path is {request.path!r}: leave data.path empty, or leave "
+            "data.name empty (--config.data.name=) to read that path"
         )
     request.only_labels(name)
 
@@ -72,6 +73,9 @@ DATASETS: dict[str, Callable[..., Dataset]] = {
 }
 """Data sets by name: functions of a `DataRequest` and the arguments in brackets, such as 1 in `digits(1)`."""
 
+_WITHOUT_PATH = "gaussians8"
+"""The data set of a config with neither `data.name` nor `data.path`."""
+
 
 def open_dataset(
     name: str,
@@ -84,9 +88,10 @@ def open_dataset(
     """Opens a data set by its config name.
 
     Args:
-        name: `data.name`, with arguments in brackets, such as "folder(64)".
-        path: the file for `npz`; the folder for `npy`, `zarr` and `folder`; the data_dir for TFDS sets, "" for TFDS's
-            default.
+        name: `data.name`, with arguments in brackets, such as "folder(64)". "" for the format of `path`
+            (`formats.format_of`), or for `gaussians8` if there is no path.
+        path: the file for `npz`; the folder for `npy`, `zarr` and `folder`, or a single array for `npy` and `zarr`; the
+            data_dir for TFDS sets, "" for TFDS's default.
         cond: `data.cond`, the fields that are read as conditions, such as ("label", "points(kind='set')").
         pairs: `data.pairs`, the name of the array with the source sample of each row; "" for none.
         normalise: `data.normalise`; "" lets the data set choose.
@@ -98,8 +103,10 @@ def open_dataset(
 
     Raises:
         ConfigError: if the name is unknown, or an option is invalid.
-        DataError: if the data are missing or malformed.
+        DataError: if the data are missing or malformed, or the name and the path contradict each other.
     """
     request = DataRequest(str(Path(path).expanduser()) if path else "", field_requests(cond), pairs, normalise)
     outside = Outside(DATASET, plugins, (request,))
+    name = name or (format_of(request.path) if path else _WITHOUT_PATH)
+    check_format(name.partition("(")[0].strip(), request.path)
     return make("data.name", name, DATASETS, request, outside=outside).with_permuted_test()

@@ -10,6 +10,7 @@ import numpy as np
 
 from flowjax.archives import ArchiveError, check_limit, check_regular, one_line, printable
 from flowjax.data.affine import DataError
+from flowjax.data.formats import is_zarr_array
 from flowjax.data.spec import shortened
 
 __all__ = ["KEYS", "Stored", "open_files", "open_zarrs", "unused"]
@@ -66,10 +67,10 @@ class Stored:
 
 
 def open_files(path: str, keys: Sequence[str] = KEYS) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Opens the arrays `x.npy`, `y.npy`, ... of a folder.
+    """Opens the arrays `x.npy`, `y.npy`, ... of a folder, or one `.npy` file, whatever its name, as `x`.
 
     Args:
-        path: the folder.
+        path: the folder or the file.
         keys: names of the arrays to open.
 
     Returns:
@@ -78,16 +79,18 @@ def open_files(path: str, keys: Sequence[str] = KEYS) -> tuple[dict[str, Any], t
     Raises:
         DataError: if the folder or `x` is missing, or an array cannot be read.
     """
-    folder = _folder("npy", path, "NumPy files x.npy, y.npy, x_test.npy and y_test.npy")
     read = lambda place: np.lib.format.open_memmap(place, mode="r")  # np.load would also open a zip file with that name
+    if path and Path(path).suffix.lower() == ".npy" and not Path(path).is_dir():
+        return {"x": _open(Path(path), read)}, ()
+    folder = _folder("npy", path, "NumPy files x.npy, y.npy, x_test.npy and y_test.npy")
     return _read(folder, list(folder.glob("*.npy")), read, "x.npy", keys)
 
 
 def open_zarrs(path: str, keys: Sequence[str] = KEYS) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Opens the Zarr arrays `x` or `x.zarr`, `y` or `y.zarr`, ... of a folder.
+    """Opens the Zarr arrays `x` or `x.zarr`, `y` or `y.zarr`, ... of a folder, or one Zarr array as `x`.
 
     Args:
-        path: the folder.
+        path: the folder, or the Zarr array.
         keys: names of the arrays to open.
 
     Returns:
@@ -97,9 +100,9 @@ def open_zarrs(path: str, keys: Sequence[str] = KEYS) -> tuple[dict[str, Any], t
         DataError: if the folder or `x` is missing, or an array cannot be read.
     """
     folder = _folder("zarr", path, "Zarr arrays x, y, x_test and y_test")
-    if _is_zarr(folder):
-        raise DataError(f"{folder} is a Zarr array: data.path must be the folder that holds the array x")
-    return _read(folder, [place for place in folder.iterdir() if _is_zarr(place)], Stored.at, "x or x.zarr", keys)
+    if is_zarr_array(folder):
+        return {"x": _open(folder, Stored.at)}, ()
+    return _read(folder, [place for place in folder.iterdir() if is_zarr_array(place)], Stored.at, "x or x.zarr", keys)
 
 
 def unused(names: list[str], keys: Sequence[str] = KEYS) -> tuple[str, ...]:
@@ -110,17 +113,12 @@ def unused(names: list[str], keys: Sequence[str] = KEYS) -> tuple[str, ...]:
     return (f"not used: {shown}; only these arrays are read: {', '.join(keys)}",)
 
 
-def _is_zarr(place: Path) -> bool:
-    return any((place / file).is_file() for file in (".zarray", "zarr.json"))
-
-
 def _folder(name: str, path: str, content: str) -> Path:
     if not path:
         raise DataError(f"data.name is {name}, so data.path must be a folder: --config.data.path=FOLDER")
     folder = Path(path)
     if folder.is_file():
-        hint = "; use data.name=npz for an .npz file" if folder.suffix == ".npz" else ""
-        raise DataError(f"{path} is a file, but data.name={name} needs a folder of {content}{hint}")
+        raise DataError(f"{path} is a file, but data.name={name} needs a folder of {content}")
     if not folder.is_dir():
         raise DataError(f"no such folder: {path}")
     return folder
@@ -134,21 +132,26 @@ def _check_size(place: Path, what: str, shape: Sequence[int], dtype: np.dtype) -
         raise DataError(f"{place}: {what} of shape {tuple(shape)} is too large to be read at once: {error}") from None
 
 
+def _open(place: Path, read: Callable[[Path], Any]) -> Any:
+    """Opens one array without reading its rows."""
+    try:
+        if not place.is_dir():
+            check_regular(place)
+        return read(place)
+    except DataError:
+        raise
+    except ArchiveError as error:
+        raise DataError(str(error)) from None
+    except Exception as error:  # NumPy and TensorStore can raise any exception on damaged files
+        raise DataError(f"{place} cannot be read: {one_line(error)}") from None
+
+
 def _read(
     folder: Path, places: list[Path], read: Callable[[Path], Any], wanted: str, keys: Sequence[str]
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
     found = {}
     for place in (place for place in sorted(places) if place.stem in keys):
-        try:
-            if not place.is_dir():
-                check_regular(place)
-            found[place.stem] = read(place)
-        except DataError:
-            raise
-        except ArchiveError as error:
-            raise DataError(str(error)) from None
-        except Exception as error:  # NumPy and TensorStore can raise any exception on damaged files
-            raise DataError(f"{place} cannot be read: {one_line(error)}") from None
+        found[place.stem] = _open(place, read)
     if "x" not in found:
         raise DataError(f"{folder} holds no {wanted}")
     for key in found.keys() & set(_WHOLE):
