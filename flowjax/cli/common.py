@@ -171,7 +171,7 @@ def points(run: Run, path: str | None) -> Points:
         if spec.levels and (x.min() < 0 or x.max() > spec.levels):
             raise DataError(f"{path}: pixels of this run lie in 0 to {spec.levels}, not {x.min()} to {x.max()}")
     if "label" in names and labels is not None:
-        cond["label"] = _labels(run, path or spec.name, labels, len(x))
+        cond["label"] = labels if path is None else _labels(run, path, labels, len(x))
     return Points(x, cond, rows)
 
 

@@ -24,10 +24,10 @@ from flowjax.batch import Batch
 from flowjax.data.affine import Affine, DataError, image_scale
 from flowjax.data.beside import Beside, keys_of, read_beside, rows_of_field, scale_conditions
 from flowjax.data.dataset import ArrayRows, Dataset, held_out, resident, sample_rows
-from flowjax.data.labels import is_text, names_of, read_labels
+from flowjax.data.labels import number_labels
 from flowjax.data.requests import DataRequest
 from flowjax.data.scales import pixel_channels, standardisation
-from flowjax.data.spec import AT_ONCE, DataSpec, shares_of
+from flowjax.data.spec import AT_ONCE, DataSpec, shares_of, shortened
 from flowjax.data.splits import held_out_tenth, stratified_rows
 from flowjax.data.stored import KEYS, open_files, open_zarrs, unused
 from flowjax.ranges import MAX_COORDINATES
@@ -89,7 +89,7 @@ def open_zarr(request: DataRequest) -> Dataset:
 def _open(name: str, request: DataRequest, arrays: dict[str, Any], notes: tuple[str, ...]) -> Dataset:
     path, x, x_test = request.path, arrays["x"], arrays.get("x_test")
     notes += _check_rows(path, x)
-    labels, test_labels, names = _labels(path, arrays)
+    labels, test_labels, names, num_classes = _labels(path, arrays)
     fields, beside, beside_test = read_beside(path, arrays, request)
     size = int(np.prod(x.shape[1:])) * (1 if x.dtype == np.uint8 else 4)
     size += sum(math.prod(a.shape[1:]) * min(a.dtype.itemsize, 4) for a in beside.arrays())
@@ -105,9 +105,9 @@ def _open(name: str, request: DataRequest, arrays: dict[str, Any], notes: tuple[
     read_test = _pixels if levels else _numbers
     test_cond = dict(tested.cond or {})
     known = labels if labels is None or without is None else np.delete(labels, without)
-    classes, shares, gaps = _classes(known, test_cond.get("label"), names)
+    shares, gaps = _shares(known, num_classes, names)
     spec = DataSpec(
-        name, tuple(x.shape[1:]), normalise, classes, levels, names, shares, fields, maps, beside.mask is not None
+        name, tuple(x.shape[1:]), normalise, num_classes, levels, names, shares, fields, maps, beside.mask is not None
     )
     encoded = replace(rows, encode=spec.encode_rows)
     test = _present(read_test(path, _present(tested.x1, tested.mask)), tested.mask)
@@ -193,8 +193,8 @@ def _check_rows(path: str, x: Any) -> tuple[str, ...]:
     return (f"perhaps {turn}",) if channels_first else ()
 
 
-def _labels(path: str, arrays: dict[str, Any]) -> tuple[np.ndarray | None, np.ndarray | None, tuple[str, ...]]:
-    """Returns y and y_test as integers, and the class names if the labels are strings."""
+def _labels(path: str, arrays: dict[str, Any]) -> tuple[np.ndarray | None, np.ndarray | None, tuple[str, ...], int]:
+    """Returns the classes of y and y_test, and the names and the number of the classes, after checking x_test."""
     y, y_test = arrays.get("y"), arrays.get("y_test")
     x_test = arrays.get("x_test")
     if x_test is None and y_test is not None:
@@ -205,30 +205,21 @@ def _labels(path: str, arrays: dict[str, Any]) -> tuple[np.ndarray | None, np.nd
     if x_test is not None and (y is None) != (y_test is None):
         given, missing = ("y_test", "y") if y is None else ("y", "y_test")
         raise DataError(f"{path}: there is {given} but no {missing}: give both or neither")
-    if y is not None and y_test is not None and is_text(y) != is_text(y_test):
-        raise DataError(f"{path}: one of y and y_test holds strings and the other numbers: store both in the same way")
-    names = names_of((y, y_test))
-    read = lambda key, rows: read_labels(path, key, arrays[key], len(rows), names)
-    return None if y is None else read("y", arrays["x"]), None if y_test is None else read("y_test", x_test), names
+    if y is None:
+        return None, None, (), 0
+    return number_labels(path, y, len(arrays["x"]), y_test, 0 if x_test is None else len(x_test))
 
 
-def _classes(
-    known: np.ndarray | None, test: np.ndarray | None, names: tuple[str, ...]
-) -> tuple[int, tuple[float, ...], tuple[str, ...]]:
-    """Returns the number of classes, their shares of the training rows, and a note about classes without any."""
-    if known is None or test is None:
-        return 0, (), ()
-    classes = len(names) or 1 + int(max(known.max(), test.max()))
+def _shares(
+    known: np.ndarray | None, classes: int, names: tuple[str, ...]
+) -> tuple[tuple[float, ...], tuple[str, ...]]:
+    """Returns the shares of the classes of the training rows, and a note about classes that were all held out."""
+    if known is None:
+        return (), ()
     counts = np.bincount(known, minlength=classes)
-    shares, missing = shares_of(counts), np.flatnonzero(counts == 0).tolist()
-    if not missing:
-        return classes, shares, ()
-    shown = ", ".join(archives.printable(names[k]) if names else str(k) for k in missing[:8]) + ", ..." * (
-        len(missing) > 8
-    )
-    tested = np.isin(test, missing).sum()
-    more = f"; {tested} test rows have such a label" if tested else ""
-    return classes, shares, (f"these of the labels 0 to {classes - 1} have no training rows: {shown}{more}",)
+    missing = [archives.printable(names[k]) if names else str(k) for k in np.flatnonzero(counts == 0).tolist()]
+    note = f"these classes have no training rows, because their only row was held out: {shortened(missing, 8)}"
+    return shares_of(counts), (note,) if missing else ()
 
 
 def _pixels(path: str, test: np.ndarray) -> np.ndarray:

@@ -51,7 +51,7 @@ class DataSpec:
         levels: number of integer values of a pixel; 0 for continuous data.
         class_names: name of each class; empty if the classes have only numbers.
         class_shares: fraction of the training rows in each class; empty if it is not known, which means equal shares.
-            A class with share 0 has no example: labels 1 to K give K + 1 classes, of which class 0 is never drawn.
+            A class with share 0 has no example and is never drawn.
         conditions: the conditions other than the label, with dropout 0, because training sets the dropout.
         condition_maps: for each of `conditions`, the map between network inputs and the numbers in the data.
         has_mask: whether examples are sets (n, C) of which some elements can be absent. Training learns from the

@@ -9,6 +9,7 @@ from scipy import stats
 
 import flowjax as package
 from flowjax.data import Affine, DataError, DataSpec, open_dataset
+from flowjax.data.labels import read_labels
 from flowjax.data.stream import Stream
 from flowjax.inference import sampling, scoring
 from flowjax.inference.choose import SolverSettings
@@ -136,6 +137,7 @@ def test_any_floating_type_is_read_without_loss(tmp_path, monkeypatch, kind, dty
 
 PIXELS = RNG.integers(0, 256, (20, 4, 5, 3), np.uint8)
 TEN, FLOATS = PIXELS[:10], NORMAL[:20].astype(np.float32)
+TEN_POINTS = FLOATS[:10]
 
 
 @pytest.mark.parametrize("kind", ["npz", "npy", "zarr"])
@@ -154,8 +156,11 @@ TEN, FLOATS = PIXELS[:10], NORMAL[:20].astype(np.float32)
         ({"x": FLOATS, "x_test": np.full((3, 2), np.inf)}, "x_test holds values that are not finite"),
         ({"x": FLOATS, "y": np.full(20, 1.9)}, "one label is 1.9"),
         ({"x": FLOATS, "y": np.full(20, np.nan)}, "one label is nan"),
-        ({"x": FLOATS, "y": np.full(20, -1)}, "one label is -1"),
-        ({"x": FLOATS, "y": np.full(20, 2**62, np.uint64)}, "label 4611686018427387904.*return_inverse"),
+        ({"x": FLOATS, "y": np.full(20, np.inf)}, "one label is inf"),
+        (
+            {"x": FLOATS, "y": np.arange(20), "x_test": TEN_POINTS, "y_test": np.array([-1, 30] * 5)},
+            r"y_test holds labels that no row of y has \(-1, 30; 10 rows\): leave these test rows out",
+        ),
         ({"x": FLOATS, "y": np.full(20, 1j)}, "integers or strings"),
         ({"x": FLOATS, "y": np.zeros((20, 1), int)}, r"its shape is \(20, 1\)"),
         ({"x": FLOATS, "y": np.array(1)}, r"its shape is \(\)"),
@@ -211,13 +216,64 @@ def test_names_of_classes_are_shown_without_control_characters(tmp_path):
     assert str(error.value).isprintable()
 
 
-def test_labels_that_never_occur_have_no_share(tmp_path):
-    """Labels 1 to 3, half, a quarter and a quarter; class 0 has no row, and says so."""
-    dataset = opened(tmp_path / "a", x=NORMAL, y=np.repeat([1, 2, 3], [200, 100, 100]))
-    assert dataset.spec.num_classes == 4
-    np.testing.assert_allclose(dataset.spec.class_shares, [0, 0.5, 0.25, 0.25], atol=1 / 360)
-    assert dataset.spec.classes == (1, 2, 3)
-    assert any("have no training rows: 0" in note for note in dataset.notes)
+@pytest.mark.parametrize(
+    "values",
+    [[1, 2, 3], [-7, 0, 2**62], [3.0, 4.0, 10.0], np.array([5, 2**63, 2**64 - 1], np.uint64), ["b", "", "a\u00e9"]],
+)
+def test_labels_of_any_value_become_classes_with_the_values_as_names(tmp_path, values):
+    """The classes are the values in increasing order, half, a quarter and a quarter of the rows."""
+    y = np.repeat(np.array(values), [200, 100, 100])
+    dataset = opened(tmp_path / "a", x=NORMAL, y=y)
+    spec, order = dataset.spec, sorted(values)
+    names = tuple(v if isinstance(v, str) else str(int(v)) for v in order)
+    assert (spec.num_classes, spec.class_names) == (3, names)
+    assert [order[k] for k in dataset.test_labels] == y[dataset.test_rows].tolist()
+    shares = {order[k]: share for k, share in enumerate(spec.class_shares)}
+    np.testing.assert_allclose([shares[v] for v in values], [0.5, 0.25, 0.25], atol=1 / 360)
+    assert DataSpec.from_record(spec.to_record()) == spec
+    assert [spec.label(name) for name in names] == [0, 1, 2]
+    np.testing.assert_array_equal(read_labels("a", "y", np.array(order), 3, names), [0, 1, 2])
+
+
+def test_labels_0_to_k_have_no_names(tmp_path):
+    spec = opened(tmp_path / "a", x=NORMAL, y=np.arange(400) % 3).spec
+    assert (spec.num_classes, spec.class_names) == (3, ())
+
+
+def test_labels_given_after_training():
+    """Integers are the values of integer labels, and otherwise the numbers of classes."""
+    read = lambda y, names: read_labels("a", "y", np.array(y), len(y), names).tolist()
+    assert read([20, 10, 20], ("10", "20")) == [1, 0, 1]
+    assert read([1, 0], ("cat", "dog")) == read(["dog", "cat"], ("cat", "dog")) == read([1, 0], ()) == [1, 0]
+    assert read([1, 0], ("07", "1")) == [1, 0]
+    for y, names, message in (
+        ([1], ("10", "20"), "holds the label 1, but the classes are 10, 20"),
+        (["cow"], ("cat",), "holds the label 'cow', but the classes are cat"),
+        (["cow"], (), "but the classes have no names"),
+        ([-1], (), "must hold labels 0, 1, ..., but one label is -1"),
+        ([2**62], (), "but one label is 4611686018427387904"),
+    ):
+        with pytest.raises(DataError, match=message):
+            read(y, names)
+
+
+def test_a_text_that_only_test_labels_have_is_refused(tmp_path):
+    with pytest.raises(DataError, match="y_test holds labels that no row of y has .'b'; 10 rows.: leave these"):
+        opened(tmp_path / "a", x=FLOATS, y=np.full(20, "a"), x_test=TEN_POINTS, y_test=np.full(10, "b"))
+
+
+def test_too_many_classes_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("flowjax.data.labels.MOST_CLASSES", 10)
+    with pytest.raises(DataError, match="y holds 11 different labels, but the limit is 10 classes"):
+        opened(tmp_path / "a", x=NORMAL, y=np.arange(400) % 11)
+
+
+def test_a_class_whose_only_row_is_held_out_has_no_share(tmp_path):
+    """Every row has a class of its own: two of twenty rows are held out, and their classes have share 0."""
+    dataset = opened(tmp_path / "a", x=FLOATS, y=np.arange(20))
+    held = dataset.test_labels.tolist()
+    assert [k for k in range(20) if dataset.spec.class_shares[k] == 0] == sorted(held)
+    assert any(f"their only row was held out: {min(held)}, {max(held)}" in note for note in dataset.notes)
 
 
 # Sorted files
