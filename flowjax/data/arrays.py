@@ -4,14 +4,15 @@ In a folder each array is a NumPy file (`x.npy`, memory-mapped) or a Zarr array 
 opened with TensorStore). The path of a single `.npy` file or Zarr array is x alone, whatever its name. A set that does
 not fit on the device is streamed (`data.stream`) row by row, so Zarr chunks of one or few rows are read fastest.
 
-`x` holds uint8 images (N, H, W, C), or floating-point numbers of any type and byte order, which are standardised. If
-there is no `x_test`, a fixed random tenth of the rows of each class is held out, and at most 10,000 rows of a streamed
-set.
+`x` holds uint8 images (N, H, W, C), floating-point numbers of any type and byte order, which are standardised, or
+vectors or sequences of integers of any type, which are dequantised (`data.integers`). If there is no `x_test`, a fixed
+random tenth of the rows of each class is held out, and at most 10,000 rows of a streamed set.
 """
 
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from flowjax.batch import Batch
 from flowjax.data.affine import Affine, DataError, image_scale
 from flowjax.data.beside import Beside, keys_of, read_beside, rows_of_field, scale_conditions
 from flowjax.data.dataset import ArrayRows, Dataset, held_out, resident, sample_rows
+from flowjax.data.integers import Integers, observed_ranges
 from flowjax.data.labels import number_labels
 from flowjax.data.requests import DataRequest
 from flowjax.data.scales import pixel_channels, standardisation
@@ -91,7 +93,7 @@ def _open(name: str, request: DataRequest, arrays: dict[str, Any], notes: tuple[
     notes += _check_rows(path, x)
     labels, test_labels, names, num_classes = _labels(path, arrays)
     fields, beside, beside_test = read_beside(path, arrays, request)
-    size = int(np.prod(x.shape[1:])) * (1 if x.dtype == np.uint8 else 4)
+    size = int(np.prod(x.shape[1:])) * (1 if _is_pixels(x) else 4)
     size += sum(math.prod(a.shape[1:]) * min(a.dtype.itemsize, 4) for a in beside.arrays())
     fits = resident(len(x) * size)
     without, test_rows = _split(x, x_test, labels, fits)
@@ -100,19 +102,18 @@ def _open(name: str, request: DataRequest, arrays: dict[str, Any], notes: tuple[
     tested = ArrayRows(held).take(test_rows)
     seen = len(rows) if fits else _SAMPLED
     column = lambda array: lambda index: ArrayRows(Batch(array), without).take(index).x1
-    levels, normalise, remarks = _scale(path, x, beside.mask, column, len(rows), seen, request.normalise)
+    levels, normalise, integers, remarks = _scale(path, x, beside.mask, column, len(rows), seen, request.normalise)
     maps, constant = scale_conditions(path, fields, len(rows), lambda key, i: column(beside.cond[key])(i), seen)
-    read_test = _pixels if levels else _numbers
+    read_test = _pixels if levels else partial(_numbers, integers)
     test_cond = dict(tested.cond or {})
     known = labels if labels is None or without is None else np.delete(labels, without)
     shares, gaps = _shares(known, num_classes, names)
-    spec = DataSpec(
-        name, tuple(x.shape[1:]), normalise, num_classes, levels, names, shares, fields, maps, beside.mask is not None
-    )
+    shape, has_mask = tuple(x.shape[1:]), beside.mask is not None
+    spec = DataSpec(name, shape, normalise, num_classes, levels, names, shares, fields, maps, has_mask, integers.ranges)
     encoded = replace(rows, encode=spec.encode_rows)
     test = _present(read_test(path, _present(tested.x1, tested.mask)), tested.mask)
     notes += remarks + constant + (() if levels else _check_test(spec, test))
-    stored = np.float32 if levels else spec.dtype
+    stored = spec.float_dtype
 
     def load() -> Batch:
         some, index = max(1, AT_ONCE // spec.d), np.arange(len(encoded))
@@ -150,15 +151,25 @@ def _scale(
     n: int,
     most: int,
     how: str,
-) -> tuple[int, Affine, tuple[str, ...]]:
-    """Returns the number of levels of x, its affine map, and notes for the user."""
+) -> tuple[int, Affine, Integers, tuple[str, ...]]:
+    """Returns the number of levels of x, its affine map, its integers, and notes for the user."""
     shape, read = x.shape[1:], column(x)
-    if x.dtype != np.uint8:
+    if not _is_pixels(x):
         present = lambda index: read(index)[column(mask)(index)]
-        return 0, *standardisation(path, n, read if mask is None else present, shape, x.dtype, most, how)
+        whole = x.dtype.kind in "iub"
+        integers = observed_ranges(path, len(x), lambda index: x[index], shape, AT_ONCE) if whole else Integers()
+        dtype = np.dtype(np.float64) if whole else x.dtype
+        affine, notes = standardisation(path, n, read if mask is None else present, shape, dtype, most, how)
+        if not whole:
+            return 0, affine, integers, notes
+        note = (
+            f"x holds integers ({x.dtype}), which are dequantised: k becomes uniform on [k, k + 1) in training, and "
+            "samples are integers; store real numbers as floats"
+        )
+        return 0, integers.dequantised(affine), integers, (note, *notes)
     if how == "feature":
         raise DataError(f"{path}: data.normalise 'feature' is for vectors, but x holds images: use 'channel'")
-    return 256, pixel_channels(n, read, shape, most) if how == "channel" else image_scale(256), ()
+    return 256, pixel_channels(n, read, shape, most) if how == "channel" else image_scale(256), Integers(), ()
 
 
 def _split(x: Any, x_test: Any, labels: np.ndarray | None, fits: bool) -> tuple[np.ndarray | None, np.ndarray]:
@@ -180,16 +191,24 @@ def _check_rows(path: str, x: Any) -> tuple[str, ...]:
         raise DataError(f"{path}: an example of shape {x.shape[1:]} has more than {MAX_COORDINATES:,} numbers")
     channels_first = x.ndim == 4 and x.shape[1] in (1, 3, 4) and x.shape[3] > 4
     turn = f"x of shape {x.shape} has its channels first, but they must come last: x = x.transpose(0, 2, 3, 1)"
-    if x.dtype == np.uint8:
-        if x.ndim != 4:
-            hint = ": for grey images use x = x[..., None]" if x.ndim == 3 else ""
-            raise DataError(f"{path}: uint8 data must be images (N, H, W, C), not {x.shape}{hint}")
+    if x.dtype == np.uint8 and x.ndim == 3:
+        raise DataError(
+            f"{path}: uint8 data must be images (N, H, W, C), not {x.shape}: for grey images use x = x[..., None], and "
+            "for sequences of integers x.astype('int64')"
+        )
+    if _is_pixels(x):
         if channels_first:
             raise DataError(f"{path}: {turn}")
+    elif x.dtype.kind in "iub":
+        if x.ndim > 3:
+            raise DataError(
+                f"{path}: x holds {x.dtype} of shape {x.shape}, but integers must be 8-bit images, vectors (N, D) or "
+                "sequences (N, L, C): convert images with x.astype('uint8') or x.astype('float32')"
+            )
     elif not jnp.issubdtype(x.dtype, jnp.floating):
         complex_ = jnp.issubdtype(x.dtype, jnp.complexfloating)
         how = "numpy.stack([x.real, x.imag], -1)" if complex_ else "x.astype('float32')"
-        raise DataError(f"{path}: x must be uint8 or floating point, not {x.dtype}: convert it, for example with {how}")
+        raise DataError(f"{path}: x must hold integers or floats, not {x.dtype}: convert it, for example with {how}")
     return (f"perhaps {turn}",) if channels_first else ()
 
 
@@ -222,6 +241,11 @@ def _shares(
     return shares_of(counts), (note,) if missing else ()
 
 
+def _is_pixels(x: Any) -> bool:
+    """Whether an array holds 8-bit images."""
+    return x.dtype == np.uint8 and x.ndim == 4
+
+
 def _pixels(path: str, test: np.ndarray) -> np.ndarray:
     """Converts test rows of uint8 images, which must be integers from 0 to 255 of any dtype."""
     if test.dtype == np.uint8:
@@ -237,15 +261,17 @@ def _pixels(path: str, test: np.ndarray) -> np.ndarray:
     return test.astype(np.uint8)
 
 
-def _numbers(path: str, test: np.ndarray) -> np.ndarray:
-    """Converts test rows of real numbers to float64 without loss."""
-    if test.dtype.kind not in "iu" and not jnp.issubdtype(test.dtype, jnp.floating):
+def _numbers(integers: Integers, path: str, test: np.ndarray) -> np.ndarray:
+    """Converts test rows of real numbers or integers to float64 without loss."""
+    if test.dtype.kind not in "iub" and not jnp.issubdtype(test.dtype, jnp.floating):
         raise DataError(f"{path}: x_test must hold real numbers as x does, not {test.dtype}")
     if test.dtype.kind in "iu" and np.any((test > 2**53) | (test < -(2**53))):
         raise DataError(f"{path}: x_test holds integers beyond 2^53, which float64 rounds")
     test = test.astype(np.float64)
     if not np.isfinite(test).all():
         raise DataError(f"{path}: x_test holds values that are not finite")
+    if integers and not integers.are_whole(test):
+        raise DataError(f"{path}: x holds integers, so x_test must hold integers too: store both with the same dtype")
     return test
 
 

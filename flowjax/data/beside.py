@@ -148,18 +148,22 @@ def _check_source(path: str, name: str, array: Any, x: Any) -> None:
             f"{path}: {name} must have a source sample for each row of x {x.shape}, but its shape is {array.shape}"
         )
     floats = jnp.issubdtype(array.dtype, jnp.floating)
-    if (x.dtype == np.uint8) != (array.dtype == np.uint8) or not (floats or array.dtype == np.uint8):
-        raise DataError(f"{path}: x is {x.dtype} and {name} is {array.dtype}: both must be uint8 or both floats")
+    same = floats if jnp.issubdtype(x.dtype, jnp.floating) else array.dtype.kind in "iub"
+    if (x.dtype == np.uint8) != (array.dtype == np.uint8) or not same:
+        raise DataError(
+            f"{path}: x is {x.dtype} and {name} is {array.dtype}: both must be uint8, both other integers, or both "
+            "floats"
+        )
 
 
 def _mask(path: str, arrays: Mapping[str, Any]) -> tuple[Any, Any]:
-    """Returns `mask` and `mask_test`, which are allowed if x is (N, n, C) and not uint8."""
+    """Returns `mask` and `mask_test`, which are allowed if x is (N, n, C) and floating point."""
     x = arrays["x"]
     if "mask" not in arrays:
         if "mask_test" in arrays:
             raise DataError(f"{path}: there is mask_test but no mask")
         return None, None
-    if x.ndim != 3 or x.dtype == np.uint8:
+    if x.ndim != 3 or not jnp.issubdtype(x.dtype, jnp.floating):
         raise DataError(f"{path}: a mask needs floating-point sets x (N, n, C), but x is {x.dtype} {x.shape}")
     masks = _pair(path, arrays, "mask", "x")
     for mask in masks:

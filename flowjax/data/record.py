@@ -13,10 +13,21 @@ from flowjax.data.affine import Affine, DataError
 from flowjax.data.requests import check_field_name
 from flowjax.ranges import MAX_COORDINATES
 
-__all__ = ["ENTRIES", "LARGEST_LIST", "affine_record", "read_affine", "read_condition", "read_entries"]
+__all__ = [
+    "ENTRIES",
+    "LARGEST_INTEGER",
+    "LARGEST_LIST",
+    "affine_record",
+    "read_affine",
+    "read_condition",
+    "read_entries",
+]
 
 _LARGEST_ENTRY, LARGEST_LIST = 2**31, 100_000
 """Limits on integers and on the lengths of lists in a record."""
+
+LARGEST_INTEGER = 2**53
+"""Limit on the absolute value of integer data: float64 can tell smaller integers apart."""
 
 MOST_CONDITIONS = 64
 """Limit on the number of conditions in a record."""
@@ -48,6 +59,14 @@ def _positive(value: Any) -> bool:
     return _number(value) and value > 0
 
 
+def _range(value: Any) -> bool:
+    """Whether a value of a record is None, or a range [low, high] of integers."""
+    if value is None:
+        return True
+    bound = lambda one: type(one) is int and abs(one) <= LARGEST_INTEGER
+    return isinstance(value, list) and len(value) == 2 and all(map(bound, value)) and value[0] <= value[1]
+
+
 TRUTH: Check = ("true or false", lambda value: isinstance(value, bool))
 SHAPE: Check = ("a list of positive integers", _shape)
 SCALE: Check = ("a positive number, or a list of them", lambda v: _positive(v) or (_listed(_positive)(v) and v))
@@ -77,10 +96,11 @@ ENTRIES: dict[str, Check] = {
         lambda value: isinstance(value, list) and len(value) <= MOST_CONDITIONS,
     ),
     "has_mask": TRUTH,
+    "integers": ("a list of ranges [low, high] of integers, or null for real numbers", _listed(_range)),
 }
 """The entries of a record and their checks."""
 
-_ABSENT = {"has_mask": False, "zero_is_null": False}
+_ABSENT = {"has_mask": False, "zero_is_null": False, "integers": []}
 """The values of entries that records of earlier versions do not have."""
 
 

@@ -3,7 +3,7 @@
 Samples and densities are in data space, networks and paths in model space. The affine map between the two belongs to
 the data set (`data.affine`). Each numeric condition has such a map, too. Integer images are dequantised: a value k
 becomes uniform on [k, k + 1) and is then mapped to x / half - 1 with half = (levels - 1) / 2; samples are floored back.
-So bits/dim = -log p_data / (D ln 2).
+So bits/dim = -log p_data / (D ln 2). Other integers are dequantised in the same way (`data.integers`).
 """
 
 import difflib
@@ -24,6 +24,7 @@ from flowjax.archives import printable
 from flowjax.batch import Batch
 from flowjax.conditions import Field
 from flowjax.data.affine import Affine, DataError
+from flowjax.data.integers import Integers
 from flowjax.data.record import ENTRIES, LARGEST_LIST, affine_record, read_affine, read_condition, read_entries
 from flowjax.typing import Batched, PRNGKey
 
@@ -56,6 +57,8 @@ class DataSpec:
         condition_maps: for each of `conditions`, the map between network inputs and the numbers in the data.
         has_mask: whether examples are sets (n, C) of which some elements can be absent. Training learns from the
             elements that exist; samples are full sets.
+        integers: for each entry of the last axis the range of its integers, or None where it is a real number; one
+            range for all entries; () if there are no integers, or for pixels (`Integers.ranges`).
 
     Raises:
         DataError: if the entries do not fit each other, or the description cannot be stored: `from_record` would refuse
@@ -72,6 +75,7 @@ class DataSpec:
     conditions: tuple[Field, ...] = ()
     condition_maps: tuple[Affine, ...] = ()
     has_mask: bool = False
+    integers: tuple[tuple[int, int] | None, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.normalise.fits(self.shape):
@@ -164,6 +168,7 @@ class DataSpec:
             "class_shares": list(self.class_shares),
             "conditions": conditions,
             "has_mask": self.has_mask,
+            "integers": [None if one is None else list(one) for one in self.integers],
         }
 
     @classmethod
@@ -196,19 +201,31 @@ class DataSpec:
         return math.prod(self.shape)
 
     @property
+    def _integers(self) -> Integers:
+        return Integers(self.integers)
+
+    @property
     def is_image(self) -> bool:
         return len(self.shape) == 3
 
     @property
     def dtype(self) -> np.dtype:
-        """The dtype of samples in data space: uint8 for pixels, float32 for other data if it resolves their scale.
-
-        Otherwise float64: if the mean is more than 1,000 standard deviations from 0, where float32 would round by more
-        than 6e-5 standard deviations, or if the data are outside the range of float32.
-        """
+        """The dtype of samples in data space: uint8 for pixels, int64 for other integers, otherwise `float_dtype`."""
         if self.levels:
             return np.dtype(np.uint8)
-        return np.dtype(np.float32 if self.normalise.resolved_by_float32() else np.float64)
+        return np.dtype(np.int64) if self._integers.complete else self.float_dtype
+
+    @property
+    def float_dtype(self) -> np.dtype:
+        """The floating-point dtype of rows in data space: float32 if it resolves the data.
+
+        Otherwise float64: if the mean is more than 1,000 standard deviations from 0, where float32 would round by more
+        than 6e-5 standard deviations, if the data are outside the range of float32, or if integers are beyond 2^24.
+        """
+        exact = self._integers.exact_in_float32
+        real = not self.levels and not self._integers.complete
+        resolved = not real or self.normalise.resolved_by_float32()
+        return np.dtype(np.float32 if exact and resolved else np.float64)
 
     def to_model(self, x: np.ndarray) -> np.ndarray:
         """Maps rows from data space to model space as float32, without dequantisation.
@@ -279,14 +296,27 @@ class DataSpec:
         return encoded
 
     def prepare(self, key: PRNGKey, x: Array) -> Batched:
-        """Maps encoded rows to model space as float32: pixels are dequantised, other data are already there."""
+        """Maps encoded rows to model space as float32, where real numbers are already: integers are dequantised."""
         x = x.astype(jnp.float32)
+        if self.integers:
+            return x + jax.random.uniform(key, x.shape) * jnp.asarray(self._integers.steps(self.normalise), jnp.float32)
         return self.normalise.to_model(x + jax.random.uniform(key, x.shape)) if self.levels else x
 
+    def dequantises(self, x: np.ndarray) -> bool:
+        """Whether `prepare` has to dequantise these rows of data space: the data are integers, and so are all of x."""
+        return bool(np.all(x == np.floor(x))) if self.levels else bool(self._integers) and self._integers.are_whole(x)
+
     def finish(self, x: Array | np.ndarray) -> np.ndarray:
-        """Maps samples from model space to data space, as `dtype`. Data other than pixels are mapped in float64."""
+        """Maps samples from model space to data space, as `dtype`. Data other than pixels are mapped in float64.
+
+        Integers are floored, and clipped to their ranges; NaN becomes the smallest integer if all data are integers.
+        """
         if not self.levels:
-            return self.normalise.to_data(np.asarray(x, np.float64)).astype(self.dtype)
+            found = self.normalise.to_data(np.asarray(x, np.float64))
+            found = self._integers.rounded(found) if self.integers else found
+            if self._integers.complete:
+                found = np.where(np.isnan(found), min(one[0] for one in self.integers if one is not None), found)
+            return found.astype(self.dtype)
         return np.clip(np.floor(self.normalise.to_data(np.asarray(x))), 0, self.levels - 1).astype(np.uint8)
 
 
@@ -304,6 +334,12 @@ def _arguments(record: Any) -> dict[str, Any]:
             raise DataError(f"{what}: {key} has {len(found[key])} entries for {classes} classes")
     if found["class_shares"] and not any(found["class_shares"]):
         raise DataError(f"{what}: class_shares are all 0")
+    integers = tuple(None if one is None else (one[0], one[1]) for one in found["integers"])
+    if integers and (len(integers) not in (1, shape[-1]) or not any(integers) or found["levels"]):
+        raise DataError(
+            f"{what}: integers must have a range for each of the {shape[-1]} entries of the last axis or one for all, "
+            f"and levels must be 0, but there are {len(integers)} and levels is {found['levels']}"
+        )
     read = [read_condition(condition) for condition in found["conditions"]]
     return {
         "name": found["name"],
@@ -316,6 +352,7 @@ def _arguments(record: Any) -> dict[str, Any]:
         "conditions": tuple(field for field, _ in read),
         "condition_maps": tuple(affine for _, affine in read),
         "has_mask": found["has_mask"],
+        "integers": integers,
     }
 
 

@@ -201,7 +201,8 @@ def _trajectories(inputs: FigureInputs) -> "Figure":
 
     lines = np.asarray(solve(run.arrays, rows, None if labels is None else {"label": jnp.asarray(labels)}))
     shown = labels if len(classes) <= len(plots.PALETTE) else None
-    return plots.trajectories(times, run.spec.finish(lines), shown, run.spec.class_names)
+    lines = run.spec.normalise.to_data(np.asarray(lines, np.float64))  # integers are not floored on the way
+    return plots.trajectories(times, lines, shown, run.spec.class_names)
 
 
 def _density(inputs: FigureInputs) -> "Figure":

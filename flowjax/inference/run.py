@@ -136,7 +136,8 @@ class Run:
                 name of a `solver` in place of the default solver.
 
         Returns:
-            (num, *event): 8-bit integers for images, otherwise floating-point numbers in the units of the data.
+            (num, *event): 8-bit integers for images, 64-bit integers for other data of integers, otherwise
+            floating-point numbers in the units of the data.
         """
         from flowjax.inference import sampling  # which imports this module
 

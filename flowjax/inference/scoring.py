@@ -66,7 +66,8 @@ def log_prob(
 
     Args:
         run: opened with `flowjax.load`.
-        x: (N, *event) in data space. If the run's data are integers and all of x are, they are dequantised by `seed`.
+        x: (N, *event) in data space. If the run's data are integers and all of x are, they are dequantised by `seed`;
+            of tables, the columns of integers.
         cond: conditions by name, in data space, with one row for all points or one row per point. For a condition that
             is absent the network gets its null value. Without `label` the network is evaluated without labels if it was
             also trained without them (its dropout is above 0). Otherwise the density is the sum over the classes of
@@ -99,8 +100,8 @@ def log_prob(
     arrays = {"points": {"x": x}, "conditions": given.encoded | no_label}
     request = {"num": len(x), "batch": size, "seed": seed, "divergence": f"{divergence} {probes}"}
     open_request(run, solver, None, None, arrays, **request)
-    if run.spec.levels and np.all(x == np.floor(x)):
-        encoded = np.asarray(x[mine], np.float32)
+    if run.spec.dequantises(x):
+        encoded = np.asarray(run.spec.encode(x[mine]), np.float32)
         prepare = lambda key, i, row: run.spec.prepare(jax.random.fold_in(key, i), row)
     else:
         encoded = run.spec.to_model(x[mine])

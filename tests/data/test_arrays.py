@@ -149,7 +149,7 @@ TEN_POINTS = FLOATS[:10]
         ({"x": PIXELS, "x_test": TEN.astype(complex)}, "x_test must hold integers"),
         ({"x": PIXELS.transpose(0, 3, 1, 2).repeat(2, 3)}, r"x = x.transpose\(0, 2, 3, 1\)"),
         ({"x": PIXELS[..., 0]}, r"x = x\[\.\.\., None\]"),
-        ({"x": FLOATS.astype(complex)}, "uint8 or floating point, not complex128"),
+        ({"x": FLOATS.astype(complex)}, "integers or floats, not complex128"),
         ({"x": FLOATS[:, :0]}, "empty axis"),
         ({"x": FLOATS, "x_test": FLOATS.astype(complex)}, "x_test must hold real numbers"),
         ({"x": FLOATS, "x_test": np.full((3, 2), 2**62)}, r"beyond 2\^53"),
@@ -258,7 +258,7 @@ def test_labels_given_after_training():
 
 
 def test_a_text_that_only_test_labels_have_is_refused(tmp_path):
-    with pytest.raises(DataError, match="y_test holds labels that no row of y has .'b'; 10 rows.: leave these"):
+    with pytest.raises(DataError, match=r"y_test holds labels that no row of y has .'b'; 10 rows.: leave these"):
         opened(tmp_path / "a", x=FLOATS, y=np.full(20, "a"), x_test=TEN_POINTS, y_test=np.full(10, "b"))
 
 

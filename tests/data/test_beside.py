@@ -126,7 +126,11 @@ def test_a_mask_says_which_elements_exist(tmp_path):
         ({}, {"cond": ("obs(kind='set')",)}, "a set cannot have examples of shape"),
         ({"obs_test": OBS}, {"cond": ("obs",)}, "there is obs_test but no x_test"),
         ({"x_test": X, "y_test": ARRAYS["y"]}, {"cond": ("obs",)}, "there is x_test but no obs_test"),
-        ({"x0": np.zeros((N, 2), np.uint8)}, {"pairs": "x0"}, "both must be uint8 or both floats"),
+        (
+            {"x0": np.zeros((N, 2), np.uint8)},
+            {"pairs": "x0"},
+            "both must be uint8, both other integers, or both floats",
+        ),
         ({"mask": np.ones((N, 2), bool)}, {}, "a mask needs floating-point sets"),
         ({"x": SETS, "mask": MASK[:, :3]}, {}, r"mask must be bool of shape \(N, 5\)"),
         ({"x": SETS, "mask": MASK.astype(float)}, {}, r"mask must be bool of shape \(N, 5\)"),

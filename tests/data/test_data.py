@@ -122,12 +122,12 @@ def test_npz_of_images(tmp_path):
         ({"z": np.zeros(3)}, "no array named 'x'"),
         ({"x": np.zeros(3)}, r"\(N, \*event\)"),
         ({"x": np.full((4, 2), np.nan)}, "not finite"),
-        ({"x": np.zeros((4, 2), np.int64)}, "uint8 or floating"),
+        ({"x": np.zeros((4, 2), complex)}, "integers or floats"),
         ({"x": np.zeros((4, 2)), "y": np.zeros(3, int)}, "one label"),
         ({"x": np.zeros((4, 2)), "x_test": np.zeros((4, 3))}, "x_test must be"),
         ({"x": np.zeros((4, 2)), "x_test": np.zeros((0, 2))}, "x_test must be"),
         ({"x": np.zeros((4, 2)), "y": np.zeros(4, int), "x_test": np.zeros((4, 2))}, "y_test"),
-        ({"x": np.zeros((4, 2), np.uint8)}, "uint8 data must be images"),
+        ({"x": np.zeros((4, 2, 2), np.uint8)}, "uint8 data must be images"),
     ],
 )
 def test_bad_npz_is_one_clear_line(tmp_path, arrays, message):
