@@ -176,7 +176,7 @@ def _solve(field: Callable[..., Any], start: Any, rates: Any, times: Float[Array
         max_steps=4096,
         throw=False,
     )
-    return jnp.where(found.result == diffrax.RESULTS.successful, found.ys, jnp.nan)
+    return jnp.where(found.result == diffrax.RESULTS.successful, jnp.asarray(found.ys), jnp.nan)
 
 
 BENCHMARK: dict[str, Callable[[], Simulator]] = {

@@ -63,7 +63,7 @@ class MultivariateNormal:
 
     def sample(self, key: PRNGKey, n: int) -> Batched:
         z = jax.random.normal(key, (n, *self.shape))
-        return self.loc + solve_triangular(self._factor, z.T, lower=True, trans=1).T
+        return jnp.asarray(self.loc) + solve_triangular(self._factor, z.T, lower=True, trans=1).T
 
     def log_prob(self, x: Batched) -> Float[Array, " B"]:
         z = (x - self.loc) @ self._factor
