@@ -7,20 +7,35 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from flowjax.metrics.distances import mmd, wasserstein2_squared, wasserstein2_squared_pairs
+    from flowjax.metrics.c2st import c2st
+    from flowjax.metrics.distances import (
+        gaussian_mmd,
+        mmd,
+        sliced_wasserstein2_squared,
+        wasserstein2_squared,
+        wasserstein2_squared_pairs,
+    )
+    from flowjax.metrics.energy import crps, energy_distance, energy_score
     from flowjax.metrics.frechet import fid, frechet_distance
     from flowjax.metrics.images import score_images
     from flowjax.metrics.inception import inception_features, load_inception
     from flowjax.metrics.kid import kernel_distance
     from flowjax.metrics.manifold import precision_recall
+    from flowjax.metrics.marginals import correlation_error, marginal_distances
     from flowjax.metrics.moments import Moments
     from flowjax.metrics.path_energy import normalised_path_energy, path_energy
     from flowjax.metrics.reference import Reference, reference_statistics
 
 _OBJECTS = {
+    "c2st": "c2st",
+    "gaussian_mmd": "distances",
     "mmd": "distances",
+    "sliced_wasserstein2_squared": "distances",
     "wasserstein2_squared": "distances",
     "wasserstein2_squared_pairs": "distances",
+    "crps": "energy",
+    "energy_distance": "energy",
+    "energy_score": "energy",
     "fid": "frechet",
     "frechet_distance": "frechet",
     "score_images": "images",
@@ -28,6 +43,8 @@ _OBJECTS = {
     "load_inception": "inception",
     "kernel_distance": "kid",
     "precision_recall": "manifold",
+    "correlation_error": "marginals",
+    "marginal_distances": "marginals",
     "Moments": "moments",
     "normalised_path_energy": "path_energy",
     "path_energy": "path_energy",
@@ -38,17 +55,25 @@ _OBJECTS = {
 __all__ = [
     "Moments",
     "Reference",
+    "c2st",
+    "correlation_error",
+    "crps",
+    "energy_distance",
+    "energy_score",
     "fid",
     "frechet_distance",
+    "gaussian_mmd",
     "inception_features",
     "kernel_distance",
     "load_inception",
+    "marginal_distances",
     "mmd",
     "normalised_path_energy",
     "path_energy",
     "precision_recall",
     "reference_statistics",
     "score_images",
+    "sliced_wasserstein2_squared",
     "wasserstein2_squared",
     "wasserstein2_squared_pairs",
 ]
@@ -57,7 +82,8 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name in _OBJECTS:
         module = importlib.import_module(f"flowjax.metrics.{_OBJECTS[name]}")
-        # All names of the module are bound: the import binds `path_energy` to the module, but it must be the function.
+        # All names of the module are bound: the import binds `path_energy` and `c2st` to the modules, but they must be
+        # the functions.
         globals().update({n: getattr(module, n) for n, where in _OBJECTS.items() if where == _OBJECTS[name]})
         return globals()[name]
     raise AttributeError(f"module 'flowjax.metrics' has no attribute {name!r}")

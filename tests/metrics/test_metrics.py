@@ -35,6 +35,18 @@ def test_wasserstein_on_the_line_sorts():
         metrics.wasserstein2_squared_pairs(x, y)
 
 
+def test_sliced_wasserstein_of_a_shift_and_on_the_line():
+    """A shift by v moves the projection on u by u . v, so the squared distance is the mean of (u . v)^2: |v|^2 / d in
+    expectation, with the variance 2 (d - 1) / (d^2 (d + 2)) |v|^4 for each u. On the line it is the exact distance.
+    """
+    x, v = np.random.default_rng(0).normal(size=(30, 8)).astype(np.float32), np.full(8, 3.0, np.float32)
+    got = float(metrics.sliced_wasserstein2_squared(jax.random.key(0), x, x + v, projections=400))
+    assert got == pytest.approx(9.0, abs=4 * 72 * np.sqrt(2 * 7 / (64 * 10) / 400))
+    a, b = np.random.default_rng(1).normal(size=(2, 30, 1)).astype(np.float32)
+    line = float(metrics.sliced_wasserstein2_squared(jax.random.key(0), a, b, projections=2))
+    assert line == pytest.approx(metrics.wasserstein2_squared(a, b), rel=1e-5)
+
+
 def test_mmd_against_the_plain_double_sum():
     x, y = np.random.default_rng(0).normal(size=(2, 12, 2))
     y = y[:9] + 1
