@@ -17,13 +17,14 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from flowjax import archives
 from flowjax.batch import Batch
 from flowjax.data.affine import Affine, DataError, image_scale
 from flowjax.data.beside import Beside, keys_of, read_beside, rows_of_field, scale_conditions
+from flowjax.data.checks import check_rows, check_test, is_pixels, numbers, pixels
+from flowjax.data.columns import Column
 from flowjax.data.dataset import ArrayRows, Dataset, held_out, resident, sample_rows
 from flowjax.data.integers import Integers, observed_ranges
 from flowjax.data.labels import number_labels
@@ -32,9 +33,8 @@ from flowjax.data.scales import pixel_channels, standardisation
 from flowjax.data.spec import AT_ONCE, DataSpec, shares_of, shortened
 from flowjax.data.splits import held_out_tenth, stratified_rows
 from flowjax.data.stored import KEYS, open_files, open_zarrs, unused
-from flowjax.ranges import MAX_COORDINATES
 
-__all__ = ["open_npy", "open_npz", "open_zarr", "read_npz"]
+__all__ = ["open_arrays", "open_npy", "open_npz", "open_zarr", "read_npz"]
 
 _SAMPLED = 10_000
 """Number of rows of a streamed set from which mean and scale are estimated, and the most that are held out of it."""
@@ -74,26 +74,44 @@ def open_npz(request: DataRequest) -> Dataset:
     if not path:
         raise DataError("data.name is npz, so data.path must be the path of the file: --config.data.path=mine.npz")
     arrays = read_npz(path)
-    return _open("npz", request, arrays, unused([key for key in arrays if key not in keys], keys))
+    return open_arrays("npz", request, arrays, unused([key for key in arrays if key not in keys], keys))
 
 
 def open_npy(request: DataRequest) -> Dataset:
     """Opens a folder of files `x.npy`, `y.npy`, ..., or one such file, as a data set; otherwise like `open_npz`."""
-    return _open("npy", request, *open_files(request.path, [*KEYS, *keys_of(request)]))
+    return open_arrays("npy", request, *open_files(request.path, [*KEYS, *keys_of(request)]))
 
 
 def open_zarr(request: DataRequest) -> Dataset:
     """Opens a folder of Zarr arrays `x/` or `x.zarr/`, ..., or one such array, as a data set; otherwise like
     `open_npz`."""
-    return _open("zarr", request, *open_zarrs(request.path, [*KEYS, *keys_of(request)]))
+    return open_arrays("zarr", request, *open_zarrs(request.path, [*KEYS, *keys_of(request)]))
 
 
-def _open(name: str, request: DataRequest, arrays: dict[str, Any], notes: tuple[str, ...]) -> Dataset:
+def open_arrays(
+    name: str,
+    request: DataRequest,
+    arrays: dict[str, Any],
+    notes: tuple[str, ...],
+    columns: tuple[Column, ...] = (),
+) -> Dataset:
+    """Makes a data set of arrays.
+
+    Args:
+        name: `data.name`.
+        request: names the conditions and pairs among the arrays, and how they are standardised.
+        arrays: the arrays by name: x, and optionally y, mask, and those of test rows.
+        notes: remarks for the user.
+        columns: the columns of a table (`DataSpec.columns`), whose numbers are float64.
+
+    Raises:
+        DataError: if an array has an invalid shape, dtype or value.
+    """
     path, x, x_test = request.path, arrays["x"], arrays.get("x_test")
-    notes += _check_rows(path, x)
+    notes += check_rows(path, x)
     labels, test_labels, names, num_classes = _labels(path, arrays)
     fields, beside, beside_test = read_beside(path, arrays, request)
-    size = int(np.prod(x.shape[1:])) * (1 if _is_pixels(x) else 4)
+    size = int(np.prod(x.shape[1:])) * (1 if is_pixels(x) else 4)
     size += sum(math.prod(a.shape[1:]) * min(a.dtype.itemsize, 4) for a in beside.arrays())
     fits = resident(len(x) * size)
     without, test_rows = _split(x, x_test, labels, fits)
@@ -102,17 +120,20 @@ def _open(name: str, request: DataRequest, arrays: dict[str, Any], notes: tuple[
     tested = ArrayRows(held).take(test_rows)
     seen = len(rows) if fits else _SAMPLED
     column = lambda array: lambda index: ArrayRows(Batch(array), without).take(index).x1
-    levels, normalise, integers, remarks = _scale(path, x, beside.mask, column, len(rows), seen, request.normalise)
+    how = request.normalise or "feature" * bool(columns)
+    levels, normalise, integers, remarks = _scale(path, x, beside.mask, column, len(rows), seen, how, columns)
     maps, constant = scale_conditions(path, fields, len(rows), lambda key, i: column(beside.cond[key])(i), seen)
-    read_test = _pixels if levels else partial(_numbers, integers)
+    read_test = pixels if levels else partial(numbers, integers)
     test_cond = dict(tested.cond or {})
     known = labels if labels is None or without is None else np.delete(labels, without)
     shares, gaps = _shares(known, num_classes, names)
     shape, has_mask = tuple(x.shape[1:]), beside.mask is not None
-    spec = DataSpec(name, shape, normalise, num_classes, levels, names, shares, fields, maps, has_mask, integers.ranges)
+    spec = DataSpec(
+        name, shape, normalise, num_classes, levels, names, shares, fields, maps, has_mask, integers.ranges, columns
+    )
     encoded = replace(rows, encode=spec.encode_rows)
     test = _present(read_test(path, _present(tested.x1, tested.mask)), tested.mask)
-    notes += remarks + constant + (() if levels else _check_test(spec, test))
+    notes += remarks + constant + (() if levels else check_test(spec, test))
     stored = spec.float_dtype
 
     def load() -> Batch:
@@ -151,15 +172,20 @@ def _scale(
     n: int,
     most: int,
     how: str,
+    columns: tuple[Column, ...],
 ) -> tuple[int, Affine, Integers, tuple[str, ...]]:
     """Returns the number of levels of x, its affine map, its integers, and notes for the user."""
     shape, read = x.shape[1:], column(x)
-    if not _is_pixels(x):
+    if not is_pixels(x):
         present = lambda index: read(index)[column(mask)(index)]
         whole = x.dtype.kind in "iub"
         integers = observed_ranges(path, len(x), lambda index: x[index], shape, AT_ONCE) if whole else Integers()
         dtype = np.dtype(np.float64) if whole else x.dtype
-        affine, notes = standardisation(path, n, read if mask is None else present, shape, dtype, most, how)
+        named = [archives.printable(one.name) for one in columns if not one.condition]
+        affine, notes = standardisation(path, n, read if mask is None else present, shape, dtype, most, how, named)
+        if columns:
+            integers = _integers_of(x, columns)
+            return 0, integers.dequantised(affine) if integers else affine, integers, notes
         if not whole:
             return 0, affine, integers, notes
         note = (
@@ -172,6 +198,15 @@ def _scale(
     return 256, pixel_channels(n, read, shape, most) if how == "channel" else image_scale(256), Integers(), ()
 
 
+def _integers_of(x: np.ndarray, columns: tuple[Column, ...]) -> Integers:
+    """Returns the ranges of the columns of a table that are integers or codes of categories."""
+    kinds = [one.kind for one in columns if not one.condition]
+    if all(kind == "real" for kind in kinds):
+        return Integers()
+    ends = zip(kinds, x.min(0), x.max(0), strict=True)
+    return Integers(tuple(None if kind == "real" else (int(low), int(high)) for kind, low, high in ends))
+
+
 def _split(x: Any, x_test: Any, labels: np.ndarray | None, fits: bool) -> tuple[np.ndarray | None, np.ndarray]:
     """Returns the rows of x that are held out (None for none), and the test rows of x_test or, without it, of x."""
     if x_test is not None:
@@ -179,37 +214,6 @@ def _split(x: Any, x_test: Any, labels: np.ndarray | None, fits: bool) -> tuple[
     most = held_out(len(x), x.shape[1:])
     held = held_out_tenth(len(x), labels, most if fits else min(most, _SAMPLED))
     return held, held
-
-
-def _check_rows(path: str, x: Any) -> tuple[str, ...]:
-    """Checks the shape and dtype of x, and returns a note if its channels may come first."""
-    if x.ndim < 2 or len(x) < 2:
-        raise DataError(f"{path}: x must be (N, *event) with N >= 2, not {x.shape}")
-    if 0 in x.shape:
-        raise DataError(f"{path}: x has an empty axis: its shape is {x.shape}")
-    if math.prod(x.shape[1:]) > MAX_COORDINATES:  # checked before a row is read, because a file can declare any shape
-        raise DataError(f"{path}: an example of shape {x.shape[1:]} has more than {MAX_COORDINATES:,} numbers")
-    channels_first = x.ndim == 4 and x.shape[1] in (1, 3, 4) and x.shape[3] > 4
-    turn = f"x of shape {x.shape} has its channels first, but they must come last: x = x.transpose(0, 2, 3, 1)"
-    if x.dtype == np.uint8 and x.ndim == 3:
-        raise DataError(
-            f"{path}: uint8 data must be images (N, H, W, C), not {x.shape}: for grey images use x = x[..., None], and "
-            "for sequences of integers x.astype('int64')"
-        )
-    if _is_pixels(x):
-        if channels_first:
-            raise DataError(f"{path}: {turn}")
-    elif x.dtype.kind in "iub":
-        if x.ndim > 3:
-            raise DataError(
-                f"{path}: x holds {x.dtype} of shape {x.shape}, but integers must be 8-bit images, vectors (N, D) or "
-                "sequences (N, L, C): convert images with x.astype('uint8') or x.astype('float32')"
-            )
-    elif not jnp.issubdtype(x.dtype, jnp.floating):
-        complex_ = jnp.issubdtype(x.dtype, jnp.complexfloating)
-        how = "numpy.stack([x.real, x.imag], -1)" if complex_ else "x.astype('float32')"
-        raise DataError(f"{path}: x must hold integers or floats, not {x.dtype}: convert it, for example with {how}")
-    return (f"perhaps {turn}",) if channels_first else ()
 
 
 def _labels(path: str, arrays: dict[str, Any]) -> tuple[np.ndarray | None, np.ndarray | None, tuple[str, ...], int]:
@@ -239,53 +243,3 @@ def _shares(
     missing = [archives.printable(names[k]) if names else str(k) for k in np.flatnonzero(counts == 0).tolist()]
     note = f"these classes have no training rows, because their only row was held out: {shortened(missing, 8)}"
     return shares_of(counts), (note,) if missing else ()
-
-
-def _is_pixels(x: Any) -> bool:
-    """Whether an array holds 8-bit images."""
-    return x.dtype == np.uint8 and x.ndim == 4
-
-
-def _pixels(path: str, test: np.ndarray) -> np.ndarray:
-    """Converts test rows of uint8 images, which must be integers from 0 to 255 of any dtype."""
-    if test.dtype == np.uint8:
-        return test
-    real = test.dtype.kind in "iu" or jnp.issubdtype(test.dtype, jnp.floating)
-    whole = real and bool(np.all((test >= 0) & (test <= 255) & (test == np.floor(test))))
-    if not whole or (test.dtype.kind not in "iu" and test.max() <= 1):
-        seen = f" between {test.min():g} and {test.max():g}" if real else ""
-        raise DataError(
-            f"{path}: x is uint8, so x_test must hold integers from 0 to 255 too, but it is {test.dtype}{seen}: store "
-            "both with the same dtype and scale"
-        )
-    return test.astype(np.uint8)
-
-
-def _numbers(integers: Integers, path: str, test: np.ndarray) -> np.ndarray:
-    """Converts test rows of real numbers or integers to float64 without loss."""
-    if test.dtype.kind not in "iub" and not jnp.issubdtype(test.dtype, jnp.floating):
-        raise DataError(f"{path}: x_test must hold real numbers as x does, not {test.dtype}")
-    if test.dtype.kind in "iu" and np.any((test > 2**53) | (test < -(2**53))):
-        raise DataError(f"{path}: x_test holds integers beyond 2^53, which float64 rounds")
-    test = test.astype(np.float64)
-    if not np.isfinite(test).all():
-        raise DataError(f"{path}: x_test holds values that are not finite")
-    if integers and not integers.are_whole(test):
-        raise DataError(f"{path}: x holds integers, so x_test must hold integers too: store both with the same dtype")
-    return test
-
-
-def _check_test(spec: DataSpec, test: np.ndarray) -> tuple[str, ...]:
-    """Returns a note if mean or scale of the test rows are unlike those of the training rows.
-
-    Raises:
-        DataError: if float32 cannot represent the test rows in model space.
-    """
-    y = spec.to_model(test)
-    mean, std = float(y.mean(dtype=np.float64)), float(y.std(dtype=np.float64))
-    if y.size < 100 or (abs(mean) < 3 and 0.1 < std < 10):
-        return ()
-    return (
-        f"the test rows do not look like the training rows: their mean is {mean:.3g} standard deviations of x away, "
-        f"and their standard deviation {std:.3g} times as large",
-    )

@@ -9,13 +9,21 @@ from flowjax.data.affine import DataError
 
 __all__ = ["check_format", "format_of", "is_zarr_array"]
 
-_FILES = {".npz": "npz", ".npy": "npy"}
+_FILES = {
+    ".npz": "npz",
+    ".npy": "npy",
+    ".csv": "table",
+    ".tsv": "table",
+    ".parquet": "table",
+    ".pq": "table",
+}
 """The data set that reads a file with this suffix."""
 
 _KINDS = {
     "npz": "an .npz file",
     "npy": "a NumPy array or a folder of them",
     "zarr": "a Zarr array or a folder of them",
+    "table": "a table in a .csv, .tsv or .parquet file",
     "folder": "a folder of images",
 }
 """What the data sets that read the user's own data need at `data.path`."""

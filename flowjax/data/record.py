@@ -97,10 +97,11 @@ ENTRIES: dict[str, Check] = {
     ),
     "has_mask": TRUTH,
     "integers": ("a list of ranges [low, high] of integers, or null for real numbers", _listed(_range)),
+    "columns": ("a list of columns", _listed(lambda one: isinstance(one, dict))),
 }
 """The entries of a record and their checks."""
 
-_ABSENT = {"has_mask": False, "zero_is_null": False, "integers": []}
+_ABSENT = {"has_mask": False, "zero_is_null": False, "integers": [], "columns": []}
 """The values of entries that records of earlier versions do not have."""
 
 

@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -34,6 +34,7 @@ def standardisation(
     dtype: Any,
     most: int,
     how: str = "global",
+    names: Sequence[str] = (),
 ) -> tuple[Affine, tuple[str, ...]]:
     """Returns the affine map whose shift is the mean and whose scale is the standard deviation, in float64.
 
@@ -51,6 +52,7 @@ def standardisation(
         how: "global" for one scale; "feature" for one per coordinate of vectors; "channel" for one per entry of the
             last axis of images and sequences; "" for "feature" if the standard deviations of the columns of vectors
             differ by more than a factor of three, and otherwise "global".
+        names: the names of the columns, for messages.
 
     Returns:
         The map, and notes for the user about constant data, outliers, features of very different scales, and numbers
@@ -82,10 +84,11 @@ def standardisation(
         if not varying:
             return affine, (f"every {_FEATURES[how]} of x is constant: there is nothing to learn",)
         if constant:
-            shown = shortened(list(map(str, sorted(constant))), 8)
+            shown = shortened([names[c] if names else str(c) for c in sorted(constant)], 8)
             notes += (f"{_FEATURES[how]}s of x that do not vary keep the scale 1: {shown}",)
         seen = sample()
-        remarks = (_remark_on_feature(f"{_FEATURES[how]} {c} of x", seen[..., c], affine, c, eps) for c in varying)
+        named = lambda c: f"the column {names[c]}" if names else f"{_FEATURES[how]} {c} of x"
+        remarks = (_remark_on_feature(named(c), seen[..., c], affine, c, eps) for c in varying)
         return affine, notes + tuple(itertools.islice((remark for remark in remarks if remark), 1))
     mean, std, low, high = _moments(_chunks(n, read, shape, most))
     if not (math.isfinite(low) and math.isfinite(high)):

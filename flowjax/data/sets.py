@@ -12,6 +12,7 @@ from flowjax.data.digits import open_digits
 from flowjax.data.formats import check_format, format_of
 from flowjax.data.images import open_tfds
 from flowjax.data.requests import DataRequest, field_requests
+from flowjax.data.table import open_table
 from flowjax.extras import require
 from flowjax.plugins import Kind, Outside
 
@@ -69,6 +70,7 @@ DATASETS: dict[str, Callable[..., Dataset]] = {
     "npz": open_npz,
     "npy": open_npy,
     "zarr": open_zarr,
+    "table": open_table,
     "folder": _folder,
 }
 """Data sets by name: functions of a `DataRequest` and the arguments in brackets, such as 1 in `digits(1)`."""
@@ -90,8 +92,8 @@ def open_dataset(
     Args:
         name: `data.name`, with arguments in brackets, such as "folder(64)". "" for the format of `path`
             (`formats.format_of`), or for `gaussians8` if there is no path.
-        path: the file for `npz`; the folder for `npy`, `zarr` and `folder`, or a single array for `npy` and `zarr`; the
-            data_dir for TFDS sets, "" for TFDS's default.
+        path: the file for `npz` and `table`; the folder for `npy`, `zarr` and `folder`, or a single array for `npy`
+            and `zarr`; the data_dir for TFDS sets, "" for TFDS's default.
         cond: `data.cond`, the fields that are read as conditions, such as ("label", "points(kind='set')").
         pairs: `data.pairs`, the name of the array with the source sample of each row; "" for none.
         normalise: `data.normalise`; "" lets the data set choose.

@@ -24,6 +24,7 @@ from flowjax.archives import printable
 from flowjax.batch import Batch
 from flowjax.conditions import Field
 from flowjax.data.affine import Affine, DataError
+from flowjax.data.columns import Column, check_columns, column_record, one_hot, read_column
 from flowjax.data.integers import Integers
 from flowjax.data.record import ENTRIES, LARGEST_LIST, affine_record, read_affine, read_condition, read_entries
 from flowjax.typing import Batched, PRNGKey
@@ -59,6 +60,8 @@ class DataSpec:
             elements that exist; samples are full sets.
         integers: for each entry of the last axis the range of its integers, or None where it is a real number; one
             range for all entries; () if there are no integers, or for pixels (`Integers.ranges`).
+        columns: the columns of a table: first those of x in their order, then those that are conditions (other than the
+            label); () for other data.
 
     Raises:
         DataError: if the entries do not fit each other, or the description cannot be stored: `from_record` would refuse
@@ -76,6 +79,7 @@ class DataSpec:
     condition_maps: tuple[Affine, ...] = ()
     has_mask: bool = False
     integers: tuple[tuple[int, int] | None, ...] = ()
+    columns: tuple[Column, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.normalise.fits(self.shape):
@@ -169,6 +173,7 @@ class DataSpec:
             "conditions": conditions,
             "has_mask": self.has_mask,
             "integers": [None if one is None else list(one) for one in self.integers],
+            "columns": [column_record(column) for column in self.columns],
         }
 
     @classmethod
@@ -265,6 +270,15 @@ class DataSpec:
     def _encode_present(self, mask: np.ndarray, x: np.ndarray) -> np.ndarray:
         return self.encode(np.where(mask[..., None], x, np.asarray(self.normalise.shift)))
 
+    def as_numbers(self, name: str, array: np.ndarray) -> np.ndarray:
+        """Returns the values of a condition; texts (N,) of a category become one-hot rows, "" a missing value.
+
+        Raises:
+            DataError: if a text is not a category of the column.
+        """
+        column = next((one for one in self.columns if one.condition and one.name == name and one.categories), None)
+        return one_hot(column, array.ravel()) if column is not None and array.dtype.kind == "U" else array
+
     def encode_cond(self, cond: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Encodes data-space conditions for the network: labels as int32, other conditions standardised as float32.
 
@@ -281,7 +295,7 @@ class DataSpec:
         for name, array in cond.items():
             if name not in fields:
                 raise DataError(f"the data have no condition {name!r}: they have {', '.join(fields) or 'none'}")
-            field, array = fields[name], np.asarray(array)
+            field, array = fields[name], self.as_numbers(name, np.asarray(array))
             if array.shape[1:] != field.shape and (array.ndim, field.shape) != (1, (1,)):
                 sizes = ", ".join(map(str, field.shape))
                 raise DataError(f"the condition {name} must be (N, {sizes}), not {array.shape}")
@@ -341,6 +355,8 @@ def _arguments(record: Any) -> dict[str, Any]:
             f"and levels must be 0, but there are {len(integers)} and levels is {found['levels']}"
         )
     read = [read_condition(condition) for condition in found["conditions"]]
+    columns = tuple(map(read_column, found["columns"]))
+    check_columns(columns, shape, integers, {field.name: field.shape for field, _ in read})
     return {
         "name": found["name"],
         "shape": shape,
@@ -353,6 +369,7 @@ def _arguments(record: Any) -> dict[str, Any]:
         "condition_maps": tuple(affine for _, affine in read),
         "has_mask": found["has_mask"],
         "integers": integers,
+        "columns": columns,
     }
 
 

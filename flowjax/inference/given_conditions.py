@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from flowjax.conditions import Field, named
-from flowjax.data import Dataset
+from flowjax.data import DataError, Dataset
 from flowjax.errors import ConfigError
 from flowjax.inference.run import Run
 from flowjax.training import processes
@@ -101,6 +101,10 @@ def _checked(run: Run, name: str, array: np.ndarray, num: int, what: str) -> np.
     if field is None:
         names = ", ".join(repr(f.name) for f in run.fields)
         raise ConfigError(f"unknown condition {name!r}: the conditions of this run are {names or 'none'}")
+    try:
+        array = run.spec.as_numbers(name, array)
+    except DataError as error:
+        raise ConfigError(str(error)) from None
     array = array.reshape(-1, 1) if array.ndim == 1 and field.shape == (1,) else array
     if array.shape not in ((1, *field.shape), (num, *field.shape)):
         one, each = _shape(1, field), _shape(num, field)

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -99,6 +100,7 @@ def test_real_columns_beside_integers_are_not_changed():
 
 
 SCALE, SHIFT, LOW, HIGH = 1.5, 0.7, -1, 2
+NORMAL: Any = stats.norm(SHIFT, SCALE)
 
 
 def normal_run():
@@ -114,7 +116,7 @@ def test_the_dequantised_likelihood_is_the_probability_of_a_bin():
     """The mean of p(k + u) over u is the normal probability of [k, k + 1). 4,000 draws of u, stratified by nothing: its
     standard error is measured, and the deviation stays below four of them. The solver's error is below 1e-4. At points
     that are not integers, the density is the normal density."""
-    run, edges = normal_run(), stats.norm(SHIFT, SCALE)
+    run, edges = normal_run(), NORMAL
     for k in (-1, 0, 2):
         scored = scoring.log_prob(run, np.full((4000, 1), k), batch=4000, solver=SolverSettings("rk4", steps=40))
         density = np.exp(scored.log_prob)
@@ -131,7 +133,7 @@ def test_samples_have_the_probabilities_of_the_bins_and_the_tails_at_the_ends():
     """A chi-square test of 4,000 samples at level 1e-3."""
     drawn = sampling.sample(normal_run(), 4000, solver=SolverSettings("rk4", steps=20), batch=4000).samples
     assert drawn.dtype == np.int64
-    edges = stats.norm(SHIFT, SCALE).cdf([-np.inf, *range(LOW + 1, HIGH + 1), np.inf])
+    edges = NORMAL.cdf([-np.inf, *range(LOW + 1, HIGH + 1), np.inf])
     counts = np.bincount(drawn[:, 0] - LOW, minlength=HIGH - LOW + 1)
     assert stats.chisquare(counts, 4000 * np.diff(edges)).pvalue > 1e-3
 
