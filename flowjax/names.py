@@ -19,7 +19,7 @@ from flowjax.data.densities import DENSITIES
 from flowjax.data.digits import digits_of
 from flowjax.errors import ConfigError
 from flowjax.methods import times, weights
-from flowjax.models import ADM, EDM2, MLP, DiT, UNet
+from flowjax.models import ADM, EDM2, MLP, DiT, ResMLP, UNet
 from flowjax.paths import AffinePath, GaussianPath
 from flowjax.paths import noise as path_noise
 from flowjax.plugins import Kind, Outside
@@ -151,7 +151,7 @@ TIMES: dict[str, Callable[..., times.Times]] = {
 IMAGE_MODELS: dict[str, Callable[..., nnx.Module]] = {"unet": UNet, "adm": ADM, "edm2": EDM2, "dit": DiT}
 """Networks for images (H, W, C) only."""
 
-MODELS: dict[str, Callable[..., nnx.Module]] = {"mlp": MLP, **IMAGE_MODELS}
+MODELS: dict[str, Callable[..., nnx.Module]] = {"mlp": MLP, "resmlp": ResMLP, **IMAGE_MODELS}
 """All networks. The others take examples of any shape."""
 
 

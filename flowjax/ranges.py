@@ -127,6 +127,7 @@ RANGES: dict[str, Range | Items] = {
     "path.shift": Range(0, 1e6, "(]", least=1e-6),
     "model.width": Range(1, 65_536),
     "model.depth": Range(1, 64),
+    "model.expansion": Range(1, 64),
     "model.features": Range(0, 65_536),
     "model.channels": Range(1, 65_536),
     "model.multipliers": Items(int, Range(1, 1024), 1, 10, "(1, 2, 2)"),

@@ -5,6 +5,7 @@ from flowjax.models.dit import DiT
 from flowjax.models.edm2 import EDM2
 from flowjax.models.functional import Functional, Variables, functional
 from flowjax.models.mlp import MLP
+from flowjax.models.resmlp import ResMLP
 from flowjax.models.unet import UNet
 
-__all__ = ["ADM", "EDM2", "MLP", "DiT", "Functional", "UNet", "Variables", "functional"]
+__all__ = ["ADM", "EDM2", "MLP", "DiT", "Functional", "ResMLP", "UNet", "Variables", "functional"]

@@ -7,15 +7,13 @@ gate on each residual branch. These are linear in silu(time + conditions) and in
 initially the identity. With the sizes in `SIZES`, patch 2, 1000 classes and `outputs=2` (noise and variance) on latents
 of 32 x 32 x 4, the network is DiT-S/2 to DiT-XL/2.
 
-The network computes in `dtype`; parameters, norms, modulations and softmax are float32. The backward pass recomputes
-the norms and the GELU, which only need inputs that are kept in memory anyway.
+The network computes in `dtype`; parameters, norms, modulations and softmax are float32. The blocks are in
+`models.dit_blocks`.
 """
 
-from collections.abc import Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping
 from typing import ClassVar
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -24,14 +22,14 @@ from jaxtyping import Array, Float
 from flowjax.conditions import Field, check
 from flowjax.errors import check_name
 from flowjax.keys import RowKeys, row_keys
-from flowjax.models.attention import attend
+from flowjax.models.dit_blocks import Block, linear, modulated_norm, xavier, zeros
 from flowjax.models.embeddings import batch_time, refuse_mask
 from flowjax.models.encoders import beside, check_fields, embed, encode, encoders_of, extra_channels
-from flowjax.models.layers import DTYPES, REMAT, dropout, fold, remat, split_keys, unfold
+from flowjax.models.layers import DTYPES, REMAT, fold, remat, split_keys, unfold
 from flowjax.precision import at_least_float32
 from flowjax.typing import Cond, PRNGKey
 
-__all__ = ["SIZES", "TIME_FEATURES", "Block", "DiT", "patches", "pixels", "positions"]
+__all__ = ["SIZES", "TIME_FEATURES", "DiT", "patches", "pixels", "positions"]
 
 SIZES: dict[str, dict[str, int]] = {
     "S": {"depth": 12, "width": 384, "heads": 6},
@@ -44,10 +42,7 @@ SIZES: dict[str, dict[str, int]] = {
 TIME_FEATURES = 256
 """The number of sinusoidal features of a time, the inputs of the MLP that embeds it."""
 
-_EPS = 1e-6
-_zeros = nnx.initializers.zeros_init()
 _small = nnx.initializers.normal(0.02)
-_xavier = nnx.initializers.xavier_uniform()
 
 
 def patches(x: Float[Array, "B H W C"], p: int) -> Float[Array, "B T D"]:
@@ -74,71 +69,6 @@ def positions(height: int, width: int, features: int) -> Float[np.ndarray, "T D"
     sines = lambda index: np.concatenate([np.sin(index[:, None] * omega), np.cos(index[:, None] * omega)], 1)
     row, column = (i.reshape(-1) for i in np.indices((height, width)))
     return np.concatenate([sines(column), sines(row)], 1).astype(np.float32)
-
-
-@jax.checkpoint
-def _modulated_norm(
-    x: Float[Array, "B T W"], shift: Float[Array, "B W"], scale: Float[Array, "B W"]
-) -> Float[Array, "B T W"]:
-    """(1 + scale) norm(x) + shift, where norm is layer norm without gain and bias, computed in float32."""
-    h = at_least_float32(x)
-    h = h - h.mean(-1, keepdims=True)
-    h = h * jax.lax.rsqrt((h * h).mean(-1, keepdims=True) + _EPS)
-    return (h * (1 + scale[:, None]) + shift[:, None]).astype(x.dtype)
-
-
-_gelu = jax.checkpoint(partial(jax.nn.gelu, approximate=True))
-
-
-def _rms_norm(x: Float[Array, "B T N H"], gain: Float[Array, " H"]) -> Float[Array, "B T N H"]:
-    h = at_least_float32(x)
-    return (h * jax.lax.rsqrt((h * h).mean(-1, keepdims=True) + _EPS) * gain).astype(x.dtype)
-
-
-def _linear(layer: nnx.Linear, x: Float[Array, "*B a"]) -> Float[Array, "*B b"]:
-    """Applies the layer in the dtype of its input."""
-    (y,) = _products(layer, x, 1)
-    return y
-
-
-def _products(layer: nnx.Linear, x: Float[Array, "*B a"], n: int) -> list[Float[Array, "*B c"]]:
-    """Returns the layer's output in n parts, each from one product, because splitting one product would copy them."""
-    assert layer.bias is not None
-    kernels, biases = (jnp.split(p.astype(x.dtype), n, -1) for p in (layer.kernel[...], layer.bias[...]))
-    return [x @ kernel + bias for kernel, bias in zip(kernels, biases, strict=True)]
-
-
-class Block(nnx.Module):
-    """Attention, then an MLP with hidden width 4 W, each as x + gate f((1 + scale) norm(x) + shift)."""
-
-    def __init__(self, width: int, heads: int, qk_norm: bool, rate: float, *, rngs: nnx.Rngs):
-        self.heads, self.rate = heads, rate
-        dense = lambda a, b, init: nnx.Linear(a, b, kernel_init=init, rngs=rngs)
-        self.modulation = dense(width, 6 * width, _zeros)
-        self.qkv, self.out = dense(width, 3 * width, _xavier), dense(width, width, _xavier)
-        self.mlp1, self.mlp2 = dense(width, 4 * width, _xavier), dense(4 * width, width, _xavier)
-        self.q_gain = nnx.Param(jnp.ones(width // heads)) if qk_norm else None
-        self.k_gain = nnx.Param(jnp.ones(width // heads)) if qk_norm else None
-
-    def __call__(
-        self,
-        x: Float[Array, "B T W"],
-        c: Float[Array, "B W"],
-        keys: Sequence[RowKeys | None],
-        forward_mode: bool = False,
-    ) -> Float[Array, "B T W"]:
-        shift1, scale1, gate1, shift2, scale2, gate2 = jnp.split(self.modulation(c), 6, -1)
-        h = dropout(self._attention(_modulated_norm(x, shift1, scale1), forward_mode), self.rate, keys[0])
-        x = x + gate1[:, None].astype(x.dtype) * h
-        h = _linear(self.mlp2, _gelu(_linear(self.mlp1, _modulated_norm(x, shift2, scale2))))
-        return x + gate2[:, None].astype(x.dtype) * dropout(h, self.rate, keys[1])
-
-    def _attention(self, x: Float[Array, "B T W"], forward_mode: bool) -> Float[Array, "B T W"]:
-        b, n, w = x.shape
-        q, k, v = (y.reshape(b, n, self.heads, w // self.heads) for y in _products(self.qkv, x, 3))
-        if self.q_gain is not None and self.k_gain is not None:
-            q, k = _rms_norm(q, self.q_gain[...]), _rms_norm(k, self.k_gain[...])
-        return _linear(self.out, attend(q, k, v, forward_mode).reshape(b, n, w))
 
 
 class DiT(nnx.Module):
@@ -200,12 +130,12 @@ class DiT(nnx.Module):
         self.features = TIME_FEATURES
         dense = lambda a, b, init: nnx.Linear(a, b, kernel_init=init, rngs=rngs)
         self.fields, self.two_times = fields, two_times
-        self.stem = dense(patch**2 * (c + extra_channels(fields)), width, _xavier)
+        self.stem = dense(patch**2 * (c + extra_channels(fields)), width, xavier)
         self.time1, self.time2 = dense(TIME_FEATURES, width, _small), dense(width, width, _small)
         self.encoders = nnx.data(encoders_of(fields, width, _small, rngs=rngs))
         self.blocks = nnx.List([Block(width, heads, qk_norm, dropout, rngs=rngs) for _ in range(depth)])
-        self.modulation = dense(width, 2 * width, _zeros)
-        self.out = dense(width, patch**2 * outputs * c, _zeros)
+        self.modulation = dense(width, 2 * width, zeros)
+        self.out = dense(width, patch**2 * outputs * c, zeros)
         self.difference1 = dense(TIME_FEATURES, width, _small) if two_times else None
         self.difference2 = dense(width, width, _small) if two_times else None
 
@@ -238,7 +168,7 @@ class DiT(nnx.Module):
         refuse_mask(mask)
         cond = check(cond, self.fields)
         c = embed(self, batch_time(t, x), s, cond)
-        h = _linear(self.stem, patches(beside(x.astype(self.dtype), self.fields, cond), self.patch))
+        h = linear(self.stem, patches(beside(x.astype(self.dtype), self.fields, cond), self.patch))
         h = h + positions(height // self.patch, width // self.patch, h.shape[-1]).astype(h.dtype)
         tokens = h.shape[1]
         h = self._with_sequences(h, cond)
@@ -246,7 +176,7 @@ class DiT(nnx.Module):
         for block, *keys in zip(self.blocks, dropout_keys[::2], dropout_keys[1::2], strict=True):
             h = remat(self.remat, lambda h, c, block=block, keys=keys: block(h, c, keys, forward_mode))(h, c)
         shift, scale = jnp.split(self.modulation(c), 2, -1)
-        h = _linear(self.out, _modulated_norm(h[:, :tokens], shift, scale))
+        h = linear(self.out, modulated_norm(h[:, :tokens], shift, scale))
         return at_least_float32(pixels(h, self.patch, height, width))
 
     def _with_sequences(self, h: Float[Array, "B T W"], cond: Mapping[str, Array]) -> Float[Array, "B U W"]:

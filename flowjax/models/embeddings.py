@@ -5,7 +5,16 @@ import math
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-__all__ = ["batch_time", "positional", "refuse_mask", "refuse_two_times", "time_difference", "time_features"]
+__all__ = [
+    "batch_time",
+    "check_features",
+    "check_mask",
+    "positional",
+    "refuse_mask",
+    "refuse_two_times",
+    "time_difference",
+    "time_features",
+]
 
 
 def time_features(t: Float[Array, " B"], n: int) -> Float[Array, "B n"]:
@@ -20,6 +29,12 @@ def positional(t: Float[Array, " B"], n: int, period: float = 10_000.0) -> Float
     half = n // 2
     angle = t[:, None] * jnp.exp(-math.log(period) / half * jnp.arange(half))
     return jnp.concatenate([jnp.cos(angle), jnp.sin(angle)], -1)
+
+
+def check_features(n: int) -> None:
+    """Raises ValueError if `time_features` cannot return n features."""
+    if n < 2 or n % 2:
+        raise ValueError(f"features must be an even number of at least 2, not {n}")
 
 
 def batch_time(t: Array | float, x: Float[Array, "B *event"]) -> Float[Array, " B"]:
@@ -50,10 +65,16 @@ def time_difference(t: Float[Array, " B"], s: Array | float | None, two_times: b
 def refuse_two_times(network: str, two_times: bool) -> None:
     """Raises ValueError if `two_times` is True, for networks that take only one time."""
     if two_times:
-        raise ValueError(f"{network} takes only one time: use mlp, adm or dit with two_times=True")
+        raise ValueError(f"{network} takes only one time: use mlp, resmlp, adm or dit with two_times=True")
 
 
 def refuse_mask(mask: Array | None) -> None:
     """Raises ValueError if a mask is given, for networks of images."""
     if mask is not None:
-        raise ValueError("networks of images take no mask: use mlp for sets and sequences (B, N, C) with a mask")
+        raise ValueError("networks of images take no mask: use mlp or resmlp for sets (B, N, C) with a mask")
+
+
+def check_mask(mask: Array | None, x: Float[Array, "B *event"]) -> None:
+    """Raises ValueError if a mask is given whose shape is not that of the elements of sets x (B, N, C)."""
+    if mask is not None and (x.ndim != 3 or mask.shape != x.shape[:2]):
+        raise ValueError(f"a mask (B, N) needs x of shape (B, N, C), but the shapes are {mask.shape} and {x.shape}")

@@ -5,7 +5,7 @@
 | label | a learned vector for each class and for "no label" | a vector |
 | vector | a linear layer, or a learned vector for rows that are not given | a vector |
 | set | the mean of a small MLP over the present elements, or a learned vector for an empty set | a vector |
-| sequence | a linear layer of each element plus a learned position embedding | tokens; in `mlp`, a vector |
+| sequence | a linear layer of each element plus a learned position embedding | tokens; in MLPs, a vector |
 | image | the values, and a channel that is 1 where they are given | channels concatenated to the input |
 
 NaN is replaced by zeros before the first layer, so that gradients are finite, and the outputs of these rows or elements
@@ -27,6 +27,7 @@ from flowjax.models.embeddings import positional, time_difference
 __all__ = [
     "ENCODERS",
     "TAKES",
+    "VECTOR_ENCODERS",
     "LabelEmbedding",
     "SequenceEncoder",
     "SetEncoder",
@@ -42,6 +43,7 @@ __all__ = [
 
 TAKES: dict[str, tuple[Kind, ...]] = {
     "mlp": ("label", "vector", "set", "sequence"),
+    "resmlp": ("label", "vector", "set", "sequence"),
     "unet": ("label", "vector", "set", "image"),
     "adm": ("label", "vector", "set", "image"),
     "edm2": ("label", "vector", "set", "image"),
@@ -189,6 +191,9 @@ ENCODERS: dict[Kind, Encoder] = {
 }
 """The encoder of each kind. Images have none, because `beside` concatenates their channels to the input."""
 
+VECTOR_ENCODERS: dict[Kind, Encoder] = {**ENCODERS, "sequence": VectorEncoder}
+"""The encoders of networks without tokens, all of which return vectors."""
+
 
 def check_fields(network: str, fields: Sequence[Field], shape: tuple[int, ...]) -> None:
     """Checks that a network supports the given conditions.
@@ -237,7 +242,11 @@ def encoders_of(
 
 
 def encode(
-    encoders: Mapping[str, Any], fields: Sequence[Field], cond: Mapping[str, Array], rows: int, skip: str = ""
+    encoders: Mapping[str, Any],
+    fields: Sequence[Field],
+    cond: Mapping[str, Array],
+    rows: int,
+    skip: tuple[Kind, ...] = (),
 ) -> list[Array]:
     """Encodes conditions.
 
@@ -246,7 +255,7 @@ def encode(
         fields: the conditions.
         cond: the arrays, from `conditions.check`. A field that is absent counts as not given.
         rows: batch size B.
-        skip: a kind of condition to leave out.
+        skip: the kinds of conditions to leave out.
 
     Returns:
         The encoded conditions in the order of the fields. Vectors that are absent and whose null value is 0 are left
@@ -255,31 +264,40 @@ def encode(
     return [
         encoders[f.name](cond.get(f.name), rows)
         for f in fields
-        if f.name in encoders and f.kind != skip and (f.name in cond or not _adds_nothing(f))
+        if f.name in encoders and f.kind not in skip and (f.name in cond or not _adds_nothing(f))
     ]
 
 
 def embed(
-    network: Any, t: Float[Array, " B"], s: Array | float | None, cond: Mapping[str, Array]
+    network: Any,
+    t: Float[Array, " B"],
+    s: Array | float | None,
+    cond: Mapping[str, Array],
+    featured: Callable[[Array], Array] | None = None,
+    skip: tuple[Kind, ...] = ("sequence",),
 ) -> Float[Array, "B width"]:
-    """Returns silu of the sum of the embeddings of times and conditions, except sequences, in float32.
+    """Returns silu of the sum of the embeddings of times and conditions, in float32.
 
     Args:
         network: a network with the layers `time1` and `time2` for t, `difference1` and `difference2` for t - s, and the
-            attributes `features`, `time_scale`, `two_times`, `fields` and `encoders`.
+            attributes `two_times`, `fields` and `encoders`; also `features` and `time_scale`, if `featured` is None.
         t: one time per row, (B,).
         s: the second time, () or (B,), if the network takes two times; None otherwise.
         cond: the arrays, from `conditions.check`.
+        featured: the features of a time, which `time1` and `difference1` take; None for `network.features` sinusoidal
+            features of `network.time_scale` times the time (`embeddings.positional`).
+        skip: the kinds of conditions to leave out, because the network takes them elsewhere.
 
     Raises:
         ValueError: if `s` does not fit `network.two_times`.
     """
-    of_time = lambda t, one, two: two(jax.nn.silu(one(positional(t * network.time_scale, network.features))))
+    featured = featured or (lambda t: positional(t * network.time_scale, network.features))
+    of_time = lambda t, one, two: two(jax.nn.silu(one(featured(t))))
     e = of_time(t, network.time1, network.time2)
     difference = time_difference(t, s, network.two_times)
     if difference is not None:
         e = e + of_time(difference, network.difference1, network.difference2)
-    for encoded in encode(network.encoders, network.fields, cond, t.shape[0], skip="sequence"):
+    for encoded in encode(network.encoders, network.fields, cond, t.shape[0], skip):
         e = e + encoded
     return jax.nn.silu(e)
 

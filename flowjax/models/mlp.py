@@ -8,11 +8,11 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
-from flowjax.conditions import Field, Kind, check
+from flowjax.conditions import Field, check
 from flowjax.errors import check_name
 from flowjax.keys import RowKeys
-from flowjax.models.embeddings import batch_time, time_difference, time_features
-from flowjax.models.encoders import ENCODERS, Encoder, VectorEncoder, check_fields, encoders_of
+from flowjax.models.embeddings import batch_time, check_mask, time_difference, time_features
+from flowjax.models.encoders import VECTOR_ENCODERS, check_fields, encoders_of
 from flowjax.typing import Cond, PRNGKey
 
 __all__ = ["ACTIVATIONS", "MLP", "selu"]
@@ -28,8 +28,6 @@ def selu(x: Array) -> Array:
 
 ACTIVATIONS = {"gelu": jax.nn.gelu, "relu": jax.nn.relu, "selu": selu, "silu": jax.nn.silu, "tanh": jnp.tanh}
 """The activation functions by name."""
-
-_ENCODERS: dict[Kind, Encoder] = {**ENCODERS, "sequence": VectorEncoder}
 
 
 class MLP(nnx.Module):
@@ -69,7 +67,7 @@ class MLP(nnx.Module):
         self.features = features
         self.activation = ACTIVATIONS[activation]
         self.fields, self.two_times = fields, two_times
-        self.encoders = nnx.data(encoders_of(fields, width, table=_ENCODERS, rngs=rngs))
+        self.encoders = nnx.data(encoders_of(fields, width, table=VECTOR_ENCODERS, rngs=rngs))
         widths = [d + (1 + two_times) * (features or 1) + width * len(fields), *[width] * depth]
         self.layers = nnx.List([nnx.Linear(a, b, rngs=rngs) for a, b in pairwise(widths)])
         init = nnx.initializers.zeros_init() if zero_init else nnx.initializers.lecun_normal()
@@ -103,8 +101,7 @@ class MLP(nnx.Module):
             ValueError: if a condition is not one of `fields`, if the shape of the mask does not fit x, or if `s` does
                 not fit `two_times`.
         """
-        if mask is not None and (x.ndim != 3 or mask.shape != x.shape[:2]):
-            raise ValueError(f"a mask (B, N) needs x of shape (B, N, C), but the shapes are {mask.shape} and {x.shape}")
+        check_mask(mask, x)
         cond, rows, time = check(cond, self.fields), x.shape[0], batch_time(t, x)
         difference = time_difference(time, s, self.two_times)
         x = x if mask is None else jnp.where(mask[..., None], x, 0)

@@ -56,17 +56,21 @@ _WEIGHTS: tuple[Rule, ...] = (
     (r"conv2/(kernel|weight)$", (None, None, "tensor", None)),
     (r"(embed|modulate)/(kernel|weight)$", (None, "tensor")),
 )
+_RESIDUAL: tuple[Rule, ...] = (
+    (r"mlp1/kernel$", (None, "tensor")),
+    (r"mlp1/bias$", ("tensor",)),
+    (r"mlp2/kernel$", ("tensor", None)),
+)
 _PAIR = (*_WEIGHTS, (r"(conv1|embed|modulate|norm2)/(bias|scale)$", ("tensor",)))
 
 RULES: dict[str, tuple[Rule, ...]] = {
     "mlp": ((r"layers/\d*[02468]/kernel$", (None, "tensor")), (r"layers/\d*[13579]/kernel$", ("tensor", None))),
+    "resmlp": _RESIDUAL,
     "unet": _PAIR,
     "adm": _PAIR,
     "edm2": _WEIGHTS,
     "dit": (
-        (r"mlp1/kernel$", (None, "tensor")),
-        (r"mlp1/bias$", ("tensor",)),
-        (r"mlp2/kernel$", ("tensor", None)),
+        *_RESIDUAL,
         (r"qkv/kernel$", (None, "tensor")),
         (r"qkv/bias$", ("tensor",)),
         (r"blocks/\d+/out/kernel$", ("tensor", None)),

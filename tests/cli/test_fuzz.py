@@ -56,6 +56,7 @@ _SMALL = ["--config.model.multipliers=(1,)", "--config.model.blocks=1"]
 
 TINY = {
     "mlp": ["--config.model.width=8", "--config.model.depth=1"],
+    "resmlp": ["--config.model.width=8", "--config.model.depth=1"],
     "unet": [*_SMALL, "--config.model.channels=4"],
     "adm": [*_SMALL, "--config.model.channels=32", "--config.model.head_width=32", "--config.model.film=true"],
     "edm2": [*_SMALL, "--config.model.channels=32", "--config.model.head_width=32"],

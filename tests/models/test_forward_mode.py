@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from flowjax.models import ADM, EDM2, MLP, DiT, UNet, functional, kernels
+from flowjax.models import ADM, EDM2, MLP, DiT, ResMLP, UNet, functional, kernels
 from flowjax.models.layers import DTYPES
 from tests.models import test_inputs
 
@@ -14,6 +14,7 @@ IMAGE = (12, 12, 3)  # its numbers of pixels are no powers of two, for which the
 SMALL = {"channels": 32, "multipliers": (1, 2), "blocks": 1}
 NETWORKS = {
     "mlp": (MLP, (3,), {"width": 16, "depth": 2}),
+    "resmlp": (ResMLP, (3,), {"width": 16, "depth": 2}),
     "unet": (UNet, IMAGE, {"channels": 8, "multipliers": (1, 2), "blocks": 1, "heads": 2}),
     "adm": (ADM, IMAGE, {**SMALL, "attention": (6,), "head_width": 16, "film": True, "dtype": "float32"}),
     "edm2": (EDM2, IMAGE, {**SMALL, "attention": (6,), "head_width": 16, "dtype": "float32"}),
@@ -36,7 +37,7 @@ def network(name):
 SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("unet", "edm2", "dit")]
 
 
-@pytest.mark.parametrize("name", ["mlp", "adm", *SLOW])
+@pytest.mark.parametrize("name", ["mlp", "resmlp", "adm", *SLOW])
 def test_forward_derivatives_are_those_of_reverse_mode_and_of_differences(name, monkeypatch):
     """With fused kernels in the same program, and in an inner `jax.jit` that was traced without forward mode before.
 
@@ -75,7 +76,7 @@ def test_the_kernels_of_reverse_mode_have_no_forward_derivative(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "name", ["mlp", *(pytest.param(n, marks=pytest.mark.slow) for n in ("unet", "adm", "edm2", "dit"))]
+    "name", ["mlp", *(pytest.param(n, marks=pytest.mark.slow) for n in ("resmlp", "unet", "adm", "edm2", "dit"))]
 )
 def test_forward_derivatives_in_float64_are_differences(name, monkeypatch):
     """In the parameters, x, both times and the conditions at once; one row has all conditions, the other has none.
@@ -86,7 +87,7 @@ def test_forward_derivatives_in_float64_are_differences(name, monkeypatch):
     """
     monkeypatch.setitem(DTYPES, "float32", jnp.float64)
     fields, rng = test_inputs.fields_of(name), np.random.default_rng(5)
-    two = {"s": jnp.array([0.2, 0.5])} if name in ("mlp", "adm", "dit") else {}
+    two = {"s": jnp.array([0.2, 0.5])} if name in ("mlp", "resmlp", "adm", "dit") else {}
     keys = {"two_times": True} if two else {}
     if name == "dit":
         keys |= {"time_scale": 1.0}  # of 1000, which is the default, the third derivative in t is 1e6 times the first

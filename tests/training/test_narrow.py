@@ -108,7 +108,9 @@ FIELDS = (
     Field("words", "sequence", (4, 2)),
     Field("points", "set", (3, 2)),
 )
-TAKES = {"dit": FIELDS, "mlp": (*FIELDS[:2], FIELDS[4]), "unet": FIELDS[:1]}
+_NOT_IMAGES = (*FIELDS[:2], *FIELDS[3:])
+TAKES = {"dit": FIELDS, "mlp": (*FIELDS[:2], FIELDS[4]), "resmlp": _NOT_IMAGES, "unet": FIELDS[:1]}
+SHAPES = {"mlp": (2,), "resmlp": (2,)}
 SMALL = {"width": 48, "depth": 2, "heads": 2, "channels": 32, "multipliers": (1, 2), "blocks": 1, "attention": (4,)}
 
 
@@ -118,7 +120,8 @@ def test_what_a_network_declares_is_what_its_program_does(name):
     defaults_of = defaults(name).model
     keys = {key: value for key, value in SMALL.items() if key in defaults_of and (key, name) != ("heads", "adm")}
     keys |= {"head_width": 16} if "head_width" in defaults_of else {}
-    fields, shape = TAKES.get(name, FIELDS[:3]), (2,) if name == "mlp" else (8, 8, 3)
+    keys |= {"dtype": "bfloat16"} if "dtype" in defaults_of else {}
+    fields, shape = TAKES.get(name, FIELDS[:3]), SHAPES.get(name, (8, 8, 3))
     make = lambda rngs: MODELS[name](shape, fields=fields, rngs=rngs, **keys)
     network = Network.of(functional(make))
     like = jax.eval_shape(network.init, jax.random.key(0))
@@ -132,7 +135,7 @@ def test_what_a_network_declares_is_what_its_program_does(name):
     assert narrow(declared) <= narrow(seen)
     missed = {path for path in narrow(seen) - narrow(declared) if not path.startswith("encoders/")}
     assert missed <= {"stem/kernel"}  # of `adm`: only with so many channels that it is not a matrix product of windows
-    assert bool(narrow(declared)) == (name in ("adm", "dit"))
+    assert bool(narrow(declared)) == (name in ("adm", "dit", "resmlp"))
 
 
 def test_a_pattern_narrows_only_what_is_wider():
