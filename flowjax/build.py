@@ -33,6 +33,7 @@ from flowjax.names import (
     PATHS,
     PREDICTION,
     PREDICTIONS,
+    SEQUENCE_MODELS,
     SOURCE,
     SOURCES,
     TIMES,
@@ -271,6 +272,11 @@ class _Components(Components):
         if model.name in IMAGE_MODELS and not spec.is_image:
             raise ConfigError(
                 f"model.name {model.name!r} needs images (H, W, C), and data {spec.name!r} has shape {spec.shape}"
+            )
+        if model.name in SEQUENCE_MODELS and len(spec.shape) not in (1, 2):
+            raise ConfigError(
+                f"model.name {model.name!r} needs sequences (L, C) or signals (L,), and data {spec.name!r} has shape "
+                f"{spec.shape}"
             )
         given: dict[str, Any] = {key: model[key] for key in model_keys(model.name)}
         given |= {"fields": self.fields, "outputs": outputs} | ({"two_times": True} if two_times else {})

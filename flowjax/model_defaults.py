@@ -7,6 +7,16 @@ __all__ = ["MODEL_DEFAULTS"]
 MODEL_DEFAULTS: dict[str, dict[str, Any]] = {
     "mlp": {"width": 128, "depth": 3, "features": 16, "activation": "silu"},
     "resmlp": {"width": 256, "depth": 4, "expansion": 2, "features": 16, "dropout": 0.0, "dtype": "float32"},
+    "transformer": {
+        "depth": 6,
+        "width": 256,
+        "heads": 4,
+        "positions": "rotary",
+        "features": 16,
+        "dropout": 0.0,
+        "dtype": "float32",
+        "remat": "none",
+    },
     "unet": {"channels": 64, "multipliers": (1, 2, 2), "blocks": 2, "patch": 1, "heads": 4},
     "adm": {
         "channels": 128,

@@ -19,7 +19,7 @@ from flowjax.data.densities import DENSITIES
 from flowjax.data.digits import digits_of
 from flowjax.errors import ConfigError
 from flowjax.methods import times, weights
-from flowjax.models import ADM, EDM2, MLP, DiT, ResMLP, UNet
+from flowjax.models import ADM, EDM2, MLP, DiT, ResMLP, Transformer, UNet
 from flowjax.paths import AffinePath, GaussianPath
 from flowjax.paths import noise as path_noise
 from flowjax.plugins import Kind, Outside
@@ -37,6 +37,7 @@ __all__ = [
     "PREDICTIONS",
     "SCHEDULE",
     "SCHEDULES",
+    "SEQUENCE_MODELS",
     "SOURCE",
     "SOURCES",
     "TIMES",
@@ -151,7 +152,15 @@ TIMES: dict[str, Callable[..., times.Times]] = {
 IMAGE_MODELS: dict[str, Callable[..., nnx.Module]] = {"unet": UNet, "adm": ADM, "edm2": EDM2, "dit": DiT}
 """Networks for images (H, W, C) only."""
 
-MODELS: dict[str, Callable[..., nnx.Module]] = {"mlp": MLP, "resmlp": ResMLP, **IMAGE_MODELS}
+SEQUENCE_MODELS: dict[str, Callable[..., nnx.Module]] = {"transformer": Transformer}
+"""Networks for sequences or sets (L, C) and signals (L,) only."""
+
+MODELS: dict[str, Callable[..., nnx.Module]] = {
+    "mlp": MLP,
+    "resmlp": ResMLP,
+    **SEQUENCE_MODELS,
+    **IMAGE_MODELS,
+}
 """All networks. The others take examples of any shape."""
 
 

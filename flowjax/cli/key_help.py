@@ -111,7 +111,7 @@ def _tables() -> dict[str, Mapping[str, Any]]:
     from flowjax.data.augment import AUGMENTATIONS
     from flowjax.data.requests import NORMALISE
     from flowjax.data.sets import DATASETS
-    from flowjax.models import edm2, layers, mlp
+    from flowjax.models import edm2, layers, mlp, transformer
     from flowjax.paths.transition import Variance
     from flowjax.training import optimizers, step
 
@@ -130,6 +130,7 @@ def _tables() -> dict[str, Mapping[str, Any]]:
         "model.activation": mlp.ACTIVATIONS,
         "model.dtype": layers.DTYPES,
         "model.remat": layers.REMAT,
+        "model.positions": dict.fromkeys(transformer.POSITIONS),
         "model.time": dict.fromkeys(edm2.TIMES),
         "data.name": {"": None, **DATASETS},
         "data.normalise": dict.fromkeys(NORMALISE),

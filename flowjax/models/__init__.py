@@ -6,6 +6,7 @@ from flowjax.models.edm2 import EDM2
 from flowjax.models.functional import Functional, Variables, functional
 from flowjax.models.mlp import MLP
 from flowjax.models.resmlp import ResMLP
+from flowjax.models.transformer import Transformer
 from flowjax.models.unet import UNet
 
-__all__ = ["ADM", "EDM2", "MLP", "DiT", "Functional", "ResMLP", "UNet", "Variables", "functional"]
+__all__ = ["ADM", "EDM2", "MLP", "DiT", "Functional", "ResMLP", "Transformer", "UNet", "Variables", "functional"]

@@ -6,7 +6,7 @@ and reverse mode (`models.kernels`). The XLA operations run on all devices.
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from flowjax.models import kernels
 
@@ -17,21 +17,32 @@ _TILE = 64
 
 
 def attend(
-    q: Float[Array, "B T N H"], k: Float[Array, "B T N H"], v: Float[Array, "B T N H"], forward_mode: bool = False
+    q: Float[Array, "B T N H"],
+    k: Float[Array, "B S N H"],
+    v: Float[Array, "B S N H"],
+    forward_mode: bool = False,
+    mask: Bool[Array, "B S"] | None = None,
 ) -> Float[Array, "B T N H"]:
     """softmax(q k^T / sqrt(H)) v for each of N heads, with the softmax in float32.
 
     Args:
-        q, k, v: queries, keys and values, (B, T, N, H).
+        q: queries, (B, T, N, H).
+        k, v: keys and values, (B, S, N, H).
         forward_mode: whether to use only operations that JAX differentiates in forward mode.
+        mask: (B, S), True for the keys that exist; None if all exist. The weight of the others is exactly zero, except
+            in rows without any key, whose output has no meaning.
 
     Returns:
         The attention output (B, T, N, H) in the dtype of q.
     """
-    if kernels.serve(forward_mode) and cudnn_takes(q.shape[1], q.shape[3], q.dtype):
+    fused = mask is None and all(cudnn_takes(a.shape[1], a.shape[3], a.dtype) for a in (q, k))
+    if fused and kernels.serve(forward_mode):
         return jax.nn.dot_product_attention(q, k, v, implementation="cudnn")
     weights = jnp.einsum("btnh,bsnh->bnts", q, k, preferred_element_type=jnp.promote_types(q.dtype, jnp.float32))
-    weights = jax.nn.softmax(weights * q.shape[-1] ** -0.5, -1).astype(q.dtype)
+    weights = weights * q.shape[-1] ** -0.5
+    if mask is not None:
+        weights = jnp.where(mask[:, None, None], weights, jnp.finfo(weights.dtype).min)
+    weights = jax.nn.softmax(weights, -1).astype(q.dtype)
     return jnp.einsum("bnts,bsnh->btnh", weights, v)
 
 

@@ -6,13 +6,13 @@ Parameters, norms and modulations are float32; the products are computed in the 
 recomputes the norms and the GELU, which only need inputs that are kept in memory anyway.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from flowjax.keys import RowKeys
 from flowjax.models.attention import attend
@@ -81,16 +81,38 @@ class Block(nnx.Module):
         c: Float[Array, "B W"],
         keys: Sequence[RowKeys | None],
         forward_mode: bool = False,
+        *,
+        mask: Bool[Array, "B T"] | None = None,
+        rotate: Callable[[Array], Array] | None = None,
     ) -> Float[Array, "B T W"]:
+        """Returns the tokens after the block.
+
+        Args:
+            x: tokens, (B, T, W).
+            c: embedding of times and conditions, (B, W).
+            keys: two keys per row for the dropout of the two branches, or None twice.
+            forward_mode: whether to use only operations that JAX differentiates in forward mode.
+            mask: (B, T), True for the tokens that exist; None if all exist. The others are not attended to.
+            rotate: a function of the queries and of the keys, (B, T, N, H), such as `transformer.rotated`.
+        """
         shift1, scale1, gate1, shift2, scale2, gate2 = jnp.split(self.modulation(c), 6, -1)
-        h = dropout(self._attention(modulated_norm(x, shift1, scale1), forward_mode), self.rate, keys[0])
+        h = self._attention(modulated_norm(x, shift1, scale1), forward_mode, mask, rotate)
+        h = dropout(h, self.rate, keys[0])
         x = x + gate1[:, None].astype(x.dtype) * h
         h = linear(self.mlp2, gelu(linear(self.mlp1, modulated_norm(x, shift2, scale2))))
         return x + gate2[:, None].astype(x.dtype) * dropout(h, self.rate, keys[1])
 
-    def _attention(self, x: Float[Array, "B T W"], forward_mode: bool) -> Float[Array, "B T W"]:
+    def _attention(
+        self,
+        x: Float[Array, "B T W"],
+        forward_mode: bool,
+        mask: Bool[Array, "B T"] | None,
+        rotate: Callable[[Array], Array] | None,
+    ) -> Float[Array, "B T W"]:
         b, n, w = x.shape
         q, k, v = (y.reshape(b, n, self.heads, w // self.heads) for y in products(self.qkv, x, 3))
         if self.q_gain is not None and self.k_gain is not None:
             q, k = _rms_norm(q, self.q_gain[...]), _rms_norm(k, self.k_gain[...])
-        return linear(self.out, attend(q, k, v, forward_mode).reshape(b, n, w))
+        if rotate is not None:
+            q, k = rotate(q), rotate(k)
+        return linear(self.out, attend(q, k, v, forward_mode, mask).reshape(b, n, w))

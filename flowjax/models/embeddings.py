@@ -65,13 +65,13 @@ def time_difference(t: Float[Array, " B"], s: Array | float | None, two_times: b
 def refuse_two_times(network: str, two_times: bool) -> None:
     """Raises ValueError if `two_times` is True, for networks that take only one time."""
     if two_times:
-        raise ValueError(f"{network} takes only one time: use mlp, resmlp, adm or dit with two_times=True")
+        raise ValueError(f"{network} takes only one time: use mlp, resmlp, transformer, adm or dit with two_times=True")
 
 
 def refuse_mask(mask: Array | None) -> None:
-    """Raises ValueError if a mask is given, for networks of images."""
+    """Raises ValueError if a mask is given, for networks that take none."""
     if mask is not None:
-        raise ValueError("networks of images take no mask: use mlp or resmlp for sets (B, N, C) with a mask")
+        raise ValueError("this network takes no mask: use mlp, resmlp or transformer for sets (B, N, C) with a mask")
 
 
 def check_mask(mask: Array | None, x: Float[Array, "B *event"]) -> None:

@@ -4,8 +4,8 @@
 |---|---|---|
 | label | a learned vector for each class and for "no label" | a vector |
 | vector | a linear layer, or a learned vector for rows that are not given | a vector |
-| set | the mean of a small MLP over the present elements, or a learned vector for an empty set | a vector |
-| sequence | a linear layer of each element plus a learned position embedding | tokens; in MLPs, a vector |
+| set | the mean of a small MLP over the present elements, or a learned vector for an empty set | a vector, or tokens |
+| sequence | a linear layer of each element plus a learned position embedding | tokens, a vector, or channels |
 | image | the values, and a channel that is 1 where they are given | channels concatenated to the input |
 
 NaN is replaced by zeros before the first layer, so that gradients are finite, and the outputs of these rows or elements
@@ -43,6 +43,8 @@ __all__ = [
 
 TAKES: dict[str, tuple[Kind, ...]] = {
     "mlp": ("label", "vector", "set", "sequence"),
+    "transformer": ("label", "vector", "set", "sequence"),
+    "unet1d": ("label", "vector", "set", "sequence"),
     "resmlp": ("label", "vector", "set", "sequence"),
     "unet": ("label", "vector", "set", "image"),
     "adm": ("label", "vector", "set", "image"),
@@ -136,10 +138,27 @@ class SetEncoder(nnx.Module):
         empty = self.empty[...]
         if value is None:
             return jnp.broadcast_to(empty, (rows, self.width))
-        mask = given(self.field, value, 2)
-        h = self.linear2(jax.nn.silu(self.linear1(_present(mask, value))))
+        h, mask = self._encoded(value)
         count = mask.sum(1)[:, None]
         return jnp.where(count > 0, _present(mask, h).sum(1) / jnp.maximum(count, 1), empty)
+
+    def elements(
+        self, value: Float[Array, "B N C"] | None, rows: int
+    ) -> tuple[Float[Array, "B M width"], Bool[Array, "B M"]]:
+        """Returns the encoded elements before the mean as tokens, and which of them exist.
+
+        The last token is the learned vector of an empty set, and exists only if no other does.
+        """
+        empty = jnp.broadcast_to(self.empty[...], (rows, 1, self.width))
+        if value is None:
+            return empty, jnp.ones((rows, 1), bool)
+        h, mask = self._encoded(value)
+        nothing = ~mask.any(1, keepdims=True)
+        return jnp.concatenate([h, empty.astype(h.dtype)], 1), jnp.concatenate([mask, nothing], 1)
+
+    def _encoded(self, value: Float[Array, "B N C"]) -> tuple[Float[Array, "B N width"], Bool[Array, "B N"]]:
+        mask = given(self.field, value, 2)
+        return self.linear2(jax.nn.silu(self.linear1(_present(mask, value)))), mask
 
 
 class SequenceEncoder(nnx.Module):

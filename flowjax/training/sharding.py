@@ -61,6 +61,12 @@ _RESIDUAL: tuple[Rule, ...] = (
     (r"mlp1/bias$", ("tensor",)),
     (r"mlp2/kernel$", ("tensor", None)),
 )
+_ATTENTION: tuple[Rule, ...] = (
+    *_RESIDUAL,
+    (r"qkv/kernel$", (None, "tensor")),
+    (r"qkv/bias$", ("tensor",)),
+    (r"blocks/\d+/out/kernel$", ("tensor", None)),
+)
 _PAIR = (*_WEIGHTS, (r"(conv1|embed|modulate|norm2)/(bias|scale)$", ("tensor",)))
 
 RULES: dict[str, tuple[Rule, ...]] = {
@@ -69,12 +75,8 @@ RULES: dict[str, tuple[Rule, ...]] = {
     "unet": _PAIR,
     "adm": _PAIR,
     "edm2": _WEIGHTS,
-    "dit": (
-        *_RESIDUAL,
-        (r"qkv/kernel$", (None, "tensor")),
-        (r"qkv/bias$", ("tensor",)),
-        (r"blocks/\d+/out/kernel$", ("tensor", None)),
-    ),
+    "dit": _ATTENTION,
+    "transformer": _ATTENTION,
 }
 """The rules for each `model.name`. Of two successive matrix products, the kernel of the first is split along its output
 dimension and the kernel of the second along its input dimension, so that the pair needs one sum over devices. (The

@@ -16,7 +16,7 @@ from flowjax.config import MODEL_DEFAULTS, defaults, flatten
 from flowjax.data.augment import AUGMENTATIONS
 from flowjax.data.sets import DATASETS
 from flowjax.methods import METHODS
-from flowjax.names import COUPLINGS, NOISES, PREDICTIONS, SCHEDULES, SOURCES, TIMES, WEIGHTS
+from flowjax.names import COUPLINGS, NOISES, PREDICTIONS, SCHEDULES, SEQUENCE_MODELS, SOURCES, TIMES, WEIGHTS
 from flowjax.ranges import RANGES, Range
 from flowjax.solvers.grids import GRIDS
 from flowjax.solvers.names import known_solvers
@@ -57,6 +57,7 @@ _SMALL = ["--config.model.multipliers=(1,)", "--config.model.blocks=1"]
 TINY = {
     "mlp": ["--config.model.width=8", "--config.model.depth=1"],
     "resmlp": ["--config.model.width=8", "--config.model.depth=1"],
+    "transformer": ["--config.model.width=8", "--config.model.depth=1", "--config.model.heads=2"],
     "unet": [*_SMALL, "--config.model.channels=4"],
     "adm": [*_SMALL, "--config.model.channels=32", "--config.model.head_width=32", "--config.model.film=true"],
     "edm2": [*_SMALL, "--config.model.channels=32", "--config.model.head_width=32"],
@@ -201,10 +202,10 @@ def ends_in_order(capfd, tmp_path, monkeypatch, as_users_call):
 
 @pytest.fixture
 def configs(tmp_path):
-    """A config file for each model: densities for the MLP, digits for the others."""
+    """A config file for each model: densities for `mlp` and networks of sequences, digits for the others."""
     found = {}
     for model in MODEL_DEFAULTS:
-        data = "gaussians8" if model == "mlp" else "digits"
+        data = "gaussians8" if model in ("mlp", *SEQUENCE_MODELS) else "digits"
         text = f"from flowjax.config import defaults\n\n\ndef get_config():\n    config = defaults({model!r})\n"
         path = found[model] = tmp_path / f"{model}.py"
         path.write_text(f"{text}    config.data.name = {data!r}\n    return config\n")

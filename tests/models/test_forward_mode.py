@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from flowjax.models import ADM, EDM2, MLP, DiT, ResMLP, UNet, functional, kernels
+from flowjax.models import ADM, EDM2, MLP, DiT, ResMLP, Transformer, UNet, functional, kernels
 from flowjax.models.layers import DTYPES
 from tests.models import test_inputs
 
@@ -15,6 +15,7 @@ SMALL = {"channels": 32, "multipliers": (1, 2), "blocks": 1}
 NETWORKS = {
     "mlp": (MLP, (3,), {"width": 16, "depth": 2}),
     "resmlp": (ResMLP, (3,), {"width": 16, "depth": 2}),
+    "transformer": (Transformer, (64, 3), {"depth": 1, "width": 16, "heads": 2}),
     "unet": (UNet, IMAGE, {"channels": 8, "multipliers": (1, 2), "blocks": 1, "heads": 2}),
     "adm": (ADM, IMAGE, {**SMALL, "attention": (6,), "head_width": 16, "film": True, "dtype": "float32"}),
     "edm2": (EDM2, IMAGE, {**SMALL, "attention": (6,), "head_width": 16, "dtype": "float32"}),
@@ -37,7 +38,7 @@ def network(name):
 SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("unet", "edm2", "dit")]
 
 
-@pytest.mark.parametrize("name", ["mlp", "resmlp", "adm", *SLOW])
+@pytest.mark.parametrize("name", ["mlp", "resmlp", "transformer", "adm", *SLOW])
 def test_forward_derivatives_are_those_of_reverse_mode_and_of_differences(name, monkeypatch):
     """With fused kernels in the same program, and in an inner `jax.jit` that was traced without forward mode before.
 
@@ -76,7 +77,11 @@ def test_the_kernels_of_reverse_mode_have_no_forward_derivative(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "name", ["mlp", *(pytest.param(n, marks=pytest.mark.slow) for n in ("resmlp", "unet", "adm", "edm2", "dit"))]
+    "name",
+    [
+        "mlp",
+        *(pytest.param(n, marks=pytest.mark.slow) for n in ("resmlp", "transformer", "unet", "adm", "edm2", "dit")),
+    ],
 )
 def test_forward_derivatives_in_float64_are_differences(name, monkeypatch):
     """In the parameters, x, both times and the conditions at once; one row has all conditions, the other has none.
@@ -87,7 +92,7 @@ def test_forward_derivatives_in_float64_are_differences(name, monkeypatch):
     """
     monkeypatch.setitem(DTYPES, "float32", jnp.float64)
     fields, rng = test_inputs.fields_of(name), np.random.default_rng(5)
-    two = {"s": jnp.array([0.2, 0.5])} if name in ("mlp", "resmlp", "adm", "dit") else {}
+    two = {"s": jnp.array([0.2, 0.5])} if name in ("mlp", "resmlp", "transformer", "adm", "dit") else {}
     keys = {"two_times": True} if two else {}
     if name == "dit":
         keys |= {"time_scale": 1.0}  # of 1000, which is the default, the third derivative in t is 1e6 times the first

@@ -10,7 +10,7 @@ import pytest
 from flax import nnx
 
 from flowjax.conditions import KINDS, NO_LABEL, Field, drop, null
-from flowjax.models import ADM, EDM2, MLP, DiT, ResMLP, UNet
+from flowjax.models import ADM, EDM2, MLP, DiT, ResMLP, Transformer, UNet
 from flowjax.models.encoders import ENCODERS, TAKES, encoders_of
 from flowjax.models.magnitude import MPLinear, normalise
 from flowjax.models.magnitude_encoders import MP_ENCODERS
@@ -20,6 +20,7 @@ LEVEL = {"multipliers": (1,), "blocks": 0, "attention": (), "dtype": "float32"}
 NETWORKS = {
     "mlp": (MLP, (4, 2), {"width": 16, "depth": 1}),
     "resmlp": (ResMLP, (4, 2), {"width": 16, "depth": 1}),
+    "transformer": (Transformer, (4, 2), {"width": 16, "depth": 1, "heads": 2}),
     "unet": (UNet, IMAGE, {"channels": 8, "multipliers": (1,), "blocks": 0, "heads": 2}),
     "adm": (ADM, IMAGE, {**LEVEL, "channels": 64, "head_width": 64}),
     "edm2": (EDM2, IMAGE, {**LEVEL, "channels": 8, "head_width": 8}),
@@ -139,7 +140,7 @@ def answers():
 
 
 EVERY = pytest.mark.parametrize("name", NETWORKS)
-QUICK = ("mlp", "resmlp")
+QUICK = ("mlp", "resmlp", "transformer")
 ANSWERED = pytest.mark.parametrize(
     "name", [*QUICK, *(pytest.param(n, marks=pytest.mark.slow) for n in NETWORKS if n not in QUICK)]
 )
@@ -309,7 +310,7 @@ def two_times():
     return of
 
 
-TWO = pytest.mark.parametrize("name", ["mlp", "resmlp", "adm", "dit"])
+TWO = pytest.mark.parametrize("name", ["mlp", "resmlp", "transformer", "adm", "dit"])
 
 
 @TWO
@@ -337,7 +338,7 @@ def test_a_second_time_where_it_has_no_meaning_is_refused(two_times, name):
     ):
         one(0.3, x, s=0.1)
     if name in ("unet", "edm2"):
-        with pytest.raises(ValueError, match=rf"^{name} takes only one time: use mlp, resmlp, adm or dit"):
+        with pytest.raises(ValueError, match=rf"^{name} takes only one time: use mlp, resmlp, transformer, adm or dit"):
             build(name, nnx.Rngs(0), two_times=True)
     else:
         with pytest.raises(ValueError, match=r"^this network takes two times: call it with s$"):
@@ -347,7 +348,7 @@ def test_a_second_time_where_it_has_no_meaning_is_refused(two_times, name):
 # Masks
 
 
-MASKED = ("mlp", "resmlp")
+MASKED = ("mlp", "resmlp", "transformer")
 
 
 @pytest.mark.parametrize("name", MASKED)
@@ -374,6 +375,6 @@ def test_masked_elements_influence_nothing(name):
 def test_masks_that_a_network_does_not_take_are_refused(name, as_users_call):
     model, shape = nnx.merge(*filled(lambda rngs: build(name, rngs))), NETWORKS[name][1]
     x = jnp.zeros((2, *shape))
-    message = r"^a mask \(B, N\) .* x of shape \(B, N, C\)" if name in MASKED else "^networks of images take no mask"
+    message = r"^a mask \(B, N\) .* x of shape \(B, N, C\)" if name in MASKED else "^this network takes no mask"
     with pytest.raises(ValueError, match=message):
         model(0.3, x, mask=jnp.ones((2, 7), bool))

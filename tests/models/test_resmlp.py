@@ -43,7 +43,7 @@ def test_its_output_is_the_formula_of_its_docstring(x):
         shift, scale, gate = np.split(dense(block["modulation"], c), 3, 1)
         h = h + gate * dense(block["mlp2"], gelu(dense(block["mlp1"], norm(h) * (1 + scale) + shift)))
     shift, scale = np.split(dense(p["modulation"], c), 2, 1)
-    expected = dense(p["out"], norm(h) * (1 + scale) + shift).reshape(4, 2, 6)
+    expected = dense(p["out"], h * (1 + scale) + shift).reshape(4, 2, 6)
     np.testing.assert_allclose(apply(jnp.asarray(t, jnp.float32), x), expected, rtol=1e-4, atol=1e-5)
 
 

@@ -109,8 +109,14 @@ FIELDS = (
     Field("points", "set", (3, 2)),
 )
 _NOT_IMAGES = (*FIELDS[:2], *FIELDS[3:])
-TAKES = {"dit": FIELDS, "mlp": (*FIELDS[:2], FIELDS[4]), "resmlp": _NOT_IMAGES, "unet": FIELDS[:1]}
-SHAPES = {"mlp": (2,), "resmlp": (2,)}
+TAKES = {
+    "dit": FIELDS,
+    "mlp": (*FIELDS[:2], FIELDS[4]),
+    "resmlp": _NOT_IMAGES,
+    "transformer": _NOT_IMAGES,
+    "unet": FIELDS[:1],
+}
+SHAPES = {"mlp": (2,), "resmlp": (2,), "transformer": (6, 2)}
 SMALL = {"width": 48, "depth": 2, "heads": 2, "channels": 32, "multipliers": (1, 2), "blocks": 1, "attention": (4,)}
 
 
@@ -135,7 +141,7 @@ def test_what_a_network_declares_is_what_its_program_does(name):
     assert narrow(declared) <= narrow(seen)
     missed = {path for path in narrow(seen) - narrow(declared) if not path.startswith("encoders/")}
     assert missed <= {"stem/kernel"}  # of `adm`: only with so many channels that it is not a matrix product of windows
-    assert bool(narrow(declared)) == (name in ("adm", "dit", "resmlp"))
+    assert bool(narrow(declared)) == (name in ("adm", "dit", "resmlp", "transformer"))
 
 
 def test_a_pattern_narrows_only_what_is_wider():

@@ -21,6 +21,7 @@ from flowjax.config import defaults, resolve
 from flowjax.data import DataSpec
 from flowjax.errors import ConfigError
 from flowjax.methods import Limit, Loss, MethodDefaults
+from flowjax.names import SEQUENCE_MODELS
 from flowjax.training import sharding
 from flowjax.training.sharding import RULES, make_mesh, rules_of, shardings, table
 from flowjax.training.state import TrainState, init_state, no_metrics
@@ -62,7 +63,8 @@ def specs(tree, mesh, rules, whole=False):
 @pytest.mark.parametrize("model", list(RULES))
 def test_every_rule_of_a_model_matches_and_cuts_something(model):
     config = config_of(model)
-    params = shapes_of(config).params
+    spec = DataSpec("series", (16, 3)) if model in SEQUENCE_MODELS else SPEC
+    params = shapes_of(config, spec).params
     for rule in RULES[model]:
         cut = specs(params, mesh_of(1, 1, 2), [rule])
         assert any("tensor" in spec for spec in cut.values()), rule
