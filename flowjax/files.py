@@ -9,7 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-__all__ = ["json_text", "remove_unfinished", "set_aside", "written"]
+__all__ = ["TABLES", "json_text", "remove_unfinished", "set_aside", "written"]
+
+TABLES = (".csv", ".tsv", ".parquet")
+"""The suffixes of the files to which samples of tables are written."""
 
 
 @contextlib.contextmanager

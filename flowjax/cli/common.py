@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +16,7 @@ from flowjax.conditions import named
 from flowjax.data import DataError, DataSpec
 from flowjax.data.arrays import read_npz
 from flowjax.data.labels import read_labels
+from flowjax.data.write_table import write_table
 from flowjax.errors import ConfigError, RunFault, unknown
 from flowjax.inference.choose import GUIDES, Guide, SolverSettings
 from flowjax.inference.data_of_run import dataset_of
@@ -34,6 +36,7 @@ __all__ = [
     "open_run",
     "points",
     "save_npz",
+    "save_table",
     "solver",
 ]
 
@@ -213,9 +216,18 @@ def _labels(run: Run, source: str, labels: np.ndarray, num: int) -> np.ndarray:
 
 def save_npz(path: Path, **arrays: Any) -> None:
     """Writes the arrays that are not None into an .npz file atomically. Only the first of several processes writes."""
+    _save(path, lambda: archives.write_npz(path, {name: a for name, a in arrays.items() if a is not None}))
+
+
+def save_table(path: Path, spec: DataSpec, samples: np.ndarray, cond: Mapping[str, np.ndarray]) -> None:
+    """Writes samples of a run on a table (`write_table`). Only the first of several processes writes."""
+    _save(path, lambda: write_table(path, spec, samples, cond))
+
+
+def _save(path: Path, write: Callable[[], None]) -> None:
     if not processes.is_primary():
         return
     try:
-        archives.write_npz(path, {name: array for name, array in arrays.items() if array is not None})
+        write()
     except OSError as error:
-        raise RunFault(f"cannot write {path}: {error.strerror}") from None
+        raise RunFault(f"cannot write {path}: {error.strerror or error}") from None

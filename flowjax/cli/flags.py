@@ -331,9 +331,10 @@ def _normalise(argument: str, values: flags.FlagValues) -> str:
     return f"--{plain}{equals}{value}" if "." not in name else argument
 
 
-def out_path(values: flags.FlagValues) -> Path:
-    """Returns --out, or raises UsageError unless it ends in .npz."""
+def out_path(values: flags.FlagValues, *more: str) -> Path:
+    """Returns --out, or raises UsageError unless it ends in .npz or in one of the other suffixes that are given."""
     out = Path(require(values, "out"))
-    if out.suffix != ".npz":
-        raise UsageError(f"--out must end in .npz, not {out.name!r}")
+    if out.suffix not in (".npz", *more):
+        tables = f", or for a run on a table in {', '.join(more)}" if more else ""
+        raise UsageError(f"--out must end in .npz{tables}, not {out.name!r}")
     return out

@@ -1,13 +1,15 @@
 """Draw samples from a trained run.
 
-usage: flowjax sample --workdir DIR --num N --out FILE.npz [--label CLASS | --labels random|shares|balanced]
+usage: flowjax sample --workdir DIR --num N --out FILE [--label CLASS | --labels random|shares|balanced]
            [--cond FILE.npz]
            [--solver NAME] [--rtol R --atol A | --steps N [--grid NAME]] [--eta E | --churn S | --g G] [--schedule NAME]
            [--guidance cfg --scale S [--interval A,B] [--rescale R]]
            [--guidance auto --scale S [--weak DIR] [--weak_checkpoint STEP]]
 
-FILE.npz receives the array `samples` (N, *shape) and, for a conditional network, `labels` (N,). Images are uint8, and
-the first 64 are also drawn as a grid into FILE.png, by class. Sample i depends only on --seed and on i. By default its
+An .npz FILE receives the array `samples` (N, *shape) and, for a conditional network, `labels` (N,). Images are uint8,
+and the first 64 are also drawn as a grid into FILE.png, by class. For a run on a table, FILE may end in .csv, .tsv or
+.parquet: it receives the columns by name, categories as texts, and the conditions that were given. In an .npz file
+categories are their codes. Sample i depends only on --seed and on i. By default its
 class is drawn with equal probability; with --labels shares, classes are drawn with their shares of the training data,
 and with --labels balanced, sample i has class i mod K. Classes without training examples are left out. --label gives
 all samples one class: its number, or its name if the data set names its classes, as image folders do.
@@ -35,6 +37,7 @@ from typing import Any
 from absl import flags as absl_flags
 
 from flowjax.cli import flags
+from flowjax.files import TABLES
 
 __all__ = ["run"]
 
@@ -46,18 +49,32 @@ def run(argv: list[str]) -> dict[str, Any]:
     absl_flags.DEFINE_string("label", None, "class of all samples: its name or its number", flag_values=values)
     flags.define_labels(values, "random")
     absl_flags.DEFINE_string("cond", None, "an .npz file with conditions by name", flag_values=values)
-    absl_flags.DEFINE_string("out", None, "the .npz file to write", flag_values=values)
+    absl_flags.DEFINE_string(
+        "out", None, "the .npz file to write, or a .csv, .tsv or .parquet file for a table", flag_values=values
+    )
     flags.define_sampler(values)
     flags.define_processes(values)
     flags.parse(values, argv, __doc__ or "")
     if values.label is not None and values["labels"].present:
         raise flags.UsageError("--labels and --label cannot be used together: --label gives all samples one class")
-    out = flags.out_path(values)
+    out = flags.out_path(values, *TABLES)
     workdir = flags.run_workdir(values)
 
     from flowjax import plots
     from flowjax.cli import cache
-    from flowjax.cli.common import check_labels, class_of, conditions, guide, join, open_run, save_npz, solver
+    from flowjax.cli.common import (
+        check_labels,
+        class_of,
+        conditions,
+        guide,
+        join,
+        open_run,
+        save_npz,
+        save_table,
+        solver,
+    )
+    from flowjax.data import DataError
+    from flowjax.data.write_table import check_writable
     from flowjax.extras import MissingPackage
     from flowjax.inference import sampling
     from flowjax.inference.finished_batches import remove_finished
@@ -68,6 +85,11 @@ def run(argv: list[str]) -> dict[str, Any]:
     cache.use(values.compilation_cache)
     opened = open_run(values, workdir)
     check_labels(values, opened)
+    if out.suffix in TABLES:
+        try:
+            check_writable(opened.spec)
+        except DataError as error:
+            raise flags.UsageError(f"--out {out.name}: {error}; use an .npz file") from None
     label = None if values.label is None else class_of(values.label, opened.spec)
     cond = {} if values.cond is None else conditions(opened, values.cond, values.num)
     if "label" in cond and (label is not None or values["labels"].present):
@@ -89,7 +111,10 @@ def run(argv: list[str]) -> dict[str, Any]:
         cond=cond,
     )
     seconds = time.perf_counter() - start
-    save_npz(out, samples=drawn.samples, labels=drawn.labels)
+    if out.suffix in TABLES:
+        save_table(out, opened.spec, drawn.samples, drawn.cond)
+    else:
+        save_npz(out, samples=drawn.samples, labels=drawn.labels)
     processes.wait("written")
     remove_finished(finished)
     if opened.spec.is_image and processes.is_primary():
