@@ -7,6 +7,10 @@ usage: flowjax evaluate --workdir DIR
 
 Without --metrics, the metrics that fit the run's data set are computed. For densities these are nll, kl (if the true
 density is known), w2, mmd, npe and mode shares; for images nll and bits_per_dim, and for small images also w2 and mmd.
+For vectors, tables and series without a known density they are nll, w2, mmd, npe and distances of the marginals, errors
+of the correlations, the energy distance and the accuracy c2st of a classifier that tells samples from test rows; names
+that end in _true are the same between two halves of the test rows. Distances are in the unit of the data, or, where
+each feature has a scale of its own, in standard deviations of the features.
 
 The classes of a conditional network's samples are drawn with their shares of the training data, so that samples can be
 compared with the test set. --labels balanced draws equally many samples of each class, as is usual for published FIDs,
@@ -87,8 +91,9 @@ def run(argv: list[str]) -> dict[str, Any]:
             guide=guide(values),
             labels=values.labels,
         )
+    width = max(18, *(len(key) + 2 for key in result)) if result else 18
     for key, value in result.items():
-        say(f"{key:<18}{value:>12.5g}")
+        say(f"{key:<{width}}{value:>12.5g}")
     if is_primary() and values.samples is None:
         keep_metrics(opened, flags.settings(values, _NO_SETTINGS), result)
     return result

@@ -20,7 +20,7 @@ Point = dict[str, Any]
 
 _LOSSES = ("loss", "val_loss")
 _TITLES = {"val_loss": "validation loss"}
-_USUAL = ("nll", "bits_per_dim", "kl", "w2", "mmd", "npe")
+_USUAL = ("nll", "bits_per_dim", "kl", "w2", "mmd", "npe", "c2st")
 """The metrics that are shown if none are named; the files JSON and CSV have all."""
 
 

@@ -75,14 +75,6 @@ class Affine:
             return log_prob - d // len(self.scale) * math.fsum(map(math.log, self.scale))
         return log_prob - d * math.log(self.scale)
 
-    def isotropic(self) -> "Affine":
-        """The map with the same shifts and the root mean square of the scales, which keeps ratios of distances."""
-        if not isinstance(self.scale, tuple):
-            return self
-        largest = max(self.scale)
-        mean = math.fsum((scale / largest) ** 2 for scale in self.scale) / len(self.scale)
-        return Affine(largest * math.sqrt(mean), self.shift)
-
     def near(self, other: "Affine") -> bool:
         """Whether two maps agree up to 1e-5 of the other's scale, because sums can be rounded differently elsewhere."""
         if (self.features or 0) != (other.features or 0):

@@ -5,17 +5,14 @@ Each returns one dictionary, which lacks the metrics that are undefined for the 
 
 import math
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
 
-from flowjax import checksums, metrics
-from flowjax.abilities import abilities_of
+from flowjax import checksums
 from flowjax.conditions import named
 from flowjax.data import DataError, Dataset
 from flowjax.data.spec import shares_of
@@ -25,26 +22,24 @@ from flowjax.inference.choose import DEFAULT_SOLVER, Guide, SolverSettings
 from flowjax.inference.given_conditions import conditions_of_test
 from flowjax.inference.program import LabelRule
 from flowjax.inference.run import Run
+from flowjax.inference.sample_metrics import DRAW_SEED, sample_metrics
+from flowjax.inference.table_metrics import OF_TABLES
 from flowjax.metrics.images import METRICS, USUAL, as_rgb, check_names, score_images
 from flowjax.metrics.inception import Precision, load_inception
 from flowjax.metrics.reference import reference_statistics
 from flowjax.training import processes
 from flowjax.training.writers import say
-from flowjax.typing import Params
 
 __all__ = ["OF_DATA", "evaluate", "evaluate_images"]
 
 OF_DATA = (
     *("nll", "nll_stderr", "bits_per_dim", "kl", "kl_stderr", "w2_squared", "w2", "w2_squared_true", "mmd"),
-    *("npe", "path_energy", "w2_squared_source", "mode_share_min", "mode_share_max"),
+    *("npe", "path_energy", "w2_squared_source", "mode_share_min", "mode_share_max", *OF_TABLES),
 )
 """The metrics that `evaluate` computes where they are defined."""
 
-_PAIRS, _PAIR_SIZE, _SOURCE_PAIRS = 25, 1000, 10
 _HELD_OUT = 20_000
 _IMAGES_SCORED = 256
-_ENERGY_ROWS = 4096
-_DRAW_SEED = 71
 
 _EXACT_UP_TO = 64
 """The largest dimension for which log-likelihoods take the exact divergence."""
@@ -78,6 +73,10 @@ def evaluate(
         path_energy, npe: the path energy, and the normalised path energy.
         w2_squared_source: W2^2 between source and data.
         mode_share_min, mode_share_max: over the modes, the smallest and largest share of samples nearest to the mode.
+        Data that are not images and whose density is not known also have those of `table_metrics`: distances of the
+        marginals, errors of the correlations, the energy distance and the classifier two-sample test.
+        Distances are in units of the data, or in standard deviations of the features if the data set has a scale for
+        each of them (columns of a table, channels of series): otherwise the largest scale would decide.
 
     Raises:
         ConfigError: if the data have a mask.
@@ -86,7 +85,7 @@ def evaluate(
     run = _with_shares(run, dataset) if labels == "shares" else run
     if why := scoring.no_likelihood(run):
         say(f"evaluate: {why}: no nll, no kl")
-        return _sample_metrics(run, dataset, seed, solver, batch, labels)
+        return sample_metrics(run, dataset, seed, solver, batch, labels)
     points, cond = _held_out(run, dataset)
     exact = run.spec.d <= _EXACT_UP_TO
     say(f"evaluate: log-likelihood of {len(points)} points ({'exact' if exact else 'hutchinson'})")
@@ -97,7 +96,7 @@ def evaluate(
         say(
             f"evaluate: {np.mean(~np.isfinite(scored)):.2%} of the points lie outside the flow's support: no nll, no kl"
         )
-        return _sample_metrics(run, dataset, seed, solver, batch, labels) if dataset.draw is not None else {}
+        return sample_metrics(run, dataset, seed, solver, batch, labels) if dataset.draw is not None else {}
     result: dict[str, Any] = {"nll": -float(scored.mean()), "nll_stderr": _stderr(scored)}
     if run.spec.levels:
         result["bits_per_dim"] = result["nll"] / (run.spec.d * math.log(2))
@@ -105,8 +104,8 @@ def evaluate(
         gap = np.asarray(dataset.log_prob(jnp.asarray(points))) - scored
         result |= {"kl": float(gap.mean()), "kl_stderr": _stderr(gap)}
     enough = dataset.draw is not None or len(dataset.test) >= 4
-    if enough and (len(run.spec.shape) == 1 or run.spec.d <= _EXACT_UP_TO):
-        result |= _sample_metrics(run, dataset, seed, solver, batch, labels)
+    if enough and (not run.spec.is_image or run.spec.d <= _EXACT_UP_TO):
+        result |= sample_metrics(run, dataset, seed, solver, batch, labels)
     return result
 
 
@@ -122,65 +121,10 @@ def _with_shares(run: Run, dataset: Dataset) -> Run:
 def _held_out(run: Run, dataset: Dataset) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """Points to score and their conditions: 20,000 new draws of a known distribution, or test rows (256 of images)."""
     if dataset.draw is not None:
-        return np.asarray(dataset.draw(jax.random.key(_DRAW_SEED), _HELD_OUT)), {}
+        return np.asarray(dataset.draw(jax.random.key(DRAW_SEED), _HELD_OUT)), {}
     rows = slice(0, len(dataset.test) if run.spec.d <= _EXACT_UP_TO else _IMAGES_SCORED)
     names = [field.name for field in run.fields if field.name in dataset.test_cond]
     return dataset.test[rows], {name: dataset.test_cond[name][rows] for name in names}
-
-
-def _sample_metrics(
-    run: Run, dataset: Dataset, seed: int, solver: SolverSettings, batch: int, labels: LabelRule
-) -> dict[str, Any]:
-    """The metrics that compare samples with data, for points and small images."""
-    if dataset.draw is not None:
-        num, size = 50_000, _PAIR_SIZE
-        true = np.asarray(dataset.draw(jax.random.key(_DRAW_SEED + 1), 2 * _PAIRS * size))
-        true, other = true[: _PAIRS * size], true[_PAIRS * size :]
-    else:
-        size = min(_PAIR_SIZE, len(dataset.test) // 2)
-        num = max(2, len(dataset.test) // 2)
-        true, other = dataset.test[:num], dataset.test[num : 2 * num]
-    say(f"evaluate: {num} samples")
-    cond = conditions_of_test(run, dataset, num)
-    drawn = sampling.sample(run, num, seed, solver, batch=batch, labels=labels, cond=cond, show=True).samples
-    say("evaluate: distances")
-    # normalised, so that neither the distances nor their squares lose digits in float32
-    common = run.spec.normalise.isotropic()
-    in_units = lambda x: np.asarray(common.to_model(np.asarray(x, np.float64)), np.float32)
-    drawn, true, other = map(in_units, (drawn, true, other))
-    pairs = partial(metrics.wasserstein2_squared_pairs, size=size, pairs=_PAIRS)
-    w2, unit = pairs(drawn, true), float(np.asarray(common.scale))
-    result = {"w2": math.sqrt(w2) * unit, "w2_squared": w2 * unit * unit}
-    result["w2_squared_true"] = pairs(other, true) * unit * unit
-    result["mmd"] = float(jax.jit(metrics.mmd)(drawn[:2000], true[:2000]))
-    if not run.fields and "velocity" in abilities_of(run.model()):
-        result |= _energy_metrics(run, true, seed, pairs)
-    if dataset.modes is not None:
-        nearest = ((drawn[:, None] - in_units(dataset.modes)) ** 2).sum(-1).argmin(1)
-        shares = np.bincount(nearest, minlength=len(dataset.modes)) / len(drawn)
-        result |= {"mode_share_min": float(shares.min()), "mode_share_max": float(shares.max())}
-    return result
-
-
-def _energy_metrics(run: Run, true: np.ndarray, seed: int, pairs: Any) -> dict[str, float]:
-    """Path energy against W2^2 between source and data (`true`), both in model space."""
-    rows = max(_ENERGY_ROWS, min(len(true), _PAIRS * _PAIR_SIZE))
-    t0, t1 = run.interval
-
-    @jax.jit
-    def energy(params: Params, seed: Any) -> tuple[Array, Array]:
-        x0 = run.prior.sample(jax.random.key(seed), rows)
-        energies = metrics.path_energy(run.model(params).velocity, x0[:_ENERGY_ROWS], t0=t0, t1=t1)
-        return x0, energies.mean()
-
-    x0, mean = energy(run.params, np.uint32(seed))
-    mean = float(mean)
-    distance = pairs(np.asarray(x0), true, pairs=_SOURCE_PAIRS)
-    return {
-        "npe": metrics.normalised_path_energy(mean, distance),
-        "path_energy": mean,
-        "w2_squared_source": distance,
-    }
 
 
 def _stderr(values: np.ndarray) -> float:

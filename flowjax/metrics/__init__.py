@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from flowjax.metrics.moments import Moments
     from flowjax.metrics.path_energy import normalised_path_energy, path_energy
     from flowjax.metrics.reference import Reference, reference_statistics
+    from flowjax.metrics.series import autocorrelation, autocorrelation_error
 
 _OBJECTS = {
     "c2st": "c2st",
@@ -50,11 +51,15 @@ _OBJECTS = {
     "path_energy": "path_energy",
     "Reference": "reference",
     "reference_statistics": "reference",
+    "autocorrelation": "series",
+    "autocorrelation_error": "series",
 }
 
 __all__ = [
     "Moments",
     "Reference",
+    "autocorrelation",
+    "autocorrelation_error",
     "c2st",
     "correlation_error",
     "crps",

@@ -41,13 +41,6 @@ def test_density_of_channels_counts_every_pixel():
     assert affine.log_prob_to_data(0.0, 12) == pytest.approx(-log_det, rel=1e-6)
 
 
-def test_one_scale_for_distances_keeps_their_ratios():
-    affine = Affine(SCALE, SHIFT).isotropic()
-    assert affine.scale == pytest.approx(np.sqrt(np.mean(np.square(SCALE))), rel=1e-12)
-    assert affine.shift == SHIFT
-    assert Affine(2.0, 1.0).isotropic() == Affine(2.0, 1.0)
-
-
 @pytest.mark.parametrize(
     "values", [((1.0, 0.0), (0.0, 0.0)), ((1.0, 2.0), (0.0,)), ((), ()), (1.0, (0.0, np.inf)), ((1.0, np.nan), 0.0)]
 )
