@@ -38,6 +38,7 @@ from flowjax.names import (
     SOURCES,
     TIMES,
     WEIGHTS,
+    SourceRequest,
     make_schedule,
 )
 from flowjax.paths import AffinePath, GaussianPath
@@ -180,7 +181,8 @@ class _Components(Components):
     def source(self) -> sources.Source:
         name = self.config.source.name
         outside = Outside(SOURCE, self.plugins, (self.spec.shape,))
-        source = make("source.name", name, SOURCES, self.spec, outside=outside)
+        request = SourceRequest(self.spec, self.config.source.path)
+        source = make("source.name", name, SOURCES, request, outside=outside)
         if tuple(source.shape) != tuple(self.spec.shape):
             raise ConfigError(
                 f"source.name {name!r} has shape {source.shape}, and data {self.spec.name!r} has {self.spec.shape}"

@@ -228,7 +228,8 @@ def resolve(config: object, plugins: Sequence[str] = ()) -> Config:
     """Returns a full, checked config. Keys that are left out take their defaults.
 
     Configs from files, flags, workdirs and files of weights are all checked here, before anything is built. A relative
-    data.path becomes absolute, so that a run can be opened from another folder, and a leading ~ is expanded.
+    data.path or source.path becomes absolute, so that a run can be opened from another folder, and a leading ~ is
+    expanded.
 
     Args:
         config: a dictionary of keys and sections, or a `ConfigDict`.
@@ -258,8 +259,9 @@ def resolve(config: object, plugins: Sequence[str] = ()) -> Config:
         typed = float(value) if widens else _with_tuples(value)
         with full.ignore_type():  # keys from outside may have several types
             (full[section] if section else full)[leaf] = typed
-    if full.data.path:
-        full.data.path = os.path.abspath(os.path.expanduser(full.data.path))
+    for part in (full.data, full.get("source", {})):
+        if part.get("path"):
+            part["path"] = os.path.abspath(os.path.expanduser(part["path"]))
     if not is_outside(model):
         _check_together(flatten(full))
     return full

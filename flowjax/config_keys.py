@@ -29,7 +29,7 @@ __all__ = [
 ]
 
 SECTIONS: dict[str, Any] = {
-    "source": {"name": "normal"},
+    "source": {"name": "normal", "path": ""},
     "path": {"name": "affine", "schedule": "condot", "shift": 1.0, "noise": ""},
     "coupling": {"name": "independent"},
     "prediction": "velocity",

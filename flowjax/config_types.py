@@ -78,11 +78,13 @@ class SourceKeys(Section):
     """The source distribution, from which sampling starts at t = 0.
 
     Attributes:
-        name: the distribution of x0: a normal or uniform distribution of variance 1, a density in the plane, or one
-            class of scikit-learn's digits.
+        name: the distribution of x0: a normal or uniform distribution of variance 1, a density in the plane, one class
+            of scikit-learn's digits, or the rows of a file of yours (`npz`), for flows from one data set to another.
+        path: the .npz file of the source `npz`, whose array x holds examples like those of the data.
     """
 
     name: str
+    path: str
 
 
 class PathKeys(Section):

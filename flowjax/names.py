@@ -6,6 +6,7 @@ in `data.sets`, those of augmentations in `data.augment`, and those of samplers 
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import jax.numpy as jnp
@@ -17,6 +18,7 @@ from flowjax.arguments import make
 from flowjax.data import DataSpec
 from flowjax.data.densities import DENSITIES
 from flowjax.data.digits import digits_of
+from flowjax.data.source_points import open_source
 from flowjax.errors import ConfigError
 from flowjax.methods import times, weights
 from flowjax.models import ADM, EDM2, MLP, DiT, ResMLP, Transformer, UNet
@@ -42,6 +44,7 @@ __all__ = [
     "SOURCES",
     "TIMES",
     "WEIGHTS",
+    "SourceRequest",
     "make_schedule",
 ]
 
@@ -53,12 +56,52 @@ def _always(thing: T) -> Callable[[], T]:
     return lambda: thing
 
 
-def _density(distribution: Callable[[], sources.Source]) -> Callable[[DataSpec], sources.Source]:
-    return lambda spec: distribution()
+@dataclass(frozen=True)
+class SourceRequest:
+    """The argument with which every entry of `SOURCES` makes a source.
+
+    Attributes:
+        spec: the description of the data.
+        path: `source.path`.
+    """
+
+    spec: DataSpec
+    path: str = ""
+
+    def without_path(self, name: str) -> DataSpec:
+        """Returns the description of the data; ConfigError if the config gives a path to a source without a file."""
+        if self.path:
+            raise ConfigError(
+                f"source.path is {self.path!r}, but source.name {name!r} reads no file: use source.name 'npz', or "
+                "leave source.path empty"
+            )
+        return self.spec
 
 
-def _digits_source(spec: DataSpec, label: int) -> sources.Empirical:
+def _density(name: str, distribution: Callable[[], sources.Source]) -> Callable[[SourceRequest], sources.Source]:
+    def source(request: SourceRequest) -> sources.Source:
+        request.without_path(name)
+        return distribution()
+
+    return source
+
+
+def _normal_source(request: SourceRequest) -> sources.Normal:
+    return sources.Normal(request.without_path("normal").shape)
+
+
+def _uniform_source(request: SourceRequest) -> sources.Uniform:
+    """Returns a uniform distribution of unit variance, like the normal."""
+    return sources.Uniform(request.without_path("uniform").shape, -(3.0**0.5), 3.0**0.5)
+
+
+def _npz_source(request: SourceRequest) -> sources.Empirical:
+    return open_source(request.path, request.spec)
+
+
+def _digits_source(request: SourceRequest, label: int) -> sources.Empirical:
     """Returns one class of scikit-learn's digits in model space, dequantised like the data."""
+    spec = request.without_path("digits")
     if not spec.name.startswith("digits"):
         raise ValueError(f"a source of digits needs data of digits, and data.name is {spec.name!r}")
     to_model = spec.normalise.to_model
@@ -85,10 +128,11 @@ NOISES: dict[str, Callable[..., Any]] = {
 }
 
 SOURCES: dict[str, Callable[..., sources.Source]] = {
-    "normal": lambda spec: sources.Normal(spec.shape),
-    "uniform": lambda spec: sources.Uniform(spec.shape, -(3.0**0.5), 3.0**0.5),  # unit variance, like the normal
+    "normal": _normal_source,
+    "uniform": _uniform_source,
+    "npz": _npz_source,
     "digits": _digits_source,
-    **{name: _density(distribution) for name, distribution in DENSITIES.items()},
+    **{name: _density(name, distribution) for name, distribution in DENSITIES.items()},
 }
 
 PATHS: dict[str, Callable[..., AffinePath]] = {

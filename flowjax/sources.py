@@ -149,11 +149,12 @@ class Empirical:
 
     Attributes:
         points: (N, *event).
-        dequantization_width: uniform noise in [0, dequantization_width) is added to each coordinate of a sample.
+        dequantization_width: uniform noise in [0, dequantization_width) is added to each coordinate of a sample: one
+            number, or one for each entry of the last axis.
     """
 
     points: Float[ArrayLike, "N *event"]
-    dequantization_width: float = 0.0
+    dequantization_width: float | tuple[float, ...] = 0.0
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -163,7 +164,7 @@ class Empirical:
         key_row, key_move = jax.random.split(key)
         points = jnp.asarray(self.points)
         rows = points[jax.random.randint(key_row, (n,), 0, points.shape[0])]
-        return rows + self.dequantization_width * jax.random.uniform(key_move, rows.shape)
+        return rows + jnp.asarray(self.dequantization_width) * jax.random.uniform(key_move, rows.shape)
 
     def log_prob(self, x: Batched) -> Float[Array, " B"]:
         raise ValueError("an Empirical source has no density, so a flow from it has no likelihood")

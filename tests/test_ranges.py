@@ -12,7 +12,7 @@ from flowjax.data.augment import AUGMENTATIONS
 from flowjax.data.requests import DataRequest
 from flowjax.data.sets import DATASETS
 from flowjax.errors import ConfigError
-from flowjax.names import COUPLINGS, NOISES, PATHS, PREDICTIONS, SCHEDULES, SOURCES, TIMES, WEIGHTS
+from flowjax.names import COUPLINGS, NOISES, PATHS, PREDICTIONS, SCHEDULES, SOURCES, TIMES, WEIGHTS, SourceRequest
 from flowjax.paths import AffinePath
 from flowjax.ranges import RANGES, Items
 from flowjax.schedules import CondOT
@@ -132,7 +132,7 @@ TABLES = {
     "path.schedule": (SCHEDULES, ()),
     "path.name": (PATHS, (CondOT(), None, True)),
     "path.noise": (NOISES, ()),
-    "source.name": (SOURCES, (DataSpec("moons", (2,)),)),
+    "source.name": (SOURCES, (SourceRequest(DataSpec("moons", (2,))),)),
     "coupling.name": (COUPLINGS, (AffinePath(CondOT()),)),
     "prediction": (PREDICTIONS, ()),
     "method.weight": (WEIGHTS, ()),

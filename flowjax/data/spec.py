@@ -309,11 +309,17 @@ class DataSpec:
                 raise DataError(f"the condition {name} holds infinite values; use NaN for missing values")
         return encoded
 
+    @property
+    def steps(self) -> np.ndarray:
+        """The width of [k, k + 1) in model space for each entry of the last axis, or for all; 0 for real numbers."""
+        whole = Integers(((0, self.levels - 1),)) if self.levels else self._integers
+        return np.atleast_1d(whole.steps(self.normalise)) if whole else np.zeros(1)
+
     def prepare(self, key: PRNGKey, x: Array) -> Batched:
         """Maps encoded rows to model space as float32, where real numbers are already: integers are dequantised."""
         x = x.astype(jnp.float32)
         if self.integers:
-            return x + jax.random.uniform(key, x.shape) * jnp.asarray(self._integers.steps(self.normalise), jnp.float32)
+            return x + jax.random.uniform(key, x.shape) * jnp.asarray(self.steps, jnp.float32)
         return self.normalise.to_model(x + jax.random.uniform(key, x.shape)) if self.levels else x
 
     def dequantises(self, x: np.ndarray) -> bool:
