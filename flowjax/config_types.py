@@ -69,8 +69,8 @@ class NetworkKeys(OpenKeys):
     The other keys of this section are keyword arguments of its constructor.
 
     Attributes:
-        name: the network. `unet`, `adm`, `edm2` and `dit` are for images; `transformer` is
-            for sequences, signals and sets; `mlp` and `resmlp` take data of any shape.
+        name: the network. `unet`, `adm`, `edm2` and `dit` are for images, `transformer` is for sequences, signals and
+            sets, and `unet1d` for sequences and signals; `mlp` and `resmlp` take data of any shape.
     """
 
 

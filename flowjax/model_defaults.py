@@ -17,6 +17,7 @@ MODEL_DEFAULTS: dict[str, dict[str, Any]] = {
         "dtype": "float32",
         "remat": "none",
     },
+    "unet1d": {"channels": 64, "multipliers": (1, 2, 2), "blocks": 2, "heads": 4},
     "unet": {"channels": 64, "multipliers": (1, 2, 2), "blocks": 2, "patch": 1, "heads": 4},
     "adm": {
         "channels": 128,

@@ -21,7 +21,7 @@ from flowjax.data.digits import digits_of
 from flowjax.data.source_points import open_source
 from flowjax.errors import ConfigError
 from flowjax.methods import times, weights
-from flowjax.models import ADM, EDM2, MLP, DiT, ResMLP, Transformer, UNet
+from flowjax.models import ADM, EDM2, MLP, DiT, ResMLP, Transformer, UNet, UNet1D
 from flowjax.paths import AffinePath, GaussianPath
 from flowjax.paths import noise as path_noise
 from flowjax.plugins import Kind, Outside
@@ -196,7 +196,7 @@ TIMES: dict[str, Callable[..., times.Times]] = {
 IMAGE_MODELS: dict[str, Callable[..., nnx.Module]] = {"unet": UNet, "adm": ADM, "edm2": EDM2, "dit": DiT}
 """Networks for images (H, W, C) only."""
 
-SEQUENCE_MODELS: dict[str, Callable[..., nnx.Module]] = {"transformer": Transformer}
+SEQUENCE_MODELS: dict[str, Callable[..., nnx.Module]] = {"transformer": Transformer, "unet1d": UNet1D}
 """Networks for sequences or sets (L, C) and signals (L,) only."""
 
 MODELS: dict[str, Callable[..., nnx.Module]] = {

@@ -8,5 +8,18 @@ from flowjax.models.mlp import MLP
 from flowjax.models.resmlp import ResMLP
 from flowjax.models.transformer import Transformer
 from flowjax.models.unet import UNet
+from flowjax.models.unet1d import UNet1D
 
-__all__ = ["ADM", "EDM2", "MLP", "DiT", "Functional", "ResMLP", "Transformer", "UNet", "Variables", "functional"]
+__all__ = [
+    "ADM",
+    "EDM2",
+    "MLP",
+    "DiT",
+    "Functional",
+    "ResMLP",
+    "Transformer",
+    "UNet",
+    "UNet1D",
+    "Variables",
+    "functional",
+]

@@ -208,32 +208,35 @@ ENCODERS: dict[Kind, Encoder] = {
     "set": SetEncoder,
     "sequence": SequenceEncoder,
 }
-"""The encoder of each kind. Images have none, because `beside` concatenates their channels to the input."""
+"""The encoder of each kind. Images have none, because `beside` concatenates their channels to the input; sequences have
+none either in `unet1d`, for the same reason."""
 
 VECTOR_ENCODERS: dict[Kind, Encoder] = {**ENCODERS, "sequence": VectorEncoder}
 """The encoders of networks without tokens, all of which return vectors."""
 
 
-def check_fields(network: str, fields: Sequence[Field], shape: tuple[int, ...]) -> None:
+def check_fields(network: str, fields: Sequence[Field], shape: tuple[int, ...], joined: Kind = "image") -> None:
     """Checks that a network supports the given conditions.
 
     Args:
         network: name of the network in `TAKES`.
         fields: the conditions.
         shape: shape of one example of the input.
+        joined: the kind of the conditions whose channels the network concatenates to the input (`beside`).
 
     Raises:
-        ValueError: if the network does not support the kind of a condition, or if an image does not have the height
-            and width of the input.
+        ValueError: if the network does not support the kind of a condition, or if a condition of the kind `joined` does
+            not have the height and width, or the length, of the input.
     """
     for field in fields:
         if field.kind not in TAKES[network]:
             others = ", ".join(name for name, kinds in TAKES.items() if field.kind in kinds)
             raise ValueError(f"{network} takes no condition of the kind {field.kind} ({field.name!r}): use {others}")
-        if field.kind == "image" and field.shape[:2] != tuple(shape[:2]):
+        if field.kind == joined and field.shape[:-1] != tuple(shape[:-1]):
+            what = "height and width" if joined == "image" else "length"
             raise ValueError(
-                f"condition {field.name!r} must have the height and width of the data, {tuple(shape[:2])}, not "
-                f"{field.shape[:2]}"
+                f"condition {field.name!r} must have the {what} of the data, {tuple(shape[:-1])}, not "
+                f"{field.shape[:-1]}"
             )
 
 
@@ -325,21 +328,30 @@ def _adds_nothing(field: Field) -> bool:
     return field.kind == "vector" and field.zero_is_null
 
 
-def extra_channels(fields: Sequence[Field]) -> int:
+def extra_channels(fields: Sequence[Field], kind: Kind = "image") -> int:
     """Returns the number of channels that `beside` adds."""
-    return sum(f.shape[-1] + 1 for f in fields if f.kind == "image")
+    return sum(f.shape[-1] + 1 for f in fields if f.kind == kind)
 
 
-def beside(x: Float[Array, "B H W C"], fields: Sequence[Field], cond: Mapping[str, Array]) -> Float[Array, "B H W D"]:
-    """Concatenates to the input the channels of each image condition, and a channel that is 1 where it is given."""
+def beside(
+    x: Float[Array, "B *space C"], fields: Sequence[Field], cond: Mapping[str, Array], kind: Kind = "image"
+) -> Float[Array, "B *space D"]:
+    """Concatenates to the input the channels of each condition of a kind, and a channel that is 1 where it is given.
+
+    Args:
+        x: images (B, H, W, C), or sequences (B, L, C).
+        fields: the conditions.
+        cond: the arrays, from `conditions.check`.
+        kind: the kind of the conditions to concatenate: `image` for images, `sequence` for sequences.
+    """
     parts = [x]
     for field in fields:
-        if field.kind != "image":
+        if field.kind != kind:
             continue
         value = cond.get(field.name)
         if value is None:
-            parts.append(jnp.zeros((*x.shape[:3], field.shape[-1] + 1), x.dtype))
+            parts.append(jnp.zeros((*x.shape[:-1], field.shape[-1] + 1), x.dtype))
             continue
-        mask = given(field, value, 3)
+        mask = given(field, value, value.ndim - 1)
         parts += [_present(mask, value).astype(x.dtype), mask[..., None].astype(x.dtype)]
     return parts[0] if len(parts) == 1 else jnp.concatenate(parts, -1)

@@ -73,6 +73,7 @@ RULES: dict[str, tuple[Rule, ...]] = {
     "mlp": ((r"layers/\d*[02468]/kernel$", (None, "tensor")), (r"layers/\d*[13579]/kernel$", ("tensor", None))),
     "resmlp": _RESIDUAL,
     "unet": _PAIR,
+    "unet1d": _PAIR,
     "adm": _PAIR,
     "edm2": _WEIGHTS,
     "dit": _ATTENTION,

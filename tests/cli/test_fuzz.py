@@ -58,6 +58,7 @@ TINY = {
     "mlp": ["--config.model.width=8", "--config.model.depth=1"],
     "resmlp": ["--config.model.width=8", "--config.model.depth=1"],
     "transformer": ["--config.model.width=8", "--config.model.depth=1", "--config.model.heads=2"],
+    "unet1d": [*_SMALL, "--config.model.channels=4"],
     "unet": [*_SMALL, "--config.model.channels=4"],
     "adm": [*_SMALL, "--config.model.channels=32", "--config.model.head_width=32", "--config.model.film=true"],
     "edm2": [*_SMALL, "--config.model.channels=32", "--config.model.head_width=32"],

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from flowjax.models import ADM, EDM2, MLP, DiT, ResMLP, Transformer, UNet, functional, kernels
+from flowjax.models import ADM, EDM2, MLP, DiT, ResMLP, Transformer, UNet, UNet1D, functional, kernels
 from flowjax.models.layers import DTYPES
 from tests.models import test_inputs
 
@@ -16,6 +16,7 @@ NETWORKS = {
     "mlp": (MLP, (3,), {"width": 16, "depth": 2}),
     "resmlp": (ResMLP, (3,), {"width": 16, "depth": 2}),
     "transformer": (Transformer, (64, 3), {"depth": 1, "width": 16, "heads": 2}),
+    "unet1d": (UNet1D, (12, 3), {"channels": 8, "multipliers": (1, 2), "blocks": 1, "heads": 2}),
     "unet": (UNet, IMAGE, {"channels": 8, "multipliers": (1, 2), "blocks": 1, "heads": 2}),
     "adm": (ADM, IMAGE, {**SMALL, "attention": (6,), "head_width": 16, "film": True, "dtype": "float32"}),
     "edm2": (EDM2, IMAGE, {**SMALL, "attention": (6,), "head_width": 16, "dtype": "float32"}),
@@ -35,7 +36,7 @@ def network(name):
     return shape, lambda x, forward_mode: module.apply(variables, 0.3, x, None, forward_mode=forward_mode)[0]
 
 
-SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("unet", "edm2", "dit")]
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("unet1d", "unet", "edm2", "dit")]
 
 
 @pytest.mark.parametrize("name", ["mlp", "resmlp", "transformer", "adm", *SLOW])
@@ -76,19 +77,13 @@ def test_the_kernels_of_reverse_mode_have_no_forward_derivative(monkeypatch):
         jax.jvp(lambda x: apply(x, False), (x,), (x,))
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "mlp",
-        *(pytest.param(n, marks=pytest.mark.slow) for n in ("resmlp", "transformer", "unet", "adm", "edm2", "dit")),
-    ],
-)
+@pytest.mark.parametrize("name", ["mlp", *(pytest.param(n, marks=pytest.mark.slow) for n in NETWORKS if n != "mlp")])
 def test_forward_derivatives_in_float64_are_differences(name, monkeypatch):
     """In the parameters, x, both times and the conditions at once; one row has all conditions, the other has none.
 
     A central difference is off by h^2 / 6 of the third derivative, and by the rounding of two outputs over 2 h. Both
     are about h^2 at h = eps^(1/3). The third derivative is at most a few hundred times the first: the bound is 100 h^2.
-    JAX's attention, which `unet` uses, computes its softmax in float32: there eps is 2^-24.
+    JAX's attention, which the U-Nets of `models.unet` use, computes its softmax in float32: there eps is 2^-24.
     """
     monkeypatch.setitem(DTYPES, "float32", jnp.float64)
     fields, rng = test_inputs.fields_of(name), np.random.default_rng(5)
@@ -115,7 +110,7 @@ def test_forward_derivatives_in_float64_are_differences(name, monkeypatch):
             return nnx.merge(graph, params)(t, x, cond | label, **two, forward_mode=forward_mode)
 
         program = jax.jit(lambda at, along: jax.jvp(lambda *at: apply(*at, True), at, along))
-        h = (2.0**-24 if name == "unet" else 2.0**-53) ** (1 / 3)
+        h = (2.0**-24 if name in ("unet", "unet1d") else 2.0**-53) ** (1 / 3)
         y, tangent = program(at, along)
         assert y.dtype == tangent.dtype == jnp.float64
         moved = lambda step: program(jax.tree.map(lambda a, b: a + step * b, at, along), along)[0]

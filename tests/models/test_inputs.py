@@ -10,7 +10,7 @@ import pytest
 from flax import nnx
 
 from flowjax.conditions import KINDS, NO_LABEL, Field, drop, null
-from flowjax.models import ADM, EDM2, MLP, DiT, ResMLP, Transformer, UNet
+from flowjax.models import ADM, EDM2, MLP, DiT, ResMLP, Transformer, UNet, UNet1D
 from flowjax.models.encoders import ENCODERS, TAKES, encoders_of
 from flowjax.models.magnitude import MPLinear, normalise
 from flowjax.models.magnitude_encoders import MP_ENCODERS
@@ -21,6 +21,7 @@ NETWORKS = {
     "mlp": (MLP, (4, 2), {"width": 16, "depth": 1}),
     "resmlp": (ResMLP, (4, 2), {"width": 16, "depth": 1}),
     "transformer": (Transformer, (4, 2), {"width": 16, "depth": 1, "heads": 2}),
+    "unet1d": (UNet1D, (3, 2), {"channels": 8, "multipliers": (1, 2), "blocks": 1, "heads": 2}),
     "unet": (UNet, IMAGE, {"channels": 8, "multipliers": (1,), "blocks": 0, "heads": 2}),
     "adm": (ADM, IMAGE, {**LEVEL, "channels": 64, "head_width": 64}),
     "edm2": (EDM2, IMAGE, {**LEVEL, "channels": 8, "head_width": 8}),
@@ -225,6 +226,11 @@ def test_kinds_that_a_network_does_not_take_are_refused(name):
             build(name, nnx.Rngs(0), fields=(field,))
         assert "\n" not in str(error.value)
         assert "dit" in str(error.value) or kind not in TAKES["dit"]  # names those that take it
+    if name == "unet1d":
+        with pytest.raises(
+            ValueError, match=r"^condition 'observed' must have the length of the data, \(3,\), not \(5,\)$"
+        ):
+            build(name, nnx.Rngs(0), fields=(Field("observed", "sequence", (5, 2)),))
     if "image" in TAKES[name]:
         with pytest.raises(
             ValueError, match=r"^condition 'observed' must have the height and width of the data, \(4, 4\)"
@@ -337,7 +343,7 @@ def test_a_second_time_where_it_has_no_meaning_is_refused(two_times, name):
         ValueError, match=r"^this network takes one time: build it with two_times=True to call it with s$"
     ):
         one(0.3, x, s=0.1)
-    if name in ("unet", "edm2"):
+    if name in ("unet", "unet1d", "edm2"):
         with pytest.raises(ValueError, match=rf"^{name} takes only one time: use mlp, resmlp, transformer, adm or dit"):
             build(name, nnx.Rngs(0), two_times=True)
     else:

@@ -115,8 +115,9 @@ TAKES = {
     "resmlp": _NOT_IMAGES,
     "transformer": _NOT_IMAGES,
     "unet": FIELDS[:1],
+    "unet1d": _NOT_IMAGES,
 }
-SHAPES = {"mlp": (2,), "resmlp": (2,), "transformer": (6, 2)}
+SHAPES = {"mlp": (2,), "resmlp": (2,), "transformer": (4, 2), "unet1d": (4, 2)}
 SMALL = {"width": 48, "depth": 2, "heads": 2, "channels": 32, "multipliers": (1, 2), "blocks": 1, "attention": (4,)}
 
 

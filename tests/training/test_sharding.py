@@ -36,7 +36,13 @@ SPEC = DataSpec("images", (16, 16, 3), num_classes=0, levels=256)
 def config_of(model, **mesh):
     config = defaults(model)
     small = {"channels": 64, "multipliers": (1, 2), "blocks": 1, "attention": (8,)}
-    own = {"adm": small, "edm2": small, "unet": {"multipliers": (1, 2), "blocks": 1}, "dit": {"depth": 2}}
+    own = {
+        "adm": small,
+        "edm2": small,
+        "unet": {"multipliers": (1, 2), "blocks": 1},
+        "unet1d": {"multipliers": (1, 2)},
+        "dit": {"depth": 2},
+    }
     for key, value in own.get(model, {}).items():
         config.model[key] = value
     for key, value in mesh.items():

@@ -1,0 +1,92 @@
+"""A U-Net for sequences and signals of any length: the network of `models.unet` with convolutions along one axis."""
+
+from typing import ClassVar
+
+from flax import nnx
+from jaxtyping import Array, Float
+
+from flowjax.conditions import Field, Kind
+from flowjax.keys import RowKeys
+from flowjax.models.signals import as_sequence, as_signal, channels_of
+from flowjax.models.unet import UNet
+from flowjax.typing import Cond, PRNGKey
+
+__all__ = ["UNet1D"]
+
+
+class UNet1D(UNet):
+    """A U-Net of residual blocks at several resolutions, with attention at the lowest one and skip connections.
+
+    Args:
+        shape: (L, C) of a sequence, or (L,) of a signal, which is treated as (L, 1). Levels of odd length are padded by
+            their last element before pooling, so that L can be any number.
+        channels: number of channels at full resolution.
+        multipliers: number of channels of each level divided by `channels`. Each level after the first halves the
+            resolution.
+        blocks: number of residual blocks per level.
+        heads: number of attention heads.
+        fields: the conditions, whose kinds must be in `encoders.TAKES`. Sequences must have the length L; their
+            channels are concatenated to the input.
+        two_times: must be False, because this network takes one time.
+        outputs: number of output arrays of the example's shape, concatenated along the last axis.
+        rngs: random number generators of the initialisation.
+
+    Raises:
+        ValueError: if sizes do not divide each other, or a condition is not supported.
+    """
+
+    _name: ClassVar[str] = "unet1d"
+    _beside: ClassVar[Kind] = "sequence"
+
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        *,
+        channels: int = 64,
+        multipliers: tuple[int, ...] = (1, 2, 2),
+        blocks: int = 2,
+        heads: int = 4,
+        fields: tuple[Field, ...] = (),
+        two_times: bool = False,
+        outputs: int = 1,
+        rngs: nnx.Rngs,
+    ):
+        super().__init__(
+            (shape[0], channels_of(shape)),
+            channels=channels,
+            multipliers=multipliers,
+            blocks=blocks,
+            heads=heads,
+            fields=fields,
+            two_times=two_times,
+            outputs=outputs,
+            rngs=rngs,
+        )
+
+    def __call__(
+        self,
+        t: Array | float,
+        x: Float[Array, "B *event"],
+        cond: Cond = None,
+        *,
+        s: Array | float | None = None,
+        mask: Array | None = None,
+        key: PRNGKey | RowKeys | None = None,
+        forward_mode: bool = False,
+    ) -> Float[Array, "B *output"]:
+        """Returns the network's output, which has the shape of x with a last axis `outputs` times as long.
+
+        Args:
+            t: time, () or (B,), in [0, 1].
+            x: (B, L, C), or (B, L).
+            cond: conditions by name, or None. A field that is absent counts as not given.
+            s: must be None, because this network takes one time.
+            mask: must be None, because this network takes no mask.
+            key: ignored, because there is no dropout.
+            forward_mode: ignored, because JAX differentiates all operations of this network in forward mode.
+
+        Raises:
+            ValueError: if a condition is not one of `fields`, or if a mask or `s` is given.
+        """
+        y = super().__call__(t, as_sequence(x), cond, s=s, mask=mask, key=key, forward_mode=forward_mode)
+        return as_signal(y, x)
