@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from flowjax.reproduce.results import read_results
+
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted(p for p in (ROOT / "docs").rglob("*.md") if "reference" not in p.parts)]
 NAMES = [str(path.relative_to(ROOT)) for path in PAGES]
@@ -113,6 +115,22 @@ def test_files_that_are_named_exist(page):
     named = re.findall(rf"(?<=[`\s]){FOLDERS}[\w./-]*\w(?=[`\s/])", page.read_text())
     missing = [name for name in named if not (ROOT / name).exists() and not (page.parent / name).exists()]
     assert not missing
+
+
+@pytest.mark.parametrize("name", ["minibatch_ot", "gaussians8"])
+def test_the_figures_of_the_readme_are_those_of_the_experiments(name):
+    """Each number is a mean, a smallest or a largest value of one setting and metric, rounded as it is shown."""
+    results = read_results(ROOT / "experiments" / name / "results.json")
+    metrics = {metric for m in results.measurements for metric in m.metrics}
+    values = [v for s in results.settings for m in metrics if (v := results.values(s, m))]
+    measured = [one for v in values for one in (min(v), max(v), sum(v) / len(v))]
+    (cell,) = re.findall(rf"\(experiments/{name}\).*\| ([^|]*) \|$", (ROOT / "README.md").read_text(), flags=re.M)
+    shown = re.findall(r"\d+\.\d+", cell)
+    assert len(shown) == 2
+    for number in shown:
+        assert any(f"{value:.{len(number.partition('.')[2])}f}" == number for value in measured), number
+    (seeds,) = re.findall(r"\((\d+) seeds\)", cell)
+    assert max(len(results.seeds(setting)) for setting in results.settings) == int(seeds)
 
 
 def messages() -> list[str]:
