@@ -79,7 +79,7 @@ def scores(study: Study, name: str, seed: int) -> dict[str, float]:
     x0 = noise(seed, pairs * 1000)
     x1 = flow(run, x0, "rk4", FINE)
     start = jnp.asarray(run.spec.to_model(x0), jnp.float32)
-    unit = float(np.asarray(run.spec.normalise.isotropic().scale)) ** 2
+    unit = float(np.mean(np.square(run.spec.normalise.scale)))
     energy = unit * float(jax.jit(lambda x: metrics.path_energy(run.model().velocity, x))(start).mean())
     moved = float(((x1 - x0) ** 2).sum(-1).mean())
     best = distance_to_data(x0, pairs)
