@@ -9,6 +9,7 @@ on its data:
   samples       samples beside data: points, a grid of images, histograms of features, series or sets of points
   data          images of the test split, beside which the samples can be judged
   pairs         pairs of features of a table
+  correlations  the correlations of features of data and samples, and their difference
   marginals     histograms of features, for vectors and series
   series        vectors as series
   points        arrays (n, C) as sets of points

@@ -263,6 +263,10 @@ def _is_another(name: str, run: Run) -> bool:
     return not run.spec.is_image and not run.spec.has_mask and _kind(run) != name
 
 
+def _has_correlations(run: Run) -> bool:
+    return len(run.spec.shape) == 1 and run.spec.d > 2
+
+
 def _has_likelihood(run: Run) -> bool:
     return not run.spec.has_mask and not scoring.no_likelihood(run)
 
@@ -274,6 +278,7 @@ FIGURES: dict[str, NamedFigure] = {
     "pairs": NamedFigure(
         lambda run: _kind(run) == "marginals" and run.spec.d > 2, lambda inputs: plots.pairs(*inputs.rows)
     ),
+    "correlations": NamedFigure(_has_correlations, lambda inputs: plots.correlations(*inputs.rows)),
     "marginals": NamedFigure(lambda run: _is_another("marginals", run), _marginals, of_training=False),
     "series": NamedFigure(
         lambda run: _is_another("series", run) and len(run.spec.shape) == 1 and run.spec.d > 2,

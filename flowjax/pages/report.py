@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Report", "report"]
 
-_FIGURES = ("samples", "data", "pairs", "trajectories", "density", "likelihood")
+_FIGURES = ("samples", "data", "pairs", "correlations", "trajectories", "density", "likelihood")
 """The figures of `flowjax.inference.figures` that the report shows, where a run has them."""
 
 _CHECKPOINTS = 5

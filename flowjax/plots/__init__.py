@@ -5,6 +5,7 @@ function uses pyplot, so that figures need no display and are freed with the las
 `matplotlib.rcParams` apply.
 """
 
+from flowjax.plots.correlations import correlations
 from flowjax.plots.curves import likelihood_histogram, lines, loss_curves, losses_of_records, training_curves
 from flowjax.plots.features import marginals, pairs
 from flowjax.plots.images import image_grid
@@ -17,6 +18,7 @@ __all__ = [
     "FORMATS",
     "PALETTE",
     "SAMPLES",
+    "correlations",
     "density",
     "image_grid",
     "likelihood_histogram",

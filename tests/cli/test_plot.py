@@ -70,9 +70,12 @@ def test_the_folder_of_the_run_holds_figures_of_its_end_only(flowjax, tiny_run, 
 @pytest.mark.parametrize(
     ("spec", "names"),
     [
-        (DataSpec("table", (5,)), "loss samples pairs series likelihood"),
-        (DataSpec("table", (90,), Affine((1.0,) * 90, (0.0,) * 90)), "loss samples pairs series likelihood"),
-        (DataSpec("series", (90,)), "loss samples marginals likelihood"),
+        (DataSpec("table", (5,)), "loss samples pairs correlations series likelihood"),
+        (
+            DataSpec("table", (90,), Affine((1.0,) * 90, (0.0,) * 90)),
+            "loss samples pairs correlations series likelihood",
+        ),
+        (DataSpec("series", (90,)), "loss samples correlations marginals likelihood"),
         (DataSpec("series", (90, 2)), "loss samples marginals points likelihood"),
         (DataSpec("sets", (9, 3), has_mask=True), "loss samples"),
         (DataSpec("images", (8, 8, 1), levels=17), "loss samples data likelihood"),

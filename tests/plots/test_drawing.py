@@ -19,6 +19,7 @@ ERRORS = {"euler": ([5, 10, 50], 1 / np.arange(1, 10).reshape(3, 3)), "heun": ([
 FINAL = {"two sets of data": 0.004}
 SCORES = {"model": np.append(normal(99), -np.inf), "true density": normal(50)}
 DENSITIES = {"true density": rng.random((9, 9)), "learned density": np.ones((9, 9))}
+CONSTANT = np.append(normal(50, 5), np.full((50, 1), 0.1), 1)
 COLOURS = rng.integers(0, 256, (60, 8, 8, 3), dtype=np.uint8)
 
 FIGURES = {
@@ -33,6 +34,8 @@ FIGURES = {
     "marginals": lambda: plots.marginals(normal(50, 14), 1e6 * normal(40, 14)),
     "one marginal": lambda: plots.marginals(normal(50, 1), normal(40, 1), ["a feature with a long name"]),
     "pairs": lambda: plots.pairs(normal(50, 6), normal(40, 6), [f"feature {i}" for i in range(6)], most=3),
+    "correlations": lambda: plots.correlations(normal(50, 30), 1e6 * normal(40, 30), most=25),
+    "correlations with names": lambda: plots.correlations(CONSTANT, normal(40, 6), [f"feature {i}" for i in range(6)]),
     "series": lambda: plots.series(normal(50, 20), normal(40, 20)),
     "series of channels": lambda: plots.series(normal(50, 20, 5), normal(40, 20, 5)),
     "point sets": lambda: plots.point_sets(normal(5, 7, 2), normal(4, 7, 2), rng.random((4, 7)) < 0.7),
