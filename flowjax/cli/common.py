@@ -206,9 +206,7 @@ def _labels(run: Run, source: str, labels: np.ndarray, num: int) -> np.ndarray:
     try:
         labels = read_labels(source, "y", labels, num, spec.class_names)
     except DataError as error:
-        raise DataError(
-            str(error) if spec.class_names else f"{error}; {classes}"
-        ) from None  # the message has the names
+        raise DataError(str(error) if "the classes are" in str(error) else f"{error}; {classes}") from None
     if not np.isin(labels, spec.classes).all():
         raise DataError(f"{source}: y must have a label for each row of x, one of {classes}")
     return labels

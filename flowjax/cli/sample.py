@@ -114,7 +114,8 @@ def run(argv: list[str]) -> dict[str, Any]:
     if out.suffix in TABLES:
         save_table(out, opened.spec, drawn.samples, drawn.cond)
     else:
-        save_npz(out, samples=drawn.samples, labels=drawn.labels)
+        labels = None if drawn.labels is None else opened.spec.label_values(drawn.labels)
+        save_npz(out, samples=drawn.samples, labels=labels)
     processes.wait("written")
     remove_finished(finished)
     if opened.spec.is_image and processes.is_primary():

@@ -12,7 +12,7 @@ from jaxtyping import Int32
 
 from flowjax.archives import printable
 from flowjax.data.affine import DataError
-from flowjax.data.spec import MOST_CLASSES, shortened
+from flowjax.data.spec import MOST_CLASSES, is_integer, shortened
 
 __all__ = ["number_labels", "read_labels"]
 
@@ -82,7 +82,7 @@ def read_labels(
     """
     values, index = _distinct(where, key, y, rows)
     number = {name: k for k, name in enumerate(names)}
-    if isinstance(values[0], str) or (names and all(map(_is_integer, names))):
+    if isinstance(values[0], str) or (names and all(map(is_integer, names))):
         if unknown := [value for value in values if str(value) not in number]:
             classes = f"the classes are {printable(shortened(names), 200)}" if names else "the classes have no names"
             raise DataError(f"{where}: {key} holds the label {unknown[0]!r:.80}, but {classes}")
@@ -90,11 +90,6 @@ def read_labels(
     if wrong := [value for value in values if not 0 <= int(value) < MOST_CLASSES]:
         raise DataError(f"{where}: {key} must hold labels 0, 1, ..., but one label is {wrong[0]}")
     return np.array(values, np.int32)[index]
-
-
-def _is_integer(name: str) -> bool:
-    """Whether a name is the decimal text of an integer."""
-    return len(name) <= 40 and name.removeprefix("-").isdecimal() and name.isascii() and str(int(name)) == name
 
 
 def _distinct(where: str, key: str, y: np.ndarray, rows: int) -> tuple[_Values, np.ndarray]:

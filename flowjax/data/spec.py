@@ -29,7 +29,7 @@ from flowjax.data.integers import Integers
 from flowjax.data.record import ENTRIES, LARGEST_LIST, affine_record, read_affine, read_condition, read_entries
 from flowjax.typing import Batched, PRNGKey
 
-__all__ = ["AT_ONCE", "MOST_CLASSES", "DataSpec", "shares_of", "shortened"]
+__all__ = ["AT_ONCE", "MOST_CLASSES", "DataSpec", "is_integer", "shares_of", "shortened"]
 
 MOST_CLASSES = LARGEST_LIST
 """Limit on the number of classes, and on the lengths of lists in a record."""
@@ -117,8 +117,19 @@ class DataSpec:
         """The classes that have an example in the training data."""
         return tuple(k for k, share in enumerate(self.shares) if share > 0)
 
+    @property
+    def integer_names(self) -> bool:
+        """Whether the class names are integers: the labels of the data, which are not 0, 1, ..., K - 1."""
+        return bool(self.class_names) and all(map(is_integer, self.class_names))
+
+    def label_values(self, labels: np.ndarray) -> np.ndarray:
+        """Returns the labels of the data for the numbers of classes (N,), if they are integers; else these numbers."""
+        return np.array([int(name) for name in self.class_names])[labels] if self.integer_names else labels
+
     def describe_classes(self) -> str:
-        """Returns `classes` as text for a message, such as "0 to 9" or "0 (cat), 1 (dog)"."""
+        """Returns `classes` as text for a message: "0 to 9", "3, 7" (labels of the data), or "0 (cat), 1 (dog)"."""
+        if self.integer_names:
+            return shortened([self.class_names[k] for k in self.classes])
         if self.class_names:
             return shortened([f"{k} ({printable(self.class_names[k])})" for k in self.classes])
         if self.classes == tuple(range(self.num_classes)):
@@ -128,7 +139,8 @@ class DataSpec:
     def label(self, text: str) -> int:
         """Returns the label of a class that is given by its name or its number.
 
-        A class name has precedence: if a class is called "7", then "7" means that class.
+        A class name has precedence: if a class is called "7", then "7" means that class. If all names are integers, as
+        they are for labels of the data such as 3 and 7, a number is always such a name.
 
         Args:
             text: a class name, with any capitalisation if only one name matches, or a label.
@@ -142,7 +154,7 @@ class DataSpec:
         elif len(same) == 1:
             label = same[0]
         else:
-            label = int(text) if re.fullmatch("[0-9]{1,9}", text) else -1
+            label = int(text) if re.fullmatch("[0-9]{1,9}", text) and not self.integer_names else -1
         if label in self.classes:
             return label
         near = difflib.get_close_matches(text, self.class_names, n=1)
@@ -338,6 +350,11 @@ class DataSpec:
                 found = np.where(np.isnan(found), min(one[0] for one in self.integers if one is not None), found)
             return found.astype(self.dtype)
         return np.clip(np.floor(self.normalise.to_data(np.asarray(x))), 0, self.levels - 1).astype(np.uint8)
+
+
+def is_integer(name: str) -> bool:
+    """Whether a name is the decimal text of an integer."""
+    return len(name) <= 40 and name.removeprefix("-").isdecimal() and name.isascii() and str(int(name)) == name
 
 
 def _arguments(record: Any) -> dict[str, Any]:
