@@ -178,21 +178,17 @@ def _scale(
     shape, read = x.shape[1:], column(x)
     if not is_pixels(x):
         present = lambda index: read(index)[column(mask)(index)]
-        whole = x.dtype.kind in "iub"
-        integers = observed_ranges(path, len(x), lambda index: x[index], shape, AT_ONCE) if whole else Integers()
-        dtype = np.dtype(np.float64) if whole else x.dtype
+        integers, dtype, note = _integers_of(x, columns) if columns else Integers(), x.dtype, ()
+        if x.dtype.kind in "iub":
+            integers = observed_ranges(path, len(x), lambda index: x[index], shape, AT_ONCE)
+            dtype = np.dtype(np.float64)
+            note = (
+                f"x holds integers ({x.dtype}), which are dequantised: k becomes uniform on [k, k + 1) in training, "
+                "and samples are integers; store real numbers as floats",
+            )
         named = [archives.printable(one.name) for one in columns if not one.condition]
         affine, notes = standardisation(path, n, read if mask is None else present, shape, dtype, most, how, named)
-        if columns:
-            integers = _integers_of(x, columns)
-            return 0, integers.dequantised(affine) if integers else affine, integers, notes
-        if not whole:
-            return 0, affine, integers, notes
-        note = (
-            f"x holds integers ({x.dtype}), which are dequantised: k becomes uniform on [k, k + 1) in training, and "
-            "samples are integers; store real numbers as floats"
-        )
-        return 0, integers.dequantised(affine), integers, (note, *notes)
+        return 0, integers.dequantised(affine) if integers else affine, integers, note + notes
     if how == "feature":
         raise DataError(f"{path}: data.normalise 'feature' is for vectors, but x holds images: use 'channel'")
     return 256, pixel_channels(n, read, shape, most) if how == "channel" else image_scale(256), Integers(), ()

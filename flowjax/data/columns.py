@@ -11,7 +11,7 @@ from flowjax.archives import printable
 from flowjax.data.affine import DataError
 from flowjax.data.record import LARGEST_LIST, TRUTH, Check, read_entries
 
-__all__ = ["Column", "check_columns", "column_record", "one_hot", "read_column"]
+__all__ = ["Column", "check_columns", "codes_of", "column_record", "one_hot", "read_column"]
 
 ColumnKind = Literal["real", "integer", "category"]
 
@@ -35,23 +35,24 @@ class Column:
     condition: bool = False
 
 
-def one_hot(column: Column, texts: np.ndarray) -> np.ndarray:
-    """Returns one-hot rows (N, K) for the texts of a category; a row is NaN where the text is empty (missing).
+def one_hot(codes: np.ndarray, categories: int) -> np.ndarray:
+    """Returns one-hot rows (N, K) for the codes (N,) of K categories; a row is NaN where the code is NaN (missing)."""
+    rows = (codes[:, None] == np.arange(categories)).astype(np.float64)
+    return np.where(np.isnan(codes)[:, None], np.nan, rows)
+
+
+def codes_of(column: Column, texts: np.ndarray) -> np.ndarray:
+    """Returns the codes (N,) of the texts of a category; an empty text is missing, NaN, unless it is a category.
 
     Raises:
         DataError: if a text is not one of the categories.
     """
-    code = {text: k for k, text in enumerate(column.categories)}
-    rows = np.zeros((len(texts), len(code)))
-    for i, text in enumerate(map(str, texts)):
-        if text in code:
-            rows[i, code[text]] = 1.0
-        elif not text:
-            rows[i] = math.nan
-        else:
-            shown = printable(", ".join(column.categories[:20]), 200)
-            raise DataError(f"the condition {column.name} has no category {printable(text)!r}: it has {shown}")
-    return rows
+    code = {"": math.nan} | {text: float(k) for k, text in enumerate(column.categories)}
+    found = list(map(str, texts))
+    if unknown := next((text for text in found if text not in code), None):
+        shown = printable(", ".join(column.categories[:20]), 200)
+        raise DataError(f"the condition {column.name} has no category {printable(unknown)!r}: it has {shown}")
+    return np.array([code[text] for text in found])
 
 
 def column_record(column: Column) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from jaxtyping import Int32
 
 from flowjax.archives import printable
 from flowjax.data.affine import DataError
-from flowjax.data.spec import MOST_CLASSES, is_integer, shortened
+from flowjax.data.spec import MOST_CLASSES, all_integers, shortened
 
 __all__ = ["number_labels", "read_labels"]
 
@@ -82,7 +82,7 @@ def read_labels(
     """
     values, index = _distinct(where, key, y, rows)
     number = {name: k for k, name in enumerate(names)}
-    if isinstance(values[0], str) or (names and all(map(is_integer, names))):
+    if isinstance(values[0], str) or all_integers(names):
         if unknown := [value for value in values if str(value) not in number]:
             classes = f"the classes are {printable(shortened(names), 200)}" if names else "the classes have no names"
             raise DataError(f"{where}: {key} holds the label {unknown[0]!r:.80}, but {classes}")

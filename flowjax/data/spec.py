@@ -24,12 +24,12 @@ from flowjax.archives import printable
 from flowjax.batch import Batch
 from flowjax.conditions import Field
 from flowjax.data.affine import Affine, DataError
-from flowjax.data.columns import Column, check_columns, column_record, one_hot, read_column
+from flowjax.data.columns import Column, check_columns, codes_of, column_record, one_hot, read_column
 from flowjax.data.integers import Integers
 from flowjax.data.record import ENTRIES, LARGEST_LIST, affine_record, read_affine, read_condition, read_entries
 from flowjax.typing import Batched, PRNGKey
 
-__all__ = ["AT_ONCE", "MOST_CLASSES", "DataSpec", "is_integer", "shares_of", "shortened"]
+__all__ = ["AT_ONCE", "MOST_CLASSES", "DataSpec", "all_integers", "shares_of", "shortened"]
 
 MOST_CLASSES = LARGEST_LIST
 """Limit on the number of classes, and on the lengths of lists in a record."""
@@ -120,7 +120,7 @@ class DataSpec:
     @property
     def integer_names(self) -> bool:
         """Whether the class names are integers: the labels of the data, which are not 0, 1, ..., K - 1."""
-        return bool(self.class_names) and all(map(is_integer, self.class_names))
+        return all_integers(self.class_names)
 
     def label_values(self, labels: np.ndarray) -> np.ndarray:
         """Returns the labels of the data for the numbers of classes (N,), if they are integers; else these numbers."""
@@ -289,7 +289,9 @@ class DataSpec:
             DataError: if a text is not a category of the column.
         """
         column = next((one for one in self.columns if one.condition and one.name == name and one.categories), None)
-        return one_hot(column, array.ravel()) if column is not None and array.dtype.kind == "U" else array
+        if column is None or array.dtype.kind != "U":
+            return array
+        return one_hot(codes_of(column, array.ravel()), len(column.categories))
 
     def encode_cond(self, cond: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Encodes data-space conditions for the network: labels as int32, other conditions standardised as float32.
@@ -352,9 +354,10 @@ class DataSpec:
         return np.clip(np.floor(self.normalise.to_data(np.asarray(x))), 0, self.levels - 1).astype(np.uint8)
 
 
-def is_integer(name: str) -> bool:
-    """Whether a name is the decimal text of an integer."""
-    return len(name) <= 40 and name.removeprefix("-").isdecimal() and name.isascii() and str(int(name)) == name
+def all_integers(names: Sequence[str]) -> bool:
+    """Whether there are names, and each is the decimal text of an integer."""
+    decimal = lambda name: len(name) <= 40 and name.removeprefix("-").isdecimal() and name.isascii()
+    return bool(names) and all(decimal(name) and str(int(name)) == name for name in names)
 
 
 def _arguments(record: Any) -> dict[str, Any]:

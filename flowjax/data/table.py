@@ -16,7 +16,7 @@ from flowjax.archives import ArchiveError, check_limit, check_regular, one_line,
 from flowjax.arguments import separate
 from flowjax.data.affine import DataError
 from flowjax.data.arrays import open_arrays
-from flowjax.data.columns import Column, ColumnKind
+from flowjax.data.columns import Column, ColumnKind, one_hot
 from flowjax.data.dataset import Dataset
 from flowjax.data.record import LARGEST_INTEGER
 from flowjax.data.requests import DataRequest
@@ -82,13 +82,8 @@ def open_table(request: DataRequest, drop: str = "") -> Dataset:
             arrays["y"] = texts[one.values.astype(int)] if one.kind == "category" else one.values
             continue
         columns.append(Column(name, one.kind, one.categories, condition=True))
-        arrays[name] = _one_hot(one) if one.kind == "category" else one.values
+        arrays[name] = one_hot(one.values, len(one.categories)) if one.kind == "category" else one.values
     return open_arrays("table", request, arrays, (_note(path, columns, len(table)),), tuple(columns))
-
-
-def _one_hot(one: _Read) -> np.ndarray:
-    rows = (one.values[:, None] == np.arange(len(one.categories))).astype(np.float64)
-    return np.where(np.isnan(one.values)[:, None], np.nan, rows)
 
 
 def _note(path: str, columns: list[Column], rows: int) -> str:

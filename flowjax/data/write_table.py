@@ -76,13 +76,9 @@ def _values(column: Column, numbers: np.ndarray) -> Any:
 
 
 def _labels(spec: DataSpec, labels: np.ndarray) -> Any:
-    """The values of the labels: names of classes, as integers if all are; missing where there is no class."""
+    """The labels as the data have them: integers, or the names of classes; missing where there is no class."""
     import pyarrow
 
-    missing, index = labels < 0, np.maximum(labels, 0).astype(np.int64)
-    names = spec.class_names or tuple(map(str, range(spec.num_classes)))
-    texts = pyarrow.array(names, pyarrow.string()).take(pyarrow.array(index, mask=missing))
-    try:
-        return texts.cast(pyarrow.int64()) if all(str(int(name)) == name for name in names) else texts
-    except (ValueError, pyarrow.ArrowInvalid):
-        return texts
+    missing, classes = labels < 0, np.maximum(labels, 0).astype(np.int64)
+    texts = spec.class_names and not spec.integer_names
+    return pyarrow.array(np.array(spec.class_names)[classes] if texts else spec.label_values(classes), mask=missing)

@@ -140,7 +140,7 @@ def _first(key: PRNGKey, folds: int, widths: tuple[int, ...]) -> _Layers:
 
 
 def _logits(layers: _Layers, rows: Float[Array, "B D"]) -> Float[Array, " B"]:
-    """The log-odds that rows are of the second sample."""
+    """The log-odds that rows belong to the second sample."""
     for weight, bias in layers[:-1]:
         rows = jax.nn.relu(rows @ weight + bias)
     weight, bias = layers[-1]

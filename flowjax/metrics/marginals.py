@@ -31,6 +31,11 @@ class CorrelationError(NamedTuple):
     largest: float
     rms: float
 
+    @classmethod
+    def of(cls, gap: np.ndarray) -> "CorrelationError":
+        """The largest and the root-mean-square entry of an array of differences."""
+        return cls(float(np.abs(gap).max()), float(np.sqrt((gap**2).mean())))
+
 
 def marginal_distances(x: Float[np.ndarray, "N *event"], y: Float[np.ndarray, "M *other"]) -> MarginalDistances:
     """The Wasserstein-1 and the Kolmogorov-Smirnov distance between the marginals of each feature.
@@ -81,8 +86,7 @@ def correlation_error(x: Float[np.ndarray, "N *event"], y: Float[np.ndarray, "M 
     if varies.sum() < 2:
         return CorrelationError(0.0, 0.0)
     gap = np.corrcoef(x[:, varies], rowvar=False) - np.corrcoef(y[:, varies], rowvar=False)
-    gap = gap[~np.eye(len(gap), dtype=bool)]
-    return CorrelationError(float(np.abs(gap).max()), float(np.sqrt((gap**2).mean())))
+    return CorrelationError.of(gap[~np.eye(len(gap), dtype=bool)])
 
 
 def _flat(x: np.ndarray, y: np.ndarray, fewest: int) -> tuple[np.ndarray, np.ndarray]:

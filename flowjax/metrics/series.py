@@ -46,5 +46,4 @@ def autocorrelation_error(
         ValueError: if the lag is not between 1 and L - 1.
     """
     lags = max(1, x.shape[1] // 2) if lags is None else lags
-    gap = autocorrelation(x, lags) - autocorrelation(y, lags)
-    return CorrelationError(float(np.abs(gap).max()), float(np.sqrt((gap**2).mean())))
+    return CorrelationError.of(autocorrelation(x, lags) - autocorrelation(y, lags))

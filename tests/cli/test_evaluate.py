@@ -63,8 +63,8 @@ def test_columns_of_a_table_count_alike(flowjax, tmp_path):
     """Columns of scales 3e-5, 1 and 1e4, of which the first two are correlated. The test set has 100 + 100 rows.
 
     In standard deviations W2^2 between two such sets is below that of independent rows, 2 * 3; in the unit of the data
-    it would be about 1e7. A barely trained network is told from the data, is wrong in its marginals, and correlations
-    of 100 rows are within 6 / sqrt(100) of each other.
+    it would be about 1e7. A classifier distinguishes the samples of a barely trained network from the data, the
+    marginals of the samples are wrong, and correlations of 100 rows are within 6 / sqrt(100) of each other.
     """
     random = np.random.default_rng(0)
     x = random.normal(size=(2000, 3)) @ np.array([[1, 0.8, 0], [0, 0.6, 0], [0, 0, 1]]) * [3e-5, 1, 1e4]

@@ -12,8 +12,8 @@ def test_autocorrelation_of_autoregressive_series():
     """x_{t+1} = r x_t + sqrt(1 - r^2) z has the autocorrelation r^k. Channel 1 is white noise, and channel 2 constant.
 
     A product of lag k has the variance 1 + r^(2k) <= 2. Within a series of 20 the means of products are correlated, so
-    the standard error over 4,000 series is at most sqrt(2 / 4000) = 0.022, without a gain from the times; the error of
-    the variance, which divides the products, is of the same size, and four of both are 0.18.
+    the standard error over 4,000 series is at most sqrt(2 / 4000) = 0.022, without a gain from the times. The error of
+    the variance, by which the mean is divided, has the same size. Four times the sum of the two errors is 0.18.
     """
     r, random = 0.8, np.random.default_rng(0)
     noise = random.normal(size=(4000, 20, 2))
