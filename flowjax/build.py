@@ -121,10 +121,10 @@ def make_augmentation(config: Config, spec: DataSpec) -> Augmentation:
     return make("data.augment", name, AUGMENTATIONS)
 
 
-def data_arguments(config: Config) -> tuple[str, str, tuple[str, ...], str, str]:
+def data_arguments(config: Config) -> tuple[str, str, tuple[str, ...], str, str, str]:
     """Returns the arguments of `flowjax.data.open_dataset` for a resolved config."""
     data = config.data
-    return data.name, data.path, tuple(data.cond), data.pairs, data.normalise
+    return data.name, data.path, tuple(data.cond), data.pairs, data.normalise, data.simulator
 
 
 def fields_of(config: Config, spec: DataSpec) -> tuple[Field, ...]:

@@ -130,6 +130,8 @@ class DataKeys(Section):
         pairs: the array beside x that holds the source sample x0 of each row; empty to draw x0 from the source.
         normalise: what shares one scale and shift: all numbers (`global`), each column (`feature`) or each channel
             (`channel`). Empty lets the data set choose.
+        simulator: the simulator of the data set `simulator`: a task of the benchmark of simulation-based inference, or
+            `my_module:my_simulator`.
         augment: the augmentation of images in training. `edm` passes its transforms to the network, so that they do not
             appear in samples.
         workers: the number of processes that read streamed data ahead; 0 to read in the training process.
@@ -141,6 +143,7 @@ class DataKeys(Section):
     cond_dropout: float
     pairs: str
     normalise: str
+    simulator: str
     augment: str
     workers: int
 

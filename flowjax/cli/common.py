@@ -27,10 +27,10 @@ from flowjax.training import processes
 from flowjax.training.writers import say
 
 __all__ = [
+    "Observations",
     "Points",
     "check_labels",
     "class_of",
-    "conditions",
     "guide",
     "join",
     "open_run",
@@ -163,6 +163,8 @@ def points(run: Run, path: str | None) -> Points:
     else:
         arrays = read_npz(path, "x", "samples")
         x = arrays["x"] if "x" in arrays else arrays["samples"]
+        if x.ndim == len(spec.shape) + 2:  # samples for several observations, as `flowjax sample --cond` writes them
+            arrays, x = _for_each_sample(arrays, x, names), x.reshape(-1, *x.shape[2:])
         labels = next((arrays[key] for key in ("y", "label", "labels") if key in arrays), None)
         if absent := [name for name in names if name not in arrays and (name != "label" or labels is None)]:
             say(f"likelihood: {path} has no {', '.join(absent)}: these conditions are not given")
@@ -178,21 +180,46 @@ def points(run: Run, path: str | None) -> Points:
     return Points(x, cond, rows)
 
 
-def conditions(run: Run, path: str, num: int) -> dict[str, np.ndarray]:
-    """Returns the conditions in the file of --cond, by the names of the run's fields, for `num` samples.
+class Observations(NamedTuple):
+    """Conditions for samples.
 
-    Labels may be in an array `y`, as in data sets, or `label`.
+    Attributes:
+        cond: arrays by the names of the run's fields, each with one row for each observation, or one row for all.
+        is_single: whether each array is a single condition, without an axis for observations.
+    """
+
+    cond: dict[str, np.ndarray]
+    is_single: bool
+
+
+def _for_each_sample(arrays: dict[str, np.ndarray], x: np.ndarray, names: list[str]) -> dict[str, np.ndarray]:
+    """Returns arrays with one row for each of the samples (M, num, ...): the conditions (M, ...) are repeated."""
+    num = x.shape[1]
+    each = lambda a: a.reshape(-1) if a.shape == x.shape[:2] else np.repeat(a, num, 0) if len(a) == len(x) else a
+    return {name: each(a) if name in (*names, "y", "labels") else a for name, a in arrays.items()}
+
+
+def observations(run: Run, path: str) -> Observations:
+    """Returns the conditions in the file of --cond.
+
+    Labels may be in an array `y`, as in data sets, or `label`. An array that has the shape of its field, without an
+    axis for observations, is one condition for all.
 
     Raises:
         UsageError: if an array is not a field of the run, or has the wrong shape or values.
     """
     try:
         arrays = archives.read_npz(path)
-        for name in ("y", "label"):
-            if name in arrays and named(run.fields, "label") is not None:
-                y = arrays.pop(name)
-                arrays["label"] = _labels(run, path, y, len(y) if y.shape == (1,) else num)
-        return check_given(run, arrays, num)
+        if "y" in arrays and named(run.fields, "label") is not None:
+            arrays["label"] = arrays.pop("y")
+        alone = {name: (f := named(run.fields, name)) is not None and a.shape == f.shape for name, a in arrays.items()}
+        arrays = {name: a[None] if alone[name] else a for name, a in arrays.items()}
+        if "label" in arrays:
+            arrays["label"] = _labels(run, path, arrays["label"], len(arrays["label"]))
+        rows = max((len(a) for a in arrays.values()), default=1)
+        if not arrays:
+            raise DataError(f"{path} holds no arrays")
+        return Observations(check_given(run, arrays, rows, "observation"), all(alone.values()))
     except (archives.ArchiveError, DataError) as error:
         raise UsageError(f"--cond: {error}") from None
     except ConfigError as error:

@@ -113,6 +113,7 @@ def _tables() -> dict[str, Mapping[str, Any]]:
     from flowjax.data.sets import DATASETS
     from flowjax.models import edm2, layers, mlp, transformer
     from flowjax.paths.transition import Variance
+    from flowjax.simulators import BENCHMARK
     from flowjax.training import optimizers, step
 
     return {
@@ -134,6 +135,7 @@ def _tables() -> dict[str, Mapping[str, Any]]:
         "model.time": dict.fromkeys(edm2.TIMES),
         "data.name": {"": None, **DATASETS},
         "data.normalise": dict.fromkeys(NORMALISE),
+        "data.simulator": {"": None, **BENCHMARK},
         "data.augment": AUGMENTATIONS,
         "train.optimizer": optimizers.OPTIMIZERS,
         "train.schedule": optimizers.SCHEDULES,

@@ -14,9 +14,12 @@ class is drawn with equal probability; with --labels shares, classes are drawn w
 and with --labels balanced, sample i has class i mod K. Classes without training examples are left out. --label gives
 all samples one class: its number, or its name if the data set names its classes, as image folders do.
 
---cond FILE has the other conditions of the network, as arrays named like the run's fields (data.cond), in the units of
-the data. An array has one row for all samples, (1, *shape), or one row per sample, (N, *shape). A condition that is NaN
-or has no array is not given. An array `y` has the classes, and replaces --label and --labels.
+--cond FILE has the conditions of the network, as arrays named like the run's fields (data.cond), in the units of the
+data. With arrays (M, *shape), each of the M rows is an observation, for which --num samples are drawn: `samples` has
+the shape (M, num, ...), and FILE.npz also receives the conditions. Arrays of the shape of the field itself, without an
+axis for observations, are one observation, and `samples` has the shape (num, ...). An array with a single row holds for
+all observations. A condition that is NaN or has no array is not given. An array `y` has the classes, and replaces
+--label and --labels.
 
 Several processes (see `flowjax train --help`) each draw a part of the samples, and the first one writes the file.
 
@@ -65,9 +68,9 @@ def run(argv: list[str]) -> dict[str, Any]:
     from flowjax.cli.common import (
         check_labels,
         class_of,
-        conditions,
         guide,
         join,
+        observations,
         open_run,
         save_npz,
         save_table,
@@ -91,44 +94,46 @@ def run(argv: list[str]) -> dict[str, Any]:
         except DataError as error:
             raise flags.UsageError(f"--out {out.name}: {error}; use an .npz file") from None
     label = None if values.label is None else class_of(values.label, opened.spec)
-    cond = {} if values.cond is None else conditions(opened, values.cond, values.num)
+    cond, is_single = ({}, True) if values.cond is None else observations(opened, values.cond)
     if "label" in cond and (label is not None or values["labels"].present):
         raise flags.UsageError(f"--cond {values.cond} holds labels, so --label and --labels cannot be used with it")
     finished = out.with_name(f"{out.name}.parts{processes.suffix()}")
     guided = guide(values)
     start = time.perf_counter()
-    drawn = sampling.sample(
-        opened,
-        values.num,
-        values.seed,
-        solver(values),
-        label,
-        values.batch,
-        show=True,
-        guide=guided,
-        labels=values.labels,
-        keep=finished,
-        cond=cond,
-    )
+    options: dict[str, Any] = {
+        "solver": solver(values),
+        "label": label,
+        "batch": values.batch,
+        "show": True,
+        "guide": guided,
+        "labels": values.labels,
+        "keep": finished,
+    }
+    if is_single:
+        drawn = sampling.sample(opened, values.num, values.seed, cond=cond, **options)
+    else:
+        drawn = sampling.sample_each(opened, values.num, cond, values.seed, **options)
     seconds = time.perf_counter() - start
+    flat = drawn if is_single else drawn.for_each_sample()
     if out.suffix in TABLES:
-        save_table(out, opened.spec, drawn.samples, drawn.cond)
+        save_table(out, opened.spec, flat.samples, flat.cond)
     else:
         labels = None if drawn.labels is None else opened.spec.label_values(drawn.labels)
-        save_npz(out, samples=drawn.samples, labels=labels)
+        given = {name: a for name, a in drawn.cond.items() if name != "label" and not is_single}
+        save_npz(out, samples=drawn.samples, labels=labels, **given)
     processes.wait("written")
     remove_finished(finished)
     if opened.spec.is_image and processes.is_primary():
-        labels = None if drawn.labels is None else drawn.labels[:64]
+        labels = None if flat.labels is None else flat.labels[:64]
         try:
-            grid = plots.image_grid(drawn.samples[:64], opened.spec.levels, labels, opened.spec.class_names)
+            grid = plots.image_grid(flat.samples[:64], opened.spec.levels, labels, opened.spec.class_names)
             plots.save(grid, out.with_suffix(".png"))
         except MissingPackage as error:  # the samples are written, so the command has done its work
             say(f"sample: no grid of images is drawn: {error}")
     rate = drawn.samples_per_second
     return {
         "out": str(out),
-        "num": len(drawn.samples),
+        "num": len(flat.samples),
         "nfe": drawn.nfe,
         **({} if guided is None else {"network_evaluations": 2 * drawn.nfe}),
         "seconds": round(seconds, 3),

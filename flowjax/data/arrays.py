@@ -23,6 +23,7 @@ from flowjax import archives
 from flowjax.batch import Batch
 from flowjax.data.affine import Affine, DataError, image_scale
 from flowjax.data.beside import Beside, keys_of, read_beside, rows_of_field, scale_conditions
+from flowjax.data.bounds import Bounds
 from flowjax.data.checks import check_rows, check_test, is_pixels, numbers, pixels
 from flowjax.data.columns import Column
 from flowjax.data.dataset import ArrayRows, Dataset, held_out, resident, sample_rows
@@ -35,6 +36,8 @@ from flowjax.data.splits import held_out_tenth, stratified_rows
 from flowjax.data.stored import KEYS, open_files, open_zarrs, unused
 
 __all__ = ["open_arrays", "open_npy", "open_npz", "open_zarr", "read_npz"]
+
+_UNBOUNDED = Bounds()
 
 _SAMPLED = 10_000
 """Number of rows of a streamed set from which mean and scale are estimated, and the most that are held out of it."""
@@ -94,6 +97,7 @@ def open_arrays(
     arrays: dict[str, Any],
     notes: tuple[str, ...],
     columns: tuple[Column, ...] = (),
+    bounds: Bounds = _UNBOUNDED,
 ) -> Dataset:
     """Makes a data set of arrays.
 
@@ -103,9 +107,10 @@ def open_arrays(
         arrays: the arrays by name: x, and optionally y, mask, and those of test rows.
         notes: remarks for the user.
         columns: the columns of a table (`DataSpec.columns`), whose numbers are float64.
+        bounds: the support of each entry of the last axis of x.
 
     Raises:
-        DataError: if an array has an invalid shape, dtype or value.
+        DataError: if an array has an invalid shape, dtype or value, or x has rows outside the bounds.
     """
     path, x, x_test = request.path, arrays["x"], arrays.get("x_test")
     notes += check_rows(path, x)
@@ -121,15 +126,21 @@ def open_arrays(
     seen = len(rows) if fits else _SAMPLED
     column = lambda array: lambda index: ArrayRows(Batch(array), without).take(index).x1
     how = request.normalise or "feature" * bool(columns)
-    levels, normalise, integers, remarks = _scale(path, x, beside.mask, column, len(rows), seen, how, columns)
-    maps, constant = scale_conditions(path, fields, len(rows), lambda key, i: column(beside.cond[key])(i), seen)
+    if bounds:
+        _check_bounds(path, bounds, x, x_test)
+    unbounded = lambda array: lambda index: bounds.to_unbounded(np.asarray(column(array)(index), np.float64))
+    read = unbounded if bounds else column
+    levels, normalise, integers, remarks = _scale(path, x, beside.mask, read, len(rows), seen, how, columns)
+    maps, ranges, constant = scale_conditions(path, fields, len(rows), lambda key, i: column(beside.cond[key])(i), seen)
     read_test = pixels if levels else partial(numbers, integers)
     test_cond = dict(tested.cond or {})
     known = labels if labels is None or without is None else np.delete(labels, without)
     shares, gaps = _shares(known, num_classes, names)
     shape, has_mask = tuple(x.shape[1:]), beside.mask is not None
     spec = DataSpec(
-        name, shape, normalise, num_classes, levels, names, shares, fields, maps, has_mask, integers.ranges, columns
+        *(name, shape, normalise, num_classes, levels, names, shares, fields, maps, has_mask, integers.ranges, columns),
+        bounds=bounds.ranges,
+        condition_ranges=ranges,
     )
     encoded = replace(rows, encode=spec.encode_rows)
     test = _present(read_test(path, _present(tested.x1, tested.mask)), tested.mask)
@@ -153,6 +164,13 @@ def open_arrays(
         test_rows=test_rows,
         notes=notes + gaps,
     )
+
+
+def _check_bounds(path: str, bounds: Bounds, *arrays: Any) -> None:
+    for array in arrays:
+        outside = 0 if array is None else int(np.sum(~bounds.contain(array)))
+        if outside:
+            raise DataError(f"{path}: {outside} of {len(array)} rows of x are outside the bounds {bounds.ranges}")
 
 
 def _batch(x: Any, labels: np.ndarray | None, beside: Beside) -> Batch:

@@ -11,6 +11,7 @@ import numpy as np
 from flowjax.archives import printable
 from flowjax.conditions import Field, field_of
 from flowjax.data.affine import Affine, DataError
+from flowjax.data.record import ConditionRange
 from flowjax.data.requests import DataRequest, FieldRequest
 from flowjax.data.scales import feature_scales
 from flowjax.data.spec import shortened
@@ -79,8 +80,8 @@ def rows_of_field(array: np.ndarray, field: Field) -> np.ndarray:
 
 def scale_conditions(
     path: str, fields: tuple[Field, ...], n: int, read: Callable[[str, np.ndarray], np.ndarray], most: int
-) -> tuple[tuple[Affine, ...], tuple[str, ...]]:
-    """Returns the maps that standardise each feature of each condition, and notes about constant features.
+) -> tuple[tuple[Affine, ...], tuple[ConditionRange, ...], tuple[str, ...]]:
+    """Returns the maps that standardise the features of the conditions, the ranges of these features, and notes.
 
     Args:
         path: the file or folder, for messages.
@@ -92,15 +93,16 @@ def scale_conditions(
     Raises:
         DataError: if a condition holds infinite values.
     """
-    maps, notes = [], []
+    maps, ranges, notes = [], [], []
     for field in fields:
         rows = lambda index, field=field: rows_of_field(read(field.name, index), field)
-        affine, constant = feature_scales(path, f"the condition {field.name}", n, rows, field.shape, most)
+        affine, constant, low, high = feature_scales(path, f"the condition {field.name}", n, rows, field.shape, most)
         maps.append(affine)
+        ranges.append((low, high))
         if constant:
             shown = shortened(list(map(str, constant)), 8)
             notes.append(f"the condition {field.name} has constant features, which keep the scale 1: {shown}")
-    return tuple(maps), tuple(notes)
+    return tuple(maps), tuple(ranges), tuple(notes)
 
 
 def _pair(path: str, arrays: Mapping[str, Any], name: str, key: str) -> tuple[Any, Any]:

@@ -16,6 +16,7 @@ from flowjax.batch import Batch
 from flowjax.data.affine import DataError
 from flowjax.data.spec import DataSpec
 from flowjax.data.splits import permutation, skipping, skips
+from flowjax.simulators import Simulator
 from flowjax.typing import PRNGKey
 
 __all__ = ["RESIDENT_BYTES", "ArrayRows", "Dataset", "Rows", "held_out", "resident", "sample_rows"]
@@ -91,6 +92,7 @@ class Dataset:
         draw: function (key, n) -> new true samples, or None if the distribution is not known.
         modes: (K, D) centres of the modes of a mixture, or None.
         test_rows: (N,) index of each test point in the array or list of files from which it was read, or None.
+        simulator: the prior and the simulator of a data set of simulations, otherwise None.
         notes: one-line remarks for the user about how the data were read; the commands print them on stderr.
 
     Raises:
@@ -109,6 +111,7 @@ class Dataset:
     draw: Callable[[PRNGKey, int], Array] | None = None
     modes: np.ndarray | None = field(default=None, repr=False)
     test_rows: np.ndarray | None = field(default=None, repr=False)
+    simulator: Simulator | None = field(default=None, repr=False)
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:

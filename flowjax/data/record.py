@@ -17,8 +17,11 @@ __all__ = [
     "ENTRIES",
     "LARGEST_INTEGER",
     "LARGEST_LIST",
+    "ConditionRange",
     "affine_record",
+    "bounds_record",
     "read_affine",
+    "read_bounds",
     "read_condition",
     "read_entries",
 ]
@@ -31,6 +34,9 @@ LARGEST_INTEGER = 2**53
 
 MOST_CONDITIONS = 64
 """Limit on the number of conditions in a record."""
+
+ConditionRange = tuple[tuple[float, ...], tuple[float, ...]]
+"""The smallest and the largest value of each entry of the last axis of a condition in the training data."""
 
 Check = tuple[str, Callable[[Any], Any]]
 """A description of the valid values of an entry, for messages, and the check of a value."""
@@ -67,6 +73,13 @@ def _range(value: Any) -> bool:
     return isinstance(value, list) and len(value) == 2 and all(map(bound, value)) and value[0] <= value[1]
 
 
+def _interval(value: Any) -> bool:
+    """Whether a value of a record is an interval [low, high], in which null stands for no bound."""
+    if not isinstance(value, list) or len(value) != 2 or not all(v is None or _number(v) for v in value):
+        return False
+    return None in value or value[0] < value[1]
+
+
 TRUTH: Check = ("true or false", lambda value: isinstance(value, bool))
 SHAPE: Check = ("a list of positive integers", _shape)
 SCALE: Check = ("a positive number, or a list of them", lambda v: _positive(v) or (_listed(_positive)(v) and v))
@@ -79,6 +92,8 @@ _CONDITION: dict[str, Check] = {
     "scale": SCALE,
     "shift": SHIFT,
     "zero_is_null": TRUTH,
+    "low": ("a list of numbers", _listed(_number)),
+    "high": ("a list of numbers", _listed(_number)),
 }
 
 
@@ -98,10 +113,11 @@ ENTRIES: dict[str, Check] = {
     "has_mask": TRUTH,
     "integers": ("a list of ranges [low, high] of integers, or null for real numbers", _listed(_range)),
     "columns": ("a list of columns", _listed(lambda one: isinstance(one, dict))),
+    "bounds": ("a list of intervals [low, high], with null for no bound", _listed(_interval)),
 }
 """The entries of a record and their checks."""
 
-_ABSENT = {"has_mask": False, "zero_is_null": False, "integers": [], "columns": []}
+_ABSENT = {"has_mask": False, "zero_is_null": False, "integers": [], "columns": [], "bounds": [], "low": [], "high": []}
 """The values of entries that records of earlier versions do not have."""
 
 
@@ -150,8 +166,34 @@ def read_affine(what: str, entries: dict[str, Any], shape: tuple[int, ...]) -> A
     return affine
 
 
-def read_condition(record: Any) -> tuple[Field, Affine]:
-    """Reads a condition and the affine map of its numbers from a record.
+def bounds_record(bounds: tuple[tuple[float, float], ...]) -> list[list[float | None]]:
+    """Returns intervals as lists, with None for infinite bounds, which JSON does not have."""
+    return [[bound if math.isfinite(bound) else None for bound in one] for one in bounds]
+
+
+def read_bounds(what: str, bounds: list[Any], shape: tuple[int, ...], whole: bool) -> tuple[tuple[float, float], ...]:
+    """Returns the intervals of checked entries.
+
+    Args:
+        what: a description of the record, for messages.
+        bounds: the entries, which `read_entries` has checked.
+        shape: the shape of one example.
+        whole: whether the data are pixels or have integers, which cannot have bounds.
+
+    Raises:
+        DataError: if there is not one interval for each entry of the last axis, or the data are integers.
+    """
+    if bounds and (len(bounds) != shape[-1] or whole):
+        raise DataError(
+            f"{what}: bounds must have an interval for each of the {shape[-1]} entries of the last axis, and only real "
+            f"numbers can have bounds"
+        )
+    side = lambda bound, without: without if bound is None else float(bound)
+    return tuple((side(low, -math.inf), side(high, math.inf)) for low, high in bounds)
+
+
+def read_condition(record: Any) -> tuple[Field, Affine, ConditionRange]:
+    """Reads a condition, the affine map of its numbers and their range, which may be empty, from a record.
 
     Raises:
         DataError: if the record is invalid.
@@ -166,4 +208,7 @@ def read_condition(record: Any) -> tuple[Field, Affine]:
         field = Field(entries["name"], entries["kind"], shape, zero_is_null=entries["zero_is_null"])
     except ValueError as error:
         raise DataError(f"{what}: {error}") from None
-    return field, read_affine(what, entries, shape)
+    low, high = (tuple(map(float, entries[end])) for end in ("low", "high"))
+    if len(low) != len(high) or len(low) not in (0, shape[-1]) or any(a > b for a, b in zip(low, high, strict=True)):
+        raise DataError(f"{what}: low and high must be the ends of a range for each entry of the last axis")
+    return field, read_affine(what, entries, shape), (low, high)

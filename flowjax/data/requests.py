@@ -9,6 +9,7 @@ from flowjax.conditions import KINDS
 from flowjax.data.affine import DataError
 from flowjax.errors import ConfigError, lookup
 from flowjax.ranges import Range
+from flowjax.simulators import Simulator
 
 __all__ = ["DataRequest", "FieldRequest", "check_field_name", "field_requests"]
 
@@ -60,6 +61,7 @@ class DataRequest:
         path: `data.path`, with ~ expanded.
         cond: the fields that are read as conditions. Labels are always read, even if they are not listed.
         pairs: name of the array with the source sample of each row; "" for none.
+        simulator: `data.simulator`, for the data set `simulator`.
         normalise: "global" for one scale and shift for all numbers; "feature" for one per coordinate of vectors;
             "channel" for one per channel of images and sequences; "" to let the data set choose.
 
@@ -71,6 +73,7 @@ class DataRequest:
     cond: tuple[FieldRequest, ...] = ()
     pairs: str = ""
     normalise: str = ""
+    simulator: Simulator | None = None
 
     def __post_init__(self) -> None:
         lookup("data.normalise", self.normalise, dict.fromkeys(NORMALISE))

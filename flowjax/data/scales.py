@@ -3,7 +3,7 @@
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -13,7 +13,7 @@ from flowjax.data.record import LARGEST_LIST
 from flowjax.data.spec import AT_ONCE, shortened
 from flowjax.data.splits import stratified_rows
 
-__all__ = ["feature_scales", "pixel_channels", "standardisation"]
+__all__ = ["FeatureScales", "feature_scales", "pixel_channels", "standardisation"]
 
 _SAMPLE = 2**20
 """Size, in numbers, of the sample that is searched for outliers and features of different scales."""
@@ -79,7 +79,7 @@ def standardisation(
     sample = lambda: np.asarray(read(stratified_rows(n, max(1, min(n, _SAMPLE // math.prod(shape))))), np.float64)
     eps = float(jnp.finfo(dtype).eps)
     if how in ("feature", "channel"):
-        affine, constant = feature_scales(where, "x", n, read, shape, most, missing=False)
+        affine, constant, _, _ = feature_scales(where, "x", n, read, shape, most, missing=False)
         varying = [c for c in range(shape[-1]) if c not in constant]
         if not varying:
             return affine, (f"every {_FEATURES[how]} of x is constant: there is nothing to learn",)
@@ -101,6 +101,21 @@ def standardisation(
     return Affine(std, mean), notes + tuple(_remarks("x", seen if len(shape) == 1 else seen.ravel(), mean, std, eps))
 
 
+class FeatureScales(NamedTuple):
+    """What `feature_scales` finds.
+
+    Attributes:
+        affine: the map that standardises each entry of the last axis.
+        constant: the entries that are constant or never given, which have scale 1.
+        low, high: the smallest and the largest value of each entry; 0 for entries that are never given.
+    """
+
+    affine: Affine
+    constant: set[int]
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+
+
 def feature_scales(
     where: str,
     name: str,
@@ -109,8 +124,8 @@ def feature_scales(
     shape: tuple[int, ...],
     most: int,
     missing: bool = True,
-) -> tuple[Affine, set[int]]:
-    """Returns the map that standardises each entry of the last axis, and the set of constant entries (scale 1).
+) -> FeatureScales:
+    """Returns the map that standardises each entry of the last axis, the constant entries, and the range of each.
 
     Args:
         where: the file, for messages.
@@ -133,7 +148,10 @@ def feature_scales(
         raise _out_of_range(where, f"entry {c} of the last axis of {name}", low[c], high[c])
     shift = np.where(given, np.where(constant, low, mean), 0.0)
     scale = np.where(constant, 1.0, std)
-    return Affine(tuple(scale.tolist()), tuple(shift.tolist())), set(np.flatnonzero(constant).tolist())
+    ends = (tuple(np.where(given, end, 0.0).tolist()) for end in (low, high))
+    return FeatureScales(
+        Affine(tuple(scale.tolist()), tuple(shift.tolist())), set(np.flatnonzero(constant).tolist()), *ends
+    )
 
 
 def pixel_channels(n: int, read: Callable[[np.ndarray], np.ndarray], shape: tuple[int, ...], most: int) -> Affine:

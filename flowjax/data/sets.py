@@ -12,14 +12,19 @@ from flowjax.data.digits import open_digits
 from flowjax.data.formats import check_format, format_of
 from flowjax.data.images import open_tfds
 from flowjax.data.requests import DataRequest, field_requests
+from flowjax.data.simulated import open_simulator
 from flowjax.data.table import open_table
 from flowjax.extras import require
 from flowjax.plugins import Kind, Outside
+from flowjax.simulators import BENCHMARK, Simulator
 
-__all__ = ["DATASET", "DATASETS", "open_dataset"]
+__all__ = ["DATASET", "DATASETS", "SIMULATOR", "open_dataset"]
 
 DATASET = Kind("a data set", base=Dataset, makes=Dataset)
 """A data set of another module: a function from a `DataRequest` and the arguments in brackets to a `Dataset`."""
+
+SIMULATOR = Kind("a simulator", base=Simulator, makes=Simulator)
+"""A simulator of another module: a `Simulator`, or a function from the arguments in brackets to one."""
 
 
 def _density(name: str) -> Callable[[DataRequest], Dataset]:
@@ -72,6 +77,7 @@ DATASETS: dict[str, Callable[..., Dataset]] = {
     "zarr": open_zarr,
     "table": open_table,
     "folder": _folder,
+    "simulator": open_simulator,
 }
 """Data sets by name: functions of a `DataRequest` and the arguments in brackets, such as 1 in `digits(1)`."""
 
@@ -85,6 +91,7 @@ def open_dataset(
     cond: Sequence[str] = (),
     pairs: str = "",
     normalise: str = "",
+    simulator: str = "",
     plugins: Sequence[str] = (),
 ) -> Dataset:
     """Opens a data set by its config name.
@@ -97,6 +104,8 @@ def open_dataset(
         cond: `data.cond`, the fields that are read as conditions, such as ("label", "points(kind='set')").
         pairs: `data.pairs`, the name of the array with the source sample of each row; "" for none.
         normalise: `data.normalise`; "" lets the data set choose.
+        simulator: `data.simulator`, a task of `flowjax.simulators.BENCHMARK` or a simulator of another module; "" for
+            none.
         plugins: modules that may be imported, with their submodules (`flowjax.plugins`).
 
     Returns:
@@ -107,7 +116,11 @@ def open_dataset(
         ConfigError: if the name is unknown, or an option is invalid.
         DataError: if the data are missing or malformed, or the name and the path contradict each other.
     """
-    request = DataRequest(str(Path(path).expanduser()) if path else "", field_requests(cond), pairs, normalise)
+    known = simulator and make("data.simulator", simulator, BENCHMARK, outside=Outside(SIMULATOR, plugins))
+    place = str(Path(path).expanduser()) if path else ""
+    request = DataRequest(place, field_requests(cond), pairs, normalise, known or None)
+    if simulator and name.partition("(")[0].strip() in DATASETS.keys() - {"simulator"} | {""}:
+        raise DataError(f"data.simulator is {simulator!r}, so data.name must be simulator, not {name!r}")
     outside = Outside(DATASET, plugins, (request,))
     name = name or (format_of(request.path) if path else _WITHOUT_PATH)
     check_format(name.partition("(")[0].strip(), request.path)

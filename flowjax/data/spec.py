@@ -3,7 +3,8 @@
 Samples and densities are in data space, networks and paths in model space. The affine map between the two belongs to
 the data set (`data.affine`). Each numeric condition has such a map, too. Integer images are dequantised: a value k
 becomes uniform on [k, k + 1) and is then mapped to x / half - 1 with half = (levels - 1) / 2; samples are floored back.
-So bits/dim = -log p_data / (D ln 2). Other integers are dequantised in the same way (`data.integers`).
+So bits/dim = -log p_data / (D ln 2). Other integers are dequantised in the same way (`data.integers`). Data with
+bounds, such as parameters with a uniform prior, are mapped to all real numbers before the affine map (`data.bounds`).
 """
 
 import difflib
@@ -24,9 +25,20 @@ from flowjax.archives import printable
 from flowjax.batch import Batch
 from flowjax.conditions import Field
 from flowjax.data.affine import Affine, DataError
+from flowjax.data.bounds import Bounds
 from flowjax.data.columns import Column, check_columns, codes_of, column_record, one_hot, read_column
 from flowjax.data.integers import Integers
-from flowjax.data.record import ENTRIES, LARGEST_LIST, affine_record, read_affine, read_condition, read_entries
+from flowjax.data.record import (
+    ENTRIES,
+    LARGEST_LIST,
+    ConditionRange,
+    affine_record,
+    bounds_record,
+    read_affine,
+    read_bounds,
+    read_condition,
+    read_entries,
+)
 from flowjax.typing import Batched, PRNGKey
 
 __all__ = ["AT_ONCE", "MOST_CLASSES", "DataSpec", "all_integers", "shares_of", "shortened"]
@@ -62,6 +74,10 @@ class DataSpec:
             range for all entries; () if there are no integers, or for pixels (`Integers.ranges`).
         columns: the columns of a table: first those of x in their order, then those that are conditions (other than the
             label); () for other data.
+        bounds: for each entry of the last axis its support, the open interval (low, high), infinite where there is no
+            bound; () if nothing is bounded. `normalise` then acts on the unbounded numbers (`Bounds.to_unbounded`).
+        condition_ranges: for each of `conditions` the smallest and the largest value of each entry of its last axis in
+            the training data, ((), ()) where they are not known; () if none is known.
 
     Raises:
         DataError: if the entries do not fit each other, or the description cannot be stored: `from_record` would refuse
@@ -80,6 +96,8 @@ class DataSpec:
     has_mask: bool = False
     integers: tuple[tuple[int, int] | None, ...] = ()
     columns: tuple[Column, ...] = ()
+    bounds: tuple[tuple[float, float], ...] = ()
+    condition_ranges: tuple[ConditionRange, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.normalise.fits(self.shape):
@@ -171,8 +189,10 @@ class DataSpec:
                 "shape": list(f.shape),
                 "zero_is_null": f.zero_is_null,
                 **affine_record(affine),
+                "low": list(low),
+                "high": list(high),
             }
-            for f, affine in zip(self.conditions, self.condition_maps, strict=True)
+            for f, affine, (low, high) in zip(self.conditions, self.condition_maps, self._ranges, strict=True)
         ]
         return {
             "name": self.name,
@@ -186,6 +206,7 @@ class DataSpec:
             "has_mask": self.has_mask,
             "integers": [None if one is None else list(one) for one in self.integers],
             "columns": [column_record(column) for column in self.columns],
+            "bounds": bounds_record(self.bounds),
         }
 
     @classmethod
@@ -222,6 +243,14 @@ class DataSpec:
         return Integers(self.integers)
 
     @property
+    def _ranges(self) -> tuple[ConditionRange, ...]:
+        return self.condition_ranges or (((), ()),) * len(self.conditions)
+
+    @property
+    def _bounds(self) -> Bounds:
+        return Bounds(self.bounds)
+
+    @property
     def is_image(self) -> bool:
         return len(self.shape) == 3
 
@@ -241,7 +270,8 @@ class DataSpec:
         """
         exact = self._integers.exact_in_float32
         real = not self.levels and not self._integers.complete
-        resolved = not real or self.normalise.resolved_by_float32()
+        resolves = self._bounds.resolved_by_float32 if self._bounds else self.normalise.resolved_by_float32()
+        resolved = not real or resolves
         return np.dtype(np.float32 if exact and resolved else np.float64)
 
     def to_model(self, x: np.ndarray) -> np.ndarray:
@@ -256,7 +286,7 @@ class DataSpec:
         some = max(1, AT_ONCE // self.d)
         with np.errstate(over="ignore"):
             for i in range(0, len(x), some):
-                y[i : i + some] = self.normalise.to_model(np.asarray(x[i : i + some], np.float64))
+                y[i : i + some] = self.normalise.to_model(self.unbounded(np.asarray(x[i : i + some], np.float64)))
                 if not np.isfinite(y[i : i + some]).all():
                     raise DataError(
                         f"the data ({self.name}) hold values that are not finite, or that are too far from the mean "
@@ -264,6 +294,33 @@ class DataSpec:
                         f"{_shown(self.normalise.scale)}"
                     )
         return y
+
+    def unbounded(self, x: Any) -> Any:
+        """Maps rows from data space to the numbers that `normalise` standardises, which are the data without bounds."""
+        return self._bounds.to_unbounded(x) if self._bounds else x
+
+    def to_data(self, x: Array | np.ndarray) -> np.ndarray:
+        """Maps rows from model space to data space in float64, without rounding integers."""
+        found = self.normalise.to_data(np.asarray(x, np.float64))
+        return self._bounds.to_bounded(found) if self._bounds else found
+
+    def in_support(self, x: np.ndarray) -> np.ndarray:
+        """Returns which rows of data space (N, *shape) lie in the support of the data, (N,) bool."""
+        return self._bounds.contain(x) if self._bounds else np.ones(len(x), bool)
+
+    def log_prob_to_data(self, log_prob: np.ndarray, x: np.ndarray) -> np.ndarray:
+        """Converts log-densities in nats from model space to data space; they are -inf outside the support.
+
+        Args:
+            log_prob: (N,) log-densities in model space.
+            x: (N, *shape) the points in data space.
+        """
+        found = self.normalise.log_prob_to_data(log_prob, self.d)
+        if not self._bounds:
+            return found
+        with np.errstate(invalid="ignore"):
+            slopes = self._bounds.log_derivative(self.unbounded(np.asarray(x, np.float64)))
+            return np.where(self.in_support(x), found - slopes, -math.inf)
 
     def encode(self, x: np.ndarray) -> np.ndarray:
         """Encodes data-space rows for `prepare` on the device: pixels are unchanged, other data use `to_model`."""
@@ -323,6 +380,24 @@ class DataSpec:
                 raise DataError(f"the condition {name} holds infinite values; use NaN for missing values")
         return encoded
 
+    def beyond(self, name: str, array: np.ndarray) -> tuple[float, int]:
+        """Returns how far a condition is outside the range of the training data.
+
+        Args:
+            name: of the condition.
+            array: (N, *shape) in data space; NaN is inside.
+
+        Returns:
+            The largest distance from the range, in standard deviations of the training data, and the entry of the last
+            axis that has it; 0 if everything is inside, or the range is not known.
+        """
+        for field, affine, (low, high) in zip(self.conditions, self.condition_maps, self._ranges, strict=True):
+            if field.name == name and low:
+                gap = np.maximum(np.asarray(low) - array, array - np.asarray(high)) / np.asarray(affine.scale)
+                worst = np.nan_to_num(gap, nan=0.0).reshape(-1, len(low)).max(0)
+                return max(0.0, float(worst.max())), int(worst.argmax())
+        return 0.0, 0
+
     @property
     def steps(self) -> np.ndarray:
         """The width of [k, k + 1) in model space for each entry of the last axis, or for all; 0 for real numbers."""
@@ -346,11 +421,11 @@ class DataSpec:
         Integers are floored, and clipped to their ranges; NaN becomes the smallest integer if all data are integers.
         """
         if not self.levels:
-            found = self.normalise.to_data(np.asarray(x, np.float64))
+            found = self.to_data(x)
             found = self._integers.rounded(found) if self.integers else found
             if self._integers.complete:
                 found = np.where(np.isnan(found), min(one[0] for one in self.integers if one is not None), found)
-            return found.astype(self.dtype)
+            return self._bounds.rounded(found, self.dtype) if self._bounds else found.astype(self.dtype)
         return np.clip(np.floor(self.normalise.to_data(np.asarray(x))), 0, self.levels - 1).astype(np.uint8)
 
 
@@ -382,7 +457,8 @@ def _arguments(record: Any) -> dict[str, Any]:
         )
     read = [read_condition(condition) for condition in found["conditions"]]
     columns = tuple(map(read_column, found["columns"]))
-    check_columns(columns, shape, integers, {field.name: field.shape for field, _ in read})
+    check_columns(columns, shape, integers, {field.name: field.shape for field, _, _ in read})
+    ranges = tuple(one for _, _, one in read)
     return {
         "name": found["name"],
         "shape": shape,
@@ -391,11 +467,13 @@ def _arguments(record: Any) -> dict[str, Any]:
         "levels": found["levels"],
         "class_names": tuple(found["class_names"]),
         "class_shares": tuple(map(float, found["class_shares"])),
-        "conditions": tuple(field for field, _ in read),
-        "condition_maps": tuple(affine for _, affine in read),
+        "conditions": tuple(field for field, _, _ in read),
+        "condition_maps": tuple(affine for _, affine, _ in read),
+        "condition_ranges": ranges if any(low for low, _ in ranges) else (),
         "has_mask": found["has_mask"],
         "integers": integers,
         "columns": columns,
+        "bounds": read_bounds(what, found["bounds"], shape, bool(integers or found["levels"])),
     }
 
 

@@ -10,7 +10,7 @@ from flowjax.inference.batches import SolverFault
 from flowjax.inference.choose import Guide, SolverSettings
 from flowjax.inference.evaluation import evaluate, evaluate_images
 from flowjax.inference.run import Run, load
-from flowjax.inference.sampling import Samples, sample
+from flowjax.inference.sampling import Samples, sample, sample_each
 from flowjax.inference.scoring import LogDensities, log_prob
 
 __all__ = [
@@ -25,4 +25,5 @@ __all__ = [
     "load",
     "log_prob",
     "sample",
+    "sample_each",
 ]

@@ -201,7 +201,7 @@ def _trajectories(inputs: FigureInputs) -> "Figure":
 
     lines = np.asarray(solve(run.arrays, rows, None if labels is None else {"label": jnp.asarray(labels)}))
     shown = labels if len(classes) <= len(plots.PALETTE) else None
-    lines = run.spec.normalise.to_data(np.asarray(lines, np.float64))  # integers are not floored on the way
+    lines = run.spec.to_data(lines)  # integers are not floored on the way
     return plots.trajectories(times, lines, shown, run.spec.class_names)
 
 

@@ -15,6 +15,10 @@ from flowjax.training.writers import say
 __all__ = ["GivenConditions", "check_given", "conditions_of_test", "encode_given", "say_missing"]
 
 
+_FAR = 1.0
+"""A condition that is outside the range of the training data by more standard deviations is reported."""
+
+
 class GivenConditions(NamedTuple):
     """Conditions by name.
 
@@ -48,6 +52,7 @@ def encode_given(
     given = check_given(run, cond, num, what)
     encoded = run.spec.encode_cond(given)
     say_missing(run, given, command)
+    _say_far(run, given, command)
     each = lambda cond: {name: np.broadcast_to(a, (num, *a.shape[1:])) for name, a in cond.items()}  # without copies
     return GivenConditions(each(given), encoded, each(encoded))
 
@@ -75,6 +80,17 @@ def say_missing(run: Run, cond: Mapping[str, Any], command: str) -> None:
             f"{command}: not given: {', '.join(missing)}; the network gets the null value, with which it was never "
             "trained (the dropout of the condition is 0)"
         )
+
+
+def _say_far(run: Run, cond: Mapping[str, np.ndarray], command: str) -> None:
+    """Prints on stderr which conditions are far outside the range of the training data, and how far."""
+    for name, array in cond.items():
+        distance, entry = run.spec.beyond(name, array)
+        if distance > _FAR and processes.is_primary():
+            say(
+                f"{command}: entry {entry} of the condition {name} is {distance:.3g} standard deviations outside the "
+                "range of the training data: the network extrapolates, and its answer can be arbitrarily wrong"
+            )
 
 
 def conditions_of_test(run: Run, dataset: Dataset, num: int) -> dict[str, np.ndarray]:

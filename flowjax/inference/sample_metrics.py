@@ -54,7 +54,7 @@ def sample_metrics(
     per_feature = isinstance(normalise.scale, tuple)
     say(f"evaluate: distances{' in standard deviations of the features' if per_feature else ''}")
     # in model space, where features with scales of their own count alike, and float32 keeps the digits of distances
-    in_model_space = lambda x: np.asarray(normalise.to_model(np.asarray(x, np.float64)), np.float32)
+    in_model_space = lambda x: np.asarray(normalise.to_model(run.spec.unbounded(np.asarray(x, np.float64))), np.float32)
     drawn, true, other = map(in_model_space, (drawn, true, other))
     unit = 1.0 if isinstance(normalise.scale, tuple) else normalise.scale
     pairs = partial(metrics.wasserstein2_squared_pairs, size=size, pairs=_PAIRS)

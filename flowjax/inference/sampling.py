@@ -21,7 +21,7 @@ from flowjax.inference.run import Run
 from flowjax.training import processes
 from flowjax.training.writers import say
 
-__all__ = ["Samples", "sample"]
+__all__ = ["Samples", "sample", "sample_each"]
 
 
 class Samples(NamedTuple):
@@ -43,6 +43,14 @@ class Samples(NamedTuple):
     def labels(self) -> np.ndarray | None:
         """The labels (N,), or None for a network without labels."""
         return self.cond.get("label")
+
+    def for_each_sample(self) -> "Samples":
+        """Returns samples (M, num, ...) of several observations as samples (M * num, ...) with a condition for each."""
+        rows, num = self.samples.shape[:2]
+        flat = lambda a: a.reshape(rows * num, *a.shape[2:])
+        drawn = lambda name, a: name == "label" and a.ndim == 2  # labels that were not given differ within observations
+        cond = {name: flat(a) if drawn(name, a) else np.repeat(a, num, 0) for name, a in self.cond.items()}
+        return self._replace(samples=flat(self.samples), cond=cond)
 
 
 def sample(
@@ -144,3 +152,38 @@ def sample(
     if chooses_labels:
         conditions["label"] = values["label"]
     return Samples(samples, conditions, int(values["nfe"].max()), rate)
+
+
+def sample_each(run: Run, num: int, cond: Mapping[str, Any], seed: int = 0, **options: Any) -> Samples:
+    """Draws `num` samples for each of several observations, for example from posterior distributions.
+
+    Sample j of observation i depends on the seed, on i and j, and on `num`.
+
+    Args:
+        run: opened with `flowjax.load`.
+        num: number of samples for each observation.
+        cond: conditions by name, in data space, each with one row for each observation, (M, *shape), or one row for all
+            of them, (1, *shape).
+        seed: of the noise.
+        options: other arguments of `sample`, such as `solver` and `batch`.
+
+    Returns:
+        As for `sample`, with samples (M, num, *event), and conditions (M, ...) with one row for each observation.
+        Labels that the program chooses are (M, num).
+
+    Raises:
+        ConfigError: if the arrays have different numbers of rows, and as for `sample`.
+    """
+    sizes = {name: len(a) for name, a in cond.items()}
+    several = {size for size in sizes.values() if size != 1}
+    if not sizes or len(several) > 1:
+        shown = ", ".join(f"{name} {size}" for name, size in sizes.items()) or "there is none"
+        raise ConfigError(f"conditions need one row for each observation, or one for all, but their rows are: {shown}")
+    observations = several.pop() if several else 1
+    each = {name: np.broadcast_to(np.asarray(a), (observations, *np.shape(a)[1:])) for name, a in cond.items()}
+    drawn = sample(
+        run, observations * num, seed, cond={name: np.repeat(a, num, 0) for name, a in each.items()}, **options
+    )
+    apart = lambda a: a.reshape(observations, num, *a.shape[1:])
+    chosen = {name: apart(a) for name, a in drawn.cond.items() if name not in each}
+    return drawn._replace(samples=apart(drawn.samples), cond={**each, **chosen})

@@ -133,7 +133,7 @@ def log_prob(
         points = (np.arange(len(x))[mine], encoded, rows)
         found = in_batches(score_block, points, size, solver=name, label="likelihood", show=show).values
         found = {name: processes.gathered(a) for name, a in found.items()}
-        return LogDensities(run.spec.normalise.log_prob_to_data(found["log_prob"], run.spec.d), int(found["nfe"].max()))
+        return LogDensities(run.spec.log_prob_to_data(found["log_prob"], x), int(found["nfe"].max()))
 
     if not is_summed:
         return score_given(no_label)

@@ -34,6 +34,14 @@ class Simulator:
     low: float | tuple[float, ...] = -math.inf
     high: float | tuple[float, ...] = math.inf
 
+    @property
+    def bounds(self) -> tuple[tuple[float, float], ...]:
+        """The interval (low, high) of each parameter; () if none of them is bounded."""
+        d = self.prior.shape[0]
+        low, high = (one if isinstance(one, tuple) else (float(one),) * d for one in (self.low, self.high))
+        pairs = tuple(zip(low, high, strict=True))
+        return pairs if any(math.isfinite(bound) for pair in pairs for bound in pair) else ()
+
     def sample(self, key: PRNGKey, n: int) -> tuple[Float[Array, "n D"], Batched]:
         """Draws parameters from the prior, and an observation for each.
 

@@ -33,7 +33,7 @@ def test_from_a_table_to_samples_in_a_table(flowjax, tmp_path):
         assert code == 0, err
     with (tmp_path / "s.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    samples = np.load(tmp_path / "s.npz")["samples"]
+    (samples,) = np.load(tmp_path / "s.npz")["samples"]  # one observation
     assert [row["group"] for row in rows] == ["y"] * 8
     assert [int(row["count"]) for row in rows] == samples[:, 1].tolist()
     assert [row["kind"] for row in rows] == [("x", "y")[int(k)] for k in samples[:, 2]]
