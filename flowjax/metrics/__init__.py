@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from flowjax.metrics.c2st import c2st
+    from flowjax.metrics.calibration import Bands, RankCurves, posterior_ranks, rank_curves, tarp_ranks, uniform_bands
     from flowjax.metrics.distances import (
         gaussian_mmd,
         mmd,
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from flowjax.metrics.images import score_images
     from flowjax.metrics.inception import inception_features, load_inception
     from flowjax.metrics.kid import kernel_distance
+    from flowjax.metrics.local_c2st import LocalC2ST, local_c2st
     from flowjax.metrics.manifold import precision_recall
     from flowjax.metrics.marginals import correlation_error, marginal_distances
     from flowjax.metrics.moments import Moments
@@ -29,6 +31,12 @@ if TYPE_CHECKING:
 
 _OBJECTS = {
     "c2st": "c2st",
+    "Bands": "calibration",
+    "RankCurves": "calibration",
+    "posterior_ranks": "calibration",
+    "rank_curves": "calibration",
+    "tarp_ranks": "calibration",
+    "uniform_bands": "calibration",
     "gaussian_mmd": "distances",
     "mmd": "distances",
     "sliced_wasserstein2_squared": "distances",
@@ -43,6 +51,8 @@ _OBJECTS = {
     "inception_features": "inception",
     "load_inception": "inception",
     "kernel_distance": "kid",
+    "LocalC2ST": "local_c2st",
+    "local_c2st": "local_c2st",
     "precision_recall": "manifold",
     "correlation_error": "marginals",
     "marginal_distances": "marginals",
@@ -56,7 +66,10 @@ _OBJECTS = {
 }
 
 __all__ = [
+    "Bands",
+    "LocalC2ST",
     "Moments",
+    "RankCurves",
     "Reference",
     "autocorrelation",
     "autocorrelation_error",
@@ -71,14 +84,19 @@ __all__ = [
     "inception_features",
     "kernel_distance",
     "load_inception",
+    "local_c2st",
     "marginal_distances",
     "mmd",
     "normalised_path_energy",
     "path_energy",
+    "posterior_ranks",
     "precision_recall",
+    "rank_curves",
     "reference_statistics",
     "score_images",
     "sliced_wasserstein2_squared",
+    "tarp_ranks",
+    "uniform_bands",
     "wasserstein2_squared",
     "wasserstein2_squared_pairs",
 ]
@@ -87,8 +105,8 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name in _OBJECTS:
         module = importlib.import_module(f"flowjax.metrics.{_OBJECTS[name]}")
-        # All names of the module are bound: the import binds `path_energy` and `c2st` to the modules, but they must be
-        # the functions.
+        # All names of the module are bound: the import binds names such as `path_energy` and `c2st` to the modules, but
+        # they must be the functions.
         globals().update({n: getattr(module, n) for n, where in _OBJECTS.items() if where == _OBJECTS[name]})
         return globals()[name]
     raise AttributeError(f"module 'flowjax.metrics' has no attribute {name!r}")

@@ -1,35 +1,16 @@
 """The classifier two-sample test: how well a network tells two samples apart."""
 
 from functools import partial
-from itertools import pairwise
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
-from jax import lax
 from jaxtyping import Array, Float
 
+from flowjax.metrics.classifiers import first_layers, logits, train
 from flowjax.typing import PRNGKey
 
 __all__ = ["c2st"]
-
-_BATCH, _LEARNING_RATE, _PENALTY = 200, 1e-3, 1e-4
-_TOLERANCE, _PATIENCE = 1e-4, 10
-
-_Layers = list[tuple[Array, Array]]
-"""The weight (in, out) and the bias (out,) of each layer."""
-
-
-class _State(NamedTuple):
-    """Training so far; all arrays but the epoch have one entry a fold."""
-
-    layers: _Layers
-    optimizer: optax.OptState
-    best: Array
-    waited: Array
-    epoch: Array
 
 
 def c2st(
@@ -86,72 +67,10 @@ def _c2st(key: PRNGKey, x: Float[Array, "N D"], y: Float[Array, "N D"], folds: i
     held_out = order.reshape(size, folds).T
     training = held_out[others].reshape(folds, -1)
 
-    count = training.shape[1]
-    batch = min(_BATCH, count)
-    steps = -(-count // batch)
-    widths = (d, 10 * d, 10 * d, 1)
-    layers = _first(key_layers, folds, widths)
-    optimizer = optax.adam(_LEARNING_RATE)
-
-    def step(carry: tuple[_Layers, optax.OptState], chosen: Array) -> tuple[tuple[_Layers, optax.OptState], Array]:
-        layers, state = carry
-        (_, loss), gradient = jax.value_and_grad(_loss, has_aux=True)(layers, rows[chosen], chosen, total // 2)
-        updates, state = optimizer.update(gradient, state)
-        return (jax.tree.map(jnp.add, layers, updates), state), loss
-
-    def epoch(state: _State) -> _State:
-        order = jnp.argsort(jax.random.uniform(jax.random.fold_in(key_order, state.epoch), (count,)))
-        shuffled = training[:, order]
-        shuffled = jnp.pad(shuffled, ((0, 0), (0, steps * batch - count)), constant_values=-1)
-        chosen = jnp.moveaxis(shuffled.reshape(folds, steps, batch), 1, 0)
-        (layers, optimizer_state), losses = lax.scan(jax.vmap(step), (state.layers, state.optimizer), chosen)
-        loss = losses.sum(0) / (training >= 0).sum(1)
-        waited = jnp.where(loss > state.best - _TOLERANCE, state.waited + 1, 0)
-        new = layers, optimizer_state, jnp.minimum(loss, state.best), waited
-        done = state.waited > _PATIENCE
-        keep = lambda old, new: jnp.where(done.reshape(-1, *([1] * (new.ndim - 1))), old, new)
-        return _State(*jax.tree.map(keep, tuple(state)[:4], new), epoch=state.epoch + 1)
-
-    going = lambda state: (state.waited <= _PATIENCE).any() & (state.epoch < epochs)
-    first = _State(
-        layers,
-        jax.vmap(optimizer.init)(layers),
-        jnp.full(folds, jnp.inf),
-        jnp.zeros(folds, jnp.int32),
-        jnp.zeros((), jnp.int32),
-    )
-    layers = lax.while_loop(going, epoch, first).layers
-    logits = jax.vmap(_logits)(layers, rows[held_out])
+    layers = first_layers(key_layers, folds, (d, 10 * d, 10 * d, 1))
+    second = jnp.broadcast_to(jnp.arange(total) >= total // 2, (folds, total))
+    layers = train(key_order, layers, rows, second, training, epochs)
+    found = jax.vmap(logits)(layers, rows[held_out])
     exists = held_out >= 0
-    correct = ((logits > 0) == (held_out >= total // 2)) & exists
+    correct = ((found > 0) == (held_out >= total // 2)) & exists
     return (correct.sum(1) / exists.sum(1)).mean()
-
-
-def _first(key: PRNGKey, folds: int, widths: tuple[int, ...]) -> _Layers:
-    """Weights and biases of each fold, of Glorot's uniform initialisation."""
-    sizes = [(a + 1) * b for a, b in pairwise(widths)]
-    values = jax.random.uniform(key, (folds, sum(sizes)), minval=-1, maxval=1)  # all at once, which compiles faster
-    layers, start = [], 0
-    for size, (a, b) in zip(sizes, pairwise(widths), strict=True):
-        layer = values[:, start : start + size].reshape(folds, a + 1, b) * (6 / (a + b)) ** 0.5
-        layers.append((layer[:, :-1], layer[:, -1]))
-        start += size
-    return layers
-
-
-def _logits(layers: _Layers, rows: Float[Array, "B D"]) -> Float[Array, " B"]:
-    """The log-odds that rows belong to the second sample."""
-    for weight, bias in layers[:-1]:
-        rows = jax.nn.relu(rows @ weight + bias)
-    weight, bias = layers[-1]
-    return (rows @ weight + bias)[:, 0]
-
-
-def _loss(layers: _Layers, rows: Float[Array, "B D"], chosen: Array, half: int) -> tuple[Array, Array]:
-    """The mean loss over the rows that exist (`chosen` is not negative), and its sum."""
-    exists = chosen >= 0
-    losses = optax.sigmoid_binary_cross_entropy(_logits(layers, rows), (chosen >= half).astype(rows.dtype))
-    number = jnp.maximum(exists.sum(), 1)
-    penalty = sum((weight**2).sum() for weight, _ in layers)
-    mean = losses.sum(where=exists) / number + _PENALTY / 2 * penalty / number
-    return mean, mean * exists.sum()
