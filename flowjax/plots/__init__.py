@@ -5,6 +5,8 @@ function uses pyplot, so that figures need no display and are freed with the las
 `matplotlib.rcParams` apply.
 """
 
+from flowjax.plots.calibration import expected_coverage, predictive, rank_ecdf
+from flowjax.plots.corner import corner
 from flowjax.plots.correlations import correlations
 from flowjax.plots.curves import likelihood_histogram, lines, loss_curves, losses_of_records, training_curves
 from flowjax.plots.features import marginals, pairs
@@ -18,8 +20,10 @@ __all__ = [
     "FORMATS",
     "PALETTE",
     "SAMPLES",
+    "corner",
     "correlations",
     "density",
+    "expected_coverage",
     "image_grid",
     "likelihood_histogram",
     "lines",
@@ -28,6 +32,8 @@ __all__ = [
     "marginals",
     "pairs",
     "point_sets",
+    "predictive",
+    "rank_ecdf",
     "samples_against_data",
     "save",
     "series",

@@ -20,6 +20,7 @@ FINAL = {"two sets of data": 0.004}
 SCORES = {"model": np.append(normal(99), -np.inf), "true density": normal(50)}
 DENSITIES = {"true density": rng.random((9, 9)), "learned density": np.ones((9, 9))}
 CONSTANT = np.append(normal(50, 5), np.full((50, 1), 0.1), 1)
+LEVELS = np.arange(1, 20) / 20
 COLOURS = rng.integers(0, 256, (60, 8, 8, 3), dtype=np.uint8)
 
 FIGURES = {
@@ -36,6 +37,13 @@ FIGURES = {
     "pairs": lambda: plots.pairs(normal(50, 6), normal(40, 6), [f"feature {i}" for i in range(6)], most=3),
     "correlations": lambda: plots.correlations(normal(50, 30), 1e6 * normal(40, 30), most=25),
     "correlations with names": lambda: plots.correlations(CONSTANT, normal(40, 6), [f"feature {i}" for i in range(6)]),
+    "corner": lambda: plots.corner(normal(90, 12), truth=np.zeros(12), reference=3 * normal(50, 12), most=4),
+    "corner of a parameter": lambda: plots.corner(normal(50, 1), ["_a $ long name"], reference=normal(50, 1)),
+    "corner of constants": lambda: plots.corner(np.ones((50, 2)), truth=np.ones(2), reference=np.zeros((9, 2))),
+    "ranks": lambda: plots.rank_ecdf(LEVELS, rng.random((19, 30)), LEVELS - 0.1, LEVELS + 0.1),
+    "coverage": lambda: plots.expected_coverage(LEVELS, LEVELS**2, LEVELS - 0.1, LEVELS + 0.1),
+    "predictive": lambda: plots.predictive(normal(8), np.array([1e3] + [1] * 7) * normal(50, 8), ["a feature"] * 8),
+    "predictive of channels": lambda: plots.predictive(normal(30, 5), normal(50, 30, 5)),
     "series": lambda: plots.series(normal(50, 20), normal(40, 20)),
     "series of channels": lambda: plots.series(normal(50, 20, 5), normal(40, 20, 5)),
     "point sets": lambda: plots.point_sets(normal(5, 7, 2), normal(4, 7, 2), rng.random((4, 7)) < 0.7),

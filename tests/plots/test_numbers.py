@@ -5,6 +5,7 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from flowjax import plots
+from flowjax.plots.corner import highest_density_levels
 
 rng = np.random.default_rng(1)
 
@@ -58,6 +59,46 @@ def test_histograms_are_densities_of_all_rows():
     heights, edges, _ = drawn.get_data()
     assert (heights * np.diff(edges)).sum() == pytest.approx(0.75)
     assert edges[0] < 0 < 1 < edges[-1] < 2
+
+
+def test_regions_of_a_corner_plot_hold_their_share():
+    """On a fine grid, the regions of a standard normal density have the levels (1 - mass) / (2 pi): it exceeds c within
+    the radius sqrt(-2 log(2 pi c)), which holds 1 - 2 pi c. A cell of 0.02 changes the mass by less than 0.1%.
+    """
+    x = np.arange(-6, 6, 0.02)
+    density = np.exp(-(x**2 + x[:, None] ** 2) / 2) / (2 * np.pi)
+    levels = highest_density_levels(density, (0.95, 0.5))
+    np.testing.assert_allclose(levels, np.array([0.05, 0.5]) / (2 * np.pi), rtol=0.02)
+
+
+def test_corner_marginals_are_densities_with_the_true_parameters_marked():
+    samples = rng.normal(size=(500, 2))
+    figure = plots.corner(samples, truth=np.array([0.5, -7.0]))
+    first, _, pair, second = figure.axes
+    for ax in (first, second):
+        heights, edges, _ = ax.patches[0].get_data()
+        assert (heights * np.diff(edges)).sum() == pytest.approx(1)
+    assert second.get_xlim()[0] < -7
+    assert [line.get_xdata()[0] for line in (first.lines[0], second.lines[0])] == [0.5, -7.0]
+    assert pair.lines[-1].get_xydata().tolist() == [[0.5, -7.0]]
+
+
+def test_rank_curves_are_drawn_as_differences_and_intervals_are_quantiles():
+    levels = np.array([0.25, 0.5])
+    [ax] = plots.rank_ecdf(levels, np.array([[0.5], [0.5]]), levels - 0.1, levels + 0.1).axes
+    np.testing.assert_allclose(ax.lines[0].get_xydata(), [[0, 0], [0.25, 0.25], [0.5, 0], [1, 0]])
+    simulations = np.append(np.arange(101.0)[:, None] + [0, 1000], [[np.nan, 0]], 0)
+    [ax] = plots.predictive(np.array([3.0, 4.0]), simulations).axes
+    wide, _ = ax.collections
+    np.testing.assert_allclose([s[:, 1] for s in wide.get_segments()], [[5, 95], [1005, 1095]])
+    np.testing.assert_allclose(ax.lines[-1].get_ydata(), [3, 4])
+
+
+def test_features_of_very_different_spread_are_drawn_in_their_own_units():
+    simulations = np.stack([np.arange(5.0), 1e3 * np.arange(5.0)], 1)
+    [ax] = plots.predictive(np.array([2.0, 4e3]), simulations).axes
+    np.testing.assert_allclose(ax.lines[-1].get_ydata(), [0, 2 / 2**0.5])  # the variance of 0, ..., 4 is 2
+    assert ax.get_ylabel() == "($x$ - median) / std"
 
 
 def test_images_keep_their_pixels_and_classes_have_rows():
