@@ -154,7 +154,10 @@ def fields_of(config: Config, spec: DataSpec) -> tuple[Field, ...]:
                 f"data.cond: the kind of {request.name!r} in the data is {field.kind!r}, not {request.kind!r}"
             )
         dropout = config.data.cond_dropout if request.dropout is None else request.dropout
-        fields.append(replace(field, dropout=float(dropout)))
+        try:
+            fields.append(replace(field, dropout=float(dropout), encoder=request.encoder))
+        except ValueError as error:
+            raise ConfigError(f"data.cond: {error}") from None
     if numbers := make_augmentation(config, spec).labels:
         fields.append(Field("augment", "vector", (numbers,), zero_is_null=True))
     return tuple(fields)

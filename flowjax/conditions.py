@@ -28,7 +28,19 @@ from jaxtyping import Array
 
 from flowjax.typing import Cond, PRNGKey
 
-__all__ = ["KINDS", "NO_LABEL", "Field", "Kind", "check", "drop", "field_of", "named", "null", "without"]
+__all__ = [
+    "KINDS",
+    "KINDS_OF_ENCODERS",
+    "NO_LABEL",
+    "Field",
+    "Kind",
+    "check",
+    "drop",
+    "field_of",
+    "named",
+    "null",
+    "without",
+]
 
 NO_LABEL = -1
 """The label that means "no label". It is the null value of fields of the kind `label`."""
@@ -37,6 +49,9 @@ Kind = Literal["label", "vector", "image", "sequence", "set"]
 
 KINDS: tuple[Kind, ...] = ("label", "vector", "image", "sequence", "set")
 """The possible values of `Field.kind`."""
+
+KINDS_OF_ENCODERS: dict[str, Kind] = {"mlp": "vector", "cnn": "sequence", "attention": "set"}
+"""The kind of condition that each encoder of `Field.encoder` takes (`flowjax.models.named_encoders`)."""
 
 _AXES = {"label": 0, "vector": 1, "image": 3, "sequence": 2, "set": 2}
 """The number of axes of one example."""
@@ -53,9 +68,11 @@ class Field:
         num_classes: number of classes of a label; 0 for all other kinds.
         dropout: probability with which training replaces a row by the null value.
         zero_is_null: whether the null value is 0 instead of NaN. Labels ignore it.
+        encoder: a name in `KINDS_OF_ENCODERS` for a deeper encoder; "" for that of the network.
 
     Raises:
-        ValueError: if the kind is unknown, the shape does not fit the kind, or a label has no classes.
+        ValueError: if the kind is unknown, the shape does not fit the kind, a label has no classes, or the encoder is
+            unknown or of another kind.
     """
 
     name: str
@@ -64,12 +81,18 @@ class Field:
     num_classes: int = 0
     dropout: float = 0.0
     zero_is_null: bool = False
+    encoder: str = ""
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise ValueError(f"condition {self.name!r}: unknown kind {self.kind!r}: known are {', '.join(KINDS)}")
         if len(self.shape) != _AXES[self.kind] or 0 in self.shape:
             raise ValueError(f"condition {self.name!r}: a {self.kind} cannot have examples of shape {self.shape}")
+        if self.encoder and KINDS_OF_ENCODERS.get(self.encoder) != self.kind:
+            known = ", ".join(f"{name} (of a {kind})" for name, kind in KINDS_OF_ENCODERS.items())
+            raise ValueError(
+                f"condition {self.name!r}: a {self.kind} has no encoder {self.encoder!r}; known are {known}"
+            )
         if (self.kind == "label") != (self.num_classes > 0):
             raise ValueError(
                 f"condition {self.name!r}: num_classes must be positive for a label and 0 for other kinds, not "

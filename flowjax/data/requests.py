@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from flowjax.arguments import make_named
-from flowjax.conditions import KINDS
+from flowjax.conditions import KINDS, KINDS_OF_ENCODERS
 from flowjax.data.affine import DataError
 from flowjax.errors import ConfigError, lookup
 from flowjax.ranges import Range
@@ -32,6 +32,7 @@ class FieldRequest:
         name: name of the field; `label` is the array `y`.
         dropout: probability with which training replaces the field by its null value; None for `data.cond_dropout`.
         kind: kind of the field (`flowjax.conditions.KINDS`); "" to choose it by the number of axes of the array.
+        encoder: a deeper encoder (`flowjax.conditions.KINDS_OF_ENCODERS`), such as "mlp"; "" for that of the network.
 
     Raises:
         ValueError: if the name is not valid, or the kind is unknown or does not fit the name.
@@ -40,9 +41,12 @@ class FieldRequest:
     name: str
     dropout: Annotated[float | int | None, Range(0, 1)] = None
     kind: str = ""
+    encoder: str = ""
 
     def __post_init__(self) -> None:
         check_field_name(self.name)
+        if self.encoder and self.encoder not in KINDS_OF_ENCODERS:
+            raise ValueError(f"unknown encoder {self.encoder!r}: known are {', '.join(KINDS_OF_ENCODERS)}")
         if self.kind and self.kind not in KINDS:
             raise ValueError(f"unknown kind {self.kind!r}: known are {', '.join(KINDS)}")
         if self.kind and (self.kind == "label") != (self.name == "label"):

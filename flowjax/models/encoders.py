@@ -23,6 +23,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from flowjax.conditions import Field, Kind
 from flowjax.models.embeddings import positional, time_difference
+from flowjax.models.named_encoders import NAMED_ENCODERS
 
 __all__ = [
     "ENCODERS",
@@ -52,6 +53,13 @@ TAKES: dict[str, tuple[Kind, ...]] = {
     "dit": ("label", "vector", "set", "image", "sequence"),
 }
 """The kinds of conditions that each network takes."""
+
+_TAKE_NAMED: dict[str, tuple[str, ...]] = {
+    "mlp": ("mlp", "resmlp", "transformer", "unet1d", "unet", "adm", "dit"),
+    "cnn": ("mlp", "resmlp"),
+    "attention": ("mlp", "resmlp", "unet1d", "unet", "adm"),
+}
+"""The networks that take each of the `NAMED_ENCODERS`. Others have encoders of their own, or attend to tokens."""
 
 
 def given(field: Field, value: Float[Array, "B *rest"], axes: int | tuple[int, ...]) -> Bool[Array, "B *kept"]:
@@ -232,6 +240,9 @@ def check_fields(network: str, fields: Sequence[Field], shape: tuple[int, ...], 
         if field.kind not in TAKES[network]:
             others = ", ".join(name for name, kinds in TAKES.items() if field.kind in kinds)
             raise ValueError(f"{network} takes no condition of the kind {field.kind} ({field.name!r}): use {others}")
+        if field.encoder and network not in _TAKE_NAMED[field.encoder]:
+            others = ", ".join(_TAKE_NAMED[field.encoder])
+            raise ValueError(f"{network} takes no encoder {field.encoder!r} ({field.name!r}): use {others}")
         if field.kind == joined and field.shape[:-1] != tuple(shape[:-1]):
             what = "height and width" if joined == "image" else "length"
             raise ValueError(
@@ -248,7 +259,7 @@ def encoders_of(
     *,
     rngs: nnx.Rngs,
 ) -> dict[str, Any]:
-    """Makes an encoder for each field whose kind is in `table`.
+    """Makes an encoder for each field whose kind is in `table`, or the one that the field names.
 
     Args:
         fields: the conditions.
@@ -260,7 +271,8 @@ def encoders_of(
     Returns:
         The encoders by the names of the fields, in the order of the fields.
     """
-    return {f.name: table[f.kind](f, width, init, rngs=rngs) for f in fields if f.kind in table}
+    encoder_of = lambda f: NAMED_ENCODERS[f.encoder] if f.encoder else table[f.kind]
+    return {f.name: encoder_of(f)(f, width, init, rngs=rngs) for f in fields if f.kind in table}
 
 
 def encode(
