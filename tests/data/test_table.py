@@ -186,7 +186,7 @@ def test_requests_that_do_not_fit(tmp_path, monkeypatch):
     refused("", "data.name is table, so data.path must be a file", "table")
     refused(str(tmp_path / "none.csv"), "no such file", "table")
     refused(path, "use data.name=table, or leave data.name empty", "npz")
-    monkeypatch.setattr("flowjax.data.table.MOST_CATEGORIES", 19)
+    monkeypatch.setattr("flowjax.data.read_table.MOST_CATEGORIES", 19)
     refused(path, "the column c holds 20 different texts, but the limit is 19 categories")
     missing = write(tmp_path, a=np.arange(4.0), label=pyarrow.array([1, None, 2, 2]))
     refused(missing, "1 in the column label", cond=("label",))
