@@ -101,7 +101,7 @@ def check_columns(
 
     Args:
         columns: the columns, or () for data that are not a table.
-        shape: the shape of an example.
+        shape: the shape of an example, whose last axis the columns describe.
         integers: the ranges of its integers (`Integers.ranges`).
         conditions: the shape of each condition that is not a label, by name.
 
@@ -114,7 +114,7 @@ def check_columns(
     if len({column.name for column in columns}) < len(columns):
         raise DataError(f"{what} have the same name")
     features = [column for column in columns if not column.condition]
-    if shape != (len(features),):
+    if shape[-1:] != (len(features),):
         raise DataError(f"{what} describe {len(features)} coordinates for examples of shape {shape}")
     for column, one in zip(features, integers or [None] * len(features), strict=True):
         is_codes = column.kind != "category" or one == (0, len(column.categories) - 1)

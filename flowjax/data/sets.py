@@ -12,6 +12,7 @@ from flowjax.data.digits import open_digits
 from flowjax.data.formats import check_format, format_of
 from flowjax.data.images import open_tfds
 from flowjax.data.requests import DataRequest, field_requests
+from flowjax.data.series import open_series
 from flowjax.data.simulated import open_simulator
 from flowjax.data.table import open_table
 from flowjax.extras import require
@@ -76,6 +77,7 @@ DATASETS: dict[str, Callable[..., Dataset]] = {
     "npy": open_npy,
     "zarr": open_zarr,
     "table": open_table,
+    "series": open_series,
     "folder": _folder,
     "simulator": open_simulator,
 }

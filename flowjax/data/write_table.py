@@ -22,7 +22,7 @@ def check_writable(spec: DataSpec) -> None:
         DataError: if the data are not a table.
         MissingPackage: if pyarrow is not installed.
     """
-    if not spec.columns:
+    if not spec.columns or len(spec.shape) != 1:
         raise DataError(f"only samples of a table can be written as one, and the data of this run are {spec.name}")
     require("pyarrow", "data")
 
