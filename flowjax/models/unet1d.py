@@ -1,11 +1,17 @@
-"""A U-Net for sequences and signals of any length: the network of `models.unet` with convolutions along one axis."""
+"""A U-Net for sequences and signals of any length: the network of `models.unet` with convolutions along one axis.
 
+A condition that is a sequence is concatenated to the input: along the channels if it has the length of the input, and
+in front of it along the axis if it has another length, as the past of a series whose future is the input.
+"""
+
+from dataclasses import replace
 from typing import ClassVar
 
+import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from flowjax.conditions import Field, Kind
+from flowjax.conditions import Field, Kind, check
 from flowjax.keys import RowKeys
 from flowjax.models.signals import as_sequence, as_signal, channels_of
 from flowjax.models.unet import UNet
@@ -25,8 +31,9 @@ class UNet1D(UNet):
             resolution.
         blocks: number of residual blocks per level.
         heads: number of attention heads.
-        fields: the conditions, whose kinds must be in `encoders.TAKES`. Sequences must have the length L; their
-            channels are concatenated to the input.
+        fields: the conditions, whose kinds must be in `encoders.TAKES`. The channels of a sequence of length L are
+            concatenated to those of the input. A sequence of another length is put in front of the input: the network
+            then runs on both, with channels of their own, and returns its output for the input.
         two_times: must be False, because this network takes one time.
         outputs: number of output arrays of the example's shape, concatenated along the last axis.
         rngs: random number generators of the initialisation.
@@ -51,8 +58,12 @@ class UNet1D(UNet):
         outputs: int = 1,
         rngs: nnx.Rngs,
     ):
+        self.ahead = sum(f.shape[0] for f in fields if _is_ahead(f, shape[0]))
+        whole = self.ahead + shape[0]
+        self.given = fields
+        fields = tuple(replace(f, shape=(whole, f.shape[1])) if f.kind == self._beside else f for f in fields)
         super().__init__(
-            (shape[0], channels_of(shape)),
+            (whole, channels_of(shape)),
             channels=channels,
             multipliers=multipliers,
             blocks=blocks,
@@ -88,5 +99,27 @@ class UNet1D(UNet):
         Raises:
             ValueError: if a condition is not one of `fields`, or if a mask or `s` is given.
         """
-        y = super().__call__(t, as_sequence(x), cond, s=s, mask=mask, key=key, forward_mode=forward_mode)
-        return as_signal(y, x)
+        sequence = as_sequence(x)
+        cond = self._along_the_axis(check(cond, self.given), sequence.shape[1])
+        sequence = jnp.pad(sequence, ((0, 0), (self.ahead, 0), (0, 0)))
+        y = super().__call__(t, sequence, cond, s=s, mask=mask, key=key, forward_mode=forward_mode)
+        return as_signal(y[:, self.ahead :], x)
+
+    def _along_the_axis(self, cond: dict[str, Array], length: int) -> dict[str, Array]:
+        """Places each sequence on the axis of the network, where it has the null value at all other positions."""
+        placed, begin = dict(cond), 0
+        for field in self.given:
+            if field.kind != self._beside:
+                continue
+            start = begin if _is_ahead(field, length) else self.ahead
+            begin += field.shape[0] if _is_ahead(field, length) else 0
+            if field.name in cond and self.ahead:
+                after = self.ahead + length - start - field.shape[0]
+                around = ((0, 0), (start, after), (0, 0))
+                placed[field.name] = jnp.pad(cond[field.name], around, constant_values=field.null)
+        return placed
+
+
+def _is_ahead(field: Field, length: int) -> bool:
+    """Whether a condition is a sequence that is put in front of an input of this length."""
+    return field.kind == "sequence" and field.shape[0] != length

@@ -226,11 +226,6 @@ def test_kinds_that_a_network_does_not_take_are_refused(name):
             build(name, nnx.Rngs(0), fields=(field,))
         assert "\n" not in str(error.value)
         assert "dit" in str(error.value) or kind not in TAKES["dit"]  # names those that take it
-    if name == "unet1d":
-        with pytest.raises(
-            ValueError, match=r"^condition 'observed' must have the length of the data, \(3,\), not \(5,\)$"
-        ):
-            build(name, nnx.Rngs(0), fields=(Field("observed", "sequence", (5, 2)),))
     if "image" in TAKES[name]:
         with pytest.raises(
             ValueError, match=r"^condition 'observed' must have the height and width of the data, \(4, 4\)"

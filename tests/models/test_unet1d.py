@@ -81,6 +81,22 @@ def test_the_number_of_parameters_is_the_closed_form():
     assert count == stem + time + down + middle + up + 2 * w + 3 * w * c + c
 
 
+def test_a_sequence_of_another_length_is_put_in_front():
+    """The network is that of the whole axis: x after the past, and channels that are not given elsewhere."""
+    fields = lambda past, beside: (Field("past", "sequence", (past, 2)), Field("beside", "sequence", (beside, 1)))
+    module = perturbed(UNet1D((6, 3), **TINY, fields=fields(4, 6), rngs=nnx.Rngs(0)))
+    whole = UNet1D((10, 3), **TINY, fields=fields(10, 10), rngs=nnx.Rngs(0))
+    nnx.update(whole, nnx.state(module))
+    x, past, beside = (jnp.asarray(normal(i, 2, *shape)) for i, shape in enumerate(((6, 3), (4, 2), (6, 1))))
+    nan = lambda rows, channels: jnp.full((2, rows, channels), jnp.nan)
+    placed = {"past": jnp.concatenate([past, nan(6, 2)], 1), "beside": jnp.concatenate([nan(4, 1), beside], 1)}
+    expected = whole(0.3, jnp.concatenate([jnp.zeros((2, 4, 3)), x], 1), placed)[:, 4:]
+    np.testing.assert_array_equal(module(0.3, x, {"past": past, "beside": beside}), expected)
+    without = module(0.3, x)
+    assert without.shape == x.shape
+    assert np.abs(without - expected).max() > 1e-3
+
+
 def test_a_fresh_network_is_zero():
     assert float(jnp.abs(UNet1D((5, 2), **TINY, rngs=nnx.Rngs(0))(0.5, jnp.ones((2, 5, 2)))).max()) == 0.0
 
