@@ -13,6 +13,7 @@ on its data:
   marginals     histograms of features, for vectors and series
   series        vectors as series
   points        arrays (n, C) as sets of points
+  forecast      the past, the truth and intervals of samples, for windows of a series
   trajectories  the paths from the source to samples, for data in the plane or on the line
   density       the learned density in the plane, beside the true one where it is known
   likelihood    histogram of the log-likelihoods of test points

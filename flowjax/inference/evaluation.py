@@ -19,6 +19,7 @@ from flowjax.data.spec import shares_of
 from flowjax.errors import ConfigError, WeightsError
 from flowjax.inference import sampling, scoring
 from flowjax.inference.choose import DEFAULT_SOLVER, Guide, SolverSettings
+from flowjax.inference.forecast_metrics import OF_FORECASTS
 from flowjax.inference.given_conditions import conditions_of_test
 from flowjax.inference.program import LabelRule
 from flowjax.inference.run import Run
@@ -35,6 +36,7 @@ __all__ = ["OF_DATA", "evaluate", "evaluate_images"]
 OF_DATA = (
     *("nll", "nll_stderr", "bits_per_dim", "kl", "kl_stderr", "w2_squared", "w2", "w2_squared_true", "mmd"),
     *("npe", "path_energy", "w2_squared_source", "mode_share_min", "mode_share_max", *OF_TABLES),
+    *OF_FORECASTS,
 )
 """The metrics that `evaluate` computes where they are defined."""
 
@@ -75,6 +77,8 @@ def evaluate(
         mode_share_min, mode_share_max: over the modes, the smallest and largest share of samples nearest to the mode.
         Data that are not images and whose density is not known also have those of `table_metrics`: distances of the
         marginals, errors of the correlations, the energy distance and the classifier two-sample test.
+        Networks with conditions that are numbers also have the scores of `forecast_metrics`: the CRPS and the energy
+        score of samples given the conditions of test points, and those of baselines.
         Distances are in units of the data, or in standard deviations of the features if the data set has a scale for
         each of them (columns of a table, channels of series): otherwise the largest scale would decide.
 

@@ -12,6 +12,7 @@ import numpy as np
 from flowjax import plots
 from flowjax.conditions import named
 from flowjax.data import Dataset
+from flowjax.data.series import PAST
 from flowjax.errors import ConfigError
 from flowjax.inference import scoring
 from flowjax.inference.choose import SolverSettings
@@ -26,6 +27,7 @@ from flowjax.inference.figure_inputs import (
     labels_of_rows,
     only_labels,
 )
+from flowjax.inference.forecast_metrics import draw_ensembles, past_field
 from flowjax.inference.program import source_noise
 from flowjax.inference.run import Run
 from flowjax.ranges import shown
@@ -58,6 +60,7 @@ _FEWEST = 1000
 _FEW_CLASSES = 10
 """Up to this number of classes, the learned density is the sum over the classes, as samples are drawn."""
 
+_WINDOWS = 3
 _FRAMES = 20
 _DENSITY_SIDE = 80
 _SCORED, _LARGE_SCORED = 2000, 128
@@ -183,6 +186,14 @@ def _series(inputs: FigureInputs) -> "Figure":
     return plots.series(inputs.samples.samples, inputs.dataset.test[:POINTS])
 
 
+def _forecast(inputs: FigureInputs) -> "Figure":
+    run = inputs.run
+    drawn = draw_ensembles(run, inputs.dataset, _WINDOWS, seed=inputs.seed, batch=inputs.batch)
+    check_finite("numbers of the samples", drawn.members)
+    names = [column.name for column in run.spec.columns]
+    return plots.forecast(drawn.cond[PAST], drawn.observed, drawn.members, names, _WINDOWS)
+
+
 def _points(inputs: FigureInputs) -> "Figure":
     return plots.point_sets(inputs.samples.samples, inputs.dataset.test, inputs.dataset.test_mask)
 
@@ -290,6 +301,7 @@ FIGURES: dict[str, NamedFigure] = {
         _points,
         of_training=False,
     ),
+    "forecast": NamedFigure(lambda run: past_field(run) is not None, _forecast),
     "trajectories": NamedFigure(
         lambda run: run.spec.shape in ((1,), (2,)) and only_labels(run) and has_velocity(run), _trajectories
     ),

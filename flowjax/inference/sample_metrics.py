@@ -13,6 +13,7 @@ from flowjax.abilities import abilities_of
 from flowjax.data import Dataset
 from flowjax.inference import sampling
 from flowjax.inference.choose import SolverSettings
+from flowjax.inference.forecast_metrics import forecast_metrics, has_forecasts
 from flowjax.inference.given_conditions import conditions_of_test
 from flowjax.inference.program import LabelRule
 from flowjax.inference.run import Run
@@ -71,6 +72,8 @@ def sample_metrics(
     if dataset.draw is None and not run.spec.is_image:
         say("evaluate: marginals, correlations, energy distance, classifier two-sample test")
         result |= table_metrics(drawn, true, other, unit)
+    if has_forecasts(run, dataset):
+        result |= forecast_metrics(run, dataset, seed, solver, batch)
     return result
 
 

@@ -10,6 +10,7 @@ from flowjax.plots.corner import corner
 from flowjax.plots.correlations import correlations
 from flowjax.plots.curves import likelihood_histogram, lines, loss_curves, losses_of_records, training_curves
 from flowjax.plots.features import marginals, pairs
+from flowjax.plots.forecast import forecast
 from flowjax.plots.images import image_grid
 from flowjax.plots.plane import density, samples_against_data, trajectories
 from flowjax.plots.sequences import point_sets, series
@@ -24,6 +25,7 @@ __all__ = [
     "correlations",
     "density",
     "expected_coverage",
+    "forecast",
     "image_grid",
     "likelihood_histogram",
     "lines",

@@ -44,6 +44,8 @@ FIGURES = {
     "coverage": lambda: plots.expected_coverage(LEVELS, LEVELS**2, LEVELS - 0.1, LEVELS + 0.1),
     "predictive": lambda: plots.predictive(normal(8), np.array([1e3] + [1] * 7) * normal(50, 8), ["a feature"] * 8),
     "predictive of channels": lambda: plots.predictive(normal(30, 5), normal(50, 30, 5)),
+    "forecast": lambda: plots.forecast(normal(4, 9, 2), normal(4, 3, 2), normal(20, 4, 3, 2), ["$ rate", "_load"]),
+    "forecast of many channels": lambda: plots.forecast(normal(2, 2, 8), normal(2, 9, 8), normal(20, 2, 9, 8)),
     "series": lambda: plots.series(normal(50, 20), normal(40, 20)),
     "series of channels": lambda: plots.series(normal(50, 20, 5), normal(40, 20, 5)),
     "point sets": lambda: plots.point_sets(normal(5, 7, 2), normal(4, 7, 2), rng.random((4, 7)) < 0.7),
