@@ -15,7 +15,12 @@ from flowjax.reproduce.results import read_results
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted(p for p in (ROOT / "docs").rglob("*.md") if "reference" not in p.parts)]
 NAMES = [str(path.relative_to(ROOT)) for path in PAGES]
-TRAINING = ("docs/getting-started.md", "docs/concepts/conditions.md", "docs/howto/own-data.md")
+TRAINING = (
+    "docs/getting-started.md",
+    "docs/concepts/conditions.md",
+    "docs/howto/own-data.md",
+    "docs/howto/forecasting.md",
+)
 """Pages whose code trains runs."""
 
 
