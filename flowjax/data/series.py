@@ -96,13 +96,19 @@ def open_series(
     for what, found in (("training", starts), ("test", test_starts)):
         if not len(found):
             raise DataError(f"{path} has missing values in every {what} window of {length:,} rows: fill them in")
-    affine, constant = feature_scales(
+    affine, constant, low, high = feature_scales(
         path, "the series", trained, lambda index: series[:trained][index], series.shape[1:], trained
     )
     shape = (future, series.shape[1])
     columns = tuple(Column(name, "real") for name in channels)
     fields = (Field(PAST, "sequence", (past, series.shape[1])),)
-    spec = DataSpec("series", shape, affine, conditions=fields, condition_maps=(affine,), columns=columns)
+    spec = DataSpec(
+        *("series", shape, affine),
+        conditions=fields,
+        condition_maps=(affine,),
+        columns=columns,
+        condition_ranges=((low, high),),
+    )
     possible = trained - length + 1 + tested - future + 1
     notes += _notes(request, channels, constant, len(starts), len(test_starts), possible, tested)
     most = min(_MOST_TESTED, held_out(len(test_starts), (length, series.shape[1])))

@@ -62,6 +62,7 @@ def test_training_knows_nothing_of_the_test_rows(tmp_path):
         np.testing.assert_array_equal(other.arrays()[name], array)
     np.testing.assert_allclose(dataset.spec.normalise.shift, SERIES[:TRAINED].mean(0), rtol=1e-12)
     np.testing.assert_allclose(dataset.spec.normalise.scale, SERIES[:TRAINED].std(0), rtol=1e-12)
+    np.testing.assert_array_equal(dataset.spec.condition_ranges, [[SERIES[:TRAINED].min(0), SERIES[:TRAINED].max(0)]])
     assert any("do not look like the training rows" in note for note in other.notes)
 
 
