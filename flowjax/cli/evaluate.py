@@ -22,6 +22,13 @@ computed once, and kept in $FLOWJAX_CACHE or ~/.cache/flowjax. FID depends on th
 50,000, its bias is estimated. --inception is the precision of that network's convolutions: default is TF32 on a GPU,
 which is faster. A metric of your own is a function of the features of the samples and of the data, my_module:my_metric.
 
+Of a run on simulations (data.name=simulator), the default metrics are nll, the negative mean log-density of the true
+parameters of held-out simulations, and whether the posteriors are calibrated: ranks of the parameters among 100
+posterior samples of each of 500 simulations, and the expected coverage of credible regions (tarp), with simultaneous
+95% bands. Its --metrics are calibration, local_c2st (a classifier test at the first held-out observation), and for the
+tasks of the benchmark c2st, the mean accuracy of classifiers that tell --num posterior samples (by default 10,000) of
+each of ten observations from reference posteriors, which are read from sbibm/TASK.npz in the same folder as above.
+
 The result is also kept in WORKDIR/metrics, where `flowjax report`, `compare` and `sweep` find it. It is not kept with
 --samples, as the samples of a file may be those of another run.
 
@@ -30,6 +37,7 @@ Several processes (see `flowjax train --help`) each draw a part of the samples, 
 example:
   flowjax evaluate --workdir runs/g8
   flowjax evaluate --workdir runs/cifar10 --metrics fid,kid --num 50000 --solver heun --steps 18
+  flowjax evaluate --workdir runs/two_moons --metrics local_c2st,c2st --num 1000
 """
 
 from typing import Any
@@ -42,6 +50,10 @@ from flowjax.cli import flags
 __all__ = ["run"]
 
 _OF_IMAGES = ("num", "samples", "split", "inception")
+
+_NOT_OF_POSTERIORS = (
+    *("samples", "split", "inception", "labels", "guidance", "scale", "interval", "rescale", "weak", "weak_checkpoint"),
+)
 
 _NO_SETTINGS = (
     *("workdir", "checkpoint", "batch", "compilation_cache", "plugins", "coordinator_address", "num_processes"),
@@ -64,6 +76,7 @@ def run(argv: list[str]) -> dict[str, Any]:
     from flowjax.cli.common import check_labels, guide, join, open_run, solver
     from flowjax.data.arrays import read_npz
     from flowjax.inference import evaluation
+    from flowjax.inference.calibration import evaluate_posteriors, is_simulated
     from flowjax.inference.data_of_run import dataset_of
     from flowjax.inference.kept_metrics import keep_metrics
     from flowjax.training.processes import is_primary
@@ -74,7 +87,16 @@ def run(argv: list[str]) -> dict[str, Any]:
     opened = open_run(values, workdir)
     check_labels(values, opened)
     dataset = dataset_of(opened)
-    if values.metrics is None:
+    if values.metrics is not None and is_simulated(opened):
+        for name in _NOT_OF_POSTERIORS:
+            if values[name].present:
+                raise flags.UsageError(f"--{name} has no meaning for the metrics of a run on simulations")
+        num = values.num if values["num"].present else None
+        names, chosen = separate(values.metrics) if values.metrics else [""], solver(values)
+        result = evaluate_posteriors(
+            opened, dataset, names, num=num, seed=values.seed, solver=chosen, batch=values.batch
+        )
+    elif values.metrics is None:
         result = evaluation.evaluate(opened, dataset, values.seed, solver(values), values.batch, values.labels)
     else:
         result = evaluation.evaluate_images(

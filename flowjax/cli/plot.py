@@ -17,6 +17,9 @@ on its data:
   trajectories  the paths from the source to samples, for data in the plane or on the line
   density       the learned density in the plane, beside the true one where it is known
   likelihood    histogram of the log-likelihoods of test points
+  corner        of a run on simulations: the posterior of one observation, over the reference posterior if it is there
+  predictive    of a run on simulations: an observation over simulations from samples of its posterior
+  calibration   of a run on simulations: ranks of the true parameters, and the coverage of credible regions
 
 Each figure is one file NAME.FORMAT in --out, by default the folder plots/ of the workdir. That folder holds figures of
 the last checkpoint with the moving average and seed 0; --checkpoint, --no-ema, --width and --seed need --out. The

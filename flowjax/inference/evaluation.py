@@ -18,6 +18,7 @@ from flowjax.data import DataError, Dataset
 from flowjax.data.spec import shares_of
 from flowjax.errors import ConfigError, WeightsError
 from flowjax.inference import sampling, scoring
+from flowjax.inference.calibration import OF_CALIBRATION, calibration_metrics, is_simulated
 from flowjax.inference.choose import DEFAULT_SOLVER, Guide, SolverSettings
 from flowjax.inference.forecast_metrics import OF_FORECASTS
 from flowjax.inference.given_conditions import conditions_of_test
@@ -37,6 +38,7 @@ OF_DATA = (
     *("nll", "nll_stderr", "bits_per_dim", "kl", "kl_stderr", "w2_squared", "w2", "w2_squared_true", "mmd"),
     *("npe", "path_energy", "w2_squared_source", "mode_share_min", "mode_share_max", *OF_TABLES),
     *OF_FORECASTS,
+    *OF_CALIBRATION,
 )
 """The metrics that `evaluate` computes where they are defined."""
 
@@ -79,6 +81,9 @@ def evaluate(
         marginals, errors of the correlations, the energy distance and the classifier two-sample test.
         Networks with conditions that are numbers also have the scores of `forecast_metrics`: the CRPS and the energy
         score of samples given the conditions of test points, and those of baselines.
+        Of these, simulations have only nll, the negative mean log-density of the true parameters. They also have those
+        of `flowjax.inference.calibration.calibration_metrics`: samples of many posteriors together are distributed like
+        the prior, also if the network ignores the observations.
         Distances are in units of the data, or in standard deviations of the features if the data set has a scale for
         each of them (columns of a table, channels of series): otherwise the largest scale would decide.
 
@@ -89,7 +94,7 @@ def evaluate(
     run = _with_shares(run, dataset) if labels == "shares" else run
     if why := scoring.no_likelihood(run):
         say(f"evaluate: {why}: no nll, no kl")
-        return sample_metrics(run, dataset, seed, solver, batch, labels)
+        return _compared(run, dataset, seed, solver, batch, labels)
     points, cond = _held_out(run, dataset)
     exact = run.spec.d <= _EXACT_UP_TO
     say(f"evaluate: log-likelihood of {len(points)} points ({'exact' if exact else 'hutchinson'})")
@@ -100,7 +105,7 @@ def evaluate(
         say(
             f"evaluate: {np.mean(~np.isfinite(scored)):.2%} of the points lie outside the flow's support: no nll, no kl"
         )
-        return sample_metrics(run, dataset, seed, solver, batch, labels) if dataset.draw is not None else {}
+        return _compared(run, dataset, seed, solver, batch, labels) if dataset.draw is not None else {}
     result: dict[str, Any] = {"nll": -float(scored.mean()), "nll_stderr": _stderr(scored)}
     if run.spec.levels:
         result["bits_per_dim"] = result["nll"] / (run.spec.d * math.log(2))
@@ -109,8 +114,17 @@ def evaluate(
         result |= {"kl": float(gap.mean()), "kl_stderr": _stderr(gap)}
     enough = dataset.draw is not None or len(dataset.test) >= 4
     if enough and (not run.spec.is_image or run.spec.d <= _EXACT_UP_TO):
-        result |= sample_metrics(run, dataset, seed, solver, batch, labels)
+        result |= _compared(run, dataset, seed, solver, batch, labels)
     return result
+
+
+def _compared(
+    run: Run, dataset: Dataset, seed: int, solver: SolverSettings, batch: int, labels: LabelRule
+) -> dict[str, Any]:
+    """The metrics that compare samples with data: of posteriors if the data are simulations."""
+    if is_simulated(run):
+        return calibration_metrics(run, dataset, seed, solver, batch)
+    return sample_metrics(run, dataset, seed, solver, batch, labels)
 
 
 def _with_shares(run: Run, dataset: Dataset) -> Run:

@@ -14,7 +14,8 @@ from flowjax.conditions import named
 from flowjax.data import Dataset
 from flowjax.data.series import PAST
 from flowjax.errors import ConfigError
-from flowjax.inference import scoring
+from flowjax.inference import posterior_figures, scoring
+from flowjax.inference.calibration import is_simulated
 from flowjax.inference.choose import SolverSettings
 from flowjax.inference.figure_inputs import (
     LARGE,
@@ -307,5 +308,8 @@ FIGURES: dict[str, NamedFigure] = {
     ),
     "density": NamedFigure(lambda run: run.spec.shape == (2,) and only_labels(run) and _has_likelihood(run), _density),
     "likelihood": NamedFigure(_has_likelihood, _likelihood, of_training=False),
+    "corner": NamedFigure(is_simulated, posterior_figures.corner),
+    "predictive": NamedFigure(is_simulated, posterior_figures.predictive, of_training=False),
+    "calibration": NamedFigure(is_simulated, posterior_figures.calibration, of_training=False),
 }
 """The figures of runs by name."""

@@ -5,7 +5,7 @@ function uses pyplot, so that figures need no display and are freed with the las
 `matplotlib.rcParams` apply.
 """
 
-from flowjax.plots.calibration import expected_coverage, predictive, rank_ecdf
+from flowjax.plots.calibration import calibration, expected_coverage, predictive, rank_ecdf
 from flowjax.plots.corner import corner
 from flowjax.plots.correlations import correlations
 from flowjax.plots.curves import likelihood_histogram, lines, loss_curves, losses_of_records, training_curves
@@ -21,6 +21,7 @@ __all__ = [
     "FORMATS",
     "PALETTE",
     "SAMPLES",
+    "calibration",
     "corner",
     "correlations",
     "density",

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["expected_coverage", "predictive", "rank_ecdf"]
+__all__ = ["calibration", "expected_coverage", "predictive", "rank_ecdf"]
 
 _DASHES = ("-", "--", ":", "-.")
 _MOST_CHANNELS = 4
@@ -20,6 +20,37 @@ _SEPARATE = 20
 
 _SCALES = 10.0
 """Features whose spreads differ by more than this factor are drawn in their own units."""
+
+
+def calibration(
+    levels: np.ndarray,
+    ecdf: np.ndarray,
+    coverage: np.ndarray,
+    bands: tuple[np.ndarray, np.ndarray],
+    coverage_bands: tuple[np.ndarray, np.ndarray],
+    names: Sequence[str] = (),
+) -> "Figure":
+    """Draws the distribution functions of ranks beside the expected coverage: `rank_ecdf` and `expected_coverage`.
+
+    Args:
+        levels: points of the functions, (K,), in (0, 1).
+        ecdf: of the ranks, (K, D).
+        coverage: the share of true parameters inside the regions of each level, (K,).
+        bands, coverage_bands: the lower and the upper end of the simultaneous bands of each panel, (K,).
+        names: of the parameters; theta_1, theta_2, ... if empty.
+
+    Returns:
+        The figure.
+    """
+    figure, axes = new_figure(1, 2, 4.8, 4.4 + 0.25 * (ecdf.shape[1] // 6))
+    left, right = axes[0]
+    _draw_ranks(left, levels, ecdf, *bands, names)
+    _draw_coverage(right, levels, coverage, *coverage_bands)
+    right.lines[-1].set_color("k")  # the left panel has the other colours
+    (handles, labels), (more, of_right) = (ax.get_legend_handles_labels() for ax in (left, right))
+    handles, labels = handles + more[1:], labels + of_right[1:]
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(6, len(labels)), frameon=False)
+    return figure
 
 
 def rank_ecdf(
@@ -41,14 +72,8 @@ def rank_ecdf(
     """
     columns = 4
     figure, axes = new_figure(1, 1, 6.0, 3.9 + 0.25 * (ecdf.shape[1] // columns))
-    ax = axes[0, 0]
-    x = np.concatenate([[0], levels, [1]])
-    _band(ax, x, _closed(low - levels), _closed(high - levels))
-    for i, values in enumerate((ecdf - levels[:, None]).T):
-        style = {"c": PALETTE[i % len(PALETTE)], "ls": _DASHES[i // len(PALETTE) % len(_DASHES)], "lw": 1.4}
-        ax.plot(x, _closed(values), label=_name(names, i), **style)
-    ax.set(xlabel="rank / number of draws", ylabel="ECDF of the ranks minus uniform", xlim=(0, 1))
-    _legend(figure, ax, columns)
+    _draw_ranks(axes[0, 0], levels, ecdf, low, high, names)
+    _legend(figure, axes[0, 0], columns)
     return figure
 
 
@@ -64,13 +89,8 @@ def expected_coverage(levels: np.ndarray, coverage: np.ndarray, low: np.ndarray,
         The figure.
     """
     figure, axes = new_figure(1, 1, 4.6, 4.8)
-    ax = axes[0, 0]
-    x = np.concatenate([[0], levels, [1]])
-    _band(ax, x, _closed(low, 1.0), _closed(high, 1.0))
-    ax.plot([0, 1], [0, 1], c="0.4", ls="--", lw=1.2, label="right posterior")
-    ax.plot(x, _closed(coverage, 1.0), c=SAMPLES, lw=1.6, label="posterior of the run")
-    ax.set(xlabel="credibility level", ylabel="expected coverage", xlim=(0, 1), ylim=(0, 1), aspect="equal")
-    _legend(figure, ax, 2)
+    _draw_coverage(axes[0, 0], levels, coverage, low, high)
+    _legend(figure, axes[0, 0], 2)
     return figure
 
 
@@ -82,7 +102,7 @@ def predictive(observed: np.ndarray, simulations: np.ndarray, names: Sequence[st
 
     Args:
         observed: (F,), or (F, C) for a series of F times and C channels, of which the first 4 are shown.
-        simulations: (S, F) or (S, F, C). Rows that are not finite are left out.
+        simulations: (S, F) or (S, F, C). Numbers that are not finite are left out.
         names: of the features; their numbers from 1 on if empty.
 
     Returns:
@@ -91,8 +111,8 @@ def predictive(observed: np.ndarray, simulations: np.ndarray, names: Sequence[st
     length = observed.shape[0]
     observed = np.asarray(observed, float).reshape(length, -1)
     simulations = np.asarray(simulations, float).reshape(len(simulations), *observed.shape)
-    simulations = simulations[np.isfinite(simulations).all((1, 2))]
-    spread, median = simulations.std(0), np.median(simulations, 0)
+    simulations = np.where(np.isfinite(simulations), simulations, np.nan)
+    spread, median = np.nanstd(simulations, 0), np.nanmedian(simulations, 0)
     positive = spread[spread > 0]
     relative = positive.size > 0 and positive.max() > _SCALES * positive.min()
     if relative:
@@ -113,12 +133,31 @@ def predictive(observed: np.ndarray, simulations: np.ndarray, names: Sequence[st
     return figure
 
 
+def _draw_ranks(
+    ax: "Axes", levels: np.ndarray, ecdf: np.ndarray, low: np.ndarray, high: np.ndarray, names: Sequence[str]
+) -> None:
+    x = np.concatenate([[0], levels, [1]])
+    _band(ax, x, _closed(low - levels), _closed(high - levels))
+    for i, values in enumerate((ecdf - levels[:, None]).T):
+        style = {"c": PALETTE[i % len(PALETTE)], "ls": _DASHES[i // len(PALETTE) % len(_DASHES)], "lw": 1.4}
+        ax.plot(x, _closed(values), label=_name(names, i), **style)
+    ax.set(xlabel="rank / number of draws", ylabel="ECDF of the ranks minus uniform", xlim=(0, 1))
+
+
+def _draw_coverage(ax: "Axes", levels: np.ndarray, coverage: np.ndarray, low: np.ndarray, high: np.ndarray) -> None:
+    x = np.concatenate([[0], levels, [1]])
+    _band(ax, x, _closed(low, 1.0), _closed(high, 1.0))
+    ax.plot([0, 1], [0, 1], c="0.4", ls="--", lw=1.2, label="right posterior")
+    ax.plot(x, _closed(coverage, 1.0), c=SAMPLES, lw=1.6, label="expected coverage")
+    ax.set(xlabel="credibility level", ylabel="expected coverage", xlim=(0, 1), ylim=(0, 1), aspect="equal")
+
+
 def _intervals(ax: "Axes", observed: np.ndarray, simulations: np.ndarray) -> None:
     """Draws the observation (F,) over the central 50% and 90% of simulations (S, F)."""
     from matplotlib.ticker import MaxNLocator
 
     position = np.arange(1, len(observed) + 1)
-    low, lower, middle, upper, high = np.quantile(simulations, (0.05, 0.25, 0.5, 0.75, 0.95), axis=0)
+    low, lower, middle, upper, high = np.nanquantile(simulations, (0.05, 0.25, 0.5, 0.75, 0.95), axis=0)
     if len(observed) <= _SEPARATE:
         ax.vlines(position, low, high, color=f"{SAMPLES}60", lw=5, label="central 90%")
         ax.vlines(position, lower, upper, color=SAMPLES, lw=5, label="central 50%")

@@ -42,6 +42,7 @@ FIGURES = {
     "corner of constants": lambda: plots.corner(np.ones((50, 2)), truth=np.ones(2), reference=np.zeros((9, 2))),
     "ranks": lambda: plots.rank_ecdf(LEVELS, rng.random((19, 30)), LEVELS - 0.1, LEVELS + 0.1),
     "coverage": lambda: plots.expected_coverage(LEVELS, LEVELS**2, LEVELS - 0.1, LEVELS + 0.1),
+    "calibration": lambda: plots.calibration(LEVELS, normal(19, 9), LEVELS, *2 * [(LEVELS - 0.1, LEVELS + 0.1)]),
     "predictive": lambda: plots.predictive(normal(8), np.array([1e3] + [1] * 7) * normal(50, 8), ["a feature"] * 8),
     "predictive of channels": lambda: plots.predictive(normal(30, 5), normal(50, 30, 5)),
     "forecast": lambda: plots.forecast(normal(4, 9, 2), normal(4, 3, 2), normal(20, 4, 3, 2), ["$ rate", "_load"]),
