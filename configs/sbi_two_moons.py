@@ -1,3 +1,8 @@
+"""The posterior of two moons, a task of simulation-based inference, from 10,000 simulations.
+
+PLACEHOLDER
+"""
+
 from flowjax.config import defaults
 
 
