@@ -115,13 +115,16 @@ def forecast_metrics(run: Run, dataset: Dataset, seed: int, solver: SolverSettin
         crps_climatology, energy_score_climatology: the same of 100 random training points for each test point.
         crps_persistence, energy_score_persistence: the same of the last known row plus random changes of the training
             data since such a row, for series with a condition `past`.
-        All are in standard deviations of the training data, of each feature if the data have scales for features. The
-        last four are missing if the training data are streamed.
+        All are in standard deviations of the training data, of each feature if the data have scales for features, and
+        of the numbers without bounds if they have bounds. The last four are missing if the training data are streamed.
     """
     points = min(_POINTS, len(dataset.test), max(1, _NUMBERS // (MEMBERS * run.spec.d)))
     say(f"evaluate: ensembles of {MEMBERS} samples for {points} test points")
     drawn = draw_ensembles(run, dataset, points, MEMBERS, seed, solver, batch, show=True)
-    in_model_space = lambda x: np.asarray(run.spec.normalise.to_model(np.asarray(x, np.float64)), np.float32)
+    spec = run.spec
+    in_model_space = lambda x: np.asarray(
+        spec.normalise.to_model(spec.unbounded(np.asarray(x, np.float64))), np.float32
+    )
     observed = in_model_space(drawn.observed)
     ensembles = {"": in_model_space(drawn.members)}
     if dataset.sample is not None:
