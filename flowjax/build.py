@@ -43,6 +43,7 @@ from flowjax.names import (
 )
 from flowjax.paths import AffinePath, GaussianPath
 from flowjax.paths.affine import is_standard_normal
+from flowjax.paths.noise import Fading
 from flowjax.plugins import Outside, is_outside
 from flowjax.predictions import Prediction
 from flowjax.ranges import MAX_COORDINATES, MAX_PARAMETERS, shown
@@ -121,10 +122,11 @@ def make_augmentation(config: Config, spec: DataSpec) -> Augmentation:
     return make("data.augment", name, AUGMENTATIONS)
 
 
-def data_arguments(config: Config) -> tuple[str, str, tuple[str, ...], str, str, str]:
+def data_arguments(config: Config) -> tuple[str, str, tuple[str, ...], str, str, str, str]:
     """Returns the arguments of `flowjax.data.open_dataset` for a resolved config."""
     data = config.data
-    return data.name, data.path, tuple(data.cond), data.pairs, data.normalise, data.simulator
+    plain = data.name, data.path, tuple(data.cond), data.pairs, data.normalise
+    return *plain, data.simulator, data.degrade
 
 
 def fields_of(config: Config, spec: DataSpec) -> tuple[Field, ...]:
@@ -196,6 +198,8 @@ class _Components(Components):
     def _plain_path(self) -> AffinePath:
         chosen = self.config.path
         noise = make("path.noise", chosen.noise, NOISES) if chosen.noise else None
+        if isinstance(noise, Fading) and not self.config.data.pairs:
+            raise ConfigError(f"path.noise {chosen.noise!r} is noise in given source samples, so it needs data.pairs")
         return AffinePath(make_schedule(chosen.schedule, chosen.shift, self.plugins), noise)
 
     @cached_property

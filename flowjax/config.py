@@ -124,6 +124,7 @@ def _defaults(model: str, method: str, plugins: Sequence[str]) -> Config:
                 "cond": (),
                 "cond_dropout": 0.1,
                 "pairs": "",
+                "degrade": "",
                 "normalise": "",
                 "simulator": "",
                 "augment": "none",

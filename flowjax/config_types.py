@@ -96,7 +96,8 @@ class PathKeys(Section):
         shift: the shift of the times towards more noise, for larger images: on `condot` sigma / alpha is multiplied by
             it. 1 for none.
         noise: the noise that is added to the path, for I-CFM with sigma (`constant(0.1)`), Schroedinger bridges
-            (`bridge(1)`) and stochastic interpolants (`sine2(1)`); empty for none.
+            (`bridge(1)`), stochastic interpolants (`sine2(1)`), and source samples of `data.pairs` (`fading(0.5)`);
+            empty for none.
     """
 
     name: str
@@ -128,6 +129,8 @@ class DataKeys(Section):
             `label(dropout=0.2)` has a dropout of its own.
         cond_dropout: the probability with which training hides each condition, which classifier-free guidance needs.
         pairs: the array beside x that holds the source sample x0 of each row; empty to draw x0 from the source.
+        degrade: the operator that makes the array `degraded` of a set of images, for `data.cond` or `data.pairs`: means
+            of blocks of pixels, a missing square in the centre, shades of grey, or edges. Empty for none.
         normalise: what shares one scale and shift: all numbers (`global`), each column (`feature`) or each channel
             (`channel`). Empty lets the data set choose.
         simulator: the simulator of the data set `simulator`: a task of the benchmark of simulation-based inference, or
@@ -142,6 +145,7 @@ class DataKeys(Section):
     cond: tuple[str, ...]
     cond_dropout: float
     pairs: str
+    degrade: str
     normalise: str
     simulator: str
     augment: str

@@ -99,8 +99,8 @@ def _npz_source(request: SourceRequest) -> sources.Empirical:
     return open_source(request.path, request.spec)
 
 
-def _digits_source(request: SourceRequest, label: int) -> sources.Empirical:
-    """Returns one class of scikit-learn's digits in model space, dequantised like the data."""
+def _digits_source(request: SourceRequest, label: int | tuple[int, ...]) -> sources.Empirical:
+    """Returns one class or several classes of scikit-learn's digits in model space, dequantised like the data."""
     spec = request.without_path("digits")
     if not spec.name.startswith("digits"):
         raise ValueError(f"a source of digits needs data of digits, and data.name is {spec.name!r}")
@@ -125,6 +125,7 @@ NOISES: dict[str, Callable[..., Any]] = {
     "constant": path_noise.Constant,
     "bridge": path_noise.Bridge,
     "sine2": path_noise.Sine2,
+    "fading": path_noise.Fading,
 }
 
 SOURCES: dict[str, Callable[..., sources.Source]] = {

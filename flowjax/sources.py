@@ -16,7 +16,7 @@ from jaxtyping import Array, ArrayLike, Float
 
 from flowjax.typing import Batched, PRNGKey
 
-__all__ = ["Empirical", "GaussianMixture", "Normal", "Source", "Uniform", "has_density", "sum_event"]
+__all__ = ["Empirical", "GaussianMixture", "Normal", "Source", "Uniform", "filled", "has_density", "sum_event"]
 
 _LOG_2PI = math.log(2 * math.pi)
 
@@ -168,6 +168,11 @@ class Empirical:
 
     def log_prob(self, x: Batched) -> Float[Array, " B"]:
         raise ValueError("an Empirical source has no density, so a flow from it has no likelihood")
+
+
+def filled(x0: Batched, drawn: Batched) -> Batched:
+    """Returns given source samples, with those of `drawn` where they are NaN."""
+    return jnp.where(jnp.isnan(x0), drawn.astype(x0.dtype), x0)
 
 
 def has_density(source: Source) -> bool:

@@ -109,6 +109,7 @@ def _tables() -> dict[str, Mapping[str, Any]]:
     """The tables of the names that keys can take, most with the functions or classes that the names stand for."""
     from flowjax import methods, names
     from flowjax.data.augment import AUGMENTATIONS
+    from flowjax.data.degrade import DEGRADES
     from flowjax.data.requests import NORMALISE
     from flowjax.data.sets import DATASETS
     from flowjax.models import edm2, layers, mlp, transformer
@@ -134,6 +135,7 @@ def _tables() -> dict[str, Mapping[str, Any]]:
         "model.positions": dict.fromkeys(transformer.POSITIONS),
         "model.time": dict.fromkeys(edm2.TIMES),
         "data.name": {"": None, **DATASETS},
+        "data.degrade": {"": None, **DEGRADES},
         "data.normalise": dict.fromkeys(NORMALISE),
         "data.simulator": {"": None, **BENCHMARK},
         "data.augment": AUGMENTATIONS,
@@ -143,7 +145,7 @@ def _tables() -> dict[str, Mapping[str, Any]]:
     }
 
 
-_GIVEN = {"source.name": 1, "path.name": 3, "coupling.name": 1, "data.name": 1}
+_GIVEN = {"source.name": 1, "path.name": 3, "coupling.name": 1, "data.name": 1, "data.degrade": 1}
 """The number of arguments that the function of a name is given before those in brackets, if there are any."""
 
 _WITH_BRACKETS = (

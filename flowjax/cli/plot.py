@@ -8,6 +8,7 @@ on its data:
   loss          training and validation loss
   samples       samples beside data: points, a grid of images, histograms of features, series or sets of points
   data          images of the test split, beside which the samples can be judged
+  examples      given images, samples and the truth, for images that are made from images
   pairs         pairs of features of a table
   correlations  the correlations of features of data and samples, and their difference
   marginals     histograms of features, for vectors and series

@@ -19,7 +19,7 @@ data. With arrays (M, *shape), each of the M rows is an observation, for which -
 the shape (M, num, ...), and FILE.npz also receives the conditions. Arrays of the shape of the field itself, without an
 axis for observations, are one observation, and `samples` has the shape (num, ...). An array with a single row holds for
 all observations. A condition that is NaN or has no array is not given. An array `y` has the classes, and replaces
---label and --labels.
+--label and --labels. For a run on pairs, the array with the name of data.pairs has the source samples.
 
 Several processes (see `flowjax train --help`) each draw a part of the samples, and the first one writes the file.
 

@@ -24,16 +24,16 @@ def _load() -> tuple[np.ndarray, np.ndarray]:
     return digits.images[..., None].astype(np.uint8), digits.target.astype(np.int32)
 
 
-def open_digits(label: int | None = None) -> Dataset:
+def open_digits(label: int | tuple[int, ...] | None = None) -> Dataset:
     """Opens scikit-learn's digits, with pixels from 0 to 16: 1,500 training images, and the last 297 as test images.
 
     Args:
-        label: restricts the data to one digit, without labels; None for all digits with their labels.
+        label: restricts the data to one digit or to several, without labels; None for all digits with their labels.
     """
     if label is not None:
         train, test = digits_of(label)
         return Dataset(
-            spec=DataSpec(f"digits({label})", (8, 8, 1), image_scale(17), num_classes=0, levels=17),
+            spec=DataSpec(f"digits({label})".replace(" ", ""), (8, 8, 1), image_scale(17), num_classes=0, levels=17),
             test=test.astype(np.float32),
             arrays=lambda: Batch(train),
             sample=sample_rows,
@@ -48,9 +48,11 @@ def open_digits(label: int | None = None) -> Dataset:
     )
 
 
-def digits_of(label: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the training images and the test images of one label, (n, 8, 8, 1) uint8."""
-    if label not in range(10):
-        raise ValueError(f"label must be an integer from 0 to 9, not {label}")
+def digits_of(label: int | tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the training images and the test images of one label or of several, (n, 8, 8, 1) uint8."""
+    labels = label if isinstance(label, tuple) else (label,)
+    if not labels or any(one not in range(10) for one in labels):
+        raise ValueError(f"label must be an integer from 0 to 9, or several in brackets, not {label}")
     x, y = _load()
-    return x[:-_TEST][y[:-_TEST] == label], x[-_TEST:][y[-_TEST:] == label]
+    chosen = np.isin(y, labels)
+    return x[:-_TEST][chosen[:-_TEST]], x[-_TEST:][chosen[-_TEST:]]

@@ -7,6 +7,7 @@ from flowjax.arguments import make
 from flowjax.data.affine import DataError
 from flowjax.data.arrays import open_npy, open_npz, open_zarr
 from flowjax.data.dataset import Dataset
+from flowjax.data.degrade import DEGRADED, degrade_dataset
 from flowjax.data.densities import open_density
 from flowjax.data.digits import open_digits
 from flowjax.data.formats import check_format, format_of
@@ -36,7 +37,7 @@ def _density(name: str) -> Callable[[DataRequest], Dataset]:
     return opened
 
 
-def _digits(request: DataRequest, label: int | None = None) -> Dataset:
+def _digits(request: DataRequest, label: int | tuple[int, ...] | None = None) -> Dataset:
     _refuse("digits", request)
     return open_digits(label)
 
@@ -94,6 +95,7 @@ def open_dataset(
     pairs: str = "",
     normalise: str = "",
     simulator: str = "",
+    degrade: str = "",
     plugins: Sequence[str] = (),
 ) -> Dataset:
     """Opens a data set by its config name.
@@ -108,6 +110,8 @@ def open_dataset(
         normalise: `data.normalise`; "" lets the data set choose.
         simulator: `data.simulator`, a task of `flowjax.simulators.BENCHMARK` or a simulator of another module; "" for
             none.
+        degrade: `data.degrade`, such as "downsample(4)", which makes the array `degraded` of a set of images; "" for
+            none.
         plugins: modules that may be imported, with their submodules (`flowjax.plugins`).
 
     Returns:
@@ -120,10 +124,13 @@ def open_dataset(
     """
     known = simulator and make("data.simulator", simulator, BENCHMARK, outside=Outside(SIMULATOR, plugins))
     place = str(Path(path).expanduser()) if path else ""
-    request = DataRequest(place, field_requests(cond), pairs, normalise, known or None)
+    fields, made = field_requests(cond), bool(degrade) and pairs == DEGRADED
+    read = tuple(field for field in fields if not degrade or field.name != DEGRADED)
+    request = DataRequest(place, read, "" if made else pairs, normalise, known or None)
     if simulator and name.partition("(")[0].strip() in DATASETS.keys() - {"simulator"} | {""}:
         raise DataError(f"data.simulator is {simulator!r}, so data.name must be simulator, not {name!r}")
     outside = Outside(DATASET, plugins, (request,))
     name = name or (format_of(request.path) if path else _WITHOUT_PATH)
     check_format(name.partition("(")[0].strip(), request.path)
-    return make("data.name", name, DATASETS, request, outside=outside).with_permuted_test()
+    dataset = make("data.name", name, DATASETS, request, outside=outside).with_permuted_test()
+    return degrade_dataset(dataset, degrade, fields, made) if degrade else dataset

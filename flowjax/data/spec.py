@@ -274,10 +274,14 @@ class DataSpec:
         resolved = not real or resolves
         return np.dtype(np.float32 if exact and resolved else np.float64)
 
-    def to_model(self, x: np.ndarray) -> np.ndarray:
+    def to_model(self, x: np.ndarray, missing: bool = False) -> np.ndarray:
         """Maps rows from data space to model space as float32, without dequantisation.
 
         The map is computed in float64, before the result is rounded to float32.
+
+        Args:
+            x: (N, *shape).
+            missing: whether x may hold NaN, as source samples do where they are not given.
 
         Raises:
             DataError: if a result is not finite in float32.
@@ -287,7 +291,7 @@ class DataSpec:
         with np.errstate(over="ignore"):
             for i in range(0, len(x), some):
                 y[i : i + some] = self.normalise.to_model(self.unbounded(np.asarray(x[i : i + some], np.float64)))
-                if not np.isfinite(y[i : i + some]).all():
+                if not (np.isfinite(y[i : i + some]) | (missing & np.isnan(x[i : i + some]))).all():
                     raise DataError(
                         f"the data ({self.name}) hold values that are not finite, or that are too far from the mean "
                         f"{_shown(self.normalise.shift)} for float32 in units of the scale "
@@ -326,6 +330,10 @@ class DataSpec:
         """Encodes data-space rows for `prepare` on the device: pixels are unchanged, other data use `to_model`."""
         return x if self.levels else self.to_model(x)
 
+    def encode_source(self, x0: np.ndarray) -> np.ndarray:
+        """Encodes source samples like the data (`encode`). Their numbers that are NaN are drawn from the source."""
+        return x0 if self.levels else self.to_model(x0, missing=True)
+
     def encode_rows(self, rows: Batch) -> Batch:
         """Encodes a batch of data-space rows, with conditions, source samples and mask, for the compiled step.
 
@@ -334,7 +342,8 @@ class DataSpec:
         """
         encode = self.encode if rows.mask is None else partial(self._encode_present, rows.mask)
         cond = None if rows.cond is None else self.encode_cond(rows.cond)
-        return Batch(encode(rows.x1), cond, None if rows.x0 is None else encode(rows.x0), rows.mask)
+        source = self.encode_source if rows.mask is None else encode
+        return Batch(encode(rows.x1), cond, None if rows.x0 is None else source(rows.x0), rows.mask)
 
     def _encode_present(self, mask: np.ndarray, x: np.ndarray) -> np.ndarray:
         return self.encode(np.where(mask[..., None], x, np.asarray(self.normalise.shift)))

@@ -23,6 +23,7 @@ from flowjax.inference.choose import DEFAULT_SOLVER, Guide, SolverSettings
 from flowjax.inference.forecast_metrics import OF_FORECASTS
 from flowjax.inference.given_conditions import conditions_of_test
 from flowjax.inference.program import LabelRule
+from flowjax.inference.restored import OF_RESTORED, restoration_metrics
 from flowjax.inference.run import Run
 from flowjax.inference.sample_metrics import DRAW_SEED, sample_metrics
 from flowjax.inference.table_metrics import OF_TABLES
@@ -39,6 +40,7 @@ OF_DATA = (
     *("npe", "path_energy", "w2_squared_source", "mode_share_min", "mode_share_max", *OF_TABLES),
     *OF_FORECASTS,
     *OF_CALIBRATION,
+    *OF_RESTORED,
 )
 """The metrics that `evaluate` computes where they are defined."""
 
@@ -87,10 +89,23 @@ def evaluate(
         Distances are in units of the data, or in standard deviations of the features if the data set has a scale for
         each of them (columns of a table, channels of series): otherwise the largest scale would decide.
 
+        Runs on images that are made from other images (`data.cond` with an image, or `data.pairs`) have the metrics of
+        `flowjax.metrics.restoration`, for 4 samples of each of 256 test images.
+
     Raises:
         ConfigError: if the data have a mask.
     """
     scoring.check_no_mask(run)
+    restored = restoration_metrics(run, dataset, seed, solver, batch)
+    if restored and run.spec.d > _EXACT_UP_TO and scoring.no_likelihood(run):
+        return restored  # distances between sets of large images say little and take thousands of samples
+    return _of_densities_and_samples(run, dataset, seed, solver, batch, labels) | restored
+
+
+def _of_densities_and_samples(
+    run: Run, dataset: Dataset, seed: int, solver: SolverSettings, batch: int, labels: LabelRule
+) -> dict[str, Any]:
+    """The metrics of `evaluate` without those of restored images."""
     run = _with_shares(run, dataset) if labels == "shares" else run
     if why := scoring.no_likelihood(run):
         say(f"evaluate: {why}: no nll, no kl")

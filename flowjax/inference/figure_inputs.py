@@ -9,8 +9,8 @@ import numpy as np
 from flowjax.abilities import abilities_of
 from flowjax.data import Dataset
 from flowjax.inference import sampling
-from flowjax.inference.choose import DEFAULT_SOLVER, SolverSettings
 from flowjax.inference.data_of_run import dataset_of
+from flowjax.inference.examples import quick_solver
 from flowjax.inference.given_conditions import conditions_of_test
 from flowjax.inference.run import Run
 
@@ -68,7 +68,7 @@ class FigureInputs:
         """Samples of the run in data space, with their conditions; images by class where the classes are given."""
         run, spec = self.run, self.run.spec
         if spec.is_image:
-            num, solver = _IMAGES, _fast_solver(run)
+            num, solver = _IMAGES, quick_solver(run)
             if (labels := labels_of_rows(run)) is not None:
                 num, cond = len(labels), {"label": labels}
             else:
@@ -100,8 +100,8 @@ def has_velocity(run: Run) -> bool:
 
 
 def labels_of_rows(run: Run) -> np.ndarray | None:
-    """Eight labels of each of up to ten classes, for rows of images; None unless labels are the only condition."""
-    if not run.fields or not only_labels(run):
+    """Eight labels of each of up to ten classes, for rows of images; None unless labels are all that is given."""
+    if not run.fields or not only_labels(run) or run.config.data.pairs:
         return None
     classes = np.asarray(run.spec.classes, np.int32)
     chosen = classes[np.linspace(0, len(classes) - 1, min(_CLASSES, len(classes))).round().astype(int)]
@@ -114,7 +114,3 @@ def check_finite(what: str, *arrays: Any) -> None:
     bad = total - sum(int(np.isfinite(np.asarray(a)).sum()) for a in arrays)
     if bad:
         raise PlotError(f"{bad:,} of {total:,} {what} are not finite")
-
-
-def _fast_solver(run: Run) -> SolverSettings:
-    return SolverSettings("heun", steps=25) if has_velocity(run) else DEFAULT_SOLVER

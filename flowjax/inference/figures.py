@@ -12,11 +12,13 @@ import numpy as np
 from flowjax import plots
 from flowjax.conditions import named
 from flowjax.data import Dataset
+from flowjax.data.degrade import DEGRADED
 from flowjax.data.series import PAST
 from flowjax.errors import ConfigError
 from flowjax.inference import posterior_figures, scoring
 from flowjax.inference.calibration import is_simulated
 from flowjax.inference.choose import SolverSettings
+from flowjax.inference.examples import examples_of, given_images
 from flowjax.inference.figure_inputs import (
     LARGE,
     PER_ROW,
@@ -60,6 +62,9 @@ _LINES = 256
 _FEWEST = 1000
 _FEW_CLASSES = 10
 """Up to this number of classes, the learned density is the sum over the classes, as samples are drawn."""
+
+_EXAMPLES, _EACH = 8, 3
+"""The number of rows of the figure `examples`, and of samples in each."""
 
 _WINDOWS = 3
 _FRAMES = 20
@@ -179,6 +184,18 @@ def _data(inputs: FigureInputs) -> "Figure":
     return plots.image_grid(test[rows], run.spec.levels, labels[rows], run.spec.class_names, "data")
 
 
+def _examples(inputs: FigureInputs) -> "Figure":
+    run, levels = inputs.run, inputs.run.spec.levels
+    found = examples_of(run, inputs.dataset, _EXAMPLES, _EACH, inputs.seed, batch=inputs.batch)
+    check_finite("numbers of the samples", found.samples)
+    in_units_of_data = (DEGRADED, run.config.data.pairs, "source")
+    columns, of_column = dict(found.given), {name: levels for name in found.given if name in in_units_of_data}
+    for i, images in enumerate(found.samples, 1):
+        columns["sample" if len(found.samples) == 1 else f"sample {i}"] = images
+    columns |= {} if found.truth is None else {"truth": found.truth}
+    return plots.image_columns(columns, {name: levels for name in columns if name not in found.given} | of_column)
+
+
 def _marginals(inputs: FigureInputs) -> "Figure":
     return plots.marginals(*inputs.rows)
 
@@ -206,9 +223,13 @@ def _trajectories(inputs: FigureInputs) -> "Figure":
     classes = np.asarray(run.spec.classes, np.int32)
     labels = None if named(run.fields, "label") is None else classes[np.arange(_LINES) % len(classes)]
 
+    paired = inputs.dataset.test_x0 if run.config.data.pairs else None
+    given = None if paired is None else run.spec.to_model(paired[rows % len(paired)])
+
     @jax.jit
     def solve(arrays: Any, rows: jax.Array, cond: Any) -> jax.Array:
-        velocity, x = run.model(*arrays).velocity, source_noise(run, jax.random.key(inputs.seed), rows)
+        x = source_noise(run, jax.random.key(inputs.seed), rows) if given is None else jnp.asarray(given)
+        velocity = run.model(*arrays).velocity
         return solve_ode(velocity, x, cond=cond, t0=t0, t1=t1, solver="rk4", steps=5 * _FRAMES, save_at=times)[0]
 
     lines = np.asarray(solve(run.arrays, rows, None if labels is None else {"label": jnp.asarray(labels)}))
@@ -287,6 +308,7 @@ FIGURES: dict[str, NamedFigure] = {
     "loss": NamedFigure(lambda run: True, _loss),
     "samples": NamedFigure(lambda run: True, _samples),
     "data": NamedFigure(lambda run: run.spec.is_image, _data),
+    "examples": NamedFigure(lambda run: bool(given_images(run)), _examples),
     "pairs": NamedFigure(
         lambda run: _kind(run) == "marginals" and run.spec.d > 2, lambda inputs: plots.pairs(*inputs.rows)
     ),

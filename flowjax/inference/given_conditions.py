@@ -5,14 +5,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from flowjax.conditions import Field, named
+from flowjax.conditions import named
 from flowjax.data import DataError, Dataset
 from flowjax.errors import ConfigError
 from flowjax.inference.run import Run
 from flowjax.training import processes
 from flowjax.training.writers import say
 
-__all__ = ["GivenConditions", "check_given", "conditions_of_test", "encode_given", "say_missing"]
+__all__ = ["SOURCE_SAMPLES", "GivenConditions", "check_given", "conditions_of_test", "encode_given", "say_missing"]
+
+
+SOURCE_SAMPLES = "data.pairs"
+"""The name of the source samples of a run on pairs among encoded conditions. No condition can have this name."""
 
 
 _FAR = 1.0
@@ -24,7 +28,8 @@ class GivenConditions(NamedTuple):
 
     Attributes:
         values: in data space, (num, *field.shape).
-        encoded: as the network takes them, with the rows that the caller gave: one for all, or one for each.
+        encoded: as the network takes them, with the rows that the caller gave: one for all, or one for each. Source
+            samples of a run on pairs are the entry `SOURCE_SAMPLES`, encoded like training rows.
         rows: as the network takes them, (num, *field.shape).
     """
 
@@ -41,7 +46,7 @@ def encode_given(
     Args:
         run: whose network takes them.
         cond: arrays by the names of their fields, in data space, with one row for all samples or points, or one for
-            each of them.
+            each of them; for samples of a run on pairs also the source samples, by the name `data.pairs`.
         num: the number of samples or points.
         what: "sample" or "point", for the messages.
         command: the prefix of the line on stderr.
@@ -50,7 +55,10 @@ def encode_given(
         ConfigError: as `check_given`.
     """
     given = check_given(run, cond, num, what)
-    encoded = run.spec.encode_cond(given)
+    taken, pairs = {f.name for f in run.fields}, run.config.data.pairs
+    encoded = run.spec.encode_cond({name: a for name, a in given.items() if name in taken})
+    if pairs in given:
+        encoded[SOURCE_SAMPLES] = np.asarray(run.spec.encode_source(given[pairs]), np.float32)
     say_missing(run, given, command)
     _say_far(run, given, command)
     each = lambda cond: {name: np.broadcast_to(a, (num, *a.shape[1:])) for name, a in cond.items()}  # without copies
@@ -103,38 +111,50 @@ def conditions_of_test(run: Run, dataset: Dataset, num: int) -> dict[str, np.nda
 
     Returns:
         (num, *field.shape) by name: sample i has the conditions of test point i mod N. Empty where the network takes no
-        conditions, or only labels, which are chosen by a `LabelRule`.
+        conditions, or only labels, which are chosen by a `LabelRule`. For a run on pairs, the source samples of the
+        test points are there by the name `data.pairs`.
     """
     names = [field.name for field in run.fields if field.name in dataset.test_cond]
-    if all(field.kind == "label" for field in run.fields):
-        return {}
     rows = np.arange(num) % len(dataset.test)
-    return {name: dataset.test_cond[name][rows] for name in names}
+    sources = {} if dataset.test_x0 is None else {run.config.data.pairs: dataset.test_x0[rows]}
+    if all(field.kind == "label" for field in run.fields) and not sources:
+        return {}
+    return {name: dataset.test_cond[name][rows] for name in names} | sources
 
 
 def _checked(run: Run, name: str, array: np.ndarray, num: int, what: str) -> np.ndarray:
     field = named(run.fields, name)
+    if field is None and name and name == run.config.data.pairs and what == "sample":
+        _check_rows(name, array, run.spec.shape, num, what)
+        _check_numbers(name, array)
+        return array
     if field is None:
-        names = ", ".join(repr(f.name) for f in run.fields)
+        pairs = [run.config.data.pairs] * bool(run.config.data.pairs and what == "sample")
+        names = ", ".join(map(repr, dict.fromkeys([f.name for f in run.fields] + pairs)))
         raise ConfigError(f"unknown condition {name!r}: the conditions of this run are {names or 'none'}")
     try:
         array = run.spec.as_numbers(name, array)
     except DataError as error:
         raise ConfigError(str(error)) from None
     array = array.reshape(-1, 1) if array.ndim == 1 and field.shape == (1,) else array
-    if array.shape not in ((1, *field.shape), (num, *field.shape)):
-        one, each = _shape(1, field), _shape(num, field)
-        raise ConfigError(
-            f"condition {name!r} must be {one} for all {what}s or {each} with one row per {what}, not {array.shape}"
-        )
+    _check_rows(name, array, field.shape, num, what)
     if field.kind == "label":
         if array.dtype.kind not in "iu" or array.min() < field.null or array.max() >= field.num_classes:
             classes = f"0 to {field.num_classes - 1}"
             raise ConfigError(f"condition {name!r} must hold classes, {classes}, or {field.null} for no class")
-    elif array.dtype.kind not in "iuf" or np.isinf(array).any():
-        raise ConfigError(f"condition {name!r} must hold finite numbers, or NaN where it is not given")
+    else:
+        _check_numbers(name, array)
     return array
 
 
-def _shape(rows: int, field: Field) -> str:
-    return f"({rows}, {', '.join(map(str, field.shape))})" if field.shape else f"({rows},)"
+def _check_rows(name: str, array: np.ndarray, shape: tuple[int, ...], num: int, what: str) -> None:
+    if array.shape not in ((1, *shape), (num, *shape)):
+        one, each = (f"({rows}, {', '.join(map(str, shape))})" if shape else f"({rows},)" for rows in (1, num))
+        raise ConfigError(
+            f"condition {name!r} must be {one} for all {what}s or {each} with one row per {what}, not {array.shape}"
+        )
+
+
+def _check_numbers(name: str, array: np.ndarray) -> None:
+    if array.dtype.kind not in "iuf" or np.isinf(array).any():
+        raise ConfigError(f"condition {name!r} must hold finite numbers, or NaN where it is not given")

@@ -19,8 +19,10 @@ from flowjax.data import DataSpec
 from flowjax.errors import ConfigError
 from flowjax.inference.batches import everywhere, over_rows
 from flowjax.inference.choose import Arrays, Choice
+from flowjax.inference.given_conditions import SOURCE_SAMPLES
 from flowjax.inference.run import Run
 from flowjax.solvers import Stats, grids
+from flowjax.sources import filled
 from flowjax.training.writers import say
 from flowjax.typing import Batched, PRNGKey
 
@@ -46,6 +48,8 @@ Labels = Literal["shares", "random", "balanced", "one", "none"]
 DrawBlock = Callable[[np.ndarray, dict[str, np.ndarray]], tuple[dict[str, Array], Stats]]
 """From the numbers of samples (B,) and the conditions that the caller gives to their `samples`, to their `label` if the
 program chooses it, and to the cost of the solve."""
+
+_DEQUANTISE, _PATH = 1, 2  # folded into the key of a sample, so that these draws differ from that of the source
 
 _KEPT = 8
 """Number of programs, and of data sets' thresholds, that are kept. A program holds its run and its executable, but no
@@ -166,7 +170,21 @@ def _start(
     """The labels that are chosen for these rows, their states at the start of the solve, and all their conditions."""
     labels = labels_of(kind, choice.run.spec, inputs, rows)
     x0 = choice.source_scale * source_noise(choice.run, inputs.noise, rows)
-    return labels, x0, dict(given) if labels is None else {**given, "label": labels}
+    cond = {name: a for name, a in given.items() if name != SOURCE_SAMPLES}
+    if SOURCE_SAMPLES in given:
+        x0 = _from_given(choice, inputs, rows, given[SOURCE_SAMPLES], x0)
+    return labels, x0, cond if labels is None else {**cond, "label": labels}
+
+
+def _from_given(choice: Choice, inputs: Inputs, rows: Array, given: Array, drawn: Array) -> Array:
+    """The states at the start of the solve for encoded source samples, whose numbers that are NaN are `drawn`."""
+    key_of = lambda i, use: jax.random.fold_in(jax.random.fold_in(inputs.noise, i), use)
+    prepared = jax.vmap(lambda i, x: choice.run.spec.prepare(key_of(i, _DEQUANTISE), x))(rows, given)
+    x0, path = filled(prepared, drawn), choice.path
+    if path is None or path.noise is None or choice.interval is None:
+        return x0
+    noise = jax.vmap(lambda i: jax.random.normal(key_of(i, _PATH), x0.shape[1:]))(rows)
+    return x0 + path.noise_rates(choice.interval[0], x0).gamma * noise
 
 
 def compile_draw(

@@ -88,7 +88,8 @@ def sample(
         gather: return all samples on each process, not only its share.
         cond: other conditions by name, in data space, with one row for all samples, (1, *shape), or one row per sample,
             (num, *shape). A `label` here replaces `label` and `labels`. For a condition that is absent the network gets
-            its null value.
+            its null value. For a run on pairs, the array named `data.pairs` has the source samples from which samples
+            start.
 
     Raises:
         SolverFault: if an adaptive solve does not reach its final time.
@@ -104,10 +105,10 @@ def sample(
         raise ConfigError(f"label must be {classes}, not {label!r}")
     check_name("labels", labels, get_args(LabelRule))
     given = encode_given(run, cond, num)
-    if run.config.data.pairs:
+    if (pairs := run.config.data.pairs) and pairs not in given.values:
         say(
-            f"sample: the run was trained on pairs; samples start from source.name {run.config.source.name!r}, which "
-            "is right only if the source samples of the pairs come from it"
+            f"sample: the run was trained on pairs, and no source samples {pairs!r} are given: samples start from "
+            f"source.name {run.config.source.name!r}, which is right only if the source samples come from it"
         )
     if label is not None and "label" in given.values:
         raise ConfigError("the label is given twice: as label and in cond")

@@ -12,7 +12,7 @@ from flowjax.methods.base import Limit
 from flowjax.methods.times import UNIFORM, Interval, Profile, Times
 from flowjax.paths.affine import AffinePath
 from flowjax.paths.base import PathSample
-from flowjax.sources import Source
+from flowjax.sources import Source, filled
 from flowjax.typing import Output, PRNGKey
 
 __all__ = ["MARGINAL_ERROR", "Draw", "draw", "row_mean_square"]
@@ -53,7 +53,8 @@ def draw(
 
     Args:
         key: key for the source, the coupling, the times and the noise of the path.
-        batch: the data. If it contains x0, its pairs (x0, x1) are used without the source and the coupling.
+        batch: the data. If it contains x0, its pairs (x0, x1) are used without the coupling, and the source only gives
+            the numbers of x0 that are NaN.
         path, source, coupling: the path of x_t, the distribution of x0, and how x0 and x1 are paired.
         interval: the smallest and the largest training time.
         times: the distribution of training times; None for the uniform distribution.
@@ -72,7 +73,7 @@ def draw(
         x0 = x0[pairs.rows]
     else:
         check_floating(x0=batch.x0)
-        x0, pairs = batch.x0, Pairs(jnp.arange(n), jnp.zeros(()))
+        x0, pairs = filled(batch.x0, source.sample(key_source, n)), Pairs(jnp.arange(n), jnp.zeros(()))
     drawn = (times or UNIFORM)(key_time, n, path, interval, profile)
     return Draw(path.sample(key_path, drawn.t, x0, x1), drawn.weight, pairs.marginal_error)
 

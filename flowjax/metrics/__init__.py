@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from flowjax.metrics.moments import Moments
     from flowjax.metrics.path_energy import normalised_path_energy, path_energy
     from flowjax.metrics.reference import Reference, reference_statistics
+    from flowjax.metrics.restoration import psnr, restoration
     from flowjax.metrics.series import autocorrelation, autocorrelation_error
 
 _OBJECTS = {
@@ -61,6 +62,8 @@ _OBJECTS = {
     "path_energy": "path_energy",
     "Reference": "reference",
     "reference_statistics": "reference",
+    "psnr": "restoration",
+    "restoration": "restoration",
     "autocorrelation": "series",
     "autocorrelation_error": "series",
 }
@@ -91,8 +94,10 @@ __all__ = [
     "path_energy",
     "posterior_ranks",
     "precision_recall",
+    "psnr",
     "rank_curves",
     "reference_statistics",
+    "restoration",
     "score_images",
     "sliced_wasserstein2_squared",
     "tarp_ranks",

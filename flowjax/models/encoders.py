@@ -6,7 +6,7 @@
 | vector | a linear layer, or a learned vector for rows that are not given | a vector |
 | set | the mean of a small MLP over the present elements, or a learned vector for an empty set | a vector, or tokens |
 | sequence | a linear layer of each element plus a learned position embedding | tokens, a vector, or channels |
-| image | the values, and a channel that is 1 where they are given | channels concatenated to the input |
+| image | the values, and a channel that is 1 where they are given | channels concatenated to the input, or tokens |
 
 NaN is replaced by zeros before the first layer, so that gradients are finite, and the outputs of these rows or elements
 are replaced after the last layer. In fields whose null value is 0, zeros mean "not given".
@@ -44,7 +44,7 @@ __all__ = [
 
 TAKES: dict[str, tuple[Kind, ...]] = {
     "mlp": ("label", "vector", "set", "sequence"),
-    "transformer": ("label", "vector", "set", "sequence"),
+    "transformer": ("label", "vector", "set", "image", "sequence"),
     "unet1d": ("label", "vector", "set", "sequence"),
     "resmlp": ("label", "vector", "set", "sequence"),
     "unet": ("label", "vector", "set", "image"),
@@ -216,21 +216,21 @@ ENCODERS: dict[Kind, Encoder] = {
     "set": SetEncoder,
     "sequence": SequenceEncoder,
 }
-"""The encoder of each kind. Images have none, because `beside` concatenates their channels to the input; sequences have
-none either in `unet1d`, for the same reason."""
+"""The encoder of each kind. Images have none, because `beside` concatenates their channels to the input, except in the
+transformer (`models.image_tokens`); sequences have none either in `unet1d`, for the same reason."""
 
 VECTOR_ENCODERS: dict[Kind, Encoder] = {**ENCODERS, "sequence": VectorEncoder}
 """The encoders of networks without tokens, all of which return vectors."""
 
 
-def check_fields(network: str, fields: Sequence[Field], shape: tuple[int, ...], joined: Kind = "image") -> None:
+def check_fields(network: str, fields: Sequence[Field], shape: tuple[int, ...], joined: Kind | None = "image") -> None:
     """Checks that a network supports the given conditions.
 
     Args:
         network: name of the network in `TAKES`.
         fields: the conditions.
         shape: shape of one example of the input.
-        joined: the kind of the conditions whose channels the network concatenates to the input (`beside`).
+        joined: the kind of the conditions whose channels the network concatenates to the input (`beside`), or None.
 
     Raises:
         ValueError: if the network does not support the kind of a condition, or if a condition of the kind `joined` does

@@ -1,8 +1,8 @@
 """A transformer for sequences, signals and sets.
 
 Each element is a token. The blocks are those of DiT (`models.dit_blocks`): attention among the tokens and an MLP, which
-receive times, labels and vectors through adaptive layer norm. Conditions that are sequences or sets are tokens of their
-own, to which each block attends first (cross-attention).
+receive times, labels and vectors through adaptive layer norm. Conditions that are sequences, sets or images (in
+patches) are tokens of their own, to which each block attends first (cross-attention).
 
 With `positions="rotary"`, attention uses rotary position embeddings (Su et al. 2021, arXiv:2104.09864), so that the
 score of two tokens depends on their positions only through the difference. With `positions="none"`, the network is
@@ -25,7 +25,8 @@ from flowjax.keys import RowKeys, row_keys
 from flowjax.models.attention import attend
 from flowjax.models.dit_blocks import Block, linear, modulated_norm, products, xavier, zeros
 from flowjax.models.embeddings import batch_time, check_features, check_mask, time_features
-from flowjax.models.encoders import check_fields, embed, encoders_of
+from flowjax.models.encoders import ENCODERS, check_fields, embed, encoders_of
+from flowjax.models.image_tokens import ImageEncoder
 from flowjax.models.layers import DTYPES, REMAT, dropout, remat, split_keys
 from flowjax.models.signals import as_sequence, as_signal, channels_of
 from flowjax.precision import at_least_float32
@@ -36,7 +37,7 @@ __all__ = ["POSITIONS", "CrossAttention", "Transformer", "rotated"]
 POSITIONS = ("rotary", "none")
 """The possible values of `positions`."""
 
-_TOKENS: tuple[Kind, ...] = ("sequence", "set")
+_TOKENS: tuple[Kind, ...] = ("sequence", "set", "image")
 """The kinds of conditions that are tokens."""
 
 
@@ -134,7 +135,7 @@ class Transformer(nnx.Module):
         if positions == "rotary" and width // heads % 2:
             raise ValueError(f"rotary positions need heads of even width, not {width} / {heads} = {width // heads}")
         check_features(features)
-        check_fields("transformer", fields, shape)
+        check_fields("transformer", fields, shape, joined=None)
         self.heads, self.positions, self.features = heads, positions, features
         self.dtype, self.remat = DTYPES[dtype], remat
         self.fields, self.two_times = fields, two_times
@@ -142,7 +143,7 @@ class Transformer(nnx.Module):
         # a bias of zero would make the first norm invariant to the scale of x
         self.stem = nnx.Linear(c, width, bias_init=nnx.initializers.normal(1.0), rngs=rngs)
         self.time1, self.time2 = dense(features, width), dense(width, width)
-        self.encoders = nnx.data(encoders_of(fields, width, rngs=rngs))
+        self.encoders = nnx.data(encoders_of(fields, width, table={**ENCODERS, "image": ImageEncoder}, rngs=rngs))
         self.blocks = nnx.List([Block(width, heads, False, dropout, rngs=rngs) for _ in range(depth)])
         crossed = depth if any(f.kind in _TOKENS for f in fields) else 0
         self.cross = nnx.List([CrossAttention(width, heads, dropout, rngs=rngs) for _ in range(crossed)])
@@ -206,7 +207,7 @@ class Transformer(nnx.Module):
             encoder: Any = self.encoders.get(field.name)
             if field.kind == "set":
                 encoded.append(encoder.elements(cond.get(field.name), rows))
-            elif field.kind == "sequence":
+            elif field.kind in _TOKENS:
                 tokens = encoder(cond.get(field.name), rows)
                 encoded.append((tokens, jnp.ones(tokens.shape[:2], bool)))
         tokens, exists = zip(*encoded, strict=True)

@@ -2,6 +2,6 @@
 
 from flowjax.paths.affine import AffinePath, GaussianPath
 from flowjax.paths.base import Path, PathSample
-from flowjax.paths.noise import Bridge, Constant, Gamma, Sine2
+from flowjax.paths.noise import Bridge, Constant, Fading, Gamma, Sine2
 
-__all__ = ["AffinePath", "Bridge", "Constant", "Gamma", "GaussianPath", "Path", "PathSample", "Sine2"]
+__all__ = ["AffinePath", "Bridge", "Constant", "Fading", "Gamma", "GaussianPath", "Path", "PathSample", "Sine2"]

@@ -6,6 +6,7 @@ derivative is finite. There, x_t has the score -E[z | x_t] / gamma for every sou
     Constant   gamma = s                       I-CFM and OT-CFM with sigma > 0 (Tong et al. 2024, arXiv:2302.00482)
     Bridge     gamma = s sqrt(t (1 - t))       Brownian bridge: SB-CFM and SF2M (Tong et al. 2024, arXiv:2307.03672)
     Sine2      gamma = s sin^2(pi t)           smooth at both ends (Albergo et al. 2023, arXiv:2303.08797, table 2)
+    Fading     gamma = s (1 - t)               noise in given source samples (Albergo et al. 2023, arXiv:2310.03725)
 """
 
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from jaxtyping import Array, ArrayLike, Float
 
 from flowjax.schedules.base import as_time
 
-__all__ = ["Bridge", "Constant", "Gamma", "Sine2"]
+__all__ = ["Bridge", "Constant", "Fading", "Gamma", "Sine2"]
 
 
 @runtime_checkable
@@ -108,3 +109,27 @@ class Sine2:
 
     def gamma(self, t: ArrayLike) -> Float[Array, "..."]:
         return self.scale * jnp.sin(jnp.pi * as_time(t)) ** 2
+
+
+@jax.tree_util.register_static
+@dataclass(frozen=True)
+class Fading:
+    """gamma = scale (1 - t): noise of this standard deviation in the source samples, on a path with sigma = 1 - t.
+
+    x_t = t x1 + (1 - t) (x0 + scale z), so the path starts at noisy source samples. A flow from pairs needs such noise
+    if a source sample leaves x1 undetermined, because an ODE maps each start to a single end. The score -E[z | x_t] /
+    gamma is infinite at t = 1, so times are restricted to [0, 1 - 1e-3].
+
+    Attributes:
+        scale: the standard deviation at t = 0, positive.
+    """
+
+    scale: float | int = 1.0
+    t_min = 0.0
+    t_max = 1.0 - 1e-3
+
+    def __post_init__(self):
+        _check_scale("Fading", self.scale)
+
+    def gamma(self, t: ArrayLike) -> Float[Array, "..."]:
+        return self.scale * (1 - as_time(t))

@@ -11,7 +11,7 @@ from flowjax.plots.correlations import correlations
 from flowjax.plots.curves import likelihood_histogram, lines, loss_curves, losses_of_records, training_curves
 from flowjax.plots.features import marginals, pairs
 from flowjax.plots.forecast import forecast
-from flowjax.plots.images import image_grid
+from flowjax.plots.images import image_columns, image_grid
 from flowjax.plots.plane import density, samples_against_data, trajectories
 from flowjax.plots.sequences import point_sets, series
 from flowjax.plots.style import DATA, FORMATS, PALETTE, SAMPLES, save, square_limits, to_bytes
@@ -27,6 +27,7 @@ __all__ = [
     "density",
     "expected_coverage",
     "forecast",
+    "image_columns",
     "image_grid",
     "likelihood_histogram",
     "lines",

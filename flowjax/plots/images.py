@@ -1,6 +1,6 @@
 """Grids of images."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,7 +10,7 @@ from flowjax.plots.style import DPI, class_name
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["image_grid"]
+__all__ = ["image_columns", "image_grid"]
 
 _WIDTH = 640
 _GAP, _EDGE, _LINE = 3, 8, 20
@@ -19,7 +19,13 @@ _GAP, _EDGE, _LINE = 3, 8, 20
 _CHARACTER = 8
 """Pixels for a character of a caption."""
 
+_HIGHEST = 112
+"""The height in pixels up to which images in columns are enlarged."""
+
 _PER_ROW = 10
+
+_MISSING = (176, 196, 222)
+"""The colour of pixels that are NaN, which no image in shades of grey has."""
 
 
 def image_grid(
@@ -84,8 +90,49 @@ def image_grid(
     return figure
 
 
+def image_columns(columns: Mapping[str, np.ndarray], levels: Mapping[str, int]) -> "Figure":
+    """Draws images that belong together in one row, such as a condition, samples for it, and the truth.
+
+    Args:
+        columns: images (N, H, W, C) in data space by the title of their column; all have N rows. Pixels that are NaN
+            are drawn in light blue.
+        levels: the number of integer values of a pixel of each column; 0 or absent for floats, which are scaled to the
+            range of the column.
+
+    Returns:
+        The figure.
+    """
+    from flowjax.plots.notebook import NotebookFigure
+
+    shown = {title: _pixels(images, levels.get(title, 0)) for title, images in columns.items()}
+    side = max(max(images.shape[1:3]) for images in shown.values())
+    zoom = max(1, min(_WIDTH // (len(shown) * side), _HIGHEST // side))
+    shown = {title: images.repeat(zoom, 1).repeat(zoom, 2) for title, images in shown.items()}
+    wide = [max(images.shape[2], _CHARACTER * len(title)) + _GAP for title, images in shown.items()]
+    high = max(images.shape[1] for images in shown.values()) + _GAP
+    rows, top = min(map(len, shown.values())), _EDGE + _LINE
+    width, height = 2 * _EDGE + sum(wide), top + rows * high + _EDGE
+    sheet = np.full((height, width, 3), 255, np.uint8)
+    figure, left = NotebookFigure(figsize=((width + 0.01) / DPI, (height + 0.01) / DPI)), _EDGE
+    for (title, images), space in zip(shown.items(), wide, strict=True):
+        x = left + (space - images.shape[2]) // 2
+        for row, image in enumerate(images[:rows]):
+            y = top + row * high
+            sheet[y : y + image.shape[0], x : x + image.shape[1]] = image
+        figure.text(
+            (left + space / 2) / width, 1 - (_EDGE + _LINE / 2) / height, title, fontsize=9, ha="center", va="center"
+        )
+        left += space
+    ax = figure.add_axes((0, 0, 1, 1))
+    ax.imshow(sheet, interpolation="none", aspect="auto")
+    ax.set_axis_off()
+    return figure
+
+
 def _pixels(images: np.ndarray, levels: int) -> np.ndarray:
     """Images (N, H, W, C) as 8-bit numbers (N, H, W, 3)."""
     images = images[..., :3] if images.shape[-1] in (3, 4) else images[..., [0, 0, 0]]  # colour maps round
+    missing, images = np.isnan(images), np.nan_to_num(np.asarray(images, np.float32))
     low, high = (0, levels - 1) if levels else (images.min(), max(images.max(), images.min() + 1e-6))
-    return np.round(np.clip((images.astype(np.float32) - low) / (high - low), 0, 1) * 255).astype(np.uint8)
+    pixels = np.round(np.clip((images - low) / (high - low), 0, 1) * 255)
+    return np.where(missing, _MISSING, pixels).astype(np.uint8)

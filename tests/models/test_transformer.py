@@ -9,6 +9,7 @@ from flax import nnx
 from flowjax.conditions import Field
 from flowjax.models import Transformer
 from flowjax.models.attention import attend
+from flowjax.models.image_tokens import ImageEncoder
 from flowjax.models.layers import REMAT
 from flowjax.models.transformer import CrossAttention, rotated
 from tests.models.test_models import perturbed
@@ -204,3 +205,27 @@ def test_images_are_refused():
         ValueError, match=r"^examples must be sequences \(L, C\) or signals \(L,\), not arrays of shape"
     ):
         Transformer((6, 6, 3), **TINY, rngs=nnx.Rngs(0))
+
+
+@pytest.mark.parametrize(("size", "patch", "tokens"), [((6, 10), 1, 60), ((9, 21), 2, 55), ((28, 28), 4, 49)])
+def test_tokens_of_an_image_are_linear_in_its_patches(size, patch, tokens):
+    """In NumPy, patch by patch: float32 sums of up to 48 products of order 1."""
+    field = Field("image", "image", (*size, 2))
+    encoder = ImageEncoder(field, 8, rngs=nnx.Rngs(0))
+    value = np.array(normal(0, 3, *size, 2))
+    value[0, 1:3, 2] = np.nan
+    value[1, 4, 4, 0] = np.nan  # a pixel is given in full or not at all
+    missing = np.isnan(value).any(-1, keepdims=True)
+    full = np.concatenate([np.where(missing, 0, value), ~missing], -1)
+    found = []
+    for i in range(0, size[0], patch):
+        for j in range(0, size[1], patch):
+            part = np.zeros((3, patch, patch, 3))
+            inside = full[:, i : i + patch, j : j + patch]
+            part[:, : inside.shape[1], : inside.shape[2]] = inside
+            found.append(part.reshape(3, -1) @ np.asarray(encoder.linear.kernel[...], np.float64))
+    expected = np.stack(found, 1) + np.asarray(encoder.linear.bias[...]) + np.asarray(encoder.position[...])
+    assert expected.shape == (3, tokens, 8)
+    np.testing.assert_allclose(encoder(jnp.asarray(value), 3), expected, atol=1e-5)
+    nothing = jnp.full((3, *size, 2), jnp.nan)
+    np.testing.assert_array_equal(encoder(nothing, 3), encoder(None, 3))

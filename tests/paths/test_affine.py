@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flowjax.paths import AffinePath, Bridge, Constant, GaussianPath, Path, Sine2
+from flowjax.paths import AffinePath, Bridge, Constant, Fading, GaussianPath, Path, Sine2
 from flowjax.schedules import VP, CondOT, Cosine, Polynomial
 from flowjax.sources import GaussianMixture, Normal, Uniform
 
@@ -107,7 +107,7 @@ def test_paths_satisfy_the_protocol_and_pass_through_jit():
     np.testing.assert_allclose(inside, path.sample(None, 0.5, x, x).x_t, rtol=1e-6)
 
 
-@pytest.mark.parametrize("noise", [Constant(0.3), Bridge(0.7), Sine2(0.5)])
+@pytest.mark.parametrize("noise", [Constant(0.3), Bridge(0.7), Sine2(0.5), Fading(0.6)])
 def test_a_path_with_noise_moves_with_its_own_z(noise):
     """dx_t is the derivative of x_t with z held, by central differences in float64; and z is what was added."""
     with jax.enable_x64(True):

@@ -51,6 +51,9 @@ FIGURES = {
     "series of channels": lambda: plots.series(normal(50, 20, 5), normal(40, 20, 5)),
     "point sets": lambda: plots.point_sets(normal(5, 7, 2), normal(4, 7, 2), rng.random((4, 7)) < 0.7),
     "images by class": lambda: plots.image_grid(COLOURS, 256, LABELS, NAMES, "samples"),
+    "images in columns": lambda: plots.image_columns(
+        {"given": np.full((3, 8, 8, 3), np.nan), "a sample": COLOURS[:3], "the truth": COLOURS[3:6]}, {"a sample": 256}
+    ),
     "images of many classes": lambda: plots.image_grid(rng.random((5, 16, 8, 1)), 0, np.arange(5), ["x" * 30] * 5),
 }
 
