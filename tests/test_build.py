@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from flowjax import couplings
-from flowjax.batch import Batch
 from flowjax.build import build, data_arguments
 from flowjax.config import changed, defaults, resolve
 from flowjax.data import DataSpec, open_dataset
+from flowjax.data.batches import prepared
 from flowjax.errors import ConfigError
 from flowjax.methods import METHODS, Context
 from flowjax.names import COUPLINGS, NOISES, PATHS, PREDICTIONS, SCHEDULES, TIMES, WEIGHTS
@@ -39,6 +39,12 @@ CELLS = {
     "SD3": {"path.shift": 3.0, "method.times": "logit_normal(0, 1)", "method.uncertainty": True},
     "data to data": {"source.name": "moons", "coupling.name": "auction(0.05)"},
     "digits to digits": {"data.name": "digits(1)", "source.name": "digits(0)", "coupling.name": "unbalanced(1, 10)"},
+    "inpainting from pairs": {
+        "data.name": "digits",
+        "data.degrade": "box(4)",
+        "data.pairs": "degraded",
+        "path.noise": "fading(0.5)",
+    },
     "class-aware": {"data.name": "digits", "coupling.name": "class_ot", "data.cond": ("label",)},
     "conditional": {"data.name": "digits", "coupling.name": "conditional_ot(2.0)", "data.cond": ("label",)},
 }
@@ -60,7 +66,7 @@ def test_every_kind_of_cell_has_a_loss_and_its_gradient(cell):
     config, dataset, built = problem(CELLS[cell])
     raw = dataset.sample(dataset.arrays() if dataset.arrays else None, jax.random.key(1), 16)
     cond = raw.cond if config.data.cond else None
-    batch = Batch(dataset.spec.prepare(jax.random.key(2), raw.x1), cond)
+    batch = prepared(dataset.spec, jax.random.key(2), raw._replace(cond=cond))
     params, state = built.init(jax.random.key(0))
     value = lambda p: built.loss(p, Context(state=state), jax.random.key(3), batch).value
     loss, grads = jax.jit(jax.value_and_grad(value))(params)

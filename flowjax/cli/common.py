@@ -212,7 +212,8 @@ def observations(run: Run, path: str) -> Observations:
         arrays = archives.read_npz(path)
         if "y" in arrays and named(run.fields, "label") is not None:
             arrays["label"] = arrays.pop("y")
-        alone = {name: (f := named(run.fields, name)) is not None and a.shape == f.shape for name, a in arrays.items()}
+        shapes = {run.config.data.pairs: run.spec.shape} | {field.name: field.shape for field in run.fields}
+        alone = {name: a.shape == shapes.get(name) for name, a in arrays.items()}
         arrays = {name: a[None] if alone[name] else a for name, a in arrays.items()}
         if "label" in arrays:
             arrays["label"] = _labels(run, path, arrays["label"], len(arrays["label"]))

@@ -233,6 +233,7 @@ def degrade_dataset(dataset: Dataset, text: str, cond: Sequence[FieldRequest], p
             spec,
             conditions=(*spec.conditions, Field(DEGRADED, "image", spec.shape)),
             condition_maps=(*spec.condition_maps, spec.normalise),
+            condition_ranges=(*spec.condition_ranges, ((), ())) if spec.condition_ranges else (),
         )
     add, inner = _Adds(degrade, spec, as_cond, pairs), dataset.sample
     sample: Callable[[Any, PRNGKey, int], Batch] | None = None

@@ -124,12 +124,12 @@ def conditions_of_test(run: Run, dataset: Dataset, num: int) -> dict[str, np.nda
 
 def _checked(run: Run, name: str, array: np.ndarray, num: int, what: str) -> np.ndarray:
     field = named(run.fields, name)
-    if field is None and name and name == run.config.data.pairs and what == "sample":
+    if field is None and name and name == run.config.data.pairs and what != "point":
         _check_rows(name, array, run.spec.shape, num, what)
         _check_numbers(name, array)
         return array
     if field is None:
-        pairs = [run.config.data.pairs] * bool(run.config.data.pairs and what == "sample")
+        pairs = [run.config.data.pairs] * bool(run.config.data.pairs and what != "point")
         names = ", ".join(map(repr, dict.fromkeys([f.name for f in run.fields] + pairs)))
         raise ConfigError(f"unknown condition {name!r}: the conditions of this run are {names or 'none'}")
     try:

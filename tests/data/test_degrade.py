@@ -74,7 +74,7 @@ def test_degraded_rows_stay_with_their_images(tmp_path, monkeypatch, x, streamed
     if streamed:
         monkeypatch.setattr("flowjax.data.dataset.RESIDENT_BYTES", 0)
     path = store(tmp_path / "data", "npy", x=x)
-    dataset = open_dataset("npy", path, ("degraded",), "degraded", "", name)
+    dataset = open_dataset("npy", path, ("degraded",), "degraded", degrade=name)
     batch = Stream(dataset.rows, 0, 20)[0] if streamed else dataset.sample(dataset.arrays(), jax.random.key(0), 20)
     shift, scale = (127.5, 127.5) if x is X else (dataset.spec.normalise.shift, dataset.spec.normalise.scale)
     images = np.asarray(batch.x1, np.float64) * (1 if x is X else scale) + (0 if x is X else shift)
@@ -99,7 +99,7 @@ def test_a_row_of_a_stream_that_is_not_of_arrays(tmp_path, monkeypatch):
     for i, image in enumerate(X):
         Image.fromarray(image).save(tmp_path / f"{i:02}.png")
     monkeypatch.setattr("flowjax.data.dataset.RESIDENT_BYTES", 0)
-    dataset = open_dataset("folder", str(tmp_path), ("degraded",), "degraded", "", "downsample(2)")
+    dataset = open_dataset("folder", str(tmp_path), ("degraded",), "degraded", degrade="downsample(2)")
     row = dataset.rows[3]
     np.testing.assert_allclose(row.x0, downsampled(row.x1[None].astype(float))[0], rtol=1e-6)
     np.testing.assert_allclose(row.cond["degraded"], row.x0 / 127.5 - 1, atol=1e-6)
@@ -134,5 +134,5 @@ def test_the_description_is_enough_for_the_network():
 )
 def test_refusals(name, degrade, cond, pairs, error, message):
     with pytest.raises(error, match=message) as caught:
-        open_dataset(name, "", cond, pairs, "", degrade)
+        open_dataset(name, "", cond, pairs, degrade=degrade)
     assert "\n" not in str(caught.value)

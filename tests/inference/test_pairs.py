@@ -92,8 +92,11 @@ def test_refusals_and_files(tmp_path):
     ):
         with pytest.raises(ConfigError, match=message):
             draw(run, cond)
-    np.savez(path, start=START)
-    np.testing.assert_array_equal(common.conditions(run, path, 20)["start"], START)
+    for start, single in ((START, False), (START[0], True)):
+        np.savez(path, start=start)
+        found = common.observations(run, path)
+        np.testing.assert_array_equal(found[0]["start"], START if not single else START[:1])
+        assert found[1] == single
     with pytest.raises(ConfigError, match=r"path\.noise 'fading\(0.5\)' is noise in given source samples"):
         build(changed(defaults("mlp"), {"path.noise": "fading(0.5)"}), SPEC)
 
@@ -101,7 +104,7 @@ def test_refusals_and_files(tmp_path):
 @pytest.mark.parametrize("keys", [{"data.pairs": "degraded"}, {"data.pairs": "", "data.cond": ("degraded",)}])
 def test_examples_and_metrics_of_restored_images(keys, capsys):
     """From x0 = the degraded image, the sample is one model unit (8 levels) above it; a condition is only shown."""
-    dataset = open_dataset("digits", "", keys.get("data.cond", ()), keys["data.pairs"], "", "box(4)")
+    dataset = open_dataset("digits", "", keys.get("data.cond", ()), keys["data.pairs"], degrade="box(4)")
     run = make_run(dataset.spec, **{"data.name": "digits", "data.degrade": "box(4)"} | keys)
     assert given_images(run) == ("degraded",)
     found = examples_of(run, dataset, 6, 3, solver=EULER)
