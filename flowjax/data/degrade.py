@@ -206,7 +206,8 @@ class _DegradedRows:
         row = self.rows[index]
         added = self.add(row._replace(x1=row.x1[None]))
         first = {DEGRADED: added.cond[DEGRADED][0]} if self.add.cond and added.cond else {}
-        return row._replace(cond={**(row.cond or {}), **first}, x0=added.x0[0] if self.add.pairs else row.x0)
+        x0 = row.x0 if added.x0 is None or not self.add.pairs else added.x0[0]
+        return row._replace(cond={**(row.cond or {}), **first}, x0=x0)
 
 
 def degrade_dataset(dataset: Dataset, text: str, cond: Sequence[FieldRequest], pairs: bool) -> Dataset:
