@@ -5,9 +5,10 @@ receive times, labels and vectors through adaptive layer norm. Conditions that a
 patches) are tokens of their own, to which each block attends first (cross-attention).
 
 With `positions="rotary"`, attention uses rotary position embeddings (Su et al. 2021, arXiv:2104.09864), so that the
-score of two tokens depends on their positions only through the difference. With `positions="none"`, the network is
-equivariant under permutations, as functions of sets are. There is no norm before the output layer, so that the output
-can grow linearly with x.
+score of two tokens depends on their positions only through the difference. This includes the cross-attention to the
+elements of a sequence: without it, an element of x would not know how far away they are. With `positions="none"`, the
+network is equivariant under permutations, as functions of sets are. There is no norm before the output layer, so that
+the output can grow linearly with x.
 
 The network computes in `dtype`; parameters, norms, modulations and softmax are float32.
 """
@@ -17,7 +18,7 @@ from typing import Any, ClassVar
 
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from flowjax.conditions import Field, Kind, check
 from flowjax.errors import check_name
@@ -41,14 +42,18 @@ _TOKENS: tuple[Kind, ...] = ("sequence", "set", "image")
 """The kinds of conditions that are tokens."""
 
 
-def rotated(x: Float[Array, "B T N H"]) -> Float[Array, "B T N H"]:
+def rotated(x: Float[Array, "B T N H"], positions: Int[Array, " T"] | None = None) -> Float[Array, "B T N H"]:
     """Rotates the queries or keys at position m by the angles m / 10000^(2 k / H) (Su et al. 2021, eq. 34).
 
     Numbers k and k + H / 2 of a head, for k = 0 ... H / 2 - 1, are the two coordinates of a rotated pair. The scalar
     product of a rotated query at m and a rotated key at n depends on m and n only through m - n.
+
+    Args:
+        x: queries or keys.
+        positions: the position of each token; None for 0, 1, ....
     """
     tokens, half = x.shape[1], x.shape[3] // 2
-    angle = jnp.arange(tokens)[:, None] * 10_000.0 ** -(jnp.arange(half) / half)
+    angle = (jnp.arange(tokens) if positions is None else positions)[:, None] * 10_000.0 ** -(jnp.arange(half) / half)
     cos, sin = jnp.cos(angle)[:, None], jnp.sin(angle)[:, None]
     a, b = jnp.split(at_least_float32(x), 2, -1)
     return jnp.concatenate([a * cos - b * sin, a * sin + b * cos], -1).astype(x.dtype)
@@ -71,12 +76,28 @@ class CrossAttention(nnx.Module):
         exists: Bool[Array, "B S"],
         keys: RowKeys | None,
         forward_mode: bool = False,
+        positions: Int[Array, " S"] | None = None,
     ) -> Float[Array, "B T W"]:
+        """Returns the tokens x after the attention.
+
+        Args:
+            x: tokens of the example.
+            c: embedding of times and conditions.
+            tokens: tokens of the conditions.
+            exists: which of these exist.
+            keys: a key per row for the dropout, or None.
+            forward_mode: whether to use only operations that JAX differentiates in forward mode.
+            positions: positions of the tokens of the conditions, for rotary embeddings of these and of x; None for no
+                such embeddings.
+        """
         shift, scale, gate = jnp.split(self.modulation(c), 3, -1)
         heads = lambda y: y.reshape(*y.shape[:2], self.heads, -1)
         q = linear(self.q, modulated_norm(x, shift, scale))
         k, v = products(self.kv, tokens, 2)
-        y = linear(self.out, attend(heads(q), heads(k), heads(v), forward_mode, exists).reshape(x.shape))
+        q, k, v = heads(q), heads(k), heads(v)
+        if positions is not None:
+            q, k = rotated(q), rotated(k, positions)
+        y = linear(self.out, attend(q, k, v, forward_mode, exists).reshape(x.shape))
         return x + gate[:, None].astype(x.dtype) * dropout(y, self.rate, keys)
 
 
@@ -191,7 +212,9 @@ class Transformer(nnx.Module):
 
         def layer(i: int, h: Array, c: Array) -> Array:
             if context is not None:
-                h = self.cross[i](h, c, *context, keys[3 * i + 2], forward_mode)
+                tokens, exists, positions = context
+                places = None if rotate is None else positions
+                h = self.cross[i](h, c, tokens, exists, keys[3 * i + 2], forward_mode, places)
             return self.blocks[i](h, c, keys[3 * i : 3 * i + 2], forward_mode, mask=mask, rotate=rotate)
 
         for i in range(len(self.blocks)):
@@ -200,15 +223,21 @@ class Transformer(nnx.Module):
         y = at_least_float32(linear(self.out, h * (1 + scale) + shift))
         return as_signal(y if mask is None else jnp.where(mask[..., None], y, 0), x)
 
-    def _context(self, cond: Mapping[str, Array], rows: int) -> tuple[Float[Array, "B S W"], Bool[Array, "B S"]]:
-        """Returns the tokens of the conditions, and which of them exist."""
+    def _context(
+        self, cond: Mapping[str, Array], rows: int
+    ) -> tuple[Float[Array, "B S W"], Bool[Array, "B S"], Int[Array, " S"]]:
+        """Returns the tokens of the conditions, which of them exist, and their positions, which are 0 without order."""
         encoded: list[Any] = []
         for field in self.fields:
             encoder: Any = self.encoders.get(field.name)
             if field.kind == "set":
-                encoded.append(encoder.elements(cond.get(field.name), rows))
+                tokens, exists = encoder.elements(cond.get(field.name), rows)
             elif field.kind in _TOKENS:
                 tokens = encoder(cond.get(field.name), rows)
-                encoded.append((tokens, jnp.ones(tokens.shape[:2], bool)))
-        tokens, exists = zip(*encoded, strict=True)
-        return jnp.concatenate(tokens, 1).astype(self.dtype), jnp.concatenate(exists, 1)
+                exists = jnp.ones(tokens.shape[:2], bool)
+            else:
+                continue
+            count = tokens.shape[1]
+            encoded.append((tokens, exists, jnp.arange(count) if field.kind == "sequence" else jnp.zeros(count, int)))
+        tokens, exists, positions = zip(*encoded, strict=True)
+        return jnp.concatenate(tokens, 1).astype(self.dtype), jnp.concatenate(exists, 1), jnp.concatenate(positions)

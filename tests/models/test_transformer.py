@@ -75,6 +75,31 @@ def test_rotary_scores_depend_on_the_difference_of_positions_only():
     assert np.ptp(scores[0]) > 0.1
 
 
+def test_cross_attention_depends_on_the_distance_to_the_elements_of_a_sequence():
+    """Of equal tokens x: what the one at m attends to at positions p is what the one at m + 1 attends to at p + 1.
+
+    Without positions, all tokens of x attend in the same way. Float32 rounds angles of at most 12 by 1e-6.
+    """
+    cross = perturbed(CrossAttention(16, 2, 0.0, rngs=nnx.Rngs(0)))
+    x, c, tokens = jnp.broadcast_to(normal(0, 3, 1, 16), (3, 8, 16)), normal(1, 3, 16), 3 * normal(2, 3, 5, 16)
+    at = lambda positions: cross(x, c, tokens, jnp.ones((3, 5), bool), None, positions=positions)
+    np.testing.assert_allclose(at(jnp.arange(5))[:, :-1], at(jnp.arange(5) + 1)[:, 1:], **ROUNDING)
+    assert np.abs(at(jnp.arange(5))[:, 1:] - at(jnp.arange(5))[:, :-1]).max() > 1e-2
+    np.testing.assert_allclose(at(None), at(None)[:, ::-1], **ROUNDING)
+
+
+def test_the_network_knows_the_order_of_a_sequence_and_not_of_a_set():
+    """Tokens of a sequence are rotated, and those of a set are not, whether they come first or last."""
+    fields = (Field("set", "set", (3, 2)), Field("seq", "sequence", (4, 2)))
+    graph, state = nnx.split(perturbed(Transformer((6, 3), **TINY, fields=fields, rngs=nnx.Rngs(0))))
+    state["encoders"]["seq"]["position"].set_value(jnp.zeros((4, 16)))
+    call = jax.jit(lambda cond: nnx.merge(graph, state)(0.3, normal(0, 2, 6, 3), cond))
+    cond = {"set": normal(1, 2, 3, 2), "seq": normal(2, 2, 4, 2)}
+    out = call(cond)
+    np.testing.assert_allclose(call(cond | {"set": cond["set"][:, ::-1]}), out, **ROUNDING)
+    assert np.abs(call(cond | {"seq": cond["seq"][:, ::-1]}) - out).max() > 1e-3
+
+
 def test_attention_to_masked_keys_is_attention_to_the_others():
     """To rounding; and bitwise the same for any contents of the masked keys, whose weights are zero."""
     q, k, v = normal(0, 2, 5, 2, 4), normal(1, 2, 6, 2, 4), normal(2, 2, 6, 2, 4)
