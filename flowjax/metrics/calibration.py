@@ -96,19 +96,21 @@ def tarp_ranks(
             parameters; by default uniform between the smallest and the largest true value of each parameter.
 
     Returns:
-        Numbers from 0 to L, for `rank_curves`. Distances are Euclidean, in units of the range of each true parameter.
+        Numbers from 0 to L, for `rank_curves`. Distances are Euclidean, in standard deviations of each parameter, true
+        and sampled values together.
 
     Raises:
         ValueError: if the shapes do not fit, or numbers are not finite.
     """
     theta, samples = _checked(theta, samples)
-    low, width = theta.min(0), np.ptp(theta, axis=0)
     if references is None:
-        references = low + width * np.asarray(jax.random.uniform(key, theta.shape), np.float64)
+        share = np.asarray(jax.random.uniform(key, theta.shape), np.float64)
+        references = theta.min(0) + np.ptp(theta, axis=0) * share
     points = np.asarray(references, np.float64)
     if points.shape != theta.shape:
         raise ValueError(f"references must have the shape of theta, {theta.shape}, not {points.shape}")
-    unit = np.where(width > 0, width, 1.0)
+    spread = np.concatenate([theta[:, None], samples], 1).std((0, 1))  # the same if theta and a sample are exchanged
+    unit = np.where(spread > 0, spread, 1.0)
     squared = lambda a, b: (((a - b) / unit) ** 2).sum(-1)
     return (squared(samples, points[:, None]) < squared(theta, points)[:, None]).sum(1)
 

@@ -49,7 +49,7 @@ def corner(
     if reference is not None:
         sets[labels[1]] = (np.asarray(reference, float), _REFERENCE)
     limits = [_limits([rows[:, i] for rows, _ in sets.values()], None if truth is None else truth[i]) for i in range(d)]
-    side = 1.7 if d > 1 else 4.0
+    side = max(1.7, 4.8 / d)  # wide enough for the legend
     figure, axes = new_figure(d, d, side, side)
     for row in range(d):
         for column in range(d):
