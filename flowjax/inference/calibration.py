@@ -14,7 +14,7 @@ from jaxtyping import Float
 from flowjax import metrics
 from flowjax.data import Dataset
 from flowjax.data.simulated import OBSERVATION
-from flowjax.errors import ConfigError, lookup
+from flowjax.errors import ConfigError, RunFault, lookup
 from flowjax.inference import sampling
 from flowjax.inference.choose import DEFAULT_SOLVER, SolverSettings
 from flowjax.inference.reference_posteriors import reference_posteriors, task_of
@@ -100,12 +100,17 @@ def calibrate(
         seed, solver, batch, show: as for `flowjax.inference.sample`.
 
     Raises:
-        ConfigError: if the data of the run are no simulations.
+        ConfigError: if the data of the run are no simulations, or there are fewer than 2 test rows.
+        RunFault: if samples are not finite.
     """
     theta, obs = _held_out(run, dataset, len(dataset.test))
+    if len(theta) < 2:
+        raise ConfigError(f"calibration needs at least 2 test rows, and the data have {len(theta)}: simulate more")
     num = min(num, len(theta))
     drawn = sampling.sample_each(run, draws, {OBSERVATION: obs[:num]}, seed, solver=solver, batch=batch, show=show)
     samples = drawn.samples.reshape(num, draws, -1)
+    if bad := int((~np.isfinite(samples)).sum()):
+        raise RunFault(f"{bad:,} of {samples.size:,} numbers of the posterior samples are not finite")
     covered = min(num, len(theta) // 2)
     points = theta[covered:][_nearest(obs, covered)]
     closer = metrics.tarp_ranks(jax.random.key(_SEED), theta[:covered], samples[:covered], points)

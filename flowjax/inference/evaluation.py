@@ -83,9 +83,9 @@ def evaluate(
         marginals, errors of the correlations, the energy distance and the classifier two-sample test.
         Networks with conditions that are numbers also have the scores of `forecast_metrics`: the CRPS and the energy
         score of samples given the conditions of test points, and those of baselines.
-        Of these, simulations have only nll, the negative mean log-density of the true parameters. They also have those
-        of `flowjax.inference.calibration.calibration_metrics`: samples of many posteriors together are distributed like
-        the prior, also if the network ignores the observations.
+        Simulations have only nll of all these, the negative mean log-density of the true parameters, and the metrics of
+        `flowjax.inference.calibration.calibration_metrics`: samples of many posteriors together are distributed like
+        the prior also if the network ignores the observations, so comparing them with the data would say nothing.
         Distances are in units of the data, or in standard deviations of the features if the data set has a scale for
         each of them (columns of a table, channels of series): otherwise the largest scale would decide.
 

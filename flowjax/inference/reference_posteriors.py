@@ -16,17 +16,17 @@ __all__ = ["ReferencePosteriors", "path_of", "reference_posteriors", "task_of"]
 
 
 class ReferencePosteriors(NamedTuple):
-    """The ten observations of a task of the benchmark, with samples of the exact posterior.
+    """Observations of a task, with samples of the exact posterior; the benchmark has ten, with 10,000 samples each.
 
     Attributes:
-        observation: (10, F).
-        true_parameters: from which the observations were simulated, (10, D).
-        reference: 10,000 samples for each observation, (10, 10000, D).
+        observation: (M, F).
+        true_parameters: from which the observations were simulated, (M, D).
+        reference: R samples for each observation, (M, R, D).
     """
 
-    observation: Float[np.ndarray, "10 F"]
-    true_parameters: Float[np.ndarray, "10 D"]
-    reference: Float[np.ndarray, "10 R D"]
+    observation: Float[np.ndarray, "M F"]
+    true_parameters: Float[np.ndarray, "M D"]
+    reference: Float[np.ndarray, "M R D"]
 
 
 def task_of(run: Run) -> str | None:

@@ -1,5 +1,6 @@
 """Calibration of the posteriors of a run on simulations, with exact and wrong posteriors in place of a network's."""
 
+import dataclasses
 import math
 from functools import partial
 
@@ -8,7 +9,7 @@ import pytest
 
 from flowjax import metrics, plots
 from flowjax.data.simulated import OBSERVATION
-from flowjax.errors import ConfigError
+from flowjax.errors import ConfigError, RunFault
 from flowjax.inference import calibration, figures, sampling
 from flowjax.inference.data_of_run import dataset_of
 from flowjax.inference.run import load
@@ -117,6 +118,18 @@ def test_the_local_test_finds_a_wrong_posterior(opened, monkeypatch):
     found = calibration.local_metrics(*opened)
     assert found["local_c2st_p_value"] == pytest.approx(1 / 21)
     assert 0 < found["local_c2st"] < 0.25
+
+
+def test_posteriors_that_are_not_finite_and_too_few_test_rows_are_refused(opened, monkeypatch):
+    run, dataset = opened
+    posterior(monkeypatch, scale=math.nan)
+    with pytest.raises(RunFault, match="10,000 of 10,000 numbers of the posterior samples are not finite"):
+        calibration.calibrate(run, dataset, num=10)
+    one = dataclasses.replace(
+        dataset, test=dataset.test[:1], test_cond={OBSERVATION: dataset.test_cond[OBSERVATION][:1]}
+    )
+    with pytest.raises(ConfigError, match="needs at least 2 test rows, and the data have 1"):
+        calibration.calibrate(run, one)
 
 
 def test_observations_with_missing_values_have_columns_that_say_so():
