@@ -108,7 +108,7 @@ def draw(study: Study, results: Results) -> dict[str, Figure]:
 
 EXPERIMENT = Experiment(
     title="How near are posteriors of flow matching to the references of the benchmark of simulation-based inference?",
-    source="Lueckmann et al. 2021, arXiv:2101.04653; Gloeckler et al. 2024, arXiv:2404.09636",
+    source="Lueckmann et al. 2021, arXiv:2101.04653",
     full=Form(
         "15 minutes on one H200",
         seeds=3,

@@ -8,10 +8,13 @@ Every guide changes the posterior means of the ends in the one direction that le
     classifier        score + scale grad log p(y | x_t)                        Dhariwal & Nichol 2021, arXiv 2105.05233
     posterior         the same, with p(y | x_t) approximated at E[x1 | x_t]    Chung et al. 2023, arXiv 2209.14687
 
+`Composed` combines a model's predictions for several independent observations of the same example.
+
 A scale of 0 gives the unconditional model (or the weak network) and a scale of 1 the conditional one (or the strong
 network). A larger scale gives samples that are more concentrated than the data.
 """
 
+from flowjax.guidance.composed import Composed
 from flowjax.guidance.extrapolation import Auto, ClassifierFree
 from flowjax.guidance.likelihoods import Classifier, LogLikelihood, Measurement, Posterior
 from flowjax.guidance.measurements import LinearMeasurement, linear_measurement
@@ -20,6 +23,7 @@ __all__ = [
     "Auto",
     "Classifier",
     "ClassifierFree",
+    "Composed",
     "LinearMeasurement",
     "LogLikelihood",
     "Measurement",

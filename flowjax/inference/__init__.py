@@ -8,6 +8,7 @@ conditions, `choose` finds what is sampled, `program` compiles it, `batches` eva
 
 from flowjax.inference.batches import SolverFault
 from flowjax.inference.choose import Guide, SolverSettings
+from flowjax.inference.composition import sample_composed
 from flowjax.inference.evaluation import evaluate, evaluate_images
 from flowjax.inference.run import Run, load
 from flowjax.inference.sampling import Samples, sample, sample_each
@@ -25,5 +26,6 @@ __all__ = [
     "load",
     "log_prob",
     "sample",
+    "sample_composed",
     "sample_each",
 ]

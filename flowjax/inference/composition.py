@@ -1,0 +1,125 @@
+"""Samples given several independent observations of the same parameters, from a network of single observations."""
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from flowjax import solvers
+from flowjax.errors import ConfigError
+from flowjax.guidance.composed import Composed, precisions_of
+from flowjax.inference.batches import default_batch, everywhere, in_batches, over_rows, rows_of_a_block
+from flowjax.inference.choose import DEFAULT_SOLVER, SolverSettings, choose
+from flowjax.inference.given_conditions import encode_given
+from flowjax.inference.program import keys_of_seed, source_noise
+from flowjax.inference.run import Run
+from flowjax.inference.sampling import Samples, sample_each
+from flowjax.solvers import Stats
+from flowjax.training.writers import say
+
+__all__ = ["sample_composed"]
+
+_OF_EACH = 1000
+"""Number of samples given each single observation, from which covariances are estimated."""
+
+_MOST = 128
+"""The largest number of coordinates: the covariances are full matrices."""
+
+
+def sample_composed(
+    run: Run,
+    num: int,
+    cond: Mapping[str, Any],
+    seed: int = 0,
+    solver: SolverSettings = DEFAULT_SOLVER,
+    batch: int = 0,
+    show: bool = False,
+) -> Samples:
+    """Draws samples given all of several independent observations together (`flowjax.guidance.composed`).
+
+    The distribution without observations is what the network has learned for a condition that is not given, if the
+    dropout of its conditions is above 0. Otherwise it is taken as standard normal in model space, which is exact for
+    independent uniform, normal and log-normal priors (`flowjax.data.bounds`).
+
+    Args:
+        run: opened with `flowjax.load`, trained on single observations.
+        num: number of samples.
+        cond: conditions by name, in data space, (n, *shape): n independent observations of the same parameters.
+        seed, solver, batch, show: as for `flowjax.inference.sample`.
+
+    Returns:
+        Samples (num, *event), and the conditions as they were given.
+
+    Raises:
+        ConfigError: if the path has no normal source, the data have more than 128 coordinates or are integers, or as
+            for `sample`.
+    """
+    if run.path is None or not run.path.has_score:
+        raise ConfigError("observations are composed along a path with a normal source, and this run has none")
+    if run.spec.d > _MOST or run.spec.levels or run.spec.integers:
+        raise ConfigError(f"observations are composed for real data of at most {_MOST} coordinates")
+    if any(field.kind == "label" for field in run.fields):
+        raise ConfigError(
+            "observations are composed for networks whose conditions are numbers, and this one has labels"
+        )
+    n = max((len(a) for a in cond.values()), default=0)
+    if not cond or any(len(a) != n for a in cond.values()):
+        raise ConfigError("observations are composed if each condition has one row for each observation")
+    encoded = {name: jnp.asarray(a) for name, a in encode_given(run, cond, n, "observation").encoded.items()}
+    learned = all(field.dropout for field in run.fields)
+    if not learned and show:
+        say("sample: the prior is taken as normal in model space, because the network has not learned it (dropout 0)")
+    say(f"sample: {_OF_EACH} samples given each of {n} observations, for their covariances")
+    options: dict[str, Any] = {"solver": solver, "batch": batch}
+    in_model_space = lambda x: jnp.asarray(
+        run.spec.to_model(np.asarray(x)).reshape(*x.shape[: -len(run.spec.shape)], -1)
+    )
+    each = sample_each(run, _OF_EACH, cond, seed, **options).samples.reshape(-1, *run.spec.shape)
+    each = in_model_space(each).reshape(n, _OF_EACH, run.spec.d)
+    if learned:
+        without = {field.name: np.full((1, *field.shape), field.null) for field in run.fields}
+        free = in_model_space(sample_each(run, _OF_EACH, without, seed + 1, **options).samples[0])
+        mean, covariance = free.mean(0), jnp.cov(free.T).reshape(run.spec.d, run.spec.d)
+    else:
+        mean, covariance = jnp.zeros(run.spec.d), jnp.eye(run.spec.d)
+    precisions, prior = precisions_of(each, covariance)
+    choice = choose(run, solver, None, show)
+    noise, steps = keys_of_seed(seed, 2)
+    t0, t1 = choice.interval or (None, None)
+    null = tuple((field.name, float(field.null)) for field in run.fields) if learned else None
+
+    def draw(shared: Any, rows: Array) -> tuple[dict[str, Array], Stats]:
+        arrays, observations, precisions, mean, prior, noise, steps = shared
+        model = Composed(run.model(*arrays), observations, precisions, mean, prior, null)
+        x, stats = solvers.sample(
+            model,
+            choice.source_scale * source_noise(run, noise, rows),
+            solver=choice.solver.name,
+            steps=choice.solver.steps,
+            grid=choice.grid,
+            key=jax.vmap(partial(jax.random.fold_in, steps))(rows),
+            t0=t0,
+            t1=t1,
+            options=choice.options,
+            rtol=choice.solver.rtol,
+            atol=choice.solver.atol,
+        )
+        return {"samples": x}, stats
+
+    shared = everywhere((run.arrays, encoded, precisions, mean, prior, noise, steps))
+    size = rows_of_a_block(batch or default_batch(run.spec.d))
+    values, rate = in_batches(
+        partial(over_rows(draw), shared),
+        (np.arange(num, dtype=np.int32),),
+        size,
+        solver=choice.solver.name,
+        label="sample",
+        show=show,
+    )
+    return Samples(
+        run.spec.finish(values["samples"]), {k: np.asarray(a) for k, a in cond.items()}, int(values["nfe"].max()), rate
+    )
