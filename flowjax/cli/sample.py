@@ -1,7 +1,7 @@
 """Draw samples from a trained run.
 
 usage: flowjax sample --workdir DIR --num N --out FILE [--label CLASS | --labels random|shares|balanced]
-           [--cond FILE.npz]
+           [--cond FILE.npz [--compose]]
            [--solver NAME] [--rtol R --atol A | --steps N [--grid NAME]] [--eta E | --churn S | --g G] [--schedule NAME]
            [--guidance cfg --scale S [--interval A,B] [--rescale R]]
            [--guidance auto --scale S [--weak DIR] [--weak_checkpoint STEP]]
@@ -20,6 +20,9 @@ the shape (M, num, ...), and FILE.npz also receives the conditions. Arrays of th
 axis for observations, are one observation, and `samples` has the shape (num, ...). An array with a single row holds for
 all observations. A condition that is NaN or has no array is not given. An array `y` has the classes, and replaces
 --label and --labels. For a run on pairs, the array with the name of data.pairs has the source samples.
+
+With --compose the M rows are independent observations of the same example, and --num samples are drawn given all of
+them together, by a network that was trained on single observations: `samples` has the shape (num, ...).
 
 Several processes (see `flowjax train --help`) each draw a part of the samples, and the first one writes the file.
 
@@ -52,6 +55,7 @@ def run(argv: list[str]) -> dict[str, Any]:
     absl_flags.DEFINE_string("label", None, "class of all samples: its name or its number", flag_values=values)
     flags.define_labels(values, "random")
     absl_flags.DEFINE_string("cond", None, "an .npz file with conditions by name", flag_values=values)
+    absl_flags.DEFINE_boolean("compose", False, "draw samples given all rows of --cond together", flag_values=values)
     absl_flags.DEFINE_string(
         "out", None, "the .npz file to write, or a .csv, .tsv or .parquet file for a table", flag_values=values
     )
@@ -60,6 +64,8 @@ def run(argv: list[str]) -> dict[str, Any]:
     flags.parse(values, argv, __doc__ or "")
     if values.label is not None and values["labels"].present:
         raise flags.UsageError("--labels and --label cannot be used together: --label gives all samples one class")
+    if values.compose and (values.cond is None or values.guidance is not None):
+        raise flags.UsageError("--compose needs --cond with several observations, and cannot be used with --guidance")
     out = flags.out_path(values, *TABLES)
     workdir = flags.run_workdir(values)
 
@@ -79,7 +85,7 @@ def run(argv: list[str]) -> dict[str, Any]:
     from flowjax.data import DataError
     from flowjax.data.write_table import check_writable
     from flowjax.extras import MissingPackage
-    from flowjax.inference import sampling
+    from flowjax.inference import composition, sampling
     from flowjax.inference.finished_batches import remove_finished
     from flowjax.training import processes
     from flowjax.training.writers import say
@@ -109,7 +115,12 @@ def run(argv: list[str]) -> dict[str, Any]:
         "labels": values.labels,
         "keep": finished,
     }
-    if is_single:
+    if values.compose:
+        is_single = True
+        drawn = composition.sample_composed(
+            opened, values.num, cond, values.seed, solver(values), values.batch, show=True
+        )
+    elif is_single:
         drawn = sampling.sample(opened, values.num, values.seed, cond=cond, **options)
     else:
         drawn = sampling.sample_each(opened, values.num, cond, values.seed, **options)
