@@ -22,6 +22,7 @@ __all__ = ["COMMANDS", "entry", "main"]
 COMMANDS = {
     "train": "train a flow from a config file, or resume it",
     "sweep": "train over a grid of config values, and tabulate the results",
+    "rounds": "estimate the posterior of one observation in rounds of simulation and training",
     "sample": "draw samples from a trained run",
     "likelihood": "compute log-likelihoods of points, exactly or by an estimate",
     "evaluate": "compute metrics of a run: those of its data set, or FID and others",

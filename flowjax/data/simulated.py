@@ -32,7 +32,7 @@ from flowjax.ranges import Range
 from flowjax.simulators import Simulator
 from flowjax.typing import Batched, PRNGKey
 
-__all__ = ["OBSERVATION", "keep_simulations", "kept_simulations", "open_simulator", "simulate"]
+__all__ = ["OBSERVATION", "keep_simulations", "kept_simulations", "open_simulator", "simulate", "simulate_at"]
 
 OBSERVATION = "obs"
 """The name of the condition that holds observations."""
@@ -142,6 +142,17 @@ def simulate(
             bar.update(min(_BLOCK, num - k * _BLOCK))
     theta, obs = (np.concatenate(a)[:num] for a in zip(*parts, strict=True))
     return theta, obs
+
+
+def simulate_at(simulator: Simulator, theta: np.ndarray, key: PRNGKey) -> np.ndarray:
+    """Simulates observations (N, *event) for given parameters (N, D), in blocks, with progress on a terminal."""
+    draw, blocks = jax.jit(simulator.simulate), -(-len(theta) // _BLOCK)
+    padded = np.concatenate([theta, np.repeat(theta[-1:], blocks * _BLOCK - len(theta), 0)]).reshape(blocks, _BLOCK, -1)
+    shown = tqdm(padded, desc="simulate", unit="block", disable=None if blocks > 1 else True)
+    parts = [
+        np.asarray(draw(jax.random.fold_in(key, k), jnp.asarray(rows)), np.float32) for k, rows in enumerate(shown)
+    ]
+    return np.concatenate(parts)[: len(theta)]
 
 
 def keep_simulations(folder: Path, theta: np.ndarray, obs: np.ndarray) -> None:
