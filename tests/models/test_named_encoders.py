@@ -75,7 +75,7 @@ def test_networks_use_the_named_encoder():
 def test_refusals():
     with pytest.raises(ValueError, match="a vector has no encoder 'cnn'"):
         Field("obs", "vector", (5,), encoder="cnn")
-    with pytest.raises(ValueError, match="unet takes no encoder 'cnn'|no condition of the kind sequence"):
+    with pytest.raises(ValueError, match=r"unet takes no encoder 'cnn'|no condition of the kind sequence"):
         check_fields("unet", (FIELDS["cnn"],), (8, 8, 1))
     with pytest.raises(ValueError, match="edm2 takes no encoder 'mlp'"):
         check_fields("edm2", (FIELDS["mlp"],), (8, 8, 1))
