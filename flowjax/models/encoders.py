@@ -234,7 +234,7 @@ def check_fields(network: str, fields: Sequence[Field], shape: tuple[int, ...], 
 
     Raises:
         ValueError: if the network does not support the kind of a condition, or if a condition of the kind `joined` does
-            not have the height and width, or the length, of the input.
+            not have the height and width of the input. `unet1d` extends its sequences to one length before this check.
     """
     for field in fields:
         if field.kind not in TAKES[network]:
@@ -244,9 +244,8 @@ def check_fields(network: str, fields: Sequence[Field], shape: tuple[int, ...], 
             others = ", ".join(_TAKE_NAMED[field.encoder])
             raise ValueError(f"{network} takes no encoder {field.encoder!r} ({field.name!r}): use {others}")
         if field.kind == joined and field.shape[:-1] != tuple(shape[:-1]):
-            what = "height and width" if joined == "image" else "length"
             raise ValueError(
-                f"condition {field.name!r} must have the {what} of the data, {tuple(shape[:-1])}, not "
+                f"condition {field.name!r} must have the height and width of the data, {tuple(shape[:-1])}, not "
                 f"{field.shape[:-1]}"
             )
 
