@@ -87,7 +87,7 @@ def test_rank_curves_are_drawn_as_differences_and_intervals_are_quantiles():
     levels = np.array([0.25, 0.5])
     [ax] = plots.rank_ecdf(levels, np.array([[0.5], [0.5]]), levels - 0.1, levels + 0.1).axes
     np.testing.assert_allclose(ax.lines[0].get_xydata(), [[0, 0], [0.25, 0.25], [0.5, 0], [1, 0]])
-    simulations = np.append(np.arange(101.0)[:, None] + [0, 1000], [[np.nan, 0]], 0)
+    simulations = np.append(np.arange(101.0)[:, None] + [0, 1000], [[np.nan, np.inf]], 0)
     [ax] = plots.predictive(np.array([3.0, 4.0]), simulations).axes
     wide, _ = ax.collections
     np.testing.assert_allclose([s[:, 1] for s in wide.get_segments()], [[5, 95], [1005, 1095]])
