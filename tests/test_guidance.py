@@ -209,3 +209,14 @@ def test_a_measurement_of_another_batch_is_refused():
 def test_refusals(bad, message):
     with pytest.raises(ValueError, match=message):
         bad()
+
+
+def test_guidance_towards_one_of_several_conditions_keeps_the_others():
+    fields = (Field("a", "vector", (2,), dropout=0.1), Field("b", "vector", (2,), dropout=0.1))
+    given = lambda value: jnp.where(jnp.isnan(value), 0.0, value)
+    by_both = model(lambda t, x, cond: Ends(x, given(cond["a"]) + 10 * given(cond["b"])), PATH)
+    cond = {"a": jnp.ones((6, 2)), "b": 2 * jnp.ones((6, 2))}
+    guided = lambda names: ClassifierFree(by_both, 3.0, fields, names=names).ends(0.5, jnp.zeros((6, 2)), cond).x1
+    np.testing.assert_allclose(guided(("b",)), 1 + 3 * 20)
+    np.testing.assert_allclose(guided(("a",)), 3 * 1 + 20)
+    np.testing.assert_allclose(guided(()), 3 * (1 + 20))

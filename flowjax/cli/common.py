@@ -79,13 +79,13 @@ def solver(values: absl_flags.FlagValues) -> SolverSettings:
     return chosen
 
 
-_FLAGS_OF_WEAK = ("weak", "weak_checkpoint")
-"""The flags that describe `Guide.weak`; each other attribute of `Guide` is described by the flag of its name."""
+_FLAGS_OF = {"weak": ("weak", "weak_checkpoint"), "fields": ("guided",)}
+"""The flags that describe an attribute of `Guide`; each other one is described by the flag of its name."""
 
 
 def guide(values: absl_flags.FlagValues) -> Guide | None:
-    """Returns the guidance that --guidance, --scale, --interval, --rescale, --weak and --weak_checkpoint describe."""
-    flags_of = lambda setting: _FLAGS_OF_WEAK if setting == "weak" else (setting,)
+    """Returns the guidance that --guidance, and the flags of its settings, describe; None without --guidance."""
+    flags_of = lambda setting: _FLAGS_OF.get(setting, (setting,))
     flags_of_kinds = {name: kind for kind, made in GUIDES.items() for s in made.settings for name in flags_of(s)}
     extra = [name for name in ("scale", *flags_of_kinds) if values[name].value is not None]
     if values.guidance is None:
@@ -115,7 +115,7 @@ def guide(values: absl_flags.FlagValues) -> Guide | None:
     weak = None
     if values.guidance == "auto":
         weak = load(values.weak or values.workdir, values.ema, values.weak_checkpoint or "last", plugins=values.plugins)
-    return Guide(values.guidance, values.scale, (low, high), rescale, weak)
+    return Guide(values.guidance, values.scale, (low, high), rescale, weak, tuple(values.guided or ()))
 
 
 def check_labels(values: absl_flags.FlagValues, run: Run) -> None:

@@ -52,7 +52,19 @@ __all__ = ["run"]
 _OF_IMAGES = ("num", "samples", "split", "inception")
 
 _NOT_OF_POSTERIORS = (
-    *("samples", "split", "inception", "labels", "guidance", "scale", "interval", "rescale", "weak", "weak_checkpoint"),
+    *(
+        "samples",
+        "split",
+        "inception",
+        "labels",
+        "guidance",
+        "scale",
+        "interval",
+        "rescale",
+        "guided",
+        "weak",
+        "weak_checkpoint",
+    ),
 )
 
 _NO_SETTINGS = (

@@ -133,6 +133,8 @@ def define_sampler(values: flags.FlagValues) -> None:
     flags.DEFINE_float("scale", None, scale, flag_values=values)
     interval = "two times between which cfg is applied, such as 0.2,0.8"
     flags.DEFINE_list("interval", None, interval, flag_values=values)
+    guided = "the conditions towards which cfg guides, such as label; all by default"
+    flags.DEFINE_list("guided", None, guided, flag_values=values)
     flags.DEFINE_float("rescale", None, "how far cfg is rescaled, 0 (not at all) to 1", flag_values=values)
     weak = "workdir of the weaker network of auto; --workdir by default, if --weak_checkpoint is given"
     flags.DEFINE_string("weak", None, weak, flag_values=values)

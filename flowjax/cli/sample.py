@@ -3,7 +3,7 @@
 usage: flowjax sample --workdir DIR --num N --out FILE [--label CLASS | --labels random|shares|balanced]
            [--cond FILE.npz [--compose]]
            [--solver NAME] [--rtol R --atol A | --steps N [--grid NAME]] [--eta E | --churn S | --g G] [--schedule NAME]
-           [--guidance cfg --scale S [--interval A,B] [--rescale R]]
+           [--guidance cfg --scale S [--guided NAME,...] [--interval A,B] [--rescale R]]
            [--guidance auto --scale S [--weak DIR] [--weak_checkpoint STEP]]
 
 An .npz FILE receives the array `samples` (N, *shape) and, for a conditional network, `labels` (N,). Images are uint8,

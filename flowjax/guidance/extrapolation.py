@@ -50,6 +50,8 @@ class ClassifierFree(Guide):
             2024, arXiv 2404.07724).
         rescale: between 0 and 1: how far the standard deviation of E[x1 | x_t] is moved back to that of the conditional
             prediction (Lin et al. 2024, arXiv 2305.08891, eq. 15-16, where it is applied to the network's output).
+        names: the conditions that the unconditional prediction lacks; () for all fields. With one of several, the
+            guidance moves samples towards this condition only, and keeps the others.
         uncond: a function from a condition to the condition of the unconditional prediction; it replaces `fields`.
 
     Raises:
@@ -62,6 +64,7 @@ class ClassifierFree(Guide):
     fields: tuple[Field, ...] = ()
     guidance_interval: tuple[float, float] = (0.0, 1.0)
     rescale: float = 0.0
+    names: tuple[str, ...] = ()
     uncond: Callable[[Cond], Cond] | None = None
 
     def __post_init__(self):
@@ -107,7 +110,7 @@ class ClassifierFree(Guide):
                 f"there is no null value for the condition {', '.join(unknown)}: pass fields=(its "
                 "flowjax.conditions.Field, ...), or uncond=(a function from cond to the unconditional condition)"
             )
-        return without(cond, self.fields)
+        return without(cond, self.fields, self.names or None)
 
     def _scale(self, t: Time, x: Batched) -> Array:
         """The scale at t, with trailing axes so that it multiplies x."""

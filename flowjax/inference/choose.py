@@ -134,6 +134,7 @@ class Guide:
         scale: 1 leaves the model unchanged.
         interval: of `cfg`: the times in [0, 1] between which it applies.
         rescale: of `cfg`: see `flowjax.guidance.ClassifierFree`.
+        fields: of `cfg`: the names of the conditions towards which samples are guided; () for all.
         weak: of `auto`: a run with the same path and data whose network is weaker.
     """
 
@@ -142,6 +143,7 @@ class Guide:
     interval: tuple[float, float] = (0.0, 1.0)
     rescale: float = 0.0
     weak: Run | None = None
+    fields: tuple[str, ...] = ()
 
 
 class NamedGuide(NamedTuple):
@@ -163,7 +165,10 @@ def _check_classifier_free(run: Run, guide: Guide) -> None:
         raise ConfigError("guidance 'cfg' takes no weaker network: leave weak out, or take guidance 'auto'")
     if not run.fields:
         raise ConfigError("guidance 'cfg' needs conditions, and this network has none: train with data.cond=label")
-    if not any(field.dropout for field in run.fields):
+    known = {field.name: field for field in run.fields}
+    for name in guide.fields:
+        lookup("guidance 'cfg', fields", name, known)
+    if not any(known[name].dropout for name in guide.fields or known):
         raise ConfigError(
             "guidance 'cfg' needs a network that was trained with data.cond_dropout above 0, and for this run it is 0"
         )
@@ -188,9 +193,9 @@ GUIDES: dict[str, NamedGuide] = {
     "cfg": NamedGuide(
         _check_classifier_free,
         lambda model, weak, run, guide: guidance.ClassifierFree(
-            model, guide.scale, run.fields, guide.interval, guide.rescale
+            model, guide.scale, run.fields, guide.interval, guide.rescale, guide.fields
         ),
-        ("interval", "rescale"),
+        ("interval", "rescale", "fields"),
     ),
     "auto": NamedGuide(_check_auto, lambda model, weak, run, guide: guidance.Auto(model, weak, guide.scale), ("weak",)),
 }
@@ -295,7 +300,7 @@ def choose(run: Run, solver: SolverSettings = DEFAULT_SOLVER, guide: Guide | Non
     except ValueError as error:
         raise ConfigError(f"solver {solver.name!r}: {error}") from None
     weak = None if guide is None else guide.weak
-    settings = None if guide is None else (guide.name, guide.scale, guide.interval, guide.rescale)
+    settings = None if guide is None else (guide.name, guide.scale, guide.interval, guide.rescale, guide.fields)
     identity = run.identity, solver, settings, None if weak is None else weak.identity
     arrays = run.arrays, () if weak is None else weak.arrays
     if guide is not None and weak is not None:

@@ -108,6 +108,7 @@ def open_request(
         request |= {"guidance": None}
     else:
         request |= {"guidance": guide.name, "scale": guide.scale, "interval": guide.interval, "rescale": guide.rescale}
+        request |= {"fields": ", ".join(guide.fields)}
         request |= {} if guide.weak is None else _network("weak ", guide.weak)
     processes.check_same("request", request)
     return None if keep is None else open_finished(keep, request)

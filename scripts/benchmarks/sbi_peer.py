@@ -153,7 +153,9 @@ def score(folder):
             if not path.exists():
                 continue
             v = json.loads(path.with_suffix(".json").read_text())
-            found = [float(c2st(jax.random.key(1), y, x)) for y, x in zip(reference, np.load(path)["samples"], strict=True)]
+            found = [
+                float(c2st(jax.random.key(1), y, x)) for y, x in zip(reference, np.load(path)["samples"], strict=True)
+            ]
             took = f"{v['train_seconds']:.0f}{' (stopped)' if v.get('stopped') else ''} | {v['train_cpu']:.0f}"
             print(
                 f"| {task} | {method} | {np.mean(found):.3f} | {max(found):.3f} | {took} | {v['sample_seconds']:.0f} | "

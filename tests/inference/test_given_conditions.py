@@ -168,6 +168,8 @@ def test_guidance_without_a_class_needs_only_some_condition():
         for guide in (None, Guide("cfg", 3.0))
     )
     np.testing.assert_allclose(guided - plain, 3 * 2 * (OBS - 5) / 2, atol=1e-4)
+    with pytest.raises(ConfigError, match="unknown 'far'"):
+        sampling.sample(run, 2, cond={"obs": OBS[:2]}, guide=Guide("cfg", 3.0, fields=("far",)))
     with pytest.raises(ConfigError, match="guidance 'cfg' needs conditions, and this network has none"):
         sampling.sample(make_run(()), 2, guide=Guide("cfg", 3.0))
 
@@ -183,19 +185,53 @@ def test_samples_for_a_comparison_have_the_conditions_of_the_test_points(run):
 def test_files_of_conditions(run, tmp_path):
     path = str(tmp_path / "c.npz")
     np.savez(path, obs=OBS, y=np.arange(20) % 4)
-    cond = common.conditions(run, path, 20)
+    cond, is_single = common.observations(run, path)
+    assert not is_single
     np.testing.assert_array_equal(cond["obs"], OBS)
     np.testing.assert_array_equal(cond["label"], np.arange(20) % 4)
     np.savez(path, y=np.array([3]))
-    assert common.conditions(run, path, 20)["label"].tolist() == [3]
+    assert common.observations(run, path).cond["label"].tolist() == [3]
+    np.savez(path, obs=OBS[0], y=np.array(2))
+    cond, is_single = common.observations(run, path)
+    assert is_single
+    assert cond["obs"].shape == (1, *OBS.shape[1:])
     for arrays, message in (
         ({"nobs": OBS}, "c.npz: unknown condition 'nobs'"),
-        ({"obs": OBS[:7]}, "c.npz: condition 'obs' must be"),
+        ({"obs": OBS[:7], "y": np.arange(20) % 4}, "c.npz: condition 'obs' must be"),
         ({"y": np.array([9])}, "one of the classes that the run was trained on: 0 to 3"),
     ):
         np.savez(path, **arrays)
         with pytest.raises(UsageError, match=f"^--cond.*{message}"):
-            common.conditions(run, path, 20)
+            common.observations(run, path)
     np.savez(path, x=np.zeros((20, 2)), obs=OBS, y=np.arange(20) % 4, x_test=OBS)
     found = common.points(run, path).first(7)
     assert {name: len(a) for name, a in found.cond.items()} == {"label": 7, "obs": 7}
+
+
+def test_several_observations_have_samples_each(run):
+    """Sample j of observation i is row i * num + j of the same conditions, repeated."""
+    drawn = sampling.sample_each(run, 5, {"obs": OBS[:3], "label": np.array([1])}, solver=EULER, batch=8)
+    assert drawn.samples.shape == (3, 5, 2)
+    cond = {"obs": np.repeat(OBS[:3], 5, 0), "label": np.array([1])}
+    np.testing.assert_array_equal(
+        drawn.samples.reshape(15, 2), sampling.sample(run, 15, solver=EULER, batch=8, cond=cond).samples
+    )
+    flat = drawn.for_each_sample()
+    assert flat.samples.shape == (15, 2)
+    np.testing.assert_array_equal(flat.cond["obs"], cond["obs"])
+    chosen = sampling.sample_each(run, 5, {"obs": OBS[:3]}, solver=EULER, batch=8)
+    assert chosen.labels.shape == (3, 5)
+    assert chosen.for_each_sample().labels.shape == (15,)
+    with pytest.raises(ConfigError, match="their rows are: obs 3, label 2"):
+        sampling.sample_each(run, 5, {"obs": OBS[:3], "label": np.array([1, 2])})
+
+
+def test_an_observation_far_outside_of_the_training_data_is_reported(capsys):
+    spec = dataclasses.replace(
+        SPEC, condition_ranges=tuple(((-1.0,) * f.shape[-1], (9.0,) * f.shape[-1]) for f in SPEC.conditions)
+    )
+    far = dataclasses.replace(make_run(("obs(dropout=0.1)",)), spec=spec)
+    sampling.sample(far, 2, solver=EULER, cond={"obs": np.full((1, *OBS.shape[1:]), 9.0, np.float32)})
+    assert "outside the range" not in capsys.readouterr().err
+    sampling.sample(far, 2, solver=EULER, cond={"obs": np.full((1, *OBS.shape[1:]), 9.0 + 3 * 2, np.float32)})
+    assert "is 3 standard deviations outside the range" in capsys.readouterr().err
