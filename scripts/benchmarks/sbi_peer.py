@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 
 TASKS = ("two_moons", "slcp", "gaussian_mixture", "bernoulli_glm")
-NUM, SAMPLES, LIMIT = 10_000, 10_000, 600.0
+NUM, SAMPLES, LIMIT = 10_000, 10_000, 300.0
 BOUND = {"two_moons": 1.0, "slcp": 3.0, "gaussian_mixture": 10.0}
 THROUGHPUT = 100
 """Number of observations of the measurement of throughput."""
