@@ -32,7 +32,7 @@ FOLDER = _ROOT / "experiments" / "notebooks"
 """The folder of the notebooks."""
 _PAGE = _ROOT / "docs" / "notebooks.md"
 _TEMPORARY = re.compile(rf"{re.escape(tempfile.gettempdir())}/flowjax-\w+")
-"""The temporary workdir of a run, whose name differs in each execution."""
+"""A temporary folder: the workdir of a run or the folder of a notebook. Its name differs in each execution."""
 _SECONDS = 600
 """Time limit of one cell."""
 _COLOURS = 128
@@ -100,7 +100,7 @@ def _execute(notebook: Any) -> None:
     # figures are shown by the backend of the kernel, and the repository is found from the other folder
     environment = {key: value for key, value in os.environ.items() if key != "MPLBACKEND"}
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH")]))
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(prefix="flowjax-") as folder:
         client = NotebookClient(
             notebook,
             timeout=_SECONDS,
