@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
+from flowjax import archives
 from flowjax.config import Config, changed, own_plugins
 from flowjax.data.simulated import OBSERVATION, keep_simulations, kept_simulations, simulate_at
 from flowjax.errors import ConfigError
@@ -52,7 +53,7 @@ class Box:
 
     def contains(self, theta: np.ndarray) -> np.ndarray:
         """Which rows of theta (N, D) are in the box, (N,) bool."""
-        return ((theta >= self.low) & (theta <= self.high)).all(1)
+        return np.asarray((theta >= self.low) & (theta <= self.high)).all(1)
 
 
 def truncated_rounds(
@@ -80,14 +81,17 @@ def truncated_rounds(
         The run of the last round.
 
     Raises:
-        ConfigError: if the data set is not `simulator`, or its prior is hardly ever in the box.
+        ConfigError: if the data set is not `simulator`, the folder holds rounds for another observation, or the prior is
+            hardly ever in the box.
     """
     if not config.data.simulator:
         raise ConfigError("rounds need data.simulator: a task such as two_moons, or my_module:my_simulator")
     config = changed(config, {"data.name": "simulator", "data.path": ""}, plugins=None)
     simulator = open_data(config, own_plugins(config)).simulator
     assert simulator is not None
-    theta, seen, run = None, None, None
+    _check_observation(Path(workdir), obs)
+    run: Run | None = None
+    theta, seen = np.zeros((0, *simulator.prior.shape), np.float32), np.zeros((0, *np.shape(obs)), np.float32)
     for k in range(1, rounds + 1):
         folder = Path(workdir) / f"simulations_{k}"
         if (folder / "simulations.npz").exists():
@@ -95,18 +99,28 @@ def truncated_rounds(
         else:
             box = None if run is None else box_of(run, simulator, obs, solver)
             key = jax.random.fold_in(jax.random.fold_in(jax.random.key(config.seed), 0x70D5), k)
-            new = sample_in_box(simulator, box, num, key)
-            x = simulate_at(simulator, new, key)
-            if theta is not None and seen is not None and box is not None:
+            key_theta, key_simulate = jax.random.split(key)
+            new = sample_in_box(simulator, box, num, key_theta)
+            if box is not None:
                 inside = box.contains(theta)
-                new, x = np.concatenate([theta[inside], new]), np.concatenate([seen[inside], x])
-                say(f"rounds: round {k}: {_shares(box, simulator)}; {int(inside.sum())} earlier simulations are in it")
-            theta, seen = new, x
+                theta, seen = theta[inside], seen[inside]
+                say(f"rounds: round {k}: {_shares(box, simulator)}; {len(theta)} earlier simulations are in it")
+            theta = np.concatenate([theta, new])
+            seen = np.concatenate([seen, simulate_at(simulator, new, key_simulate)])
             keep_simulations(folder, theta, seen)
         changes: Mapping[str, Any] = {"data.name": f"simulator(num={len(theta)})", "data.path": str(folder)}
         run = train(config, Path(workdir) / f"round_{k}", changes, plots=False)
     assert run is not None
     return run
+
+
+def _check_observation(workdir: Path, obs: np.ndarray) -> None:
+    """Keeps the observation in the folder of the rounds, or raises ConfigError if it holds rounds for another one."""
+    path = workdir / "observation.npz"
+    if not path.exists():
+        archives.write_npz(path, {OBSERVATION: np.asarray(obs, np.float32)})
+    elif not np.array_equal(archives.read_npz(path)[OBSERVATION], np.asarray(obs, np.float32)):
+        raise ConfigError(f"{workdir} holds the rounds for another observation: give another folder")
 
 
 def box_of(run: Run, simulator: Simulator, obs: np.ndarray, solver: SolverSettings = DEFAULT_SOLVER) -> Box:

@@ -49,6 +49,8 @@ def test_two_rounds_narrow_the_simulations_and_continue(tmp_path):
     before = (tmp_path / "round_2" / "metrics.jsonl").read_bytes()
     truncated_rounds(config, tmp_path, obs, 2, 300, solver)
     assert (tmp_path / "round_2" / "metrics.jsonl").read_bytes() == before
+    with pytest.raises(ConfigError, match="another observation"):
+        truncated_rounds(config, tmp_path, obs + 1, 2, 300, solver)
 
 
 def test_rounds_need_a_simulator(tmp_path):

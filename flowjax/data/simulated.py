@@ -217,9 +217,9 @@ def _name_of_obs(name: str) -> str:
 
 def _succeeded(obs: Any, missing: bool) -> Bool[Array | np.ndarray, " N"]:
     """Which simulations succeeded."""
-    xp = np if isinstance(obs, np.ndarray) else jnp
-    finite = xp.isfinite(obs).reshape(len(obs), -1)
-    return (finite.any(1) & ~xp.isinf(obs).reshape(len(obs), -1).any(1)) if missing else finite.all(1)
+    xp: Any = np if isinstance(obs, np.ndarray) else jnp
+    rows = obs.reshape(len(obs), -1)
+    return (xp.isfinite(rows).any(1) & ~xp.isinf(rows).any(1)) if missing else xp.isfinite(rows).all(1)
 
 
 def _note_on_failures(

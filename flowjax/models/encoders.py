@@ -23,6 +23,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from flowjax.conditions import Field, Kind
 from flowjax.models.embeddings import positional, time_difference
+from flowjax.models.encoder_parts import dense, given, learned_vector, present
 from flowjax.models.named_encoders import NAMED_ENCODERS
 
 __all__ = [
@@ -39,7 +40,6 @@ __all__ = [
     "encode",
     "encoders_of",
     "extra_channels",
-    "given",
 ]
 
 TAKES: dict[str, tuple[Kind, ...]] = {
@@ -60,19 +60,6 @@ _TAKE_NAMED: dict[str, tuple[str, ...]] = {
     "attention": ("mlp", "resmlp", "unet1d", "unet", "adm"),
 }
 """The networks that take each of the `NAMED_ENCODERS`. Others have encoders of their own, or attend to tokens."""
-
-
-def given(field: Field, value: Float[Array, "B *rest"], axes: int | tuple[int, ...]) -> Bool[Array, "B *kept"]:
-    """Returns which elements of a condition are given, where `axes` are the axes of one element.
-
-    An element is given if it contains no NaN or, if the null value of the field is 0, if any of its numbers is not 0.
-    """
-    return (value != 0).any(axes) if field.zero_is_null else ~jnp.isnan(value).any(axes)
-
-
-def _present(mask: Bool[Array, "..."], value: Float[Array, "..."]) -> Float[Array, "..."]:
-    """Replaces values that are not given by zeros. The mask has the axes of the values without the last one."""
-    return jnp.where(mask[..., None], value, 0.0)
 
 
 class LabelEmbedding(nnx.Module):
@@ -112,8 +99,8 @@ class VectorEncoder(nnx.Module):
 
     def __init__(self, field: Field, width: int, init: nnx.Initializer | None = None, *, rngs: nnx.Rngs):
         self.field, self.width = field, width
-        self.linear = _linear(_numbers(field), width, init, rngs, use_bias=not field.zero_is_null)
-        self.missing = None if field.zero_is_null else _learned_vector(width, rngs)
+        self.linear = dense(_numbers(field), width, init, rngs, use_bias=not field.zero_is_null)
+        self.missing = None if field.zero_is_null else learned_vector(width, rngs)
 
     def __call__(self, value: Float[Array, "B *event"] | None, rows: int) -> Float[Array, "B width"]:
         """Returns the encoded rows. If `value` is None, all rows are zeros or the learned vector."""
@@ -124,7 +111,7 @@ class VectorEncoder(nnx.Module):
             return jnp.broadcast_to(missing, (rows, self.width))
         flat = value.reshape(rows, -1)
         mask = given(self.field, flat, 1)
-        return jnp.where(mask[:, None], self.linear(_present(mask, flat)), missing)
+        return jnp.where(mask[:, None], self.linear(present(mask, flat)), missing)
 
 
 class SetEncoder(nnx.Module):
@@ -138,9 +125,9 @@ class SetEncoder(nnx.Module):
 
     def __init__(self, field: Field, width: int, init: nnx.Initializer | None = None, *, rngs: nnx.Rngs):
         self.field, self.width = field, width
-        self.linear1 = _linear(field.shape[1], width, init, rngs)
-        self.linear2 = _linear(width, width, init, rngs)
-        self.empty = _learned_vector(width, rngs)
+        self.linear1 = dense(field.shape[1], width, init, rngs)
+        self.linear2 = dense(width, width, init, rngs)
+        self.empty = learned_vector(width, rngs)
 
     def __call__(self, value: Float[Array, "B N C"] | None, rows: int) -> Float[Array, "B width"]:
         empty = self.empty[...]
@@ -148,7 +135,7 @@ class SetEncoder(nnx.Module):
             return jnp.broadcast_to(empty, (rows, self.width))
         h, mask = self._encoded(value)
         count = mask.sum(1)[:, None]
-        return jnp.where(count > 0, _present(mask, h).sum(1) / jnp.maximum(count, 1), empty)
+        return jnp.where(count > 0, present(mask, h).sum(1) / jnp.maximum(count, 1), empty)
 
     def elements(
         self, value: Float[Array, "B N C"] | None, rows: int
@@ -166,7 +153,7 @@ class SetEncoder(nnx.Module):
 
     def _encoded(self, value: Float[Array, "B N C"]) -> tuple[Float[Array, "B N width"], Bool[Array, "B N"]]:
         mask = given(self.field, value, 2)
-        return self.linear2(jax.nn.silu(self.linear1(_present(mask, value)))), mask
+        return self.linear2(jax.nn.silu(self.linear1(present(mask, value)))), mask
 
 
 class SequenceEncoder(nnx.Module):
@@ -181,8 +168,8 @@ class SequenceEncoder(nnx.Module):
 
     def __init__(self, field: Field, width: int, init: nnx.Initializer | None = None, *, rngs: nnx.Rngs):
         self.field = field
-        self.linear = _linear(field.shape[1], width, init, rngs)
-        self.missing = _learned_vector(width, rngs)
+        self.linear = dense(field.shape[1], width, init, rngs)
+        self.missing = learned_vector(width, rngs)
         self.position = nnx.Param(
             (init or nnx.initializers.normal(0.02))(rngs.params(), (field.shape[0], width), jnp.float32)
         )
@@ -192,19 +179,11 @@ class SequenceEncoder(nnx.Module):
         if value is None:
             return jnp.broadcast_to(missing + position, (rows, *position.shape))
         mask = given(self.field, value, 2)
-        return jnp.where(mask[..., None], self.linear(_present(mask, value)), missing) + position
+        return jnp.where(mask[..., None], self.linear(present(mask, value)), missing) + position
 
 
 def _numbers(field: Field) -> int:
     return math.prod(field.shape)
-
-
-def _linear(a: int, b: int, init: nnx.Initializer | None, rngs: nnx.Rngs, use_bias: bool = True) -> nnx.Linear:
-    return nnx.Linear(a, b, use_bias=use_bias, kernel_init=init or nnx.initializers.lecun_normal(), rngs=rngs)
-
-
-def _learned_vector(width: int, rngs: nnx.Rngs) -> nnx.Param:
-    return nnx.Param(jax.random.normal(rngs.params(), (width,)) / jnp.sqrt(width))
 
 
 Encoder = Callable[..., nnx.Module]
@@ -270,7 +249,7 @@ def encoders_of(
     Returns:
         The encoders by the names of the fields, in the order of the fields.
     """
-    encoder_of = lambda f: NAMED_ENCODERS[f.encoder] if f.encoder else table[f.kind]
+    encoder_of: Callable[[Field], Encoder] = lambda f: NAMED_ENCODERS[f.encoder] if f.encoder else table[f.kind]
     return {f.name: encoder_of(f)(f, width, init, rngs=rngs) for f in fields if f.kind in table}
 
 
@@ -364,5 +343,5 @@ def beside(
             parts.append(jnp.zeros((*x.shape[:-1], field.shape[-1] + 1), x.dtype))
             continue
         mask = given(field, value, value.ndim - 1)
-        parts += [_present(mask, value).astype(x.dtype), mask[..., None].astype(x.dtype)]
+        parts += [present(mask, value).astype(x.dtype), mask[..., None].astype(x.dtype)]
     return parts[0] if len(parts) == 1 else jnp.concatenate(parts, -1)

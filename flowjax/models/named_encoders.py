@@ -11,6 +11,7 @@ summary the network has to learn, as in posterior estimation (Radev et al. 2020,
 """
 
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +20,7 @@ from jaxtyping import Array, Bool, Float
 
 from flowjax.conditions import Field
 from flowjax.models.attention import attend
+from flowjax.models.encoder_parts import dense, given, learned_vector, present
 
 __all__ = ["NAMED_ENCODERS", "AttentionEncoder", "CNNEncoder", "MLPEncoder"]
 
@@ -37,10 +39,9 @@ class MLPEncoder(nnx.Module):
 
     def __init__(self, field: Field, width: int, init: nnx.Initializer | None = None, *, rngs: nnx.Rngs):
         self.field, self.width = field, width
-        dense = _dense(init, rngs)
         numbers = math.prod(field.shape)
-        self.linear1, self.linear2, self.linear3 = dense(2 * numbers, width), dense(width, width), dense(width, width)
-        self.missing = _learned(width, rngs)
+        self.linear1, self.linear2, self.linear3 = (dense(a, width, init, rngs) for a in (2 * numbers, width, width))
+        self.missing = learned_vector(width, rngs)
 
     def __call__(self, value: Float[Array, "B *event"] | None, rows: int) -> Float[Array, "B width"]:
         missing = self.missing[...]
@@ -70,18 +71,18 @@ class CNNEncoder(nnx.Module):
         channels = (field.shape[1] + 1, width, width)
         conv = lambda c: nnx.Conv(c, width, (_KERNEL,), strides=2, kernel_init=kernel, rngs=rngs)
         self.convs = nnx.List([conv(c) for c in channels])
-        self.linear = _dense(init, rngs)(width, width)
-        self.missing = _learned(width, rngs)
+        self.linear = dense(width, width, init, rngs)
+        self.missing = learned_vector(width, rngs)
 
     def __call__(self, value: Float[Array, "B L C"] | None, rows: int) -> Float[Array, "B width"]:
         missing = self.missing[...]
         if value is None:
             return jnp.broadcast_to(missing, (rows, self.width))
-        present = _elements(self.field, value)
-        h = jnp.concatenate([jnp.where(present[..., None], value, 0.0), (~present)[..., None].astype(value.dtype)], -1)
+        exists = given(self.field, value, 2)
+        h = jnp.concatenate([present(exists, value), (~exists)[..., None].astype(value.dtype)], -1)
         for conv in self.convs:
             h = jax.nn.silu(conv(h))
-        return jnp.where(present.any(1)[:, None], self.linear(h.mean(1)), missing)
+        return jnp.where(exists.any(1)[:, None], self.linear(h.mean(1)), missing)
 
 
 class AttentionEncoder(nnx.Module):
@@ -98,22 +99,21 @@ class AttentionEncoder(nnx.Module):
 
     def __init__(self, field: Field, width: int, init: nnx.Initializer | None = None, *, rngs: nnx.Rngs):
         self.field, self.width = field, width
-        dense = _dense(init, rngs)
-        self.stem = dense(field.shape[1], width)
+        self.stem = dense(field.shape[1], width, init, rngs)
         self.blocks = nnx.List([_SetBlock(width, init, rngs=rngs) for _ in range(2)])
-        self.linear = dense(width + 1, width)
-        self.missing = _learned(width, rngs)
+        self.linear = dense(width + 1, width, init, rngs)
+        self.missing = learned_vector(width, rngs)
 
     def __call__(self, value: Float[Array, "B N C"] | None, rows: int) -> Float[Array, "B width"]:
         missing = self.missing[...]
         if value is None:
             return jnp.broadcast_to(missing, (rows, self.width))
-        present = _elements(self.field, value)
-        h = self.stem(jnp.where(present[..., None], value, 0.0))
+        exists = given(self.field, value, 2)
+        h = self.stem(present(exists, value))
         for block in self.blocks:
-            h = block(h, present)
-        count = present.sum(1)[:, None]
-        mean = jnp.where(present[..., None], h, 0.0).sum(1) / jnp.maximum(count, 1)
+            h = block(h, exists)
+        count = exists.sum(1)[:, None]
+        mean = present(exists, h).sum(1) / jnp.maximum(count, 1)
         h = self.linear(jnp.concatenate([mean, jnp.log1p(count.astype(h.dtype))], -1))
         return jnp.where(count > 0, h, missing)
 
@@ -122,30 +122,20 @@ class _SetBlock(nnx.Module):
     """h + attention(norm(h)), and then h + mlp(norm(h)), among the elements that exist."""
 
     def __init__(self, width: int, init: nnx.Initializer | None, *, rngs: nnx.Rngs):
-        dense = _dense(init, rngs)
         self.norm1, self.norm2 = nnx.LayerNorm(width, rngs=rngs), nnx.LayerNorm(width, rngs=rngs)
-        self.qkv, self.out = dense(width, 3 * width), dense(width, width)
-        self.mlp1, self.mlp2 = dense(width, 2 * width), dense(2 * width, width)
+        self.qkv, self.out = dense(width, 3 * width, init, rngs), dense(width, width, init, rngs)
+        self.mlp1, self.mlp2 = dense(width, 2 * width, init, rngs), dense(2 * width, width, init, rngs)
 
-    def __call__(self, h: Float[Array, "B N W"], present: Bool[Array, "B N"]) -> Float[Array, "B N W"]:
+    def __call__(self, h: Float[Array, "B N W"], exists: Bool[Array, "B N"]) -> Float[Array, "B N W"]:
         heads = lambda a: a.reshape(*a.shape[:2], _HEADS, -1)
         q, k, v = map(heads, jnp.split(self.qkv(self.norm1(h)), 3, -1))
-        h = h + self.out(attend(q, k, v, forward_mode=True, mask=present).reshape(h.shape))
+        h = h + self.out(attend(q, k, v, forward_mode=True, mask=exists).reshape(h.shape))
         return h + self.mlp2(jax.nn.silu(self.mlp1(self.norm2(h))))
 
 
-def _elements(field: Field, value: Float[Array, "B N C"]) -> Bool[Array, "B N"]:
-    """Which elements are given."""
-    return (value != 0).any(2) if field.zero_is_null else ~jnp.isnan(value).any(2)
-
-
-def _dense(init: nnx.Initializer | None, rngs: nnx.Rngs):
-    return lambda a, b: nnx.Linear(a, b, kernel_init=init or nnx.initializers.lecun_normal(), rngs=rngs)
-
-
-def _learned(width: int, rngs: nnx.Rngs) -> nnx.Param:
-    return nnx.Param(jax.random.normal(rngs.params(), (width,)) / jnp.sqrt(width))
-
-
-NAMED_ENCODERS: dict[str, type[nnx.Module]] = {"mlp": MLPEncoder, "cnn": CNNEncoder, "attention": AttentionEncoder}
+NAMED_ENCODERS: dict[str, Callable[..., nnx.Module]] = {
+    "mlp": MLPEncoder,
+    "cnn": CNNEncoder,
+    "attention": AttentionEncoder,
+}
 """The encoders that a field can name (`Field.encoder`)."""
