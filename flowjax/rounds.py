@@ -81,8 +81,8 @@ def truncated_rounds(
         The run of the last round.
 
     Raises:
-        ConfigError: if the data set is not `simulator`, the folder holds rounds for another observation, or the prior is
-            hardly ever in the box.
+        ConfigError: if the data set is not `simulator`, the folder holds rounds for another observation, or the prior
+            is hardly ever in the box.
     """
     if not config.data.simulator:
         raise ConfigError("rounds need data.simulator: a task such as two_moons, or my_module:my_simulator")

@@ -46,6 +46,8 @@ class Exact(PathModel):
     path: AffinePath
 
     def ends(self, t, x, cond=None):
+        assert cond is not None
+
         def one(x, obs):
             given = ~jnp.isnan(obs).any()
             precision = jnp.linalg.inv(PRIOR) + given * jnp.linalg.inv(NOISE)

@@ -29,7 +29,9 @@ FAILING = Simulator(Uniform((2,), -1.0, 1.0), sum_and_noise, ("a", "b"), low=-1.
 
 def test_simulations_are_drawn_in_the_step_without_those_that_failed():
     dataset = open_simulator(REQUEST(simulator=FAILING))
+    assert dataset.sample is not None
     batch = jax.jit(dataset.sample, static_argnums=2)((), jax.random.key(0), 512)
+    assert batch.cond is not None
     assert batch.x1.shape == (512, 2)
     assert batch.cond["obs"].shape == (512, 3)
     assert jnp.isfinite(batch.x1).all()
@@ -50,7 +52,9 @@ def test_the_rows_of_the_step_are_encoded_as_those_of_the_host():
     dataset = open_simulator(REQUEST(simulator=FAILING))
     theta, obs = jax.tree.map(np.asarray, FAILING.sample(jax.random.key(3), 64))
     ok = np.isfinite(obs).all(1)
+    assert dataset.sample is not None
     batch = dataset.sample((), jax.random.key(3), 64)
+    assert batch.cond is not None
     np.testing.assert_allclose(batch.x1[: ok.sum()], dataset.spec.to_model(theta[ok]), rtol=1e-4, atol=1e-5)
     encoded = dataset.spec.encode_cond({"obs": obs[ok]})["obs"]
     np.testing.assert_allclose(batch.cond["obs"][: ok.sum()], encoded, rtol=1e-4, atol=1e-5)

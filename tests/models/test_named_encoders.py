@@ -1,5 +1,7 @@
 """Deeper encoders of conditions: missing values, order and number of elements, and refusals."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,7 +20,7 @@ FIELDS = {
 }
 
 
-def made(name):
+def made(name) -> Any:
     return NAMED_ENCODERS[name](FIELDS[name], 8, rngs=nnx.Rngs(0))
 
 
