@@ -2,8 +2,9 @@
 
 A task of the benchmark of simulation-based inference (Lueckmann et al. 2021), whose posterior has four modes. So few
 simulations are soon learned by heart: the network is small and regularised, and `--checkpoint best` samples from the
-step with the lowest validation loss. Expect a mean C2ST of 0.864 (standard deviation 0.005 over three seeds) over the benchmark's
-ten observations, and a mean log-density of -4.6 at the true parameters (`flowjax reproduce inference`, on an H200).
+step with the lowest validation loss. Expect a mean C2ST of 0.864 (standard deviation 0.005 over three seeds) over the
+ten observations of the benchmark, and a mean log-density of -4.6 at the true parameters (`flowjax reproduce inference`,
+on an H200).
 The settings suit tasks with wide posteriors: data.simulator=bernoulli_glm has 0.559 with them.
 """
 
