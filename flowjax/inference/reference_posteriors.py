@@ -52,8 +52,8 @@ def reference_posteriors(task: str) -> ReferencePosteriors:
     path = path_of(task)
     if not path.is_file():
         raise DataError(
-            f"the reference posteriors of {task} are not in {path}: write this file with the arrays observation "
-            "(10, F), true_parameters (10, D) and reference (10, 10000, D) of the package sbibm"
+            f"the reference posteriors of {task} are not in {path}: scripts/prepare_sbibm.py of the repository writes "
+            "this file, with the arrays observation (10, F), true_parameters (10, D) and reference (10, 10000, D)"
         )
     try:
         found = archives.read_npz(path)
