@@ -26,6 +26,7 @@ from flowjax.inference.program import LabelRule
 from flowjax.inference.restored import OF_RESTORED, restoration_metrics
 from flowjax.inference.run import Run
 from flowjax.inference.sample_metrics import DRAW_SEED, sample_metrics
+from flowjax.inference.set_metrics import OF_SETS, set_metrics
 from flowjax.inference.table_metrics import OF_TABLES
 from flowjax.metrics.images import METRICS, USUAL, as_rgb, check_names, score_images
 from flowjax.metrics.inception import Precision, load_inception
@@ -38,6 +39,7 @@ __all__ = ["OF_DATA", "evaluate", "evaluate_images"]
 OF_DATA = (
     *("nll", "nll_stderr", "bits_per_dim", "kl", "kl_stderr", "w2_squared", "w2", "w2_squared_true", "mmd"),
     *("npe", "path_energy", "w2_squared_source", "mode_share_min", "mode_share_max", *OF_TABLES),
+    *OF_SETS,
     *OF_FORECASTS,
     *OF_CALIBRATION,
     *OF_RESTORED,
@@ -91,11 +93,15 @@ def evaluate(
 
         Runs on images that are made from other images (`data.cond` with an image, or `data.pairs`) have the metrics of
         `flowjax.metrics.restoration`, for 4 samples of each of 256 test images.
+        Sets with a mask have only those of `flowjax.inference.set_metrics`: distances between the elements of full sets
+        and those elements of test sets that exist.
 
     Raises:
-        ConfigError: if the data have a mask.
+        ConfigError: if the data have a mask and fewer than 4 test sets.
     """
-    scoring.check_no_mask(run)
+    if run.spec.has_mask:
+        run = _with_shares(run, dataset) if labels == "shares" else run
+        return set_metrics(run, dataset, seed, solver, batch, labels)
     restored = restoration_metrics(run, dataset, seed, solver, batch)
     if restored and run.spec.d > _EXACT_UP_TO and scoring.no_likelihood(run):
         return restored  # distances between sets of large images say little and take thousands of samples

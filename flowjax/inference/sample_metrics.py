@@ -10,7 +10,7 @@ from jaxtyping import Array
 
 from flowjax import metrics
 from flowjax.abilities import abilities_of
-from flowjax.data import Dataset
+from flowjax.data import Dataset, DataSpec
 from flowjax.inference import sampling
 from flowjax.inference.choose import SolverSettings
 from flowjax.inference.forecast_metrics import forecast_metrics, has_forecasts
@@ -21,7 +21,7 @@ from flowjax.inference.table_metrics import table_metrics
 from flowjax.training.writers import say
 from flowjax.typing import Params
 
-__all__ = ["DRAW_SEED", "sample_metrics"]
+__all__ = ["DRAW_SEED", "in_model_space", "sample_metrics"]
 
 DRAW_SEED = 71
 """The seed of the data that are drawn from a known density; the next one is that of the data for comparisons."""
@@ -54,9 +54,8 @@ def sample_metrics(
     normalise = run.spec.normalise
     per_feature = isinstance(normalise.scale, tuple)
     say(f"evaluate: distances{' in standard deviations of the features' if per_feature else ''}")
-    # in model space, where features with scales of their own count alike, and float32 keeps the digits of distances
-    in_model_space = lambda x: np.asarray(normalise.to_model(run.spec.unbounded(np.asarray(x, np.float64))), np.float32)
-    drawn, true, other = map(in_model_space, (drawn, true, other))
+    to_model = partial(in_model_space, run.spec)
+    drawn, true, other = map(to_model, (drawn, true, other))
     unit = 1.0 if isinstance(normalise.scale, tuple) else normalise.scale
     pairs = partial(metrics.wasserstein2_squared_pairs, size=size, pairs=_PAIRS)
     w2 = pairs(drawn, true)
@@ -66,7 +65,7 @@ def sample_metrics(
     if not run.fields and not run.config.data.pairs and "velocity" in abilities_of(run.model()):
         result |= _energy_metrics(run, true, seed, pairs)
     if dataset.modes is not None:
-        nearest = ((drawn[:, None] - in_model_space(dataset.modes)) ** 2).sum(-1).argmin(1)
+        nearest = ((drawn[:, None] - to_model(dataset.modes)) ** 2).sum(-1).argmin(1)
         shares = np.bincount(nearest, minlength=len(dataset.modes)) / len(drawn)
         result |= {"mode_share_min": float(shares.min()), "mode_share_max": float(shares.max())}
     if dataset.draw is None and not run.spec.is_image:
@@ -75,6 +74,14 @@ def sample_metrics(
     if has_forecasts(run, dataset):
         result |= forecast_metrics(run, dataset, seed, solver, batch)
     return result
+
+
+def in_model_space(spec: DataSpec, x: np.ndarray) -> np.ndarray:
+    """Rows in model space, where features with scales of their own count alike, and float32 keeps digits of distances.
+
+    Integers stay whole: they are not dequantised.
+    """
+    return np.asarray(spec.normalise.to_model(spec.unbounded(np.asarray(x, np.float64))), np.float32)
 
 
 def _energy_metrics(run: Run, true: np.ndarray, seed: int, pairs: Any) -> dict[str, float]:

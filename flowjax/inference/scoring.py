@@ -33,7 +33,7 @@ from flowjax.sources import has_density
 from flowjax.training import processes
 from flowjax.training.writers import say
 
-__all__ = ["LogDensities", "check_no_mask", "log_prob"]
+__all__ = ["LogDensities", "log_prob"]
 
 _CLASSES_SUMMED = 100
 """The largest number of classes over which a density without labels is summed."""
@@ -81,7 +81,7 @@ def log_prob(
         ConfigError: if the data have a mask, the source has no density, a condition does not fit its field, or the sum
             would be over more than 100 classes.
     """
-    check_no_mask(run)
+    _check_no_mask(run)
     if why := no_likelihood(run):
         raise ConfigError(f"{why}, so there is no likelihood: sample instead")
     if np.ndim(x) != len(run.spec.shape) + 1 or x.shape[1:] != tuple(run.spec.shape):
@@ -155,12 +155,12 @@ def no_likelihood(run: Run) -> str:
     return f"the source samples of data.pairs {pairs!r} have no known density" if pairs else ""
 
 
-def check_no_mask(run: Run) -> None:
+def _check_no_mask(run: Run) -> None:
     """Raises a ConfigError if the run was trained on sets with a mask, because absent elements have no density."""
     if run.spec.has_mask:
         raise ConfigError(
-            f"data {run.spec.name!r} has a mask, and sets with absent elements cannot be scored: this run can only be "
-            "sampled"
+            f"data {run.spec.name!r} has a mask, and sets with absent elements have no density: this run can be "
+            "sampled and evaluated"
         )
 
 

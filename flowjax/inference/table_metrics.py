@@ -6,7 +6,7 @@ from jaxtyping import Float
 
 from flowjax import metrics
 
-__all__ = ["OF_TABLES", "table_metrics"]
+__all__ = ["OF_TABLES", "compare_rows", "table_metrics"]
 
 _NAMES = (
     *("marginal_w1", "marginal_w1_max", "marginal_ks_max", "correlation_error", "correlation_error_max"),
@@ -53,14 +53,17 @@ def table_metrics(
     """
     found = {}
     for end, rows in (("", samples), ("_true", other)):
-        found |= {name + end: value for name, value in _compared(rows, data, unit).items()}
+        found |= {name + end: value for name, value in compare_rows(rows, data, unit).items()}
     features = data[0].size
     if len(data) >= _FEWEST_OF_C2ST and features <= _C2ST_FEATURES:
         found["c2st"] = float(metrics.c2st(jax.random.key(_SEED), data[:_C2ST_ROWS], samples[:_C2ST_ROWS]))
     return {name: found[name] for name in OF_TABLES if name in found}
 
 
-def _compared(rows: np.ndarray, data: np.ndarray, unit: float) -> dict[str, float]:
+def compare_rows(
+    rows: Float[np.ndarray, "N *event"], data: Float[np.ndarray, "M *event"], unit: float = 1.0
+) -> dict[str, float]:
+    """The metrics of `table_metrics` for one set of rows, without the classifier two-sample test."""
     marginal = metrics.marginal_distances(rows, data)
     found = {
         "marginal_w1": float(marginal.wasserstein.mean()),
