@@ -16,10 +16,12 @@ ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted(p for p in (ROOT / "docs").rglob("*.md") if "reference" not in p.parts)]
 NAMES = [str(path.relative_to(ROOT)) for path in PAGES]
 TRAINING = (
+    "docs/coming-from-sbi.md",
     "docs/getting-started.md",
     "docs/concepts/conditions.md",
     "docs/howto/own-data.md",
     "docs/howto/forecasting.md",
+    "docs/howto/inference.md",
 )
 """Pages whose code trains runs."""
 
@@ -41,7 +43,10 @@ def commands(page: str) -> list[list[str]]:
 @pytest.mark.parametrize("page", [pytest.param(n, marks=pytest.mark.slow) if n in TRAINING else n for n in NAMES])
 @pytest.mark.usefixtures("as_users_call")
 def test_the_python_of_a_page_runs(page, tmp_path, monkeypatch, tiny_run):
-    """All blocks of a page in one namespace, in a folder with a trained run in `runs/g8`."""
+    """All blocks of a page in one namespace, in a folder with a trained run in `runs/g8`.
+
+    A block whose first line is a comment with the name of a file, such as `# spring.py`, is also written to that file.
+    """
     code = blocks(page, "python")
     if not code:
         pytest.skip("no Python on this page")
@@ -50,6 +55,8 @@ def test_the_python_of_a_page_runs(page, tmp_path, monkeypatch, tiny_run):
     (tmp_path / "runs" / "g8").symlink_to(tiny_run)
     namespace: dict = {}
     for i, block in enumerate(code):
+        if file := re.match(r"# (\w+\.py)\n", block):
+            (tmp_path / file[1]).write_text(block)
         exec(compile(block, f"{page}, block {i + 1}", "exec"), namespace)
 
 
