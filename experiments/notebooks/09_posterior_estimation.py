@@ -177,7 +177,7 @@ plots.calibration(ranks.levels, ranks.ecdf, coverage.ecdf[:, 0], *bands, names)
 # %%
 f, g = np.linspace(0.28, 0.42, 36), np.linspace(0, 0.8, 41)[1:]
 grid = np.stack(np.meshgrid(f, g, indexing="ij"), -1).reshape(-1, 2).astype(np.float32)
-log_p = run.log_prob(grid, cond={"obs": observed[:1]}, solver="heun", steps=20).reshape(len(f), len(g))
+log_p = run.log_prob(grid, cond={"obs": observed[:1]}).reshape(len(f), len(g))
 integral = np.exp(log_p).sum() * (f[1] - f[0]) * (g[1] - g[0])
 figure, ax = plt.subplots(figsize=(5, 3.5), layout="constrained")
 image = ax.pcolormesh(f, g, np.exp(log_p).T)
