@@ -1,10 +1,10 @@
 """Truncated sequential rounds: simulations where the posterior of one observation is, not everywhere in the prior.
 
 Each round draws new simulations from the prior restricted to a box around the posterior that the round before has
-learned, and trains a new network on them and on all earlier simulations inside the box. In a box that holds the
-posterior, the posterior under the restricted prior is the same, so that no correction is needed (Deistler et al. 2022,
-arXiv:2210.04815, who restrict by density; Miller et al. 2021, arXiv:2107.01214, by boxes). The networks are for this
-observation only.
+learned, and trains a new network on them and on all earlier simulations inside the box. Boxes are nested, so that all
+simulations of a round are from the prior restricted to its box. In a box that holds the posterior, the posterior under
+the restricted prior is the same, so that no correction is needed (Deistler et al. 2022, arXiv:2210.04815, who restrict
+by density; Miller et al. 2021, arXiv:2107.01214, by boxes). The networks are for this observation only.
 """
 
 from collections.abc import Mapping
@@ -18,17 +18,17 @@ import numpy as np
 from jaxtyping import Float
 
 from flowjax import archives
-from flowjax.config import Config, changed, own_plugins
+from flowjax.config import Config, own_plugins
+from flowjax.data.sets import make_simulator
 from flowjax.data.simulated import OBSERVATION, keep_simulations, kept_simulations, simulate_at
 from flowjax.errors import ConfigError
-from flowjax.inference import Run, SolverSettings, sample_each
+from flowjax.inference import Run, SolverSettings, load, sample_each
 from flowjax.inference.choose import DEFAULT_SOLVER
-from flowjax.inference.data_of_run import open_data
 from flowjax.runs import train
 from flowjax.simulators import Simulator
 from flowjax.training.writers import say
 
-__all__ = ["Box", "sample_in_box", "truncated_rounds"]
+__all__ = ["Box", "box_of", "sample_in_box", "truncated_rounds"]
 
 _SAMPLES = 10_000
 """Number of posterior samples whose range is the box, without a share of `_LEFT_OUT` at each end."""
@@ -78,60 +78,76 @@ def truncated_rounds(
         solver: how posterior samples are drawn between rounds.
 
     Returns:
-        The run of the last round.
+        The run of the last round, at the step with the lowest validation loss, from which boxes are computed as well.
 
     Raises:
-        ConfigError: if the data set is not `simulator`, the folder holds rounds for another observation, or the prior
-            is hardly ever in the box.
+        ConfigError: if the data set is not `simulator`, the observation has another shape, the folder holds rounds for
+            another observation or number, or the prior is hardly ever in the box.
     """
-    if not config.data.simulator:
-        raise ConfigError("rounds need data.simulator: a task such as two_moons, or my_module:my_simulator")
-    config = changed(config, {"data.name": "simulator", "data.path": ""}, plugins=None)
-    simulator = open_data(config, own_plugins(config)).simulator
-    assert simulator is not None
-    _check_observation(Path(workdir), obs)
+    if not config.data.simulator or not any(text.partition("(")[0] == OBSERVATION for text in config.data.cond):
+        raise ConfigError(
+            "rounds need data.simulator, a task such as two_moons or my_module:my_simulator, and data.cond=obs"
+        )
+    plugins = own_plugins(config)
+    simulator = make_simulator(config.data.simulator, plugins)
+    event = jax.eval_shape(lambda key: simulator.sample(key, 1), jax.random.key(0))[1].shape[1:]
+    obs = np.asarray(obs, np.float32)
+    obs = obs[0] if obs.shape == (1, *event) else obs
+    if obs.shape != event:
+        raise ConfigError(
+            f"the observation must have the shape {event}, in which the simulator returns one, not {obs.shape}"
+        )
+    _check_same(Path(workdir), {OBSERVATION: obs, "num": np.asarray(num)})
     run: Run | None = None
-    theta, seen = np.zeros((0, *simulator.prior.shape), np.float32), np.zeros((0, *np.shape(obs)), np.float32)
+    box = Box(np.full(simulator.prior.shape, -np.inf), np.full(simulator.prior.shape, np.inf))
+    theta, seen = np.zeros((0, *simulator.prior.shape), np.float32), np.zeros((0, *event), np.float32)
     for k in range(1, rounds + 1):
         folder = Path(workdir) / f"simulations_{k}"
-        if (folder / "simulations.npz").exists():
-            theta, seen = kept_simulations(folder)
-        else:
-            box = None if run is None else box_of(run, simulator, obs, solver)
+        if not (folder / "simulations.npz").exists():
             key = jax.random.fold_in(jax.random.fold_in(jax.random.key(config.seed), 0x70D5), k)
             key_theta, key_simulate = jax.random.split(key)
-            new = sample_in_box(simulator, box, num, key_theta)
-            if box is not None:
-                inside = box.contains(theta)
-                theta, seen = theta[inside], seen[inside]
-                say(f"rounds: round {k}: {_shares(box, simulator)}; {len(theta)} earlier simulations are in it")
-            theta = np.concatenate([theta, new])
-            seen = np.concatenate([seen, simulate_at(simulator, new, key_simulate)])
+            if run is not None:
+                box = box_of(run, simulator, obs, box, solver)
+            new = sample_in_box(simulator, None if run is None else box, num, key_theta)
+            inside = box.contains(theta)
+            if run is not None:
+                say(f"rounds: round {k}: {_shares(box, simulator)}; {inside.sum()} earlier simulations are in it")
+            theta = np.concatenate([theta[inside], new])
+            seen = np.concatenate([seen[inside], simulate_at(simulator, new, key_simulate)])
+            archives.write_npz(folder / "box.npz", {"low": box.low, "high": box.high})
             keep_simulations(folder, theta, seen)
+        else:
+            theta, seen = kept_simulations(folder)
+            box = Box(**archives.read_npz(folder / "box.npz"))
         changes: Mapping[str, Any] = {"data.name": f"simulator(num={len(theta)})", "data.path": str(folder)}
-        run = train(config, Path(workdir) / f"round_{k}", changes, plots=False)
+        train(config, Path(workdir) / f"round_{k}", changes, plots=False)
+        run = load(Path(workdir) / f"round_{k}", checkpoint="best", plugins=plugins)
     assert run is not None
     return run
 
 
-def _check_observation(workdir: Path, obs: np.ndarray) -> None:
-    """Keeps the observation in the folder of the rounds, or raises ConfigError if it holds rounds for another one."""
-    path = workdir / "observation.npz"
+def _check_same(workdir: Path, request: Mapping[str, np.ndarray]) -> None:
+    """Keeps what the rounds are for in their folder, or raises ConfigError if it holds rounds for something else."""
+    path = workdir / "rounds.npz"
     if not path.exists():
-        archives.write_npz(path, {OBSERVATION: np.asarray(obs, np.float32)})
-    elif not np.array_equal(archives.read_npz(path)[OBSERVATION], np.asarray(obs, np.float32)):
-        raise ConfigError(f"{workdir} holds the rounds for another observation: give another folder")
+        archives.write_npz(path, dict(request))
+        return
+    kept = archives.read_npz(path)
+    if other := [name for name, a in request.items() if not np.array_equal(kept.get(name), a)]:
+        raise ConfigError(f"{workdir} holds rounds for another {other[0]}: give another folder")
 
 
-def box_of(run: Run, simulator: Simulator, obs: np.ndarray, solver: SolverSettings = DEFAULT_SOLVER) -> Box:
-    """The box around posterior samples, within the support of the prior."""
-    x = sample_each(run, _SAMPLES, {OBSERVATION: np.asarray(obs)[None]}, solver=solver).samples[0]
+def box_of(
+    run: Run, simulator: Simulator, obs: np.ndarray, within: Box, solver: SolverSettings = DEFAULT_SOLVER
+) -> Box:
+    """The box around posterior samples, within the support of the prior and within another box."""
+    x = sample_each(run, _SAMPLES, {OBSERVATION: obs[None]}, solver=solver).samples[0]
     low, high = np.quantile(np.asarray(x, np.float64), [_LEFT_OUT, 1 - _LEFT_OUT], axis=0)
     low, high = low - _MARGIN * (high - low), high + _MARGIN * (high - low)
     if simulator.bounds:
         least, most = np.asarray(simulator.bounds).T
         low, high = np.maximum(low, least), np.minimum(high, most)
-    return Box(low, high)
+    return Box(np.maximum(low, within.low), np.minimum(high, within.high))
 
 
 def sample_in_box(simulator: Simulator, box: Box | None, num: int, key: Any) -> np.ndarray:

@@ -46,16 +46,25 @@ def test_two_rounds_narrow_the_simulations_and_continue(tmp_path):
     assert np.ptp(second, axis=0).max() < np.ptp(first, axis=0).min()
     assert {tuple(row) for row in second[:-300]} <= {tuple(row) for row in first}
     assert run.workdir.name == "round_2"
+    boxes = [np.load(tmp_path / f"simulations_{k}" / "box.npz") for k in (1, 2)]
+    assert (boxes[1]["low"] >= boxes[0]["low"]).all()
+    assert (boxes[1]["high"] <= boxes[0]["high"]).all()
+    assert ((second >= boxes[1]["low"]) & (second <= boxes[1]["high"])).all()
     before = (tmp_path / "round_2" / "metrics.jsonl").read_bytes()
     truncated_rounds(config, tmp_path, obs, 2, 300, solver)
     assert (tmp_path / "round_2" / "metrics.jsonl").read_bytes() == before
-    with pytest.raises(ConfigError, match="another observation"):
+    with pytest.raises(ConfigError, match="another obs"):
         truncated_rounds(config, tmp_path, obs + 1, 2, 300, solver)
 
 
 def test_rounds_need_a_simulator(tmp_path):
+    config = defaults("resmlp")
     with pytest.raises(ConfigError, match=r"data\.simulator"):
-        truncated_rounds(defaults("resmlp"), tmp_path, np.zeros(2))
+        truncated_rounds(config, tmp_path, np.zeros(2))
+    config.data.simulator, config.data.cond = "gaussian_mixture", ("obs",)
+    with pytest.raises(ConfigError, match=r"must have the shape \(2,\)"):
+        truncated_rounds(config, tmp_path, np.zeros(3))
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_command_refuses_a_file_without_an_observation(flowjax, tmp_path):

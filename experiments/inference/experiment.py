@@ -64,14 +64,12 @@ def measured(study: Study, task: str, num: int, seed: int) -> dict[str, float]:
         study.arrays(f"{task}_{num}", lambda: {"samples": samples[0, :2000], "reference": reference[0, :2000]})
     scores = [float(c2st(jax.random.key(1), x, y)) for x, y in zip(reference, samples, strict=True)]
     densities = log_prob(run, known.true_parameters.astype(np.float32), obs, solver=SOLVER).log_prob
-    inside = np.all(run.spec.in_support(samples.reshape(-1, *run.spec.shape)))
     return {
         "c2st": float(np.mean(scores)),
         "c2st_worst": max(scores),
         "log_prob": float(densities.mean()),
         "training_seconds": seconds,
         "sampling_seconds": sampling,
-        "inside": float(inside),
         "scores": scores,
     }
 
@@ -110,7 +108,7 @@ EXPERIMENT = Experiment(
     title="How near are posteriors of flow matching to the references of the benchmark of simulation-based inference?",
     source="Lueckmann et al. 2021, arXiv:2101.04653",
     full=Form(
-        "15 minutes on one H200",
+        "40 minutes on one H200, or 15 with four trainings at a time",
         seeds=3,
         accelerator=True,
         published={

@@ -194,9 +194,10 @@ class Observations(NamedTuple):
 
 def _for_each_sample(arrays: dict[str, np.ndarray], x: np.ndarray, names: list[str]) -> dict[str, np.ndarray]:
     """Returns arrays with one row for each of the samples (M, num, ...): the conditions (M, ...) are repeated."""
-    num = x.shape[1]
-    each = lambda a: a.reshape(-1) if a.shape == x.shape[:2] else np.repeat(a, num, 0) if len(a) == len(x) else a
-    return {name: each(a) if name in (*names, "y", "labels") else a for name, a in arrays.items()}
+    labels, num = ("y", "label", "labels"), x.shape[1]
+    flat = {name: a.reshape(-1) for name, a in arrays.items() if name in labels and a.ndim == 2}
+    given = {name: a for name, a in arrays.items() if name in (*names, *labels) and name not in flat}
+    return arrays | flat | {name: np.repeat(a, num, 0) for name, a in given.items() if len(a) == len(x)}
 
 
 def observations(run: Run, path: str) -> Observations:
@@ -240,7 +241,7 @@ def _labels(run: Run, source: str, labels: np.ndarray, num: int) -> np.ndarray:
     return labels
 
 
-def save_npz(path: Path, **arrays: Any) -> None:
+def save_npz(path: Path, /, **arrays: Any) -> None:
     """Writes the arrays that are not None into an .npz file atomically. Only the first of several processes writes."""
     _save(path, lambda: archives.write_npz(path, {name: a for name, a in arrays.items() if a is not None}))
 

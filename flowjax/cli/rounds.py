@@ -10,7 +10,7 @@ networks are for this observation only; `flowjax train` estimates the posteriors
 
 example:
   flowjax rounds --config sbi_two_moons --workdir runs/rounds --cond obs.npz --rounds 3 --num 1000
-  flowjax sample --workdir runs/rounds/round_3 --num 10000 --cond obs.npz --out posterior.npz
+  flowjax sample --workdir runs/rounds/round_3 --checkpoint best --num 10000 --cond obs.npz --out posterior.npz
 """
 
 from pathlib import Path

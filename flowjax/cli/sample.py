@@ -9,7 +9,8 @@ usage: flowjax sample --workdir DIR --num N --out FILE [--label CLASS | --labels
 An .npz FILE receives the array `samples` (N, *shape) and, for a conditional network, `labels` (N,). Images are uint8,
 and the first 64 are also drawn as a grid into FILE.png, by class. For a run on a table, FILE may end in .csv, .tsv or
 .parquet: it receives the columns by name, categories as texts, and the conditions that were given. In an .npz file
-categories are their codes. Sample i depends only on --seed and on i. By default its
+categories are their codes. Sample i depends only on --seed and on i, and with several observations also on --num. By
+default its
 class is drawn with equal probability; with --labels shares, classes are drawn with their shares of the training data,
 and with --labels balanced, sample i has class i mod K. Classes without training examples are left out. --label gives
 all samples one class: its number, or its name if the data set names its classes, as image folders do.
@@ -64,9 +65,9 @@ def run(argv: list[str]) -> dict[str, Any]:
     flags.parse(values, argv, __doc__ or "")
     if values.label is not None and values["labels"].present:
         raise flags.UsageError("--labels and --label cannot be used together: --label gives all samples one class")
-    if values.compose and (values.cond is None or values.guidance is not None):
-        raise flags.UsageError("--compose needs --cond with several observations, and cannot be used with --guidance")
     out = flags.out_path(values, *TABLES)
+    if values.compose and (values.cond is None or values.guidance is not None or out.suffix in TABLES):
+        raise flags.UsageError("--compose needs --cond with several observations and an .npz file, and no --guidance")
     workdir = flags.run_workdir(values)
 
     from flowjax import plots
@@ -131,6 +132,7 @@ def run(argv: list[str]) -> dict[str, Any]:
     else:
         labels = None if drawn.labels is None else opened.spec.label_values(drawn.labels)
         given = {name: a for name, a in drawn.cond.items() if name != "label" and not is_single}
+        given |= cond if values.compose else {}
         save_npz(out, samples=drawn.samples, labels=labels, **given)
     processes.wait("written")
     remove_finished(finished)

@@ -50,9 +50,14 @@ class Bounds:
 
     @property
     def resolved_by_float32(self) -> bool:
-        """Whether float32 has enough digits for numbers between two bounds."""
-        both = [one for one in self.ranges if all(map(math.isfinite, one))]
-        return all(max(abs(low), abs(high)) < _FAR * (high - low) / math.sqrt(12) for low, high in both)
+        """Whether float32 has enough digits for numbers near the bounds; near a single bound, if it is below 1,000."""
+        width = lambda low, high: (high - low) / math.sqrt(12) if math.isfinite(high - low) else 1.0
+        return all(
+            abs(bound) < _FAR * width(low, high)
+            for low, high in self.ranges
+            for bound in (low, high)
+            if abs(bound) < math.inf
+        )
 
     def contain(self, x: Any) -> np.ndarray:
         """Returns which rows of x (N, *shape) lie in the support."""
@@ -60,16 +65,20 @@ class Bounds:
         return ((x > low) & (x < high)).reshape(len(x), -1).all(1)
 
     def to_unbounded(self, x: Any) -> Any:
-        """Maps from the support to real numbers. The bounds themselves are mapped like the next number inside."""
+        """Maps from the support to real numbers.
+
+        Between two bounds, numbers nearer to a bound than 6e-8 of the width are mapped like those at that distance,
+        which float32 can just tell from the bound.
+        """
         xp, dtype = _library(x)
         low, high, both, one = self._parts(dtype)
         finite = lambda bound: xp.where(xp.isfinite(bound), bound, 0)
-        tiny, below_one = xp.finfo(dtype).tiny, 1 - xp.finfo(dtype).epsneg
+        tiny, nearest = xp.finfo(dtype).tiny, float(np.finfo(np.float32).epsneg)
         share = xp.where(both, (x - finite(low)) / xp.where(both, finite(high) - finite(low), 1), 0.5)
         quantile = special.ndtri if xp is jnp else np_special.ndtri
         gap = xp.maximum(xp.where(one, xp.where(xp.isfinite(low), x - finite(low), finite(high) - x), 1), tiny)
         half_line = xp.where(xp.isfinite(low), 1, -1) * xp.log(gap)
-        normal = quantile(xp.clip(share, tiny if xp is np else xp.finfo(dtype).epsneg, below_one))
+        normal = quantile(xp.clip(share, nearest, 1 - nearest))
         return xp.where(both, normal, xp.where(one, half_line, x))
 
     def to_bounded(self, u: Any) -> Any:

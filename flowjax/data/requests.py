@@ -13,7 +13,7 @@ from flowjax.simulators import Simulator
 
 __all__ = ["DataRequest", "FieldRequest", "check_field_name", "field_requests"]
 
-_RESERVED = ("x", "y", "mask", "augment")
+_RESERVED = ("x", "y", "mask", "augment", "samples", "labels")
 
 
 def check_field_name(name: str) -> None:

@@ -20,13 +20,26 @@ from flowjax.extras import require
 from flowjax.plugins import Kind, Outside
 from flowjax.simulators import BENCHMARK, Simulator
 
-__all__ = ["DATASET", "DATASETS", "SIMULATOR", "open_dataset"]
+__all__ = ["DATASET", "DATASETS", "SIMULATOR", "make_simulator", "open_dataset"]
 
 DATASET = Kind("a data set", base=Dataset, makes=Dataset)
 """A data set of another module: a function from a `DataRequest` and the arguments in brackets to a `Dataset`."""
 
 SIMULATOR = Kind("a simulator", base=Simulator, makes=Simulator)
 """A simulator of another module: a `Simulator`, or a function from the arguments in brackets to one."""
+
+
+def make_simulator(text: str, plugins: Sequence[str] = ()) -> Simulator:
+    """Returns the simulator that `data.simulator` names.
+
+    Args:
+        text: a task of `flowjax.simulators.BENCHMARK`, or a simulator of another module.
+        plugins: modules that may be imported, with their submodules.
+
+    Raises:
+        ConfigError: if the name is unknown, or its module must not be imported.
+    """
+    return make("data.simulator", text, BENCHMARK, outside=Outside(SIMULATOR, plugins))
 
 
 def _density(name: str) -> Callable[[DataRequest], Dataset]:
@@ -122,11 +135,11 @@ def open_dataset(
         ConfigError: if the name is unknown, or an option is invalid.
         DataError: if the data are missing or malformed, or the name and the path contradict each other.
     """
-    known = simulator and make("data.simulator", simulator, BENCHMARK, outside=Outside(SIMULATOR, plugins))
+    known = make_simulator(simulator, plugins) if simulator else None
     place = str(Path(path).expanduser()) if path else ""
     fields, made = field_requests(cond), bool(degrade) and pairs == DEGRADED
     read = tuple(field for field in fields if not degrade or field.name != DEGRADED)
-    request = DataRequest(place, read, "" if made else pairs, normalise, known or None)
+    request = DataRequest(place, read, "" if made else pairs, normalise, known)
     if simulator and name.partition("(")[0].strip() in DATASETS.keys() - {"simulator"} | {""}:
         raise DataError(f"data.simulator is {simulator!r}, so data.name must be simulator, not {name!r}")
     outside = Outside(DATASET, plugins, (request,))

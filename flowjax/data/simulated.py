@@ -56,7 +56,8 @@ def open_simulator(
 
     Args:
         request: its simulator draws x and the condition `obs`; its path is a folder in which simulations are kept, or
-            "" to keep none.
+            "" to keep none: then each command draws the same simulations again. Remove the folder if the simulator has
+            changed.
         num: number of simulations, of which a tenth is held out; 0 to draw new ones in each training step.
         seed: of the simulations.
         missing: whether NaN in an observation is a missing value, so that only rows of NaN alone have failed.
@@ -79,7 +80,10 @@ def open_simulator(
         raise DataError(f"data.pairs is {request.pairs!r}, but simulations have no pairs")
     if num:
         folder = Path(request.path) if request.path else None
-        theta, obs = kept_simulations(folder) if _is_finished(folder) else simulate(simulator, num, seed, folder)
+        finished = folder is not None and (folder / _WHOLE).exists()
+        theta, obs = kept_simulations(folder) if finished else simulate(simulator, num, seed, folder)
+        if len(theta) < num:
+            raise DataError(f"data.path: {folder} holds {len(theta)} simulations, and data.name asks for {num}")
         theta, obs = theta[:num], obs[:num]
         arrays = {"x": theta, OBSERVATION: obs}
     else:
@@ -90,6 +94,9 @@ def open_simulator(
         }
     kept = {name: np.asarray(_succeeded(arrays[_name_of_obs(name)], missing)) for name in arrays}
     failed, total = sum(int(np.sum(~kept[name])) for name in ("x", "x_test") if name in kept), len(theta)
+    bounds = Bounds(simulator.bounds)
+    if bounds:  # a uniform distribution on [low, high) can give `low` itself
+        arrays |= {name: bounds.rounded(np.float64(a), a.dtype) for name, a in arrays.items() if name[0] == "x"}
     if min(int(np.sum(rows)) for rows in kept.values()) < 2:
         raise DataError(f"{failed} of {total} simulations failed: their observations are not finite numbers")
     notes = _note_on_failures(theta, np.asarray(_succeeded(obs, missing)), failed, total, simulator) if failed else ()
@@ -99,7 +106,7 @@ def open_simulator(
         replace(request, path=where, normalise=request.normalise or "feature"),
         {name: a[kept[name]] for name, a in arrays.items()},
         notes,
-        bounds=Bounds(simulator.bounds),
+        bounds=bounds,
     )
     opened = replace(opened, simulator=simulator)
     return opened if num else replace(opened, sample=_sampler(simulator, opened.spec, missing), arrays=tuple)
@@ -122,7 +129,7 @@ def simulate(
         Parameters (num, D) and observations (num, *event), float32.
 
     Raises:
-        DataError: if the folder holds blocks of another simulator or seed, or a block cannot be read.
+        DataError: if the folder holds blocks from another prior or seed, or a block cannot be read.
     """
     draw = jax.jit(partial(simulator.sample, n=_BLOCK))
     blocks, key = -(-num // _BLOCK), jax.random.fold_in(jax.random.key(seed), _SEED_OF_SIMULATIONS)
@@ -166,21 +173,16 @@ def keep_simulations(folder: Path, theta: np.ndarray, obs: np.ndarray) -> None:
     archives.write_npz(folder / _WHOLE, {"x": np.asarray(theta, np.float32), OBSERVATION: np.asarray(obs, np.float32)})
 
 
-def kept_simulations(folder: Path | None) -> tuple[np.ndarray, np.ndarray]:
+def kept_simulations(folder: Path) -> tuple[np.ndarray, np.ndarray]:
     """Reads what `keep_simulations` wrote: parameters (N, D) and observations (N, *event).
 
     Raises:
         DataError: if there is no such file, or it cannot be read.
     """
-    assert folder is not None
     return _read(folder / _WHOLE)
 
 
 _WHOLE = "simulations.npz"
-
-
-def _is_finished(folder: Path | None) -> bool:
-    return folder is not None and (folder / _WHOLE).exists()
 
 
 def _file(folder: Path, block: int) -> Path:
@@ -198,7 +200,10 @@ def _read(file: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _check_same(folder: Path, simulator: Simulator, key: PRNGKey) -> None:
-    """Compares the parameters of the first block in a folder with those that this simulator and seed draw."""
+    """Compares the parameters of the first block in a folder with those that this prior and seed draw.
+
+    The observations are not compared, because simulations can be expensive.
+    """
     if not _file(folder, 0).exists():
         return
     theta, _ = _read(_file(folder, 0))
@@ -206,7 +211,7 @@ def _check_same(folder: Path, simulator: Simulator, key: PRNGKey) -> None:
     drawn = np.asarray(simulator.prior.sample(key_prior, _BLOCK))
     if theta.shape != drawn.shape or not np.allclose(theta, drawn, 1e-3, 1e-6):
         raise DataError(
-            f"data.path: {folder} holds simulations of another simulator or seed: give another folder, or remove it"
+            f"data.path: {folder} holds simulations from another prior or seed: give another folder, or remove it"
         )
 
 
@@ -251,7 +256,7 @@ def _sampler(simulator: Simulator, spec: DataSpec, missing: bool) -> Callable[[A
 
 
 def _successful(theta: Float[Array, "B D"], obs: Batched, missing: bool) -> tuple[Float[Array, "B D"], Batched]:
-    """Replaces rows that failed by other rows of the batch, each as often as the others up to one."""
+    """Replaces rows that failed by rows of the batch that succeeded; how often each occurs differs by at most one."""
     succeeded = _succeeded(obs, missing)
     order = jnp.argsort(~succeeded, stable=True)
     rows = order[jnp.arange(len(theta)) % jnp.maximum(succeeded.sum(), 1)]

@@ -270,8 +270,7 @@ class DataSpec:
         """
         exact = self._integers.exact_in_float32
         real = not self.levels and not self._integers.complete
-        resolves = self._bounds.resolved_by_float32 if self._bounds else self.normalise.resolved_by_float32()
-        resolved = not real or resolves
+        resolved = not real or (self.normalise.resolved_by_float32() and self._bounds.resolved_by_float32)
         return np.dtype(np.float32 if exact and resolved else np.float64)
 
     def to_model(self, x: np.ndarray, missing: bool = False) -> np.ndarray:

@@ -30,7 +30,7 @@ __all__ = ["Composed", "precisions_of"]
 @partial(
     jax.tree_util.register_dataclass,
     data_fields=["observations", "precisions", "prior_mean", "prior_precision"],
-    meta_fields=["model", "prior"],
+    meta_fields=["model", "null"],
 )
 @dataclass(frozen=True, eq=False)
 class Composed(Guide):
@@ -41,8 +41,8 @@ class Composed(Guide):
         observations: conditions by name, (n, *shape): one row for each observation.
         precisions: S_j^-1 for each observation, (n, D, D), of x as a vector of D numbers (`precisions_of`).
         prior_mean, prior_precision: mean (D,) and inverse covariance (D, D) of x without observations.
-        prior: a condition with one row, (1, *shape) by name, for which the model predicts x without observations; None
-            to take the normal distribution of `prior_mean` and `prior_precision` for it.
+        null: the null value of each condition by name, with which the model predicts x without observations; None to
+            take the normal distribution of `prior_mean` and `prior_precision` for it.
     """
 
     model: HasEnds
@@ -50,7 +50,7 @@ class Composed(Guide):
     precisions: Float[Array, "n D D"]
     prior_mean: Float[Array, " D"]
     prior_precision: Float[Array, "D D"]
-    prior: "tuple[tuple[str, float], ...] | None" = None
+    null: tuple[tuple[str, float], ...] | None = None
 
     def ends(self, t: Time, x: Batched, cond: Cond = None) -> Ends:
         """The ends given all observations: equation (2). The condition is ignored."""
@@ -83,8 +83,8 @@ class Composed(Guide):
 
     def _prior_mean(self, t: Time, x: Batched) -> Batched:
         """E[x1 | x_t] without observations."""
-        if self.prior is not None:
-            values = dict(self.prior)
+        if self.null is not None:
+            values = dict(self.null)
             missing = {
                 name: jnp.full((x.shape[0], *a.shape[1:]), values[name]) for name, a in self.observations.items()
             }

@@ -17,6 +17,7 @@ from flowjax.data.simulated import OBSERVATION
 from flowjax.errors import ConfigError, RunFault, lookup
 from flowjax.inference import sampling
 from flowjax.inference.choose import DEFAULT_SOLVER, SolverSettings
+from flowjax.inference.program import other_seed
 from flowjax.inference.reference_posteriors import reference_posteriors, task_of
 from flowjax.inference.run import Run
 from flowjax.simulators import BENCHMARK
@@ -155,6 +156,7 @@ def local_metrics(
     say(f"evaluate: local classifier two-sample test with {len(theta) - 1} held-out simulations")
     options: dict[str, Any] = {"seed": seed, "solver": solver, "batch": batch, "show": True}
     paired = sampling.sample_each(run, 1, {OBSERVATION: obs[1:]}, **options).samples[:, 0]
+    options["seed"] = other_seed(seed)  # noise that is independent of that of the pairs
     posterior = sampling.sample_each(run, _LOCAL_DRAWS, {OBSERVATION: obs[:1]}, **options).samples
     x = _without_missing(obs)
     found = metrics.local_c2st(jax.random.key(_SEED), theta[1:], paired, x[1:], x[:1], posterior)

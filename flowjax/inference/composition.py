@@ -15,7 +15,7 @@ from flowjax.guidance.composed import Composed, precisions_of
 from flowjax.inference.batches import default_batch, everywhere, in_batches, over_rows, rows_of_a_block
 from flowjax.inference.choose import DEFAULT_SOLVER, SolverSettings, choose
 from flowjax.inference.given_conditions import encode_given
-from flowjax.inference.program import keys_of_seed, source_noise
+from flowjax.inference.program import keys_of_seed, other_seed, source_noise
 from flowjax.inference.run import Run
 from flowjax.inference.sampling import Samples, sample_each
 from flowjax.solvers import Stats
@@ -42,8 +42,9 @@ def sample_composed(
     """Draws samples given all of several independent observations together (`flowjax.guidance.composed`).
 
     The distribution without observations is what the network has learned for a condition that is not given, if the
-    dropout of its conditions is above 0. Otherwise it is taken as standard normal in model space, which is exact for
-    independent uniform, normal and log-normal priors (`flowjax.data.bounds`).
+    dropout of its conditions is above 0. Otherwise it is taken as standard normal in model space. For independent
+    uniform, normal and log-normal priors (`flowjax.data.bounds`) this is exact, up to the mean and the scale that were
+    estimated from the training data; for other priors it is not.
 
     Args:
         run: opened with `flowjax.load`, trained on single observations.
@@ -52,14 +53,16 @@ def sample_composed(
         seed, solver, batch, show: as for `flowjax.inference.sample`.
 
     Returns:
-        Samples (num, *event), and the conditions as they were given.
+        Samples (num, *event), without conditions. All processes draw all of them.
 
     Raises:
         ConfigError: if the path has no normal source, the data have more than 128 coordinates or are integers, or as
             for `sample`.
     """
-    if run.path is None or not run.path.has_score:
-        raise ConfigError("observations are composed along a path with a normal source, and this run has none")
+    if run.path is None or not run.path.has_score or run.path.noise is not None:
+        raise ConfigError("observations are composed along a path with a normal source and no further noise")
+    if solver.schedule is not None or solver.learns_grid:
+        raise ConfigError("observations are composed on the trained schedule, with a grid that is not learned")
     if run.spec.d > _MOST or run.spec.levels or run.spec.integers:
         raise ConfigError(f"observations are composed for real data of at most {_MOST} coordinates")
     if any(field.kind == "label" for field in run.fields):
@@ -71,22 +74,19 @@ def sample_composed(
         raise ConfigError("observations are composed if each condition has one row for each observation")
     encoded = {name: jnp.asarray(a) for name, a in encode_given(run, cond, n, "observation").encoded.items()}
     learned = all(field.dropout for field in run.fields)
-    if not learned and show:
+    if not learned:
         say("sample: the prior is taken as normal in model space, because the network has not learned it (dropout 0)")
     say(f"sample: {_OF_EACH} samples given each of {n} observations, for their covariances")
     options: dict[str, Any] = {"solver": solver, "batch": batch}
-    in_model_space = lambda x: jnp.asarray(
-        run.spec.to_model(np.asarray(x)).reshape(*x.shape[: -len(run.spec.shape)], -1)
-    )
-    each = sample_each(run, _OF_EACH, cond, seed, **options).samples.reshape(-1, *run.spec.shape)
-    each = in_model_space(each).reshape(n, _OF_EACH, run.spec.d)
+    vectors = lambda x: jnp.asarray(run.spec.to_model(x)).reshape(len(x), run.spec.d)
+    each = vectors(sample_each(run, _OF_EACH, cond, other_seed(seed), **options).for_each_sample().samples)
     if learned:
         without = {field.name: np.full((1, *field.shape), field.null) for field in run.fields}
-        free = in_model_space(sample_each(run, _OF_EACH, without, seed + 1, **options).samples[0])
+        free = vectors(sample_each(run, _OF_EACH, without, other_seed(seed + 1), **options).samples[0])
         mean, covariance = free.mean(0), jnp.cov(free.T).reshape(run.spec.d, run.spec.d)
     else:
         mean, covariance = jnp.zeros(run.spec.d), jnp.eye(run.spec.d)
-    precisions, prior = precisions_of(each, covariance)
+    precisions, prior = precisions_of(each.reshape(n, _OF_EACH, run.spec.d), covariance)
     choice = choose(run, solver, None, show)
     noise, steps = keys_of_seed(seed, 2)
     t0, t1 = choice.interval or (None, None)
@@ -120,6 +120,4 @@ def sample_composed(
         label="sample",
         show=show,
     )
-    return Samples(
-        run.spec.finish(values["samples"]), {k: np.asarray(a) for k, a in cond.items()}, int(values["nfe"].max()), rate
-    )
+    return Samples(run.spec.finish(values["samples"]), {}, int(values["nfe"].max()), rate)

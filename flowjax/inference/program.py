@@ -34,6 +34,7 @@ __all__ = [
     "keys_of_seed",
     "labels_of",
     "level_thresholds",
+    "other_seed",
     "source_noise",
     "to_levels",
 ]
@@ -87,6 +88,11 @@ def keys_of_seed(seed: int, num: int) -> tuple[PRNGKey, ...]:
     if not 0 <= seed < 2**32:
         raise ConfigError(f"seed must be in [0, {2**32 - 1}], not {seed}")
     return _split(np.uint32(seed), num)
+
+
+def other_seed(seed: int) -> int:
+    """A seed for another purpose, whose samples are independent of those of `seed`."""
+    return (seed + 2**31) % 2**32
 
 
 @partial(jax.jit, static_argnums=1)

@@ -45,10 +45,12 @@ def c2st(
         epochs: the largest number of epochs. The benchmark allows 10,000; the training usually ends after 20 to 200.
 
     Raises:
-        ValueError: if the samples differ in size or in dimension, or have fewer rows than folds.
+        ValueError: if the samples differ in size or in dimension, have fewer rows than folds, or are not finite.
     """
     if x.shape != y.shape:
         raise ValueError(f"the two samples must have the same size, got {x.shape} and {y.shape}")
+    if not (np.isfinite(x).all() and np.isfinite(y).all()):
+        raise ValueError("the samples must be finite numbers")
     if not 2 <= folds <= len(x):
         raise ValueError(f"the number of folds must be from 2 to {len(x)}, the rows of a sample, not {folds}")
     return _c2st(key, *(jnp.asarray(a, jnp.float32).reshape(len(a), -1) for a in (x, y)), folds, epochs)

@@ -71,7 +71,7 @@ def local_c2st(
         epochs: the largest number of epochs.
 
     Raises:
-        ValueError: if shapes do not fit.
+        ValueError: if shapes do not fit, there are fewer than two pairs, or numbers are not finite.
     """
     n, d = theta.shape
     if samples.shape != (n, d) or len(x) != n:
@@ -81,6 +81,8 @@ def local_c2st(
             f"observed must be (M, *event) with event {x.shape[1:]}, and posterior (M, L, {d}), got {observed.shape} "
             f"and {posterior.shape}"
         )
+    if n < 2 or not all(np.isfinite(a).all() for a in (theta, samples, x, observed, posterior)):
+        raise ValueError("at least two pairs are needed, and all numbers must be finite")
     if permutations < 1:
         raise ValueError(f"the number of permutations must be at least 1, not {permutations}")
     flat = lambda a: jnp.asarray(a, jnp.float32).reshape(len(a), -1)

@@ -24,8 +24,6 @@ import numpy as np
 TASKS = ("two_moons", "slcp", "gaussian_mixture", "bernoulli_glm")
 NUM, SAMPLES, LIMIT = 10_000, 10_000, 300.0
 BOUND = {"two_moons": 1.0, "slcp": 3.0, "gaussian_mixture": 10.0}
-THROUGHPUT = 100
-"""Number of observations of the measurement of throughput."""
 
 
 def cpu_seconds():
@@ -59,8 +57,7 @@ def data(folder):
         theta, obs = simulate(BENCHMARK[task](), NUM, 0)
         keep_simulations(folder / task, theta, obs)
         known = reference_posteriors(task)
-        _, more = simulate(BENCHMARK[task](), THROUGHPUT, 1)
-        np.savez(folder / f"{task}.npz", observation=known.observation, reference=known.reference, more=more)
+        np.savez(folder / f"{task}.npz", observation=known.observation, reference=known.reference)
 
 
 def ours(folder, task):
@@ -102,7 +99,7 @@ def peer(folder, method, task):
     if task in BOUND:
         bound = BOUND[task] * torch.ones(theta.shape[1])
         prior = BoxUniform(-bound, bound)
-    else:  # the prior of bernoulli_glm is normal; its covariance is that of a million draws
+    else:  # the prior of bernoulli_glm is normal, with the covariance of the simulations
         prior = torch.distributions.MultivariateNormal(torch.zeros(theta.shape[1]), torch.cov(theta.T))
     inference = getattr(sbi.inference, method)(prior)
     inference.append_simulations(theta, x)

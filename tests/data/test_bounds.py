@@ -95,3 +95,11 @@ def test_bounds_are_recorded_and_checked():
             DataSpec.from_record(record | {"bounds": bad})
     with pytest.raises(DataError, match="low < high"):
         Bounds(((1.0, 1.0),))
+
+
+def test_float64_is_taken_where_float32_has_too_few_digits():
+    free = DataSpec("npz", (2,), Affine((1.0, 1.0), (0.0, 1e6)), bounds=((0.0, INF), (-INF, INF)))
+    assert free.dtype == np.float64
+    assert DataSpec("npz", (1,), bounds=((1e6, 1e6 + 1),)).dtype == np.float64
+    assert DataSpec("npz", (1,), bounds=((1e6, INF),)).dtype == np.float64
+    assert spec_of().dtype == np.float32

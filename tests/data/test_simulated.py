@@ -88,7 +88,7 @@ def test_an_interrupted_simulation_continues_from_its_folder(tmp_path):
     assert len(counted) == 3
     for a, b in zip(whole, again, strict=True):
         np.testing.assert_array_equal(a, b)
-    with pytest.raises(DataError, match="another simulator or seed"):
+    with pytest.raises(DataError, match="another prior or seed"):
         simulate(FAILING, 1500, 1, tmp_path)
 
 
@@ -134,3 +134,26 @@ def test_a_simulator_that_always_fails_is_refused():
     never = Simulator(Normal((2,)), lambda key, theta: theta * jnp.nan)
     with pytest.raises(DataError, match="of 12000 simulations failed"):
         open_simulator(REQUEST(simulator=never))
+
+
+def test_parameters_at_a_bound_are_moved_inside():
+    """A uniform distribution on [low, high) can give `low` itself."""
+
+    def at_the_bound(key, theta):
+        return theta[:, :1]
+
+    class Rounded(Uniform):
+        def sample(self, key, n):
+            return jnp.round(super().sample(key, n))
+
+    prior = Rounded((2,), -1.0, 1.0)
+    dataset = open_simulator(REQUEST(simulator=Simulator(prior, at_the_bound, low=-1.0, high=1.0)), num=100)
+    assert dataset.spec.in_support(dataset.test).all()
+    assert np.abs(dataset.arrays().x1).max() < 20
+
+
+def test_more_simulations_than_are_kept_are_refused(tmp_path):
+    theta = np.zeros((10, 2), np.float32)
+    keep_simulations(tmp_path, theta, theta)
+    with pytest.raises(DataError, match=r"holds 10 simulations, and data\.name asks for 100"):
+        open_simulator(REQUEST(simulator=FAILING, path=str(tmp_path)), num=100)
