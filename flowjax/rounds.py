@@ -53,7 +53,7 @@ class Box:
 
     def contains(self, theta: np.ndarray) -> np.ndarray:
         """Which rows of theta (N, D) are in the box, (N,) bool."""
-        return np.asarray((theta >= self.low) & (theta <= self.high)).all(1)
+        return np.all((theta >= self.low) & (theta <= self.high), axis=1)
 
 
 def truncated_rounds(
@@ -133,7 +133,7 @@ def _check_same(workdir: Path, request: Mapping[str, np.ndarray]) -> None:
         archives.write_npz(path, dict(request))
         return
     kept = archives.read_npz(path)
-    if other := [name for name, a in request.items() if not np.array_equal(kept.get(name), a)]:
+    if other := [name for name, a in request.items() if name not in kept or not np.array_equal(kept[name], a)]:
         raise ConfigError(f"{workdir} holds rounds for another {other[0]}: give another folder")
 
 

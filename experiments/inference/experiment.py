@@ -6,6 +6,7 @@ over the ten observations of the benchmark, with 10,000 samples for each; and th
 
 import time
 from functools import partial
+from typing import Any
 
 import jax
 import numpy as np
@@ -50,7 +51,7 @@ def trained(study: Study, task: str, num: int, seed: int) -> Run:
     return load(study.folder / "runs" / name, checkpoint="best")
 
 
-def measured(study: Study, task: str, num: int, seed: int) -> dict[str, float]:
+def measured(study: Study, task: str, num: int, seed: int) -> dict[str, Any]:
     """Trains on `num` simulations, and compares samples with the reference posteriors."""
     known = exact_gaussian() if study.quick else reference_posteriors(task)  # missing files are reported at once
     start = time.perf_counter()

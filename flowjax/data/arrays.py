@@ -168,8 +168,7 @@ def open_arrays(
 
 def _check_bounds(path: str, bounds: Bounds, *arrays: Any) -> None:
     for array in arrays:
-        outside = 0 if array is None else int(np.sum(~bounds.contain(array)))
-        if outside:
+        if array is not None and (outside := int(np.sum(~bounds.contain(array)))):
             raise DataError(f"{path}: {outside} of {len(array)} rows of x are outside the bounds {bounds.ranges}")
 
 

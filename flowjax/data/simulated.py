@@ -80,8 +80,8 @@ def open_simulator(
         raise DataError(f"data.pairs is {request.pairs!r}, but simulations have no pairs")
     if num:
         folder = Path(request.path) if request.path else None
-        finished = folder is not None and (folder / _WHOLE).exists()
-        theta, obs = kept_simulations(folder) if finished else simulate(simulator, num, seed, folder)
+        whole = folder is not None and (folder / _WHOLE).exists()
+        theta, obs = kept_simulations(Path(request.path)) if whole else simulate(simulator, num, seed, folder)
         if len(theta) < num:
             raise DataError(f"data.path: {folder} holds {len(theta)} simulations, and data.name asks for {num}")
         theta, obs = theta[:num], obs[:num]
@@ -96,7 +96,7 @@ def open_simulator(
     failed, total = sum(int(np.sum(~kept[name])) for name in ("x", "x_test") if name in kept), len(theta)
     bounds = Bounds(simulator.bounds)
     if bounds:  # a uniform distribution on [low, high) can give `low` itself
-        arrays |= {name: bounds.rounded(np.float64(a), a.dtype) for name, a in arrays.items() if name[0] == "x"}
+        arrays |= {name: bounds.rounded(a.astype(np.float64), a.dtype) for name, a in arrays.items() if name[0] == "x"}
     if min(int(np.sum(rows)) for rows in kept.values()) < 2:
         raise DataError(f"{failed} of {total} simulations failed: their observations are not finite numbers")
     notes = _note_on_failures(theta, np.asarray(_succeeded(obs, missing)), failed, total, simulator) if failed else ()

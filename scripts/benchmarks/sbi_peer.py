@@ -12,6 +12,7 @@ Seconds are those of the clock and of the processor (all threads). A training of
 the processor, and its table row says so; the network at that time is used.
 """
 
+# pyright: reportMissingImports=false
 import json
 import resource
 import signal
