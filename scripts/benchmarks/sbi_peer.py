@@ -4,12 +4,14 @@ The commands run one after the other, in alternation, so that the load of the ma
 
     python scripts/benchmarks/sbi_peer.py data FOLDER              # simulations and observations, with flowjax
     python scripts/benchmarks/sbi_peer.py ours FOLDER TASK         # trains and samples, with flowjax
+    python scripts/benchmarks/sbi_peer.py short FOLDER TASK        # the same with a fraction of the training
     python scripts/benchmarks/sbi_peer.py FMPE FOLDER TASK         # the same with sbi's defaults, in its environment
     python scripts/benchmarks/sbi_peer.py NPSE FOLDER TASK
     python scripts/benchmarks/sbi_peer.py score FOLDER             # the table, with flowjax
 
-Seconds are those of the clock and of the processor (all threads). A training of sbi is stopped after LIMIT seconds of
-the processor, and its table row says so; the network at that time is used.
+Each samples from the posteriors of the first OBSERVATIONS observations of the benchmark. Seconds are those of the clock
+and of the processor (all threads); those of sampling are for one observation. A training of sbi is stopped after LIMIT
+seconds of the processor, and its table row says so; the network at that time is used.
 """
 
 # pyright: reportMissingImports=false
@@ -23,7 +25,7 @@ from pathlib import Path
 import numpy as np
 
 TASKS = ("two_moons", "slcp", "gaussian_mixture", "bernoulli_glm")
-NUM, SAMPLES, LIMIT = 10_000, 10_000, 300.0
+NUM, SAMPLES, OBSERVATIONS, LIMIT = 10_000, 10_000, 3, 300.0
 BOUND = {"two_moons": 1.0, "slcp": 3.0, "gaussian_mixture": 10.0}
 
 
@@ -61,27 +63,32 @@ def data(folder):
         np.savez(folder / f"{task}.npz", observation=known.observation, reference=known.reference)
 
 
-def ours(folder, task):
+SHORT = {"model.width": 128, "train.steps": 1500, "train.lr": 2e-3}
+
+
+def ours(folder, task, name="ours", changes=()):
     import flowjax
     from flowjax.inference import SolverSettings, sample_each
 
     config = "sbi_slcp" if task in ("slcp", "bernoulli_glm") else "sbi_two_moons"
     known = np.load(folder / f"{task}.npz")
-    changes = {"data.simulator": task, "data.path": str(folder / task), "data.name": f"simulator(num={NUM})"}
+    data = {"data.simulator": task, "data.path": str(folder / task), "data.name": f"simulator(num={NUM})"}
+    workdir = folder / "runs" / f"{name}_{task}"
     with Timer() as training:
-        flowjax.train(config, folder / "runs" / task, changes, plots=False)
-    run = flowjax.load(folder / "runs" / task, checkpoint="best")
+        flowjax.train(config, workdir, data | dict(changes), plots=False)
+    run = flowjax.load(workdir, checkpoint="best")
     solver = SolverSettings("dopri5", rtol=1e-4, atol=1e-4)
     with Timer() as sampling:
-        drawn = sample_each(run, SAMPLES, {"obs": known["observation"].astype(np.float32)}, solver=solver)
+        obs = known["observation"][:OBSERVATIONS].astype(np.float32)
+        drawn = sample_each(run, SAMPLES, {"obs": obs}, solver=solver)
     write(
         folder,
-        f"ours_{task}",
+        f"{name}_{task}",
         drawn.samples,
         train_seconds=training.seconds,
         train_cpu=training.cpu,
-        sample_seconds=sampling.seconds,
-        sample_cpu=sampling.cpu,
+        sample_seconds=sampling.seconds / OBSERVATIONS,
+        sample_cpu=sampling.cpu / OBSERVATIONS,
     )
 
 
@@ -122,7 +129,7 @@ def peer(folder, method, task):
     with Timer() as sampling:
         samples = [
             posterior.sample((SAMPLES,), x=torch.as_tensor(o, dtype=torch.float32), show_progress_bars=False).numpy()
-            for o in known["observation"]
+            for o in known["observation"][:OBSERVATIONS]
         ]
     write(
         folder,
@@ -132,8 +139,8 @@ def peer(folder, method, task):
         epochs=inference.epoch,
         train_seconds=training.seconds,
         train_cpu=training.cpu,
-        sample_seconds=sampling.seconds,
-        sample_cpu=sampling.cpu,
+        sample_seconds=sampling.seconds / OBSERVATIONS,
+        sample_cpu=sampling.cpu / OBSERVATIONS,
     )
 
 
@@ -142,17 +149,18 @@ def score(folder):
 
     from flowjax.metrics import c2st
 
-    print("| task | method | C2ST | worst | training, s | of the processor | 100,000 samples, s | of the processor |")
+    print("| task | method | C2ST | worst | training, s | of the processor | 10,000 samples, s | of the processor |")
     print("|---|---|---|---|---|---|---|---|")
     for task in TASKS:
         reference = np.load(folder / f"{task}.npz")["reference"]
-        for method in ("ours", "FMPE", "NPSE"):
+        for method in ("ours", "short", "FMPE", "NPSE"):
             path = folder / f"{method}_{task}.npz"
             if not path.exists():
                 continue
             v = json.loads(path.with_suffix(".json").read_text())
             found = [
-                float(c2st(jax.random.key(1), y, x)) for y, x in zip(reference, np.load(path)["samples"], strict=True)
+                float(c2st(jax.random.key(1), y, x))
+                for y, x in zip(reference[:OBSERVATIONS], np.load(path)["samples"][:OBSERVATIONS], strict=True)
             ]
             took = f"{v['train_seconds']:.0f}{' (stopped)' if v.get('stopped') else ''} | {v['train_cpu']:.0f}"
             print(
@@ -167,8 +175,8 @@ def main(what, folder, task=""):
     folder.mkdir(parents=True, exist_ok=True)
     if what in ("data", "score"):
         {"data": data, "score": score}[what](folder)
-    elif what == "ours":
-        ours(folder, task)
+    elif what in ("ours", "short"):
+        ours(folder, task, what, SHORT if what == "short" else ())
     else:
         peer(folder, what, task)
 
