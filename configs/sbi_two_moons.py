@@ -11,7 +11,7 @@ def get_config():
     config.data.name = "simulator(num=10000)"
     config.data.simulator = "two_moons"
     config.data.cond = ("obs(dropout=0, encoder='mlp')",)
-    config.model.width = 256
+    config.model.width = 128
     config.model.depth = 4
     config.train.steps = 4000
     config.train.log_every = 500

@@ -46,7 +46,7 @@ def trained(study: Study, task: str, num: int, seed: int) -> Run:
     elif num > 10_000:
         changes |= LARGE
     elif task not in OVERFITTING:
-        changes |= {"train.steps": 12_000}
+        changes |= {"model.width": 256, "train.steps": 12_000}
     study.train(name := f"{task}_{num}_{seed}", config, changes)
     return load(study.folder / "runs" / name, checkpoint="best")
 

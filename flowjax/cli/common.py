@@ -214,6 +214,11 @@ def observations(run: Run, path: str) -> Observations:
         if "y" in arrays and named(run.fields, "label") is not None:
             arrays["label"] = arrays.pop("y")
         shapes = {run.config.data.pairs: run.spec.shape} | {field.name: field.shape for field in run.fields}
+        scalar = lambda name, a: a.ndim == 0 and name != "label" and shapes.get(name) == (1,)
+        arrays = {name: a.reshape(1) if scalar(name, a) else a for name, a in arrays.items()}
+        for name, a in arrays.items():
+            if a.ndim == 0 and name != "label":
+                raise DataError(f"{path}: {name} is a single number, and must have the shape {shapes.get(name, ())}")
         alone = {name: a.shape == shapes.get(name) for name, a in arrays.items()}
         arrays = {name: a[None] if alone[name] else a for name, a in arrays.items()}
         if "label" in arrays:

@@ -116,7 +116,8 @@ def _pair(path: str, arrays: Mapping[str, Any], name: str, key: str) -> tuple[An
         raise DataError(f"{path}: there is {here} but no {missing}")
     for suffix, array, rows in (("", arrays[name], arrays["x"]), ("_test", test, x_test)):
         if array is not None and (array.ndim < 1 or rows is None or len(array) != len(rows)):
-            raise DataError(f"{path}: {name}{suffix} must have one row for each row of x{suffix}")
+            counts = "" if array.ndim < 1 or rows is None else f" ({len(rows)}), but it has {len(array)}"
+            raise DataError(f"{path}: {name}{suffix} must have one row for each row of x{suffix}{counts}")
     if test is not None and test.shape[1:] != arrays[name].shape[1:]:
         raise DataError(f"{path}: {name} has rows of shape {arrays[name].shape[1:]} and {name}_test {test.shape[1:]}")
     return arrays[name], test
@@ -172,5 +173,10 @@ def _mask(path: str, arrays: Mapping[str, Any]) -> tuple[Any, Any]:
         if mask is not None and (mask.dtype != np.bool_ or mask.shape[1:] != x.shape[1:2]):
             raise DataError(
                 f"{path}: mask must be bool of shape (N, {x.shape[1]}), not {mask.dtype} of shape {mask.shape}"
+            )
+        if mask is not None and (empty := np.flatnonzero(~np.asarray(mask).any(1))).size:
+            raise DataError(
+                f"{path}: the mask leaves {empty.size} of {len(mask)} sets without an element (the first is row "
+                f"{empty[0]}): remove these rows"
             )
     return masks

@@ -179,6 +179,14 @@ def _numbers(column: Any) -> np.ndarray:
 def _category(where: str, column: Any) -> Values:
     """Codes texts in order of frequency, and texts of the same frequency in alphabetical order."""
     counts = {entry["values"]: entry["counts"] for entry in column.drop_null().value_counts().to_pylist()}
+    numbers = {text for text in counts if _is_number(text)}
+    if 10 < len(numbers) < len(counts) and len(numbers) > 0.9 * len(counts):
+        other = next(text for text in counts if text not in numbers)
+        row = column.to_pylist().index(other) + 1
+        raise DataError(
+            f"{where} holds numbers, and the text {printable(other, 50)!r} in row {row} of the data: mend it, leave it "
+            "empty if the value is missing, or write all values as texts such as 'c12' if they are categories"
+        )
     if len(counts) > MOST_CATEGORIES:
         raise DataError(
             f"{where} holds {len(counts):,} different texts, but the limit is {MOST_CATEGORIES} categories: leave it "
@@ -188,3 +196,11 @@ def _category(where: str, column: Any) -> Values:
     code: dict[Any, float] = {text: float(k) for k, text in enumerate(categories)}
     code[None] = np.nan
     return Values("category", np.array([code[text] for text in column.to_pylist()]), categories)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

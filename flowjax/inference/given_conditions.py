@@ -88,6 +88,16 @@ def say_missing(run: Run, cond: Mapping[str, Any], command: str) -> None:
             f"{command}: not given: {', '.join(missing)}; the network gets the null value, with which it was never "
             "trained (the dropout of the condition is 0)"
         )
+    for field in run.fields:
+        if field.kind == "label" or field.dropout or field.name not in cond or not processes.is_primary():
+            continue
+        rows = np.flatnonzero(np.isnan(cond[field.name].reshape(len(cond[field.name]), -1)).any(1))
+        if rows.size:
+            say(
+                f"{command}: {rows.size} of {len(cond[field.name])} rows of {field.name} have NaN, which means not "
+                f"given (the first is row {rows[0]}); as its dropout is 0, the network knows this only from missing "
+                "values in its training data"
+            )
 
 
 def _say_far(run: Run, cond: Mapping[str, np.ndarray], command: str) -> None:
@@ -95,9 +105,11 @@ def _say_far(run: Run, cond: Mapping[str, np.ndarray], command: str) -> None:
     for name, array in cond.items():
         distance, entry = run.spec.beyond(name, array)
         if distance > _FAR and processes.is_primary():
+            far = [i for i in range(len(array)) if run.spec.beyond(name, array[i : i + 1])[0] > _FAR]
             say(
-                f"{command}: entry {entry} of the condition {name} is {distance:.3g} standard deviations outside the "
-                "range of the training data: the network extrapolates, and its answer can be arbitrarily wrong"
+                f"{command}: {len(far)} of {len(array)} rows of the condition {name} are outside the range of the "
+                f"training data (the first is row {far[0]}), entry {entry} by up to {distance:.3g} standard deviations"
+                ": the network extrapolates, and its answer can be arbitrarily wrong"
             )
 
 
@@ -152,6 +164,7 @@ def _check_rows(name: str, array: np.ndarray, shape: tuple[int, ...], num: int, 
         one, each = (f"({rows}, {', '.join(map(str, shape))})" if shape else f"({rows},)" for rows in (1, num))
         raise ConfigError(
             f"condition {name!r} must be {one} for all {what}s or {each} with one row per {what}, not {array.shape}"
+            + (f"; a single one has the shape {shape}" if shape and what == "observation" else "")
         )
 
 

@@ -4,7 +4,7 @@ The commands run one after the other, in alternation, so that the load of the ma
 
     python scripts/benchmarks/sbi_peer.py data FOLDER              # simulations and observations, with flowjax
     python scripts/benchmarks/sbi_peer.py ours FOLDER TASK         # trains and samples, with flowjax
-    python scripts/benchmarks/sbi_peer.py short FOLDER TASK        # the same with a fraction of the training
+    python scripts/benchmarks/sbi_peer.py short FOLDER TASK        # half the width, fewer steps; Heun's method
     python scripts/benchmarks/sbi_peer.py FMPE FOLDER TASK         # the same with sbi's defaults, in its environment
     python scripts/benchmarks/sbi_peer.py NPSE FOLDER TASK
     python scripts/benchmarks/sbi_peer.py score FOLDER             # the table, with flowjax
@@ -77,7 +77,7 @@ def ours(folder, task, name="ours", changes=()):
     with Timer() as training:
         flowjax.train(config, workdir, data | dict(changes), plots=False)
     run = flowjax.load(workdir, checkpoint="best")
-    solver = SolverSettings("dopri5", rtol=1e-4, atol=1e-4)
+    solver = SolverSettings("heun", steps=20) if changes else SolverSettings("dopri5", rtol=1e-4, atol=1e-4)
     with Timer() as sampling:
         obs = known["observation"][:OBSERVATIONS].astype(np.float32)
         drawn = sample_each(run, SAMPLES, {"obs": obs}, solver=solver)

@@ -212,3 +212,10 @@ def test_channels_of_pixels_have_their_own_scales(tmp_path):
     prepared = dataset.spec.prepare(jax.random.key(0), jnp.asarray(dataset.arrays().x1))
     np.testing.assert_array_equal(dataset.spec.finish(prepared), dataset.arrays().x1)
     assert isinstance(dataset.spec.normalise, Affine)
+
+
+def test_a_mask_without_elements_is_refused(tmp_path):
+    mask = np.ones((len(SETS), SETS.shape[1]), bool)
+    mask[[3, 5]] = False
+    with pytest.raises(DataError, match=r"leaves 2 of \d+ sets without an element \(the first is row 3\)"):
+        open_dataset("npz", store(tmp_path / "data", x=SETS, mask=mask))

@@ -261,3 +261,10 @@ def test_records_of_conditions_and_of_earlier_versions():
     record = SPEC.to_record()
     del record["columns"]
     assert DataSpec.from_record(record) == dataclasses.replace(SPEC, columns=())
+
+
+def test_a_text_in_a_column_of_numbers_is_named(tmp_path):
+    lines = ["a,b", *(f"{k},{k / 7}" for k in range(40)), "40,abc"]
+    (tmp_path / "t.csv").write_text("\n".join(lines))
+    with pytest.raises(DataError, match="the text 'abc' in row 41 of the data"):
+        open_dataset("table", str(tmp_path / "t.csv"))

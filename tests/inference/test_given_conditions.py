@@ -233,4 +233,10 @@ def test_an_observation_far_outside_of_the_training_data_is_reported(capsys):
     sampling.sample(far, 2, solver=EULER, cond={"obs": np.full((1, *OBS.shape[1:]), 9.0, np.float32)})
     assert "outside the range" not in capsys.readouterr().err
     sampling.sample(far, 2, solver=EULER, cond={"obs": np.full((1, *OBS.shape[1:]), 9.0 + 3 * 2, np.float32)})
-    assert "is 3 standard deviations outside the range" in capsys.readouterr().err
+    assert "1 of 1 rows of the condition obs" in (err := capsys.readouterr().err)
+    assert "by up to 3 standard deviations" in err
+
+
+def test_missing_numbers_of_a_condition_without_dropout_are_reported(run, capsys):
+    sampling.sample(run, 2, solver=EULER, cond={"obs": np.array([[1.0, 2.0], [np.nan, 2.0]]), "label": np.array([0])})
+    assert "1 of 2 rows of obs have NaN, which means not given (the first is row 1)" in capsys.readouterr().err
