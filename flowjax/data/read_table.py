@@ -196,11 +196,3 @@ def _category(where: str, column: Any) -> Values:
     code: dict[Any, float] = {text: float(k) for k, text in enumerate(categories)}
     code[None] = np.nan
     return Values("category", np.array([code[text] for text in column.to_pylist()]), categories)
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
