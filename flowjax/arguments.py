@@ -108,6 +108,10 @@ def _call(
     parameters = _parameters(build, len(first), outside)
     try:
         _check(name, parameters, arguments, keywords)
+        if not outside:  # a list in brackets stands for a tuple
+            as_tuple = lambda value: tuple(value) if isinstance(value, list) else value
+            arguments = list(map(as_tuple, arguments))
+            keywords = {word: as_tuple(value) for word, value in keywords.items()}
         return build(*first, *arguments, **keywords)
     except (ValueError, ArithmeticError) as error:
         if isinstance(error, ValueError) and type(error) is not ValueError:
