@@ -163,7 +163,7 @@ def test_arguments_of_names_are_checked_against_what_the_name_takes(key):
             text = f"{name}({arguments})"
             try:
                 make(key, text, table, *first)
-                assert arguments in ("0.5", "'x'", "-1", "0", "True", "[1]")
+                assert arguments in ("0.5", "'x'", "-1", "0", "True", "[1]", "(1,)")
             except (ConfigError, DataError) as error:
                 lines.append(str(error))
     for line in lines:
