@@ -41,7 +41,7 @@ plt.rcParams["figure.dpi"] = 64
 # ## 1. A table
 #
 # Flats in three districts. The price per square metre depends on the district, the number of rooms (an integer) on
-# the area, and the loss of heat (about $10^{-3}$) on nothing. Prices are of the scale $10^5$.
+# the area, and the loss of heat (about $10^{-3}$) is random. Prices are of the scale $10^5$.
 
 # %%
 rng, n = np.random.default_rng(0), 10_000

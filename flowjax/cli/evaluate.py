@@ -53,20 +53,10 @@ __all__ = ["run"]
 _OF_IMAGES = ("num", "samples", "split", "inception")
 
 _NOT_OF_POSTERIORS = (
-    *(
-        "samples",
-        "split",
-        "inception",
-        "labels",
-        "guidance",
-        "scale",
-        "interval",
-        "rescale",
-        "guided",
-        "weak",
-        "weak_checkpoint",
-    ),
+    *("samples", "split", "inception", "labels"),
+    *("guidance", "scale", "interval", "rescale", "guided", "weak", "weak_checkpoint"),
 )
+"""Flags of image metrics that those of posteriors do not have."""
 
 _NO_SETTINGS = (
     *("workdir", "checkpoint", "batch", "compilation_cache", "plugins", "coordinator_address", "num_processes"),

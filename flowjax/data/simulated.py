@@ -84,27 +84,25 @@ def open_simulator(
         theta, obs = kept_simulations(Path(request.path)) if whole else simulate(simulator, num, seed, folder)
         if len(theta) < num:
             raise DataError(f"data.path: {folder} holds {len(theta)} simulations, and data.name asks for {num}")
-        theta, obs = theta[:num], obs[:num]
-        arrays = {"x": theta, OBSERVATION: obs}
+        theta, obs, parts = theta[:num], obs[:num], {"": slice(None)}
     else:
         theta, obs = simulate(simulator, _STATISTICS + _TEST, seed)
-        parts = {"x": theta, OBSERVATION: obs}
-        arrays = {name: a[_TEST:] for name, a in parts.items()} | {
-            f"{name}_test": a[:_TEST] for name, a in parts.items()
-        }
-    kept = {name: np.asarray(_succeeded(arrays[_name_of_obs(name)], missing)) for name in arrays}
-    failed, total = sum(int(np.sum(~kept[name])) for name in ("x", "x_test") if name in kept), len(theta)
+        parts = {"": slice(_TEST, None), "_test": slice(_TEST)}
+    succeeded = np.asarray(_succeeded(obs, missing))
+    failed = int(np.sum(~succeeded))
+    if min(succeeded[part].sum() for part in parts.values()) < 2:
+        raise DataError(f"{failed} of {len(theta)} simulations failed: their observations are not finite numbers")
+    notes = (_note_on_failures(theta, succeeded, simulator),) if failed else ()
     bounds = Bounds(simulator.bounds)
     if bounds:  # a uniform distribution on [low, high) can give `low` itself
-        arrays |= {name: bounds.rounded(a.astype(np.float64), a.dtype) for name, a in arrays.items() if name[0] == "x"}
-    if min(int(np.sum(rows)) for rows in kept.values()) < 2:
-        raise DataError(f"{failed} of {total} simulations failed: their observations are not finite numbers")
-    notes = _note_on_failures(theta, np.asarray(_succeeded(obs, missing)), failed, total, simulator) if failed else ()
+        theta = bounds.rounded(theta.astype(np.float64), theta.dtype)
+    named = {"x": theta, OBSERVATION: obs}
+    arrays = {name + end: a[part][succeeded[part]] for end, part in parts.items() for name, a in named.items()}
     where = f"data.simulator ({request.path})" if request.path else "data.simulator"
     opened = open_arrays(
         "simulator",
         replace(request, path=where, normalise=request.normalise or "feature"),
-        {name: a[kept[name]] for name, a in arrays.items()},
+        arrays,
         notes,
         bounds=bounds,
     )
@@ -215,11 +213,6 @@ def _check_same(folder: Path, simulator: Simulator, key: PRNGKey) -> None:
         )
 
 
-def _name_of_obs(name: str) -> str:
-    """The array of observations that belongs to an array of parameters or of observations."""
-    return f"{OBSERVATION}_test" if name.endswith("_test") else OBSERVATION
-
-
 def _succeeded(obs: Any, missing: bool) -> Bool[Array | np.ndarray, " N"]:
     """Which simulations succeeded."""
     xp: Any = np if isinstance(obs, np.ndarray) else jnp
@@ -227,17 +220,15 @@ def _succeeded(obs: Any, missing: bool) -> Bool[Array | np.ndarray, " N"]:
     return (xp.isfinite(rows).any(1) & ~xp.isinf(rows).any(1)) if missing else xp.isfinite(rows).all(1)
 
 
-def _note_on_failures(
-    theta: np.ndarray, succeeded: np.ndarray, failed: int, total: int, simulator: Simulator
-) -> tuple[str, ...]:
+def _note_on_failures(theta: np.ndarray, succeeded: np.ndarray, simulator: Simulator) -> str:
     """A note on how many simulations failed, and in which parameter they differ most from the others."""
     good, bad = theta[succeeded], theta[~succeeded]
     gap = np.abs(np.median(bad, 0) - np.median(good, 0)) / np.maximum(good.std(0), 1e-30)
     c = int(gap.argmax())
     name = simulator.names[c] if simulator.names else f"parameter {c}"
     return (
-        f"{failed} of {total} simulations failed and are left out: their observations are not finite. The median of "
-        f"{name} is {np.median(bad[:, c]):.4g} for these, and {np.median(good[:, c]):.4g} for the others",
+        f"{len(bad)} of {len(theta)} simulations failed and are left out: their observations are not finite. The "
+        f"median of {name} is {np.median(bad[:, c]):.4g} for these, and {np.median(good[:, c]):.4g} for the others"
     )
 
 

@@ -256,7 +256,7 @@ def _held_out(run: Run, dataset: Dataset, num: int) -> tuple[np.ndarray, np.ndar
 
 
 def _nearest(obs: np.ndarray, first: int) -> np.ndarray:
-    """For each of the first observations, the index among the others of the one that is nearest."""
+    """For each of the first `first` observations, the index of the nearest one of the other observations."""
     rows = _without_missing(obs)
     spread = rows.std(0)
     rows = rows / np.where(spread > 0, spread, 1.0)

@@ -4,18 +4,16 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from flowjax import solvers
 from flowjax.errors import ConfigError
 from flowjax.guidance.composed import Composed, precisions_of
 from flowjax.inference.batches import default_batch, everywhere, in_batches, over_rows, rows_of_a_block
 from flowjax.inference.choose import DEFAULT_SOLVER, SolverSettings, choose
 from flowjax.inference.given_conditions import encode_given
-from flowjax.inference.program import keys_of_seed, other_seed, source_noise
+from flowjax.inference.program import keys_of_seed, other_seed, solve, source_noise
 from flowjax.inference.run import Run
 from flowjax.inference.sampling import Samples, sample_each
 from flowjax.solvers import Stats
@@ -89,25 +87,13 @@ def sample_composed(
     precisions, prior = precisions_of(each.reshape(n, _OF_EACH, run.spec.d), covariance)
     choice = choose(run, solver, None, show)
     noise, steps = keys_of_seed(seed, 2)
-    t0, t1 = choice.interval or (None, None)
     null = tuple((field.name, float(field.null)) for field in run.fields) if learned else None
 
     def draw(shared: Any, rows: Array) -> tuple[dict[str, Array], Stats]:
         arrays, observations, precisions, mean, prior, noise, steps = shared
         model = Composed(run.model(*arrays), observations, precisions, mean, prior, null)
-        x, stats = solvers.sample(
-            model,
-            choice.source_scale * source_noise(run, noise, rows),
-            solver=choice.solver.name,
-            steps=choice.solver.steps,
-            grid=choice.grid,
-            key=jax.vmap(partial(jax.random.fold_in, steps))(rows),
-            t0=t0,
-            t1=t1,
-            options=choice.options,
-            rtol=choice.solver.rtol,
-            atol=choice.solver.atol,
-        )
+        x0 = choice.source_scale * source_noise(run, noise, rows)
+        x, stats = solve(choice, model, x0, steps, rows)
         return {"samples": x}, stats
 
     shared = everywhere((run.arrays, encoded, precisions, mean, prior, noise, steps))

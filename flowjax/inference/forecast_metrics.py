@@ -4,6 +4,7 @@ The same scores of two ensembles that need no network are the baselines. Of a se
 dependence between times and channels, because they take whole windows.
 """
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -18,6 +19,7 @@ from flowjax.data.series import PAST
 from flowjax.inference import sampling
 from flowjax.inference.choose import DEFAULT_SOLVER, SolverSettings
 from flowjax.inference.run import Run
+from flowjax.inference.table_metrics import in_model_space
 from flowjax.training.writers import say
 
 __all__ = [
@@ -95,10 +97,8 @@ def draw_ensembles(
     """
     observed = dataset.test[:points]
     cond = {field.name: dataset.test_cond[field.name][: len(observed)] for field in run.fields}
-    each = {name: np.repeat(a, members, 0) for name, a in cond.items()}
-    drawn = sampling.sample(run, len(observed) * members, seed, solver, batch=batch, show=show, cond=each).samples
-    by_point = drawn.reshape(len(observed), members, *drawn.shape[1:])
-    return Ensembles(by_point.swapaxes(0, 1), observed, cond)
+    drawn = sampling.sample_each(run, members, cond, seed, solver=solver, batch=batch, show=show).samples
+    return Ensembles(drawn.swapaxes(0, 1), observed, cond)
 
 
 def forecast_metrics(run: Run, dataset: Dataset, seed: int, solver: SolverSettings, batch: int) -> dict[str, float]:
@@ -121,17 +121,13 @@ def forecast_metrics(run: Run, dataset: Dataset, seed: int, solver: SolverSettin
     points = min(_POINTS, len(dataset.test), max(1, _NUMBERS // (MEMBERS * run.spec.d)))
     say(f"evaluate: ensembles of {MEMBERS} samples for {points} test points")
     drawn = draw_ensembles(run, dataset, points, MEMBERS, seed, solver, batch, show=True)
-    spec = run.spec
-    in_model_space = lambda x: np.asarray(
-        spec.normalise.to_model(spec.unbounded(np.asarray(x, np.float64))), np.float32
-    )
-    observed = in_model_space(drawn.observed)
-    ensembles = {"": in_model_space(drawn.members)}
+    to_model = partial(in_model_space, run.spec)
+    observed, ensembles = to_model(drawn.observed), {"": to_model(drawn.members)}
     if dataset.sample is not None:
         known = _training_rows(dataset, MEMBERS * len(observed))
         ensembles["_climatology"] = climatology(known.x, len(observed))
         if past_field(run) is not None:
-            last = in_model_space(drawn.cond[PAST])[:, -1:]
+            last = to_model(drawn.cond[PAST])[:, -1:]
             ensembles["_persistence"] = persistence(known.x, known.cond[PAST], last)
     found: dict[str, float] = {}
     for end, ensemble in ensembles.items():

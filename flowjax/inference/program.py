@@ -35,6 +35,7 @@ __all__ = [
     "labels_of",
     "level_thresholds",
     "other_seed",
+    "solve",
     "source_noise",
     "to_levels",
 ]
@@ -150,24 +151,51 @@ class Program:
 
     def draw(self, inputs: Inputs, rows: Array, given: dict[str, Array]) -> tuple[Array, Array | None, Stats]:
         """Samples of these rows in model space, their labels if the program chooses them, and the cost of the solve."""
-        choice, solver = self.choice, self.choice.solver
-        t0, t1 = choice.interval or (None, None)
-        labels, x0, cond = _start(choice, self.labels, inputs, rows, given)
-        x, stats = solvers.sample(
-            choice.model(inputs.network, inputs.weak),
-            x0,
-            solver=solver.name,
-            steps=solver.steps if self.times is None else None,
-            grid=choice.grid if self.times is None else self.times,
-            key=jax.vmap(partial(jax.random.fold_in, inputs.solver))(rows),
-            cond=cond,
-            t0=t0,
-            t1=t1,
-            options=choice.options,
-            rtol=solver.rtol,
-            atol=solver.atol,
-        )
+        labels, x0, cond = _start(self.choice, self.labels, inputs, rows, given)
+        model = self.choice.model(inputs.network, inputs.weak)
+        x, stats = solve(self.choice, model, x0, inputs.solver, rows, cond, self.times)
         return x, labels, stats
+
+
+def solve(
+    choice: Choice,
+    model: Any,
+    x0: Batched,
+    key: PRNGKey,
+    rows: Array,
+    cond: dict[str, Array] | None = None,
+    times: tuple[float, ...] | None = None,
+) -> tuple[Batched, Stats]:
+    """Solves from the source to the data with the solver, the time grid and the options of a choice.
+
+    Args:
+        choice: how to solve.
+        model: what is solved.
+        x0: (B, *event) states at the start.
+        key: of the noise of the solver; each row folds its number into it.
+        rows: (B,) numbers of the samples.
+        cond: conditions for the model.
+        times: a learned grid in place of that of the choice.
+
+    Returns:
+        Samples in model space (B, *event), and the cost of the solve.
+    """
+    t0, t1 = choice.interval or (None, None)
+    solver = choice.solver
+    return solvers.sample(
+        model,
+        x0,
+        solver=solver.name,
+        steps=solver.steps if times is None else None,
+        grid=choice.grid if times is None else times,
+        key=jax.vmap(partial(jax.random.fold_in, key))(rows),
+        cond=cond,
+        t0=t0,
+        t1=t1,
+        options=choice.options,
+        rtol=solver.rtol,
+        atol=solver.atol,
+    )
 
 
 def _start(

@@ -10,18 +10,18 @@ from jaxtyping import Array
 
 from flowjax import metrics
 from flowjax.abilities import abilities_of
-from flowjax.data import Dataset, DataSpec
+from flowjax.data import Dataset
 from flowjax.inference import sampling
 from flowjax.inference.choose import SolverSettings
 from flowjax.inference.forecast_metrics import forecast_metrics, has_forecasts
 from flowjax.inference.given_conditions import conditions_of_test
 from flowjax.inference.program import LabelRule
 from flowjax.inference.run import Run
-from flowjax.inference.table_metrics import table_metrics
+from flowjax.inference.table_metrics import in_model_space, table_metrics
 from flowjax.training.writers import say
 from flowjax.typing import Params
 
-__all__ = ["DRAW_SEED", "in_model_space", "sample_metrics"]
+__all__ = ["DRAW_SEED", "sample_metrics"]
 
 DRAW_SEED = 71
 """The seed of the data that are drawn from a known density; the next one is that of the data for comparisons."""
@@ -74,14 +74,6 @@ def sample_metrics(
     if has_forecasts(run, dataset):
         result |= forecast_metrics(run, dataset, seed, solver, batch)
     return result
-
-
-def in_model_space(spec: DataSpec, x: np.ndarray) -> np.ndarray:
-    """Rows in model space, where features with scales of their own count alike, and float32 keeps digits of distances.
-
-    Integers stay whole: they are not dequantised.
-    """
-    return np.asarray(spec.normalise.to_model(spec.unbounded(np.asarray(x, np.float64))), np.float32)
 
 
 def _energy_metrics(run: Run, true: np.ndarray, seed: int, pairs: Any) -> dict[str, float]:

@@ -18,8 +18,7 @@ from flowjax.inference.choose import SolverSettings
 from flowjax.inference.given_conditions import conditions_of_test
 from flowjax.inference.program import LabelRule
 from flowjax.inference.run import Run
-from flowjax.inference.sample_metrics import in_model_space
-from flowjax.inference.table_metrics import compare_rows
+from flowjax.inference.table_metrics import compare_rows, in_model_space
 from flowjax.training.writers import say
 
 __all__ = ["OF_SETS", "compare_sets", "set_metrics"]

@@ -5,8 +5,9 @@ import numpy as np
 from jaxtyping import Float
 
 from flowjax import metrics
+from flowjax.data import DataSpec
 
-__all__ = ["OF_TABLES", "compare_rows", "table_metrics"]
+__all__ = ["OF_TABLES", "compare_rows", "in_model_space", "table_metrics"]
 
 _NAMES = (
     *("marginal_w1", "marginal_w1_max", "marginal_ks_max", "correlation_error", "correlation_error_max"),
@@ -24,6 +25,14 @@ _C2ST_ROWS, _FEWEST_OF_C2ST, _C2ST_FEATURES = 1000, 100, 20
 """With these rows and features, the classifiers are trained in seconds on two CPU cores."""
 
 _SEED = 74
+
+
+def in_model_space(spec: DataSpec, x: np.ndarray) -> np.ndarray:
+    """Rows in model space, where features with scales of their own count alike, and float32 keeps digits of distances.
+
+    Integers stay whole: they are not dequantised.
+    """
+    return np.asarray(spec.normalise.to_model(spec.unbounded(np.asarray(x, np.float64))), np.float32)
 
 
 def table_metrics(

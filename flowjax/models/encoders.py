@@ -237,7 +237,7 @@ def encoders_of(
     *,
     rngs: nnx.Rngs,
 ) -> dict[str, Any]:
-    """Makes an encoder for each field whose kind is in `table`, or the one that the field names.
+    """Makes an encoder for each field whose kind is in `table`: that of the table, or that of `Field.encoder`.
 
     Args:
         fields: the conditions.

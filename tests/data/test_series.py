@@ -34,7 +34,7 @@ def opened(path, name=NAME, cond=("past",)):
 
 def test_windows_are_slices_of_the_series(tmp_path):
     """Each test window is the rows around its first future row; training windows are slices in model space. The series
-    is held once, in float32, where rows of different windows are told apart."""
+    is held once, in float32, and all of its rows differ, so that each window can be recognised."""
     dataset = opened(saved(tmp_path))
     assert (dataset.spec.shape, dataset.spec.fields[0].shape) == ((FUTURE, 2), (PAST, 2))
     assert sorted(dataset.test_rows) == list(range(TRAINED, T - FUTURE + 1))

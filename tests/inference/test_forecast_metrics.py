@@ -1,7 +1,6 @@
 """Scores of forecasts against closed forms for Gaussian series, the conditions of members, and the figure."""
 
 import math
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +11,7 @@ from flowjax.data import open_dataset
 from flowjax.inference import evaluation, figures, forecast_metrics
 from flowjax.inference.choose import SolverSettings
 from flowjax.inference.forecast_metrics import climatology, draw_ensembles, has_forecasts, past_field, persistence
+from flowjax.inference.sampling import Samples
 
 PAST, FUTURE, CHANNELS = 3, 2, 3
 SCALE, SHIFT = np.array([1.0, 50.0, 1e-3]), np.array([0.0, -300.0, 2e-3])
@@ -36,8 +36,8 @@ def test_scores_of_independent_normal_numbers_are_the_closed_forms(noise_run, mo
     of 0.4 over the 1,200 numbers, which is 0.012 for their mean, and 0.8 over the 600 last numbers with persistence. An
     energy score has one of 0.7 over 200 points: 0.05."""
     run, dataset = noise_run
-    exact = lambda run, num, *args, **options: SimpleNamespace(
-        samples=np.random.default_rng(1).normal(size=(num, FUTURE, CHANNELS)) * SCALE + SHIFT
+    exact = lambda run, num, *args, **options: Samples(
+        samples=np.random.default_rng(1).normal(size=(num, FUTURE, CHANNELS)) * SCALE + SHIFT, cond={}, nfe=0
     )
     monkeypatch.setattr(forecast_metrics.sampling, "sample", exact)
     found = forecast_metrics.forecast_metrics(run, dataset, 0, FAST, 0)
@@ -53,7 +53,7 @@ def test_scores_of_independent_normal_numbers_are_the_closed_forms(noise_run, mo
 
 def test_members_have_the_conditions_of_their_points(noise_run, monkeypatch):
     run, dataset = noise_run
-    repeat = lambda run, num, *args, cond, **options: SimpleNamespace(samples=cond["past"][:, -FUTURE:])
+    repeat = lambda run, num, *args, cond, **options: Samples(cond["past"][:, -FUTURE:], {}, 0)
     monkeypatch.setattr(forecast_metrics.sampling, "sample", repeat)
     drawn = draw_ensembles(run, dataset, 4, members=3)
     assert drawn.members.shape == (3, 4, FUTURE, CHANNELS)
