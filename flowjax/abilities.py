@@ -4,6 +4,7 @@
     ends        ends(t, x, cond)            the posterior means of both ends of the model's `path`
     score       score(t, x, cond)           the gradient of log p_t
     flow_map    flow_map(s, t, x, cond)     the map of the flow from time s to time t, in one evaluation
+    to_data     to_data(t, x, cond)         the same to the last time, as of a consistency model
     bijection   forward / inverse           an invertible map between source and data, with its log-determinant
     rates       rates(t, x, cond)           the jump rates of a process on tokens
 
@@ -32,6 +33,7 @@ __all__ = [
     "HasFlowMap",
     "HasRates",
     "HasScore",
+    "HasToData",
     "HasVelocity",
     "VelocityField",
     "abilities_of",
@@ -94,10 +96,19 @@ class HasScore(Protocol):
 
 @runtime_checkable
 class HasFlowMap(Protocol):
-    """A model of the map of a flow between two times, such as a consistency model, a mean flow or a flow map."""
+    """A model of the map of a flow between two times, such as a mean flow or a flow map."""
 
     def flow_map(self, s: Time, t: Time, x: Batched, cond: Cond = None) -> Batched:
         """The point at time t of the trajectory that passes through x at time s, (B, *event)."""
+        ...
+
+
+@runtime_checkable
+class HasToData(Protocol):
+    """A model of the map of a flow to its last time, such as a consistency model."""
+
+    def to_data(self, t: Time, x: Batched, cond: Cond = None) -> Batched:
+        """The point at the last time of the trajectory that passes through x at time t, (B, *event)."""
         ...
 
 
@@ -128,6 +139,7 @@ ABILITIES: dict[str, type] = {
     "ends": HasEnds,
     "score": HasScore,
     "flow_map": HasFlowMap,
+    "to_data": HasToData,
     "bijection": Bijection,
     "rates": HasRates,
 }

@@ -20,6 +20,7 @@ from flowjax.data.augment import AUGMENTATIONS, Augmentation
 from flowjax.data.requests import field_requests
 from flowjax.errors import ConfigError, lookup
 from flowjax.methods import METHODS, Components, Method, Network
+from flowjax.methods.teacher import AbsentTeacher
 from flowjax.methods.times import Times
 from flowjax.methods.weights import Weighting
 from flowjax.models import functional
@@ -55,13 +56,14 @@ _LEFT_OUT = ("key", "forward_mode")
 """Inputs that a network from outside flowjax need not accept: without dropout and fused kernels they change nothing."""
 
 
-def build(config: Config, spec: DataSpec, plugins: Sequence[str] = ()) -> Method:
+def build(config: Config, spec: DataSpec, plugins: Sequence[str] = (), teacher: Method | None = None) -> Method:
     """Builds the method of a config.
 
     Args:
         config: a resolved config.
         spec: the description of its data set.
         plugins: the modules that may be imported, with their submodules (`flowjax.plugins`).
+        teacher: the method of the run that `method.teacher` names (`flowjax.teachers`), which only training needs.
 
     Raises:
         ConfigError: on an unknown name, or if the parts do not fit together.
@@ -73,7 +75,7 @@ def build(config: Config, spec: DataSpec, plugins: Sequence[str] = ()) -> Method
         )
     chosen: Any = method_of(config.method.name, plugins)
     _check_takes(config, spec, chosen)
-    method = chosen.from_config(_Components(config, spec, chosen, tuple(plugins)))
+    method = chosen.from_config(_Components(config, spec, chosen, tuple(plugins), teacher))
     if not is_dataclass(method) or not isinstance(method, Method):
         raise ConfigError(
             f"method.name {config.method.name!r}: from_config must return a frozen dataclass with the attributes of "
@@ -173,6 +175,12 @@ class _Components(Components):
     spec: DataSpec
     method: Any
     plugins: tuple[str, ...] = ()
+    given_teacher: Method | None = None
+
+    @property
+    def teacher(self) -> Any:
+        named = getattr(self.settings, "teacher", "")
+        return self.given_teacher or (AbsentTeacher() if named else None)
 
     @cached_property
     def settings(self) -> Any:

@@ -131,6 +131,7 @@ def _defaults(model: str, method: str, plugins: Sequence[str]) -> Config:
                 "workers": 0,
             },
             "train": {
+                "start_from": "",
                 "steps": 10_000,
                 "batch_size": 256,
                 "accumulate": 1,
@@ -231,8 +232,8 @@ def resolve(config: object, plugins: Sequence[str] = ()) -> Config:
     """Returns a full, checked config. Keys that are left out take their defaults.
 
     Configs from files, flags, workdirs and files of weights are all checked here, before anything is built. A relative
-    data.path or source.path becomes absolute, so that a run can be opened from another folder, and a leading ~ is
-    expanded.
+    path of a file or of a workdir becomes absolute, so that a run can be opened from another folder, and a leading ~
+    is expanded.
 
     Args:
         config: a dictionary of keys and sections, or a `ConfigDict`.
@@ -262,9 +263,9 @@ def resolve(config: object, plugins: Sequence[str] = ()) -> Config:
         typed = float(value) if widens else _with_tuples(value)
         with full.ignore_type():  # keys from outside may have several types
             (full[section] if section else full)[leaf] = typed
-    for part in (full.data, full.get("source", {})):
-        if part.get("path"):
-            part["path"] = os.path.abspath(os.path.expanduser(part["path"]))
+    for section, key in (("data", "path"), ("source", "path"), ("train", "start_from"), ("method", "teacher")):
+        if (part := full.get(section, {})).get(key):
+            part[key] = os.path.abspath(os.path.expanduser(part[key]))
     if not is_outside(model):
         _check_together(flatten(full))
     return full

@@ -156,6 +156,8 @@ class TrainKeys(Section):
     """Training: the optimizer, its schedule, and what is logged and saved.
 
     Attributes:
+        start_from: the workdir of a trained run, from the averaged parameters of whose network training starts. The
+            network must be the same; it may have a second time in addition. Empty for new parameters.
         steps: the number of optimizer steps.
         batch_size: the total number of rows in a batch, over all devices.
         accumulate: the number of parts in which each batch is computed, one after the other, to save memory.
@@ -179,6 +181,7 @@ class TrainKeys(Section):
         keep_at: also save and keep checkpoints at these steps.
     """
 
+    start_from: str
     steps: int
     batch_size: int
     accumulate: int

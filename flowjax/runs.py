@@ -18,9 +18,10 @@ from flowjax.config_files import config_path, load_config
 from flowjax.data import Dataset
 from flowjax.errors import ConfigError, RunFault, out_of_memory
 from flowjax.extras import MissingPackage
-from flowjax.inference import figures
+from flowjax.inference import figures, teachers
 from flowjax.inference.data_of_run import check_same_data, open_data
 from flowjax.inference.run import Run, load
+from flowjax.models.functional import Variables
 from flowjax.plugins import is_outside
 from flowjax.training import loop, processes, snapshots
 from flowjax.training import workdir as workdirs
@@ -35,10 +36,17 @@ from flowjax.training.writers import Record, TensorBoard, Tracker, Trackers, Wan
 __all__ = ["dry_run", "train", "train_workdir"]
 
 
-def _assemble(config: Config) -> Trainer:
+def _assemble(config: Config, fresh: bool = True) -> Trainer:
+    """The trainer of a config, with its teacher; a fresh run also gets the parameters from which it starts."""
     plugins = own_plugins(config)
+    teacher = teachers.open_teacher(config, plugins)
     dataset = open_data(config, plugins)
-    return Trainer(config, build(config, dataset.spec, plugins), dataset)
+    method = build(config, dataset.spec, plugins, teacher and teacher.method)
+    if teacher is not None:
+        teachers.check_teacher(teacher, method, config, dataset.spec)
+    start = teachers.starting_parameters(config, method, plugins) if fresh else None
+    frozen = None if teacher is None else Variables(teacher.params, teacher.variables)
+    return Trainer(config, method, dataset, teacher=frozen, start=start)
 
 
 def dry_run(config: Config, workdir: Path) -> dict[str, Any]:
@@ -159,7 +167,7 @@ def _train(
     start: float,
 ) -> dict[str, Any]:
     """Trains from the step `resume` on, while the workdir is locked."""
-    trainer = _assemble(config)
+    trainer = _assemble(config, fresh=resume is None)
     if processes.process_count() > 1:
         processes.check_same("data set", trainer.fingerprint())
     if (rows := trainer.dataset.rows) is not None:

@@ -1,7 +1,7 @@
 """Training methods, one file each. To add a method, add a file here and a line in `METHODS`."""
 
 from flowjax.methods import times, weights
-from flowjax.methods.base import Context, Limit, Loss, Method, MethodDefaults, Network, PathMethod
+from flowjax.methods.base import Context, Group, Limit, Loss, Method, MethodDefaults, Network, PathMethod
 from flowjax.methods.components import Components
 from flowjax.methods.flow_matching import FlowMatching, conditional, marginal
 from flowjax.methods.mean_flow import MeanFlow
@@ -13,6 +13,7 @@ __all__ = [
     "Components",
     "Context",
     "FlowMatching",
+    "Group",
     "Limit",
     "Loss",
     "MeanFlow",

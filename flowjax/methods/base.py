@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = [
     "BoundNetwork",
     "Context",
+    "Group",
     "Limit",
     "Loss",
     "Method",
@@ -49,8 +50,8 @@ class Context:
     Attributes:
         step: number of optimizer steps taken so far, () int32.
         targets: moving averages of the parameters, by the names in the method's `targets`.
-        teacher: frozen parameters of a teacher, or None. They are an argument of the compiled program, not a constant
-            in it.
+        teacher: frozen variables of the method's `teacher` (`Variables`), or None. They are an argument of the compiled
+            program, not a constant in it.
         state: variables of the network that are not parameters, such as batch statistics.
         training: whether the loss is computed for a training step, with dropout and updates of the batch statistics.
     """
@@ -89,6 +90,19 @@ class Limit(NamedTuple):
 
     largest: float
     message: str
+
+
+class Group(NamedTuple):
+    """How a group of parameters is trained, where it differs from the config.
+
+    Attributes:
+        rate: the learning rate divided by that of the config.
+        every: the number of steps from one update to the next. Steps between them leave the parameters and the state of
+            their optimizer unchanged.
+    """
+
+    rate: float = 1.0
+    every: int = 1
 
 
 @dataclass(frozen=True)
@@ -210,6 +224,12 @@ class Method(Protocol):
         source: the distribution of x0. A method with a path needs it for sampling on another schedule.
         prediction: the quantity that the network predicts; it says whether the model has a learned variance.
 
+    Optional attributes, which training reads if a method has them:
+        groups: for methods that train several networks: how each of the groups of parameters is trained, by the first
+            key of its parameters. Each group has an optimizer of its own. Empty for one optimizer.
+        teacher: the method of a trained run, whose variables the loss finds in `Context.teacher`
+            (`flowjax.methods.teacher`); None without one.
+
     `MethodDefaults` and `PathMethod` give defaults for most of them. `build` checks that a method is a frozen dataclass
     with all attributes that are not optional.
     """
@@ -279,6 +299,10 @@ class MethodDefaults:
 
     @property
     def targets(self) -> Mapping[str, float]:
+        return {}
+
+    @property
+    def groups(self) -> Mapping[str, Group]:
         return {}
 
     def init(self, key: PRNGKey) -> Variables:

@@ -29,6 +29,12 @@ class Components(ABC):
 
     spec: "DataSpec"
 
+    @property
+    @abstractmethod
+    def teacher(self) -> Any:
+        """The method of the run that the setting `teacher` names; an `AbsentTeacher` if the method is built without it,
+        to be sampled; None if the method has no such setting or it is empty."""
+
     @cached_property
     @abstractmethod
     def settings(self) -> Any:

@@ -24,21 +24,20 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from flowjax.abilities import VelocityField
 from flowjax.batch import Batch
 from flowjax.couplings import INDEPENDENT, Coupling
 from flowjax.errors import ConfigError
-from flowjax.methods.base import BoundNetwork, Context, Limit, Loss, Network, PathMethod
+from flowjax.methods.average_velocity import AverageVelocityModel
+from flowjax.methods.base import Context, Limit, Loss, Network, PathMethod
 from flowjax.methods.components import Components
 from flowjax.methods.draw import MARGINAL_ERROR, draw, row_mean_square
 from flowjax.methods.times import UNIFORM, Fixed, Times
 from flowjax.paths.affine import AffinePath
-from flowjax.precision import at_least_float32
 from flowjax.ranges import Range
 from flowjax.sources import Source
-from flowjax.typing import Batched, Cond, Params, PRNGKey, PyTree, Time
+from flowjax.typing import Batched, Params, PRNGKey, PyTree
 
-__all__ = ["MeanFlow", "MeanFlowModel"]
+__all__ = ["MeanFlow"]
 
 TARGET = "target"
 """Name of the moving average of the parameters with which the target is computed, if `target_half_life` is not 0."""
@@ -137,39 +136,5 @@ class MeanFlow(PathMethod):
         metrics = {"marginal_error": marginal_error, "squared_error": jnp.mean(rows)}
         return Loss(jnp.mean(weight * rows), metrics, state)
 
-    def model(self, params: Params, state: PyTree) -> "MeanFlowModel":
-        return MeanFlowModel(self.network.bind(params, state), self.path)
-
-
-@dataclass(frozen=True)
-class MeanFlowModel:
-    """A trained mean flow, with the abilities `flow_map` and `velocity`.
-
-    Attributes:
-        network: `network(t, x, cond, s=s) -> u(s, t, x)`.
-        path: the path on which it was trained, which gives the interval of times and the time grids.
-    """
-
-    network: BoundNetwork
-    path: AffinePath
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        """The smallest and the largest time."""
-        return self.path.t_min, self.path.t_max
-
-    def flow_map(self, s: Time, t: Time, x: Batched, cond: Cond = None) -> Batched:
-        """X(s, t, x), the point at time t of the trajectory that is at x at time s, by equation (1)."""
-        x = at_least_float32(x)
-        length = jnp.broadcast_to(jnp.asarray(t - s, x.dtype), x.shape[:1]).reshape(-1, *(1,) * (x.ndim - 1))
-        return x + length * at_least_float32(self.network(t, x, cond, s=s))
-
-    @property
-    def velocity(self) -> VelocityField:
-        """The velocity v(t, x, cond) = u(t, t, x)."""
-        return VelocityField(self)
-
-    def compute_velocity(self, t: Time, x: Batched, cond: Cond = None) -> Batched:
-        """The implementation of `velocity`."""
-        x = at_least_float32(x)
-        return at_least_float32(self.network(t, x, cond, s=t))
+    def model(self, params: Params, state: PyTree) -> AverageVelocityModel:
+        return AverageVelocityModel(self.network.bind(params, state), self.path)

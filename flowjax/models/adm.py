@@ -46,7 +46,7 @@ class ADM(nnx.Module):
         dropout: dropout rate inside each residual block. Dropout is applied only if the call passes a key.
         time_scale: factor on t before its sinusoidal features; 1 in torchcfm, 1000 in ADM.
         fields: the conditions, whose kinds must be in `encoders.TAKES`.
-        two_times: whether the network takes a second time s. It adds an embedding of t - s to the embedding of t.
+        two_times: whether the network takes the time s of x beside t. The embedding of t - s is added to that of s.
         outputs: number of output images, concatenated along the last axis.
         dtype: type in which the network computes; its parameters are float32.
         remat: what each residual block with its attention keeps in memory for the backward pass: everything (`none`),
@@ -136,7 +136,7 @@ class ADM(nnx.Module):
         self.norm = GroupNorm(now, rngs=rngs)
         self.out = Conv(now, outputs * c, init=zeros, rngs=rngs)
         self.difference1 = linear(channels, e) if two_times else None
-        self.difference2 = linear(e, e) if two_times else None
+        self.difference2 = nnx.Linear(e, e, kernel_init=zeros, rngs=rngs) if two_times else None
 
     def __call__(
         self,
@@ -155,7 +155,7 @@ class ADM(nnx.Module):
             t: time, () or (B,), in [0, 1].
             x: (B, H, W, C).
             cond: conditions by name, or None. A field that is absent counts as not given.
-            s: second time, () or (B,), if `two_times` is True; None otherwise.
+            s: the time of x, () or (B,), if `two_times` is True; None otherwise.
             mask: must be None, because networks of images take no mask.
             key: key of the dropout, one for the batch or one per row; None to apply no dropout.
             forward_mode: whether to use only operations that JAX differentiates in forward mode.

@@ -86,7 +86,7 @@ class DiT(nnx.Module):
         time_scale: factor on t before its sinusoidal features: 1000 in DiT, whose times are steps of a chain; 1 in SiT.
         fields: the conditions, whose kinds must be in `encoders.TAKES`. The elements of a sequence are appended to the
             tokens of the image, and removed before the output layer.
-        two_times: whether the network takes a second time s. It adds an embedding of t - s to the embedding of t.
+        two_times: whether the network takes the time s of x beside t. The embedding of t - s is added to that of s.
         outputs: number of output images, concatenated along the last axis.
         dtype: type in which the network computes; its parameters are float32.
         remat: what each block keeps in memory for the backward pass: everything (`none`),
@@ -137,7 +137,7 @@ class DiT(nnx.Module):
         self.modulation = dense(width, 2 * width, zeros)
         self.out = dense(width, patch**2 * outputs * c, zeros)
         self.difference1 = dense(TIME_FEATURES, width, _small) if two_times else None
-        self.difference2 = dense(width, width, _small) if two_times else None
+        self.difference2 = dense(width, width, zeros) if two_times else None
 
     def __call__(
         self,
@@ -156,7 +156,7 @@ class DiT(nnx.Module):
             t: time, () or (B,), in [0, 1].
             x: (B, H, W, C).
             cond: conditions by name, or None. A field that is absent counts as not given.
-            s: second time, () or (B,), if `two_times` is True; None otherwise.
+            s: the time of x, () or (B,), if `two_times` is True; None otherwise.
             mask: must be None, because networks of images take no mask.
             key: key of the dropout, one for the batch or one per row; None to apply no dropout.
             forward_mode: whether to use only operations that JAX differentiates in forward mode.

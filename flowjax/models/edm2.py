@@ -25,7 +25,7 @@ from flowjax.conditions import Field, check
 from flowjax.errors import check_name
 from flowjax.keys import RowKeys, row_keys
 from flowjax.model_defaults import MODEL_DEFAULTS
-from flowjax.models.embeddings import batch_time, refuse_mask, refuse_two_times, time_difference
+from flowjax.models.embeddings import batch_time, refuse_mask, refuse_two_times, times_of
 from flowjax.models.encoders import beside, check_fields, encode, encoders_of, extra_channels
 from flowjax.models.layers import DTYPES, REMAT, remat, split_keys
 from flowjax.models.magnitude import MPConv, MPLinear, fourier, mp_silu, mp_sum
@@ -173,7 +173,7 @@ class EDM2(nnx.Module):
             ValueError: if a condition is not one of `fields`, if a mask is given, or if `s` does not fit `two_times`.
         """
         refuse_mask(mask)
-        time_difference(batch_time(t, x), s, two_times=False)
+        times_of(batch_time(t, x), s, two_times=False)
         cond = check(cond, self.fields)
         embedding = self._embed(batch_time(t, x), cond)
         blocks = len(self.enc) + len(self.dec)

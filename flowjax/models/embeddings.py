@@ -12,8 +12,8 @@ __all__ = [
     "positional",
     "refuse_mask",
     "refuse_two_times",
-    "time_difference",
     "time_features",
+    "times_of",
 ]
 
 
@@ -42,12 +42,17 @@ def batch_time(t: Array | float, x: Float[Array, "B *event"]) -> Float[Array, " 
     return jnp.broadcast_to(jnp.asarray(t, jnp.promote_types(x.dtype, jnp.float32)), x.shape[:1])
 
 
-def time_difference(t: Float[Array, " B"], s: Array | float | None, two_times: bool) -> Float[Array, " B"] | None:
-    """Returns t - s if the network takes two times, and None if it takes one.
+def times_of(
+    t: Float[Array, " B"], s: Array | float | None, two_times: bool
+) -> tuple[Float[Array, " B"], Float[Array, " B"] | None]:
+    """Returns the time of x, and t - s if the network takes two times, or None if it takes one.
+
+    A network with two times reads x at time s, and its output is about the interval from s to t. At s = t it takes the
+    same inputs as a network with one time, whose parameters can therefore be its initial ones.
 
     Args:
         t: one time per row, (B,).
-        s: the second time, () or (B,), or None.
+        s: the time of x, () or (B,), if the network takes two times; None otherwise.
         two_times: whether the network was built with `two_times=True`.
 
     Raises:
@@ -59,13 +64,16 @@ def time_difference(t: Float[Array, " B"], s: Array | float | None, two_times: b
             if two_times
             else "this network takes one time: build it with two_times=True to call it with s"
         )
-    return None if s is None else t - jnp.asarray(s, t.dtype)
+    if s is None:
+        return t, None
+    start = jnp.broadcast_to(jnp.asarray(s, t.dtype), t.shape)
+    return start, t - start
 
 
 def refuse_two_times(network: str, two_times: bool) -> None:
     """Raises ValueError if `two_times` is True, for networks that take only one time."""
     if two_times:
-        raise ValueError(f"{network} takes only one time: use mlp, resmlp, transformer, adm or dit with two_times=True")
+        raise ValueError(f"{network} takes only one time: use one of the other networks with two_times=True")
 
 
 def refuse_mask(mask: Array | None) -> None:

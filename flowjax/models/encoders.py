@@ -22,7 +22,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from flowjax.conditions import Field, Kind
-from flowjax.models.embeddings import positional, time_difference
+from flowjax.models.embeddings import positional, times_of
 from flowjax.models.encoder_parts import dense, given, learned_vector, present
 from flowjax.models.named_encoders import NAMED_ENCODERS
 
@@ -291,10 +291,11 @@ def embed(
     """Returns silu of the sum of the embeddings of times and conditions, in float32.
 
     Args:
-        network: a network with the layers `time1` and `time2` for t, `difference1` and `difference2` for t - s, and the
-            attributes `two_times`, `fields` and `encoders`; also `features` and `time_scale`, if `featured` is None.
+        network: a network with the layers `time1` and `time2` for the time of x, `difference1` and `difference2` for
+            t - s, and the attributes `two_times`, `fields` and `encoders`; also `features` and `time_scale`, if
+            `featured` is None.
         t: one time per row, (B,).
-        s: the second time, () or (B,), if the network takes two times; None otherwise.
+        s: the time of x, () or (B,), if the network takes two times; None otherwise.
         cond: the arrays, from `conditions.check`.
         featured: the features of a time, which `time1` and `difference1` take; None for `network.features` sinusoidal
             features of `network.time_scale` times the time (`embeddings.positional`).
@@ -305,8 +306,8 @@ def embed(
     """
     featured = featured or (lambda t: positional(t * network.time_scale, network.features))
     of_time = lambda t, one, two: two(jax.nn.silu(one(featured(t))))
-    e = of_time(t, network.time1, network.time2)
-    difference = time_difference(t, s, network.two_times)
+    time, difference = times_of(t, s, network.two_times)
+    e = of_time(time, network.time1, network.time2)
     if difference is not None:
         e = e + of_time(difference, network.difference1, network.difference2)
     for encoded in encode(network.encoders, network.fields, cond, t.shape[0], skip):

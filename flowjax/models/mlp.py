@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float
 from flowjax.conditions import Field, check
 from flowjax.errors import check_name
 from flowjax.keys import RowKeys
-from flowjax.models.embeddings import batch_time, check_mask, time_difference, time_features
+from flowjax.models.embeddings import batch_time, check_mask, time_features, times_of
 from flowjax.models.encoders import VECTOR_ENCODERS, check_fields, encoders_of
 from flowjax.typing import Cond, PRNGKey
 
@@ -40,7 +40,8 @@ class MLP(nnx.Module):
         features: number of sines and cosines of t, which must be even; 0 to use t itself, as in the 2D network of
             torchcfm.
         fields: the conditions, whose kinds must be in `encoders.TAKES`.
-        two_times: whether the network takes a second time s. The features of t - s are then further inputs.
+        two_times: whether the network takes the time s of x beside t. The features of t - s are further inputs, with
+            weights that are initialised to zero.
         activation: activation function of the hidden layers.
         outputs: number of output arrays of the event's shape, concatenated along the last axis.
         zero_init: whether to initialise the output layer to zero.
@@ -68,11 +69,13 @@ class MLP(nnx.Module):
         self.activation = ACTIVATIONS[activation]
         self.fields, self.two_times = fields, two_times
         self.encoders = nnx.data(encoders_of(fields, width, table=VECTOR_ENCODERS, rngs=rngs))
-        widths = [d + (1 + two_times) * (features or 1) + width * len(fields), *[width] * depth]
+        widths = [d + (features or 1) + width * len(fields), *[width] * depth]
         self.layers = nnx.List([nnx.Linear(a, b, rngs=rngs) for a, b in pairwise(widths)])
         init = nnx.initializers.zeros_init() if zero_init else nnx.initializers.lecun_normal()
         self.outputs = outputs
         self.out = nnx.Linear(widths[-1], outputs * d, kernel_init=init, rngs=rngs)
+        zeros = nnx.initializers.zeros_init()
+        self.difference = nnx.Linear(features or 1, widths[1], kernel_init=zeros, rngs=rngs) if two_times else None
 
     def __call__(
         self,
@@ -91,7 +94,7 @@ class MLP(nnx.Module):
             t: time, () or (B,), in [0, 1].
             x: (B, *shape).
             cond: conditions by name, or None. A field that is absent counts as not given.
-            s: second time, () or (B,), if `two_times` is True; None otherwise.
+            s: the time of x, () or (B,), if `two_times` is True; None otherwise.
             mask: (B, N), True for the elements of x (B, N, C) that exist; None if all exist. The input and the output
                 are zero at the other elements.
             key: ignored, because there is no dropout.
@@ -102,16 +105,17 @@ class MLP(nnx.Module):
                 not fit `two_times`.
         """
         check_mask(mask, x)
-        cond, rows, time = check(cond, self.fields), x.shape[0], batch_time(t, x)
-        difference = time_difference(time, s, self.two_times)
+        cond, rows = check(cond, self.fields), x.shape[0]
+        time, difference = times_of(batch_time(t, x), s, self.two_times)
         x = x if mask is None else jnp.where(mask[..., None], x, 0)
         featured = lambda t: time_features(t, self.features) if self.features else t[:, None]
         inputs = [x.reshape(rows, -1), featured(time)]
-        if difference is not None:
-            inputs.append(featured(difference))
         inputs += [self.encoders[f.name](cond.get(f.name), rows) for f in self.fields]
         h = jnp.concatenate(inputs, -1)
-        for layer in self.layers:
-            h = self.activation(layer(h))
+        for i, layer in enumerate(self.layers):
+            h = layer(h)
+            if i == 0 and self.difference is not None and difference is not None:
+                h = h + self.difference(featured(difference))
+            h = self.activation(h)
         y = self.out(h).reshape(*x.shape[:-1], self.outputs * x.shape[-1])
         return y if mask is None else jnp.where(mask[..., None], y, 0)

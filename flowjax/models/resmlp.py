@@ -57,7 +57,7 @@ class ResMLP(nnx.Module):
         features: number of sines and cosines of t, which must be even.
         dropout: dropout rate at the end of each block. Dropout is applied only if the call passes a key.
         fields: the conditions, whose kinds must be in `encoders.TAKES`.
-        two_times: whether the network takes a second time s. It adds an embedding of t - s to the embedding of t.
+        two_times: whether the network takes the time s of x beside t. The embedding of t - s is added to that of s.
         outputs: number of output arrays of the event's shape, concatenated along the last axis.
         dtype: type in which the network computes; its parameters are float32.
         rngs: random number generators of the initialisation.
@@ -99,7 +99,7 @@ class ResMLP(nnx.Module):
         self.modulation = nnx.Linear(width, 2 * width, kernel_init=zeros, rngs=rngs)
         self.out = nnx.Linear(width, outputs * d, kernel_init=zeros, rngs=rngs)
         self.difference1 = dense(features, width) if two_times else None
-        self.difference2 = dense(width, width) if two_times else None
+        self.difference2 = nnx.Linear(width, width, kernel_init=zeros, rngs=rngs) if two_times else None
 
     def __call__(
         self,
@@ -118,7 +118,7 @@ class ResMLP(nnx.Module):
             t: time, () or (B,), in [0, 1].
             x: (B, *shape).
             cond: conditions by name, or None. A field that is absent counts as not given.
-            s: second time, () or (B,), if `two_times` is True; None otherwise.
+            s: the time of x, () or (B,), if `two_times` is True; None otherwise.
             mask: (B, N), True for the elements of x (B, N, C) that exist; None if all exist. The input and the output
                 are zero at the other elements.
             key: key of the dropout, one for the batch or one per row; None to apply no dropout.

@@ -16,8 +16,8 @@ from jaxtyping import Array, Float
 
 from flowjax.conditions import Field, Kind, check
 from flowjax.keys import RowKeys
-from flowjax.models.embeddings import batch_time, refuse_mask, refuse_two_times, time_difference, time_features
-from flowjax.models.encoders import beside, check_fields, encode, encoders_of, extra_channels
+from flowjax.models.embeddings import batch_time, refuse_mask, time_features
+from flowjax.models.encoders import beside, check_fields, embed, encoders_of, extra_channels
 from flowjax.models.layers import fold, unfold
 from flowjax.typing import Cond, PRNGKey
 
@@ -81,7 +81,7 @@ class UNet(nnx.Module):
         patch: side of the pixel blocks that are folded into channels; with 2, the network runs at half the resolution.
         heads: number of attention heads.
         fields: the conditions, whose kinds must be in `encoders.TAKES`.
-        two_times: must be False, because this network takes one time.
+        two_times: whether the network takes the time s of x beside t. The embedding of t - s is added to that of s.
         outputs: number of output images, concatenated along the last axis.
         rngs: random number generators of the initialisation.
 
@@ -113,7 +113,6 @@ class UNet(nnx.Module):
         if any(side % patch for side in space):
             raise ValueError(f"patch {patch} does not divide images of {' x '.join(map(str, space))}")
         check_fields(self._name, fields, shape, self._beside)
-        refuse_two_times(self._name, two_times)
         if channels < 4 or channels % 2:
             raise ValueError(f"channels must be even and at least 4, not {channels}")
         if channels * multipliers[-1] % heads:
@@ -123,7 +122,7 @@ class UNet(nnx.Module):
         e = 4 * channels
         self.time1 = nnx.Linear(self.features, e, rngs=rngs)
         self.time2 = nnx.Linear(e, e, rngs=rngs)
-        self.fields = fields
+        self.fields, self.two_times = fields, two_times
         self.encoders = nnx.data(encoders_of([f for f in fields if f.kind != self._beside], e, rngs=rngs))
         axes = len(space)
         folded = patch**axes
@@ -150,6 +149,9 @@ class UNet(nnx.Module):
         self.up = nnx.List(up)
         self.norm = nnx.GroupNorm(now, num_groups=_groups(now), rngs=rngs)
         self.out = _conv(now, outputs * c * folded, 3, axes, rngs, zero=True)
+        self.difference1 = nnx.Linear(self.features, e, rngs=rngs) if two_times else None
+        zeros = nnx.initializers.zeros_init()
+        self.difference2 = nnx.Linear(e, e, kernel_init=zeros, rngs=rngs) if two_times else None
 
     def __call__(
         self,
@@ -168,21 +170,17 @@ class UNet(nnx.Module):
             t: time, () or (B,), in [0, 1].
             x: (B, H, W, C).
             cond: conditions by name, or None. A field that is absent counts as not given.
-            s: must be None, because this network takes one time.
+            s: the time of x, () or (B,), if `two_times` is True; None otherwise.
             mask: must be None, because networks of images take no mask.
             key: ignored, because there is no dropout.
             forward_mode: ignored, because JAX differentiates all operations of this network in forward mode.
 
         Raises:
-            ValueError: if a condition is not one of `fields`, or if a mask or `s` is given.
+            ValueError: if a condition is not one of `fields`, if a mask is given, or if `s` does not fit `two_times`.
         """
         refuse_mask(mask)
-        time_difference(batch_time(t, x), s, two_times=False)
         cond = check(cond, self.fields)
-        embedding = self.time2(jax.nn.silu(self.time1(time_features(batch_time(t, x), self.features))))
-        for encoded in encode(self.encoders, self.fields, cond, x.shape[0]):
-            embedding = embedding + encoded
-        embedding = jax.nn.silu(embedding)
+        embedding = embed(self, batch_time(t, x), s, cond, lambda t: time_features(t, self.features), skip=())
         h = beside(x, self.fields, cond, self._beside)
         h = self.stem(fold(h, self.patch) if h.ndim == 4 else h)
         skips, sizes = [h], []

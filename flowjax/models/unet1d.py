@@ -34,7 +34,7 @@ class UNet1D(UNet):
         fields: the conditions, whose kinds must be in `encoders.TAKES`. The channels of a sequence of length L are
             concatenated to those of the input. A sequence of another length is put in front of the input: the network
             then runs on both, with channels of their own, and returns its output for the input.
-        two_times: must be False, because this network takes one time.
+        two_times: whether the network takes the time s of x beside t.
         outputs: number of output arrays of the example's shape, concatenated along the last axis.
         rngs: random number generators of the initialisation.
 
@@ -91,13 +91,13 @@ class UNet1D(UNet):
             t: time, () or (B,), in [0, 1].
             x: (B, L, C), or (B, L).
             cond: conditions by name, or None. A field that is absent counts as not given.
-            s: must be None, because this network takes one time.
+            s: the time of x, () or (B,), if `two_times` is True; None otherwise.
             mask: must be None, because this network takes no mask.
             key: ignored, because there is no dropout.
             forward_mode: ignored, because JAX differentiates all operations of this network in forward mode.
 
         Raises:
-            ValueError: if a condition is not one of `fields`, or if a mask or `s` is given.
+            ValueError: if a condition is not one of `fields`, if a mask is given, or if `s` does not fit `two_times`.
         """
         sequence = as_sequence(x)
         cond = self._along_the_axis(check(cond, self.given), sequence.shape[1])

@@ -3,7 +3,7 @@
 from flowjax.solvers import diffusions, grids
 from flowjax.solvers.deterministic import DDIM, AdamsBashforth, EDMHeun, RungeKutta
 from flowjax.solvers.exponential import DPMSolverPP2M, DPMSolverPP3M, UniPC
-from flowjax.solvers.flow_map import FlowMapSteps
+from flowjax.solvers.flow_map import ConsistencySteps, FlowMapSteps
 from flowjax.solvers.names import SAMPLERS, NamedSampler, Options, known_solvers, make_sampler, needs_of
 from flowjax.solvers.ode import ADAPTIVE_SOLVERS, SOLVERS, Stats, solve_ode
 from flowjax.solvers.sample import sample
@@ -28,6 +28,7 @@ __all__ = [
     "AnnealedLangevin",
     "BaseSampler",
     "BoundModel",
+    "ConsistencySteps",
     "DPMSolverPP2M",
     "DPMSolverPP3M",
     "EDMHeun",

@@ -1,15 +1,16 @@
-"""The sampler for models with a flow map."""
+"""The samplers for models of the map of a flow: between any two times, or from any time to the data."""
 
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import jax.numpy as jnp
 from jaxtyping import Array
 
 from flowjax.keys import RowKeys
 from flowjax.paths.affine import AffinePath
-from flowjax.solvers.samplers import BaseSampler, SamplerState
+from flowjax.solvers.samplers import BaseSampler, SamplerState, standard_normal
 
-__all__ = ["FlowMapSteps"]
+__all__ = ["ConsistencySteps", "FlowMapSteps"]
 
 
 @dataclass(frozen=True)
@@ -30,3 +31,35 @@ class FlowMapSteps(BaseSampler):
 
     def step(self, state: SamplerState, t: Array, t_next: Array, model: Any, key: RowKeys | None) -> SamplerState:
         return SamplerState(model.flow_map(t, t_next, state.x))
+
+
+@dataclass(frozen=True)
+class ConsistencySteps(BaseSampler):
+    """Maps the sample to the data in each step, and adds new noise to reach the next time: one evaluation per step.
+
+        x' = alpha(t') to_data(t, x) + sigma(t') z,    z ~ N(0, I)
+
+    (Song et al. 2023, "Consistency models", arXiv 2303.01469, algorithm 1). The last step, at which sigma is 0, adds
+    none, and a single step maps the source to the data. For an exact map to the data, the samples at each time have
+    exactly the distribution of the path.
+
+    Args:
+        path: a Gaussian path.
+    """
+
+    path: AffinePath
+    needs: ClassVar[tuple[str, ...]] = ("to_data",)
+    needs_noiseless: ClassVar[bool] = True
+
+    @property
+    def stochastic(self) -> bool:
+        return True
+
+    def step(self, state: SamplerState, t: Array, t_next: Array, model: Any, key: RowKeys | None) -> SamplerState:
+        assert key is not None
+        x = model.to_data(t, state.x)
+        r = self.path.rates(t_next, x)
+        # at the end of the path sigma may be tiny and not 0, and the map to the data ends there
+        sigma = jnp.where(t_next < self.path.t_max, r.sigma, 0.0)
+        alpha = jnp.where(t_next < self.path.t_max, r.alpha, 1.0)
+        return SamplerState(alpha * x + sigma * standard_normal(key, x))

@@ -116,6 +116,7 @@ SAMPLERS: dict[str, NamedSampler] = {
     ),
     "langevin": NamedSampler(stochastic.AnnealedLangevin, lambda path, o: stochastic.AnnealedLangevin(path)),
     "flow_map": NamedSampler(flow_map.FlowMapSteps, lambda path, o: flow_map.FlowMapSteps(path)),
+    "consistency": NamedSampler(flow_map.ConsistencySteps, lambda path, o: flow_map.ConsistencySteps(path)),
 }
 """Samplers by name."""
 
@@ -128,7 +129,7 @@ _TAKES = {
 }
 
 
-_FIRST_NAMED = ("dopri5", "euler", "heun", "unipc", "ddim", "flow_map", PUSH_FORWARD)
+_FIRST_NAMED = ("dopri5", "euler", "heun", "unipc", "ddim", "flow_map", "consistency", PUSH_FORWARD)
 """Solvers that an error message names before the others."""
 
 

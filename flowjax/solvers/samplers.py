@@ -85,6 +85,9 @@ class BoundModel:
     def flow_map(self, s: Time, t: Time, x: Batched) -> Batched:
         return self.model.flow_map(s, t, x, self.cond)
 
+    def to_data(self, t: Time, x: Batched) -> Batched:
+        return self.model.to_data(t, x, self.cond)
+
 
 @runtime_checkable
 class Sampler(Protocol):

@@ -207,8 +207,11 @@ class Checkpoints:
 
 
 def _is_not_of_a_second_write(record: logging.LogRecord) -> bool:
-    """False for the traceback that asyncio logs if two writes of Orbax fail at once; the first error is raised."""
-    return "_GatheringFuture exception was never retrieved" not in record.getMessage()
+    """False for the tracebacks that asyncio logs if several writes of Orbax fail at once; the first error is raised.
+
+    Their first words are the class that held the error: "Task", "Future" or "_GatheringFuture".
+    """
+    return "exception was never retrieved" not in record.getMessage()
 
 
 class Saver:

@@ -6,7 +6,7 @@ weights whose layers normalise them.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, NamedTuple
 
 import jax
@@ -19,6 +19,7 @@ from optax.contrib import MuonDimensionNumbers, muon
 from flowjax.arguments import make
 from flowjax.config import TrainKeys
 from flowjax.errors import ConfigError, lookup
+from flowjax.methods.base import Group, Method
 from flowjax.models.magnitude import is_weight, unit
 from flowjax.ranges import Range
 from flowjax.training.parameters import Stacks
@@ -33,6 +34,7 @@ __all__ = [
     "SpikeState",
     "clip",
     "global_norm",
+    "groups_of",
     "learning_rate",
     "normalise_weights",
     "optimizer",
@@ -131,23 +133,53 @@ def learning_rate(train: TrainKeys) -> optax.Schedule:
     return rate
 
 
-def optimizer(train: TrainKeys) -> optax.GradientTransformation:
+def groups_of(method: Method) -> Mapping[str, Group]:
+    """The groups of the method's parameters that have optimizers of their own; empty if it has none."""
+    return getattr(method, "groups", {})
+
+
+def optimizer(train: TrainKeys, groups: Mapping[str, Group] | None = None) -> optax.GradientTransformation:
     """The optimizer of the config, after gradient clipping and `skip_spikes` where the config has them.
 
     Weights that their layers normalise (`models.magnitude`) are kept at unit magnitude.
 
+    Args:
+        train: the section `train` of a config.
+        groups: the groups of parameters that have optimizers of their own, by the first key of their parameters. The
+            gradient of each group is clipped separately.
+
     Raises:
         ConfigError: if the optimizer is unknown or a value is out of range.
     """
-    tx = lookup("train.optimizer", train.optimizer, OPTIMIZERS)(learning_rate(train), train)
-    tx = optax.chain(tx, normalise_weights())
-    if train.clip:
-        tx = optax.chain(clip(train.clip), tx)
+    if groups:
+        tx = optax.multi_transform({name: _of_group(train, group) for name, group in groups.items()}, _first_keys)
+    else:
+        tx = _of_group(train, Group())
     if train.spike and train.spike <= 1:
         raise ConfigError(
             f"train.spike must be above 1 (a multiple of the mean gradient norm) or 0 for no guard, not {train.spike}"
         )
     return skip_spikes(tx, train.spike) if train.spike else tx
+
+
+def _first_keys(params: Params) -> PyTree:
+    """The first key of each parameter, in a tree of the same structure."""
+    return {name: jax.tree.map(lambda _, name=name: name, part) for name, part in params.items()}
+
+
+def _of_group(train: TrainKeys, group: Group) -> optax.GradientTransformation:
+    """The optimizer of the config for one group of parameters, with clipping and without `skip_spikes`."""
+    rate = learning_rate(train)
+    scaled = lambda updates: group.rate * rate(updates * group.every)  # as a function of the updates of the group
+    lr = rate if group == Group() else scaled
+    tx = lookup("train.optimizer", train.optimizer, OPTIMIZERS)(lr, train)
+    tx = optax.chain(tx, normalise_weights())
+    if train.clip:
+        tx = optax.chain(clip(train.clip), tx)
+    if group.every > 1:
+        is_due = lambda step, **_: jnp.equal(jnp.asarray(step) % group.every, 0)
+        tx = optax.conditionally_mask(tx, is_due)
+    return tx
 
 
 _SMALL = 2**14

@@ -13,9 +13,9 @@ from jax.sharding import Sharding, SingleDeviceSharding
 
 from flowjax.config import Config
 from flowjax.methods.base import Method
-from flowjax.training import processes
+from flowjax.training import processes, start_from
 from flowjax.training.averages import init_power
-from flowjax.training.optimizers import optimizer
+from flowjax.training.optimizers import groups_of, optimizer
 from flowjax.typing import Params
 
 __all__ = ["RunningMetrics", "TrainState", "abstract_state", "init_state", "no_metrics", "with_empty_metrics"]
@@ -88,16 +88,24 @@ def with_empty_metrics(state: TrainState) -> TrainState:
     return replace(state, running=placed)
 
 
-def init_state(config: Config, method: Method) -> TrainState:
-    """The state at step 0 for the seed of the config. It is a pure function, so `jax.eval_shape` gives its shapes."""
+def init_state(config: Config, method: Method, start: Params | None = None) -> TrainState:
+    """The state at step 0 for the seed of the config. It is a pure function, so `jax.eval_shape` gives its shapes.
+
+    Args:
+        config: the config of the run.
+        method: the method of the config.
+        start: parameters of a network (`training.start_from`) from which training starts; None for the initial
+            parameters of the method.
+    """
     key_init, key_run = jax.random.split(jax.random.key(config.seed))
     params, variables = method.init(key_init)
+    params = params if start is None else start_from.with_network(method, params, start)
     copy = lambda: jax.tree.map(jnp.copy, params)  # averages share no buffers with params, because these are donated
     return TrainState(
         jnp.zeros((), jnp.int32),
         params,
         variables,
-        optimizer(config.train).init(params),
+        optimizer(config.train, groups_of(method)).init(params),
         copy(),
         init_power(params, len(config.ema.widths)),
         {name: copy() for name in method.targets},

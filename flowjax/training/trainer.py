@@ -73,7 +73,8 @@ class Trainer:
         method: the method of the config.
         dataset: the data set to train on.
         devices: see `sharding.make_mesh`.
-        teacher: frozen parameters that the loss reads from its context, or None.
+        teacher: frozen variables that the loss reads from its context, or None.
+        start: parameters of a network from which training starts, or None.
 
     Attributes:
         config, method, dataset, teacher: the arguments.
@@ -93,11 +94,14 @@ class Trainer:
         dataset: Dataset,
         devices: Sequence[Any] | None = None,
         teacher: PyTree = None,
+        start: Params | None = None,
     ):
         train = config.train
-        self.config, self.method, self.dataset, self.teacher = config, method, dataset, teacher
+        self.config, self.method, self.dataset = config, method, dataset
         self._fields = fields_of(config, dataset.spec)
         self.mesh = make_mesh(config, devices)
+        everywhere = lambda tree: None if tree is None else processes.put(tree, replicated(self.mesh))
+        self.teacher, self._start = everywhere(teacher), everywhere(start)
         self.schedule = jax.jit(optimizers.learning_rate(train))
         self._shapes = jax.eval_shape(lambda: init_state(config, method))
         rules = rules_of(config, self._shapes.params, self.mesh)
@@ -110,7 +114,8 @@ class Trainer:
         stacks = self.stacks = None if on_host else self._make_stacks()
         run = make_run(self.make_step(stacks), method, self._get_batch, self.mesh, self.shardings, on_host, stacks)
         self._run = run if on_host else CompiledAhead(run)
-        self._init = CompiledAhead(jax.jit(lambda: init_state(config, method), out_shardings=self.shardings))
+        first_state = lambda start: init_state(config, method, start)
+        self._init = CompiledAhead(jax.jit(first_state, out_shardings=self.shardings))
         constrain = jax.lax.with_sharding_constraint
 
         def loss_of(params: Params, state: TrainState, key: PRNGKey, batch: Batch, teacher: PyTree) -> Any:
@@ -130,7 +135,7 @@ class Trainer:
         layout = ParameterLayout(self._shapes.params, self.shardings.params, self._whole, stacks, types)
         return make_step(
             self._method_in_training(),
-            optimizers.optimizer(config.train),
+            optimizers.optimizer(config.train, optimizers.groups_of(self.method)),
             config.train.batch_size,
             config.ema.half_life,
             config.ema.widths,
@@ -166,7 +171,8 @@ class Trainer:
     def _make_stacks(self) -> Stacks | None:
         """Stacks of parameters that every GPU holds whole, if the optimizer treats every number alike; else None."""
         normalised = any(jax.tree.leaves(is_weight(self._shapes.params)))
-        elementwise = self.config.train.optimizer in optimizers.ELEMENTWISE and not normalised
+        alike = not normalised and not optimizers.groups_of(self.method)
+        elementwise = self.config.train.optimizer in optimizers.ELEMENTWISE and alike
         if not elementwise or not self._whole_on_gpus():
             return None
         return Stacks(self._shapes.params, parameters.largest_within(self._shapes.params, parameters.HELD))
@@ -179,7 +185,7 @@ class Trainer:
         if isinstance(self._run, CompiledAhead):
             self._run.start(like, self.prefetcher.like() if self.prefetcher else self.arrays_like(), 1, self.teacher)
         if fresh:
-            self._init.start()
+            self._init.start(self._start)
         self._val.start(like, *self._validation, self.teacher)
 
     def run(self, state: TrainState, arrays: PyTree, n: int) -> tuple[TrainState, Metrics]:
@@ -197,7 +203,7 @@ class Trainer:
 
     def init(self) -> TrainState:
         """The state at step 0, with the shardings of this trainer."""
-        return self._init()
+        return self._init(self._start)
 
     def like(self) -> TrainState:
         """The shapes and shardings of the state, for `Checkpoints.restore`."""
@@ -275,7 +281,7 @@ class Trainer:
             plugins = own_plugins(self.config)
             config = resolve(self.config.to_dict(), plugins)
             config.model.remat = "none"
-            method = build(config, self.dataset.spec, plugins)
+            method = build(config, self.dataset.spec, plugins, getattr(method, "teacher", None))
 
         plain: Any = replace(method, network=method.network.with_forward_mode())  # fused kernels hide their operations
 

@@ -20,7 +20,7 @@ from flowjax.sources import GaussianMixture
 pytestmark = pytest.mark.analytic
 SLOW = pytest.mark.slow
 MORE = [pytest.param(name, marks=SLOW) for name in ("eulerheun", "slowrk")]
-ON_PATHS = [name for name in SAMPLERS if name != "flow_map"]
+ON_PATHS = [name for name in SAMPLERS if name not in ("flow_map", "consistency")]
 KEYS = jax.random.split(jax.random.key(0), 1)
 MIXTURE = GaussianMixture(jnp.array([[1.5, 0.0], [-1.0, 1.0]]), jnp.array([0.7, 0.9]))
 PATHS = {"cosine": GaussianPath(Cosine()), "condot": GaussianPath(CondOT()), "vp": GaussianPath(VP())}
@@ -430,3 +430,28 @@ def test_negative_noise_is_refused_and_every_name_is_known():
         diffusions.Constant(-1.0)
     for name in known_solvers():
         check_solver(name, None if name == "push_forward" else 5)
+
+
+@pytest.mark.parametrize("steps", [1, 4])
+def test_consistency_steps_keep_the_marginals_of_an_exact_map(steps):
+    """N(0, 1) to N(m, c^2) on condot: x_t is normal with mean m t and variance (1 - t)^2 + (c t)^2, and the flow keeps
+    the number of standard deviations from the mean. Means and variances are within 4 standard errors."""
+    m, c, n = 2.0, 0.5, 20_000
+    path = GaussianPath(CondOT())
+
+    class Exact:
+        def to_data(self, t, x, cond=None):
+            return m + c * (x - m * t) / jnp.sqrt((1 - t) ** 2 + (c * t) ** 2)
+
+    x0 = jax.random.normal(jax.random.key(0), (n, 1))
+    keys = jax.random.split(jax.random.key(1), n)
+    states = samplers.run(
+        solvers.ConsistencySteps(path), Exact(), x0, jnp.linspace(0, 1, steps + 1), keys=keys, save=True
+    )
+    assert states.shape == (steps + 1, n, 1)
+    for t, x in zip(np.linspace(0, 1, steps + 1), np.asarray(states, np.float64), strict=True):
+        variance = (1 - t) ** 2 + (c * t) ** 2
+        assert x.mean() == pytest.approx(m * t, abs=4 * np.sqrt(variance / n))
+        assert x.var() == pytest.approx(variance, rel=4 * np.sqrt(2 / n))
+    if steps == 1:
+        np.testing.assert_allclose(states[-1], m + c * x0, rtol=1e-5, atol=1e-5)
