@@ -113,7 +113,7 @@ def test_from_the_command_line(flowjax, tmp_path):
         assert result["nfe"] == nfe
     code, _, err = flowjax("sample", f"--workdir={tmp_path}/run", "--solver=ddim", "--steps=3", out)
     assert (code, err.count("\n")) == (2, 1)
-    assert "ddim needs ends, and this model offers velocity, flow_map: use" in err
+    assert "ddim needs ends, and this model offers velocity, flow_map, to_data: use" in err
     code, _, err = flowjax("sample", f"--workdir={tmp_path}/run", "--schedule=cosine", out)
     assert (code, err.count("\n")) == (2, 1)
-    assert "guidance and another schedule need ends, and this model offers velocity, flow_map" in err
+    assert "guidance and another schedule need ends, and this model offers velocity, flow_map, to_data" in err
