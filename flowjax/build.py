@@ -20,6 +20,7 @@ from flowjax.data.augment import AUGMENTATIONS, Augmentation
 from flowjax.data.requests import field_requests
 from flowjax.errors import ConfigError, lookup
 from flowjax.methods import METHODS, Components, Method, Network
+from flowjax.methods.errors_of_rows import RowLoss
 from flowjax.methods.teacher import AbsentTeacher
 from flowjax.methods.times import Times
 from flowjax.methods.weights import Weighting
@@ -34,6 +35,7 @@ from flowjax.names import (
     PATHS,
     PREDICTION,
     PREDICTIONS,
+    ROW_LOSSES,
     SEQUENCE_MODELS,
     SOURCE,
     SOURCES,
@@ -280,6 +282,9 @@ class _Components(Components):
 
     def weighting(self, text: str) -> Weighting:
         return make("method.weight", text, WEIGHTS)
+
+    def row_loss(self, text: str) -> RowLoss:
+        return make("method.loss", text, ROW_LOSSES)
 
     def network(self, outputs: int = 1, two_times: bool = False) -> Network:
         model, spec = self.config.model, self.spec

@@ -20,7 +20,7 @@ from flowjax.data.densities import DENSITIES
 from flowjax.data.digits import digits_of
 from flowjax.data.source_points import open_source
 from flowjax.errors import ConfigError
-from flowjax.methods import times, weights
+from flowjax.methods import errors_of_rows, times, weights
 from flowjax.models import ADM, EDM2, MLP, DiT, ResMLP, Transformer, UNet, UNet1D
 from flowjax.paths import AffinePath, GaussianPath
 from flowjax.paths import noise as path_noise
@@ -37,6 +37,7 @@ __all__ = [
     "PATHS",
     "PREDICTION",
     "PREDICTIONS",
+    "ROW_LOSSES",
     "SCHEDULE",
     "SCHEDULES",
     "SEQUENCE_MODELS",
@@ -185,11 +186,17 @@ WEIGHTS: dict[str, Callable[..., weights.Weighting]] = {
     "likelihood": weights.likelihood,
 }
 
+ROW_LOSSES: dict[str, Callable[..., errors_of_rows.RowLoss]] = {
+    "squared": _always(errors_of_rows.SQUARED),
+    "pseudo_huber": errors_of_rows.PseudoHuber,
+}
+
 TIMES: dict[str, Callable[..., times.Times]] = {
     "uniform": times.Uniform,
     "stratified": times.Stratified,
     "logit_normal": times.LogitNormal,
     "log_normal": times.LogNormal,
+    "u_shaped": times.UShaped,
     "levels": times.Levels,
     "importance": times.Importance,
 }

@@ -12,7 +12,18 @@ from flowjax.data.augment import AUGMENTATIONS
 from flowjax.data.requests import DataRequest
 from flowjax.data.sets import DATASETS
 from flowjax.errors import ConfigError
-from flowjax.names import COUPLINGS, NOISES, PATHS, PREDICTIONS, SCHEDULES, SOURCES, TIMES, WEIGHTS, SourceRequest
+from flowjax.names import (
+    COUPLINGS,
+    NOISES,
+    PATHS,
+    PREDICTIONS,
+    ROW_LOSSES,
+    SCHEDULES,
+    SOURCES,
+    TIMES,
+    WEIGHTS,
+    SourceRequest,
+)
 from flowjax.paths import AffinePath
 from flowjax.ranges import RANGES, Items
 from flowjax.schedules import CondOT
@@ -136,6 +147,7 @@ TABLES = {
     "coupling.name": (COUPLINGS, (AffinePath(CondOT()),)),
     "prediction": (PREDICTIONS, ()),
     "method.weight": (WEIGHTS, ()),
+    "method.loss": (ROW_LOSSES, ()),
     "method.times": (TIMES, ()),
     "data.name": (DATASETS, (DataRequest(),)),
     "data.augment": (AUGMENTATIONS, ()),

@@ -120,6 +120,7 @@ def _tables() -> dict[str, Mapping[str, Any]]:
     return {
         "method.name": methods.METHODS,
         "method.weight": names.WEIGHTS,
+        "method.loss": names.ROW_LOSSES,
         "method.times": names.TIMES,
         "method.variance": dict.fromkeys(typing.get_args(Variance)),
         "source.name": names.SOURCES,
@@ -149,7 +150,16 @@ _GIVEN = {"source.name": 1, "path.name": 3, "coupling.name": 1, "data.name": 1, 
 """The number of arguments that the function of a name is given before those in brackets, if there are any."""
 
 _WITH_BRACKETS = (
-    *("method.weight", "method.times", "path.schedule", "path.noise", "prediction", "data.augment", "train.schedule"),
+    *(
+        "method.weight",
+        "method.loss",
+        "method.times",
+        "path.schedule",
+        "path.noise",
+        "prediction",
+        "data.augment",
+        "train.schedule",
+    ),
     *_GIVEN,
 )
 """The keys whose names may have arguments in brackets."""

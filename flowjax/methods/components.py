@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from flowjax.conditions import Field
     from flowjax.couplings import Coupling
     from flowjax.data.spec import DataSpec
+    from flowjax.methods.errors_of_rows import RowLoss
     from flowjax.methods.times import Times
     from flowjax.methods.weights import Weighting
     from flowjax.paths import AffinePath
@@ -72,6 +73,10 @@ class Components(ABC):
     @abstractmethod
     def weighting(self, text: str) -> "Weighting":
         """The loss weight that the setting `weight` names."""
+
+    @abstractmethod
+    def row_loss(self, text: str) -> "RowLoss":
+        """The loss of an example as a function of its squared error, which the setting `loss` names."""
 
     @abstractmethod
     def network(self, outputs: int = 1, two_times: bool = False) -> Network:

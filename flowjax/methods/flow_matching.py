@@ -8,7 +8,9 @@ constant E |target - E[target | x_t]|^2, the variance of the target given x_t. T
 because only an oracle can evaluate the conditional expectation. Denoising score matching (Vincent 2011) is the case in
 which the target is the score or the noise.
 
-|.|^2 is the mean square over the coordinates of an example. The distribution of training times (`methods.times`) and
+|.|^2 is the mean square over the coordinates of an example, which may be replaced by a function of it
+(`methods.errors_of_rows`); the minimum is then no longer the conditional expectation, unless the target is a function
+of x_t, as for pairs that a straight flow has made. The distribution of training times (`methods.times`) and
 the loss weight (`methods.weights`) are chosen separately. A learned uncertainty u(t) replaces the weighted loss L by
 L / e^u + u, which gives all times the same weight once u = log E[L | t] (Karras et al. 2024, arXiv:2312.02696, sec.
 2.3).
@@ -31,6 +33,7 @@ from flowjax.methods import times as times_
 from flowjax.methods.base import Context, Limit, Loss, Network, PathMethod
 from flowjax.methods.components import Components
 from flowjax.methods.draw import MARGINAL_ERROR, draw, row_mean_square
+from flowjax.methods.errors_of_rows import SQUARED, RowLoss
 from flowjax.methods.times import UNIFORM, Interval, Profile, Times
 from flowjax.methods.weights import NATIVE, Weighting
 from flowjax.models.functional import Variables
@@ -54,11 +57,14 @@ class Settings:
     Attributes:
         weight: the weight of the loss at each time. `native` is the plain squared error of what the network predicts;
             the name of another prediction gives the loss of a network that predicts it.
-        times: the distribution of the times in training.
+        loss: the loss of an example as a function of its squared error: `pseudo_huber(c)` is linear above c, so that
+            examples with large errors count less. The weight multiplies the loss.
+        times: the distribution of the times in training. `u_shaped` suits pairs from a trained flow.
         uncertainty: whether to divide the loss at each time by its learned size.
     """
 
     weight: str = "native"
+    loss: str = "squared"
     times: str = "uniform"
     uncertainty: bool = False
 
@@ -75,6 +81,7 @@ class FlowMatching(PathMethod):
         drawn: the distribution of training times.
         weighting: the loss weight.
         uncertainty: whether to divide the loss at each time by its learned size.
+        row_loss: the loss of an example as a function of its squared error (`methods.errors_of_rows`).
 
     Raises:
         ValueError: if the source does not fit the path, or the coupling makes the ends of a Gaussian path dependent.
@@ -88,6 +95,7 @@ class FlowMatching(PathMethod):
     drawn: Times = UNIFORM
     weighting: Weighting = NATIVE
     uncertainty: bool = False
+    row_loss: RowLoss = SQUARED
 
     Settings: ClassVar[type] = Settings
     sections: ClassVar[tuple[str, ...]] = ("source", "path", "coupling", "prediction", "model")
@@ -127,6 +135,7 @@ class FlowMatching(PathMethod):
             parts.times(settings.times),
             weighting,
             settings.uncertainty,
+            parts.row_loss(settings.loss),
         )
 
     @property
@@ -151,7 +160,7 @@ class FlowMatching(PathMethod):
         inputs = self.prediction.inputs(self.path, p.t, p.x_t)
         output, state = self.network(params, context, p.t, inputs, batch.cond, key=key, mask=batch.mask)
         error = row_mean_square(output - self.prediction.target(self.path, p), batch.mask)
-        rows = self.weighting(self.path, self.prediction, p.t) * error
+        rows = self.weighting(self.path, self.prediction, p.t) * self.row_loss(error)
         value = _combine(rows, time_weight, profile, p.t, interval, self.uncertainty)
         return Loss(value, {"marginal_error": marginal_error}, state)
 

@@ -4,6 +4,7 @@
     logit_normal(m, s)   logit(t) ~ N(m, s^2)                            Esser et al. 2024, arXiv:2403.03206
     log_normal(m, s)     log(sigma / alpha) ~ N(m, s^2)                  Karras et al. 2022, arXiv:2206.00364, table 1
     stratified           a regular grid with one random shift            Kingma et al. 2021, arXiv:2107.00630, app. I.1
+    u_shaped(a)          exp(a (u - 1/2)) + exp(-a (u - 1/2))            Lee et al. 2024, arXiv:2405.20320, sec. 4.1
     levels(n)            n equally likely levels of a discrete chain     Ho et al. 2020, arXiv:2006.11239
     importance           a learned density, with importance weights      Nichol & Dhariwal 2021, arXiv:2102.09672, 3.3
 
@@ -16,14 +17,16 @@ trained together with the network by the loss  L / e^u + u, which has its minimu
 parameter, so it also contributes to the global norm by which gradients are clipped.
 """
 
+import math
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple, Protocol, runtime_checkable
+from typing import Annotated, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from flowjax.paths.affine import AffinePath
+from flowjax.ranges import Range
 from flowjax.schedules import clip_time
 from flowjax.typing import PRNGKey
 
@@ -40,6 +43,7 @@ __all__ = [
     "Profile",
     "Stratified",
     "Times",
+    "UShaped",
     "Uniform",
     "at",
 ]
@@ -154,6 +158,32 @@ class LogitNormal:
         self, key: PRNGKey, n: int, path: AffinePath, interval: Interval, profile: Profile | None = None
     ) -> Drawn:
         return _scaled(jax.nn.sigmoid(self.mean + self.std * _normal(key, n, self.stratified)), interval)
+
+
+@dataclass(frozen=True)
+class UShaped:
+    """Density proportional to exp(a (u - 1/2)) + exp(-a (u - 1/2)), where u is the relative position of t.
+
+    Times at both ends are more frequent than in the middle. The distribution suits pairs from a trained flow, whose
+    error is largest there (Lee et al. 2024, arXiv:2405.20320, sec. 4.1, with a = 4). Its distribution function is
+    1/2 + sinh(a (u - 1/2)) / (2 sinh(a / 2)), which is inverted in closed form.
+
+    Attributes:
+        a: how strongly times at the ends are preferred.
+    """
+
+    a: Annotated[float | int, Range(1e-3, 80)] = 4.0
+
+    def __post_init__(self) -> None:
+        if not 1e-3 <= self.a <= 80:
+            raise ValueError(f"u_shaped: a must be between 0.001 and 80, not {self.a}; for less, use 'uniform'")
+
+    def __call__(
+        self, key: PRNGKey, n: int, path: AffinePath, interval: Interval, profile: Profile | None = None
+    ) -> Drawn:
+        q = jax.random.uniform(key, (n,), minval=-1.0, maxval=1.0)
+        u = 0.5 + jnp.arcsinh(q * math.sinh(self.a / 2)) / self.a
+        return _scaled(jnp.clip(u, 0.0, 1.0), interval)  # rounding can leave the interval
 
 
 @dataclass(frozen=True)
