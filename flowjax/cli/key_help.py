@@ -121,6 +121,7 @@ def _tables() -> dict[str, Mapping[str, Any]]:
         "method.name": methods.METHODS,
         "method.weight": names.WEIGHTS,
         "method.loss": names.ROW_LOSSES,
+        "method.spacing": methods.consistency.SPACINGS,
         "method.times": names.TIMES,
         "method.variance": dict.fromkeys(typing.get_args(Variance)),
         "source.name": names.SOURCES,

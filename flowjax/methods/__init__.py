@@ -3,6 +3,7 @@
 from flowjax.methods import times, weights
 from flowjax.methods.base import Context, Group, Limit, Loss, Method, MethodDefaults, Network, PathMethod
 from flowjax.methods.components import Components
+from flowjax.methods.consistency import Consistency
 from flowjax.methods.flow_matching import FlowMatching, conditional, marginal
 from flowjax.methods.mean_flow import MeanFlow
 from flowjax.methods.real_nvp import RealNVP
@@ -11,6 +12,7 @@ from flowjax.methods.variational import Variational
 __all__ = [
     "METHODS",
     "Components",
+    "Consistency",
     "Context",
     "FlowMatching",
     "Group",
@@ -33,6 +35,7 @@ METHODS: dict[str, type[Method]] = {
     "flow_matching": FlowMatching,
     "variational": Variational,
     "mean_flow": MeanFlow,
+    "consistency": Consistency,
     "real_nvp": RealNVP,
 }
 """The method of each value of `config.method.name`."""

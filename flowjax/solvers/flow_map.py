@@ -45,15 +45,29 @@ class ConsistencySteps(BaseSampler):
 
     Args:
         path: a Gaussian path.
+
+    Raises:
+        ValueError: if the noise of the path is not N(0, I).
     """
 
     path: AffinePath
     needs: ClassVar[tuple[str, ...]] = ("to_data",)
     needs_noiseless: ClassVar[bool] = True
 
+    def __post_init__(self) -> None:
+        if self.path is not None and not self.path.has_score:
+            raise ValueError(
+                "consistency adds new noise N(0, I) in each step, so it needs a source N(0, I) that is independent of "
+                "the data"
+            )
+
     @property
     def stochastic(self) -> bool:
         return True
+
+    @property
+    def needs_score(self) -> bool:
+        return False  # it adds noise to the data and follows no SDE
 
     def step(self, state: SamplerState, t: Array, t_next: Array, model: Any, key: RowKeys | None) -> SamplerState:
         assert key is not None

@@ -1,0 +1,163 @@
+"""The consistency function of a network with one time, which the consistency methods train.
+
+Let X(t, u, x) be the point at time u of the trajectory of the flow that is at x at time t. A consistency model learns
+f(t, x) = X(t, t_max, x), where t_max is the last time of the path. A network whose output determines the posterior
+means x1 and x0 of both ends of the path (`flowjax.predictions`), with x = alpha x1 + sigma x0, gives
+
+    (1)  f(t, x) = x + (alpha(t_max) - alpha(t)) x1(t, x) + (sigma(t_max) - sigma(t)) x0(t, x)
+
+which is x at t = t_max whatever the network returns. Where alpha(t_max) = 1 and sigma(t_max) = 0, f is x1 itself, so
+that a trained flow matching or diffusion network starts as f(t, x) = E[x1 | x_t = x]. For the prediction `velocity` on
+the schedule `condot`, (1) is x + (1 - t) network(t, x); for `edm` on a schedule with alpha = 1, it is the
+parametrisation c_skip x + c_out F of Song et al. 2023 (arXiv:2303.01469, eq. 5 and appendix C) up to their shift of the
+noise level by its smallest value.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from flowjax.errors import ConfigError
+from flowjax.methods.base import BoundNetwork, Context, Network, PathMethod
+from flowjax.methods.components import Components
+from flowjax.paths.affine import AffinePath
+from flowjax.precision import at_least_float32
+from flowjax.predictions import Prediction
+from flowjax.typing import Batched, Cond, Output, Params, PRNGKey, PyTree, Time
+
+__all__ = ["ConsistencyMethod", "ConsistencyModel", "check_guidance", "consistency_function", "consistency_parts"]
+
+
+def consistency_function(path: AffinePath, prediction: Prediction, t: Time, x: Batched, output: Output) -> Batched:
+    """f(t, x) of equation (1).
+
+    Args:
+        path: the path, without noise.
+        prediction: the meaning of the network's output.
+        t: scalar or (B,).
+        x: points at time t, (B, *event).
+        output: the network's output at (t, x).
+    """
+    ends = prediction.to_ends(path, t, x, output)
+    now, last = path.rates(t, x), path.rates(jnp.full_like(jnp.asarray(t, x.dtype), path.t_max), x)
+    return x + (last.alpha - now.alpha) * ends.x1 + (last.sigma - now.sigma) * ends.x0
+
+
+@dataclass(frozen=True)
+class ConsistencyModel:
+    """A model of the map of the flow to the last time of its path, with the ability `to_data`.
+
+    Attributes:
+        network: the network with its parameters bound, `network(t, x, cond) -> output`.
+        path: the path on which it was trained.
+        prediction: the meaning of its output.
+    """
+
+    network: BoundNetwork
+    path: AffinePath
+    prediction: Prediction
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The smallest and the largest time."""
+        return self.prediction.interval(self.path)
+
+    def to_data(self, t: Time, x: Batched, cond: Cond = None) -> Batched:
+        """f(t, x), the point at the last time of the trajectory that is at x at time t."""
+        x = at_least_float32(x)
+        output = at_least_float32(self.network(t, self.prediction.inputs(self.path, t, x), cond))
+        return consistency_function(self.path, self.prediction, t, x, output)
+
+
+class ConsistencyMethod(PathMethod):
+    """Defaults of the methods that train a consistency function: the model, and how it is evaluated in a loss.
+
+    Attributes:
+        network: `network(t, x, cond) -> output`.
+        path: a Gaussian path.
+        prediction: the meaning of the output.
+    """
+
+    network: Network
+    path: AffinePath
+    prediction: Prediction
+
+    sections: ClassVar[tuple[str, ...]] = ("source", "path", "prediction", "model")
+    sampler: ClassVar[str] = "consistency"
+    steps: ClassVar[int | None] = 1
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        return self.prediction.interval(self.path)
+
+    def output(
+        self, params: Params, context: Context, t: Float[Array, " B"], x: Batched, cond: Cond, key: PRNGKey
+    ) -> tuple[Output, PyTree]:
+        """The network's output at (t, x) in at least float32, and the state after the call.
+
+        Evaluations with the same key have the same dropout.
+        """
+        inputs = self.prediction.inputs(self.path, t, x)
+        output, state = self.network(params, context, t, inputs, cond, key=key)
+        return at_least_float32(output), state
+
+    def model(self, params: Params, state: PyTree) -> ConsistencyModel:
+        return ConsistencyModel(self.network.bind(params, state), self.path, self.prediction)
+
+
+def consistency_parts(parts: Components, name: str) -> dict[str, Any]:
+    """The parts of a config that all methods with a consistency function have, by the names of their attributes.
+
+    Args:
+        parts: the parts of the config, whose settings have `times`, `teacher` and `guidance`.
+        name: `method.name`.
+
+    Raises:
+        ConfigError: if the path or the prediction determines no consistency function, if the distribution of times
+            needs a learned profile, or if there is guidance without a teacher or without conditions.
+    """
+    settings, path, prediction, what = parts.settings, parts.path, parts.prediction, f"method.name {name!r}"
+    if path.noise is not None or not path.has_score:
+        raise ConfigError(
+            f"{what} adds new noise N(0, I) between the steps of its sampler: use source.name 'normal' and leave "
+            "path.noise empty"
+        )
+    if prediction.heads > 1:
+        raise ConfigError(f"{what} needs a prediction with one head, not {prediction.name!r}: use 'velocity'")
+    if prediction.interval(path)[1] < path.t_max:
+        raise ConfigError(
+            f"{what} needs a network that is defined at the last time of the path, and prediction "
+            f"{prediction.name!r} is singular where sigma is 0: use 'velocity', 'v' or 'edm'"
+        )
+    times: Callable[..., Any] = parts.times(settings.times)
+    if getattr(times, "needs_profile", False):
+        raise ConfigError(
+            f"method.times {settings.times!r} needs a learned profile of the loss, which {what} does not train: use "
+            "'uniform' or 'log_normal'"
+        )
+    check_guidance(parts)
+    network, source = parts.network(prediction.heads), parts.source
+    return {"network": network, "path": path, "source": source, "prediction": prediction, "drawn": times} | {
+        "teacher": parts.teacher,
+        "guidance": float(settings.guidance),
+    }
+
+
+def check_guidance(parts: Components) -> None:
+    """Checks that a method whose settings have `teacher` and `guidance` can guide its teacher.
+
+    Raises:
+        ConfigError: if there is guidance without a teacher or without conditions.
+    """
+    scale = parts.settings.guidance
+    if scale == 1.0:
+        return
+    if parts.teacher is None:
+        raise ConfigError(f"method.guidance {scale:g} is the guidance of a teacher: set method.teacher, or use 1")
+    if not parts.fields:
+        raise ConfigError(
+            f"method.guidance {scale:g} needs conditions, and data.cond names none: set data.cond, or use 1"
+        )

@@ -1,0 +1,77 @@
+"""The flow from N(0, I) to N(m, c^2 I) in closed form, and networks that have learned it, for tests of methods."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from flowjax.batch import Batch
+from flowjax.methods import Context
+from flowjax.methods.times import Drawn
+from flowjax.models.functional import Variables
+from flowjax.paths import GaussianPath
+from flowjax.predictions import Ends
+
+
+@dataclasses.dataclass(frozen=True)
+class KnownFlow:
+    """x_t is normal with mean alpha m and variance alpha^2 c^2 + sigma^2 in each coordinate; X keeps (x - mean) / std.
+
+    It is a model with a velocity and a flow map, and the method of a teacher that is this model.
+    """
+
+    path: GaussianPath
+    m: float = 1.5
+    c: float = 0.4
+
+    @property
+    def interval(self):
+        return self.path.t_min, self.path.t_max
+
+    def moments(self, t, x):
+        r = self.path.rates(t, x)
+        return self.m * r.alpha, jnp.sqrt((self.c * r.alpha) ** 2 + r.sigma**2)
+
+    def velocity(self, t, x, cond=None):
+        r, (mean, std) = self.path.rates(t, x), self.moments(t, x)
+        return self.m * r.dalpha + (self.c**2 * r.alpha * r.dalpha + r.sigma * r.dsigma) / std**2 * (x - mean)
+
+    def flow_map(self, s, t, x, cond=None):
+        (mean, std), (mean_t, std_t) = self.moments(s, x), self.moments(t, x)
+        return mean_t + std_t / std * (x - mean)
+
+    def model(self, params, state):
+        return self
+
+    @property
+    def context(self):
+        return Context(teacher=Variables({}, {}))
+
+    def batch(self, n, d=1, key=7, dtype=None):
+        return Batch(self.m + self.c * jax.random.normal(jax.random.key(key), (n, d), dtype or float))
+
+    def output(self, prediction):
+        """`apply(p, t, x, cond)` of a network whose consistency function is the flow map to t_max, where sigma is 0.
+
+        p is added to its output.
+        """
+
+        def apply(p: Any, t, x, cond):
+            r, x1 = self.path.rates(t, x), self.flow_map(t, jnp.full_like(t, self.path.t_max), x)
+            apart = r.sigma > 0
+            x0 = jnp.where(apart, (x - r.alpha * x1) / jnp.where(apart, r.sigma, 1.0), 0.0)
+            return prediction.from_ends(self.path, t, x, Ends(x0, x1)) + p
+
+        return apply
+
+
+@dataclasses.dataclass(frozen=True)
+class Between:
+    """Times that are uniform between two numbers."""
+
+    low: float
+    high: float
+
+    def __call__(self, key, n, path, interval, profile=None):
+        return Drawn(jax.random.uniform(key, (n,), minval=self.low, maxval=self.high), jnp.ones(n))
