@@ -34,6 +34,7 @@ __all__ = [
     "local_metrics",
     "reference_metrics",
     "shaped",
+    "what_is_wrong",
 ]
 
 OF_CALIBRATION = (
@@ -133,6 +134,8 @@ def calibration_metrics(
     """
     say(f"evaluate: calibration of posteriors, {_DRAWS} samples for each of {_OBSERVATIONS} held-out simulations")
     ranks, coverage = calibrate(run, dataset, seed=seed, solver=solver, batch=batch, show=True)[2:]
+    if outside := [f"{i + 1} ({what_is_wrong(ranks, i)})" for i in np.flatnonzero(~ranks.inside)]:
+        say(f"evaluate: the ranks of these parameters are outside of their bands: {', '.join(outside)}")
     return {
         "rank_inside_bands": float(ranks.inside.mean()),
         "rank_p_value": float(min(1.0, len(ranks.p_value) * ranks.p_value.min())),
@@ -141,6 +144,23 @@ def calibration_metrics(
         "tarp_p_value": float(coverage.p_value[0]),
         "tarp_area": float(coverage.area[0]),
     }
+
+
+def what_is_wrong(ranks: metrics.RankCurves, i: int) -> str:
+    """How the posteriors of a parameter differ from right ones, from the excess of small and of large ranks.
+
+    Args:
+        ranks: the curves of all parameters.
+        i: the parameter, from 0.
+    """
+    excess = ranks.ecdf[:, i] - ranks.levels
+    small, large = excess[ranks.levels < 0.5].mean() > 0, excess[ranks.levels > 0.5].mean() < 0
+    return {
+        (True, True): "too narrow",
+        (False, False): "too wide",
+        (True, False): "too high",
+        (False, True): "too low",
+    }[bool(small), bool(large)]
 
 
 def local_metrics(

@@ -212,3 +212,15 @@ def test_a_run_on_other_data_has_no_posteriors(tiny_run):
         calibration.calibrate(run, dataset_of(run))
     with pytest.raises(ConfigError, match="c2st needs reference posteriors, which exist only for the tasks"):
         calibration.reference_metrics(run, dataset_of(run))
+
+
+@pytest.mark.parametrize(
+    ("scale", "shift", "words"),
+    [(0.5, 0.0, "too narrow"), (2.0, 0.0, "too wide"), (1.0, 1.0, "too high"), (1.0, -1.0, "too low")],
+)
+def test_what_is_wrong_is_said_in_words(scale, shift, words):
+    """Of N(0, 1), whose samples have another scale or a shift of one standard deviation."""
+    rng = np.random.default_rng(0)
+    theta, samples = rng.normal(size=(500, 1)), shift + scale * rng.normal(size=(500, 100, 1))
+    ranks = metrics.rank_curves(metrics.posterior_ranks(theta, samples), draws=100)
+    assert calibration.what_is_wrong(ranks, 0) == words
