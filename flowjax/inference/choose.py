@@ -271,6 +271,7 @@ def choose(run: Run, solver: SolverSettings = DEFAULT_SOLVER, guide: Guide | Non
             raise ValueError("a learned grid needs a method with a path")
         if trained is None and solver.steps is not None:
             grids.without_path(grid, *run.interval, solver.steps)
+            make_sampler(solver.name, None, options)  # refuses a sampler that needs a path
         # What is found on a path: the times of the solve, the scale of the source, and the sampler with its grid.
         if trained is not None:
             new = None if solver.schedule is None else _schedule(solver.schedule)

@@ -22,6 +22,7 @@ from flowjax.inference.choose import Arrays, Choice
 from flowjax.inference.given_conditions import SOURCE_SAMPLES
 from flowjax.inference.run import Run
 from flowjax.solvers import Stats, grids
+from flowjax.solvers.names import PUSH_FORWARD
 from flowjax.sources import filled
 from flowjax.training.writers import say
 from flowjax.typing import Batched, PRNGKey
@@ -180,8 +181,8 @@ def solve(
     Returns:
         Samples in model space (B, *event), and the cost of the solve.
     """
-    t0, t1 = choice.interval or (None, None)
     solver = choice.solver
+    t0, t1 = (None, None) if solver.name == PUSH_FORWARD or choice.interval is None else choice.interval
     return solvers.sample(
         model,
         x0,

@@ -148,7 +148,9 @@ def sum_over_classes(spec: DataSpec, of_class: Callable[[int], LogDensities]) ->
 
 
 def no_likelihood(run: Run) -> str:
-    """Returns the reason why the distribution at the start of sampling has no known density; empty if it has one."""
+    """Returns the reason why samples have no known density; empty if they have one."""
+    if not {"velocity", "bijection"} & set(abilities_of(run.model())):
+        return f"the model of method.name {run.config.method.name!r} has neither a velocity nor an inverse"
     if not has_density(run.prior):
         return f"source.name {run.config.source.name!r} has no density"
     pairs = run.config.data.pairs

@@ -5,11 +5,13 @@ from flowjax.methods.base import Context, Group, Limit, Loss, Method, MethodDefa
 from flowjax.methods.components import Components
 from flowjax.methods.consistency import Consistency
 from flowjax.methods.flow_matching import FlowMatching, conditional, marginal
+from flowjax.methods.gan import GAN
 from flowjax.methods.mean_flow import MeanFlow
 from flowjax.methods.real_nvp import RealNVP
 from flowjax.methods.variational import Variational
 
 __all__ = [
+    "GAN",
     "METHODS",
     "Components",
     "Consistency",
@@ -36,6 +38,7 @@ METHODS: dict[str, type[Method]] = {
     "variational": Variational,
     "mean_flow": MeanFlow,
     "consistency": Consistency,
+    "gan": GAN,
     "real_nvp": RealNVP,
 }
 """The method of each value of `config.method.name`."""

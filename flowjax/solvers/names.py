@@ -1,8 +1,8 @@
 """The solvers of `flowjax.solvers.sample` by name: which abilities of a model each one needs, and how it is made.
 
 A name stands for a sampler in `SAMPLERS`, an explicit ODE solver with fixed or adaptive steps, an SDE solver of
-diffrax, or `push_forward`, which applies the map of a bijection. With the option `g`, `euler` and `heun` are the SDE
-solvers `euler_maruyama` and `stochastic_heun`.
+diffrax, or `push_forward`, which applies a map from the source to the data once. With the option `g`, `euler` and
+`heun` are the SDE solvers `euler_maruyama` and `stochastic_heun`.
 """
 
 from collections.abc import Callable, Sequence
@@ -43,7 +43,8 @@ SAMPLER = Kind("a sampler", ("init", "step", "needs", "evaluations"), makes=Samp
 The caller always gives its name, so its module may be imported."""
 
 PUSH_FORWARD = "push_forward"
-"""The name of the solver that applies the map of a bijection. It has no steps."""
+"""The name of the solver that applies a map from the source to the data once, so that it has no steps: the forward map
+of a bijection, or the ability `to_data` at the first time."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,12 @@ DEFAULT_OPTIONS = Options()
 
 def _ddim(path: AffinePath, o: Options) -> Sampler:
     return stochastic.Ancestral(path, o.eta) if o.eta else deterministic.DDIM(path)
+
+
+def _consistency(path: AffinePath | None, o: Options) -> Sampler:
+    if path is None:
+        raise ValueError("consistency adds the noise of the model's path, and this model has none: use push_forward")
+    return flow_map.ConsistencySteps(path)
 
 
 def diffusion_of(path: AffinePath, options: Options) -> Diffusion:
@@ -116,7 +123,7 @@ SAMPLERS: dict[str, NamedSampler] = {
     ),
     "langevin": NamedSampler(stochastic.AnnealedLangevin, lambda path, o: stochastic.AnnealedLangevin(path)),
     "flow_map": NamedSampler(flow_map.FlowMapSteps, lambda path, o: flow_map.FlowMapSteps(path)),
-    "consistency": NamedSampler(flow_map.ConsistencySteps, lambda path, o: flow_map.ConsistencySteps(path)),
+    "consistency": NamedSampler(flow_map.ConsistencySteps, _consistency),
 }
 """Samplers by name."""
 
@@ -167,12 +174,12 @@ def check_abilities(model: Any, name: str, needs: Sequence[str]) -> None:
         ValueError: if it does not; the message names the missing abilities and solvers that can be used instead.
     """
     offered = abilities_of(model)
-    lacking = [ability for ability in needs if ability not in offered]
+    lacking = _lacking(name, needs, offered)
     if not lacking:
         return
     if lacking == ["score"] and (reason := missing_from(model).get("score")):
         raise ValueError(f"{name} follows an SDE: {reason}; or use an ODE sampler, such as heun")
-    fit = [other for other in (*_FIRST_NAMED, *known_solvers()) if set(needs_of(other)) <= set(offered)]
+    fit = [other for other in (*_FIRST_NAMED, *known_solvers()) if not _lacking(other, needs_of(other), offered)]
     fit = list(dict.fromkeys(fit))
     advice = "use " + ", ".join(fit[:6]) + (", ..." if len(fit) > 6 else "")
     if not fit:
@@ -180,6 +187,13 @@ def check_abilities(model: Any, name: str, needs: Sequence[str]) -> None:
     raise ValueError(
         f"{name} needs {' and '.join(lacking)}, and this model offers {', '.join(offered) or 'nothing'}: {advice}"
     )
+
+
+def _lacking(name: str, needs: Sequence[str], offered: Sequence[str]) -> list[str]:
+    """The abilities that a model lacks for a solver. For `push_forward`, `to_data` replaces a bijection."""
+    if name == PUSH_FORWARD and "to_data" in offered:
+        return []
+    return [ability for ability in needs if ability not in offered]
 
 
 def check_solver(name: str, steps: int | None, options: Options = DEFAULT_OPTIONS) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float
 
-from flowjax.abilities import Bijection, interval_of, velocity_of
+from flowjax.abilities import Bijection, HasToData, interval_of, velocity_of
 from flowjax.errors import check_name
 from flowjax.keys import RowKeys, row_keys
 from flowjax.paths.affine import AffinePath
@@ -119,8 +119,10 @@ def sample(
 
 
 @partial(jax.jit, static_argnames="model")
-def _push_forward(model: Bijection, x: Batched, cond: Cond) -> Batched:
-    return model.forward(x, cond)[0]
+def _push_forward(model: Bijection | HasToData, x: Batched, cond: Cond) -> Batched:
+    if isinstance(model, Bijection):
+        return model.forward(x, cond)[0]
+    return model.to_data(interval_of(model)[0], x, cond)
 
 
 def _by_diffrax(

@@ -23,8 +23,14 @@ initialised to zero, so that the network begins as the one that it starts from."
 
 
 def network_of(method: Method, params: Params) -> Params:
-    """The parameters of the method's network, without any other parameters of the method."""
-    return next(filter(_is_network(method), jax.tree.leaves(params, is_leaf=_is_network(method))))
+    """The parameters of the method's network, without any other parameters of the method.
+
+    Of several networks with the same structure it is the one with the key "network", or the first if none has this key.
+    """
+    is_network = _is_network(method)
+    parts = jax.tree_util.tree_leaves_with_path(params, is_leaf=is_network)
+    found = {path_name(path): part for path, part in parts if is_network(part)}
+    return found.get("network", next(iter(found.values())))
 
 
 def with_network(method: Method, params: Params, start: Params) -> Params:

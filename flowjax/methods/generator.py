@@ -1,0 +1,49 @@
+"""A generator that maps the source to the data in one evaluation, trained together with a second network.
+
+The parameters of such a method are {"network": generator, name: second network}, and its other variables have the same
+keys. Each network has an optimizer of its own, which `Method.groups` defines.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+import jax
+
+from flowjax.methods.base import Context, Network
+from flowjax.models.functional import Variables
+from flowjax.typing import Batched, Cond, PRNGKey, Time
+
+__all__ = ["GeneratorModel", "context_of", "init_networks"]
+
+
+@dataclass(frozen=True)
+class GeneratorModel:
+    """A model of a generator, with the ability `to_data`. It has no path, as it is defined at the first time only.
+
+    Attributes:
+        generate: `generate(x0, cond)` maps samples of the source to the data. It must be hashable, so that solvers
+            compile equal models once.
+    """
+
+    generate: Callable[[Batched, Cond], Batched]
+
+    def to_data(self, t: Time, x: Batched, cond: Cond = None) -> Batched:
+        """Maps samples of the source to the data.
+
+        Args:
+            t: not used, as the map is defined at the first time only.
+            x: samples of the source, (B, *event).
+            cond: the condition.
+        """
+        return self.generate(x, cond)
+
+
+def init_networks(key: PRNGKey, networks: Mapping[str, Network]) -> Variables:
+    """The initial variables of several networks, each with a key of its own."""
+    made = {name: network.init(jax.random.fold_in(key, i)) for i, (name, network) in enumerate(networks.items())}
+    return Variables({k: v.params for k, v in made.items()}, {k: v.state for k, v in made.items()})
+
+
+def context_of(context: Context, name: str) -> Context:
+    """The same context with the state of one of several networks."""
+    return replace(context, state=context.state.get(name, {}))
