@@ -166,6 +166,7 @@ def test_a_coupling_of_given_pairs_is_refused():
 
 @pytest.mark.parametrize("name", METHODS)
 def test_a_method_takes_the_pairs_and_the_mask_of_the_data_or_refuses_them(name):
+    able = ("flow_matching", "mean_flow", "shortcut", "flow_map")
     config = defaults("mlp", name)
     if name == "variational":
         config.path.schedule = "vp"
@@ -173,12 +174,12 @@ def test_a_method_takes_the_pairs_and_the_mask_of_the_data_or_refuses_them(name)
         ({"data.pairs": "x0"}, DataSpec("npz", (2,)), "would ignore that data.pairs is 'x0'"),
         ({}, DataSpec("npz", (3, 2), has_mask=True), "would ignore that data 'npz' has a mask"),
     ):
-        if name in ("flow_matching", "mean_flow"):
+        if name in able:
             build(changed(config, change), spec)
             continue
         with pytest.raises(ConfigError, match=what) as error:
             build(changed(config, change), spec)
-        assert str(error.value).endswith("the methods that use it are 'flow_matching', 'mean_flow'")
+        assert str(error.value).endswith("the methods that use it are " + ", ".join(map(repr, able)))
 
 
 def test_every_name_of_the_tables_is_tried_above():

@@ -71,7 +71,9 @@ def key_help(config: Config) -> dict[str, KeyHelp]:
 def _meanings(method: str, model: str, plugins: Sequence[str]) -> dict[str, str]:
     """The meanings of all keys, from the docstrings."""
     made: Any = method_of(method, plugins)
-    own = {"method": meanings(made.Settings)}
+    own = {"method": {}}
+    for kind in reversed(made.Settings.__mro__):
+        own["method"] |= meanings(kind)
     if model:
         network = model_of(model, plugins) if is_outside(model) else _tables()["model.name"][model]
         own["model"] = meanings(network) | meanings(network.__init__)
@@ -123,6 +125,7 @@ def _tables() -> dict[str, Mapping[str, Any]]:
         "method.loss": names.ROW_LOSSES,
         "method.spacing": methods.consistency.SPACINGS,
         "method.times": names.TIMES,
+        "method.form": methods.flow_map.FORMS,
         "method.variance": dict.fromkeys(typing.get_args(Variance)),
         "source.name": names.SOURCES,
         "path.name": names.PATHS,

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from flowjax.abilities import abilities_of
 from flowjax.build import fields_of
 from flowjax.config import Config
 from flowjax.data import DataSpec
@@ -39,7 +40,7 @@ def _open(key: str, workdir: str, plugins: Sequence[str]) -> Run | None:
 
 
 def check_teacher(teacher: Run, method: Method, config: Config, spec: DataSpec) -> None:
-    """Checks that a method and its teacher have the same space, conditions and path.
+    """Checks that the teacher has a velocity, and the same space, conditions and path as the method.
 
     Args:
         teacher: the run that `method.teacher` names.
@@ -48,9 +49,15 @@ def check_teacher(teacher: Run, method: Method, config: Config, spec: DataSpec) 
         spec: the description of its data.
 
     Raises:
-        ConfigError: if they differ; the message says in what.
+        ConfigError: if the teacher has no velocity, or was always trained with a condition that guidance has to leave
+            out, or if they differ; the message says in what.
     """
     then, now = teacher.spec, spec
+    if "velocity" not in (offered := abilities_of(teacher.model())):
+        raise ConfigError(
+            f"method.teacher {teacher.workdir} is a run of method.name {teacher.config.method.name!r}, which has no "
+            f"velocity but {', '.join(offered)}: use a run of another method, such as 'flow_matching'"
+        )
     fields = lambda config, spec: [replace(f, dropout=0.0, encoder="") for f in fields_of(config, spec)]
     kinds: Mapping[str, tuple[Any, Any]] = {
         "shape of the examples": (then.shape, now.shape),
@@ -62,6 +69,12 @@ def check_teacher(teacher: Run, method: Method, config: Config, spec: DataSpec) 
         if of_teacher != own:
             values = "" if isinstance(own, bool) else f", {of_teacher} there and {own} here"
             raise ConfigError(f"method.teacher {teacher.workdir} has another {what}{values}")
+    kept = [f.name for f in teacher.fields if not f.dropout]
+    if kept and getattr(method, "guidance", 1.0) != 1.0:
+        raise ConfigError(
+            f"method.guidance needs the teacher's velocity without conditions, and the run {teacher.workdir} was "
+            f"trained with {kept[0]!r} in every row (its data.cond_dropout is 0): use method.guidance=1"
+        )
 
 
 def starting_parameters(config: Config, method: Method, plugins: Sequence[str] = ()) -> Params | None:

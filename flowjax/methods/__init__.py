@@ -4,10 +4,12 @@ from flowjax.methods import times, weights
 from flowjax.methods.base import Context, Group, Limit, Loss, Method, MethodDefaults, Network, PathMethod
 from flowjax.methods.components import Components
 from flowjax.methods.consistency import Consistency
+from flowjax.methods.flow_map import FlowMap
 from flowjax.methods.flow_matching import FlowMatching, conditional, marginal
 from flowjax.methods.gan import GAN
 from flowjax.methods.mean_flow import MeanFlow
 from flowjax.methods.real_nvp import RealNVP
+from flowjax.methods.shortcut import Shortcut
 from flowjax.methods.variational import Variational
 
 __all__ = [
@@ -16,6 +18,7 @@ __all__ = [
     "Components",
     "Consistency",
     "Context",
+    "FlowMap",
     "FlowMatching",
     "Group",
     "Limit",
@@ -26,6 +29,7 @@ __all__ = [
     "Network",
     "PathMethod",
     "RealNVP",
+    "Shortcut",
     "Variational",
     "conditional",
     "marginal",
@@ -39,6 +43,8 @@ METHODS: dict[str, type[Method]] = {
     "mean_flow": MeanFlow,
     "consistency": Consistency,
     "gan": GAN,
+    "shortcut": Shortcut,
+    "flow_map": FlowMap,
     "real_nvp": RealNVP,
 }
 """The method of each value of `config.method.name`."""

@@ -10,13 +10,28 @@ with x at time s, and u(t, t, x) = v(t, x). Multiplying by t - s and differentia
     (2)  u(s, t, x_s) = v(s, x_s) + (t - s) (du / ds + (du / dx) v)
 
 The derivative in (2) is one Jacobian-vector product of the network with the tangent (1, 0, v). The training target is
-(2) with the conditional velocity of the path in place of v, and no gradient flows through it (eq. 10 and 11 of the
+(2) with the conditional velocity v_c of the path in place of v, and no gradient flows through it (eq. 10 and 11 of the
 paper, whose time runs from the data to the noise).
 
-The loss of a row with squared error e is e / (e + 0.001)^p, without a gradient through the weight (eq. 22).
+The improved form (Geng et al. 2025, arXiv:2512.02012) reads (2) as a statement about v: the compound network
+
+    (3)  V(s, t, x) = u(s, t, x) - (t - s) (du / ds + (du / dx) u(s, s, x))
+
+learns the velocity by regression on v_c, with no gradient through the derivative. (In the paper x is at the later one
+of its times t and r, which is closer to the noise, so t - r is t - s here, and its derivative runs against ours: hence
+the minus sign in place of its plus.) The difference V - v_c equals that of u and (2), except that the tangent is the
+network's own velocity u(s, s, x), a function of x alone, where (2) has v_c. The derivative of a row then depends on x0
+and x1 only through x, and the target has less variance.
+
+The mean of the target given x is (2) in the first form, as it is linear in v_c. The improved form has the same
+minimiser: for s = t it is plain flow matching, and with u(s, s, x) = v its target has the mean (2) as well. With a
+teacher, v is the teacher's velocity in the target and in the tangent of both forms, which are then the same. Guidance
+replaces v_c in the target by equation (2) of `methods.average_velocity`; the tangent of the first form is the same.
+
+The loss of a row with squared error e is e / (e + 0.001)^p, without a gradient through the weight (eq. 22). For p > 0
+its minimiser is not the mean of the target: it is closer to the median, as large errors count less.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
@@ -25,116 +40,80 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from flowjax.batch import Batch
-from flowjax.couplings import INDEPENDENT, Coupling
 from flowjax.errors import ConfigError
-from flowjax.methods.average_velocity import AverageVelocityModel
-from flowjax.methods.base import Context, Limit, Loss, Network, PathMethod
+from flowjax.methods.average_velocity import (
+    AverageVelocityMethod,
+    AverageVelocitySettings,
+    mean_where,
+)
+from flowjax.methods.base import Context, Loss
 from flowjax.methods.components import Components
-from flowjax.methods.draw import MARGINAL_ERROR, draw, row_mean_square
-from flowjax.methods.times import UNIFORM, Fixed, Times
-from flowjax.paths.affine import AffinePath
+from flowjax.methods.draw import row_mean_square
 from flowjax.ranges import Range
-from flowjax.sources import Source
-from flowjax.typing import Batched, Params, PRNGKey, PyTree
+from flowjax.typing import Batched, Params, PRNGKey
 
 __all__ = ["MeanFlow"]
 
-TARGET = "target"
-"""Name of the moving average of the parameters with which the target is computed, if `target_half_life` is not 0."""
-
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(AverageVelocitySettings):
     """The keys of `config.method`.
 
     Attributes:
         times: the distribution of the two times of a row, of which the smaller one is s.
         different: fraction of the rows with two different times. The other rows learn the velocity.
         power: exponent p of the adaptive weight; 0 for the plain squared error, which suits data of few numbers.
-        target_half_life: half-life, in samples, of the moving average of the parameters with which the target is
-            computed; 0 to compute the target with the parameters themselves.
+        improved: whether the derivative in the target follows the network's own velocity, which has less variance, and
+            not the conditional velocity of the path.
     """
 
-    times: str = "uniform"
     different: Annotated[float, Range(0, 1)] = 0.25
     power: Annotated[float, Range(0, 10)] = 1.0
-    target_half_life: Annotated[float, Range(0, 1e15)] = 0.0
+    improved: bool = False
 
 
 @dataclass(frozen=True)
-class MeanFlow(PathMethod):
+class MeanFlow(AverageVelocityMethod):
     """Mean flow on an affine path.
 
     Attributes:
-        network: `network(t, x, cond, s=s) -> u(s, t, x)`, with x at time s.
-        path, source, coupling: the path of x_s, the distribution of x0, and how x0 and x1 are paired.
-        drawn: the distribution of each of the two times.
-        different, power, target_half_life: as in `Settings`.
+        different, power, improved: as in `Settings`.
     """
 
-    network: Network
-    path: AffinePath
-    source: Source
-    coupling: Coupling = INDEPENDENT
-    drawn: Times = UNIFORM
     different: float = 0.25
     power: float = 1.0
-    target_half_life: float = 0.0
+    improved: bool = False
 
     Settings: ClassVar[type] = Settings
-    sections: ClassVar[tuple[str, ...]] = ("source", "path", "coupling", "model")
-    metrics: ClassVar[tuple[str, ...]] = ("marginal_error", "squared_error")
-    limits: ClassVar[Mapping[str, Limit]] = {"marginal_error": MARGINAL_ERROR}
-    sampler: ClassVar[str] = "flow_map"
-    steps: ClassVar[int | None] = 1
-    takes_mask: ClassVar[bool] = True
-    takes_pairs: ClassVar[bool] = True
+    metrics: ClassVar[tuple[str, ...]] = ("marginal_error", "squared_error", "velocity_error", "target_square")
 
     @classmethod
-    def from_config(cls, parts: Components) -> "MeanFlow":
-        settings = parts.settings
-        times = parts.times(settings.times)
-        if getattr(times, "needs_profile", False):
+    def from_config(cls, parts: Components) -> Any:
+        if parts.settings.improved and parts.teacher is not None:
             raise ConfigError(
-                f"method.times {settings.times!r} needs a learned profile of the loss, which method.name 'mean_flow' "
-                "does not train: use 'uniform' or 'logit_normal'"
+                "method.improved=true has no effect with method.teacher, whose velocity both forms follow: leave it out"
             )
-        return cls(
-            parts.network(two_times=True),
-            parts.path,
-            parts.source,
-            parts.coupling,
-            times,
-            settings.different,
-            settings.power,
-            settings.target_half_life,
-        )
-
-    @property
-    def targets(self) -> Mapping[str, float]:
-        return {TARGET: self.target_half_life} if self.target_half_life else {}
+        return super().from_config(parts)
 
     def loss(self, params: Params, context: Context, key: PRNGKey, batch: Batch) -> Loss:
-        key_draw, key_first, key_second, key_apart = jax.random.split(key, 4)
-        n = batch.x1.shape[0]
-        first, second = (self.drawn(k, n, self.path, self.interval).t for k in (key_first, key_second))
-        apart = jax.random.bernoulli(key_apart, self.different, (n,))
-        s, t = (jnp.where(apart, f(first, second), first) for f in (jnp.minimum, jnp.maximum))
-        p, _, marginal_error = draw(key_draw, batch, self.path, self.source, self.coupling, self.interval, Fixed(s))
-        inputs: dict[str, Any] = {"key": key, "mask": batch.mask}
-        output, state = self.network(params, context, t, p.x_t, batch.cond, s=s, **inputs)
-        fixed, network = context.targets.get(TARGET, params), self.network.with_forward_mode()
+        s, t, apart, p, marginal_error = rows = self.draw_rows(key, batch, self.different)
+        output, state = self.network(params, context, t, p.x_t, batch.cond, s=s, key=key, mask=batch.mask)
+        fixed = self.fixed_average(params, context, key, batch)
+        velocity = self.velocity(context, p, batch, fixed)
+        own = self.improved and self.teacher is None
+        tangent = fixed(s, s, p.x_t).astype(p.x_t.dtype) if own else velocity
 
         def average(s: Array, x: Batched) -> Batched:
-            return network(fixed, context, t, x, batch.cond, s=s, **inputs)[0]
+            return fixed(s, t, x)
 
-        along = jax.jvp(average, (s, p.x_t), (jnp.ones_like(s), p.dx_t))[1]
-        length = (t - s).reshape(-1, *(1,) * (p.x_t.ndim - 1))
-        target = jax.lax.stop_gradient(p.dx_t + length * along)
-        rows = row_mean_square(output - target, batch.mask)
-        weight = jax.lax.stop_gradient((rows + 1e-3) ** -self.power)
-        metrics = {"marginal_error": marginal_error, "squared_error": jnp.mean(rows)}
-        return Loss(jnp.mean(weight * rows), metrics, state)
-
-    def model(self, params: Params, state: PyTree) -> AverageVelocityModel:
-        return AverageVelocityModel(self.network.bind(params, state), self.path)
+        along = jax.jvp(average, (s, p.x_t), (jnp.ones_like(s), tangent))[1]
+        target = jax.lax.stop_gradient(velocity + rows.length * along)
+        errors = row_mean_square(output - target, batch.mask)
+        weight = jax.lax.stop_gradient((errors + 1e-3) ** -self.power)
+        metrics = {
+            "marginal_error": marginal_error,
+            "squared_error": jnp.mean(errors),
+            "velocity_error": mean_where(errors, ~apart),
+            "target_square": mean_where(row_mean_square(target, batch.mask), apart),
+        }
+        return Loss(jnp.mean(weight * errors), metrics, state)
