@@ -4,6 +4,7 @@ from flowjax.methods import times, weights
 from flowjax.methods.base import Context, Group, Limit, Loss, Method, MethodDefaults, Network, PathMethod
 from flowjax.methods.components import Components
 from flowjax.methods.consistency import Consistency
+from flowjax.methods.continuous_consistency import ContinuousConsistency
 from flowjax.methods.flow_map import FlowMap
 from flowjax.methods.flow_matching import FlowMatching, conditional, marginal
 from flowjax.methods.gan import GAN
@@ -18,6 +19,7 @@ __all__ = [
     "Components",
     "Consistency",
     "Context",
+    "ContinuousConsistency",
     "FlowMap",
     "FlowMatching",
     "Group",
@@ -45,6 +47,7 @@ METHODS: dict[str, type[Method]] = {
     "gan": GAN,
     "shortcut": Shortcut,
     "flow_map": FlowMap,
+    "continuous_consistency": ContinuousConsistency,
     "real_nvp": RealNVP,
 }
 """The method of each value of `config.method.name`."""

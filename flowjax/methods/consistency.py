@@ -46,7 +46,7 @@ from flowjax.methods.components import Components
 from flowjax.methods.consistency_function import ConsistencyMethod, consistency_function, consistency_parts
 from flowjax.methods.draw import draw, row_mean_square
 from flowjax.methods.errors_of_rows import PseudoHuber, RowLoss
-from flowjax.methods.teacher import guided_velocity, teacher_model
+from flowjax.methods.teacher import teacher_velocity
 from flowjax.methods.times import UNIFORM, Fixed, Times
 from flowjax.paths.affine import AffinePath, expand
 from flowjax.paths.base import PathSample
@@ -110,7 +110,7 @@ class Settings:
     loss: str = "pseudo_huber(0.00054)"
     target_half_life: Annotated[float, Range(0, 1e15)] = 0.0
     teacher: str = ""
-    guidance: Annotated[float, Range(0, 1e4)] = 1.0
+    guidance: Annotated[float, Range(0, 1000)] = 1.0
     solver: str = "heun"
 
 
@@ -189,10 +189,9 @@ class Consistency(ConsistencyMethod):
         """The points at time t of the trajectories through p."""
         if self.teacher is None:
             return self.path.sample(None, t, p.x0, p.x1).x_t
-        model, interval = teacher_model(self.teacher, context), self.teacher.interval
 
         def field(time: Array, x: Batched, cond: Cond) -> Batched:
-            return guided_velocity(model, jnp.clip(time.reshape(-1), *interval), x, cond, self.guidance)
+            return teacher_velocity(self.teacher, context, time.reshape(-1), x, cond, self.guidance)
 
         return fixed_grid.step(field, p.x_t, cond, expand(p.t, p.x_t), expand(t, p.x_t), SOLVERS[self.solver])
 

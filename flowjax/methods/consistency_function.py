@@ -23,12 +23,13 @@ from jaxtyping import Array, Float
 from flowjax.errors import ConfigError
 from flowjax.methods.base import BoundNetwork, Context, Network, PathMethod
 from flowjax.methods.components import Components
+from flowjax.methods.teacher import check_guidance
 from flowjax.paths.affine import AffinePath
 from flowjax.precision import at_least_float32
 from flowjax.predictions import Prediction
 from flowjax.typing import Batched, Cond, Output, Params, PRNGKey, PyTree, Time
 
-__all__ = ["ConsistencyMethod", "ConsistencyModel", "check_guidance", "consistency_function", "consistency_parts"]
+__all__ = ["ConsistencyMethod", "ConsistencyModel", "consistency_function", "consistency_parts"]
 
 
 def consistency_function(path: AffinePath, prediction: Prediction, t: Time, x: Batched, output: Output) -> Batched:
@@ -138,26 +139,13 @@ def consistency_parts(parts: Components, name: str) -> dict[str, Any]:
             f"method.times {settings.times!r} needs a learned profile of the loss, which {what} does not train: use "
             "'uniform' or 'log_normal'"
         )
-    check_guidance(parts)
+    if settings.guidance != 1.0 and parts.teacher is None:
+        raise ConfigError(
+            f"method.guidance {settings.guidance:g} is the guidance of a teacher: set method.teacher, or use 1"
+        )
+    check_guidance(parts, settings.guidance)
     network, source = parts.network(prediction.heads), parts.source
     return {"network": network, "path": path, "source": source, "prediction": prediction, "drawn": times} | {
         "teacher": parts.teacher,
         "guidance": float(settings.guidance),
     }
-
-
-def check_guidance(parts: Components) -> None:
-    """Checks that a method whose settings have `teacher` and `guidance` can guide its teacher.
-
-    Raises:
-        ConfigError: if there is guidance without a teacher or without conditions.
-    """
-    scale = parts.settings.guidance
-    if scale == 1.0:
-        return
-    if parts.teacher is None:
-        raise ConfigError(f"method.guidance {scale:g} is the guidance of a teacher: set method.teacher, or use 1")
-    if not parts.fields:
-        raise ConfigError(
-            f"method.guidance {scale:g} needs conditions, and data.cond names none: set data.cond, or use 1"
-        )

@@ -48,8 +48,9 @@ class KnownFlow:
     def context(self):
         return Context(teacher=Variables({}, {}))
 
-    def batch(self, n, d=1, key=7, dtype=None):
-        return Batch(self.m + self.c * jax.random.normal(jax.random.key(key), (n, d), dtype or float))
+    def batch(self, n, d=1, key=7):
+        key = jax.random.key(key) if isinstance(key, int) else key
+        return Batch(self.m + self.c * jax.random.normal(key, (n, d)))
 
     def output(self, prediction):
         """`apply(p, t, x, cond)` of a network whose consistency function is the flow map to t_max, where sigma is 0.
@@ -58,6 +59,7 @@ class KnownFlow:
         """
 
         def apply(p: Any, t, x, cond):
+            x = x / prediction.inputs(self.path, t, jnp.ones_like(x))
             r, x1 = self.path.rates(t, x), self.flow_map(t, jnp.full_like(t, self.path.t_max), x)
             apart = r.sigma > 0
             x0 = jnp.where(apart, (x - r.alpha * x1) / jnp.where(apart, r.sigma, 1.0), 0.0)

@@ -180,23 +180,33 @@ def test_the_target_has_no_gradient_and_may_be_of_an_average():
         ),
         (
             {"method": {"guidance": 2.0, "teacher": "runs/a"}},
-            "^method.guidance 2 needs conditions, and data.cond names none: set data.cond, or use 1$",
+            "^method.guidance 2 needs conditions: set data.cond, or method.guidance=1$",
         ),
-        ({"method": {"spacing": "gird"}}, "^method.spacing: .*'grid'"),
-        ({"method": {"solver": "dopri"}}, "^method.solver: unknown 'dopri'; did you mean"),
-        ({"method": {"first": 20, "last": 10}}, "^method.first 20 must not be above method.last 10$"),
         ({"method": {"times": "importance"}}, "'importance' needs a learned profile"),
         ({"prediction": "data"}, "prediction 'data' is singular where sigma is 0: use 'velocity', 'v' or 'edm'$"),
         ({"path": {"noise": "bridge"}}, "adds new noise .* use source.name 'normal' and leave path.noise empty$"),
         ({"source": {"name": "uniform"}}, "adds new noise .* use source.name 'normal' and leave path.noise empty$"),
     ],
 )
-@pytest.mark.parametrize("name", ["consistency"])
+@pytest.mark.parametrize("name", ["consistency", "continuous_consistency"])
 def test_what_has_no_meaning_is_refused(name, keys, message):
     config = {**keys, "method": {"name": name, **keys.get("method", {})}}
     with pytest.raises(ConfigError, match=message) as error:
         build(resolve(config), DataSpec("moons", (2,)))
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"spacing": "gird"}, "^method.spacing: .*'grid'"),
+        ({"solver": "dopri"}, "^method.solver: unknown 'dopri'; did you mean"),
+        ({"first": 20, "last": 10}, "^method.first 20 must not be above method.last 10$"),
+    ],
+)
+def test_settings_that_do_not_fit_together_are_refused(keys, message):
+    with pytest.raises(ConfigError, match=message):
+        build(resolve({"method": {"name": "consistency", **keys}}), DataSpec("moons", (2,)))
 
 
 def test_from_the_command_line(flowjax, tmp_path):
