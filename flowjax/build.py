@@ -77,6 +77,12 @@ def build(config: Config, spec: DataSpec, plugins: Sequence[str] = (), teacher: 
         )
     chosen: Any = method_of(config.method.name, plugins)
     _check_takes(config, spec, chosen)
+    source = config.get("source", {}).get("name", spec.paired_source)
+    if spec.paired_source not in ("", source):
+        raise ConfigError(
+            f"source.name is {source!r}, but the pairs of data {spec.name!r} were made by a model with the source "
+            f"{spec.paired_source!r}: use --config.source.name={spec.paired_source}"
+        )
     method = chosen.from_config(_Components(config, spec, chosen, tuple(plugins), teacher))
     if not is_dataclass(method) or not isinstance(method, Method):
         raise ConfigError(

@@ -128,7 +128,8 @@ class DataKeys(Section):
         cond: the arrays beside x that are conditions of the network. `label` is the array y;
             `label(dropout=0.2)` has a dropout of its own.
         cond_dropout: the probability with which training hides each condition, which classifier-free guidance needs.
-        pairs: the array beside x that holds the source sample x0 of each row; empty to draw x0 from the source.
+        pairs: the array beside x that holds the source sample x0 of each row; empty to draw x0 from the source. It is
+            `x0` for pairs that a trained model has made (`flowjax pairs`, `flowjax reflow`).
         degrade: the operator that makes the array `degraded` of a set of images, for `data.cond` or `data.pairs`: means
             of blocks of pixels, a missing square in the centre, shades of grey, or edges. Empty for none.
         normalise: what shares one scale and shift: all numbers (`global`), each column (`feature`) or each channel

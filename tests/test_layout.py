@@ -21,7 +21,7 @@ PUBLIC = [name for name in FILES if not any(part.startswith("_") for part in nam
 FLOORS = [
     ("cli",),
     ("reproduce",),
-    ("interop", "notebook", "pages", "rounds", "runs"),
+    ("interop", "notebook", "pages", "reflow", "rounds", "runs"),
     ("inference",),
     ("training",),
     ("build", "config", "config_files", "config_keys", "config_types", "names"),

@@ -213,7 +213,7 @@ def observations(run: Run, path: str) -> Observations:
         arrays = archives.read_npz(path)
         if "y" in arrays and named(run.fields, "label") is not None:
             arrays["label"] = arrays.pop("y")
-        shapes = {run.config.data.pairs: run.spec.shape} | {field.name: field.shape for field in run.fields}
+        shapes = {run.given_source: run.spec.shape} | {field.name: field.shape for field in run.fields}
         scalar = lambda name, a: a.ndim == 0 and name != "label" and shapes.get(name) == (1,)
         arrays = {name: a.reshape(1) if scalar(name, a) else a for name, a in arrays.items()}
         for name, a in arrays.items():

@@ -18,6 +18,7 @@ FAULTS: tuple[type[Exception], ...] = (RunFault, SolverFault, PlotError)
 _MEMORY_KNOBS = {
     "train": "use a smaller train.batch_size, then model.remat='block' (of adm, edm2 and dit)",
     "sample": "use a smaller --batch",
+    "pairs": "use a smaller --batch",
     "likelihood": "use a smaller --batch",
     "evaluate": "use a smaller --batch",
     "plot": "use a smaller --batch",

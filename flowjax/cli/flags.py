@@ -57,7 +57,7 @@ RANGES = {
 """The ranges of flags that take numbers. Flags that are not listed lie between -1e9 and 1e9."""
 
 
-_PATHS = ("workdir", "out", "samples", "data", "weak", "weights", "compilation_cache")
+_PATHS = ("workdir", "from", "out", "samples", "data", "weak", "weights", "compilation_cache")
 """Flags whose value is a path. Their leading ~ is expanded, as shells do not expand it after an equals sign."""
 
 

@@ -60,7 +60,12 @@ def make_get_batch(dataset: Dataset, fields: Sequence[Field], augmentation: Augm
 
 
 def prepared(spec: DataSpec, key: PRNGKey, rows: Batch) -> Batch:
-    """Maps encoded rows and their source samples to model space as float32 (`DataSpec.prepare`)."""
+    """Maps encoded rows and their source samples to model space as float32 (`DataSpec.prepare`).
+
+    Pairs that a model has made are in model space already.
+    """
+    if spec.paired_source:
+        return rows
     x0 = None if rows.x0 is None else spec.prepare(jax.random.fold_in(key, _SOURCE), rows.x0)
     return rows._replace(x1=spec.prepare(key, rows.x1), x0=x0)
 
@@ -69,5 +74,5 @@ def batch_like(dataset: Dataset, fields: Sequence[Field], size: int) -> Batch:
     """Returns the shapes and dtypes of a batch of `size` rows in model space."""
     shape = lambda a: None if a is None else jax.ShapeDtypeStruct((size, *a.shape[1:]), a.dtype)
     x = jax.ShapeDtypeStruct((size, *dataset.spec.shape), "float32")
-    x0 = None if dataset.test_x0 is None else x
+    x0 = None if dataset.test_x0 is None and dataset.held is None else x
     return Batch(x, {f.name: f.like(size) for f in fields}, x0, shape(dataset.test_mask))

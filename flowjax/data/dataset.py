@@ -93,6 +93,8 @@ class Dataset:
         modes: (K, D) centres of the modes of a mixture, or None.
         test_rows: (N,) index of each test point in the array or list of files from which it was read, or None.
         simulator: the prior and the simulator of a data set of simulations, otherwise None.
+        held: encoded rows for the validation loss where these are not the test points: held-out pairs of a model, whose
+            test points are data. None for the test points.
         notes: one-line remarks for the user about how the data were read; the commands print them on stderr.
 
     Raises:
@@ -112,6 +114,7 @@ class Dataset:
     modes: np.ndarray | None = field(default=None, repr=False)
     test_rows: np.ndarray | None = field(default=None, repr=False)
     simulator: Simulator | None = field(default=None, repr=False)
+    held: Batch | None = field(default=None, repr=False)
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -125,20 +128,23 @@ class Dataset:
         return self.test_cond.get("label")
 
     def encoded_test(self, num: int, names: Iterable[str] = ()) -> Batch:
-        """Returns the first test points, encoded like training rows (`DataSpec.encode_rows`), for a validation loss.
+        """Returns the first test points, or rows of `held`, encoded like training rows, for a validation loss.
 
         Args:
             num: the largest number of points to return.
             names: names of the conditions to include.
         """
         first = lambda a: None if a is None else a[:num]
+        if self.held is not None:
+            known = self.held.cond or {}
+            return Batch(self.held.x1[:num], {name: known[name][:num] for name in names}, first(self.held.x0))
         cond = {name: self.test_cond[name][:num] for name in names}
         return self.spec.encode_rows(Batch(self.test[:num], cond, first(self.test_x0), first(self.test_mask)))
 
     def with_permuted_test(self) -> "Dataset":
         """Returns the data set with its test points in a fixed random order, so that the first ones represent all."""
-        if self.draw is not None:
-            return self  # the test points are independent samples
+        if self.draw is not None or self.held is not None:
+            return self  # the test points are independent samples, or those of another data set in its random order
         order = permutation(len(self.test))
         rows, taken = self.test_rows, lambda a: None if a is None else a[order]
         return replace(

@@ -25,6 +25,7 @@ _KINDS = {
     "zarr": "a Zarr array or a folder of them",
     "table": "a table in a .csv, .tsv or .parquet file",
     "folder": "a folder of images",
+    "pairs": "a folder of pairs that a model has made",
 }
 """What the data sets that read the user's own data need at `data.path`."""
 
@@ -33,7 +34,7 @@ def format_of(path: str) -> str:
     """Returns the name of the data set that reads a file or a folder.
 
     A folder holds Zarr arrays if its name ends in `.zarr` or if it or one of its subfolders is a Zarr array, NumPy
-    arrays if it has a file `*.npy`, and otherwise images.
+    arrays if it has a file `*.npy`, and otherwise images. The file `pairs.json` marks pairs of a model.
 
     Args:
         path: `data.path`.
@@ -96,6 +97,8 @@ def is_zarr_array(place: Path) -> bool:
 
 
 def _format_of_folder(place: Path) -> str:
+    if (place / "pairs.json").is_file():
+        return "pairs"
     if place.suffix.lower() == ".zarr" or is_zarr_array(place):
         return "zarr"
     try:

@@ -114,10 +114,20 @@ ENTRIES: dict[str, Check] = {
     "integers": ("a list of ranges [low, high] of integers, or null for real numbers", _listed(_range)),
     "columns": ("a list of columns", _listed(lambda one: isinstance(one, dict))),
     "bounds": ("a list of intervals [low, high], with null for no bound", _listed(_interval)),
+    "paired_source": ("a string", lambda value: isinstance(value, str)),
 }
 """The entries of a record and their checks."""
 
-_ABSENT = {"has_mask": False, "zero_is_null": False, "integers": [], "columns": [], "bounds": [], "low": [], "high": []}
+_ABSENT = {
+    "has_mask": False,
+    "zero_is_null": False,
+    "integers": [],
+    "columns": [],
+    "bounds": [],
+    "low": [],
+    "high": [],
+    "paired_source": "",
+}
 """The values of entries that records of earlier versions do not have."""
 
 

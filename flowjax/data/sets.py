@@ -12,6 +12,7 @@ from flowjax.data.densities import open_density
 from flowjax.data.digits import open_digits
 from flowjax.data.formats import check_format, format_of
 from flowjax.data.images import open_tfds
+from flowjax.data.model_pairs import open_pairs
 from flowjax.data.requests import DataRequest, field_requests
 from flowjax.data.series import open_series
 from flowjax.data.simulated import open_simulator
@@ -94,6 +95,7 @@ DATASETS: dict[str, Callable[..., Dataset]] = {
     "series": open_series,
     "folder": _folder,
     "simulator": open_simulator,
+    "pairs": open_pairs,
 }
 """Data sets by name: functions of a `DataRequest` and the arguments in brackets, such as 1 in `digits(1)`."""
 

@@ -78,6 +78,9 @@ class DataSpec:
             bound; () if nothing is bounded. `normalise` then acts on the unbounded numbers (`Bounds.to_unbounded`).
         condition_ranges: for each of `conditions` the smallest and the largest value of each entry of its last axis in
             the training data, ((), ()) where they are not known; () if none is known.
+        paired_source: for pairs (x0, x1) that a trained model has made: the `source.name` from which their x0 come. The
+            rows of such a set are in model space, and samples of a network that was trained on them start from this
+            source. Empty for all other data.
 
     Raises:
         DataError: if the entries do not fit each other, or the description cannot be stored: `from_record` would refuse
@@ -98,6 +101,7 @@ class DataSpec:
     columns: tuple[Column, ...] = ()
     bounds: tuple[tuple[float, float], ...] = ()
     condition_ranges: tuple[ConditionRange, ...] = ()
+    paired_source: str = ""
 
     def __post_init__(self) -> None:
         if not self.normalise.fits(self.shape):
@@ -207,6 +211,7 @@ class DataSpec:
             "integers": [None if one is None else list(one) for one in self.integers],
             "columns": [column_record(column) for column in self.columns],
             "bounds": bounds_record(self.bounds),
+            "paired_source": self.paired_source,
         }
 
     @classmethod
@@ -482,6 +487,7 @@ def _arguments(record: Any) -> dict[str, Any]:
         "integers": integers,
         "columns": columns,
         "bounds": read_bounds(what, found["bounds"], shape, bool(integers or found["levels"])),
+        "paired_source": found["paired_source"],
     }
 
 

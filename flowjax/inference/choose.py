@@ -9,6 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+import jax
+
 from flowjax import guidance
 from flowjax.abilities import abilities_of
 from flowjax.arguments import make
@@ -230,6 +232,17 @@ class Choice:
     interval: tuple[float, float] | None
     source_scale: float
     arrays: tuple[Arrays, Arrays] | None = field(repr=False)
+
+    @property
+    def start_scale(self) -> float:
+        """The factor by which samples of the source are multiplied at the start of the solve: sigma at its first time.
+
+        It is 1 for a method without a path.
+        """
+        if self.path is None or self.interval is None:
+            return 1.0
+        with jax.ensure_compile_time_eval():
+            return float(self.path.schedule.sigma(self.interval[0]))
 
     def model(self, network: Arrays, weak: Arrays) -> Any:
         """The model that is sampled, with these arrays of the network and of the weaker one."""

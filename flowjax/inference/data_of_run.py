@@ -2,14 +2,16 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from flowjax.build import data_arguments
 from flowjax.config import Config
 from flowjax.data import DataError, Dataset, DataSpec, open_dataset
+from flowjax.data.model_pairs import PairFolder
 from flowjax.inference.run import Run
 from flowjax.training.writers import say
 
-__all__ = ["check_same_data", "dataset_of", "open_data"]
+__all__ = ["check_same_data", "dataset_of", "open_data", "origin_of"]
 
 
 def open_data(config: Config, plugins: Sequence[str]) -> Dataset:
@@ -18,6 +20,14 @@ def open_data(config: Config, plugins: Sequence[str]) -> Dataset:
     for note in dataset.notes:
         say(f"data: {note}")
     return dataset
+
+
+def origin_of(run: Run) -> dict[str, Any]:
+    """The arguments of `open_dataset` for the data of a run; for a run on pairs of a model, those of the model."""
+    if run.spec.paired_source:
+        return dict(PairFolder.open(Path(run.config.data.path)).origin)
+    names = ("name", "path", "cond", "pairs", "normalise", "simulator", "degrade")
+    return dict(zip(names, data_arguments(run.config), strict=True))
 
 
 def dataset_of(run: Run) -> Dataset:

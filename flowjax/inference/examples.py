@@ -45,7 +45,7 @@ def given_images(run: Run) -> tuple[str, ...]:
     if not run.spec.is_image:
         return ()
     names = [field.name for field in run.fields if field.kind == "image"]
-    pairs = run.config.data.pairs
+    pairs = run.given_source
     if names or pairs:
         return tuple(dict.fromkeys(names + [pairs] * bool(pairs)))
     return ("source",) if isinstance(getattr(run.method, "source", None), Empirical) else ()
@@ -54,7 +54,7 @@ def given_images(run: Run) -> tuple[str, ...]:
 def quick_solver(run: Run) -> SolverSettings:
     """A solver with few steps: of the SDE if the samples of an ODE would not differ from each other."""
     offered = abilities_of(run.model())
-    if run.config.data.pairs and "score" in offered and "velocity" in offered:
+    if run.given_source and "score" in offered and "velocity" in offered:
         return SolverSettings("euler_maruyama", steps=_SDE_STEPS)
     return SolverSettings("heun", steps=_STEPS) if "velocity" in offered else DEFAULT_SOLVER
 

@@ -101,7 +101,7 @@ def has_velocity(run: Run) -> bool:
 
 def labels_of_rows(run: Run) -> np.ndarray | None:
     """Eight labels of each of up to ten classes, for rows of images; None unless labels are all that is given."""
-    if not run.fields or not only_labels(run) or run.config.data.pairs:
+    if not run.fields or not only_labels(run) or run.given_source:
         return None
     classes = np.asarray(run.spec.classes, np.int32)
     chosen = classes[np.linspace(0, len(classes) - 1, min(_CLASSES, len(classes))).round().astype(int)]

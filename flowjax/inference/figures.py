@@ -188,7 +188,7 @@ def _examples(inputs: FigureInputs) -> "Figure":
     run, levels = inputs.run, inputs.run.spec.levels
     found = examples_of(run, inputs.dataset, _EXAMPLES, _EACH, inputs.seed, batch=inputs.batch)
     check_finite("numbers of the samples", found.samples)
-    in_units_of_data = (DEGRADED, run.config.data.pairs, "source")
+    in_units_of_data = (DEGRADED, run.given_source, "source")
     columns, of_column = dict(found.given), {name: levels for name in found.given if name in in_units_of_data}
     for i, images in enumerate(found.samples, 1):
         columns["sample" if len(found.samples) == 1 else f"sample {i}"] = images
@@ -223,7 +223,7 @@ def _trajectories(inputs: FigureInputs) -> "Figure":
     classes = np.asarray(run.spec.classes, np.int32)
     labels = None if named(run.fields, "label") is None else classes[np.arange(_LINES) % len(classes)]
 
-    paired = inputs.dataset.test_x0 if run.config.data.pairs else None
+    paired = inputs.dataset.test_x0 if run.given_source else None
     given = None if paired is None else run.spec.to_model(paired[rows % len(paired)])
 
     @jax.jit

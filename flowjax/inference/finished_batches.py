@@ -27,7 +27,15 @@ from flowjax.training import processes
 from flowjax.training.writers import say
 from flowjax.trees import on_host
 
-__all__ = ["Block", "FinishedBatches", "open_finished", "open_request", "remove_finished"]
+__all__ = [
+    "Block",
+    "FinishedBatches",
+    "differences",
+    "open_finished",
+    "open_request",
+    "remove_finished",
+    "request_of",
+]
 
 Block = dict[str, np.ndarray]
 """Values of consecutive rows by name."""
@@ -101,6 +109,19 @@ def open_request(
     """
     if keep is None and processes.process_count() == 1:
         return None
+    request = request_of(run, solver, guide, arrays, **values)
+    processes.check_same("request", request)
+    return None if keep is None else open_finished(keep, request)
+
+
+def request_of(
+    run: Run,
+    solver: SolverSettings,
+    guide: Guide | None,
+    arrays: Mapping[str, Mapping[str, Any]],
+    **values: Any,
+) -> dict[str, Any]:
+    """Everything that the results of a solve depend on; the arguments are those of `open_request`."""
     request: dict[str, Any] = _network("", run) | values
     request |= {name: _checksum(of) for name, of in arrays.items()}
     request |= {"solver" if name == "name" else name: value for name, value in dataclasses.asdict(solver).items()}
@@ -110,8 +131,7 @@ def open_request(
         request |= {"guidance": guide.name, "scale": guide.scale, "interval": guide.interval, "rescale": guide.rescale}
         request |= {"fields": ", ".join(guide.fields)}
         request |= {} if guide.weak is None else _network("weak ", guide.weak)
-    processes.check_same("request", request)
-    return None if keep is None else open_finished(keep, request)
+    return request
 
 
 def _network(prefix: str, run: Run) -> dict[str, Any]:
@@ -161,11 +181,16 @@ def open_finished(folder: Path, request: dict[str, Any]) -> FinishedBatches:
         known = None
     if not isinstance(known, dict):
         raise ConfigError(f"{folder}/{_REQUEST} cannot be read: {fix}")
-    if differing := [name for name in {**known, **request} if known.get(name) != request.get(name)]:
-        text = ", ".join(f"{name} is {known.get(name)} there and {request.get(name)} here" for name in differing)
+    if text := differences(known, request):
         raise ConfigError(f"{folder} holds finished batches of another request: {text}; {fix}")
     say(f"sample: going on from the {len(blocks)} finished batches in {folder}")
     return FinishedBatches(folder, request)
+
+
+def differences(known: Mapping[str, Any], request: Mapping[str, Any]) -> str:
+    """How a request differs from one that is kept, such as "seed is 0 there and 1 here"; empty if it does not."""
+    differing = [name for name in {**known, **request} if known.get(name) != request.get(name)]
+    return ", ".join(f"{name} is {known.get(name)} there and {request.get(name)} here" for name in differing)
 
 
 def remove_finished(folder: Path) -> None:

@@ -55,7 +55,7 @@ def encode_given(
         ConfigError: as `check_given`.
     """
     given = check_given(run, cond, num, what)
-    taken, pairs = {f.name for f in run.fields}, run.config.data.pairs
+    taken, pairs = {f.name for f in run.fields}, run.given_source
     encoded = run.spec.encode_cond({name: a for name, a in given.items() if name in taken})
     if pairs in given:
         encoded[SOURCE_SAMPLES] = np.asarray(run.spec.encode_source(given[pairs]), np.float32)
@@ -128,7 +128,7 @@ def conditions_of_test(run: Run, dataset: Dataset, num: int) -> dict[str, np.nda
     """
     names = [field.name for field in run.fields if field.name in dataset.test_cond]
     rows = np.arange(num) % len(dataset.test)
-    sources = {} if dataset.test_x0 is None else {run.config.data.pairs: dataset.test_x0[rows]}
+    sources = {} if dataset.test_x0 is None else {run.given_source: dataset.test_x0[rows]}
     if all(field.kind == "label" for field in run.fields) and not sources:
         return {}
     return {name: dataset.test_cond[name][rows] for name in names} | sources
@@ -136,12 +136,12 @@ def conditions_of_test(run: Run, dataset: Dataset, num: int) -> dict[str, np.nda
 
 def _checked(run: Run, name: str, array: np.ndarray, num: int, what: str) -> np.ndarray:
     field = named(run.fields, name)
-    if field is None and name and name == run.config.data.pairs and what != "point":
+    if field is None and name and name == run.given_source and what != "point":
         _check_rows(name, array, run.spec.shape, num, what)
         _check_numbers(name, array)
         return array
     if field is None:
-        pairs = [run.config.data.pairs] * bool(run.config.data.pairs and what != "point")
+        pairs = [run.given_source] * bool(run.given_source and what != "point")
         names = ", ".join(map(repr, dict.fromkeys([f.name for f in run.fields] + pairs)))
         raise ConfigError(f"unknown condition {name!r}: the conditions of this run are {names or 'none'}")
     try:

@@ -32,6 +32,7 @@ __all__ = [
     "Inputs",
     "LabelRule",
     "compile_draw",
+    "compile_pairs",
     "keys_of_seed",
     "labels_of",
     "level_thresholds",
@@ -157,6 +158,13 @@ class Program:
         x, stats = solve(self.choice, model, x0, inputs.solver, rows, cond, self.times)
         return x, labels, stats
 
+    def draw_pair(self, inputs: Inputs, rows: Array, given: dict[str, Array]) -> tuple[dict[str, Array], Stats]:
+        """The source samples `x0` and the samples `x1` of these rows in model space, with their `label` if chosen."""
+        labels, x0, cond = _start(self.choice, self.labels, inputs, rows, given)
+        model = self.choice.model(inputs.network, inputs.weak)
+        x, stats = solve(self.choice, model, x0, inputs.solver, rows, cond, self.times)
+        return {"x0": x0 / self.choice.start_scale, "x1": x} | ({} if labels is None else {"label": labels}), stats
+
 
 def solve(
     choice: Choice,
@@ -240,12 +248,8 @@ def compile_draw(
     Raises:
         ConfigError: on a bad seed, or a time grid that cannot be learned.
     """
-    assert choice.arrays is not None
-    noise, classes, steps = keys_of_seed(seed, 3)
-    inputs = Inputs(*choice.arrays, noise, classes, steps, np.int32(label))
-    times = _learned_times(choice, labels, inputs, given or {}) if choice.solver.learns_grid else None
-    draw = _compiled(Program((choice.identity, labels, times), replace(choice, arrays=None), labels, times))
-    inputs, spec = everywhere(inputs), choice.run.spec
+    program, inputs = _program(choice, seed, labels, label, given)
+    draw, spec = _compiled(program), choice.run.spec
     thresholds = jnp.asarray(level_thresholds(spec)) if spec.levels else None
 
     def block(rows: np.ndarray, given: dict[str, np.ndarray]) -> tuple[dict[str, Array], Stats]:
@@ -256,9 +260,34 @@ def compile_draw(
     return block
 
 
+def compile_pairs(
+    choice: Choice, seed: int, labels: Labels, given: Mapping[str, np.ndarray] | None = None
+) -> DrawBlock:
+    """Compiles the draw of a block of pairs. The arguments are those of `compile_draw`.
+
+    Returns:
+        The function. Its values are `x0`, samples of the source, and `x1`, the samples to which they are mapped, in
+        model space, and `label` if it is chosen.
+    """
+    program, inputs = _program(choice, seed, labels, 0, given)
+    return partial(_compiled(program, pairs=True), inputs)
+
+
+def _program(
+    choice: Choice, seed: int, labels: Labels, label: int, given: Mapping[str, np.ndarray] | None
+) -> tuple[Program, Inputs]:
+    """The program of a draw, and its arguments on all devices; the arguments are those of `compile_draw`."""
+    assert choice.arrays is not None
+    noise, classes, steps = keys_of_seed(seed, 3)
+    inputs = Inputs(*choice.arrays, noise, classes, steps, np.int32(label))
+    times = _learned_times(choice, labels, inputs, given or {}) if choice.solver.learns_grid else None
+    program = Program((choice.identity, labels, times), replace(choice, arrays=None), labels, times)
+    return program, everywhere(inputs)
+
+
 @lru_cache(_KEPT)
-def _compiled(program: Program) -> Callable[..., Any]:
-    return over_rows(program.draw)
+def _compiled(program: Program, pairs: bool = False) -> Callable[..., Any]:
+    return over_rows(program.draw_pair if pairs else program.draw)
 
 
 def _learned_times(choice: Choice, kind: Labels, inputs: Inputs, given: Mapping[str, np.ndarray]) -> tuple[float, ...]:

@@ -39,7 +39,7 @@ def restoration_metrics(
     quick = None if solver == DEFAULT_SOLVER else solver
     found = examples_of(run, dataset, _ROWS, _EACH, seed, quick, batch or _ROWS, show=True)
     assert found.truth is not None
-    pairs, peak = run.config.data.pairs, run.spec.levels - 1 if run.spec.levels else float(np.ptp(dataset.test))
+    pairs, peak = run.given_source, run.spec.levels - 1 if run.spec.levels else float(np.ptp(dataset.test))
     of_data = next((name for name in (DEGRADED, pairs) if name in found.given), None)
     degrade = None
     if DEGRADED in found.given and run.config.data.degrade:

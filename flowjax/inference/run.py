@@ -74,6 +74,14 @@ class Run:
         """
         return tuple(field for field in fields_of(self.config, self.spec) if field.name != "augment")
 
+    @property
+    def given_source(self) -> str:
+        """`data.pairs`, the name of the source samples that a caller gives; empty if samples start from the source.
+
+        They do so also for a run on pairs that a model has made.
+        """
+        return "" if self.spec.paired_source else self.config.data.pairs
+
     @cached_property
     def path(self) -> AffinePath | None:
         """The path of the method; None for a method without one."""

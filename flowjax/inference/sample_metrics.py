@@ -62,7 +62,7 @@ def sample_metrics(
     result = {"w2": math.sqrt(w2) * unit, "w2_squared": w2 * unit * unit}
     result["w2_squared_true"] = pairs(other, true) * unit * unit
     result["mmd"] = float(jax.jit(metrics.mmd)(drawn[:2000], true[:2000]))
-    if not run.fields and not run.config.data.pairs and "velocity" in abilities_of(run.model()):
+    if not run.fields and not run.given_source and "velocity" in abilities_of(run.model()):
         result |= _energy_metrics(run, true, seed, pairs)
     if dataset.modes is not None:
         nearest = ((drawn[:, None] - to_model(dataset.modes)) ** 2).sum(-1).argmin(1)

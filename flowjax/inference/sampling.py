@@ -105,7 +105,7 @@ def sample(
         raise ConfigError(f"label must be {classes}, not {label!r}")
     check_name("labels", labels, get_args(LabelRule))
     given = encode_given(run, cond, num)
-    if (pairs := run.config.data.pairs) and pairs not in given.values:
+    if (pairs := run.given_source) and pairs not in given.values:
         say(
             f"sample: the run was trained on pairs, and no source samples {pairs!r} are given: samples start from "
             f"source.name {run.config.source.name!r}, which is right only if the source samples come from it"

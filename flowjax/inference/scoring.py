@@ -153,7 +153,7 @@ def no_likelihood(run: Run) -> str:
         return f"the model of method.name {run.config.method.name!r} has neither a velocity nor an inverse"
     if not has_density(run.prior):
         return f"source.name {run.config.source.name!r} has no density"
-    pairs = run.config.data.pairs
+    pairs = run.given_source
     return f"the source samples of data.pairs {pairs!r} have no known density" if pairs else ""
 
 

@@ -187,7 +187,7 @@ def test_tfds_set(name, monkeypatch):
 
 
 def test_all_names_are_in_the_table():
-    files = {"npz", "npy", "zarr", "table", "folder", "simulator", "series"}
+    files = {"npz", "npy", "zarr", "table", "folder", "simulator", "series", "pairs"}
     assert set(DENSITIES) | {"pinwheel", "digits", "mnist", "fashion_mnist", "cifar10"} | files == set(DATASETS)
 
 
