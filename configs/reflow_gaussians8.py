@@ -1,4 +1,5 @@
 """8 Gaussians by reflow, for few steps: `flowjax reflow --config reflow_gaussians8 --workdir runs/reflow --rounds 2`."""
+
 from flowjax.config import defaults
 
 

@@ -67,7 +67,8 @@ def test_pairs_have_the_model_space_of_the_run(teacher, tmp_path):
     assert held.cond is not None
     assert held.x0 is not None
     assert (len(rows.x1), len(held.x1)) == (270, 30)
-    for part in (rows, held):
+    parts: tuple[Any, ...] = (rows, held)
+    for part in parts:
         np.testing.assert_allclose(part.x1, 1 + part.cond["label"][:, None] + part.x0 / 2, atol=5e-6)
     x0 = np.concatenate([rows.x0, held.x0])
     assert abs(x0.mean()) < 5 / np.sqrt(600)
