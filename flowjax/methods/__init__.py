@@ -9,6 +9,7 @@ from flowjax.methods.flow_map import FlowMap
 from flowjax.methods.flow_matching import FlowMatching, conditional, marginal
 from flowjax.methods.gan import GAN
 from flowjax.methods.mean_flow import MeanFlow
+from flowjax.methods.moment_matching import MomentMatching
 from flowjax.methods.real_nvp import RealNVP
 from flowjax.methods.shortcut import Shortcut
 from flowjax.methods.variational import Variational
@@ -28,6 +29,7 @@ __all__ = [
     "MeanFlow",
     "Method",
     "MethodDefaults",
+    "MomentMatching",
     "Network",
     "PathMethod",
     "RealNVP",
@@ -44,6 +46,7 @@ METHODS: dict[str, type[Method]] = {
     "variational": Variational,
     "mean_flow": MeanFlow,
     "consistency": Consistency,
+    "moment_matching": MomentMatching,
     "gan": GAN,
     "shortcut": Shortcut,
     "flow_map": FlowMap,

@@ -1,0 +1,137 @@
+"""Inductive moment matching: the discrepancy against a double loop, and exact maps between known distributions."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from flowjax.batch import Batch
+from flowjax.errors import ConfigError
+from flowjax.methods import Context, MomentMatching, Network
+from flowjax.methods.moment_matching import discrepancy, laplace
+from flowjax.paths import GaussianPath
+from flowjax.schedules import VP, CondOT
+from flowjax.sources import Normal
+from tests.methods.normal_flow import KnownFlow
+
+KEY, M = jax.random.key(0), jnp.array([2.0, -1.0])
+
+
+def column(t, x):
+    return jnp.broadcast_to(jnp.asarray(t, x.dtype), x.shape[:1])[:, None]
+
+
+def to_one_point(params, t, x, cond, s):
+    """The average velocity of the flow to the single point M, plus params times the length of the interval."""
+    return (M - x) / (1 - column(s, x)) + params * (column(t, x) - column(s, x))
+
+
+def matching(network=to_one_point, path=None, **settings):
+    return MomentMatching(Network.from_function(network), path or GaussianPath(CondOT()), Normal((2,)), **settings)
+
+
+def test_the_discrepancy_against_a_double_loop():
+    """In float64, with a pair of equal samples, whose distance counts as 1e-8."""
+    with jax.enable_x64(True):
+        y, z = np.array(jax.random.normal(KEY, (2, 3, 4, 5), jnp.float64))
+        z[0, 1] = y[0, 2]
+        width = np.array([0.5, 1.0, 3.0])
+        found = discrepancy(jnp.asarray(y), jnp.asarray(z), jnp.asarray(width))
+        for g in range(3):
+            k = lambda a, b, g=g: np.exp(-max(np.linalg.norm(a - b), 1e-8) / width[g])
+            pairs = [(j, i) for j in range(4) for i in range(4)]
+            total = sum(k(y[g, j], y[g, i]) + k(z[g, j], z[g, i]) - 2 * k(y[g, j], z[g, i]) for j, i in pairs)
+            assert float(found[g]) == pytest.approx(total / 16, rel=1e-12)
+        gradient = jax.grad(lambda y: discrepancy(y, jnp.asarray(z), jnp.asarray(width)).sum())(jnp.asarray(y))
+        assert np.isfinite(gradient).all()
+
+
+def between_maps(offset):
+    """The terms j != k of the discrepancy between maps to t = 0.9 from s = 0.3 and r = 0.5 of points of one path, as
+    means over groups and their standard error. The map from s has an offset."""
+    flow, m, groups = KnownFlow(GaussianPath(CondOT())), 8, 2000
+    x1 = flow.batch(m * groups, 2).x1
+    x0 = jax.random.normal(jax.random.key(3), x1.shape)
+    s, r, t = 0.3, 0.5, 0.9
+    at = lambda time: flow.path.sample(None, time, x0, x1).x_t
+    grouped = lambda x: x.reshape(groups, m, 2)
+    y, z = grouped(flow.flow_map(s, t, at(s)) + offset), grouped(flow.flow_map(r, t, at(r)))
+    width = jnp.full(groups, 2 * (t - s))
+    own = jnp.diagonal(laplace(y, z, width), axis1=1, axis2=2)
+    values = np.asarray(discrepancy(y, z, width) - 2 / m * (1 - own.mean(1)), np.float64)
+    return values.mean(), values.std() / np.sqrt(groups)
+
+
+def test_exact_maps_have_no_discrepancy():
+    """Equal distributions have the same expected kernel for j != k, whether or not the particles are paired. Five
+    standard errors for one mean of independent groups."""
+    mean, error = between_maps(0.0)
+    assert abs(mean) < 5 * error
+    mean, error = between_maps(0.2)
+    assert mean > 20 * error
+
+
+def test_the_loss_of_the_flow_to_one_point_is_zero():
+    """With all data at M, x_s and x_r lie on one trajectory, so with M = 1 the loss of the exact map is 2 - 2 k(y, y).
+    Rounding of float32 in y, 1e-6, is divided by t - s, whose inverse is below 1e3 for most groups."""
+    batch = Batch(jnp.broadcast_to(M, (512, 2)))
+    value = lambda p, **settings: matching(**settings).loss(p, Context(), KEY, batch)
+    assert float(value(0.0, group=1).metrics["discrepancy"]) < 1e-4
+    assert float(value(0.0, group=4).metrics["discrepancy"]) < 1e-4
+    assert float(value(1.0, group=1, decrement=0.5).metrics["discrepancy"]) > 0.02
+
+
+def test_no_gradient_flows_through_the_target():
+    """The derivative of the loss differs from that of its value, in which y and z both depend on the parameter, by more
+    than the error of the difference quotient, about step^2 = 1e-4."""
+    batch = Batch(jnp.broadcast_to(M, (64, 2)))
+    method = matching(group=1, decrement=0.3)
+    loss = lambda p: method.loss(p, Context(), KEY, batch).value
+    derivative, step = jax.grad(loss)(0.5), 1e-2
+    through_both = (loss(0.5 + step) - loss(0.5 - step)) / (2 * step)
+    assert abs(float(derivative) - float(through_both)) > 0.05 * abs(float(through_both))
+
+
+def test_times_and_weights_of_straight_paths():
+    """sigma / alpha = (1 - s) / s falls by 0.1 to the ratio at r; log SNR = 2 log(s / (1 - s)), with slope
+    2 / (s (1 - s))."""
+    s, t = jnp.array([0.2, 0.5, 0.5, 0.95]), jnp.array([0.9, 0.9, 0.51, 1.0])
+    method = matching(decrement=0.1)
+    ratio = (1 - s) / s - 0.1
+    expected = jnp.where(ratio > 0, jnp.minimum(1 / (1 + ratio), t), t)
+    np.testing.assert_allclose(method.between(s, t), expected, rtol=1e-5)
+    sigmoid = 1 / (1 + jnp.exp(2 * jnp.log(s / (1 - s)) - 5))
+    np.testing.assert_allclose(method.weight(s), sigmoid / (s * (1 - s)) * s / (s**2 + (1 - s) ** 2), rtol=1e-5)
+
+
+def test_a_curved_path_has_times_in_order():
+    method = matching(path=GaussianPath(VP()))
+    low, high = method.training_interval
+    s = jnp.linspace(low, high, 50)
+    r = method.between(s, jnp.full_like(s, method.path.t_max))
+    assert bool((r >= s).all())
+    assert bool((r <= method.path.t_max).all())
+
+
+def test_a_group_must_divide_the_batch():
+    batch = Batch(jnp.broadcast_to(M, (10, 2)))
+    with pytest.raises(ConfigError, match=r"^method.group 4 must divide the 10 rows of a batch \(train.batch_size"):
+        matching().loss(0.0, Context(training=True), KEY, batch)
+    assert np.isfinite(matching().loss(0.0, Context(), KEY, batch).value)  # validation leaves two rows out
+
+
+def test_from_the_command_line(flowjax, tmp_path):
+    tiny = ["--config.train.steps=4", "--config.train.batch_size=32", "--config.train.log_every=2"]
+    tiny += ["--config.model.width=8", "--config.model.depth=1"]
+    start = ("train", "--config=moment_matching_gaussians8", f"--workdir={tmp_path}/run", *tiny)
+    code, _, err = flowjax(*start, "--config.method.group=5")
+    assert code == 2, err
+    assert "method.group 5 must divide the 32 rows of a batch" in err.splitlines()[-1]
+    code, _, err = flowjax(*start)
+    assert code == 0, err
+    out = f"--out={tmp_path}/x.npz"
+    code, result, err = flowjax("sample", f"--workdir={tmp_path}/run", "--num=10", out, "--steps=2")
+    assert (code, result["nfe"]) == (0, 2), err
+    code, _, err = flowjax("sample", f"--workdir={tmp_path}/run", "--solver=heun", "--steps=2", out)
+    assert (code, err.count("\n")) == (2, 1)
+    assert "heun needs velocity, and this model offers flow_map, to_data: use" in err
