@@ -10,6 +10,7 @@ from flowjax.methods.flow_matching import FlowMatching, conditional, marginal
 from flowjax.methods.gan import GAN
 from flowjax.methods.mean_flow import MeanFlow
 from flowjax.methods.moment_matching import MomentMatching
+from flowjax.methods.progressive_distillation import ProgressiveDistillation
 from flowjax.methods.real_nvp import RealNVP
 from flowjax.methods.shortcut import Shortcut
 from flowjax.methods.variational import Variational
@@ -32,6 +33,7 @@ __all__ = [
     "MomentMatching",
     "Network",
     "PathMethod",
+    "ProgressiveDistillation",
     "RealNVP",
     "Shortcut",
     "Variational",
@@ -51,6 +53,7 @@ METHODS: dict[str, type[Method]] = {
     "shortcut": Shortcut,
     "flow_map": FlowMap,
     "continuous_consistency": ContinuousConsistency,
+    "progressive_distillation": ProgressiveDistillation,
     "real_nvp": RealNVP,
 }
 """The method of each value of `config.method.name`."""
