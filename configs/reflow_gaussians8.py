@@ -1,4 +1,10 @@
-"""8 Gaussians by reflow, for few steps: `flowjax reflow --config reflow_gaussians8 --workdir runs/reflow --rounds 2`."""
+"""8 Gaussians by reflow, for one step: `flowjax reflow --config reflow_gaussians8 --workdir DIR --rounds 2`.
+
+Expect, measured with seed 0 and 100,000 pairs in each round: one-step samples (`--solver euler --steps 1`) with W2
+squared 23.1, 0.330, 0.331 after rounds 0, 1, 2, against 0.394 between two true samples; with two steps 3.56, 0.328,
+0.330. The mean of |x1 - x0|^2 over the pairs, which theory does not let increase, is 14.43 in round 1 and 14.40 in
+round 2. About 50 s of training in each round on two loaded CPU cores.
+"""
 
 from flowjax.config import defaults
 

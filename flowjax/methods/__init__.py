@@ -5,6 +5,7 @@ from flowjax.methods.base import Context, Group, Limit, Loss, Method, MethodDefa
 from flowjax.methods.components import Components
 from flowjax.methods.consistency import Consistency
 from flowjax.methods.continuous_consistency import ContinuousConsistency
+from flowjax.methods.distillation import Distillation
 from flowjax.methods.flow_map import FlowMap
 from flowjax.methods.flow_matching import FlowMatching, conditional, marginal
 from flowjax.methods.gan import GAN
@@ -22,6 +23,7 @@ __all__ = [
     "Consistency",
     "Context",
     "ContinuousConsistency",
+    "Distillation",
     "FlowMap",
     "FlowMatching",
     "Group",
@@ -49,6 +51,7 @@ METHODS: dict[str, type[Method]] = {
     "mean_flow": MeanFlow,
     "consistency": Consistency,
     "moment_matching": MomentMatching,
+    "distillation": Distillation,
     "gan": GAN,
     "shortcut": Shortcut,
     "flow_map": FlowMap,

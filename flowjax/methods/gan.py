@@ -35,9 +35,9 @@ from jaxtyping import Array, Float
 
 from flowjax.batch import Batch, check_floating
 from flowjax.errors import lookup
-from flowjax.methods.base import BoundNetwork, Context, Group, Loss, MethodDefaults, Network
+from flowjax.methods.base import Context, Group, Loss, MethodDefaults, Network
 from flowjax.methods.components import Components
-from flowjax.methods.generator import GeneratorModel, context_of, init_networks
+from flowjax.methods.generator import GeneratorModel, OneStep, context_of, init_networks
 from flowjax.models.functional import Variables
 from flowjax.precision import at_least_float32
 from flowjax.ranges import Range
@@ -200,20 +200,9 @@ class GAN(MethodDefaults):
         return Judged(values, sum_event(slope**2), state)
 
     def model(self, params: Params, state: PyTree) -> GeneratorModel:
-        return GeneratorModel(_Generate(self.network.bind(params["network"], state.get("network", {}))))
+        return GeneratorModel(OneStep(self.network.bind(params["network"], state.get("network", {}))))
 
 
 def _times(t: float, x: Batched) -> Rows:
     """The same time for each row."""
     return jnp.full(x.shape[0], t, jnp.float32)
-
-
-@dataclass(frozen=True)
-class _Generate:
-    """Equation (1) for trained parameters."""
-
-    network: BoundNetwork
-
-    def __call__(self, x0: Batched, cond: Cond = None) -> Batched:
-        x0 = at_least_float32(x0)
-        return x0 + at_least_float32(self.network(_times(0.0, x0), x0, cond))

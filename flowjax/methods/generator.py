@@ -1,19 +1,21 @@
-"""A generator that maps the source to the data in one evaluation, trained together with a second network.
+"""A generator that maps the source to the data in one evaluation, alone or trained together with a second network.
 
-The parameters of such a method are {"network": generator, name: second network}, and its other variables have the same
-keys. Each network has an optimizer of its own, which `Method.groups` defines.
+The parameters of a method with two networks are {"network": generator, name: second network}, and its other variables
+have the same keys. Each network has an optimizer of its own, which `Method.groups` defines.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import jax
+import jax.numpy as jnp
 
-from flowjax.methods.base import Context, Network
+from flowjax.methods.base import BoundNetwork, Context, Network
 from flowjax.models.functional import Variables
+from flowjax.precision import at_least_float32
 from flowjax.typing import Batched, Cond, PRNGKey, Time
 
-__all__ = ["GeneratorModel", "context_of", "init_networks"]
+__all__ = ["GeneratorModel", "OneStep", "context_of", "init_networks"]
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,21 @@ class GeneratorModel:
             cond: the condition.
         """
         return self.generate(x, cond)
+
+
+@dataclass(frozen=True)
+class OneStep:
+    """The map x0 + net(0, x0), one Euler step of the network as a velocity over times 0 to 1.
+
+    Attributes:
+        network: `network(t, x, cond)` with its parameters.
+    """
+
+    network: BoundNetwork
+
+    def __call__(self, x0: Batched, cond: Cond = None) -> Batched:
+        x0 = at_least_float32(x0)
+        return x0 + at_least_float32(self.network(jnp.zeros(x0.shape[0], jnp.float32), x0, cond))
 
 
 def init_networks(key: PRNGKey, networks: Mapping[str, Network]) -> Variables:
