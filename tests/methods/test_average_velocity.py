@@ -9,12 +9,13 @@ import pytest
 
 from flowjax import oracles
 from flowjax.batch import Batch
-from flowjax.methods import Context, FlowMap, MeanFlow, Network, Shortcut
+from flowjax.methods import FlowMap, MeanFlow, Network, Shortcut
 from flowjax.methods.flow_map import FORMS
 from flowjax.paths import GaussianPath
 from flowjax.schedules import CondOT
 from flowjax.sources import GaussianMixture, Normal
-from tests.methods.known_flow import PATHS, flow_map, gradients, loss, method_of, standard_errors
+from tests.methods.known_flow import FLOWS, gradients, method_of, standard_errors
+from tests.methods.normal_flow import Between, KnownFlow
 
 KEY = jax.random.key(0)
 KINDS = {
@@ -25,16 +26,21 @@ KINDS = {
 }
 
 
-@pytest.mark.parametrize("path", PATHS)
+def data(flow, n=256):
+    return lambda key: Batch(flow.m + flow.c * jax.random.normal(key, (n, 1)))
+
+
+@pytest.mark.parametrize("flow", FLOWS)
 @pytest.mark.parametrize("name", KINDS)
-def test_with_the_marginal_velocity_the_loss_is_zero_at_the_flow_map_and_nowhere_else(name, path):
+def test_with_the_marginal_velocity_the_loss_is_zero_at_the_flow_map_and_nowhere_else(name, flow):
     """Rounding: u is a difference of size 2^-52 divided by t - s, which is above 2^-12 but for a few of 1000 rows, and
     a derivative divides once more and multiplies by t - s: an error of 2^-39 at worst, 2^-78 squared. The shortcut of
     12 levels has errors of the order h^2 = 2^-24 in its finest steps, one row in 13."""
     kind, settings = KINDS[name]
     with jax.enable_x64(True):
-        method = method_of(kind, path, taught=True, different=0.5, **settings)
-        errors = jax.jit(lambda a: loss(method, a, KEY, 1000).metrics)
+        known, method = FLOWS[flow], method_of(kind, flow, taught=True, different=0.5, **settings)
+        batch = data(known, 1000)(KEY)
+        errors = jax.jit(lambda a: method.loss(a, known.context, KEY, batch).metrics)
         right, wrong = errors(jnp.zeros(())), errors(jnp.asarray(0.1))
         assert float(right["squared_error"]) < (1e-14 if name == "shortcut" else 2.0**-78)
         for metric in ("squared_error", "velocity_error"):
@@ -42,28 +48,28 @@ def test_with_the_marginal_velocity_the_loss_is_zero_at_the_flow_map_and_nowhere
         model = method.model(jnp.zeros(()), {})
         x = jax.random.normal(KEY, (5, 1), jnp.float64)
         for s, t in ((0.1, 0.9), (0.9, 0.1)):
-            np.testing.assert_allclose(model.flow_map(s, t, x), flow_map(PATHS[path], s, t, x), rtol=1e-12)
+            np.testing.assert_allclose(model.flow_map(s, t, x), known.flow_map(s, t, x), rtol=1e-12)
 
 
-@pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("name", KINDS)
-def test_with_the_conditional_velocity_the_gradient_vanishes_on_average_at_the_flow_map(name, path):
-    """Means of 300 independent batches, at most 4 standard errors from 0. At a wrong map they are not."""
+def test_with_the_conditional_velocity_the_gradient_vanishes_on_average_at_the_flow_map(name):
+    """Means of 300 independent batches: at most 4 standard errors from 0 at the exact map, and more at a wrong one."""
     kind, settings = KINDS[name]
     with jax.enable_x64(True):
-        method = method_of(kind, path, different=0.5, **settings)
-        values = gradients(method, 300)
-        assert abs(standard_errors(values)) < 4
-        assert values.std() > 0
+        method = method_of(kind, different=0.5, **settings)
+        at = lambda params: standard_errors(gradients(method, data(FLOWS["condot"]), params))
+        assert abs(at(0.0)) < 4
+        assert at(0.2) > 4
 
 
 def test_the_finest_steps_of_shortcuts_are_of_second_order():
     """One row in K + 1 has an error of u of h^2, or h^4 = 2^(-4 K) when squared."""
     with jax.enable_x64(True):
-        errors = []
+        known, errors = FLOWS["condot"], []
         for levels in (5, 8):
             method = method_of(Shortcut, taught=True, different=1.0, levels=levels)
-            errors.append(float(loss(method, 0.0, KEY, 4000).metrics["consistency_error"]) * (levels + 1))
+            metrics = method.loss(0.0, known.context, KEY, data(known, 4000)(KEY)).metrics
+            errors.append(float(metrics["consistency_error"]) * (levels + 1))
         assert np.log2(errors[0] / errors[1]) == pytest.approx(4 * 3, abs=0.5)
 
 
@@ -71,26 +77,59 @@ def test_the_adaptive_weight_shifts_the_minimum():
     """Data of -1 and 1, the second one nine times in ten: the conditional velocity at a point is skewed, and the
     weights 1 / (e + 0.001) move the minimiser from its mean towards the larger part, by 0.17 here. `shift` is added to
     the exact velocity."""
-    path, means = GaussianPath(CondOT()), jnp.array([[-1.0], [1.0]])
 
-    def gradient(power):
-        oracle = oracles.mixture(path, GaussianMixture(means, 0.1, jnp.array([0.1, 0.9])))
-        shifted: Any = lambda shift, t, x, cond, s: oracle.velocity(s, x) + shift
-        network = Network.from_function(shifted)
-        method = MeanFlow(network, path, Normal((1,)), power=power, different=0.0)
-
-        def slope(key, shift):
-            key_sign, key_data, key_loss = jax.random.split(key, 3)
-            sign = jnp.where(jax.random.bernoulli(key_sign, 0.9, (256, 1)), 1.0, -1.0)
-            batch = Batch(sign + 0.1 * jax.random.normal(key_data, (256, 1)))
-            return jax.grad(lambda a: method.loss(a, Context(), key_loss, batch).value)(shift)
-
-        every = jax.jit(jax.vmap(slope, in_axes=(0, None)))
-        return lambda shift: standard_errors(every(jax.random.split(KEY, 200), jnp.asarray(shift)))
+    def batch(key):
+        key_sign, key_data = jax.random.split(key)
+        sign = jnp.where(jax.random.bernoulli(key_sign, 0.9, (256, 1)), 1.0, -1.0)
+        return Batch(sign + 0.1 * jax.random.normal(key_data, (256, 1)))
 
     with jax.enable_x64(True):
-        plain, weighted = gradient(0.0), gradient(1.0)
-        assert abs(plain(0.0)) < 4
-        assert weighted(0.0) < -40
-        assert weighted(0.1) < -4
-        assert weighted(0.2) > 4
+        path = GaussianPath(CondOT())
+        oracle = oracles.mixture(path, GaussianMixture(jnp.array([[-1.0], [1.0]]), 0.1, jnp.array([0.1, 0.9])))
+        shifted: Any = lambda shift, t, x, cond, s: oracle.velocity(s, x) + shift
+
+        def gradient(power, shift):
+            method = MeanFlow(Network.from_function(shifted), path, Normal((1,)), power=power, different=0.0)
+            return standard_errors(gradients(method, batch, shift))
+
+        assert abs(gradient(0.0, 0.0)) < 4
+        assert gradient(1.0, 0.0) < -40
+        assert gradient(1.0, 0.1) < -4
+        assert gradient(1.0, 0.2) > 4
+
+
+def test_guidance_without_a_teacher_has_the_guided_velocity_as_its_fixed_point():
+    """Two classes of means -1.5 and 1.5: `off` is added to the scale 3 in rows with a label, and to the velocity in
+    those without. At the guided velocity, the target differs from it by 3 (1 - kappa) times the difference of the
+    conditional velocity from its mean, so that with kappa = 1/2 every gradient is half of that without."""
+    path = GaussianPath(CondOT())
+
+    def batch(key):
+        key_label, key_drop, key_data = jax.random.split(key, 3)
+        label = jax.random.bernoulli(key_label, 0.5, (256,)).astype(int)
+        x1 = (3.0 * label - 1.5)[:, None] + 0.4 * jax.random.normal(key_data, (256, 1))
+        return Batch(x1, {"label": jnp.where(jax.random.bernoulli(key_drop, 0.3, (256,)), -1, label)})
+
+    with jax.enable_x64(True):
+        oracle = oracles.mixture(path, GaussianMixture(jnp.array([[-1.5], [1.5]]), 0.4))
+        low, high = KnownFlow(path, -1.5), KnownFlow(path, 1.5)
+
+        def apply(off, t, x, cond, s):
+            none = oracle.velocity(s, x)
+            if cond is None:
+                return none
+            label = cond["label"][:, None]
+            of_label = jnp.where(label == 0, low.velocity(s, x), high.velocity(s, x))
+            return jnp.where(label < 0, none + off, none + (3 + off) * (of_label - none))
+
+        def gradient(kappa, off):
+            network: Any = apply
+            options = {"guidance": 3.0, "kappa": kappa, "drawn": Between(0.02, 0.98), "power": 0.0, "different": 0.0}
+            return gradients(MeanFlow(Network.from_function(network), path, Normal((1,)), **options), batch, off)
+
+        plain, mixed = gradient(0.0, 0.0), gradient(0.5, 0.0)
+        assert abs(standard_errors(plain)) < 4
+        assert standard_errors(gradient(0.0, 0.5)) > 4
+        assert plain.std() > 0
+
+        np.testing.assert_allclose(mixed, 0.5 * plain, rtol=1e-9)
