@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +26,7 @@ STUDENT = ["--config=mean_flow_gaussians8", *TINY[1:3], "--config.train.batch_si
 STUDENT += ["--config.train.log_every=2"]
 
 
-def run_of(spec=SPEC, method="flow_matching", **keys) -> Run:
+def run_of(spec: DataSpec = SPEC, method: str = "flow_matching", **keys: Any) -> Run:
     config = changed(defaults(method=method) if method == "real_nvp" else defaults("mlp", method), {"data.name": "npz"})
     config = changed(config, {key.replace("__", "."): value for key, value in keys.items()})
     built = build(config, spec)
@@ -53,7 +54,6 @@ def test_a_student_needs_its_teacher_only_for_training(flowjax, tiny_run, tmp_pa
     ("flags", "message"),
     [
         (["--config.path.schedule=cosine"], "has another path"),
-        (["--config.data.normalise=feature"], "has another normalisation of the data"),
         (["--config.method.teacher=/nowhere"], "method.teacher must be the workdir of a trained run"),
         (["--config.train.start_from=/nowhere"], "train.start_from must be the workdir of a trained run"),
         (["--config.train.start_from={}", "--config.model.width=8"], "is a run of another network"),
@@ -74,13 +74,17 @@ def test_a_teacher_needs_a_velocity():
         check(run_of(method="real_nvp"))
 
 
-def test_a_teacher_with_other_conditions_is_refused():
+def test_a_teacher_with_other_data_or_conditions_is_refused():
+    with pytest.raises(ConfigError, match=r"teacher has another normalisation of the data$"):
+        check(run_of(), dataclasses.replace(SPEC, normalise=Affine(2.0, 1.0)))
+    with pytest.raises(ConfigError, match=r"teacher has another shape of the examples, \(2,\) there and \(3,\) here"):
+        check(run_of(), dataclasses.replace(SPEC, shape=(3,)))
     with pytest.raises(ConfigError, match=r"method.teacher teacher has another conditions, \[\] there and \[Field"):
         check(run_of(), WITH_LABEL, data__cond=("start",))
 
 
 def test_guidance_needs_a_teacher_that_knows_the_velocity_without_conditions():
-    cond = {"data__cond": ("start",)}
+    cond: Any = {"data__cond": ("start",)}
     check(run_of(WITH_LABEL, **cond), WITH_LABEL, method__guidance=2.0, **cond)
     kept = run_of(WITH_LABEL, data__cond_dropout=0.0, **cond)
     check(kept, WITH_LABEL, **cond)

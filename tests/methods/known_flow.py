@@ -1,6 +1,6 @@
 """Networks that have learned the average velocities of a flow in closed form, and the gradients of losses at them."""
 
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -31,7 +31,7 @@ def average(flow):
 
 def method_of(kind, flow="condot", taught=False, **settings):
     """A method whose network is `average` of the flow; its teacher, if any, has the exact velocity."""
-    known, apply = FLOWS[flow], average(FLOWS[flow])
+    known, apply = FLOWS[flow], cast(Any, average(FLOWS[flow]))
     made: dict[str, Any] = {"drawn": Between(0.02, 0.98), "teacher": known if taught else None, **settings}
     return kind(Network.from_function(apply), known.path, Normal((1,)), **made)
 
