@@ -166,7 +166,7 @@ def test_a_coupling_of_given_pairs_is_refused():
 
 @pytest.mark.parametrize("name", METHODS)
 def test_a_method_takes_the_pairs_and_the_mask_of_the_data_or_refuses_them(name):
-    able = ("flow_matching", "mean_flow", "shortcut", "flow_map")
+    able = ("flow_matching", "mean_flow", "shortcut", "flow_map", "consistency_trajectory")
     config = defaults("mlp", name)
     if name == "variational":
         config.path.schedule = "vp"

@@ -4,6 +4,7 @@ from flowjax.methods import times, weights
 from flowjax.methods.base import Context, Group, Limit, Loss, Method, MethodDefaults, Network, PathMethod
 from flowjax.methods.components import Components
 from flowjax.methods.consistency import Consistency
+from flowjax.methods.consistency_trajectory import ConsistencyTrajectory
 from flowjax.methods.continuous_consistency import ContinuousConsistency
 from flowjax.methods.distillation import Distillation
 from flowjax.methods.flow_map import FlowMap
@@ -21,6 +22,7 @@ __all__ = [
     "METHODS",
     "Components",
     "Consistency",
+    "ConsistencyTrajectory",
     "Context",
     "ContinuousConsistency",
     "Distillation",
@@ -55,6 +57,7 @@ METHODS: dict[str, type[Method]] = {
     "gan": GAN,
     "shortcut": Shortcut,
     "flow_map": FlowMap,
+    "consistency_trajectory": ConsistencyTrajectory,
     "continuous_consistency": ContinuousConsistency,
     "progressive_distillation": ProgressiveDistillation,
     "real_nvp": RealNVP,
