@@ -14,6 +14,7 @@ from flowjax.methods.mean_flow import MeanFlow
 from flowjax.methods.moment_matching import MomentMatching
 from flowjax.methods.progressive_distillation import ProgressiveDistillation
 from flowjax.methods.real_nvp import RealNVP
+from flowjax.methods.score_distillation import ScoreDistillation
 from flowjax.methods.shortcut import Shortcut
 from flowjax.methods.variational import Variational
 
@@ -39,6 +40,7 @@ __all__ = [
     "PathMethod",
     "ProgressiveDistillation",
     "RealNVP",
+    "ScoreDistillation",
     "Shortcut",
     "Variational",
     "conditional",
@@ -54,6 +56,7 @@ METHODS: dict[str, type[Method]] = {
     "consistency": Consistency,
     "moment_matching": MomentMatching,
     "distillation": Distillation,
+    "score_distillation": ScoreDistillation,
     "gan": GAN,
     "shortcut": Shortcut,
     "flow_map": FlowMap,
