@@ -166,14 +166,15 @@ def test_a_coupling_of_given_pairs_is_refused():
 
 @pytest.mark.parametrize("name", METHODS)
 def test_a_method_takes_the_pairs_and_the_mask_of_the_data_or_refuses_them(name):
-    able = ("flow_matching", "mean_flow", "shortcut", "flow_map", "consistency_trajectory")
     config = defaults("mlp", name)
     if name == "variational":
         config.path.schedule = "vp"
-    for change, spec, what in (
-        ({"data.pairs": "x0"}, DataSpec("npz", (2,)), "would ignore that data.pairs is 'x0'"),
-        ({}, DataSpec("npz", (3, 2), has_mask=True), "would ignore that data 'npz' has a mask"),
+    for change, spec, takes, what in (
+        ({"data.pairs": "x0"}, DataSpec("npz", (2,)), "takes_pairs", "would ignore that data.pairs is 'x0'"),
+        ({}, DataSpec("npz", (3, 2), has_mask=True), "takes_mask", "would ignore that data 'npz' has a mask"),
     ):
+        able = [other for other in METHODS if getattr(METHODS[other], takes)]
+        assert {"flow_matching", "mean_flow"} <= set(able)
         if name in able:
             build(changed(config, change), spec)
             continue
