@@ -37,6 +37,7 @@ CELLS = {
     "bound": {"path.schedule": "vp", "prediction": "v", **BOUND, "method.levels": 50},
     "sub-VP by likelihood": {"path.schedule": "subvp", "method.weight": "likelihood", "method.times": "importance"},
     "SD3": {"path.shift": 3.0, "method.times": "logit_normal(0, 1)", "method.uncertainty": True},
+    "improved reflow": {"method.times": "u_shaped(4)", "method.loss": "pseudo_huber(0.03)"},
     "data to data": {"source.name": "moons", "coupling.name": "auction(0.05)"},
     "digits to digits": {"data.name": "digits(1)", "source.name": "digits(0)", "coupling.name": "unbalanced(1, 10)"},
     "inpainting from pairs": {

@@ -68,7 +68,7 @@ def check_teacher(teacher: Run, method: Method, config: Config, spec: DataSpec) 
     for what, (of_teacher, own) in kinds.items():
         if of_teacher != own:
             values = "" if isinstance(own, bool) else f", {of_teacher} there and {own} here"
-            raise ConfigError(f"method.teacher {teacher.workdir} has another {what}{values}")
+            raise ConfigError(f"method.teacher {teacher.workdir} differs in the {what}{values}")
     kept = [f.name for f in teacher.fields if not f.dropout]
     if kept and getattr(method, "guidance", 1.0) != 1.0:
         raise ConfigError(

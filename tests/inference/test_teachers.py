@@ -53,7 +53,7 @@ def test_a_student_needs_its_teacher_only_for_training(flowjax, tiny_run, tmp_pa
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--config.path.schedule=cosine"], "has another path"),
+        (["--config.path.schedule=cosine"], "differs in the path"),
         (["--config.method.teacher=/nowhere"], "method.teacher must be the workdir of a trained run"),
         (["--config.train.start_from=/nowhere"], "train.start_from must be the workdir of a trained run"),
         (["--config.train.start_from={}", "--config.model.width=8"], "is a run of another network"),
@@ -75,11 +75,13 @@ def test_a_teacher_needs_a_velocity():
 
 
 def test_a_teacher_with_other_data_or_conditions_is_refused():
-    with pytest.raises(ConfigError, match=r"teacher has another normalisation of the data$"):
+    with pytest.raises(ConfigError, match=r"teacher differs in the normalisation of the data$"):
         check(run_of(), dataclasses.replace(SPEC, normalise=Affine(2.0, 1.0)))
-    with pytest.raises(ConfigError, match=r"teacher has another shape of the examples, \(2,\) there and \(3,\) here"):
+    with pytest.raises(
+        ConfigError, match=r"teacher differs in the shape of the examples, \(2,\) there and \(3,\) here"
+    ):
         check(run_of(), dataclasses.replace(SPEC, shape=(3,)))
-    with pytest.raises(ConfigError, match=r"method.teacher teacher has another conditions, \[\] there and \[Field"):
+    with pytest.raises(ConfigError, match=r"method.teacher teacher differs in the conditions, \[\] there and \[Field"):
         check(run_of(), WITH_LABEL, data__cond=("start",))
 
 

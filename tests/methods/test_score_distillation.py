@@ -63,9 +63,10 @@ def test_the_generator_of_the_teachers_distribution_has_no_gradient():
 @pytest.mark.parametrize("m", [1.1, 2.0])
 def test_a_shifted_generator_moves_towards_the_teacher(m):
     """At one time t the posterior means of N(m, c^2) and N(M, c^2) differ by sigma^2 / V (m - M) everywhere, with
-    V = alpha^2 c^2 + sigma^2. Equation (2) is alpha E[1 / c_row] times that. Each c_row is the mean of D absolute values
-    of a normal variable, which is drawn here independently: its relative deviation of 0.76 / sqrt(D) or less gives a
-    mean over N rows that is known to 0.76 / sqrt(32 * 4000) = 0.2%, twice, and five of these deviations are 1.5%."""
+    V = alpha^2 c^2 + sigma^2. Equation (2) is alpha E[1 / c_row] times that. Each c_row is the mean of D absolute
+    values of a normal variable, which is drawn here independently: its relative deviation of 0.76 / sqrt(D) or less
+    gives a mean over N rows that is known to 0.76 / sqrt(32 * 4000) = 0.2%, twice, and five of these deviations are
+    1.5%."""
     t, d, n = 0.5, 32, 4000
     method, params = distillation(times=(t, t + 1e-6), source=Normal((d,))), params_of(m)
     found = float(gradients(method, params, (n, d))["network"]["m"])
