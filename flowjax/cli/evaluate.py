@@ -6,12 +6,12 @@ usage: flowjax evaluate --workdir DIR
            [the flags of flowjax sample]
 
 Without --metrics, the metrics that fit the run's data set are computed. For densities these are nll, kl (if the true
-density is known), w2, mmd, npe and mode shares; for images nll and bits_per_dim, and for small images also w2 and mmd.
-For vectors, tables and series without a known density they are nll, w2, mmd, npe and distances of the marginals, errors
-of the correlations, the energy distance and the accuracy c2st of a classifier that tells samples from test rows; names
-that end in _true are the same between two halves of the test rows. Distances are in the unit of the data, or, where
-each feature has a scale of its own, in standard deviations of the features. For sets with a mask they are distances
-between the elements of samples, which are full sets, and those of test sets that exist.
+density is known), w2, mmd, npe, straightness and mode shares; for images nll and bits_per_dim, and for small images
+also w2 and mmd. For vectors, tables and series without a known density they are nll, w2, mmd, npe and distances of the
+marginals, errors of the correlations, the energy distance and the accuracy c2st of a classifier that tells samples from
+test rows; names that end in _true are the same between two halves of the test rows. Distances are in the unit of the
+data, or, where each feature has a scale of its own, in standard deviations of the features. For sets with a mask they
+are distances between the elements of samples, which are full sets, and those of test sets that exist.
 
 The classes of a conditional network's samples are drawn with their shares of the training data, so that samples can be
 compared with the test set. --labels balanced draws equally many samples of each class, as is usual for published FIDs,

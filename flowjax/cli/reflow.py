@@ -16,7 +16,7 @@ single step without an ODE, train method.name=distillation on the pairs of the l
 example:
   flowjax reflow --config reflow_gaussians8 --workdir runs/reflow --rounds 2 --num 100000
   flowjax sample --workdir runs/reflow/round_2 --solver euler --steps 1 --num 10000 --out one_step.npz
-  flowjax evaluate --workdir runs/reflow/round_2 --solver euler --steps 1
+  flowjax evaluate --workdir runs/reflow/round_2
 """
 
 from pathlib import Path

@@ -38,7 +38,8 @@ __all__ = ["OF_DATA", "evaluate", "evaluate_images"]
 
 OF_DATA = (
     *("nll", "nll_stderr", "bits_per_dim", "kl", "kl_stderr", "w2_squared", "w2", "w2_squared_true", "mmd"),
-    *("npe", "path_energy", "w2_squared_source", "mode_share_min", "mode_share_max", *OF_TABLES),
+    *("npe", "path_energy", "w2_squared_source", "straightness", "transport_cost"),
+    *("mode_share_min", "mode_share_max", *OF_TABLES),
     *OF_SETS,
     *OF_FORECASTS,
     *OF_CALIBRATION,
@@ -80,6 +81,9 @@ def evaluate(
         mmd: the squared maximum mean discrepancy, unbiased, on 2,000 points.
         path_energy, npe: the path energy, and the normalised path energy.
         w2_squared_source: W2^2 between source and data.
+        straightness, transport_cost: the mean over time of |v(t, x_t) - (x_1 - x_0)|^2 along trajectories, divided by
+        the transport cost, which is the mean of |x_1 - x_0|^2 in model space. The first is 0 for a flow that one step
+        solves exactly.
         mode_share_min, mode_share_max: over the modes, the smallest and largest share of samples nearest to the mode.
         Data that are not images and whose density is not known also have those of `table_metrics`: distances of the
         marginals, errors of the correlations, the energy distance and the classifier two-sample test.

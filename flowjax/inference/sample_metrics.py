@@ -77,21 +77,25 @@ def sample_metrics(
 
 
 def _energy_metrics(run: Run, true: np.ndarray, seed: int, pairs: Any) -> dict[str, float]:
-    """Path energy against W2^2 between source and data (`true`), both in model space."""
+    """Path energy against W2^2 between source and data (`true`), and straightness, all in model space."""
     rows = max(_ENERGY_ROWS, min(len(true), _PAIRS * _PAIR_SIZE))
     t0, t1 = run.interval
 
     @jax.jit
-    def energy(params: Params, seed: Any) -> tuple[Array, Array]:
+    def energy(params: Params, seed: Any) -> tuple[Array, Array, Array, Array]:
         x0 = run.prior.sample(jax.random.key(seed), rows)
-        energies = metrics.path_energy(run.model(params).velocity, x0[:_ENERGY_ROWS], t0=t0, t1=t1)
-        return x0, energies.mean()
+        velocity = run.model(params).velocity
+        energies = metrics.path_energy(velocity, x0[:_ENERGY_ROWS], t0=t0, t1=t1)
+        bent = metrics.straightness(velocity, x0[:_ENERGY_ROWS], t0=t0, t1=t1)
+        return x0, energies.mean(), bent.deviation.mean() * (t1 - t0) ** 2, bent.transport_cost.mean()
 
-    x0, mean = energy(run.params, np.uint32(seed))
-    mean = float(mean)
+    x0, *means = energy(run.params, np.uint32(seed))
+    mean, deviation, cost = map(float, means)
     distance = pairs(np.asarray(x0), true, pairs=_SOURCE_PAIRS)
     return {
         "npe": metrics.normalised_path_energy(mean, distance),
         "path_energy": mean,
         "w2_squared_source": distance,
+        "straightness": deviation / cost,
+        "transport_cost": cost,
     }

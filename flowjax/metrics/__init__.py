@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from flowjax.metrics.reference import Reference, reference_statistics
     from flowjax.metrics.restoration import psnr, restoration
     from flowjax.metrics.series import autocorrelation, autocorrelation_error
+    from flowjax.metrics.straightness import Straightness, straightness
 
 _OBJECTS = {
     "c2st": "c2st",
@@ -66,6 +67,8 @@ _OBJECTS = {
     "restoration": "restoration",
     "autocorrelation": "series",
     "autocorrelation_error": "series",
+    "Straightness": "straightness",
+    "straightness": "straightness",
 }
 
 __all__ = [
@@ -74,6 +77,7 @@ __all__ = [
     "Moments",
     "RankCurves",
     "Reference",
+    "Straightness",
     "autocorrelation",
     "autocorrelation_error",
     "c2st",
@@ -100,6 +104,7 @@ __all__ = [
     "restoration",
     "score_images",
     "sliced_wasserstein2_squared",
+    "straightness",
     "tarp_ranks",
     "uniform_bands",
     "wasserstein2_squared",

@@ -55,6 +55,8 @@ LABELS = {
     "mmd": "MMD²",
     "npe": "normalised path energy",
     "path_energy": "path energy",
+    "straightness": "deviation from straight lines",
+    "transport_cost": "transport cost",
     "mode_share_min": "smallest share of a mode",
     "mode_share_max": "largest share of a mode",
     "marginal_w1": "W1 of a feature, mean (standard deviations)",
