@@ -84,6 +84,7 @@ def config_of(data: str, entry: Entry, steps: int, seed: int) -> Config:
     config = defaults("mlp", method=entry.method)
     config.data.name = data
     config.model.width = 128
+    config.model.features = 2  # a network that is smooth in time, which derivatives in time need
     config.train.batch_size = 512
     config.train.lr = 2e-3
     config.train.warmup = 100.0 * config.train.batch_size

@@ -9,8 +9,8 @@
 # ---
 
 # %% [markdown]
-# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/githu
-# b/OWNER/flowjax/blob/main/experiments/notebooks/10_from_a_flow_to_one_step.ipynb)
+# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/flowjax/blob/main/experiments/notebooks/10_from_a_flow_to_one_step.ipynb)
+#
 # # From a flow to one step
 #
 # A trained velocity field $v(t, x)$ gives samples by solving $\frac{d}{dt} X_t = v(t, X_t)$ from noise at $t = 0$ to
