@@ -14,8 +14,7 @@ from flowjax.methods.flow_map import FORMS
 from flowjax.paths import GaussianPath
 from flowjax.schedules import CondOT
 from flowjax.sources import GaussianMixture, Normal
-from tests.methods.known_flow import FLOWS, gradients, method_of, standard_errors
-from tests.methods.normal_flow import Between, KnownFlow
+from tests.methods.known_flow import FLOWS, Between, KnownFlow, gradients, method_of, z_score
 
 KEY = jax.random.key(0)
 KINDS = {
@@ -57,7 +56,7 @@ def test_with_the_conditional_velocity_the_gradient_vanishes_on_average_at_the_f
     kind, settings = KINDS[name]
     with jax.enable_x64(True):
         method = method_of(kind, different=0.5, **settings)
-        at = lambda params: standard_errors(gradients(method, data(FLOWS["condot"]), params))
+        at = lambda params: z_score(gradients(method, data(FLOWS["condot"]), params))
         assert abs(at(0.0)) < 4
         assert at(0.2) > 4
 
@@ -90,7 +89,7 @@ def test_the_adaptive_weight_shifts_the_minimum():
 
         def gradient(power, shift):
             method = MeanFlow(Network.from_function(shifted), path, Normal((1,)), power=power, different=0.0)
-            return standard_errors(gradients(method, batch, shift))
+            return z_score(gradients(method, batch, shift))
 
         assert abs(gradient(0.0, 0.0)) < 4
         assert gradient(1.0, 0.0) < -40
@@ -128,8 +127,8 @@ def test_guidance_without_a_teacher_has_the_guided_velocity_as_its_fixed_point()
             return gradients(MeanFlow(Network.from_function(network), path, Normal((1,)), **options), batch, off)
 
         plain, mixed = gradient(0.0, 0.0), gradient(0.5, 0.0)
-        assert abs(standard_errors(plain)) < 4
-        assert standard_errors(gradient(0.0, 0.5)) > 4
+        assert abs(z_score(plain)) < 4
+        assert z_score(gradient(0.0, 0.5)) > 4
         assert plain.std() > 0
 
         np.testing.assert_allclose(mixed, 0.5 * plain, rtol=1e-9)

@@ -24,7 +24,7 @@ from flowjax.paths import GaussianPath
 from flowjax.predictions import edm, noise, v, velocity
 from flowjax.schedules import EDM, VE, VP, CondOT, Cosine, Polynomial
 from flowjax.sources import Normal
-from tests.methods.normal_flow import Between, KnownFlow
+from tests.methods.known_flow import Between, KnownFlow
 
 KEY = jax.random.key(0)
 

@@ -13,7 +13,7 @@ from flowjax.paths import GaussianPath
 from flowjax.predictions import edm, v, velocity
 from flowjax.schedules import VE, CondOT, Cosine
 from flowjax.sources import Normal
-from tests.methods.normal_flow import Between, KnownFlow
+from tests.methods.known_flow import Between, KnownFlow
 
 KEY = jax.random.key(0)
 CASES = [(CondOT(), velocity), (Cosine(), v), (CondOT(), edm(0.5))]

@@ -1,7 +1,5 @@
 """Mean flows against a known flow: all data at one point, where conditional and marginal velocity are the same."""
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,13 +15,10 @@ from flowjax.paths import GaussianPath
 from flowjax.schedules import CondOT
 from flowjax.solvers import sample
 from flowjax.sources import Normal
+from tests.methods.known_flow import Between, column
 
 M = jnp.array([2.0, -1.0])
 KEY = jax.random.key(0)
-
-
-def column(t, x):
-    return jnp.broadcast_to(jnp.asarray(t, x.dtype), x.shape[:1])[:, None]
 
 
 def exact(params, t, x, cond, s):
@@ -36,19 +31,10 @@ def wrong(params, t, x, cond, s):
     return exact(params, t, x, cond, s) + params * (column(t, x) - column(s, x))
 
 
-@dataclasses.dataclass(frozen=True)
-class Early:
-    """Times up to 0.9, as u has no bound at s = 1."""
-
-    def __call__(self, key, n, path, interval, profile=None):
-        from flowjax.methods.times import Drawn
-
-        return Drawn(jax.random.uniform(key, (n,), maxval=0.9), jnp.ones(n))
-
-
 def mean_flow(network, **settings):
-    path = GaussianPath(CondOT())
-    return MeanFlow(Network.from_function(network), path, Normal((2,)), drawn=Early(), **settings)
+    """With times up to 0.9, as u has no bound at s = 1."""
+    path, drawn = GaussianPath(CondOT()), Between(0.0, 0.9)
+    return MeanFlow(Network.from_function(network), path, Normal((2,)), drawn=drawn, **settings)
 
 
 @pytest.mark.parametrize("power", [0.0, 1.0])

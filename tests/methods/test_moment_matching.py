@@ -12,13 +12,9 @@ from flowjax.methods.moment_matching import discrepancy, laplace
 from flowjax.paths import GaussianPath
 from flowjax.schedules import VP, CondOT
 from flowjax.sources import Normal
-from tests.methods.normal_flow import KnownFlow
+from tests.methods.known_flow import KnownFlow, column
 
 KEY, M = jax.random.key(0), jnp.array([2.0, -1.0])
-
-
-def column(t, x):
-    return jnp.broadcast_to(jnp.asarray(t, x.dtype), x.shape[:1])[:, None]
 
 
 def to_one_point(params, t, x, cond, s):

@@ -16,7 +16,7 @@ from flowjax.predictions import v, velocity
 from flowjax.schedules import CondOT, Cosine
 from flowjax.solvers import sample
 from flowjax.sources import Normal
-from tests.methods.normal_flow import KnownFlow
+from tests.methods.known_flow import KnownFlow
 
 KEY = jax.random.key(0)
 

@@ -17,7 +17,7 @@ from flowjax.models.functional import Variables
 from flowjax.paths import GaussianPath
 from flowjax.schedules import CondOT
 from flowjax.sources import Normal
-from tests.methods.normal_flow import Between, KnownFlow
+from tests.methods.known_flow import Between, KnownFlow
 
 PATH, KEY, N = GaussianPath(CondOT()), jax.random.key(0), 20_000
 TEACHER = KnownFlow(PATH, m=1.5, c=0.4)
