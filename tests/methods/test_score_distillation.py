@@ -1,5 +1,7 @@
 """Score distillation with a generator, a teacher and a fake network of normal distributions in closed form."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -92,17 +94,56 @@ def test_each_network_gets_the_gradient_of_its_own_loss():
     assert float(pulled["network"]["m"]) < 0  # the fake mean is below the teacher's, so the generator moves up
 
 
-def test_the_fisher_divergence_is_least_at_the_teacher():
-    """With the exact fake network the expectation of (h - f)(f - x) is 0 given x_t, so for a = 1/2 the loss is
-    |h - f|^2 / 2 without the factor 1 / c: not negative, and 0 for the teacher's own distribution."""
-    row = LOSSES["sid"]
-    x = TEACHER.m + 0.4 * jax.random.normal(KEY, (N, 1))
-    np.testing.assert_array_equal(row(x, x - 1, x - 1, jnp.ones(()), 1.2), 0)
-    method = distillation("sid", sid_alpha=1.0)
-    at_teacher = gradients(method, params_of(1.5))["network"]
-    shifted = gradients(method, params_of(2.0))["network"]
-    assert abs(float(at_teacher["m"])) < 1e-3
-    assert float(shifted["m"]) > 0.01
+@dataclasses.dataclass(frozen=True)
+class Recorded(Normal):
+    """A normal distribution that appends its samples to the list `drawn`: first x0, then the noise z."""
+
+    drawn: list = dataclasses.field(default_factory=list)
+
+    def sample(self, key, n):
+        self.drawn.append(super().sample(key, n))
+        return self.drawn[-1]
+
+
+@pytest.mark.parametrize("a", [0.5, 1.2])
+@pytest.mark.parametrize(("m_fake", "c_fake"), [(2.0, 0.5), (1.0, 0.7)])
+def test_the_gradient_of_sid_by_hand(a, m_fake, c_fake):
+    """With x = m + c x0 and x_t = alpha x + sigma z, the posterior mean of N(M, C^2) is M + k (x_t - alpha M), where
+    k = alpha C^2 / (alpha^2 C^2 + sigma^2). Its derivative in m or c is k alpha x', with x' = 1 or x0. Equation (3) is
+    differentiated by the product rule for each sample, with fixed numbers of the fake network and a fixed scale. In
+    float64, for an exact fake network and for another one."""
+    with jax.enable_x64(True):
+        source, t, d, n = Recorded((3,)), 0.6, 3, 200
+        own = {"m": jnp.asarray(2.0), "c": jnp.asarray(0.5)}
+        params = {"network": own, "fake": {"m": jnp.asarray(m_fake), "c": jnp.asarray(c_fake)}}
+        method = distillation("sid", times=(t, t), source=source, sid_alpha=a)
+        found = gradients(method, params, (n, d))
+        x0, z = (np.asarray(x) for x in source.drawn)
+        alpha, sigma = t, 1 - t
+        x = 2.0 + 0.5 * x0
+        x_t = alpha * x + sigma * z
+
+        def posterior(mean, std):
+            k = alpha * std**2 / ((alpha * std) ** 2 + sigma**2)
+            return mean + k * (x_t - alpha * mean), k * alpha
+
+        (h, dh), (f, df) = posterior(TEACHER.m, TEACHER.c), posterior(m_fake, c_fake)
+        scale = np.abs(x - h).mean(1, keepdims=True)
+        by_x = (2 * (1 - a) * (h - f) * (dh - df) + (dh - df) * (f - x) + (h - f) * (df - 1)) / scale
+        expected = {"m": by_x.mean(), "c": (by_x * x0).mean()}
+        for name, value in expected.items():
+            assert float(found["network"][name]) == pytest.approx(value, rel=1e-9)
+        of_fake = gradients(distillation("dmd", times=(t, t), source=Normal((3,))), params, (n, d))["fake"]
+        for name, value in of_fake.items():  # its own loss, which is the same for both losses of the generator
+            assert float(found["fake"][name]) == pytest.approx(float(value), rel=1e-9)
+
+
+def test_sid_has_no_gradient_at_the_distribution_of_the_teacher():
+    """There h = f as functions of x_t, so that (3) and its derivative are 0 up to the rounding of float64."""
+    with jax.enable_x64(True):
+        own = {"m": jnp.asarray(TEACHER.m), "c": jnp.asarray(TEACHER.c)}
+        found = gradients(distillation("sid", source=Normal((32,))), {"network": own, "fake": own}, (500, 32))
+        assert max(abs(float(g)) for g in found["network"].values()) < 1e-12
 
 
 def test_the_generator_at_a_later_time():
