@@ -65,7 +65,8 @@ def build(config: Config, spec: DataSpec, plugins: Sequence[str] = (), teacher: 
         config: a resolved config.
         spec: the description of its data set.
         plugins: the modules that may be imported, with their submodules (`flowjax.plugins`).
-        teacher: the method of the run that `method.teacher` names (`flowjax.teachers`), which only training needs.
+        teacher: the method of the run that `method.teacher` names (`flowjax.inference.teachers`), which only training
+            needs.
 
     Raises:
         ConfigError: on an unknown name, or if the parts do not fit together.

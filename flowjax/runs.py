@@ -36,23 +36,26 @@ from flowjax.training.writers import Record, TensorBoard, Tracker, Trackers, Wan
 __all__ = ["dry_run", "train", "train_workdir"]
 
 
-def _assemble(config: Config, fresh: bool = True) -> Trainer:
-    """The trainer of a config, with its teacher; a fresh run also gets the parameters from which it starts."""
+def _assemble(config: Config, workdir: Path, fresh: bool = True) -> tuple[Trainer, dict[str, Any]]:
+    """The trainer of a config with its teacher, and the record of the teacher (`teachers.record_of`).
+
+    A fresh run also gets the parameters from which it starts.
+    """
     plugins = own_plugins(config)
-    teacher = teachers.open_teacher(config, plugins)
+    teacher = teachers.open_teacher(config, plugins, None if fresh else workdir)
     dataset = open_data(config, plugins)
     method = build(config, dataset.spec, plugins, teacher and teacher.method)
     if teacher is not None:
         teachers.check_teacher(teacher, method, config, dataset.spec)
-    start = teachers.starting_parameters(config, method, plugins) if fresh else None
+    start = teachers.starting_parameters(config, method, dataset.spec, plugins) if fresh else None
     frozen = None if teacher is None else Variables(teacher.params, teacher.variables)
-    return Trainer(config, method, dataset, teacher=frozen, start=start)
+    return Trainer(config, method, dataset, teacher=frozen, start=start), teachers.record_of(teacher)
 
 
 def dry_run(config: Config, workdir: Path) -> dict[str, Any]:
     """Builds everything, and prints the parameters and the FLOPs per step. Nothing is written."""
     start = time.perf_counter()
-    trainer = _assemble(config)
+    trainer, _ = _assemble(config, workdir)
     size = {"parameters": trainer.parameters(), "flops_per_step": trainer.flops_per_step}
     say(json.dumps(config.to_dict(), indent=2))
     say(table(trainer.like(), trainer.shardings))
@@ -167,9 +170,10 @@ def _train(
     start: float,
 ) -> dict[str, Any]:
     """Trains from the step `resume` on, while the workdir is locked."""
-    trainer = _assemble(config, fresh=resume is None)
+    trainer, teacher = _assemble(config, workdir, fresh=resume is None)
     if processes.process_count() > 1:
         processes.check_same("data set", trainer.fingerprint())
+        processes.check_same("teacher", teacher)
     if (rows := trainer.dataset.rows) is not None:
         say(f"train: streaming {len(rows):,} rows from the host, as they exceed FLOWJAX_RESIDENT_BYTES")
     if trainer.mesh.size < jax.device_count():
@@ -183,6 +187,7 @@ def _train(
     if resume is None:
         trainer.compile_ahead(fresh=True)
         state = trainer.init()
+        trainer.forget_start()
     else:
         _check_same_data(workdir, trainer)
         state = checkpoints.restore(resume, trainer.like())  # before any file is moved or written
@@ -190,7 +195,7 @@ def _train(
         say(f"train: resuming {workdir} at step {resume} of {config.train.steps}")
     size = {"parameters": trainer.parameters(), "flops_per_step": trainer.flops_per_step}
     if processes.is_primary():
-        _prepare_workdir(config, trainer, workdir, size, checkpoints, resume or 0)
+        _prepare_workdir(config, trainer, teacher, workdir, size, checkpoints, resume or 0)
     trace = Trace(workdir / "trace", *traced)
     with Trackers(makers) as trackers:
         result = loop.train(trainer, RunOutputs(workdir, checkpoints, trackers), state, trace)
@@ -281,12 +286,19 @@ def _check_same_data(workdir: Path, trainer: Trainer) -> None:
 
 
 def _prepare_workdir(
-    config: Config, trainer: Trainer, workdir: Path, size: dict[str, Any], checkpoints: Checkpoints, step: int
+    config: Config,
+    trainer: Trainer,
+    teacher: dict[str, Any],
+    workdir: Path,
+    size: dict[str, Any],
+    checkpoints: Checkpoints,
+    step: int,
 ) -> None:
-    """Writes the config, and sets checkpoints and snapshots after `step` aside."""
+    """Writes the config and the record of the teacher, and sets checkpoints and snapshots after `step` aside."""
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         write_config(workdir, config, trainer.dataset.spec, size, trainer.prefetcher is not None)
+        teachers.write_record(workdir, teacher)
     except OSError as error:
         raise RunFault(f"cannot write to {workdir}: {error.strerror}") from None
     _clear_leftovers(workdir, checkpoints)

@@ -177,6 +177,8 @@ class AverageVelocityMethod(PathMethod):
                 "'uniform' or 'logit_normal'"
             )
         check_guidance(parts, settings["guidance"])
+        if settings["kappa"] and parts.teacher is not None:
+            raise ConfigError("method.kappa has no effect with method.teacher: set method.kappa=0")
         settings |= {"teacher": parts.teacher, "drawn": times, "coupling": parts.coupling}
         return cls(parts.network(two_times=True), parts.path, parts.source, **settings)
 
@@ -198,17 +200,20 @@ class AverageVelocityMethod(PathMethod):
         s, t = (jnp.where(apart, f(first, second), first) for f in (jnp.minimum, jnp.maximum))
         return self.draw_at(key_draw, batch, s, t)
 
-    def fixed_average(self, params: Params, context: Context, key: PRNGKey, batch: Batch) -> Average:
+    def fixed_average(
+        self, params: Params, context: Context, key: PRNGKey, batch: Batch, forward_mode: bool = False
+    ) -> Average:
         """The network as a function without a gradient to the parameters, of which targets are computed.
 
-        Its parameters are their moving average, if `target_half_life` is not 0. JAX can differentiate it in forward
-        mode with respect to its arguments.
+        Its parameters are their moving average, if `target_half_life` is not 0.
 
         Args:
             params, context, key: as for the loss.
             batch: which has the condition and the mask.
+            forward_mode: whether `jax.jvp` differentiates it with respect to its arguments.
         """
-        network, fixed = self.network.with_forward_mode(), jax.lax.stop_gradient(context.targets.get(TARGET, params))
+        network = self.network.with_forward_mode() if forward_mode else self.network
+        fixed = jax.lax.stop_gradient(context.targets.get(TARGET, params))
 
         def average(s: Array, t: Array, x: Batched, cond: Cond = batch.cond) -> Batched:
             return network(fixed, context, t, x, cond, s=s, key=key, mask=batch.mask)[0]

@@ -151,7 +151,8 @@ class FlowMap(AverageVelocityMethod):
 
     def loss(self, params: Params, context: Context, key: PRNGKey, batch: Batch) -> Loss:
         rows = self.draw_rows(key, batch, self.different)
-        network, fixed = self.network.with_forward_mode(), self.fixed_average(params, context, key, batch)
+        network = self.network.with_forward_mode()
+        fixed = self.fixed_average(params, context, key, batch, forward_mode=True)
 
         def average(s: Array, t: Array, x: Batched) -> tuple[Batched, PyTree]:
             return network(params, context, t, x, batch.cond, s=s, key=key, mask=batch.mask)

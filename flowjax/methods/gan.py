@@ -137,6 +137,7 @@ class GAN(MethodDefaults):
         "slope_generated",
     )
     sampler: ClassVar[str] = "push_forward"
+    starts: ClassVar[tuple[str, ...]] = ("network",)
 
     @classmethod
     def from_config(cls, parts: Components) -> "GAN":

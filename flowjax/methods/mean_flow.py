@@ -91,14 +91,15 @@ class MeanFlow(AverageVelocityMethod):
     def from_config(cls, parts: Components) -> Any:
         if parts.settings.improved and parts.teacher is not None:
             raise ConfigError(
-                "method.improved=true has no effect with method.teacher, whose velocity both forms follow: leave it out"
+                "method.improved=true has no effect with method.teacher, whose velocity both forms follow: set "
+                "method.improved=false"
             )
         return super().from_config(parts)
 
     def loss(self, params: Params, context: Context, key: PRNGKey, batch: Batch) -> Loss:
         s, t, apart, p, marginal_error = rows = self.draw_rows(key, batch, self.different)
         output, state = self.network(params, context, t, p.x_t, batch.cond, s=s, key=key, mask=batch.mask)
-        fixed = self.fixed_average(params, context, key, batch)
+        fixed = self.fixed_average(params, context, key, batch, forward_mode=True)
         velocity = self.velocity(context, p, batch, fixed)
         own = self.improved and self.teacher is None
         tangent = fixed(s, s, p.x_t).astype(p.x_t.dtype) if own else velocity

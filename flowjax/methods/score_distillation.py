@@ -31,14 +31,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from flowjax.abilities import abilities_of
 from flowjax.batch import Batch
 from flowjax.errors import ConfigError, lookup
 from flowjax.methods.base import BoundNetwork, Context, Group, Loss, MethodDefaults, Network
 from flowjax.methods.components import Components
 from flowjax.methods.draw import row_mean_square
 from flowjax.methods.generator import GeneratorModel, context_of, init_networks
-from flowjax.methods.teacher import AbsentTeacher, guided_velocity, teacher_model
+from flowjax.methods.teacher import check_guidance, teacher_velocity
 from flowjax.methods.times import UNIFORM, Times
 from flowjax.models.functional import Variables
 from flowjax.paths.affine import GaussianPath, expand
@@ -152,7 +151,9 @@ class ScoreDistillation(MethodDefaults):
             raise ConfigError(f"{what} needs a prediction of one array, such as 'velocity'")
         if getattr(drawn := times(settings.times), "needs_profile", False):
             raise ConfigError(f"{what} does not train the profile that method.times {settings.times!r} needs")
-        _check_teacher(parts.teacher, path)
+        if parts.teacher is None:
+            raise ConfigError(f"{what} distils a trained run: set method.teacher to its workdir")
+        check_guidance(parts, settings.guidance)
         loss = lookup("method.loss", settings.loss, LOSSES)
         own = settings.guidance, settings.sid_alpha, settings.time, settings.fake_rate, settings.generator_every
         networks = parts.network(), parts.network()
@@ -191,7 +192,7 @@ class ScoreDistillation(MethodDefaults):
 
         frozen = self.fake(_freeze(params["fake"]), of_fake, t, prediction.inputs(path, t, p.x_t), cond, key=key_fake)
         fake = prediction.to_ends(path, t, p.x_t, frozen[0]).x1
-        taught = guided_velocity(teacher_model(self.teacher, context), t, p.x_t, cond, self.guidance)
+        taught = teacher_velocity(self.teacher, context, t, p.x_t, cond, self.guidance)
         real = velocity.to_ends(path, t, p.x_t, taught).x1
         generator_loss = jnp.mean(self.row_loss(x, real, fake, path.rates(t, x).alpha, self.sid_alpha))
         difference = jnp.sqrt(jnp.mean((fake - real) ** 2))
@@ -243,23 +244,3 @@ class _Generate:
     def __call__(self, x0: Batched, cond: Cond = None) -> Batched:
         network = lambda t, x, cond: (self.network(t, x, cond), None)
         return generate(network, self.path, self.prediction, self.time, x0, cond)[0]
-
-
-def _check_teacher(teacher: Any, path: GaussianPath) -> None:
-    """Checks that there is a teacher with a velocity on the same path.
-
-    Raises:
-        ConfigError: if there is none.
-    """
-    if teacher is None:
-        raise ConfigError("method.name 'score_distillation' distils a trained run: set method.teacher to its workdir")
-    if isinstance(teacher, AbsentTeacher):
-        return
-    offered = abilities_of(teacher.model(*jax.eval_shape(teacher.init, jax.random.key(0))))
-    if "velocity" not in offered:
-        raise ConfigError(
-            f"method.teacher needs a velocity, and the model of that run offers {', '.join(offered)}: use a run of "
-            "method.name 'flow_matching'"
-        )
-    if (other := getattr(teacher, "path", None)) != path:
-        raise ConfigError(f"method.teacher has another path, {other} there and {path} here")

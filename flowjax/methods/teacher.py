@@ -15,7 +15,7 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array, Bool
 
-from flowjax.abilities import HasVelocity, interval_of, with_forward_mode
+from flowjax.abilities import HasVelocity, interval_of
 from flowjax.errors import ConfigError
 from flowjax.methods.base import Context
 from flowjax.methods.components import Components
@@ -37,7 +37,7 @@ class AbsentTeacher:
 
 
 def teacher_model(teacher: Any, context: Context) -> Any:
-    """The teacher's model with its frozen variables, made of operations that JAX differentiates in forward mode.
+    """The teacher's model with its frozen variables.
 
     Args:
         teacher: `Method.teacher` of the method.
@@ -49,13 +49,13 @@ def teacher_model(teacher: Any, context: Context) -> Any:
     if teacher is None or isinstance(teacher, AbsentTeacher) or context.teacher is None:
         raise ValueError("this loss needs a teacher: train with method.teacher=WORKDIR")
     params, state = context.teacher
-    return with_forward_mode(teacher.model(params, state))
+    return teacher.model(params, state)
 
 
 def guided_velocity(model: HasVelocity, t: Time, x: Batched, cond: Cond, scale: float = 1.0) -> Batched:
     """Equation (1), with a single evaluation for a scale of 1 or without a condition."""
     with_cond = model.velocity(t, x, cond)
-    if scale == 1.0 or cond is None:
+    if scale == 1.0 or not cond:
         return with_cond
     without = model.velocity(t, x, None)
     return without + scale * (with_cond - without)

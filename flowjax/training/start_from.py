@@ -43,7 +43,10 @@ def with_network(method: Method, params: Params, start: Params) -> Params:
     """
     is_network = _is_network(method)
     replace = lambda part: _merged(part, start) if is_network(part) else part
-    return jax.tree.map(replace, params, is_leaf=is_network)
+    new = lambda part: jax.tree.map(replace, part, is_leaf=is_network)
+    if (parts := getattr(method, "starts", None)) is None:
+        return new(params)
+    return {name: new(part) if name in parts else part for name, part in params.items()}
 
 
 def _is_network(method: Method) -> Callable[[Any], bool]:

@@ -205,6 +205,10 @@ class Trainer:
         """The state at step 0, with the shardings of this trainer."""
         return self._init(self._start)
 
+    def forget_start(self) -> None:
+        """Frees the parameters from which training starts, after `init`."""
+        self._start = None
+
     def like(self) -> TrainState:
         """The shapes and shardings of the state, for `Checkpoints.restore`."""
         like = lambda a, sharding: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding)
@@ -293,7 +297,7 @@ class Trainer:
         return profiling.count_flops(jax.grad(loss), like.params, like, self._batch_like, self.teacher)
 
     def parameters(self) -> int:
-        """The number of parameters of the network."""
+        """The number of parameters that are trained, of all networks."""
         return sum(math.prod(a.shape) for a in jax.tree.leaves(self.like().params))
 
     def held_out(self) -> Batch:

@@ -23,7 +23,7 @@ from tests.conftest import TINY
 def nothing_is_built(monkeypatch):
     """A test that gets as far as opening the data fails."""
 
-    def built(config, fresh=True):
+    def built(config, workdir, fresh=True):
         raise AssertionError("the refusal came too late")
 
     monkeypatch.setattr(runs, "_assemble", built)

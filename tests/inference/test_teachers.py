@@ -1,6 +1,8 @@
 """Runs that learn from a trained run, and the messages about a run that does not fit."""
 
 import dataclasses
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from flowjax.conditions import Field
 from flowjax.config import changed, defaults
 from flowjax.data import Affine, DataSpec
 from flowjax.errors import ConfigError
-from flowjax.inference.run import Run
+from flowjax.inference.run import Run, load
 from flowjax.inference.teachers import check_teacher
 from flowjax.methods import Context
 from flowjax.methods.teacher import teacher_velocity
@@ -23,7 +25,7 @@ from tests.conftest import TINY
 SPEC = DataSpec("npz", (2,), Affine(3.0, 1.0))
 WITH_LABEL = dataclasses.replace(SPEC, conditions=(Field("start", "vector", (2,)),), condition_maps=(Affine(1.0, 0.0),))
 STUDENT = ["--config=mean_flow_gaussians8", *TINY[1:3], "--config.train.batch_size=64", "--config.train.steps=2"]
-STUDENT += ["--config.train.log_every=2"]
+STUDENT += ["--config.train.log_every=2", "--config.method.improved=false", "--config.model.features=16"]
 
 
 def run_of(spec: DataSpec = SPEC, method: str = "flow_matching", **keys: Any) -> Run:
@@ -53,11 +55,13 @@ def test_a_student_needs_its_teacher_only_for_training(flowjax, tiny_run, tmp_pa
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--config.path.schedule=cosine"], "differs in the path"),
+        (["--config.path.schedule=cosine"], "has path.schedule='condot', and this config has 'cosine'"),
         (["--config.method.teacher=/nowhere"], "method.teacher must be the workdir of a trained run"),
         (["--config.train.start_from=/nowhere"], "train.start_from must be the workdir of a trained run"),
-        (["--config.train.start_from={}", "--config.model.width=8"], "is a run of another network"),
+        (["--config.train.start_from={}", "--config.model.width=9"], "and this config has 9: set model.width to"),
+        (["--config.train.start_from={}", "--config.model.features=2"], "has model.features=16, and this config has 2"),
         (["--config.method.improved=True"], "method.improved=true has no effect with method.teacher"),
+        (["--config.method.kappa=0.5"], "method.kappa has no effect with method.teacher: set method.kappa=0"),
         (["--config.method.guidance=2"], "method.guidance 2 needs conditions: set data.cond"),
     ],
 )
@@ -75,12 +79,14 @@ def test_a_teacher_needs_a_velocity():
 
 
 def test_a_teacher_with_other_data_or_conditions_is_refused():
-    with pytest.raises(ConfigError, match=r"teacher differs in the normalisation of the data$"):
+    with pytest.raises(ConfigError, match=r"teacher was trained on other data: scale is 2.0 and was 3.0"):
         check(run_of(), dataclasses.replace(SPEC, normalise=Affine(2.0, 1.0)))
-    with pytest.raises(ConfigError, match=r"differs in the shape of the examples, \(2,\) there and \(3,\) here"):
+    with pytest.raises(ConfigError, match=r"trained on other data: shape is \[3\] and was \[2\]"):
         check(run_of(), dataclasses.replace(SPEC, shape=(3,)))
-    with pytest.raises(ConfigError, match=r"method.teacher teacher differs in the conditions, \[\] there and \[Field"):
-        check(run_of(), WITH_LABEL, data__cond=("start",))
+    with pytest.raises(ConfigError, match=r"teacher has other conditions, none there and start here: set data.cond"):
+        check(run_of(WITH_LABEL), WITH_LABEL, data__cond=("start",))
+    with pytest.raises(ConfigError, match=r"has source.name='uniform', and this config has 'normal': set source.name"):
+        check(run_of(source__name="uniform"))
 
 
 def test_guidance_needs_a_teacher_that_knows_the_velocity_without_conditions():
@@ -111,3 +117,18 @@ def test_a_teacher_of_sets_gets_their_mask():
     assert np.abs(value(x)).max() > 0
     np.testing.assert_array_equal(value(x), value(other))
     assert np.abs(teacher_velocity(run.method, context, jnp.full(3, 0.5), other) - value(x)).max() > 0.01
+
+
+def test_a_resumed_student_goes_on_with_the_same_checkpoint_of_its_teacher(flowjax, tiny_run, tmp_path):
+    teacher = shutil.copytree(tiny_run, tmp_path / "teacher")
+    flags = [*STUDENT, "--config.train.save_every=1", f"--config.method.teacher={teacher}", "--no_plots"]
+    command = ["train", *flags, f"--workdir={tmp_path}/run"]
+    code, _, err = flowjax(*command)
+    assert code == 0, err
+    record = json.loads((tmp_path / "run" / "teacher.json").read_text())
+    last = load(teacher).step
+    assert record["step"] == last
+    shutil.rmtree(teacher / "checkpoints" / str(last))  # another checkpoint is the last one now
+    code, _, err = flowjax(*command, "--config.train.steps=3")
+    assert (code, err.count("\n")) == (2, 1)
+    assert f"no checkpoint {last} in" in err
