@@ -78,6 +78,17 @@ ENTRIES: dict[str, Entry] = {
 }
 """The rows of the table."""
 
+SHOWN = (FLOW, "from the flow: reflow", "MeanFlow", "flow map, Lagrangian", "consistency")
+"""The rows of the figure of trajectories."""
+
+QUICK = (FLOW, "flow map, Lagrangian", "consistency", "from the flow: reflow")
+"""The rows of the quick form."""
+
+
+def rows_of(study: Study) -> list[str]:
+    """The names of the rows."""
+    return [name for name in ENTRIES if not study.quick or name in QUICK]
+
 
 def config_of(data: str, entry: Entry, steps: int, seed: int) -> Config:
     """The config of a row: the same network, batches and learning rate for all methods."""
@@ -172,8 +183,8 @@ def setting(data: str, name: str) -> str:
 
 def run(study: Study) -> None:
     for data in SETS[:1] if study.quick else SETS:
-        for name, entry in ENTRIES.items():
-            measured = progressive if entry.method == "progressive_distillation" else scores
+        for name in rows_of(study):
+            measured = progressive if ENTRIES[name].method == "progressive_distillation" else scores
             for seed in study.seeds:
                 study.measure(setting(data, name), partial(measured, study, data, name, seed), seed)
         study.measure(setting(data, "two true samples"), partial(floor, study, data))
@@ -190,18 +201,16 @@ def trajectories(study: Study, name: str) -> dict[str, np.ndarray]:
     return {"path": trained_run.spec.finish(np.asarray(path)), "few": few}
 
 
-SHOWN = (FLOW, "from the flow: reflow", "MeanFlow", "flow map, Lagrangian", "consistency")
-
-
 def draw(study: Study, results: Results) -> dict[str, Figure]:
-    return {"trajectories": draw_trajectories(study), "quality": draw_quality(results)}
+    return {"trajectories": draw_trajectories(study), "quality": draw_quality(study, results)}
 
 
 def draw_trajectories(study: Study) -> Figure:
     """A column for each of some methods: trajectories of 8 steps, and samples of one step."""
-    figure = Figure(figsize=(2.3 * len(SHOWN), 4.8), layout="constrained")
-    axes = figure.subplots(2, len(SHOWN), sharex=True, sharey=True)
-    for i, name in enumerate(SHOWN):
+    shown = [name for name in SHOWN if name in rows_of(study)]
+    figure = Figure(figsize=(2.3 * len(shown), 4.8), layout="constrained")
+    axes = figure.subplots(2, len(shown), sharex=True, sharey=True)
+    for i, name in enumerate(shown):
         arrays = study.arrays(f"trajectories{i}", partial(trajectories, study, name))
         above, below = axes[:, i]
         above.plot(*np.moveaxis(arrays["path"], -1, 0), lw=0.4, alpha=0.5, color=plots.PALETTE[0])
@@ -213,11 +222,11 @@ def draw_trajectories(study: Study) -> Figure:
     return figure
 
 
-def draw_quality(results: Results) -> Figure:
+def draw_quality(study: Study, results: Results) -> Figure:
     """The distance to the data against the number of evaluations, on the first set."""
     curves = {}
-    for name, entry in ENTRIES.items():
-        if len(entry.evaluations) == len(EVALUATIONS):
+    for name in rows_of(study):
+        if len(ENTRIES[name].evaluations) == len(EVALUATIONS):
             row = setting(SETS[0], name)
             values = [results.values(row, f"w2_squared_{n}") for n in EVALUATIONS]
             curves[name] = (EVALUATIONS, np.transpose(values))
@@ -230,7 +239,7 @@ EXPERIMENT = Experiment(
     title="Methods of few steps in two dimensions, with 1 to 100 evaluations of the same network.",
     source="the papers that the methods name",
     full=Form("4 hours on 2 CPU cores, or 15 minutes on one H200 with four trainings at a time", seeds=5),
-    quick=Form("3 minutes on 2 CPU cores"),
+    quick=Form("2 minutes on 2 CPU cores"),
     run=run,
     columns={f"w2_squared_{n}": f"W2², {n} evaluation{'s' * (n > 1)}" for n in EVALUATIONS}
     | {"training_seconds": "training, s"},
