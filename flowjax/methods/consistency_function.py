@@ -13,7 +13,6 @@ parametrisation c_skip x + c_out F of Song et al. 2023 (arXiv:2303.01469, eq. 5 
 noise level by its smallest value.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -24,6 +23,7 @@ from flowjax.errors import ConfigError
 from flowjax.methods.base import BoundNetwork, Context, Network, PathMethod
 from flowjax.methods.components import Components
 from flowjax.methods.teacher import check_guidance
+from flowjax.methods.times import plain_times
 from flowjax.paths.affine import AffinePath
 from flowjax.precision import at_least_float32
 from flowjax.predictions import Prediction
@@ -133,12 +133,7 @@ def consistency_parts(parts: Components, name: str) -> dict[str, Any]:
             f"{what} needs a network that is defined at the last time of the path, and prediction "
             f"{prediction.name!r} is singular where sigma is 0: use 'velocity', 'v' or 'edm'"
         )
-    times: Callable[..., Any] = parts.times(settings.times)
-    if getattr(times, "needs_profile", False):
-        raise ConfigError(
-            f"method.times {settings.times!r} needs a learned profile of the loss, which {what} does not train: use "
-            "'uniform' or 'log_normal'"
-        )
+    times = plain_times(parts, settings.times, name)
     if settings.guidance != 1.0 and parts.teacher is None:
         raise ConfigError(
             f"method.guidance {settings.guidance:g} is the guidance of a teacher: set method.teacher, or use 1"

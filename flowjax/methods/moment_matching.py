@@ -25,7 +25,11 @@ The factor b of (3) is 1 in the paper. Because f(t, t, x) = x, the map of a shor
 and that of a long interval with that of a shorter one. The sums of (2) contain j = k, so that for exact maps the
 expected MMD^2 is not 0 but 2/M (1 - E k(y_j, z_j)). With M = 1 it is the loss of a consistency model.
 
-Each particle has the condition of its own row; the distributions are compared over the conditions of a group.
+Each particle has the condition of its own row. With conditions c, the kernel between two particles is that of (3) where
+their conditions are equal, and 0 elsewhere. This is a kernel on pairs (y, c), so that (2) compares joint distributions
+of samples and conditions, and the maps of each condition are compared with each other. A dropped condition is equal to
+other dropped ones. Only the terms j = k remain if no two conditions in a group are equal, as with continuous
+conditions, and the loss is then 1/M times that of M = 1. With K classes, use a group of several times K.
 """
 
 from collections.abc import Mapping
@@ -34,7 +38,7 @@ from typing import Annotated, ClassVar
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from flowjax.batch import Batch
 from flowjax.couplings import INDEPENDENT, Coupling
@@ -43,7 +47,7 @@ from flowjax.methods.average_velocity import AverageVelocityModel
 from flowjax.methods.base import Context, Limit, Loss, Network, PathMethod
 from flowjax.methods.components import Components
 from flowjax.methods.draw import MARGINAL_ERROR, draw
-from flowjax.methods.times import UNIFORM, Fixed, Interval, Times
+from flowjax.methods.times import UNIFORM, Fixed, Interval, Times, plain_times
 from flowjax.paths.affine import AffinePath, expand
 from flowjax.precision import at_least_float32
 from flowjax.predictions import well_conditioned
@@ -51,9 +55,9 @@ from flowjax.ranges import Range
 from flowjax.schedules import clip_time
 from flowjax.schedules.base import log_snr_slope
 from flowjax.sources import Source
-from flowjax.typing import Batched, Params, PRNGKey, PyTree
+from flowjax.typing import Batched, Cond, Params, PRNGKey, PyTree
 
-__all__ = ["MomentMatching", "discrepancy", "laplace"]
+__all__ = ["MomentMatching", "discrepancy", "equal_conditions", "laplace"]
 
 _SMALLEST_DISTANCE = 1e-8
 
@@ -64,7 +68,8 @@ class Settings:
 
     Attributes:
         times: the distribution of the first time s. The last time t is uniform between s and the data.
-        group: the number M of samples that are compared with each other. It must divide `train.batch_size`.
+        group: the number M of samples that are compared with each other, if their conditions are equal. It must divide
+            `train.batch_size`. With K classes, several times K.
         decrement: how much smaller sigma / alpha is at the time r of the target than at s.
         bandwidth: the factor b of the width of the kernel. Data of few numbers need a wide kernel.
         bias: the bias of the weight. Larger values give times near the data more weight.
@@ -112,12 +117,7 @@ class MomentMatching(PathMethod):
     @classmethod
     def from_config(cls, parts: Components) -> "MomentMatching":
         settings, path = parts.settings, parts.path
-        times = parts.times(settings.times)
-        if getattr(times, "needs_profile", False):
-            raise ConfigError(
-                f"method.times {settings.times!r} needs a learned profile of the loss, which method.name "
-                "'moment_matching' does not train: use 'uniform' or 'logit_normal'"
-            )
+        times = plain_times(parts, settings.times, "moment_matching")
         if path.noise is not None:
             raise ConfigError("method.name 'moment_matching' needs a path without noise: leave path.noise empty")
         own = settings.group, settings.decrement, settings.bandwidth, settings.bias, settings.power
@@ -150,7 +150,7 @@ class MomentMatching(PathMethod):
         y, state = mapped(params, s, p.x_t)
         z = jax.lax.stop_gradient(mapped(params, r, x_r)[0])
         width = self.bandwidth * jnp.maximum(t - s, _SMALLEST_DISTANCE) * y.shape[-1]
-        mmd = discrepancy(y, z, width)
+        mmd = discrepancy(y, z, width, equal_conditions(batch.cond, groups, m))
         metrics = {"marginal_error": drawn.marginal_error, "discrepancy": jnp.mean(mmd)}
         return Loss(jnp.mean(self.weight(s) * mmd), metrics, state)
 
@@ -200,8 +200,11 @@ def laplace(y: Float[Array, "G M D"], z: Float[Array, "G N D"], width: Float[Arr
     """The Laplace kernel of equation (3) between all pairs of each group. Its gradient is 0 where two samples coincide.
 
     Args:
-        y, z: samples of each group.
-        width: the width of the kernel in each group.
+        y, z: M and N samples of each of G groups, (G, M, D) and (G, N, D).
+        width: the width of the kernel in each group, (G,).
+
+    Returns:
+        The kernel between y_j and z_k of each group, (G, M, N).
     """
     square = jnp.sum((y[:, :, None] - z[:, None]) ** 2, -1)
     apart = square > _SMALLEST_DISTANCE**2
@@ -209,7 +212,36 @@ def laplace(y: Float[Array, "G M D"], z: Float[Array, "G N D"], width: Float[Arr
     return jnp.exp(-distance / width[:, None, None])
 
 
-def discrepancy(y: Float[Array, "G M D"], z: Float[Array, "G M D"], width: Float[Array, " G"]) -> Float[Array, " G"]:
-    """The squared maximum mean discrepancy of each group, equation (2), with the terms j = k."""
-    mean = lambda a, b: jnp.mean(laplace(a, b, width), (1, 2))
+def equal_conditions(cond: Cond, groups: int, m: int) -> Bool[Array, "G M M"]:
+    """Compares the conditions of the particles of each group. NaN, as in a dropped condition, is equal to NaN.
+
+    Args:
+        cond: the conditions of all rows, group by group, each (G * M, ...), or None.
+        groups, m: the number of groups G, and the number of particles M in each of them.
+
+    Returns:
+        Whether all conditions of particles j and k of each group are equal; true for all if there are no conditions.
+    """
+    equal = jnp.ones((groups, m, m), bool)
+    for value in jax.tree.leaves(cond):
+        a = value.reshape(groups, m, 1, -1)
+        b = a.swapaxes(1, 2)
+        equal &= jnp.all((a == b) | (jnp.isnan(a) & jnp.isnan(b)), -1)
+    return equal
+
+
+def discrepancy(
+    y: Float[Array, "G M D"], z: Float[Array, "G M D"], width: Float[Array, " G"], equal: Bool[Array, "G M M"]
+) -> Float[Array, " G"]:
+    """The squared maximum mean discrepancy of each group, equation (2), with the terms j = k.
+
+    Args:
+        y, z: the samples of each group, of which y_j and z_j have the same condition.
+        width: the width of the kernel in each group.
+        equal: whether the conditions of particles j and k are equal (`equal_conditions`).
+
+    Returns:
+        The squared discrepancy of each group, (G,).
+    """
+    mean = lambda a, b: jnp.mean(jnp.where(equal, laplace(a, b, width), 0.0), (1, 2))
     return mean(y, y) + mean(z, z) - 2 * mean(y, z)

@@ -19,16 +19,20 @@ parameter, so it also contributes to the global norm by which gradients are clip
 
 import math
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from flowjax.errors import ConfigError
 from flowjax.paths.affine import AffinePath
 from flowjax.ranges import Range
 from flowjax.schedules import clip_time
 from flowjax.typing import PRNGKey
+
+if TYPE_CHECKING:
+    from flowjax.methods.components import Components
 
 __all__ = [
     "BINS",
@@ -46,6 +50,8 @@ __all__ = [
     "UShaped",
     "Uniform",
     "at",
+    "needs_profile",
+    "plain_times",
 ]
 
 BINS = 32
@@ -279,6 +285,31 @@ class Fixed:
         self, key: PRNGKey, n: int, path: AffinePath, interval: Interval, profile: Profile | None = None
     ) -> Drawn:
         return Drawn(self.t, jnp.ones(n))
+
+
+def needs_profile(times: Any) -> bool:
+    """Whether a distribution of times, or its class, needs a learned profile of the loss, as `Importance` does."""
+    return getattr(times, "needs_profile", False)
+
+
+def plain_times(parts: "Components", text: str, name: str) -> Times:
+    """Makes the distribution of times of a method that learns no profile of the loss.
+
+    Args:
+        parts: the parts of the config.
+        text: the setting `times`.
+        name: `method.name`.
+
+    Raises:
+        ConfigError: if the distribution needs a learned profile.
+    """
+    times = parts.times(text)
+    if needs_profile(times):
+        raise ConfigError(
+            f"method.times {text!r} needs a learned profile of the loss, which method.name {name!r} does not train: "
+            "use 'uniform', 'logit_normal' or 'log_normal'"
+        )
+    return times
 
 
 def at(profile: Profile, t: Float[Array, " B"], interval: Interval) -> Float[Array, " B"]:

@@ -8,7 +8,7 @@ import pytest
 from flowjax.batch import Batch
 from flowjax.errors import ConfigError
 from flowjax.methods import Context, MomentMatching, Network
-from flowjax.methods.moment_matching import discrepancy, laplace
+from flowjax.methods.moment_matching import discrepancy, equal_conditions, laplace
 from flowjax.paths import GaussianPath
 from flowjax.schedules import VP, CondOT
 from flowjax.sources import Normal
@@ -32,14 +32,44 @@ def test_the_discrepancy_against_a_double_loop():
         y, z = np.array(jax.random.normal(KEY, (2, 3, 4, 5), jnp.float64))
         z[0, 1] = y[0, 2]
         width = np.array([0.5, 1.0, 3.0])
-        found = discrepancy(jnp.asarray(y), jnp.asarray(z), jnp.asarray(width))
+        label = np.array([0, 1, 0, 0] + [2] * 4 + [0, 1, 2, 3])  # some, all and no pairs of each group are equal
+        equal = equal_conditions({"label": jnp.asarray(label)}, 3, 4)
+        found = discrepancy(jnp.asarray(y), jnp.asarray(z), jnp.asarray(width), equal)
         for g in range(3):
             k = lambda a, b, g=g: np.exp(-max(np.linalg.norm(a - b), 1e-8) / width[g])
-            pairs = [(j, i) for j in range(4) for i in range(4)]
+            pairs = [(j, i) for j in range(4) for i in range(4) if label[4 * g + j] == label[4 * g + i]]
             total = sum(k(y[g, j], y[g, i]) + k(z[g, j], z[g, i]) - 2 * k(y[g, j], z[g, i]) for j, i in pairs)
             assert float(found[g]) == pytest.approx(total / 16, rel=1e-12)
-        gradient = jax.grad(lambda y: discrepancy(y, jnp.asarray(z), jnp.asarray(width)).sum())(jnp.asarray(y))
+        total = lambda y: discrepancy(y, jnp.asarray(z), jnp.asarray(width), equal).sum()
+        gradient = jax.grad(total)(jnp.asarray(y))
         assert np.isfinite(gradient).all()
+
+
+def test_maps_of_exchanged_conditions_differ():
+    """y and z are the same set of points, with the conditions exchanged: equal as distributions of points, and at the
+    distance 2 (1 - k) of the two points as distributions given the condition, of which half of the pairs count."""
+    y, width = jnp.array([[[0.0], [1.0], [0.0], [1.0]]]), jnp.ones(1)
+    label = {"label": jnp.array([0, 1, 0, 1])}
+    assert float(discrepancy(y, 1 - y, width, equal_conditions(None, 1, 4))[0]) == pytest.approx(0.0, abs=1e-6)
+    found = discrepancy(y, 1 - y, width, equal_conditions(label, 1, 4))
+    assert float(found[0]) == pytest.approx(1 - np.exp(-1), rel=1e-5)
+
+
+def test_conditions_are_equal_if_all_of_them_are():
+    nan = np.nan
+    vector = jnp.array([[1.0, 2.0], [1.0, 2.0], [1.0, 3.0], [nan, nan], [nan, nan], [nan, 2.0]])
+    label = jnp.array([0, 0, 0, -1, -1, -1])
+    found = equal_conditions({"label": label, "vector": vector}, 2, 3)
+    np.testing.assert_array_equal(found, [[[1, 1, 0], [1, 1, 0], [0, 0, 1]], [[1, 1, 0], [1, 1, 0], [0, 0, 1]]])
+    np.testing.assert_array_equal(equal_conditions({"label": jnp.arange(6)}, 2, 3), [np.eye(3)] * 2)
+
+
+def test_the_loss_compares_particles_of_equal_conditions():
+    value = lambda cond: float(matching(decrement=0.5).loss(1.0, Context(), KEY, Batch(x1, cond)).value)
+    x1 = jnp.broadcast_to(M, (64, 2))
+    plain = value(None)
+    assert value({"label": jnp.repeat(jnp.arange(16), 4)}) == pytest.approx(plain, rel=1e-6)
+    assert abs(value({"label": jnp.arange(64)}) - plain) > 0.01 * plain
 
 
 def between_maps(offset):
@@ -54,7 +84,8 @@ def between_maps(offset):
     y, z = grouped(flow.flow_map(s, t, at(s)) + offset), grouped(flow.flow_map(r, t, at(r)))
     width = jnp.full(groups, 2 * (t - s))
     own = jnp.diagonal(laplace(y, z, width), axis1=1, axis2=2)
-    values = np.asarray(discrepancy(y, z, width) - 2 / m * (1 - own.mean(1)), np.float64)
+    equal = equal_conditions(None, groups, m)
+    values = np.asarray(discrepancy(y, z, width, equal) - 2 / m * (1 - own.mean(1)), np.float64)
     return values.mean(), values.std() / np.sqrt(groups)
 
 
