@@ -156,7 +156,10 @@ def outside_keys(model: str, method: str, plugins: Sequence[str] = ()) -> dict[s
 
 
 def method_ranges(name: str) -> dict[str, Range]:
-    """Returns the ranges of the keys of a built-in method, from the annotations of its `Settings`."""
+    """Returns the ranges of the numbers among the keys of a built-in method, from the annotations of its `Settings`."""
     hints = typing.get_type_hints(method_of(name).Settings, include_extras=True)
     known = {name: bounds_of(hint) for name, hint in hints.items()}
-    return {f"method.{name}": bounds or (NUMBER if kind is float else WHOLE) for name, (kind, bounds) in known.items()}
+    usual = {float: NUMBER, int: WHOLE}
+    return {
+        f"method.{name}": bounds or usual[kind] for name, (kind, bounds) in known.items() if bounds or kind in usual
+    }

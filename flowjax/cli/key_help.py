@@ -60,7 +60,7 @@ def key_help(config: Config) -> dict[str, KeyHelp]:
     usual = flatten(defaults(model or "mlp", method))
     outside = outside_keys(model, method, plugins)
     ranges = RANGES if is_outside(method) else RANGES | method_ranges(method)
-    texts, named = _meanings(method, model, plugins), _named()
+    texts, named = _meanings(method, model, plugins), _named(method)
     flat, found = flatten(config), {}
     for key in sorted(flat, key=list(texts | flat).index):  # in the order of the docstrings
         choices = _of_parameter(outside[key]) if key in outside else _choices(key, flat[key], named, ranges)
@@ -109,23 +109,27 @@ def meanings(documented: Any) -> dict[str, str]:
 
 def _tables() -> dict[str, Mapping[str, Any]]:
     """The tables of the names that keys can take, most with the functions or classes that the names stand for."""
-    from flowjax import methods, names
+    from flowjax import names
     from flowjax.data.augment import AUGMENTATIONS
     from flowjax.data.degrade import DEGRADES
     from flowjax.data.requests import NORMALISE
     from flowjax.data.sets import DATASETS
+    from flowjax.methods import METHODS, consistency, flow_map
+    from flowjax.methods.times import needs_profile
     from flowjax.models import edm2, layers, mlp, transformer
     from flowjax.paths.transition import Variance
     from flowjax.simulators import BENCHMARK
+    from flowjax.solvers.ode import SOLVERS
     from flowjax.training import optimizers, step
 
     return {
-        "method.name": methods.METHODS,
+        "method.name": METHODS,
         "method.weight": names.WEIGHTS,
         "method.loss": names.ROW_LOSSES,
-        "method.spacing": methods.consistency.SPACINGS,
-        "method.times": names.TIMES,
-        "method.form": methods.flow_map.FORMS,
+        "method.spacing": consistency.SPACINGS,
+        "method.solver": SOLVERS,
+        "method.times": {name: kind for name, kind in names.TIMES.items() if not needs_profile(kind)},
+        "method.form": flow_map.FORMS,
         "method.variance": dict.fromkeys(typing.get_args(Variance)),
         "source.name": names.SOURCES,
         "path.name": names.PATHS,
@@ -150,6 +154,19 @@ def _tables() -> dict[str, Mapping[str, Any]]:
     }
 
 
+def _tables_of(method: str) -> dict[str, Mapping[str, Any]]:
+    """The tables of the keys for which a method has other names than most methods, by key."""
+    from flowjax import names
+    from flowjax.methods import gan, score_distillation
+
+    plain = dict.fromkeys  # these names have no arguments in brackets
+    return {
+        "flow_matching": {"method.times": names.TIMES},
+        "gan": {"method.loss": plain(gan.LOSSES)},
+        "score_distillation": {"method.loss": plain(score_distillation.LOSSES)},
+    }.get(method, {})
+
+
 _GIVEN = {"source.name": 1, "path.name": 3, "coupling.name": 1, "data.name": 1, "data.degrade": 1}
 """The number of arguments that the function of a name is given before those in brackets, if there are any."""
 
@@ -169,10 +186,11 @@ _WITH_BRACKETS = (
 """The keys whose names may have arguments in brackets."""
 
 
-def _named() -> dict[str, list[str]]:
-    """The names that keys can take, with the arguments that they may have in brackets."""
+def _named(method: str) -> dict[str, list[str]]:
+    """The names that keys can take in a config of this method, with the arguments that they may have in brackets."""
+    tables = _tables() | _tables_of(method)
     shown = lambda key, name, build: _call(name, build, _GIVEN.get(key, 0)) if key in _WITH_BRACKETS else name
-    return {key: [shown(key, name, build) for name, build in table.items()] for key, table in _tables().items()}
+    return {key: [shown(key, name, build) for name, build in table.items()] for key, table in tables.items()}
 
 
 def _call(name: str, build: Callable[..., Any] | None, given: int) -> str:

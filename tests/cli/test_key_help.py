@@ -36,6 +36,21 @@ def test_names_have_their_arguments_in_brackets():
     assert "sinkhorn(eps)" in key_help.chosen(defaults(), "coupling")["coupling.name"].choices
 
 
+def choices_of(method, key):
+    return key_help.chosen(defaults(method=method), key)[key].choices
+
+
+def test_choices_are_those_of_the_method():
+    assert choices_of("flow_matching", "method.loss") == ["squared", "pseudo_huber(c=0.00054)"]
+    assert choices_of("gan", "method.loss") == ["relativistic", "non_saturating"]
+    assert choices_of("score_distillation", "method.loss") == ["dmd", "sid"]
+    assert choices_of("consistency", "method.solver")[:2] == ["euler", "rk4"]
+    assert choices_of("consistency", "method.teacher") == "a string"
+    learned = "importance(even=0.1)"
+    assert learned in choices_of("flow_matching", "method.times")
+    assert learned not in choices_of("mean_flow", "method.times")
+
+
 def test_the_page_of_the_documentation_is_up_to_date():
     assert write_keys.page() == write_keys.PAGE.read_text(), "run python scripts/write_keys.py"
 
