@@ -207,10 +207,13 @@ class Method(Protocol):
             `Components` that `flowjax.build` implements.
         metrics: names of the metrics that `loss` returns.
         limits: the limits of metrics that stop training when they are too large.
-        sampler: name of the default solver of `flowjax sample`.
-        steps: default number of steps of that solver; None if the solver has no number of steps or adapts it.
         takes_mask: whether `loss` uses the mask of a batch, so that data with a mask are allowed; False if absent.
         takes_pairs: whether `loss` uses the x0 of a batch, so that `data.pairs` is allowed; False if absent.
+
+    Class attributes or properties. Where they are properties, they are read only from an object, and type checkers need
+    a comment, because a protocol cannot declare both:
+        sampler: name of the default solver of `flowjax sample`.
+        steps: default number of steps of that solver; None if the solver has no number of steps or adapts it.
 
     Attributes:
         network: the network that is trained. Training may replace it by the same function computed in another way, for

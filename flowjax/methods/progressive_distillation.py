@@ -8,7 +8,7 @@ teacher's grid of 2 N steps, and a point x_s of the path, the teacher takes two 
     (1)  x_m = alpha_m x1 + sigma_m x0,    x0, x1 = posterior means of the teacher at (s, x_s),
          x_t in the same way from x_m
 
-and the student's posterior means at (s, x_s) are to be those with which a single step of DDIM also ends at x_t:
+The student learns the posterior means x0' and x1' at (s, x_s) for which a single step of DDIM also ends at x_t:
 
     (2)  x_s = alpha_s x1' + sigma_s x0',    x_t = alpha_t x1' + sigma_t x0'
 
@@ -95,9 +95,6 @@ class ProgressiveDistillation(PathMethod):
     sections: ClassVar[tuple[str, ...]] = ("source", "path", "coupling", "prediction", "model")
     metrics: ClassVar[tuple[str, ...]] = ("marginal_error", "squared_error")
     limits: ClassVar[Mapping[str, Limit]] = {"marginal_error": MARGINAL_ERROR}
-    # the solver and the number of steps with which samples are drawn by default, which belong to a run here
-    sampler: ClassVar[Any] = property(lambda self: "ddim" if self.student_steps > 1 else "euler")
-    steps: ClassVar[Any] = property(lambda self: self.student_steps)
 
     @classmethod
     def from_config(cls, parts: Components) -> "ProgressiveDistillation":
@@ -124,6 +121,16 @@ class ProgressiveDistillation(PathMethod):
         return cls(
             network, path, parts.source, parts.teacher, parts.coupling, prediction, settings.guidance, settings.steps
         )
+
+    @property
+    def sampler(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """The solver with the student's steps."""
+        return "ddim" if self.student_steps > 1 else "euler"
+
+    @property
+    def steps(self) -> int | None:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """The student's number of steps."""
+        return self.student_steps
 
     @property
     def interval(self) -> tuple[float, float]:
