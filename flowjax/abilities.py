@@ -4,7 +4,7 @@
     ends        ends(t, x, cond)            the posterior means of both ends of the model's `path`
     score       score(t, x, cond)           the gradient of log p_t
     flow_map    flow_map(s, t, x, cond)     the map of the flow from time s to time t, in one evaluation
-    to_data     to_data(t, x, cond)         the same to the last time, as of a consistency model
+    to_data     to_data(t, x, cond)         the map of the flow from time t to its last time, as in consistency models
     bijection   forward / inverse           an invertible map between source and data, with its log-determinant
     rates       rates(t, x, cond)           the jump rates of a process on tokens
 

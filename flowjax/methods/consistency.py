@@ -70,13 +70,32 @@ Pair = tuple[Float[Array, " B"], Float[Array, " B"]]
 
 
 def grid(drawn: Float[Array, " B"], n: Array, low: float, high: float) -> Pair:
-    """The ends of the interval that contains the drawn time, of n equal intervals from `low` to `high`."""
+    """The ends of the interval that contains the drawn time, of n equal intervals from `low` to `high`.
+
+    Args:
+        drawn: the drawn times, (B,).
+        n: the number of intervals, a scalar.
+        low, high: the smallest and the largest time.
+
+    Returns:
+        The start s and the end t of each interval, each (B,).
+    """
     i = jnp.clip(jnp.floor((drawn - low) / (high - low) * n), 0, n - 1)
     return low + (high - low) * i / n, jnp.where(i + 1 < n, low + (high - low) * (i + 1) / n, high)
 
 
 def remaining(drawn: Float[Array, " B"], n: Array, low: float, high: float) -> Pair:
-    """The drawn time, and the time after one n-th of the time that remains until `high`."""
+    """The drawn time, and the time after one n-th of the time that remains until `high`.
+
+    Args:
+        drawn: the drawn times, (B,).
+        n: the number of parts of the remaining time, a scalar. For n = 1 the second time is `high`.
+        low: not used.
+        high: the largest time.
+
+    Returns:
+        The two times s and t, each (B,).
+    """
     return drawn, jnp.where(n > 1, drawn + (high - drawn) / n, high)
 
 

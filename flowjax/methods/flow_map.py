@@ -86,7 +86,15 @@ Form = Callable[[Learned, Rows], Residual]
 
 
 def lagrangian(of: Learned, rows: Rows) -> Residual:
-    """The residual of equation (1)."""
+    """The residual of equation (1).
+
+    Args:
+        of: the network and the velocity that the map follows.
+        rows: the times s and t of each row, and the points of the path at s.
+
+    Returns:
+        The average velocity, the residual, and the state after the call.
+    """
     s, t, x = rows.s, rows.t, rows.p.x_t
     u, by_t, state = jax.jvp(lambda t: of.u(s, t, x), (t,), (jnp.ones_like(t),), has_aux=True)
     moved = jax.lax.stop_gradient((x + rows.length * u).astype(x.dtype))
@@ -94,7 +102,15 @@ def lagrangian(of: Learned, rows: Rows) -> Residual:
 
 
 def eulerian(of: Learned, rows: Rows) -> Residual:
-    """The residual of equation (2)."""
+    """The residual of equation (2).
+
+    Args:
+        of: the network and the velocity that the map follows.
+        rows: the times s and t of each row, and the points of the path at s.
+
+    Returns:
+        The average velocity, the residual, and the state after the call.
+    """
     s, t, x = rows.s, rows.t, rows.p.x_t
     v = of.v(s, x)
     u, by_s, state = jax.jvp(lambda s: of.u(s, t, x), (s,), (jnp.ones_like(s),), has_aux=True)
@@ -103,7 +119,15 @@ def eulerian(of: Learned, rows: Rows) -> Residual:
 
 
 def progressive(of: Learned, rows: Rows) -> Residual:
-    """The residual of equation (3), divided by t - s."""
+    """The residual of equation (3), divided by t - s.
+
+    Args:
+        of: the network and the velocity that the map follows.
+        rows: the times s and t of each row, and the points of the path at s.
+
+    Returns:
+        The average velocity, the residual, and the state after the call.
+    """
     s, t, x = rows.s, rows.t, rows.p.x_t
     middle = (s + t) / 2
     first = of.fixed(s, middle, x)

@@ -56,11 +56,27 @@ class OneStep:
 
 
 def init_networks(key: PRNGKey, networks: Mapping[str, Network]) -> Variables:
-    """The initial variables of several networks, each with a key of its own."""
+    """The initial variables of several networks, each with a key of its own.
+
+    Args:
+        key: the key from which those of the networks are derived.
+        networks: the networks by name.
+
+    Returns:
+        Variables whose parameters and state are dictionaries with these names.
+    """
     made = {name: network.init(jax.random.fold_in(key, i)) for i, (name, network) in enumerate(networks.items())}
     return Variables({k: v.params for k, v in made.items()}, {k: v.state for k, v in made.items()})
 
 
 def context_of(context: Context, name: str) -> Context:
-    """The same context with the state of one of several networks."""
+    """The same context with the state of one of several networks.
+
+    Args:
+        context: the context of the method, whose state is a dictionary by the names of the networks.
+        name: the name of the network.
+
+    Returns:
+        The context for a call of this network. Its state is empty if the network has none.
+    """
     return replace(context, state=context.state.get(name, {}))

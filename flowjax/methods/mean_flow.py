@@ -17,11 +17,11 @@ The improved form (Geng et al. 2025, arXiv:2512.02012) reads (2) as a statement 
 
     (3)  V(s, t, x) = u(s, t, x) - (t - s) (du / ds + (du / dx) u(s, s, x))
 
-learns the velocity by regression on v_c, with no gradient through the derivative. (In the paper x is at the later one
-of its times t and r, which is closer to the noise, so t - r is t - s here, and its derivative runs against ours: hence
-the minus sign in place of its plus.) The difference V - v_c equals that of u and (2), except that the tangent is the
-network's own velocity u(s, s, x), a function of x alone, where (2) has v_c. The derivative of a row then depends on x0
-and x1 only through x, and the target has less variance.
+learns the velocity by regression on v_c, with no gradient through the derivative. (In the paper time runs from the data
+to the noise, and x is at its later time t. Its t - r is the length t - s of the interval here, and its derivative in
+time has the opposite sign, so that the plus of the paper is a minus in (3).) The difference V - v_c equals that of u
+and (2), except that the tangent is the network's own velocity u(s, s, x), a function of x alone, where (2) has v_c. The
+derivative of a row then depends on x0 and x1 only through x, and the target has less variance.
 
 The mean of the target given x is (2) in the first form, as it is linear in v_c. The improved form has the same
 minimiser: for s = t it is plain flow matching, and with u(s, s, x) = v its target has the mean (2) as well. With a
