@@ -149,8 +149,8 @@ def test_no_gradient_flows_through_the_target(group):
         np.testing.assert_allclose((x_r - r[:, None] * M) / (1 - r[:, None]), (x_s - s[:, None] * M) / (1 - s[:, None]))
         np.testing.assert_allclose(r, method.between(s, t), rtol=1e-12)
         image = lambda p, s, x: (x + (t - s)[:, None] * to_one_point(p, t, x, None, s)).reshape(-1, group, 2)
-        first, width = s[::group], 2 * (t - s)[::group]
-        value = lambda p, z: jnp.mean(method.weight(first) * discrepancy(image(p, s, x_s), z, width))
+        first, width, equal = s[::group], 2 * (t - s)[::group], equal_conditions(None, 64 // group, group)
+        value = lambda p, z: jnp.mean(method.weight(first) * discrepancy(image(p, s, x_s), z, width, equal))
         z = image(0.5, r, x_r)
         assert float(derivative) == pytest.approx(float(jax.grad(value)(0.5, z)), rel=1e-9)
         through_both = jax.grad(lambda p: value(p, image(p, r, x_r)))(0.5)
