@@ -9,7 +9,7 @@ import pytest
 
 from flowjax import oracles
 from flowjax.batch import Batch
-from flowjax.methods import FlowMap, MeanFlow, Network, Shortcut
+from flowjax.methods import Context, FlowMap, MeanFlow, Network, Shortcut
 from flowjax.methods.flow_map import FORMS
 from flowjax.paths import GaussianPath
 from flowjax.schedules import CondOT
@@ -59,6 +59,69 @@ def test_with_the_conditional_velocity_the_gradient_vanishes_on_average_at_the_f
         at = lambda params: z_score(gradients(method, data(FLOWS["condot"]), params))
         assert abs(at(0.0)) < 4
         assert at(0.2) > 4
+
+
+def u(w, s, t, x):
+    """An average velocity of no flow, for which the derivatives in s, t and x differ."""
+    return jnp.sin(w * x + t - w * s)
+
+
+def by(w, s, t, x):
+    """The derivatives of `u` in s, t and x."""
+    return tuple(factor * jnp.cos(w * x + t - w * s) for factor in (-w, 1.0, w))
+
+
+def lagrangian(p, p_fixed, q, s, t, x):
+    return u(p, s, t, x) + (t - s) * by(p, s, t, x)[1] - u(q, t, t, x + (t - s) * u(p_fixed, s, t, x))
+
+
+def eulerian(p, p_fixed, q, s, t, x):
+    v = u(q, s, s, x)
+    return u(p, s, t, x) - (t - s) * by(p, s, t, x)[0] - v - (t - s) * by(q, s, t, x)[2] * v
+
+
+def progressive(p, p_fixed, q, s, t, x):
+    r = (s + t) / 2
+    first = u(q, s, r, x)
+    return u(p, s, t, x) - (first + u(q, r, t, x + (r - s) * first)) / 2
+
+
+def shortcut(p, p_fixed, q, s, t, x):
+    """With levels = 2 the finest step is 1/4, which is one of Heun's method."""
+    v = u(q, s, s, x)
+    heun = u(p, s, t, x) - (v + u(q, t, t, x + (t - s) * v)) / 2
+    return jnp.where(t - s < 0.3, heun, progressive(p, p_fixed, q, s, t, x))
+
+
+RESIDUALS = {"lagrangian": lagrangian, "eulerian": eulerian, "progressive": progressive, "shortcut": shortcut}
+
+
+@pytest.mark.parametrize("targets", [{}, {"target": 0.4}], ids=["own", "average"])
+@pytest.mark.parametrize("name", RESIDUALS)
+def test_where_the_gradient_is_stopped(name, targets):
+    """At the wrong parameter 0.7 the derivative of the loss is that of the square of a residual, written above, in p.
+    `p_fixed` is a copy of the parameter that is not differentiated, and q is its moving average or, without one,
+    another such copy. With derivatives in the copies the result is another one. Rows with s = t have the residual
+    u - v_c. Rounding of float64."""
+    kind, settings = KINDS[name]
+    with jax.enable_x64(True):
+        network: Any = lambda w, t, x, cond, s: u(w, s[:, None], t[:, None], x)
+        settings = settings | ({"levels": 2} if name == "shortcut" else {})
+        method = kind(Network.from_function(network), GaussianPath(CondOT()), Normal((1,)), different=0.7, **settings)
+        batch = data(FLOWS["condot"], 64)(KEY)
+        rows = method.draw_steps(KEY, batch) if name == "shortcut" else method.draw_rows(KEY, batch, 0.7)
+        s, t, x = rows.s[:, None], rows.t[:, None], rows.p.x_t
+
+        def loss(p, p_fixed, q):
+            residual = jnp.where(s < t, RESIDUALS[name](p, p_fixed, q, s, t, x), u(p, s, s, x) - rows.p.dx_t)
+            return jnp.mean(residual**2)
+
+        p, q = 0.7, targets.get("target", 0.7)
+        of_method = lambda p: method.loss(p, Context(targets=targets), KEY, batch).value
+        found = float(jax.grad(of_method)(p))
+        assert float(of_method(p)) == pytest.approx(float(loss(p, p, q)), rel=1e-10)
+        assert found == pytest.approx(float(jax.grad(loss)(p, p, q)), rel=1e-10)
+        assert abs(found - float(jax.grad(lambda p: loss(p, p, p))(p))) > 1e-3
 
 
 def test_the_finest_steps_of_shortcuts_are_of_second_order():
