@@ -134,7 +134,7 @@ def calibration_metrics(
     """
     say(f"evaluate: calibration of posteriors, {_DRAWS} samples for each of {_OBSERVATIONS} held-out simulations")
     ranks, coverage = calibrate(run, dataset, seed=seed, solver=solver, batch=batch, show=True)[2:]
-    if outside := [f"{i + 1} ({what_is_wrong(ranks, i)})" for i in np.flatnonzero(~ranks.inside)]:
+    if outside := [f"{i + 1} ({what_is_wrong(ranks, int(i))})" for i in np.flatnonzero(~ranks.inside)]:
         say(f"evaluate: the ranks of these parameters are outside of their bands: {', '.join(outside)}")
     return {
         "rank_inside_bands": float(ranks.inside.mean()),

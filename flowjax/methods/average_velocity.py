@@ -33,7 +33,7 @@ from flowjax.methods.base import BoundNetwork, Context, Limit, Network, PathMeth
 from flowjax.methods.components import Components
 from flowjax.methods.draw import MARGINAL_ERROR, draw
 from flowjax.methods.teacher import check_guidance, path_velocity
-from flowjax.methods.times import UNIFORM, Fixed, Times
+from flowjax.methods.times import UNIFORM, Fixed, Times, plain_times
 from flowjax.paths.affine import AffinePath
 from flowjax.paths.base import PathSample
 from flowjax.precision import at_least_float32
@@ -170,12 +170,7 @@ class AverageVelocityMethod(PathMethod):
     @classmethod
     def from_config(cls, parts: Components) -> Any:
         settings = dict(vars(parts.settings))
-        times = parts.times(text := settings.pop("times"))
-        if getattr(times, "needs_profile", False):
-            raise ConfigError(
-                f"method.times {text!r} needs a learned profile of the loss, which this method does not train: use "
-                "'uniform' or 'logit_normal'"
-            )
+        times = plain_times(parts, settings.pop("times"))
         check_guidance(parts, settings["guidance"])
         if settings["kappa"] and parts.teacher is not None:
             raise ConfigError("method.kappa has no effect with method.teacher: set method.kappa=0")

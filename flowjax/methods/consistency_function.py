@@ -133,7 +133,7 @@ def consistency_parts(parts: Components, name: str) -> dict[str, Any]:
             f"{what} needs a network that is defined at the last time of the path, and prediction "
             f"{prediction.name!r} is singular where sigma is 0: use 'velocity', 'v' or 'edm'"
         )
-    times = plain_times(parts, settings.times, name)
+    times = plain_times(parts, settings.times)
     if settings.guidance != 1.0 and parts.teacher is None:
         raise ConfigError(
             f"method.guidance {settings.guidance:g} is the guidance of a teacher: set method.teacher, or use 1"

@@ -117,7 +117,7 @@ class MomentMatching(PathMethod):
     @classmethod
     def from_config(cls, parts: Components) -> "MomentMatching":
         settings, path = parts.settings, parts.path
-        times = plain_times(parts, settings.times, "moment_matching")
+        times = plain_times(parts, settings.times)
         if path.noise is not None:
             raise ConfigError("method.name 'moment_matching' needs a path without noise: leave path.noise empty")
         own = settings.group, settings.decrement, settings.bandwidth, settings.bias, settings.power

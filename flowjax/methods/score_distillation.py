@@ -38,7 +38,7 @@ from flowjax.methods.components import Components
 from flowjax.methods.draw import row_mean_square
 from flowjax.methods.generator import GeneratorModel, context_of, init_networks
 from flowjax.methods.teacher import check_guidance, teacher_velocity
-from flowjax.methods.times import UNIFORM, Times
+from flowjax.methods.times import UNIFORM, Times, plain_times
 from flowjax.models.functional import Variables
 from flowjax.paths.affine import GaussianPath, expand
 from flowjax.precision import at_least_float32
@@ -143,14 +143,13 @@ class ScoreDistillation(MethodDefaults):
 
     @classmethod
     def from_config(cls, parts: Components) -> "ScoreDistillation":
-        settings, path, prediction, times = parts.settings, parts.path, parts.prediction, parts.times
+        settings, path, prediction = parts.settings, parts.path, parts.prediction
         what = "method.name 'score_distillation'"
         if not isinstance(path, GaussianPath):
             raise ConfigError(f"{what} needs a Gaussian path: use source.name 'normal' and no path.noise")
         if prediction.heads > 1:
             raise ConfigError(f"{what} needs a prediction of one array, such as 'velocity'")
-        if getattr(drawn := times(settings.times), "needs_profile", False):
-            raise ConfigError(f"{what} does not train the profile that method.times {settings.times!r} needs")
+        drawn = plain_times(parts, settings.times)
         if parts.teacher is None:
             raise ConfigError(f"{what} distils a trained run: set method.teacher to its workdir")
         check_guidance(parts, settings.guidance)

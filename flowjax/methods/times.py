@@ -292,13 +292,12 @@ def needs_profile(times: Any) -> bool:
     return getattr(times, "needs_profile", False)
 
 
-def plain_times(parts: "Components", text: str, name: str) -> Times:
+def plain_times(parts: "Components", text: str) -> Times:
     """Makes the distribution of times of a method that learns no profile of the loss.
 
     Args:
         parts: the parts of the config.
         text: the setting `times`.
-        name: `method.name`.
 
     Raises:
         ConfigError: if the distribution needs a learned profile.
@@ -306,8 +305,8 @@ def plain_times(parts: "Components", text: str, name: str) -> Times:
     times = parts.times(text)
     if needs_profile(times):
         raise ConfigError(
-            f"method.times {text!r} needs a learned profile of the loss, which method.name {name!r} does not train: "
-            "use 'uniform', 'logit_normal' or 'log_normal'"
+            f"method.times {text!r} needs a learned profile of the loss, which this method does not train: use "
+            "'uniform', 'logit_normal' or 'log_normal'"
         )
     return times
 
