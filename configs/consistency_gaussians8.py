@@ -2,8 +2,8 @@
 
 Expect, measured with seed 0: W2 squared 0.49 of one-step samples (`consistency`, the default solver of the method) and
 0.47 of two-step samples (`flowjax evaluate --steps 2`), against 0.41 between two true samples; every mode within 11.2%
-to 13.4%. The loss is not a measure of progress, because its scale changes with the number of intervals. 135 s of
-training on two loaded CPU cores.
+to 13.4%. The loss is not a measure of progress, because its scale changes with the number of intervals. The
+training took about 90 s of processor time.
 """
 
 from flowjax.config import defaults

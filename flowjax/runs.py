@@ -37,19 +37,19 @@ __all__ = ["dry_run", "train", "train_workdir"]
 
 
 def _assemble(config: Config, workdir: Path, fresh: bool = True) -> tuple[Trainer, dict[str, Any]]:
-    """The trainer of a config with its teacher, and the record of the teacher (`teachers.record_of`).
+    """The trainer of a config with its teacher, and the record of the teacher (`teachers.open_teacher`).
 
     A fresh run also gets the parameters from which it starts.
     """
     plugins = own_plugins(config)
-    teacher = teachers.open_teacher(config, plugins, None if fresh else workdir)
+    teacher, record = teachers.open_teacher(config, plugins, None if fresh else workdir)
     dataset = open_data(config, plugins)
     method = build(config, dataset.spec, plugins, teacher and teacher.method)
     if teacher is not None:
         teachers.check_teacher(teacher, method, config, dataset.spec)
     start = teachers.starting_parameters(config, method, dataset.spec, plugins) if fresh else None
     frozen = None if teacher is None else Variables(teacher.params, teacher.variables)
-    return Trainer(config, method, dataset, teacher=frozen, start=start), teachers.record_of(teacher)
+    return Trainer(config, method, dataset, teacher=frozen, start=start), record
 
 
 def dry_run(config: Config, workdir: Path) -> dict[str, Any]:

@@ -40,8 +40,8 @@ plt.rcParams["figure.dpi"] = 64
 # %% [markdown]
 # ## 1. A table
 #
-# Flats in three districts. The price per square metre depends on the district, the number of rooms (an integer) on
-# the area, and the loss of heat (about $10^{-3}$) is random. Prices are of the scale $10^5$.
+# Flats in three districts. The price per square metre depends on the district, and the number of rooms, an integer,
+# depends on the area. The heat loss, about $10^{-3}$, is random. Prices are of the scale $10^5$.
 
 # %%
 rng, n = np.random.default_rng(0), 10_000

@@ -25,14 +25,16 @@ from flowjax.training.workdir import WorkdirError
 from flowjax.training.writers import say
 from flowjax.typing import Params
 
-__all__ = ["check_teacher", "open_teacher", "record_of", "starting_parameters", "write_record"]
+__all__ = ["check_teacher", "open_teacher", "starting_parameters", "write_record"]
 
 
 _RECORD = "teacher.json"
 """The file in the workdir of a student with the step and the checksum of its teacher."""
 
 
-def open_teacher(config: Config, plugins: Sequence[str] = (), workdir: Path | None = None) -> Run | None:
+def open_teacher(
+    config: Config, plugins: Sequence[str] = (), workdir: Path | None = None
+) -> tuple[Run | None, dict[str, Any]]:
     """Opens the run that `method.teacher` names; None if the method has no such key or it is empty.
 
     Args:
@@ -41,6 +43,9 @@ def open_teacher(config: Config, plugins: Sequence[str] = (), workdir: Path | No
         workdir: the workdir of a run that is resumed. It goes on with the checkpoint of the teacher with which it was
             started, also if the teacher was trained further since then.
 
+    Returns:
+        The teacher, and its step and checksum for `write_record`, which are empty without a teacher.
+
     Raises:
         ConfigError: if there is no trained run, or its parameters are no longer those with which this one was started.
     """
@@ -48,19 +53,15 @@ def open_teacher(config: Config, plugins: Sequence[str] = (), workdir: Path | No
     if workdir is not None and (workdir / _RECORD).exists():
         known = json.loads((workdir / _RECORD).read_bytes())
     teacher = _open("method.teacher", config.method.get("teacher", ""), plugins, known.get("step", "last"))
-    if teacher is not None and known and record_of(teacher) != known:
+    if teacher is None:
+        return None, {}
+    record = {"step": teacher.step, "checksum": checksums.of_arrays(jax.tree.leaves(teacher.params))}
+    if known and record != known:
         raise ConfigError(
             f"method.teacher {teacher.workdir} has other parameters at step {teacher.step} than when {workdir} was "
             "started with it: use another --workdir"
         )
-    return teacher
-
-
-def record_of(teacher: Run | None) -> dict[str, Any]:
-    """The step and the checksum of a teacher, for `write_record`; empty without a teacher."""
-    if teacher is None:
-        return {}
-    return {"step": teacher.step, "checksum": checksums.of_arrays(jax.tree.leaves(teacher.params))}
+    return teacher, record
 
 
 def write_record(workdir: Path, record: Mapping[str, Any]) -> None:

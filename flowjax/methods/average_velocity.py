@@ -32,9 +32,9 @@ from flowjax.errors import ConfigError
 from flowjax.methods.base import BoundNetwork, Context, Limit, Network, PathMethod
 from flowjax.methods.components import Components
 from flowjax.methods.draw import MARGINAL_ERROR, draw
-from flowjax.methods.teacher import check_guidance, path_velocity
+from flowjax.methods.teacher import check_guidance, path_velocity, teacher_velocity
 from flowjax.methods.times import UNIFORM, Fixed, Times, plain_times
-from flowjax.paths.affine import AffinePath
+from flowjax.paths.affine import AffinePath, expand
 from flowjax.paths.base import PathSample
 from flowjax.precision import at_least_float32
 from flowjax.ranges import Range
@@ -74,7 +74,7 @@ class AverageVelocityModel:
         s > t is an extrapolation of the network.
         """
         x = at_least_float32(x)
-        length = jnp.broadcast_to(jnp.asarray(t - s, x.dtype), x.shape[:1]).reshape(-1, *(1,) * (x.ndim - 1))
+        length = expand(jnp.asarray(t - s, x.dtype), x)
         return x + length * at_least_float32(self.network(t, x, cond, s=s))
 
     def to_data(self, t: Time, x: Batched, cond: Cond = None) -> Batched:
@@ -111,7 +111,7 @@ class Rows(NamedTuple):
     @property
     def length(self) -> Array:
         """t - s, with trailing axes so that it broadcasts against the points."""
-        return (self.t - self.s).reshape(-1, *(1,) * (self.p.x_t.ndim - 1))
+        return expand(self.t - self.s, self.p.x_t)
 
 
 @dataclass(frozen=True)
@@ -232,6 +232,20 @@ class AverageVelocityMethod(PathMethod):
         if self.kappa:
             v = v + self.kappa * average(p.t, p.t, p.x_t)
         return jax.lax.stop_gradient(v.astype(p.x_t.dtype))
+
+    def velocity_at(self, context: Context, t: Array, x: Batched, batch: Batch, average: Average) -> Batched:
+        """The velocity of the flow at any points, without a gradient: that of the teacher, or the network's own.
+
+        Args:
+            context: which has the variables of the teacher.
+            t, x: times (B,) and points.
+            batch: which has their condition and mask.
+            average: the network without gradients, from `fixed_average`.
+        """
+        if self.teacher is None:
+            return jax.lax.stop_gradient(average(t, t, x))
+        v = teacher_velocity(self.teacher, context, t, x, batch.cond, self.guidance, batch.mask)
+        return jax.lax.stop_gradient(v.astype(x.dtype))
 
     def model(self, params: Params, state: PyTree) -> AverageVelocityModel:
         return AverageVelocityModel(self.network.bind(params, state), self.path)

@@ -41,20 +41,23 @@ from jaxtyping import Array, Float, Int
 from flowjax.batch import Batch
 from flowjax.couplings import INDEPENDENT
 from flowjax.errors import ConfigError, lookup
-from flowjax.methods.base import Context, Loss, Network
+from flowjax.methods.base import Context, Loss
 from flowjax.methods.components import Components
-from flowjax.methods.consistency_function import ConsistencyMethod, consistency_function, consistency_parts
+from flowjax.methods.consistency_function import (
+    ConsistencyMethod,
+    ConsistencySettings,
+    consistency_function,
+    consistency_parts,
+)
 from flowjax.methods.draw import draw, row_mean_square
 from flowjax.methods.errors_of_rows import PseudoHuber, RowLoss
 from flowjax.methods.teacher import teacher_velocity
-from flowjax.methods.times import UNIFORM, Fixed, Times
-from flowjax.paths.affine import AffinePath, expand
+from flowjax.methods.times import Fixed
+from flowjax.paths.affine import expand
 from flowjax.paths.base import PathSample
-from flowjax.predictions import Prediction, velocity
 from flowjax.ranges import Range
 from flowjax.solvers import fixed_grid
 from flowjax.solvers.ode import SOLVERS
-from flowjax.sources import Source
 from flowjax.typing import Batched, Cond, Params, PRNGKey, PyTree
 
 __all__ = ["SPACINGS", "Consistency", "grid", "remaining"]
@@ -104,7 +107,7 @@ SPACINGS: dict[str, Callable[[Float[Array, " B"], Array, float, float], Pair]] =
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(ConsistencySettings):
     """The keys of `config.method`.
 
     Attributes:
@@ -116,8 +119,6 @@ class Settings:
         loss: the distance d as a function of the mean square over the coordinates.
         target_half_life: half-life, in samples, of the moving average of the parameters with which f is evaluated at
             the later time; 0 for the parameters themselves.
-        teacher: the workdir of a trained run whose velocity is distilled; "" to train without a teacher.
-        guidance: the scale of the teacher's classifier-free guidance; 1 for none.
         solver: the ODE solver of the teacher's step: `euler`, `heun` or another explicit Runge-Kutta method.
     """
 
@@ -128,8 +129,6 @@ class Settings:
     doubling: Annotated[int, Range(1, 2_000_000_000)] = 10_000
     loss: str = "pseudo_huber(0.00054)"
     target_half_life: Annotated[float, Range(0, 1e15)] = 0.0
-    teacher: str = ""
-    guidance: Annotated[float, Range(0, 1000)] = 1.0
     solver: str = "heun"
 
 
@@ -138,22 +137,10 @@ class Consistency(ConsistencyMethod):
     """Discrete consistency training on a Gaussian path.
 
     Attributes:
-        network: `network(t, x, cond) -> output`.
-        path, source: the path of x_t and the distribution of x0.
-        prediction: the meaning of the network's output.
-        drawn: the distribution of the drawn times.
-        teacher: the method of the run whose velocity is distilled, or None.
-        guidance, spacing, first, last, doubling, target_half_life, solver: as in `Settings`.
+        spacing, first, last, doubling, target_half_life, solver: as in `Settings`.
         row_loss: the distance d (`methods.errors_of_rows`).
     """
 
-    network: Network
-    path: AffinePath
-    source: Source
-    prediction: Prediction = velocity
-    drawn: Times = UNIFORM
-    teacher: Any = None
-    guidance: float = 1.0
     spacing: str = "grid"
     first: int = 10
     last: int = 1280

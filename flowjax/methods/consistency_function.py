@@ -14,7 +14,7 @@ noise level by its smallest value.
 """
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -23,13 +23,15 @@ from flowjax.errors import ConfigError
 from flowjax.methods.base import BoundNetwork, Context, Network, PathMethod
 from flowjax.methods.components import Components
 from flowjax.methods.teacher import check_guidance
-from flowjax.methods.times import plain_times
+from flowjax.methods.times import UNIFORM, Times, plain_times
 from flowjax.paths.affine import AffinePath
 from flowjax.precision import at_least_float32
-from flowjax.predictions import Prediction
+from flowjax.predictions import Prediction, velocity
+from flowjax.ranges import Range
+from flowjax.sources import Source
 from flowjax.typing import Batched, Cond, Output, Params, PRNGKey, PyTree, Time
 
-__all__ = ["ConsistencyMethod", "ConsistencyModel", "consistency_function", "consistency_parts"]
+__all__ = ["ConsistencyMethod", "ConsistencyModel", "ConsistencySettings", "consistency_function", "consistency_parts"]
 
 
 def consistency_function(path: AffinePath, prediction: Prediction, t: Time, x: Batched, output: Output) -> Batched:
@@ -73,18 +75,39 @@ class ConsistencyModel:
         return consistency_function(self.path, self.prediction, t, x, output)
 
 
+@dataclass(frozen=True)
+class ConsistencySettings:
+    """The keys that all methods with a consistency function have.
+
+    Attributes:
+        teacher: the workdir of a trained run whose velocity is distilled; "" to train without a teacher.
+        guidance: the scale of the teacher's classifier-free guidance; 1 for none.
+    """
+
+    teacher: str = ""
+    guidance: Annotated[float, Range(0, 1000)] = 1.0
+
+
+@dataclass(frozen=True)
 class ConsistencyMethod(PathMethod):
-    """Defaults of the methods that train a consistency function: the model, and how it is evaluated in a loss.
+    """Base class of the methods that train a consistency function: the model, and how it is evaluated in a loss.
 
     Attributes:
         network: `network(t, x, cond) -> output`.
-        path: a Gaussian path.
-        prediction: the meaning of the output.
+        path, source: the Gaussian path of x_t and the distribution of x0.
+        prediction: the meaning of the network's output.
+        drawn: the distribution of the drawn times.
+        teacher: the method of the run whose velocity is distilled, or None.
+        guidance: as in `ConsistencySettings`.
     """
 
     network: Network
     path: AffinePath
-    prediction: Prediction
+    source: Source
+    prediction: Prediction = velocity
+    drawn: Times = UNIFORM
+    teacher: Any = None
+    guidance: float = 1.0
 
     sections: ClassVar[tuple[str, ...]] = ("source", "path", "prediction", "model")
     sampler: ClassVar[str] = "consistency"

@@ -33,7 +33,6 @@ from flowjax.batch import Batch
 from flowjax.methods.average_velocity import AverageVelocityMethod, AverageVelocitySettings
 from flowjax.methods.base import Context, Loss
 from flowjax.methods.draw import row_mean_square
-from flowjax.methods.teacher import teacher_velocity
 from flowjax.paths.affine import expand
 from flowjax.ranges import Range
 from flowjax.solvers import fixed_grid
@@ -85,10 +84,7 @@ class ConsistencyTrajectory(AverageVelocityMethod):
             return x + expand(end - start, x) * fixed(start, end, x)
 
         def field(time: Array, x: Batched, cond: Cond) -> Batched:
-            time = time.reshape(-1)
-            if self.teacher is None:
-                return fixed(time, time, x)
-            return teacher_velocity(self.teacher, context, time, x, cond, self.guidance, batch.mask)
+            return self.velocity_at(context, time.reshape(-1), x, batch, fixed)
 
         y = fixed_grid.step(field, p.x_t, batch.cond, expand(s, p.x_t), expand(middle, p.x_t), SOLVERS["heun"])
         inputs = {"key": key, "mask": batch.mask}

@@ -41,23 +41,26 @@ from jaxtyping import Array, Float
 
 from flowjax.batch import Batch
 from flowjax.couplings import INDEPENDENT
-from flowjax.methods.base import Context, Loss, Network
+from flowjax.methods.base import Context, Loss
 from flowjax.methods.components import Components
-from flowjax.methods.consistency_function import ConsistencyMethod, consistency_function, consistency_parts
+from flowjax.methods.consistency_function import (
+    ConsistencyMethod,
+    ConsistencySettings,
+    consistency_function,
+    consistency_parts,
+)
 from flowjax.methods.draw import draw, row_mean_square
 from flowjax.methods.teacher import path_velocity
-from flowjax.methods.times import UNIFORM, Times
-from flowjax.paths.affine import AffinePath
-from flowjax.predictions import Prediction, velocity, well_conditioned
+from flowjax.paths.affine import expand
+from flowjax.predictions import velocity, well_conditioned
 from flowjax.ranges import Range
-from flowjax.sources import Source
 from flowjax.typing import Batched, Output, Params, PRNGKey, Time
 
 __all__ = ["ContinuousConsistency"]
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(ConsistencySettings):
     """The keys of `config.method`.
 
     Attributes:
@@ -65,15 +68,11 @@ class Settings:
             log_normal(-0.8, 1.6) with a teacher, for data of unit variance.
         warmup: the number of steps of the optimizer over which r in equation (3) grows from 0 to 1.
         normalise: the constant c of the normalisation of the tangent; 0 for no normalisation.
-        teacher: the workdir of a trained run whose velocity is distilled; "" to train without a teacher.
-        guidance: the scale of the teacher's classifier-free guidance; 1 for none.
     """
 
     times: str = "log_normal(-1.0, 1.4)"
     warmup: Annotated[int, Range(0, 2_000_000_000)] = 10_000
     normalise: Annotated[float, Range(0, 1e6)] = 0.1
-    teacher: str = ""
-    guidance: Annotated[float, Range(0, 1000)] = 1.0
 
 
 @dataclass(frozen=True)
@@ -81,21 +80,9 @@ class ContinuousConsistency(ConsistencyMethod):
     """Continuous-time consistency training or distillation on a Gaussian path.
 
     Attributes:
-        network: `network(t, x, cond) -> output`.
-        path, source: the path of x_t and the distribution of x0.
-        prediction: the meaning of the network's output.
-        drawn: the distribution of the times.
-        teacher: the method of the run whose velocity is distilled, or None.
-        guidance, warmup, normalise: as in `Settings`.
+        warmup, normalise: as in `Settings`.
     """
 
-    network: Network
-    path: AffinePath
-    source: Source
-    prediction: Prediction = velocity
-    drawn: Times = UNIFORM
-    teacher: Any = None
-    guidance: float = 1.0
     warmup: int = 10_000
     normalise: float = 0.1
 
@@ -147,4 +134,4 @@ class ContinuousConsistency(ConsistencyMethod):
     @staticmethod
     def _norm(x: Batched) -> Array:
         """The Euclidean norm of each row, with trailing axes so that it broadcasts against x."""
-        return jnp.sqrt(row_mean_square(x) * x[0].size).reshape(-1, *(1,) * (x.ndim - 1))
+        return expand(jnp.sqrt(row_mean_square(x) * x[0].size), x)

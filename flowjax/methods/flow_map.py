@@ -43,7 +43,6 @@ from flowjax.methods.average_velocity import (
 from flowjax.methods.base import Context, Loss
 from flowjax.methods.components import Components
 from flowjax.methods.draw import row_mean_square
-from flowjax.methods.teacher import teacher_velocity
 from flowjax.paths.affine import expand
 from flowjax.ranges import Range
 from flowjax.typing import Batched, Params, PRNGKey, PyTree
@@ -82,19 +81,12 @@ class Residual(NamedTuple):
 
 
 Form = Callable[[Learned, Rows], Residual]
-"""A function from the networks and the rows to the residual."""
+"""`form(of, rows) -> Residual`: the residual for the networks and the velocity `of`, at the times s and t of the rows
+and the points of the path at s."""
 
 
 def lagrangian(of: Learned, rows: Rows) -> Residual:
-    """The residual of equation (1).
-
-    Args:
-        of: the network and the velocity that the map follows.
-        rows: the times s and t of each row, and the points of the path at s.
-
-    Returns:
-        The average velocity, the residual, and the state after the call.
-    """
+    """The residual of equation (1)."""
     s, t, x = rows.s, rows.t, rows.p.x_t
     u, by_t, state = jax.jvp(lambda t: of.u(s, t, x), (t,), (jnp.ones_like(t),), has_aux=True)
     moved = jax.lax.stop_gradient((x + rows.length * u).astype(x.dtype))
@@ -102,15 +94,7 @@ def lagrangian(of: Learned, rows: Rows) -> Residual:
 
 
 def eulerian(of: Learned, rows: Rows) -> Residual:
-    """The residual of equation (2).
-
-    Args:
-        of: the network and the velocity that the map follows.
-        rows: the times s and t of each row, and the points of the path at s.
-
-    Returns:
-        The average velocity, the residual, and the state after the call.
-    """
+    """The residual of equation (2)."""
     s, t, x = rows.s, rows.t, rows.p.x_t
     v = of.v(s, x)
     u, by_s, state = jax.jvp(lambda s: of.u(s, t, x), (s,), (jnp.ones_like(s),), has_aux=True)
@@ -119,15 +103,7 @@ def eulerian(of: Learned, rows: Rows) -> Residual:
 
 
 def progressive(of: Learned, rows: Rows) -> Residual:
-    """The residual of equation (3), divided by t - s.
-
-    Args:
-        of: the network and the velocity that the map follows.
-        rows: the times s and t of each row, and the points of the path at s.
-
-    Returns:
-        The average velocity, the residual, and the state after the call.
-    """
+    """The residual of equation (3), divided by t - s."""
     s, t, x = rows.s, rows.t, rows.p.x_t
     middle = (s + t) / 2
     first = of.fixed(s, middle, x)
@@ -182,10 +158,7 @@ class FlowMap(AverageVelocityMethod):
             return network(params, context, t, x, batch.cond, s=s, key=key, mask=batch.mask)
 
         def velocity(t: Array, x: Batched) -> Batched:
-            if self.teacher is None:
-                return jax.lax.stop_gradient(fixed(t, t, x))
-            v = teacher_velocity(self.teacher, context, t, x, batch.cond, self.guidance, batch.mask)
-            return jax.lax.stop_gradient(v.astype(x.dtype))
+            return self.velocity_at(context, t, x, batch, fixed)
 
         u, residual, state = FORMS[self.form](Learned(average, fixed, velocity), rows)
         difference = u - self.velocity(context, rows.p, batch, fixed)

@@ -19,7 +19,7 @@ __all__ = ["check_start", "network_of", "with_network"]
 
 _SECOND_TIME = "difference"
 """The first letters of the layers of a second time, which a network with one time does not have. The last of them is
-initialised to zero, so that the network begins as the one that it starts from."""
+initialised to zero, so that before the first step the network returns the outputs of the trained network."""
 
 
 def network_of(method: Method, params: Params) -> Params:
