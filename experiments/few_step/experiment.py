@@ -36,6 +36,7 @@ class Entry:
     Attributes:
         method: the value of `method.name`.
         keys: other keys of the config.
+        shares: keys that count steps, as fractions of the training steps.
         solver: the solver, which takes one evaluation in each step.
         evaluations: numbers of evaluations with which it can be sampled.
         start: whether training starts from the trained flow.
@@ -45,6 +46,7 @@ class Entry:
 
     method: str
     keys: Mapping[str, Any] = field(default_factory=dict)
+    shares: Mapping[str, float] = field(default_factory=dict)
     solver: str = "flow_map"
     evaluations: tuple[int, ...] = EVALUATIONS
     start: bool = False
@@ -52,7 +54,14 @@ class Entry:
     pairs: bool = False
 
 
-_ONE = {"solver": "push_forward", "evaluations": (1,)}
+_ONE: dict[str, Any] = {"solver": "push_forward", "evaluations": (1,)}
+_SCORES: dict[str, Any] = {"start": True, "teacher": True, **_ONE}
+_BOTH_NETWORKS: dict[str, Any] = {"train.lr": 1e-3, "method.generator_every": 2}
+_CONSISTENCY: dict[str, Any] = {
+    "keys": {"method.times": "uniform", "method.first": 10, "method.last": 640},
+    "shares": {"method.doubling": 1 / 7},
+    "solver": "consistency",
+}
 
 ENTRIES: dict[str, Entry] = {
     FLOW: Entry("flow_matching", solver="euler"),
@@ -60,21 +69,28 @@ ENTRIES: dict[str, Entry] = {
     "improved MeanFlow": Entry("mean_flow", {"method.power": 0.0, "method.improved": True, "method.different": 0.5}),
     "shortcut": Entry("shortcut"),
     "flow map, Lagrangian": Entry("flow_map", {"method.form": "lagrangian", "method.different": 0.5}),
-    "flow map, Eulerian": Entry("flow_map", {"method.form": "eulerian", "method.different": 0.5}),
+    "flow map, Eulerian": Entry("flow_map", {"method.form": "eulerian", "train.lr": 5e-4}),
     "flow map, progressive": Entry("flow_map", {"method.form": "progressive", "method.different": 0.5}),
-    "consistency": Entry("consistency", solver="consistency"),
-    "continuous consistency": Entry("continuous_consistency", solver="consistency"),
+    "consistency": Entry("consistency", **_CONSISTENCY),
+    "continuous consistency": Entry(
+        "continuous_consistency", {"method.times": "uniform"}, {"method.warmup": 1 / 4}, solver="consistency"
+    ),
     "consistency trajectory": Entry("consistency_trajectory"),
     "moment matching": Entry("moment_matching"),
     "GAN": Entry("gan", **_ONE),
     "from the flow: reflow": Entry("flow_matching", solver="euler", start=True, pairs=True),
     "from the flow: distillation": Entry("distillation", start=True, pairs=True, **_ONE),
-    "from the flow: consistency tuning": Entry("consistency", solver="consistency", start=True),
+    "from the flow: consistency tuning": Entry("consistency", **_CONSISTENCY, start=True),
     "from the flow: flow map": Entry("flow_map", {"method.different": 0.75}, start=True, teacher=True),
     "from the flow: progressive distillation": Entry(
         "progressive_distillation", solver="euler", start=True, teacher=True, evaluations=(8, 4, 2, 1)
     ),
-    "from the flow: score distillation": Entry("score_distillation", start=True, teacher=True, **_ONE),
+    "from the flow: score distillation, DMD": Entry(
+        "score_distillation", {**_BOTH_NETWORKS, "method.loss": "dmd"}, **_SCORES
+    ),
+    "from the flow: score distillation, SiD": Entry(
+        "score_distillation", {**_BOTH_NETWORKS, "method.loss": "sid"}, **_SCORES
+    ),
 }
 """The rows of the table."""
 
@@ -91,7 +107,7 @@ def rows_of(study: Study) -> list[str]:
 
 
 def config_of(data: str, entry: Entry, steps: int, seed: int) -> Config:
-    """The config of a row: the same network, batches and learning rate for all methods."""
+    """The config of a row: the same network and batches for all methods."""
     config = defaults("mlp", method=entry.method)
     config.data.name = data
     config.model.width = 128
@@ -102,12 +118,13 @@ def config_of(data: str, entry: Entry, steps: int, seed: int) -> Config:
     config.train.steps = steps
     config.train.log_every = max(steps // 4, 1)
     config.train.save_every = steps
-    return changed(config, {"seed": seed, **entry.keys})
+    counted = {key: round(share * steps) for key, share in entry.shares.items()}
+    return changed(config, {"seed": seed, **entry.keys, **counted})
 
 
 def steps_of(study: Study, entry: Entry) -> int:
     """Training steps: half as many for a method that learns from the trained flow."""
-    steps = 400 if study.quick else 8_000
+    steps = 400 if study.quick else 4_000
     return steps // 2 if entry.start or entry.teacher or entry.pairs else steps
 
 
@@ -142,7 +159,7 @@ def scores(study: Study, data: str, name: str, seed: int) -> dict[str, float]:
     entry = ENTRIES[name]
     if entry.teacher or entry.start or entry.pairs:
         flow(study, data, seed)  # whose seconds are not counted
-    pairs = 5 if study.quick else 25
+    pairs = 5 if study.quick else 10
     true = np.asarray(DENSITIES[data]().sample(jax.random.key(71), pairs * 1000))
     start = time.perf_counter()
     run = trained(study, data, name, seed)
@@ -157,7 +174,7 @@ def scores(study: Study, data: str, name: str, seed: int) -> dict[str, float]:
 def progressive(study: Study, data: str, name: str, seed: int) -> dict[str, float]:
     """Progressive distillation: each round halves the number of steps, from 16 of the flow to 1."""
     entry, teacher = ENTRIES[name], flow(study, data, seed)
-    pairs = 5 if study.quick else 25
+    pairs = 5 if study.quick else 10
     true = np.asarray(DENSITIES[data]().sample(jax.random.key(71), pairs * 1000))
     start, found = time.perf_counter(), {}
     for n in entry.evaluations:
@@ -171,7 +188,7 @@ def progressive(study: Study, data: str, name: str, seed: int) -> dict[str, floa
 
 def floor(study: Study, data: str) -> dict[str, float]:
     """The distance between two sets of true samples."""
-    pairs = 5 if study.quick else 25
+    pairs = 5 if study.quick else 10
     draw = lambda seed: np.asarray(DENSITIES[data]().sample(jax.random.key(seed), pairs * 1000))
     distance = float(wasserstein2_squared_pairs(draw(71), draw(73), pairs=pairs))
     return {f"w2_squared_{n}": distance for n in EVALUATIONS}
@@ -182,11 +199,12 @@ def setting(data: str, name: str) -> str:
 
 
 def run(study: Study) -> None:
-    for data in SETS[:1] if study.quick else SETS:
-        for name in rows_of(study):
-            measured = progressive if ENTRIES[name].method == "progressive_distillation" else scores
-            for seed in study.seeds:
+    for seed in study.seeds:
+        for data in SETS[:1] if study.quick else SETS:
+            for name in rows_of(study):
+                measured = progressive if ENTRIES[name].method == "progressive_distillation" else scores
                 study.measure(setting(data, name), partial(measured, study, data, name, seed), seed)
+    for data in SETS[:1] if study.quick else SETS:
         study.measure(setting(data, "two true samples"), partial(floor, study, data))
 
 
@@ -238,7 +256,7 @@ def draw_quality(study: Study, results: Results) -> Figure:
 EXPERIMENT = Experiment(
     title="Methods of few steps in two dimensions, with 1 to 100 evaluations of the same network.",
     source="the papers that the methods name",
-    full=Form("4 hours on 2 CPU cores, or 15 minutes on one H200 with four trainings at a time", seeds=5),
+    full=Form("2 hours on one CPU core", seeds=5),
     quick=Form("2 minutes on 2 CPU cores"),
     run=run,
     columns={f"w2_squared_{n}": f"W2², {n} evaluation{'s' * (n > 1)}" for n in EVALUATIONS}

@@ -201,6 +201,10 @@ class Trainer:
         """
         return self._run(state, arrays, n, self.teacher)
 
+    def program(self) -> Any:
+        """The compiled training loop, once `compile_ahead` has started it; None for a loop that runs on the host."""
+        return self._run.program() if isinstance(self._run, CompiledAhead) else None
+
     def init(self) -> TrainState:
         """The state at step 0, with the shardings of this trainer."""
         return self._init(self._start)

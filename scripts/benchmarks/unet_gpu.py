@@ -7,7 +7,12 @@
 `train` times the compiled run of a config (random images where there is no file): the median of three stretches after
 a warm-up, data drawn, flipped and dequantised in the step, moving average and optimizer in it. `sample` times Heun on
 EDM's grid, 2 steps - 1 evaluations, without the way to the host. `compare` is `train` of the config as it is and of
-each case, compiled side by side and timed in turns. One JSON line on stdout; of `compare` one a case.
+each case, compiled side by side and timed in turns. One JSON line on stdout; of `compare` one a case, with the memory
+that its program takes beside its arguments.
+
+A case may name another method, so that the cost of a step of a few-step method is compared with that of flow matching:
+
+    python scripts/benchmarks/unet_gpu.py compare --case method.name=mean_flow --case method.name=consistency
 """
 
 import argparse
@@ -37,7 +42,7 @@ from flowjax.training.trainer import Trainer
 def setting(overrides: list[str], npz: str) -> Config:
     """torchcfm's CIFAR-10 network without dropout, Adam, flips; then the overrides."""
     values = {key: literal(value) for key, _, value in (o.partition("=") for o in overrides)}
-    config = defaults(values.get("model.name", "adm"))
+    config = defaults(values.get("model.name", "adm"), values.get("method.name", "flow_matching"))
     config.data.name, config.data.path, config.data.augment = "npz", npz, "flip"
     config.train.batch_size, config.train.clip, config.ema.half_life = 512, 1.0, 500_000.0
     if config.model.name == "adm":
@@ -89,6 +94,7 @@ class Training:
             "range": [round(1e3 * s / steps, 2) for s in (min(seconds), max(seconds))],
             "images_per_second": self.batch * steps / statistics.median(seconds),
             "parameters": self.trainer.parameters(),
+            "temporary_gib": round(self.trainer.program().memory_analysis().temp_size_in_bytes / 2**30, 3),
         }
 
 
