@@ -30,11 +30,10 @@ def run(argv: list[str]) -> dict[str, Any]:
 
 def _list() -> dict[str, Any]:
     """Lists the shipped configs, with the first lines of their docstrings; the files are not run."""
-    lines = {}
-    for name, path in shipped_configs().items():
-        text = ast.get_docstring(ast.parse(path.read_text())) or ""
-        lines[name] = text.partition("\n")[0]
-        sys.stderr.write(f"{name:<18} {lines[name]}\n")
+    first = lambda path: (ast.get_docstring(ast.parse(path.read_text())) or "").partition("\n")[0]
+    lines = {name: first(path) for name, path in shipped_configs().items()}
+    width = max(map(len, lines), default=0)
+    sys.stderr.writelines(f"{name:<{width}}  {line}\n" for name, line in lines.items())
     return {"configs": lines}
 
 

@@ -55,6 +55,13 @@ def test_the_page_of_the_documentation_is_up_to_date():
     assert write_keys.page() == write_keys.PAGE.read_text(), "run python scripts/write_keys.py"
 
 
+def test_the_descriptions_of_all_configs_start_in_one_column(flowjax):
+    _, line, error = flowjax("configs")
+    assert {len(row) - len(line["configs"][row.split()[0]]) for row in error.splitlines()} == {
+        max(map(len, line["configs"])) + 2
+    }
+
+
 def test_keys_of_a_config_on_the_command_line(flowjax, monkeypatch):
     monkeypatch.setenv("COLUMNS", "110")
     code, line, error = flowjax("configs", "gaussians8")
