@@ -157,7 +157,7 @@ NOISY = predictions.read(network, AffinePath(CondOT(), Bridge()), predictions.ve
         (Decay(), {"solver": "flow_map"}, "pass steps=N"),
         (Decay(), {"solver": "flow_map", "steps": 3, "t1": 0.8}, "within \\[0, 0.5\\]"),
         (Stretch(), {}, "^dopri5 needs velocity, and this model offers bijection: use push_forward$"),
-        (Stretch(), {"solver": "push_forward", "steps": 3}, "has no steps"),
+        (Stretch(), {"solver": "push_forward", "steps": 3}, "once: use 1 step, not 3, or leave the steps out$"),
         (Stretch(), {"solver": "push_forward", "t1": 0.5}, "no grid or times"),
         (ORACLE, {"solver": "flow_map", "steps": 3}, "^flow_map needs flow_map, and this model offers velocity, ends"),
         (network, {}, "offers nothing: .* flowjax.predictions.model$"),

@@ -26,7 +26,7 @@ from flowjax.schedules import Schedule
 from flowjax.solvers import Options, Sampler, diffusions, grids, make_sampler
 from flowjax.solvers.diffusions import Diffusion
 from flowjax.solvers.grids import GRIDS
-from flowjax.solvers.names import check_abilities, check_solver, needs_of, plain_name, takes
+from flowjax.solvers.names import PUSH_FORWARD, check_abilities, check_solver, needs_of, plain_name, takes
 from flowjax.solvers.names import interval as solver_interval
 from flowjax.training.writers import say
 
@@ -275,6 +275,8 @@ def choose(run: Run, solver: SolverSettings = DEFAULT_SOLVER, guide: Guide | Non
     path, interval, source_scale, sampler = None, None, 1.0, None
     try:
         check_solver(solver.name, solver.steps, options)
+        if solver.name == PUSH_FORWARD and solver.grid:
+            raise ValueError("it evaluates the model's map once, so it has no grid: leave the grid out")
         changes = guide is not None or solver.schedule is not None
         if changes and "ends" not in (offered := abilities_of(run.model())):
             raise ValueError(f"guidance and another schedule need ends, and this model offers {', '.join(offered)}")

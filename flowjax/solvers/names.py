@@ -43,8 +43,8 @@ SAMPLER = Kind("a sampler", ("init", "step", "needs", "evaluations"), makes=Samp
 The caller always gives its name, so its module may be imported."""
 
 PUSH_FORWARD = "push_forward"
-"""The name of the solver that applies a map from the source to the data once, so that it has no steps: the forward map
-of a bijection, or the ability `to_data` at the first time."""
+"""The name of the solver that applies a map from the source to the data once: the forward map of a bijection, or the
+ability `to_data` at the first time. Its number of steps is 1 or left out, and it has no grid."""
 
 
 @dataclass(frozen=True)
@@ -179,14 +179,24 @@ def check_abilities(model: Any, name: str, needs: Sequence[str]) -> None:
         return
     if lacking == ["score"] and (reason := missing_from(model).get("score")):
         raise ValueError(f"{name} follows an SDE: {reason}; or use an ODE sampler, such as heun")
-    fit = [other for other in (*_FIRST_NAMED, *known_solvers()) if not _lacking(other, needs_of(other), offered)]
-    fit = list(dict.fromkeys(fit))
+    fit = [other for other in dict.fromkeys((*_FIRST_NAMED, *known_solvers())) if _can_sample(other, model)]
     advice = "use " + ", ".join(fit[:6]) + (", ..." if len(fit) > 6 else "")
     if not fit:
         advice = "no solver can use it; make a function that returns the ends a model with flowjax.predictions.model"
     raise ValueError(
         f"{name} needs {' and '.join(lacking)}, and this model offers {', '.join(offered) or 'nothing'}: {advice}"
     )
+
+
+def _can_sample(name: str, model: Any) -> bool:
+    """Whether a solver has the abilities that it needs, and can be used on the path of the model."""
+    if _lacking(name, needs_of(name), abilities_of(model)):
+        return False
+    try:
+        make_sampler(name, getattr(model, "path", None))
+    except ValueError:
+        return False
+    return True
 
 
 def _lacking(name: str, needs: Sequence[str], offered: Sequence[str]) -> list[str]:
@@ -214,8 +224,8 @@ def check_solver(name: str, steps: int | None, options: Options = DEFAULT_OPTION
             raise ValueError(f"{name} needs a number of steps: pass steps=N")
         return
     if name == PUSH_FORWARD:
-        if steps is not None:
-            raise ValueError(f"{name} evaluates the model's map once, so it has no steps or grid: leave them out")
+        if steps not in (None, 1):
+            raise ValueError(f"{name} evaluates the model's map once: use 1 step, not {steps}, or leave the steps out")
         return
     check_steps(name, steps, name in ADAPTIVE_SOLVERS and options.g is None)
     if options.eta is not None and not 0 <= options.eta <= 1:

@@ -40,7 +40,7 @@ def test_the_model_maps_the_source_to_the_data_in_one_evaluation_only():
     np.testing.assert_allclose(y, 2.0 + 0.5 * x, atol=1e-6)
     assert int(stats.nfe[0]) == 1
     for options in ({"solver": "flow_map", "steps": 2}, {"solver": "euler", "steps": 1}):
-        with pytest.raises(ValueError, match="this model offers to_data"):
+        with pytest.raises(ValueError, match=r"this model offers to_data: use push_forward$"):
             sample(model, x, **options)
 
 
@@ -65,5 +65,10 @@ def test_from_the_command_line(flowjax, tmp_path):
     code, result, err = flowjax("sample", f"--workdir={tmp_path}/b", "--num=10", f"--out={tmp_path}/x.npz")
     assert code == 0, err
     assert result["nfe"] == 1
+    sample_again = ["sample", f"--workdir={tmp_path}/b", "--num=10", f"--out={tmp_path}/y.npz"]
+    assert flowjax(*sample_again, "--steps=1")[0] == 0
+    np.testing.assert_array_equal(np.load(tmp_path / "y.npz")["samples"], np.load(tmp_path / "x.npz")["samples"])
+    code, _, err = flowjax(*sample_again, "--steps=1", "--grid=uniform")
+    assert (code, "so it has no grid: leave the grid out" in err) == (2, True)
     code, _, err = flowjax("train", f"--config={config}", f"--workdir={tmp_path}/c", *tiny)
     assert (code, err.splitlines()[-1].count("learns from given pairs")) == (2, 1), err
