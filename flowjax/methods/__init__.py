@@ -62,7 +62,7 @@ METHODS: dict[str, type[Method]] = {
     "flow_map": FlowMap,
     "consistency_trajectory": ConsistencyTrajectory,
     "continuous_consistency": ContinuousConsistency,
-    "progressive_distillation": ProgressiveDistillation,  # pyright: ignore[reportAssignmentType] (`sampler`, `steps`)
+    "progressive_distillation": ProgressiveDistillation,  # pyright: ignore[reportAssignmentType] (`steps`)
     "real_nvp": RealNVP,
 }
 """The method of each value of `config.method.name`."""

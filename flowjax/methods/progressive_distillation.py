@@ -19,8 +19,7 @@ it is the paper's loss with the weight SNR + 1.
 A run halves the number of steps once. The next round has this run as `method.teacher` and `train.start_from`, and half
 of its `method.steps`. The first teacher is a flow matching run, whose velocity may be guided. Between the times of its
 grid the student is an interpolation of its network, so it is sampled with its own number of steps, which is the
-default. A student with one step is sampled with `euler`, whose step from the first to the last time is that of DDIM on
-the schedule `condot`.
+default.
 """
 
 from collections.abc import Mapping
@@ -44,7 +43,6 @@ from flowjax.methods.times import Fixed
 from flowjax.paths.affine import AffinePath
 from flowjax.predictions import Prediction, velocity
 from flowjax.ranges import Range
-from flowjax.schedules import CondOT
 from flowjax.solvers import grids
 from flowjax.solvers.samplers import blend
 from flowjax.sources import Source
@@ -95,6 +93,7 @@ class ProgressiveDistillation(PathMethod):
     sections: ClassVar[tuple[str, ...]] = ("source", "path", "coupling", "prediction", "model")
     metrics: ClassVar[tuple[str, ...]] = ("marginal_error", "squared_error")
     limits: ClassVar[Mapping[str, Limit]] = {"marginal_error": MARGINAL_ERROR}
+    sampler: ClassVar[str] = "ddim"
 
     @classmethod
     def from_config(cls, parts: Components) -> "ProgressiveDistillation":
@@ -112,20 +111,10 @@ class ProgressiveDistillation(PathMethod):
                 f"{what} needs a path that ends at the data and a prediction that is defined there: use path.schedule "
                 "'condot' or 'cosine' and prediction 'velocity', 'v' or 'edm'"
             )
-        if settings.steps == 1 and not isinstance(path.schedule, CondOT):
-            raise ConfigError(
-                f"{what}: a student with one step needs path.schedule 'condot', on which a step of the sampler 'euler' "
-                "is one of DDIM: use method.steps=2 or more"
-            )
         network = parts.network()
         return cls(
             network, path, parts.source, parts.teacher, parts.coupling, prediction, settings.guidance, settings.steps
         )
-
-    @property
-    def sampler(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """The solver with the student's steps."""
-        return "ddim" if self.student_steps > 1 else "euler"
 
     @property
     def steps(self) -> int | None:  # pyright: ignore[reportIncompatibleVariableOverride]

@@ -12,7 +12,8 @@
 take the same steps on every schedule, as far as the noise levels of the schedule reach.
 
 A grid of N steps has N + 1 times t0 = times[0] < ... < times[N] = t1. A sampler that ends with the denoising E[x1 | x]
-uses the first N of them. If the path still has noise at t1, it uses a grid of N times that ends at t1 instead.
+uses the first N of them. If the path still has noise at t1, it uses a grid of N times that ends at t1 instead. A single
+step of such a sampler is the denoising at t0.
 """
 
 import math
@@ -130,14 +131,15 @@ def times_for(
     """
     low, high = samplers.interval(sampler)
     t0, t1 = low if t0 is None else t0, high if t1 is None else t1
-    if steps < 1 + sampler.denoise:
-        raise ValueError(f"steps must be at least {1 + sampler.denoise} for this sampler, not {steps}")
+    least = 1 + (sampler.denoise and sampler.stochastic)  # the denoising adds no noise
+    if steps < least:
+        raise ValueError(f"steps must be at least {least} for this sampler, not {steps}")
     grid = grid or GRIDS[sampler.grid]()
     if sampler.path is None:
         return without_path(grid, t0, t1, steps)
     schedule = sampler.path.schedule
     with jax.ensure_compile_time_eval():
-        noisy = sampler.denoise and float(schedule.sigma(t1)) > 0
+        noisy = sampler.denoise and steps > 1 and float(schedule.sigma(t1)) > 0
         times = grid(schedule, t0, t1, steps if noisy else steps + 1)
         times = times[:-1] if sampler.denoise and not noisy else times
         if not isinstance(times, Tracer):
@@ -163,8 +165,9 @@ def check_times(sampler: Sampler, times: Float[Array, " T"] | Float[np.ndarray, 
         ValueError: if it is not; the message names the first such time and the coefficient that is zero there.
     """
     values = np.asarray(times)
-    if values.ndim != 1 or len(values) < 2 or not (np.diff(values) > 0).all():
-        raise ValueError(f"times must be a strictly increasing grid of at least two, got {values.tolist()[:8]}")
+    least = 2 - sampler.denoise
+    if values.ndim != 1 or len(values) < least or not (np.diff(values) > 0).all():
+        raise ValueError(f"times must be a strictly increasing grid of at least {least}, got {values.tolist()[:8]}")
     if sampler.path is None:
         return
     low, high = sampler.path.t_min, sampler.path.t_max
@@ -245,6 +248,8 @@ def learn(
     import optax  # only this function needs it
 
     first = times_for(sampler, steps, start, low, high)
+    if steps == 1:
+        return first  # there is nothing to choose
     target = samplers.run(sampler, model, x, times_for(sampler, fine * steps, start, low, high), keys=keys, cond=cond)
     # The denoising replaces a step over the last interval, so this interval is learned too.
     jumps = sampler.denoise and sampler.path is not None and float(sampler.path.schedule.sigma(high)) == 0

@@ -87,7 +87,7 @@ def test_autoguidance(flowjax, digits_run, tmp_path):
         ("--solver langevin --steps 5", "needs a path with alpha = 1 at all times: take the schedule 've', not"),
         ("--grid edm", "an adaptive solve chooses its own times"),
         ("--solver ddim --steps 5 --grid edn", "did you mean 'edm'"),
-        ("--solver dpmpp_2m --steps 1", "at least 2"),
+        ("--solver dpmpp_sde --steps 1", "at least 2"),
         ("--solver ddpm --steps 5 --variance learned", "needs prediction 'noise_variance'"),
         ("--solver euler --steps 5 --g -1", "--g must not be negative, it is -1.0"),
         ("--solver euler --steps 5 --g foo(1)", "unknown 'foo'"),

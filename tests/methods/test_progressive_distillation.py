@@ -5,6 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from flowjax import predictions
+from flowjax.abilities import Ends
 from flowjax.build import build
 from flowjax.config import resolve
 from flowjax.data import DataSpec
@@ -71,22 +73,21 @@ def test_the_loss_is_zero_at_two_steps_of_the_teacher_in_closed_form(schedule, p
         assert error(0.1) == pytest.approx(0.01, rel=1e-9)
 
 
-def test_the_student_takes_the_steps_of_the_teacher():
-    """Its samples with N steps are those of the teacher with 2 N steps, up to rounding of float32, for rounds in a row.
-
-    KnownFlow has no ends, so that the teacher of the comparison is the sampler `euler`, which takes the same steps on
-    condot as `ddim`."""
-    flow = KnownFlow(GaussianPath(CondOT()))
+@pytest.mark.parametrize(("schedule", "prediction"), [(CondOT(), velocity), (Cosine(), v)])
+@pytest.mark.parametrize("steps", [1, 2, 8])
+def test_the_student_takes_the_steps_of_the_teacher(schedule, prediction, steps):
+    """Its samples with N steps are those of 2 N steps of DDIM with the posterior means in closed form, up to rounding
+    of float32, for rounds in a row."""
+    flow = KnownFlow(GaussianPath(schedule))
     x = jax.random.normal(KEY, (64, 1))
-    for steps in (1, 2, 8):
-        method = ProgressiveDistillation(
-            student(flow, velocity, steps), flow.path, Normal((1,)), flow, student_steps=steps
-        )
-        assert (method.sampler, method.steps) == ("euler" if steps == 1 else "ddim", steps)
-        of_student, stats = sample(method.model(0.0, {}), x, solver=method.sampler, steps=method.steps)
-        of_teacher, _ = sample(flow, x, solver="euler", steps=2 * steps)
-        np.testing.assert_allclose(of_student, of_teacher, rtol=1e-4, atol=1e-5)
-        assert int(stats.nfe[0]) == steps
+    network = student(flow, prediction, steps)
+    method = ProgressiveDistillation(network, flow.path, Normal((1,)), flow, prediction=prediction, student_steps=steps)
+    of_student, stats = sample(method.model(0.0, {}), x, solver=method.sampler, steps=method.steps)
+    rates = lambda t: (flow.path.rates(t, x).alpha, flow.path.rates(t, x).sigma)
+    means = predictions.model(lambda t, x, cond: Ends(*ends(flow, *rates(t), x)), flow.path)
+    of_teacher, _ = sample(means, x, solver="ddim", steps=2 * steps)
+    np.testing.assert_allclose(of_student, of_teacher, rtol=1e-4, atol=1e-5)
+    assert int(stats.nfe[0]) == steps
 
 
 @pytest.mark.parametrize(
@@ -97,7 +98,6 @@ def test_the_student_takes_the_steps_of_the_teacher():
         ({"method": {"teacher": "runs/a"}, "path": {"schedule": "vp"}}, "a path that ends at the data .* 'condot'"),
         ({"method": {"teacher": "runs/a"}, "prediction": "data"}, "a prediction that is defined there: .* 'velocity'"),
         ({"method": {"teacher": "runs/a"}, "path": {"noise": "bridge"}}, "needs a path without noise"),
-        ({"method": {"teacher": "runs/a", "steps": 1}, "path": {"schedule": "cosine"}}, "one step needs path.schedule"),
     ],
 )
 def test_what_has_no_meaning_is_refused(keys, message):

@@ -398,7 +398,7 @@ AFFINE, NOISY = AffinePath(CondOT()), AffinePath(CondOT(), Bridge())
     [
         (PATHS["condot"], {"solver": "unipcc", "steps": 3}, "did you mean 'unipc'"),
         (PATHS["condot"], {"solver": "unipc"}, "pass steps=N"),
-        (PATHS["condot"], {"solver": "unipc", "steps": 1}, "at least 2"),
+        (PATHS["condot"], {"solver": "ddpm", "steps": 1, "key": jax.random.key(0)}, "at least 2"),
         (PATHS["condot"], {"solver": "ddpm", "steps": 3}, "pass key"),
         (AFFINE, {"solver": "ddpm", "steps": 3}, "has no score"),
         (AFFINE, {"solver": "sra1", "steps": 3}, "has no score"),
@@ -423,6 +423,17 @@ AFFINE, NOISY = AffinePath(CondOT()), AffinePath(CondOT(), Bridge())
 def test_refusals_come_before_anything_is_compiled(path, keywords, message):
     with pytest.raises(ValueError, match=message):
         solvers.sample(predictions.model(lambda t, x, cond: 1 / 0, path), jnp.ones((1, 2)), **keywords)
+
+
+@pytest.mark.parametrize("path", [PATHS["condot"], GaussianPath(VE(0.1, 10))], ids=["condot", "ve"])
+@pytest.mark.parametrize("name", ["ddim", "edm", "dpmpp_3m", "unipc"])
+def test_one_step_is_the_denoising(name, path):
+    """Up to rounding of float32: one is compiled, the other is not."""
+    x = jax.random.normal(jax.random.key(0), (4, 2))
+    model = oracles.mixture(path, MIXTURE)
+    y, stats = solvers.sample(model, x, solver=name, steps=1)
+    np.testing.assert_allclose(y, model.ends(interval(name, path)[0], x).x1, rtol=1e-5)
+    assert stats.nfe.tolist() == [1] * 4
 
 
 def test_negative_noise_is_refused_and_every_name_is_known():
