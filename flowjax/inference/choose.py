@@ -23,7 +23,7 @@ from flowjax.plugins import modules_of
 from flowjax.ranges import Range
 from flowjax.reschedule import Rescheduled
 from flowjax.schedules import Schedule
-from flowjax.solvers import Options, Sampler, diffusions, grids, make_sampler
+from flowjax.solvers import Options, Sampler, diffusions, grids, make_sampler, samplers
 from flowjax.solvers.diffusions import Diffusion
 from flowjax.solvers.grids import GRIDS
 from flowjax.solvers.names import PUSH_FORWARD, check_abilities, check_solver, needs_of, plain_name, takes
@@ -262,7 +262,8 @@ def choose(run: Run, solver: SolverSettings = DEFAULT_SOLVER, guide: Guide | Non
         ConfigError: if the solver, the schedule or the guidance cannot be used with this run.
     """
     # What is checked without a path: the solver and its options, the guidance, the grid, the abilities of the model.
-    if not solver.name:
+    is_default = not solver.name
+    if is_default:
         steps = run.method.steps if solver.steps is None else solver.steps
         solver = dataclasses.replace(solver, name=run.method.sampler, steps=steps)
     solver = dataclasses.replace(solver, name=plain_name(solver.name))
@@ -277,9 +278,7 @@ def choose(run: Run, solver: SolverSettings = DEFAULT_SOLVER, guide: Guide | Non
         check_solver(solver.name, solver.steps, options)
         if solver.name == PUSH_FORWARD and solver.grid:
             raise ValueError("it evaluates the model's map once, so it has no grid: leave the grid out")
-        changes = guide is not None or solver.schedule is not None
-        if changes and "ends" not in (offered := abilities_of(run.model())):
-            raise ValueError(f"guidance and another schedule need ends, and this model offers {', '.join(offered)}")
+        _check_ends(run, guide, solver.schedule)
         model = _guided(run, guide)
         check_abilities(model, solver.name, needs_of(solver.name, options))
         if trained is None and solver.learns_grid:
@@ -315,6 +314,8 @@ def choose(run: Run, solver: SolverSettings = DEFAULT_SOLVER, guide: Guide | Non
         raise
     except ValueError as error:
         raise ConfigError(f"solver {solver.name!r}: {error}") from None
+    if show:
+        _describe_steps(run, solver, sampler if is_default else None)
     weak = None if guide is None else guide.weak
     settings = None if guide is None else (guide.name, guide.scale, guide.interval, guide.rescale, guide.fields)
     identity = run.identity, solver, settings, None if weak is None else weak.identity
@@ -323,6 +324,45 @@ def choose(run: Run, solver: SolverSettings = DEFAULT_SOLVER, guide: Guide | Non
         guide = dataclasses.replace(guide, weak=weak.without_arrays())
     bare = run.without_arrays()
     return Choice(identity, bare, guide, solver, options, sampler, grid, path, interval, source_scale, arrays)
+
+
+def _check_ends(run: Run, guide: Guide | None, schedule: str | None) -> None:
+    """Checks that the model has the ends that guidance and another schedule need.
+
+    Raises:
+        ConfigError: if it has not.
+    """
+    offered = abilities_of(run.model())
+    if (guide is None and schedule is None) or "ends" in offered:
+        return
+    what, name = "another schedule" if guide is None else f"guidance {guide.name!r}", run.config.method.name
+    reason = f"{what} needs the ends, and a model of method.name {name!r} offers {', '.join(offered)}"
+    learns = guide is not None and "guidance" in run.config.method
+    learned = "it learns guidance in training: set method.guidance there, and sample without"
+    raise ConfigError(f"{reason}: {learned if learns else 'leave it out'}")
+
+
+def _describe_steps(run: Run, solver: SolverSettings, default: Sampler | None) -> None:
+    """Prints a line on stderr if steps of the default sampler take several evaluations, or are not those of training.
+
+    Args:
+        run: the run.
+        solver: with the name and the steps that are used.
+        default: the sampler if it is the default of the method; None if the caller has named it.
+    """
+    steps, trained = solver.steps, getattr(run.method, "trained_steps", ())
+    if steps is None:
+        return
+    if default is not None and (count := samplers.evaluations(default, steps)) > steps:
+        say(
+            f"sample: steps={steps} of {solver.name}, the default solver of this run, takes {count} evaluations of the "
+            f"network; the solver euler takes {steps}"
+        )
+    if trained and solver.name == run.method.sampler and steps not in trained:
+        say(
+            f"sample: warning: the network was trained for {', '.join(map(str, trained))} steps of {solver.name}, and "
+            f"steps={steps} is an extrapolation"
+        )
 
 
 def _options(run: Run, solver: SolverSettings) -> Options:

@@ -226,6 +226,7 @@ class Method(Protocol):
         path: the path of its model. Time grids in noise levels, other schedules and SDE solvers need it.
         source: the distribution of x0. A method with a path needs it for sampling on another schedule.
         prediction: the quantity that the network predicts; it says whether the model has a learned variance.
+        trained_steps: the numbers of steps of its default solver for which the network was trained; empty for any.
 
     Optional attributes, which training reads if a method has them:
         groups: for methods that train several networks: how each of the groups of parameters is trained, by the first
@@ -309,6 +310,10 @@ class MethodDefaults:
     @property
     def groups(self) -> Mapping[str, Group]:
         return {}
+
+    @property
+    def trained_steps(self) -> tuple[int, ...]:
+        return ()
 
     def init(self, key: PRNGKey) -> Variables:
         return self.network.init(key)

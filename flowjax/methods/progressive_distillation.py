@@ -122,6 +122,10 @@ class ProgressiveDistillation(PathMethod):
         return self.student_steps
 
     @property
+    def trained_steps(self) -> tuple[int, ...]:
+        return (self.student_steps,)
+
+    @property
     def interval(self) -> tuple[float, float]:
         return self.prediction.interval(self.path)
 

@@ -78,6 +78,10 @@ class Shortcut(AverageVelocityMethod):
     Settings: ClassVar[type] = Settings
     metrics: ClassVar[tuple[str, ...]] = ("marginal_error", "squared_error", "velocity_error", "consistency_error")
 
+    @property
+    def trained_steps(self) -> tuple[int, ...]:
+        return tuple(2**k for k in range(self.levels + 1))
+
     def draw_steps(self, key: PRNGKey, batch: Batch) -> Rows:
         """Draws the two times of each row: equal ones, or those of a dyadic step; and the points at the first one."""
         key_draw, key_apart, key_time, key_level, key_step = jax.random.split(key, 5)

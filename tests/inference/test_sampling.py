@@ -13,7 +13,7 @@ import pytest
 
 from flowjax import load, oracles
 from flowjax.build import build
-from flowjax.config import defaults
+from flowjax.config import changed, defaults
 from flowjax.data import Affine, DataSpec
 from flowjax.errors import ConfigError
 from flowjax.inference import batches, finished_batches, log_prob, program, sample, sampling, scoring
@@ -397,6 +397,44 @@ def test_options_are_checked_against_the_default_solver_before_anything_compiles
     """The solver of the method is dopri5, which takes neither eta nor a grid."""
     with pytest.raises(ConfigError, match="dopri5 does not accept eta"):
         choose(run, SolverSettings(eta=0.5))
+
+
+def of_method(name, **keys):
+    """A run of a method on labelled points, which is not trained."""
+    config = changed(defaults("mlp", name), {"data.name": "npz", "data.cond": ("label",), **keys})
+    method = build(config, UNEVEN)
+    return Run(Path("run"), config, 0, UNEVEN, method, method.init(jax.random.key(0)).params)
+
+
+@pytest.mark.parametrize("name", ["flow_map", "consistency"])
+def test_guidance_that_is_learned_in_training_is_not_given_when_sampling(name):
+    with pytest.raises(ConfigError, match=r"it learns guidance in training: set method\.guidance there"):
+        choose(of_method(name), guide=Guide("cfg", 2.0))
+
+
+def test_a_default_solver_with_several_evaluations_a_step_says_so(run, capsys):
+    choose(run, SolverSettings(steps=1), show=True)
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.endswith(
+        "steps=1 of dopri5, the default solver of this run, takes 6 evaluations of the network; the "
+        "solver euler takes 1"
+    )
+    for solver in (SolverSettings(), SolverSettings("dopri5", steps=1), HEUN):
+        choose(run, solver, show=True)
+    assert capsys.readouterr().err == ""
+
+
+def test_steps_for_which_the_network_was_not_trained_are_warned_about(capsys):
+    shortcut = of_method("shortcut", **{"method.levels": 2})
+    student = of_method("progressive_distillation", **{"method.teacher": "runs/a", "method.steps": 4})
+    for run, steps in ((shortcut, 1), (shortcut, 4), (student, 4), (student, None)):
+        choose(run, SolverSettings(steps=steps), show=True)
+    choose(shortcut, SolverSettings("euler", steps=3), show=True)
+    assert capsys.readouterr().err == ""
+    for run, known in ((shortcut, "1, 2, 4 steps of flow_map"), (student, "4 steps of ddim")):
+        choose(run, SolverSettings(steps=3), show=True)
+        [line] = capsys.readouterr().err.splitlines()
+        assert f"warning: the network was trained for {known}, and steps=3 is an extrapolation" in line
 
 
 def test_names_of_solvers_are_the_same_in_any_case(tiny_run):

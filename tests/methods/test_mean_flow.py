@@ -102,4 +102,6 @@ def test_from_the_command_line(flowjax, tmp_path):
     assert "ddim needs ends, and this model offers velocity, flow_map, to_data: use" in err
     code, _, err = flowjax("sample", f"--workdir={tmp_path}/run", "--schedule=cosine", out)
     assert (code, err.count("\n")) == (2, 1)
-    assert "guidance and another schedule need ends, and this model offers velocity, flow_map, to_data" in err
+    assert (
+        "another schedule needs the ends, and a model of method.name 'mean_flow' offers velocity, flow_map, to" in err
+    )
