@@ -18,6 +18,7 @@ from flowjax.data.model_pairs import X0
 from flowjax.errors import ConfigError
 from flowjax.inference import Run, SolverSettings, load
 from flowjax.inference.choose import DEFAULT_SOLVER
+from flowjax.inference.data_of_run import origin_of
 from flowjax.inference.pairs import make_pairs
 from flowjax.runs import train
 from flowjax.training.workdir import WorkdirError
@@ -63,12 +64,13 @@ def reflow(
         num: number of pairs of each round.
         solver: how pairs are made: the run's solver by default.
         real: the share of pairs that come from real data by the reverse ODE.
-        teacher: the workdir of a trained run, possibly of another method or path, which takes the place of round 0.
+        teacher: the workdir of a trained run, possibly of another method or path, which takes the place of round 0. All
+            pairs come from it, so the data of the config are not used and must be those of the run, or not be named.
         batch: rows per batch when pairs are made; 0 for a default.
 
     Raises:
-        ConfigError: if the config cannot be trained on pairs, the teacher has other conditions or another source, or
-            the folder holds rounds of another config.
+        ConfigError: if the config cannot be trained on pairs, the teacher has other data, conditions or another source,
+            or the folder holds rounds of another config.
     """
     folder, plugins = Path(workdir), own_plugins(config)
     method: Any = method_of(config.method.name, plugins)
@@ -112,7 +114,14 @@ def changes_for(run: Run, config: Config, pairs: Path, k: int) -> Mapping[str, A
 
 
 def _check_teacher(run: Run, config: Config) -> None:
-    """Checks that the config has the source and the conditions of a teacher."""
+    """Checks that the config has the source and the conditions of a teacher, and names no other data."""
+    known = origin_of(run)
+    for key in ("name", "path", "simulator"):
+        if (here := config.data[key]) and here != known[key]:
+            raise ConfigError(
+                f"{run.workdir} was trained with data.{key}={known[key]!r}, and the config has {here!r}: the pairs "
+                f"come from the run, so set data.{key} to the same value, or leave it empty"
+            )
     for key, (there, here) in {
         "source": (run.config.get("source"), config.get("source")),
         "data.cond": (_names(run.config), _names(config)),

@@ -220,6 +220,10 @@ def test_the_commands(flowjax, tmp_path):
         ([*command[:3], f"--from={tmp_path}/none"], "there is no such folder"),
         (["reflow", "--config=realnvp_moons", *command[2:5], f"--from={tmp_path}/r/round_0"], "data.pairs"),
         ([*command, "--config.source.name=uniform", f"--from={tmp_path}/r/round_0"], "has another source"),
+        (
+            [*command, "--config.data.name=moons", f"--from={tmp_path}/r/round_1"],
+            "was trained with data.name='gaussians8', and the config has 'moons': the pairs come from the run",
+        ),
     ):
         code, _, err = flowjax(*argv)
         assert code == 2, err
