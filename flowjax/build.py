@@ -94,10 +94,10 @@ def build(config: Config, spec: DataSpec, plugins: Sequence[str] = (), teacher: 
 
 
 def _check_takes(config: Config, spec: DataSpec, method: Any) -> None:
-    """Checks that the method uses the mask and the pairs of the data, if they have any.
+    """Checks that the method uses the mask and the pairs of the data, if they have any, and has pairs if it needs them.
 
     Raises:
-        ConfigError: if it would ignore them.
+        ConfigError: if it would ignore them, or they are missing.
     """
     for attribute, present, what in (
         ("takes_mask", spec.has_mask, f"data {spec.name!r} has a mask of absent elements"),
@@ -108,6 +108,11 @@ def _check_takes(config: Config, spec: DataSpec, method: Any) -> None:
             raise ConfigError(
                 f"method.name {config.method.name!r} would ignore that {what}; the methods that use it are {able}"
             )
+    if getattr(method, "needs_pairs", False) and not config.data.pairs:
+        raise ConfigError(
+            f"method.name {config.method.name!r} learns from given pairs, and data.pairs is empty: make them with "
+            "flowjax pairs, and set data.name=pairs, data.path to their folder and data.pairs=x0"
+        )
 
 
 def make_augmentation(config: Config, spec: DataSpec) -> Augmentation:

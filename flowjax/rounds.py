@@ -19,6 +19,7 @@ from jaxtyping import Float
 
 from flowjax import archives
 from flowjax.config import Config, own_plugins
+from flowjax.config_keys import method_of
 from flowjax.data.sets import make_simulator
 from flowjax.data.simulated import OBSERVATION, keep_simulations, kept_simulations, simulate_at
 from flowjax.errors import ConfigError
@@ -99,6 +100,7 @@ def truncated_rounds(
         )
     _check_same(Path(workdir), {OBSERVATION: obs, "num": np.asarray(num)})
     run: Run | None = None
+    checkpoint = "best" if getattr(method_of(config.method.name, plugins), "comparable_loss", True) else "last"
     box = Box(np.full(simulator.prior.shape, -np.inf), np.full(simulator.prior.shape, np.inf))
     theta, seen = np.zeros((0, *simulator.prior.shape), np.float32), np.zeros((0, *event), np.float32)
     for k in range(1, rounds + 1):
@@ -121,7 +123,7 @@ def truncated_rounds(
             box = Box(**archives.read_npz(folder / "box.npz"))
         changes: Mapping[str, Any] = {"data.name": f"simulator(num={len(theta)})", "data.path": str(folder)}
         train(config, Path(workdir) / f"round_{k}", changes, plots=False)
-        run = load(Path(workdir) / f"round_{k}", checkpoint="best", plugins=plugins)
+        run = load(Path(workdir) / f"round_{k}", checkpoint=checkpoint, plugins=plugins)
     assert run is not None
     return run
 

@@ -15,6 +15,7 @@ from flowjax import files
 from flowjax.build import build
 from flowjax.config import OUTSIDE_KEYS, Config, changed, differences, flatten, own_plugins, resolve
 from flowjax.config_files import config_path, load_config
+from flowjax.config_keys import method_of
 from flowjax.data import Dataset
 from flowjax.errors import ConfigError, RunFault, out_of_memory
 from flowjax.extras import MissingPackage
@@ -261,7 +262,7 @@ def _resume_step(config: Config, workdir: Path, checkpoints: Checkpoints, checkp
             f"{workdir} is the workdir of another config: {key} is {was!r} there and {now!r} here{more}; "
             "use another --workdir"
         )
-    return checkpoints.choose(checkpoint)
+    return checkpoints.choose(checkpoint, getattr(method_of(config.method.name, plugins), "comparable_loss", True))
 
 
 def _other_names(raw: dict[str, Any], config: Config) -> dict[str, tuple[Any, Any]]:

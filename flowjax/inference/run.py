@@ -245,7 +245,7 @@ def load(
     config = resolve(raw, plugins)
     method = build(config, spec, plugins)
     checkpoints = Checkpoints(workdir / "checkpoints")
-    step = checkpoints.choose(str(checkpoint))
+    step = checkpoints.choose(str(checkpoint), getattr(method, "comparable_loss", True))
     state = checkpoints.restore(step, abstract_state(config, method))
     if width is not None:
         tracked = dict(zip(config.ema.widths, state.averages, strict=True))

@@ -209,6 +209,10 @@ class Method(Protocol):
         limits: the limits of metrics that stop training when they are too large.
         takes_mask: whether `loss` uses the mask of a batch, so that data with a mask are allowed; False if absent.
         takes_pairs: whether `loss` uses the x0 of a batch, so that `data.pairs` is allowed; False if absent.
+        needs_pairs: whether `loss` needs the x0 of a batch, so that `data.pairs` must be set; False if absent.
+        comparable_loss: whether a lower validation loss means a better model, so that the checkpoint `best` can be
+            chosen by it; True if absent. It is not where the loss depends on a second network that is trained, or
+            changes its scale during training.
 
     Class attributes or properties. Where they are properties, they are read only from an object, and type checkers need
     a comment, because a protocol cannot declare both:
@@ -297,6 +301,8 @@ class MethodDefaults:
     steps: ClassVar[int | None] = None
     takes_mask: ClassVar[bool] = False
     takes_pairs: ClassVar[bool] = False
+    needs_pairs: ClassVar[bool] = False
+    comparable_loss: ClassVar[bool] = True
     network: Network
 
     @property

@@ -150,6 +150,7 @@ class Consistency(ConsistencyMethod):
     solver: str = "heun"
 
     Settings: ClassVar[type] = Settings
+    comparable_loss: ClassVar[bool] = False
     metrics: ClassVar[tuple[str, ...]] = ("squared_error", "intervals")
 
     @classmethod

@@ -87,6 +87,7 @@ class ContinuousConsistency(ConsistencyMethod):
     normalise: float = 0.1
 
     Settings: ClassVar[type] = Settings
+    comparable_loss: ClassVar[bool] = False
     metrics: ClassVar[tuple[str, ...]] = ("tangent_norm", "velocity_error")
 
     @classmethod

@@ -16,7 +16,6 @@ from typing import ClassVar
 import jax.numpy as jnp
 
 from flowjax.batch import Batch, check_floating
-from flowjax.errors import ConfigError
 from flowjax.methods.base import Context, Loss, MethodDefaults, Network
 from flowjax.methods.components import Components
 from flowjax.methods.draw import row_mean_square
@@ -57,6 +56,7 @@ class Distillation(MethodDefaults):
     metrics: ClassVar[tuple[str, ...]] = ("squared_error",)
     sampler: ClassVar[str] = "push_forward"
     takes_pairs: ClassVar[bool] = True
+    needs_pairs: ClassVar[bool] = True
 
     @classmethod
     def from_config(cls, parts: Components) -> "Distillation":
@@ -67,11 +67,7 @@ class Distillation(MethodDefaults):
         return self.source
 
     def loss(self, params: Params, context: Context, key: PRNGKey, batch: Batch) -> Loss:
-        if batch.x0 is None:
-            raise ConfigError(
-                "method.name 'distillation' learns from given pairs: make them with flowjax pairs, and use "
-                "data.name=pairs and data.pairs=x0"
-            )
+        assert batch.x0 is not None  # as `needs_pairs` says
         check_floating(x1=batch.x1, x0=batch.x0)
         n = batch.x1.shape[0]
         x0 = filled(batch.x0, self.source.sample(key, n))

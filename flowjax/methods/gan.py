@@ -128,6 +128,7 @@ class GAN(MethodDefaults):
     generator_every: int = 1
 
     Settings: ClassVar[type] = Settings
+    comparable_loss: ClassVar[bool] = False
     metrics: ClassVar[tuple[str, ...]] = (
         "generator_loss",
         "critic_loss",

@@ -138,6 +138,7 @@ class ScoreDistillation(MethodDefaults):
 
     Settings: ClassVar[type] = Settings
     sections: ClassVar[tuple[str, ...]] = ("source", "path", "prediction", "model")
+    comparable_loss: ClassVar[bool] = False
     metrics: ClassVar[tuple[str, ...]] = ("generator_loss", "fake_loss", "difference")
     sampler: ClassVar[str] = "push_forward"
 

@@ -97,12 +97,21 @@ class Checkpoints:
                 lines.append(f"the incomplete checkpoint {path}, which held no arrays, has been removed")
         return lines
 
-    def choose(self, which: str) -> int:
+    def choose(self, which: str, comparable: bool = True) -> int:
         """The step of the checkpoint `which`: "last", "best" (lowest validation loss) or a number.
 
+        Args:
+            which: the checkpoint.
+            comparable: whether a lower validation loss means a better model (`Method.comparable_loss`).
+
         Raises:
-            CheckpointError: if there is no such checkpoint.
+            CheckpointError: if there is no such checkpoint, or the losses cannot be compared.
         """
+        if which == "best" and not comparable:
+            raise CheckpointError(
+                f"the checkpoint best in {self.folder} would be chosen by the validation loss, which does not measure "
+                "the quality of a model of this method: use last, or the number of a step"
+            )
         steps = self.steps()
         if not steps:
             raise CheckpointError(f"{self.folder} holds no checkpoint")

@@ -151,8 +151,11 @@ def test_from_the_command_line(flowjax, tmp_path):
             ("--solver=consistency", "--steps=2"),
             "adds the noise of the model's path, and this model has none: use push",
         ),
-        (("--steps=2",), "has no steps"),
+        (("--steps=2",), "once: use 1 step, not 2"),
+        (("--checkpoint=best",), "does not measure the quality of a model of this method: use last, or the number"),
     ):
         code, _, err = flowjax("sample", f"--workdir={tmp_path}/run", out, *flags)
         assert (code, err.count("\n")) == (2, 1), err
         assert message in err
+    code, _, err = flowjax("train", "--config=gan_gaussians8", f"--workdir={tmp_path}/run", *tiny, "--checkpoint=best")
+    assert (code, "the checkpoint best in" in err) == (2, True)
