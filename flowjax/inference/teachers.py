@@ -83,6 +83,8 @@ def _open(key: str, workdir: str, plugins: Sequence[str], checkpoint: str | int 
 def check_teacher(teacher: Run, method: Method, config: Config, spec: DataSpec) -> None:
     """Checks that the teacher has a velocity, and the same data, conditions, source and path as the method.
 
+    Data of another name whose description is the same are a warning: they may be more examples of the same kind.
+
     Args:
         teacher: the run that `method.teacher` names.
         method: the method, which was built with the teacher.
@@ -102,6 +104,11 @@ def check_teacher(teacher: Run, method: Method, config: Config, spec: DataSpec) 
     then = replace(teacher.spec, name=spec.name, paired_source=spec.paired_source)  # pairs have the data of their model
     if differences := spec.differences(then):
         raise ConfigError(f"{what} was trained on other data: {'; '.join(differences)[:300]}")
+    if teacher.spec.name != spec.name:
+        say(
+            f"train: warning: {what} was trained on {teacher.spec.name!r}, and this run trains on {spec.name!r}: the "
+            "teacher's velocity is right only for data of the same distribution"
+        )
     fields = lambda config, spec: [
         replace(f, dropout=0.0, encoder="") for f in fields_of(config, spec) if f.name != "augment"
     ]

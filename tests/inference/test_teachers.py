@@ -89,6 +89,13 @@ def test_a_teacher_with_other_data_or_conditions_is_refused():
         check(run_of(source__name="uniform"))
 
 
+def test_a_teacher_with_data_of_another_name_is_warned_about(capsys):
+    check(run_of())
+    assert capsys.readouterr().err == ""
+    check(run_of(dataclasses.replace(SPEC, name="moons")))
+    assert "was trained on 'moons', and this run trains on 'npz': the teacher's" in capsys.readouterr().err
+
+
 def test_guidance_needs_a_teacher_that_knows_the_velocity_without_conditions():
     cond: Any = {"data__cond": ("start",)}
     check(run_of(WITH_LABEL, **cond), WITH_LABEL, method__guidance=2.0, **cond)
