@@ -16,7 +16,7 @@ from flowjax.data.augment import AUGMENTATIONS
 from flowjax.data.batches import make_get_batch
 from flowjax.data.model_pairs import PairFolder
 from flowjax.errors import ConfigError, RunFault
-from flowjax.inference import Run, SolverSettings
+from flowjax.inference import Run, SolverSettings, batches
 from flowjax.inference import pairs as pairs_
 from flowjax.inference.pairs import make_pairs
 from flowjax.methods import Network
@@ -126,6 +126,16 @@ def test_an_interruption_changes_nothing(teacher, tmp_path, monkeypatch):
     other = dataclasses.replace(teacher, params={"w": jnp.ones(1)})
     with pytest.raises(ConfigError, match="pairs of another model or request: parameters is"):
         make_pairs(other, tmp_path / "parts", 70, **options)
+
+
+def test_the_first_pairs_are_kept_early_and_progress_is_a_line_without_a_terminal(
+    teacher, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(batches, "_QUIET", -1.0)
+    make_pairs(teacher, tmp_path / "pairs", 70, solver=EULER, batch=16)
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split("  ")[0] for line in lines] == ["pairs 16/70", "pairs 70/70"]
+    assert all("pairs_per_second" in line for line in lines)
 
 
 def test_pixels_stay_in_model_space(tmp_path):

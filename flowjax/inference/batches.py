@@ -28,6 +28,7 @@ from flowjax.typing import PyTree
 
 __all__ = [
     "Batches",
+    "Meter",
     "SolverFault",
     "default_batch",
     "everywhere",
@@ -125,7 +126,17 @@ def over_rows(f: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class Meter:
-    """Shows progress on stderr, and measures the rate after the first block was dispatched, so without compilation."""
+    """Shows progress on stderr, and measures the rate after the first block was dispatched, so without compilation.
+
+    Args:
+        num: number of rows.
+        kept: number of rows that an earlier call has finished.
+        label, unit: of the progress.
+        show: whether to show progress: as a bar on a terminal, and otherwise as a line now and then.
+
+    Attributes:
+        rate: rows per second; None until two blocks are counted.
+    """
 
     def __init__(self, num: int, kept: int, label: str, unit: str, show: bool):
         self._progress = Progress(num, kept, label, unit) if show else None
@@ -135,6 +146,7 @@ class Meter:
         self.rate: float | None = None
 
     def dispatched(self) -> None:
+        """Starts the clock at its first call."""
         self._start = self._shown = self._start or time.perf_counter()
 
     def advance(self, rows: int, size: int) -> None:
@@ -150,6 +162,7 @@ class Meter:
             self._progress.advance(self._done)
 
     def close(self) -> None:
+        """Ends the bar."""
         if self._progress:
             self._progress.close()
 

@@ -7,6 +7,7 @@ Pairs are kept in blocks, from which the same call continues after an interrupti
 on i.
 """
 
+import itertools
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -24,7 +25,7 @@ from flowjax.data import Dataset, open_dataset
 from flowjax.data.batches import prepared
 from flowjax.data.model_pairs import DESCRIPTION, X0, PairFolder
 from flowjax.errors import ConfigError, RunFault
-from flowjax.inference.batches import default_batch, everywhere, in_batches, over_rows, rows_of_a_block
+from flowjax.inference.batches import Meter, default_batch, everywhere, in_batches, over_rows, rows_of_a_block
 from flowjax.inference.choose import DEFAULT_SOLVER, Choice, Guide, SolverSettings, choose
 from flowjax.inference.data_of_run import dataset_of, origin_of
 from flowjax.inference.figure_inputs import only_labels
@@ -34,12 +35,12 @@ from flowjax.inference.run import Run
 from flowjax.solvers import SDE_SOLVERS, Stats, solve_ode
 from flowjax.solvers.ode import ADAPTIVE_SOLVERS, SOLVERS
 from flowjax.training import processes
-from flowjax.training.writers import Progress, say
+from flowjax.training.writers import say
 
 __all__ = ["MadePairs", "make_pairs"]
 
 _BATCHES = 8
-"""Number of batches in a block."""
+"""Number of batches in a block. The first block has a single batch, so that pairs are kept early."""
 
 _REAL = 0x4EA1  # folded into the key of the seed, for the choice of training rows
 
@@ -100,17 +101,19 @@ def make_pairs(
     kept = PairFolder(folder, spec, num, origin_of(run), request, tuple(field.name for field in run.fields))
     done = _continue(kept)
     made = _maker(run, choice, seed, real, labels) if done < num else None
-    progress = Progress(num, done, "pairs", "pair")
     every = _BATCHES * size
-    for start in range(done, num, every):
+    starts = [done, *range(done + size, num, every)] if done < num else []
+    meter = Meter(num, done, "pairs", "pair", processes.is_primary())
+    meter.dispatched()
+    for start, stop in itertools.pairwise([*starts, num]):
         assert made is not None
-        block = made(np.arange(start, min(start + every, num), dtype=np.int32), size)
+        block = made(np.arange(start, stop, dtype=np.int32), size)
         if bad := sum(int((~np.isfinite(block[x].reshape(len(block[x]), -1)).all(1)).sum()) for x in (X0, "x1")):
             raise RunFault(f"{bad} of {len(block[X0])} pairs are not finite: use another solver or more steps")
         if processes.is_primary():
             kept.write(start, block)
-        progress.advance(start + len(block[X0]))
-    progress.close()
+        meter.advance(stop - start, stop - start)
+    meter.close()
     processes.wait("pairs written")
     return MadePairs(folder, num, _transport_cost(kept, every))
 
