@@ -44,6 +44,7 @@ __all__ = [
     "own_plugins",
     "resolve",
     "unknown_key",
+    "with_method",
 ]
 
 if TYPE_CHECKING:
@@ -183,12 +184,17 @@ def changed(config: Config, values: Mapping[str, Any], plugins: Sequence[str] | 
 
     Args:
         config: a full config.
-        values: the new values by key, such as {"train.lr": 1e-3}.
+        values: the new values by key, such as {"train.lr": 1e-3}. Another `method.name` first replaces the keys of the
+            method (`with_method`).
         plugins: the modules that may be imported (`flowjax.plugins`); None for those that the new config names.
 
     Raises:
         ConfigError: on an unknown key or a bad value, as in `resolve`.
     """
+    name = values.get("method.name", config.method.name)
+    if name != config.method.name and isinstance(name, str):
+        allowed = (*own_plugins(config), *modules_of((name,))) if plugins is None else plugins
+        config = with_method(config, name, allowed)
     known, raw = flatten(config), config.to_dict()
     for key, value in values.items():
         if key not in known:
@@ -196,6 +202,25 @@ def changed(config: Config, values: Mapping[str, Any], plugins: Sequence[str] | 
         section, _, leaf = key.rpartition(".")
         (raw[section] if section else raw)[leaf] = value
     return resolve(raw, own_plugins(raw) if plugins is None else plugins)
+
+
+def with_method(config: Config, name: str, plugins: Sequence[str] = ()) -> Config:
+    """Returns a config with another method, whose keys have their defaults.
+
+    Sections that the other method does not read are left out, and those that only it reads have their defaults. All
+    other keys keep their values.
+
+    Args:
+        config: a full config.
+        name: the name of the method, as for `method.name`.
+        plugins: the modules that may be imported.
+
+    Raises:
+        ConfigError: if there is no such method, or the keys that are kept have no meaning for it.
+    """
+    made: Any = method_of(name, plugins)
+    kept = {k: v for k, v in config.to_dict().items() if k in made.sections or k not in (*SECTIONS, "model")}
+    return resolve(kept | {"method": {"name": name}}, plugins)
 
 
 def unknown_key(key: str, known: Iterable[str]) -> str:
@@ -254,7 +279,8 @@ def resolve(config: object, plugins: Sequence[str] = ()) -> Config:
     outside = outside_keys(model if "model" in full else "", method, plugins)
     for key, value in flat.items():
         if key not in known:
-            raise ConfigError(no_such_key(key, full))
+            advice = f"; start a config file for it from defaults({model!r}, method={method!r})"
+            raise ConfigError(f"{no_such_key(key, full)}{advice if _methods_of(key) else ''}")
         default = known[key]
         if reason := outside[key].fault(value) if key in outside else fault(value, default, bounds.get(key)):
             raise ConfigError(f"{key} {reason}")

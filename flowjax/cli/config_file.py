@@ -1,6 +1,7 @@
 """Reads the config of `train` and `sweep`: a Python file, with the overrides of the command line."""
 
 import contextlib
+import itertools
 import re
 import sys
 from collections.abc import Iterator
@@ -10,9 +11,9 @@ from absl import flags as absl_flags
 from ml_collections import config_flags
 
 from flowjax.cli import flags
-from flowjax.config import MODEL_DEFAULTS, Config, defaults, flatten, own_plugins, resolve, unknown_key
+from flowjax.config import MODEL_DEFAULTS, Config, defaults, flatten, own_plugins, resolve, unknown_key, with_method
 from flowjax.config_files import config_path, load_config
-from flowjax.plugins import is_outside
+from flowjax.plugins import is_outside, modules_of
 from flowjax.ranges import KINDS, shown
 
 __all__ = ["read_config"]
@@ -24,7 +25,7 @@ def read_config(values: absl_flags.FlagValues, argv: list[str], usage: str) -> C
     """Parses all flags, and returns the checked config of --config with the overrides of the command line.
 
     ml_collections converts and applies the overrides. Their keys are checked here first, for a message with the nearest
-    valid key.
+    valid key. Another `--config.method.name` replaces the keys of the method before all other flags apply.
 
     Args:
         values: the other flags of the command.
@@ -40,7 +41,10 @@ def read_config(values: absl_flags.FlagValues, argv: list[str], usage: str) -> C
     helped = not {"--help", "-help", "-h", "--h", "-?"}.isdisjoint(rest)  # --help avoids `defaults`, which imports JAX
     config = load_config(config_path(where)) if where is not None else Config() if helped else defaults()
     if helped and (keys := [argument for argument in rest if re.match(r"(--)?config(\.|$)", argument)]):
-        raise flags.Help(_help_of(keys, defaults() if where is None else config))
+        raise flags.Help(_help_of(keys, None if where is None else config))
+    method = _value_of("config.method.name", rest)
+    if method is not None and "method" in config and method != config.method.name:
+        config = with_method(config, method, (*own_plugins(config), *modules_of((method,))))
     known = flatten(config)
     for argument in rest:
         key, given, value = argument.lstrip("-").partition("=")
@@ -63,12 +67,36 @@ def read_config(values: absl_flags.FlagValues, argv: list[str], usage: str) -> C
     return resolve(values.config, own_plugins(values.config))
 
 
-def _help_of(keys: list[str], config: Config) -> str:
-    """Returns the help of the config keys that are given beside --help, such as `config.path`."""
+def _help_of(keys: list[str], config: Config | None) -> str:
+    """Returns the help of the config keys that are given beside --help, such as `config.path`.
+
+    Args:
+        keys: the arguments.
+        config: the config of --config; None without it. Then a key that the default config lacks is described for each
+            method that has it.
+    """
     from flowjax.cli import key_help  # the tables of names import JAX
 
-    found = [key_help.chosen(config, key) for key in keys]
-    return "\n\n".join(key_help.table(one) for one in found) + "\n"
+    if config is not None:
+        return "\n\n".join(key_help.table(key_help.chosen(config, key)) for key in keys) + "\n"
+    texts: dict[str, list[str]] = {}
+    for key in keys:
+        for base in key_help.configs_with(key):
+            text = key_help.table(key_help.chosen(base, key))
+            texts.setdefault(text, []).append(base.method.name)
+    usual = defaults().method.name
+    named = lambda names: "" if usual in names else f"with method.name {', '.join(names)}:\n"
+    return "\n\n".join(f"{named(names)}{text}" for text, names in texts.items()) + "\n"
+
+
+def _value_of(name: str, argv: list[str]) -> str | None:
+    """Returns the last value of a flag, --NAME=VALUE or --NAME VALUE; None if it is not given."""
+    found = None
+    for argument, following in itertools.pairwise([*argv, ""]):
+        flag, given, value = argument.lstrip("-").partition("=")
+        if argument.startswith("-") and flag == name:
+            found = value if given else following
+    return found
 
 
 def _check_type(key: str, text: str, like: Any) -> None:

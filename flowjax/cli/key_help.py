@@ -23,7 +23,7 @@ from flowjax.formatting import format_value
 from flowjax.plugins import is_outside
 from flowjax.ranges import FINITE, KINDS, RANGES, Items, Range
 
-__all__ = ["KeyHelp", "absent", "by_section", "chosen", "key_help", "meanings", "summary", "table"]
+__all__ = ["KeyHelp", "absent", "by_section", "chosen", "configs_with", "key_help", "meanings", "summary", "table"]
 
 
 @dataclass(frozen=True)
@@ -242,11 +242,30 @@ def chosen(config: Config, text: str) -> dict[str, KeyHelp]:
     Raises:
         ConfigError: if the config has no such key; the message names the nearest one.
     """
-    found, name = key_help(config), re.sub(r"^(--)?(config(\.|$))?", "", text).partition("=")[0]
+    found, name = key_help(config), _name_of(text)
     exact = {key: one for key, one in found.items() if key == name or key.startswith(f"{name}.")}
     if some := exact or {key: one for key, one in found.items() if key.startswith(name)}:
         return some
     raise ConfigError(no_such_key(name, config))
+
+
+def _name_of(text: str) -> str:
+    """The key, section or start of a key that a text names."""
+    return re.sub(r"^(--)?(config(\.|$))?", "", text).partition("=")[0]
+
+
+def configs_with(text: str) -> list[Config]:
+    """Returns the default config if it has the keys that a text names, or else those of the methods that have them.
+
+    Args:
+        text: as for `chosen`.
+    """
+    from flowjax.methods import METHODS
+
+    name = _name_of(text)
+    has = lambda config: any(key == name or key.startswith(f"{name}.") for key in flatten(config))
+    found = [] if has(defaults()) else [config for config in (defaults(method=m) for m in METHODS) if has(config)]
+    return found or [defaults()]
 
 
 def absent(config: Config) -> str:

@@ -11,7 +11,8 @@ devices (mesh, data.workers, train.accumulate, model.remat), and data.path if th
 shows into WORKDIR/trace.
 
 `flowjax configs` lists the shipped configs, `flowjax configs NAME` shows the keys of one with their values, meanings
-and choices, and `flowjax train --help config.path` those of a key or section.
+and choices, and `flowjax train --help config.path` those of a key or section. --config.method.name=NAME replaces the
+keys of the config's method by those of another one, with their defaults, before other flags apply.
 
 Only one process at a time can train in a workdir: a second one is refused by a lock on WORKDIR/.lock, which the
 operating system releases when the first process ends. Checkpoints have checksums of their files, and a damaged one is

@@ -130,6 +130,7 @@ DEFAULTS = "from flowjax.config import defaults\ndef get_config():\n    config =
         (f"{DEFAULTS}    config.train.stepz += 3\n", "the nearest valid one is 'train.steps', in the line `config.t"),
         (f"{DEFAULTS}    config.my = 3\n    return config\n", "unknown config key 'my'; the keys and sections are"),
         (f"{DEFAULTS}    config.seed = 2**40\n    return config\n", "seed must be at most 4,294,967,295"),
+        (f"{DEFAULTS}    config.method.name = 'gan'\n    return config\n", "start a config file for it from defaults("),
         ("d = {}\nd['a'] = d\ndef get_config():\n    return d\n", "unknown config key 'a.a'"),
     ],
 )  # fmt: skip
@@ -141,6 +142,23 @@ def test_a_config_file_that_fails_is_one_line(flowjax, tmp_path, monkeypatch, te
     assert (code, result, len(err.strip().splitlines())) == (2, None, 1), err
     assert message in err
     assert not (tmp_path / "w").exists()
+
+
+def test_a_flag_replaces_the_method_of_a_config_before_its_keys(flowjax, tmp_path):
+    """The section has the keys of the new method, those of the network stay, and sections that it lacks are gone."""
+    name, key = ["--config.method.name=mean_flow"], ["--config.method.kappa=0.5"]
+    for method in (name, name[0].split("=")):
+        argv = [*TINY, *key, *method, f"--workdir={tmp_path}/w", "--dry_run"]
+        code, _, err = flowjax("train", *argv)
+        assert code == 0, err
+        config = json.loads(err[err.index("{") : err.index("\n}") + 2])
+        expected = defaults("mlp", "mean_flow").to_dict()["method"]
+        assert config["method"] == {**expected, "kappa": 0.5}
+        assert config["model"]["width"] == 16
+        assert "prediction" not in config
+    code, _, err = flowjax("train", *TINY, *name, "--config.method.uncertainty=true", f"--workdir={tmp_path}/w")
+    assert (code, "unknown config key 'method.uncertainty'; the keys of method are" in err) == (2, True)
+    assert changed(defaults(), {"method.name": "gan"}) == defaults("mlp", "gan")
 
 
 def test_what_a_config_file_prints_goes_to_stderr(flowjax, tmp_path):

@@ -99,6 +99,9 @@ def test_help_of_a_key(flowjax):
     assert "bridge(scale=1.0)" in text
     assert "train.steps" not in text
     assert "train.steps" in flowjax("train", "--config=moons", "--help", "config.train")[1]
+    code, text, _ = flowjax("train", "--help", "config.method.teacher")
+    assert text.startswith("with method.name mean_flow, shortcut, flow_map, consistency_trajectory:\nmethod: ")
+    assert text.count("method.teacher") == 4  # texts
     code, _, error = flowjax("train", "--config=moons", "--help", "config.trian")
     assert (code, error.count("\n")) == (2, 1)
 
