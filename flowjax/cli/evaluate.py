@@ -13,6 +13,9 @@ test rows; names that end in _true are the same between two halves of the test r
 data, or, where each feature has a scale of its own, in standard deviations of the features. For sets with a mask they
 are distances between the elements of samples, which are full sets, and those of test sets that exist.
 
+--solver and --steps are those of the samples. Log-likelihoods take adaptive steps with --rtol and --atol, because a few
+steps can give good samples and wrong densities; `flowjax likelihood` computes them with any number of steps.
+
 The classes of a conditional network's samples are drawn with their shares of the training data, so that samples can be
 compared with the test set. --labels balanced draws equally many samples of each class, as is usual for published FIDs,
 and --labels random draws the classes with equal probability.

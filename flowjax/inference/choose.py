@@ -28,6 +28,7 @@ from flowjax.solvers.diffusions import Diffusion
 from flowjax.solvers.grids import GRIDS
 from flowjax.solvers.names import PUSH_FORWARD, check_abilities, check_solver, needs_of, plain_name, takes
 from flowjax.solvers.names import interval as solver_interval
+from flowjax.solvers.ode import ADAPTIVE_SOLVERS
 from flowjax.training.writers import say
 
 __all__ = ["DEFAULT_SOLVER", "GUIDES", "Arrays", "Choice", "Guide", "NamedGuide", "SolverSettings", "choose"]
@@ -80,6 +81,15 @@ class SolverSettings:
     def tolerances(self) -> dict[str, Any]:
         """The arguments of `flowjax.likelihood.log_prob`."""
         return {"solver": self.name or "dopri5", "rtol": self.rtol, "atol": self.atol, "steps": self.steps}
+
+    @property
+    def of_densities(self) -> "SolverSettings":
+        """The solver of densities that are computed beside samples: one with adaptive steps, and these tolerances.
+
+        Few steps can give good samples and wrong densities, so a fixed number of steps is for the samples only.
+        """
+        keeps = self.steps is None and self.name.lower() in ("", *ADAPTIVE_SOLVERS)
+        return self if keeps else SolverSettings(rtol=self.rtol, atol=self.atol)
 
     def options(self) -> Options:
         """The options of the sampler.

@@ -67,7 +67,8 @@ def evaluate(
     Args:
         run: opened with `flowjax.load`.
         dataset: the data set that the run was trained on.
-        seed, solver, batch: as for `flowjax.inference.sample`.
+        seed, solver, batch: as for `flowjax.inference.sample`. Log-likelihoods take adaptive steps, whatever the number
+            of steps of the samples (`SolverSettings.of_densities`).
         labels: how the classes of a conditional network's samples are chosen, as for `flowjax.inference.sample`. The
             metrics compare the samples with the test set, so by default classes have their shares of the training data.
 
@@ -122,9 +123,11 @@ def _of_densities_and_samples(
         return _compared(run, dataset, seed, solver, batch, labels)
     points, cond = _held_out(run, dataset)
     exact = run.spec.d <= _EXACT_UP_TO
-    say(f"evaluate: log-likelihood of {len(points)} points ({'exact' if exact else 'hutchinson'})")
+    divergence, adaptive = "exact" if exact else "hutchinson", solver.of_densities
+    steps = "" if adaptive is solver else ", with adaptive steps"
+    say(f"evaluate: log-likelihood of {len(points)} points ({divergence}){steps}")
     scored = scoring.log_prob(
-        run, points, cond, "exact" if exact else "hutchinson", seed=seed, solver=solver, batch=batch, show=True
+        run, points, cond, divergence, seed=seed, solver=adaptive, batch=batch, show=True
     ).log_prob
     if not np.isfinite(scored).all():
         say(

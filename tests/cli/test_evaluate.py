@@ -59,6 +59,13 @@ def test_samples_are_compared_at_the_shares_of_the_data(flowjax, uneven_run):
     assert random["w2_squared"] > 30
 
 
+def test_likelihoods_take_adaptive_steps_whatever_the_samples_take(flowjax, uneven_run, tmp_path):
+    code, few, err = flowjax("evaluate", f"--workdir={uneven_run}", "--solver=euler", "--steps=1")
+    assert (code, "(exact), with adaptive steps" in err) == (0, True), err
+    code, line, _ = flowjax("likelihood", f"--workdir={uneven_run}", f"--out={tmp_path / 'l.npz'}")
+    assert few["nll"] == pytest.approx(-line["mean"], rel=1e-6)
+
+
 def test_columns_of_a_table_count_alike(flowjax, tmp_path):
     """Columns of scales 3e-5, 1 and 1e4, of which the first two are correlated. The test set has 100 + 100 rows.
 
