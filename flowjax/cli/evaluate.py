@@ -33,6 +33,10 @@ posterior samples of each of 500 simulations, and the expected coverage of credi
 tasks of the benchmark c2st, the mean accuracy of classifiers that tell --num posterior samples (by default 10,000) of
 each of ten observations from reference posteriors, which are read from sbibm/TASK.npz in the same folder as above.
 
+--at_steps 1,2,4,8 also compares samples of each of these numbers of steps with the data, all from the same source
+samples: w2_squared_N and nfe_N, the evaluations of a sample, for N steps, or with --metrics their values as fid_N. The
+figure is WORKDIR/plots/steps.png. It shows how few steps are enough for a solver or a method.
+
 The result is also kept in WORKDIR/metrics, where `flowjax report`, `compare` and `sweep` find it. It is not kept with
 --samples, as the samples of a file may be those of another run.
 
@@ -40,22 +44,28 @@ Several processes (see `flowjax train --help`) each draw a part of the samples, 
 
 example:
   flowjax evaluate --workdir runs/g8
+  flowjax evaluate --workdir runs/g8 --solver euler --at_steps 1,2,4,8,100
   flowjax evaluate --workdir runs/cifar10 --metrics fid,kid --num 50000 --solver heun --steps 18
   flowjax evaluate --workdir runs/two_moons --metrics local_c2st,c2st --num 1000
 """
 
-from typing import Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 from absl import flags as absl_flags
 
 from flowjax.arguments import separate
 from flowjax.cli import flags
 
+if TYPE_CHECKING:
+    from flowjax.inference import Run
+
 __all__ = ["run"]
 
 _OF_IMAGES = ("num", "samples", "split", "inception")
 
 _NOT_OF_POSTERIORS = (
+    "at_steps",
     *("samples", "split", "inception", "labels"),
     *("guidance", "scale", "interval", "rescale", "guided", "weak", "weak_checkpoint"),
 )
@@ -76,6 +86,9 @@ def run(argv: list[str]) -> dict[str, Any]:
         for name, why in (("num", "all samples of the file are scored"), ("labels", "the samples are already drawn")):
             if values[name].present:
                 raise flags.UsageError(f"--{name} and --samples cannot be used together: {why}")
+        if values.at_steps:
+            raise flags.UsageError("--at_steps draws samples, and --samples are drawn already: leave one out")
+    steps = _numbers_of_steps(values.at_steps)
     workdir = flags.run_workdir(values)
 
     from flowjax.cli import cache
@@ -103,28 +116,65 @@ def run(argv: list[str]) -> dict[str, Any]:
             opened, dataset, names, num=num, seed=values.seed, solver=chosen, batch=values.batch
         )
     elif values.metrics is None:
-        result = evaluation.evaluate(opened, dataset, values.seed, solver(values), values.batch, values.labels)
+        options: Any = {"seed": values.seed, "solver": solver(values), "batch": values.batch, "labels": values.labels}
+        result = evaluation.evaluate(opened, dataset, **options)
+        result |= evaluation.evaluate_steps(opened, dataset, steps, **options) if steps else {}
     else:
-        result = evaluation.evaluate_images(
-            opened,
-            dataset,
-            separate(values.metrics) if values.metrics else [],
-            num=values.num,
-            split=values.split,
-            samples=None if values.samples is None else read_npz(values.samples, "samples")["samples"],
-            precision=values.inception,
-            seed=values.seed,
-            solver=solver(values),
-            batch=values.batch,
-            guide=guide(values),
-            labels=values.labels,
-        )
+        options = {
+            "names": separate(values.metrics) if values.metrics else [],
+            "num": values.num,
+            "split": values.split,
+            "samples": None if values.samples is None else read_npz(values.samples, "samples")["samples"],
+            "precision": values.inception,
+            "seed": values.seed,
+            "batch": values.batch,
+            "guide": guide(values),
+            "labels": values.labels,
+        }
+        chosen = solver(values)
+        result = evaluation.evaluate_images(opened, dataset, solver=chosen, **options)
+        for n in steps:
+            found = evaluation.evaluate_images(opened, dataset, solver=replace(chosen, steps=n), **options)
+            result |= {f"{name}_{n}": value for name, value in found.items() if name != "num"}
+    if steps and is_primary():
+        _draw_steps(opened, steps, result)
     width = max(18, *(len(key) + 2 for key in result)) if result else 18
     for key, value in result.items():
         say(f"{key:<{width}}{value:>12.5g}")
     if is_primary() and values.samples is None:
         keep_metrics(opened, flags.settings(values, _NO_SETTINGS), result)
     return result
+
+
+def _numbers_of_steps(given: list[str] | None) -> list[int]:
+    """The numbers of --at_steps in ascending order; none if the flag is not given."""
+    try:
+        found = sorted({int(text) for text in given or []})
+    except ValueError:
+        found = [0]
+    if found and found[0] < 1:
+        raise flags.UsageError(
+            f"--at_steps must be whole numbers above 0, such as 1,2,4,8, not {','.join(given or [])}"
+        )
+    return found
+
+
+def _draw_steps(opened: "Run", steps: list[int], result: dict[str, Any]) -> None:
+    """Draws each distance of samples to the data against the evaluations of a sample, as plots/steps.png."""
+    from flowjax import plots
+    from flowjax.extras import MissingPackage
+    from flowjax.training.writers import say
+
+    names = [name for name in ("w2_squared", "fid", "sfid", "kid") if f"{name}_{steps[0]}" in result]
+    curves = {name: [(result[f"nfe_{n}"], result[f"{name}_{n}"]) for n in steps] for name in names}
+    references = {"two sets of data": result["w2_squared_true"]} if "w2_squared_true" in result else {}
+    try:
+        for name, points in curves.items():
+            nfe, distance = zip(*sorted(points), strict=True)
+            drawn = plots.lines({name: (nfe, distance)}, "evaluations of a sample", name, references=references)
+            plots.save(drawn, opened.workdir / "plots" / f"steps{'' if name == names[0] else '_' + name}.png")
+    except MissingPackage as error:  # the metrics are computed, so the command has done its work
+        say(f"evaluate: no figure of --at_steps is drawn: {error}")
 
 
 def _define(of_images: bool) -> absl_flags.FlagValues:
@@ -141,6 +191,8 @@ def _define(of_images: bool) -> absl_flags.FlagValues:
     absl_flags.DEFINE_enum(
         "split", "train", ["train", "test"], "split of the data set that --metrics compares with", flag_values=values
     )
+    at_steps = "also compare samples of each of these numbers of steps with the data, such as 1,2,4,8"
+    absl_flags.DEFINE_list("at_steps", None, at_steps, flag_values=values)
     precisions = ["highest", "high", "default"]
     absl_flags.DEFINE_enum(
         "inception", "highest", precisions, "precision of the Inception network's convolutions", flag_values=values

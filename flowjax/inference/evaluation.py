@@ -25,7 +25,7 @@ from flowjax.inference.given_conditions import conditions_of_test
 from flowjax.inference.program import LabelRule
 from flowjax.inference.restored import OF_RESTORED, restoration_metrics
 from flowjax.inference.run import Run
-from flowjax.inference.sample_metrics import DRAW_SEED, sample_metrics
+from flowjax.inference.sample_metrics import DRAW_SEED, distances_of_steps, sample_metrics
 from flowjax.inference.set_metrics import OF_SETS, set_metrics
 from flowjax.inference.table_metrics import OF_TABLES
 from flowjax.metrics.images import METRICS, USUAL, as_rgb, check_names, score_images
@@ -34,11 +34,11 @@ from flowjax.metrics.reference import reference_statistics
 from flowjax.training import processes
 from flowjax.training.writers import say
 
-__all__ = ["OF_DATA", "evaluate", "evaluate_images"]
+__all__ = ["OF_DATA", "evaluate", "evaluate_images", "evaluate_steps"]
 
 OF_DATA = (
     *("nll", "nll_stderr", "bits_per_dim", "kl", "kl_stderr", "w2_squared", "w2", "w2_squared_true", "mmd"),
-    *("npe", "path_energy", "w2_squared_source", "straightness", "transport_cost"),
+    *("npe", "path_energy", "w2_squared_source", "straightness", "transport_cost", "turning"),
     *("mode_share_min", "mode_share_max", *OF_TABLES),
     *OF_SETS,
     *OF_FORECASTS,
@@ -85,6 +85,7 @@ def evaluate(
         straightness, transport_cost: the mean over time of |v(t, x_t) - (x_1 - x_0)|^2 along trajectories, divided by
         the transport cost, which is the mean of |x_1 - x_0|^2 in model space. The first is 0 for a flow that one step
         solves exactly.
+        turning: the mean over trajectories of the sum of the angles by which the velocity turns, in radians.
         mode_share_min, mode_share_max: over the modes, the smallest and largest share of samples nearest to the mode.
         Data that are not images and whose density is not known also have those of `table_metrics`: distances of the
         marginals, errors of the correlations, the energy distance and the classifier two-sample test.
@@ -111,6 +112,46 @@ def evaluate(
     if restored and run.spec.d > _EXACT_UP_TO and scoring.no_likelihood(run):
         return restored  # distances between sets of large images say little and take thousands of samples
     return _of_densities_and_samples(run, dataset, seed, solver, batch, labels) | restored
+
+
+def evaluate_steps(
+    run: Run,
+    dataset: Dataset,
+    steps: Sequence[int],
+    *,
+    seed: int = 0,
+    solver: SolverSettings = DEFAULT_SOLVER,
+    batch: int = 0,
+    labels: LabelRule = "shares",
+) -> dict[str, Any]:
+    """W2^2 of samples to the data for several numbers of steps.
+
+    Args:
+        run: opened with `flowjax.load`.
+        dataset: the data set that the run was trained on.
+        steps: the numbers of steps.
+        seed, batch, labels: as for `evaluate`.
+        solver: the solver, whose own number of steps is not used.
+
+    Returns:
+        For each number N, `w2_squared_N` as `w2_squared` of `evaluate`, and `nfe_N`, the evaluations of a sample.
+
+    Raises:
+        ConfigError: if this distance says nothing about the data: posteriors, sets with a mask, large images.
+    """
+    if is_simulated(run) or run.spec.has_mask or not _has_distance(run, dataset):
+        raise ConfigError(
+            f"data {run.spec.name!r} has no distance between samples and data that --at_steps could show; for images, "
+            "add --metrics fid"
+        )
+    run = _with_shares(run, dataset) if labels == "shares" else run
+    return distances_of_steps(run, dataset, steps, seed, solver, batch, labels)
+
+
+def _has_distance(run: Run, dataset: Dataset) -> bool:
+    """Whether W2 compares samples with the data: there are enough points, and they are not large images."""
+    enough = dataset.draw is not None or len(dataset.test) >= 4
+    return enough and (not run.spec.is_image or run.spec.d <= _EXACT_UP_TO)
 
 
 def _of_densities_and_samples(
@@ -140,8 +181,7 @@ def _of_densities_and_samples(
     if dataset.log_prob is not None:
         gap = np.asarray(dataset.log_prob(jnp.asarray(points))) - scored
         result |= {"kl": float(gap.mean()), "kl_stderr": _stderr(gap)}
-    enough = dataset.draw is not None or len(dataset.test) >= 4
-    if enough and (not run.spec.is_image or run.spec.d <= _EXACT_UP_TO):
+    if _has_distance(run, dataset):
         result |= _compared(run, dataset, seed, solver, batch, labels)
     return result
 

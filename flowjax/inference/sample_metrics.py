@@ -1,8 +1,10 @@
 """The metrics that compare samples of a run with data: distances, path energy and shares of modes."""
 
 import math
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -21,7 +23,7 @@ from flowjax.inference.table_metrics import in_model_space, table_metrics
 from flowjax.training.writers import say
 from flowjax.typing import Params
 
-__all__ = ["DRAW_SEED", "sample_metrics"]
+__all__ = ["DRAW_SEED", "distances_of_steps", "sample_metrics"]
 
 DRAW_SEED = 71
 """The seed of the data that are drawn from a known density; the next one is that of the data for comparisons."""
@@ -40,32 +42,19 @@ def sample_metrics(
         dataset: the data set that the run was trained on: its density, or at least 4 test rows.
         seed, solver, batch, labels: as for `flowjax.inference.sample`.
     """
-    if dataset.draw is not None:
-        num, size = 50_000, _PAIR_SIZE
-        true = np.asarray(dataset.draw(jax.random.key(DRAW_SEED + 1), 2 * _PAIRS * size))
-        true, other = true[: _PAIRS * size], true[_PAIRS * size :]
-    else:
-        size = min(_PAIR_SIZE, len(dataset.test) // 2)
-        num = max(2, len(dataset.test) // 2)
-        true, other = dataset.test[:num], dataset.test[num : 2 * num]
-    say(f"evaluate: {num} samples")
-    cond = conditions_of_test(run, dataset, num)
-    drawn = sampling.sample(run, num, seed, solver, batch=batch, labels=labels, cond=cond, show=True).samples
-    normalise = run.spec.normalise
-    per_feature = isinstance(normalise.scale, tuple)
-    say(f"evaluate: distances{' in standard deviations of the features' if per_feature else ''}")
-    to_model = partial(in_model_space, run.spec)
-    drawn, true, other = map(to_model, (drawn, true, other))
-    unit = 1.0 if isinstance(normalise.scale, tuple) else normalise.scale
-    pairs = partial(metrics.wasserstein2_squared_pairs, size=size, pairs=_PAIRS)
-    w2 = pairs(drawn, true)
-    result = {"w2": math.sqrt(w2) * unit, "w2_squared": w2 * unit * unit}
-    result["w2_squared_true"] = pairs(other, true) * unit * unit
+    to = _Comparison(run, dataset, seed, batch, labels)
+    say(f"evaluate: {to.num} samples")
+    drawn, _ = to.samples(solver, show=True)
+    say(f"evaluate: distances{' in standard deviations of the features' if to.per_feature else ''}")
+    unit, pairs, true, other = to.unit, to.pairs, to.true, to.other
+    w2 = to.w2_squared(drawn)
+    result = {"w2": math.sqrt(w2), "w2_squared": w2, "w2_squared_true": to.w2_squared(other)}
     result["mmd"] = float(jax.jit(metrics.mmd)(drawn[:2000], true[:2000]))
     if not run.fields and not run.given_source and "velocity" in abilities_of(run.model()):
         result |= _energy_metrics(run, true, seed, pairs)
     if dataset.modes is not None:
-        nearest = ((drawn[:, None] - to_model(dataset.modes)) ** 2).sum(-1).argmin(1)
+        modes = in_model_space(run.spec, dataset.modes)
+        nearest = ((drawn[:, None] - modes) ** 2).sum(-1).argmin(1)
         shares = np.bincount(nearest, minlength=len(dataset.modes)) / len(drawn)
         result |= {"mode_share_min": float(shares.min()), "mode_share_max": float(shares.max())}
     if dataset.draw is None and not run.spec.is_image:
@@ -76,21 +65,100 @@ def sample_metrics(
     return result
 
 
+def distances_of_steps(
+    run: Run,
+    dataset: Dataset,
+    steps: Sequence[int],
+    seed: int,
+    solver: SolverSettings,
+    batch: int,
+    labels: LabelRule,
+) -> dict[str, float]:
+    """The distance of samples to the data for several numbers of steps, each from the same source samples.
+
+    Args:
+        run, dataset, seed, batch, labels: as for `sample_metrics`.
+        steps: the numbers of steps.
+        solver: the solver, whose own number of steps is not used.
+
+    Returns:
+        For each number N, `w2_squared_N` as `w2_squared` of `sample_metrics`, and `nfe_N`, the evaluations of a sample.
+    """
+    to, found = _Comparison(run, dataset, seed, batch, labels), {}
+    for n in steps:
+        drawn, nfe = to.samples(replace(solver, steps=n))
+        found |= {f"w2_squared_{n}": to.w2_squared(drawn), f"nfe_{n}": nfe}
+    return found
+
+
+class _Points(NamedTuple):
+    """The number of samples to draw, the size of the blocks of W2^2, and two disjoint sets of data, in data space."""
+
+    num: int
+    size: int
+    true: np.ndarray
+    other: np.ndarray
+
+
+def _points(dataset: Dataset) -> _Points:
+    if dataset.draw is None:
+        num = max(2, len(dataset.test) // 2)
+        size = min(_PAIR_SIZE, len(dataset.test) // 2)
+        return _Points(num, size, dataset.test[:num], dataset.test[num : 2 * num])
+    true = np.asarray(dataset.draw(jax.random.key(DRAW_SEED + 1), 2 * _PAIRS * _PAIR_SIZE))
+    return _Points(50_000, _PAIR_SIZE, *np.split(true, 2))
+
+
+class _Comparison:
+    """Draws samples, and compares them with data.
+
+    Args:
+        run, dataset, seed, batch, labels: as for `sample_metrics`.
+
+    Attributes:
+        num: the number of samples.
+        true, other: two disjoint sets of data, in model space.
+        unit: the unit of model space; 1 if distances are in standard deviations of the features.
+        per_feature: whether they are.
+        pairs: W2^2 in model space of two sets.
+    """
+
+    def __init__(self, run: Run, dataset: Dataset, seed: int, batch: int, labels: LabelRule):
+        self.num, size, *data = _points(dataset)
+        self.true, self.other = (in_model_space(run.spec, x) for x in data)
+        self.per_feature = isinstance(scale := run.spec.normalise.scale, tuple)
+        self.unit = 1.0 if isinstance(scale, tuple) else scale
+        self.pairs = partial(metrics.wasserstein2_squared_pairs, size=size, pairs=_PAIRS)
+        cond = conditions_of_test(run, dataset, self.num)
+        self._draw = partial(sampling.sample, run, self.num, seed, batch=batch, labels=labels, cond=cond)
+        self._spec = run.spec
+
+    def samples(self, solver: SolverSettings, show: bool = False) -> tuple[np.ndarray, int]:
+        """Samples in model space, and the evaluations that each of them took."""
+        drawn = self._draw(solver=solver, show=show)
+        return in_model_space(self._spec, drawn.samples), drawn.nfe
+
+    def w2_squared(self, x: np.ndarray) -> float:
+        """W2^2 between points in model space and the data, in the square of the unit of the data."""
+        return self.pairs(x, self.true) * self.unit**2
+
+
 def _energy_metrics(run: Run, true: np.ndarray, seed: int, pairs: Any) -> dict[str, float]:
     """Path energy against W2^2 between source and data (`true`), and straightness, all in model space."""
     rows = max(_ENERGY_ROWS, min(len(true), _PAIRS * _PAIR_SIZE))
     t0, t1 = run.interval
 
     @jax.jit
-    def energy(params: Params, seed: Any) -> tuple[Array, Array, Array, Array]:
+    def energy(params: Params, seed: Any) -> tuple[Array, ...]:
         x0 = run.prior.sample(jax.random.key(seed), rows)
         velocity = run.model(params).velocity
         energies = metrics.path_energy(velocity, x0[:_ENERGY_ROWS], t0=t0, t1=t1)
         bent = metrics.straightness(velocity, x0[:_ENERGY_ROWS], t0=t0, t1=t1)
-        return x0, energies.mean(), bent.deviation.mean() * (t1 - t0) ** 2, bent.transport_cost.mean()
+        deviation, cost = bent.deviation.mean() * (t1 - t0) ** 2, bent.transport_cost.mean()
+        return x0, energies.mean(), deviation, cost, bent.turning.mean()
 
     x0, *means = energy(run.params, np.uint32(seed))
-    mean, deviation, cost = map(float, means)
+    mean, deviation, cost, turning = map(float, means)
     distance = pairs(np.asarray(x0), true, pairs=_SOURCE_PAIRS)
     return {
         "npe": metrics.normalised_path_energy(mean, distance),
@@ -98,4 +166,5 @@ def _energy_metrics(run: Run, true: np.ndarray, seed: int, pairs: Any) -> dict[s
         "w2_squared_source": distance,
         "straightness": deviation / cost,
         "transport_cost": cost,
+        "turning": turning,
     }

@@ -1,4 +1,9 @@
-"""The straightness of the trajectories of a flow (Liu et al. 2022, arXiv:2209.03003, eq. 7 of sec. 3.3)."""
+"""The straightness of the trajectories of a flow, and how far they turn.
+
+`deviation` is the straightness of Liu et al. 2022 (arXiv:2209.03003, sec. 3), which Lee et al. 2023 (arXiv:2301.12003)
+call the curvature of trajectories. `turning` is the total curvature of geometry, the integral of the curvature over the
+length of the curve. It does not depend on the speed, so that it is 0 for a straight line at any speed.
+"""
 
 from typing import NamedTuple
 
@@ -22,10 +27,12 @@ class Straightness(NamedTuple):
         deviation: the mean over t of |v(t, x_t) - (x_1 - x_0) / T|^2, where T is the time from x_0 to x_1; 0 for a
             straight line at constant speed.
         transport_cost: |x_1 - x_0|^2.
+        turning: the sum of the angles by which the velocity turns, in radians.
     """
 
     deviation: Float[Array, " B"]
     transport_cost: Float[Array, " B"]
+    turning: Float[Array, " B"]
 
 
 def straightness(
@@ -34,7 +41,7 @@ def straightness(
     """How much the velocity along the trajectories from x0 differs from their mean velocity.
 
     The trajectories are solved by RK4 with two steps between neighbouring times of Simpson's rule, by which the mean
-    over t is computed. Both have order 4.
+    over t is computed. Both have order 4. Angles are those between the velocities at neighbouring times, of order 2.
 
     Args:
         field: the velocity `v(t, x, cond)`.
@@ -48,10 +55,18 @@ def straightness(
     xs, _ = solve_ode(field, x0, cond=cond, t0=start, t1=end, solver="rk4", steps=2 * steps, save_at=times)
     whole = xs[-1] - xs[0]
     mean = whole / (float(end) - float(start))
-    squares = jax.lax.map(
-        lambda at: sum_event((field(at[0], at[1], cond) - mean) ** 2), (jnp.asarray(times, float), xs)
-    )
+    v = jax.lax.map(lambda at: field(at[0], at[1], cond), (jnp.asarray(times, float), xs))
+    squares = jax.vmap(lambda v: sum_event((v - mean) ** 2))(v)
     weights = np.full(steps + 1, 2.0)
     weights[1::2], weights[0], weights[-1] = 4.0, 1.0, 1.0
     deviation = jnp.tensordot(jnp.asarray(weights / (3 * steps), squares.dtype), squares, 1)
-    return Straightness(deviation, sum_event(whole**2))
+    return Straightness(deviation, sum_event(whole**2), _angles(v).sum(0))
+
+
+def _angles(v: Float[Array, "times B *event"]) -> Float[Array, "gaps B"]:
+    """The angles between neighbouring vectors, in radians; 0 at a vector of length 0."""
+    rows = v.reshape(*v.shape[:2], -1)
+    length = jnp.linalg.norm(rows, axis=-1, keepdims=True)
+    unit = rows / jnp.where(length > 0, length, 1.0)
+    chord = jnp.linalg.norm(unit[1:] - unit[:-1], axis=-1)  # accurate for small angles, where the cosine is not
+    return 2 * jnp.arcsin(jnp.minimum(chord / 2, 1.0)) * ((length[1:] > 0) & (length[:-1] > 0))[..., 0]

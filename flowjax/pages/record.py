@@ -57,6 +57,7 @@ LABELS = {
     "path_energy": "path energy",
     "straightness": "deviation from straight lines",
     "transport_cost": "transport cost",
+    "turning": "turning of trajectories (radians)",
     "mode_share_min": "smallest share of a mode",
     "mode_share_max": "largest share of a mode",
     "marginal_w1": "W1 of a feature, mean (standard deviations)",

@@ -66,6 +66,17 @@ def test_likelihoods_take_adaptive_steps_whatever_the_samples_take(flowjax, unev
     assert few["nll"] == pytest.approx(-line["mean"], rel=1e-6)
 
 
+def test_samples_of_several_numbers_of_steps_are_compared(flowjax, uneven_run):
+    code, found, err = flowjax("evaluate", f"--workdir={uneven_run}", "--solver=euler", "--at_steps=8,1,100")
+    assert code == 0, err
+    assert [found[f"nfe_{n}"] for n in (1, 8, 100)] == [1, 8, 100]
+    assert found["w2_squared_1"] > 2 * found["w2_squared_8"]  # one step is the mean of the data
+    assert found["w2_squared_100"] < 2 * found["w2_squared_true"] < found["w2_squared_1"]
+    assert (uneven_run / "plots" / "steps.png").exists()
+    code, _, err = flowjax("evaluate", f"--workdir={uneven_run}", "--at_steps=1,two")
+    assert (code, "--at_steps must be whole numbers above 0, such as 1,2,4,8, not 1,two" in err) == (2, True), err
+
+
 def test_columns_of_a_table_count_alike(flowjax, tmp_path):
     """Columns of scales 3e-5, 1 and 1e4, of which the first two are correlated. The test set has 100 + 100 rows.
 

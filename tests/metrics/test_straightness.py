@@ -33,9 +33,11 @@ def test_a_circle_and_an_exponential():
         found = straightness(turn, x0)
         np.testing.assert_allclose(found.deviation, (np.pi**2 - 4) * np.asarray([4.0, 1.0]), rtol=2e-6)
         np.testing.assert_allclose(found.transport_cost, 4 * np.asarray([4.0, 1.0]), rtol=2e-6)
+        np.testing.assert_allclose(found.turning, np.pi, rtol=2e-6)  # the tangent of half a circle turns by pi
         grow = straightness(lambda t, x, cond: x, x0)
         expected = (np.e**2 - 1) / 2 - (np.e - 1) ** 2
         np.testing.assert_allclose(grow.deviation, expected * np.asarray([4.0, 1.0]), rtol=2e-6)
+        np.testing.assert_allclose(grow.turning, 0.0, atol=1e-6)  # straight, but faster and faster
 
 
 def test_the_deviation_is_the_path_energy_without_the_transport_cost():
