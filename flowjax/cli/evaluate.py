@@ -35,7 +35,8 @@ each of ten observations from reference posteriors, which are read from sbibm/TA
 
 --at_steps 1,2,4,8 also compares samples of each of these numbers of steps with the data, all from the same source
 samples: w2_squared_N and nfe_N, the evaluations of a sample, for N steps, or with --metrics their values as fid_N. The
-figure is WORKDIR/plots/steps.png. It shows how few steps are enough for a solver or a method.
+figure is WORKDIR/plots/steps.png. It shows how few steps are enough for a solver or a method. With --solver and without
+--steps, all other metrics are those of the largest number.
 
 The result is also kept in WORKDIR/metrics, where `flowjax report`, `compare` and `sweep` find it. It is not kept with
 --samples, as the samples of a file may be those of another run.
@@ -89,6 +90,8 @@ def run(argv: list[str]) -> dict[str, Any]:
         if values.at_steps:
             raise flags.UsageError("--at_steps draws samples, and --samples are drawn already: leave one out")
     steps = _numbers_of_steps(values.at_steps)
+    if steps and values.solver and values.steps is None:
+        values.steps = steps[-1]
     workdir = flags.run_workdir(values)
 
     from flowjax.cli import cache
