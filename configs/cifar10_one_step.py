@@ -1,0 +1,34 @@
+"""CIFAR-10 in one or two steps: consistency tuning of a flow that `cifar10_hour` or `cifar10_speedrun` has trained.
+
+The run to start from is named by a flag, as this config only tunes it:
+
+    flowjax train --config cifar10_one_step --config.train.start_from=runs/flow --workdir runs/one
+
+The second time of a pair is s + (1 - s) / n, and n is doubled from 8 to 256 (Geng et al. 2024, arXiv:2406.14548). Not
+measured yet. `experiments/cifar10_one_step` trains both stages and has the commands.
+"""
+
+from flowjax.config import defaults
+
+
+def get_config():
+    config = defaults("adm", method="consistency")
+    config.data.name = "cifar10"
+    config.data.augment = "flip"
+    config.method.times = "uniform"  # log-logistic noise levels, as wide as the log-normal ones of the paper
+    config.method.spacing = "remaining"
+    config.method.first = 8
+    config.method.last = 256
+    config.method.doubling = 1_300
+    config.model.film = True  # the network of `cifar10_hour`, with its dropout
+    config.model.dropout = 0.1
+    config.model.time_scale = 1000.0
+    config.train.steps = 7_800
+    config.train.batch_size = 1024
+    config.train.lr = 3e-4
+    config.train.beta2 = 0.99
+    config.train.warmup = 100_000.0
+    config.train.log_every = 650
+    config.train.save_every = 7_800
+    config.ema.half_life = 500_000.0
+    return config
