@@ -279,8 +279,7 @@ def resolve(config: object, plugins: Sequence[str] = ()) -> Config:
     outside = outside_keys(model if "model" in full else "", method, plugins)
     for key, value in flat.items():
         if key not in known:
-            advice = f"; start a config file for it from defaults({model!r}, method={method!r})"
-            raise ConfigError(f"{no_such_key(key, full)}{advice if _methods_of(key) else ''}")
+            raise ConfigError(no_such_key(key, full))
         default = known[key]
         if reason := outside[key].fault(value) if key in outside else fault(value, default, bounds.get(key)):
             raise ConfigError(f"{key} {reason}")
@@ -331,7 +330,11 @@ def no_such_key(key: str, full: Config) -> str:
         name = full.model.name
         return f"model.name is {name!r} and {key} a key of {other!r}: start the file from defaults({name!r})"
     if key not in full and (methods := _methods_of(key)):
-        return f"{key} has no meaning for method.name {full.method.name!r}; it belongs to {', '.join(methods)}"
+        name = full.method.name
+        return (
+            f"{key} has no meaning for method.name {name!r}; it belongs to {', '.join(methods)}: start the config file "
+            f"from defaults(method={name!r}), or from that of one of these"
+        )
     return unknown_key(key, flatten(full))
 
 

@@ -116,11 +116,11 @@ def changes_for(run: Run, config: Config, pairs: Path, k: int) -> Mapping[str, A
 def _check_teacher(run: Run, config: Config) -> None:
     """Checks that the config has the source and the conditions of a teacher, and names no other data."""
     known = origin_of(run)
-    for key in ("name", "path", "simulator"):
-        if (here := config.data[key]) and here != known[key]:
+    for key in ("name", "path", "simulator", "normalise", "degrade"):
+        if (here := config.data[key]) and here != (there := known.get(key, "")):
             raise ConfigError(
-                f"{run.workdir} was trained with data.{key}={known[key]!r}, and the config has {here!r}: the pairs "
-                f"come from the run, so set data.{key} to the same value, or leave it empty"
+                f"{run.workdir} was trained with data.{key}={there!r}, and the config has {here!r}: the pairs come "
+                f"from the run, so set data.{key} to the same value, or leave it empty"
             )
     for key, (there, here) in {
         "source": (run.config.get("source"), config.get("source")),

@@ -132,7 +132,10 @@ def test_the_first_pairs_are_kept_early_and_progress_is_a_line_without_a_termina
     teacher, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.setattr(batches, "_QUIET", -1.0)
+    write, kept = PairFolder.write, []
+    monkeypatch.setattr(PairFolder, "write", lambda self, start, block: (write(self, start, block), kept.append(start)))
     make_pairs(teacher, tmp_path / "pairs", 70, solver=EULER, batch=16)
+    assert kept == [0, 16]  # the first batch alone, and then blocks of eight
     lines = capsys.readouterr().err.splitlines()
     assert [line.split("  ")[0] for line in lines] == ["pairs 16/70", "pairs 70/70"]
     assert all("pairs_per_second" in line for line in lines)

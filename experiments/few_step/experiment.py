@@ -101,6 +101,26 @@ QUICK = (FLOW, "flow map, Lagrangian", "consistency", "from the flow: reflow")
 """The rows of the quick form."""
 
 
+def sets_of(study: Study) -> tuple[str, ...]:
+    """The data sets."""
+    return SETS[:1] if study.quick else SETS
+
+
+def blocks_of(study: Study) -> int:
+    """The number of pairs of 1,000 points from which the W2 distance is computed."""
+    return 5 if study.quick else 10
+
+
+def true_samples(study: Study, data: str, seed: int = 71) -> np.ndarray:
+    """Samples of the data."""
+    return np.asarray(DENSITIES[data]().sample(jax.random.key(seed), blocks_of(study) * 1000))
+
+
+def distance(study: Study, data: str, samples: np.ndarray) -> float:
+    """The squared W2 distance of samples to the data."""
+    return float(wasserstein2_squared_pairs(true_samples(study, data), samples, pairs=blocks_of(study)))
+
+
 def rows_of(study: Study) -> list[str]:
     """The names of the rows."""
     return [name for name in ENTRIES if not study.quick or name in QUICK]
@@ -159,39 +179,35 @@ def scores(study: Study, data: str, name: str, seed: int) -> dict[str, float]:
     entry = ENTRIES[name]
     if entry.teacher or entry.start or entry.pairs:
         flow(study, data, seed)  # whose seconds are not counted
-    pairs = 5 if study.quick else 10
-    true = np.asarray(DENSITIES[data]().sample(jax.random.key(71), pairs * 1000))
     start = time.perf_counter()
     run = trained(study, data, name, seed)
     found = {"training_seconds": time.perf_counter() - start}
     for n in entry.evaluations:
         steps = {} if entry.solver == "push_forward" else {"steps": n}
-        samples = run.sample(pairs * 1000, seed=seed, solver=entry.solver, **steps)
-        found[f"w2_squared_{n}"] = float(wasserstein2_squared_pairs(true, samples, pairs=pairs))
+        samples = run.sample(blocks_of(study) * 1000, seed=seed, solver=entry.solver, **steps)
+        found[f"w2_squared_{n}"] = distance(study, data, samples)
     return found
 
 
 def progressive(study: Study, data: str, name: str, seed: int) -> dict[str, float]:
     """Progressive distillation: each round halves the number of steps, from 16 of the flow to 1."""
     entry, teacher = ENTRIES[name], flow(study, data, seed)
-    pairs = 5 if study.quick else 10
-    true = np.asarray(DENSITIES[data]().sample(jax.random.key(71), pairs * 1000))
-    start, found = time.perf_counter(), {}
+    found = {"training_seconds": 0.0}
     for n in entry.evaluations:
         steps = steps_of(study, entry) // len(entry.evaluations)
         changes = {"method.steps": n, "method.teacher": str(teacher.workdir), "train.start_from": str(teacher.workdir)}
+        start = time.perf_counter()
         teacher = study.train(f"{data}_progressive_{n}_{seed}", config_of(data, entry, steps, seed), changes)
-        samples = teacher.sample(pairs * 1000, seed=seed, solver=entry.solver, steps=n)
-        found[f"w2_squared_{n}"] = float(wasserstein2_squared_pairs(true, samples, pairs=pairs))
-    return {"training_seconds": time.perf_counter() - start, **found}
+        found["training_seconds"] += time.perf_counter() - start
+        samples = teacher.sample(blocks_of(study) * 1000, seed=seed, solver=entry.solver, steps=n)
+        found[f"w2_squared_{n}"] = distance(study, data, samples)
+    return found
 
 
 def floor(study: Study, data: str) -> dict[str, float]:
     """The distance between two sets of true samples."""
-    pairs = 5 if study.quick else 10
-    draw = lambda seed: np.asarray(DENSITIES[data]().sample(jax.random.key(seed), pairs * 1000))
-    distance = float(wasserstein2_squared_pairs(draw(71), draw(73), pairs=pairs))
-    return {f"w2_squared_{n}": distance for n in EVALUATIONS}
+    between = distance(study, data, true_samples(study, data, seed=73))
+    return {f"w2_squared_{n}": between for n in EVALUATIONS}
 
 
 def setting(data: str, name: str) -> str:
@@ -200,11 +216,11 @@ def setting(data: str, name: str) -> str:
 
 def run(study: Study) -> None:
     for seed in study.seeds:
-        for data in SETS[:1] if study.quick else SETS:
+        for data in sets_of(study):
             for name in rows_of(study):
                 measured = progressive if ENTRIES[name].method == "progressive_distillation" else scores
                 study.measure(setting(data, name), partial(measured, study, data, name, seed), seed)
-    for data in SETS[:1] if study.quick else SETS:
+    for data in sets_of(study):
         study.measure(setting(data, "two true samples"), partial(floor, study, data))
 
 

@@ -6,10 +6,11 @@ of samples that lie among the data, and the share of data that lie among the sam
 from the features of a small classifier, which is trained first.
 """
 
+import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -96,7 +97,7 @@ def sets_of(study: Study) -> tuple[str, ...]:
 
 
 def rows_of(study: Study) -> list[str]:
-    """The names of the rows; in the quick form the flow, the GAN and the tuned flow."""
+    """The names of the rows; in the quick form the flow, the GAN and reflow."""
     return [name for name in ENTRIES if not study.quick or name in (*list(ENTRIES)[:2], "half a flow, then reflow")]
 
 
@@ -140,6 +141,7 @@ class Trained(NamedTuple):
     seconds: float
 
 
+@cache
 def trained(study: Study, data: str, name: str, seed: int) -> Trained:
     """The trained run of a row, or of `HALF`."""
     entry = ENTRIES["flow matching" if name == HALF else name]
@@ -160,6 +162,7 @@ def trained(study: Study, data: str, name: str, seed: int) -> Trained:
         return study.train(folder, config_of(study, data, entry, seed, half=name == HALF), changes)
 
     def measured() -> dict[str, float]:
+        shutil.rmtree(study.folder / "runs" / folder, ignore_errors=True)  # a part of a training that was interrupted
         start = time.process_time()
         make()
         return {"seconds": time.process_time() - start}
@@ -188,35 +191,36 @@ class Judge(NamedTuple):
     """What samples are compared with.
 
     Attributes:
-        data: test points, (N, ...).
         features: maps points to features, (N, D).
+        data: the features of test points.
         modes: the number of modes or classes.
-        mode_of: maps points to the number of their mode or class.
-        distance: the distance of samples to the data.
+        mode_of: maps features to the numbers of their modes or classes.
+        distance: the distance between two sets of features.
     """
 
+    features: Callable[[np.ndarray], np.ndarray]
     data: np.ndarray
-    features: Any
     modes: int
-    mode_of: Any
-    distance: Any
+    mode_of: Callable[[np.ndarray], np.ndarray]
+    distance: Callable[[np.ndarray, np.ndarray], float]
 
 
 def judge_of(study: Study, data: str) -> Judge:
     """The comparison with a data set."""
-    dataset, judged = open_dataset(data, cond=() if data == PLANE else ("label",)), sizes_of(study).judged
+    dataset, count = open_dataset(data, cond=() if data == PLANE else ("label",)), sizes_of(study).judged
     if dataset.modes is not None:
         modes = dataset.modes
         near = lambda x: ((x[:, None] - modes) ** 2).sum(-1).argmin(1)
-        distance = partial(wasserstein2_squared_pairs, pairs=judged // 1000)
-        return Judge(dataset.test[:judged], lambda x: x, len(modes), near, distance)
-    weights = study.arrays("classifier", partial(train_classifier, dataset))
+        distance = partial(wasserstein2_squared_pairs, pairs=count // 1000)
+        return Judge(lambda x: x, dataset.test[:count], len(modes), near, distance)
+    kept = study.arrays("classifier", partial(train_classifier, dataset))
+    study.measure(f"{data}: the classifier", lambda: {"accuracy": float(kept["accuracy"])})
     graph, state = nnx.split(Classifier(nnx.Rngs(0)))
-    leaves = [weights[f"weight{i}"] for i in range(len(jax.tree.leaves(state)))]
+    leaves = [kept[f"weight{i}"] for i in range(len(jax.tree.leaves(state)))]
     network = nnx.merge(graph, jax.tree.unflatten(jax.tree.structure(state), leaves))
     features = lambda x: np.asarray(jax.jit(network.features)(jnp.asarray(x)))
-    classes = lambda x: np.asarray(network.last(jnp.asarray(features(x)))).argmax(1)
-    return Judge(dataset.test[:judged], features, 10, classes, partial(fid, features=features))
+    class_of = lambda x: np.asarray(network.last(jnp.asarray(x))).argmax(1)
+    return Judge(features, features(dataset.test[:count]), 10, class_of, partial(fid, features=lambda x: x))
 
 
 def train_classifier(dataset: Dataset, epochs: int = 3, batch: int = 200) -> dict[str, np.ndarray]:
@@ -242,10 +246,11 @@ def train_classifier(dataset: Dataset, epochs: int = 3, batch: int = 200) -> dic
 
 def judged(judge: Judge, samples: np.ndarray) -> dict[str, float]:
     """The distance, precision and recall of samples, and the share of their rarest mode in that of equal shares."""
-    near = precision_recall(judge.features(judge.data), judge.features(samples))
-    shares = np.bincount(judge.mode_of(samples), minlength=judge.modes) / len(samples)
+    x = judge.features(samples)
+    near = precision_recall(judge.data, x)
+    shares = np.bincount(judge.mode_of(x), minlength=judge.modes) / len(x)
     found = {"precision": near.precision, "recall": near.recall, "rarest": shares.min() * judge.modes}
-    return {"distance": float(judge.distance(judge.data, samples)), **{k: float(v) for k, v in found.items()}}
+    return {"distance": float(judge.distance(judge.data, x)), **{k: float(v) for k, v in found.items()}}
 
 
 def scores(study: Study, judge: Judge, data: str, name: str, evaluations: int, seed: int) -> dict[str, float]:
@@ -310,7 +315,9 @@ def draw_quality(study: Study, results: Results) -> Figure:
                 right.annotate(str(n), (x, y), xytext=(4, 3), textcoords="offset points", fontsize=7)
         quantity = "squared W2 distance" if data == PLANE else "Fréchet distance"
         left.set(xscale="log", xlabel=f"{quantity} to the data", ylabel="recall", title=data)
-        right.set(xscale="log", yscale="log", xlabel="milliseconds a sample", ylabel=quantity, title="evaluations")
+        right.set(
+            xscale="log", yscale="log", xlabel="milliseconds a sample", ylabel=quantity, title="numbers are evaluations"
+        )
         left.grid(alpha=0.3)
         right.grid(alpha=0.3)
     axes[0][0].legend(fontsize=7)
@@ -348,6 +355,7 @@ EXPERIMENT = Experiment(
         "precision": "precision",
         "recall": "recall",
         "rarest": "rarest mode",
+        "accuracy": "accuracy",
         "milliseconds": "ms a sample",
         "training_seconds": "training, CPU s",
     },

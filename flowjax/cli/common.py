@@ -48,10 +48,8 @@ def join(values: absl_flags.FlagValues) -> None:
 
 
 def open_run(values: absl_flags.FlagValues, workdir: str) -> Run:
-    """Opens the run that --workdir, --checkpoint, --ema and --width name."""
+    """Opens the run that --workdir, --checkpoint, --ema and --width name; call `solver` before, to refuse a bad one."""
     plugins = flags.plugins(values)
-    if "solver" in values:
-        solver(values)  # a bad solver is refused before anything is read
     if values.width is not None and not values.ema:
         raise UsageError("--width selects a moving average, so it cannot be used with --no-ema")
     if values.width is not None and not 0 < values.width < 12**-0.5:
@@ -61,13 +59,24 @@ def open_run(values: absl_flags.FlagValues, workdir: str) -> Run:
     return load(workdir, values.ema, values.checkpoint, values.width, plugins)
 
 
-def solver(values: absl_flags.FlagValues) -> SolverSettings:
-    """Returns the settings of --solver, --rtol, --atol and --steps, and of the flags of sampling if there are any."""
+def solver(values: absl_flags.FlagValues, sampler: bool = False, steps: int | None = None) -> SolverSettings:
+    """Returns the settings of --solver, --rtol, --atol and --steps, and of the flags of sampling if there are any.
+
+    Args:
+        values: the flags.
+        sampler: whether --solver may name any sampler also without the flags of sampling; otherwise it is the solver of
+            a likelihood.
+        steps: the number of steps of a solver that is named without --steps.
+
+    Raises:
+        UsageError: if the solver or one of its settings cannot be used.
+    """
     more = ("grid", "eta", "churn", "g", "variance", "schedule")
     given: dict[str, Any] = {name: values[name].value for name in more if name in values}
-    chosen = SolverSettings(values.solver, values.rtol, values.atol, values.steps, **given)
+    steps = steps if values.solver and values.steps is None else values.steps
+    chosen = SolverSettings(values.solver, values.rtol, values.atol, steps, **given)
     try:
-        if given:
+        if given or sampler:
             chosen.check()
         else:
             ode.check_solver(chosen.name or "dopri5", chosen.steps)

@@ -11,9 +11,9 @@ from absl import flags as absl_flags
 from ml_collections import config_flags
 
 from flowjax.cli import flags
-from flowjax.config import MODEL_DEFAULTS, Config, defaults, flatten, own_plugins, resolve, unknown_key, with_method
+from flowjax.config import MODEL_DEFAULTS, Config, changed, defaults, flatten, own_plugins, resolve, unknown_key
 from flowjax.config_files import config_path, load_config
-from flowjax.plugins import is_outside, modules_of
+from flowjax.plugins import is_outside
 from flowjax.ranges import KINDS, shown
 
 __all__ = ["read_config"]
@@ -40,11 +40,11 @@ def read_config(values: absl_flags.FlagValues, argv: list[str], usage: str) -> C
     rest, where = _take_config(argv)
     helped = not {"--help", "-help", "-h", "--h", "-?"}.isdisjoint(rest)  # --help avoids `defaults`, which imports JAX
     config = load_config(config_path(where)) if where is not None else Config() if helped else defaults()
+    method = _value_of("config.method.name", rest)
+    if method is not None and "method" in config:
+        config = changed(config, {"method.name": method}, None)  # before other flags, which may be keys of this method
     if helped and (keys := [argument for argument in rest if re.match(r"(--)?config(\.|$)", argument)]):
         raise flags.Help(_help_of(keys, None if where is None else config))
-    method = _value_of("config.method.name", rest)
-    if method is not None and "method" in config and method != config.method.name:
-        config = with_method(config, method, (*own_plugins(config), *modules_of((method,))))
     known = flatten(config)
     for argument in rest:
         key, given, value = argument.lstrip("-").partition("=")

@@ -6,12 +6,13 @@ usage: flowjax evaluate --workdir DIR
            [the flags of flowjax sample]
 
 Without --metrics, the metrics that fit the run's data set are computed. For densities these are nll, kl (if the true
-density is known), w2, mmd, npe, straightness and mode shares; for images nll and bits_per_dim, and for small images
-also w2 and mmd. For vectors, tables and series without a known density they are nll, w2, mmd, npe and distances of the
-marginals, errors of the correlations, the energy distance and the accuracy c2st of a classifier that tells samples from
-test rows; names that end in _true are the same between two halves of the test rows. Distances are in the unit of the
-data, or, where each feature has a scale of its own, in standard deviations of the features. For sets with a mask they
-are distances between the elements of samples, which are full sets, and those of test sets that exist.
+density is known), w2, mmd, npe, straightness, transport_cost, turning and mode shares; for images nll and bits_per_dim,
+and for small images also w2 and mmd. For vectors, tables and series without a known density they are nll, w2, mmd, npe
+and distances of the marginals, errors of the correlations, the energy distance and the accuracy c2st of a classifier
+that tells samples from test rows; names that end in _true are the same between two halves of the test rows. Distances
+are in the unit of the data, or, where each feature has a scale of its own, in standard deviations of the features. For
+sets with a mask they are distances between the elements of samples, which are full sets, and those of test sets that
+exist.
 
 --solver and --steps are those of the samples. Log-likelihoods take adaptive steps with --rtol and --atol, because a few
 steps can give good samples and wrong densities; `flowjax likelihood` computes them with any number of steps.
@@ -50,7 +51,6 @@ example:
   flowjax evaluate --workdir runs/two_moons --metrics local_c2st,c2st --num 1000
 """
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from absl import flags as absl_flags
@@ -89,9 +89,7 @@ def run(argv: list[str]) -> dict[str, Any]:
                 raise flags.UsageError(f"--{name} and --samples cannot be used together: {why}")
         if values.at_steps:
             raise flags.UsageError("--at_steps draws samples, and --samples are drawn already: leave one out")
-    steps = _numbers_of_steps(values.at_steps)
-    if steps and values.solver and values.steps is None:
-        values.steps = steps[-1]
+    at_steps = _numbers_of_steps(values.at_steps)
     workdir = flags.run_workdir(values)
 
     from flowjax.cli import cache
@@ -106,6 +104,7 @@ def run(argv: list[str]) -> dict[str, Any]:
 
     join(values)
     cache.use(values.compilation_cache)
+    chosen = solver(values, sampler=True, steps=max(at_steps, default=None))  # refused before anything is read
     opened = open_run(values, workdir)
     check_labels(values, opened)
     dataset = dataset_of(opened)
@@ -114,70 +113,61 @@ def run(argv: list[str]) -> dict[str, Any]:
             if values[name].present:
                 raise flags.UsageError(f"--{name} has no meaning for the metrics of a run on simulations")
         num = values.num if values["num"].present else None
-        names, chosen = separate(values.metrics) if values.metrics else [""], solver(values)
+        names = separate(values.metrics) if values.metrics else [""]
         result = evaluate_posteriors(
             opened, dataset, names, num=num, seed=values.seed, solver=chosen, batch=values.batch
         )
     elif values.metrics is None:
-        options: Any = {"seed": values.seed, "solver": solver(values), "batch": values.batch, "labels": values.labels}
-        result = evaluation.evaluate(opened, dataset, **options)
-        result |= evaluation.evaluate_steps(opened, dataset, steps, **options) if steps else {}
+        result = evaluation.evaluate(opened, dataset, values.seed, chosen, values.batch, values.labels, at_steps)
     else:
-        options = {
-            "names": separate(values.metrics) if values.metrics else [],
-            "num": values.num,
-            "split": values.split,
-            "samples": None if values.samples is None else read_npz(values.samples, "samples")["samples"],
-            "precision": values.inception,
-            "seed": values.seed,
-            "batch": values.batch,
-            "guide": guide(values),
-            "labels": values.labels,
-        }
-        chosen = solver(values)
-        result = evaluation.evaluate_images(opened, dataset, solver=chosen, **options)
-        for n in steps:
-            found = evaluation.evaluate_images(opened, dataset, solver=replace(chosen, steps=n), **options)
-            result |= {f"{name}_{n}": value for name, value in found.items() if name != "num"}
-    if steps and is_primary():
-        _draw_steps(opened, steps, result)
+        result = evaluation.evaluate_images(
+            opened,
+            dataset,
+            separate(values.metrics) if values.metrics else [],
+            num=values.num,
+            split=values.split,
+            samples=None if values.samples is None else read_npz(values.samples, "samples")["samples"],
+            precision=values.inception,
+            seed=values.seed,
+            solver=chosen,
+            batch=values.batch,
+            guide=guide(values),
+            labels=values.labels,
+            at_steps=at_steps,
+        )
     width = max(18, *(len(key) + 2 for key in result)) if result else 18
     for key, value in result.items():
         say(f"{key:<{width}}{value:>12.5g}")
     if is_primary() and values.samples is None:
         keep_metrics(opened, flags.settings(values, _NO_SETTINGS), result)
+        if at_steps:
+            _draw_steps(opened, result, at_steps)
     return result
 
 
 def _numbers_of_steps(given: list[str] | None) -> list[int]:
     """The numbers of --at_steps in ascending order; none if the flag is not given."""
-    try:
-        found = sorted({int(text) for text in given or []})
-    except ValueError:
-        found = [0]
-    if found and found[0] < 1:
+    if any(not text.strip().isdecimal() or int(text) < 1 for text in given or []):
         raise flags.UsageError(
             f"--at_steps must be whole numbers above 0, such as 1,2,4,8, not {','.join(given or [])}"
         )
-    return found
+    return sorted({int(text) for text in given or []})
 
 
-def _draw_steps(opened: "Run", steps: list[int], result: dict[str, Any]) -> None:
-    """Draws each distance of samples to the data against the evaluations of a sample, as plots/steps.png."""
+def _draw_steps(opened: "Run", result: dict[str, Any], at_steps: list[int]) -> None:
+    """Writes plots/steps.png, or says why it cannot; the metrics are computed and kept already."""
     from flowjax import plots
     from flowjax.extras import MissingPackage
+    from flowjax.inference.steps_figure import steps_figure
     from flowjax.training.writers import say
 
-    names = [name for name in ("w2_squared", "fid", "sfid", "kid") if f"{name}_{steps[0]}" in result]
-    curves = {name: [(result[f"nfe_{n}"], result[f"{name}_{n}"]) for n in steps] for name in names}
-    references = {"two sets of data": result["w2_squared_true"]} if "w2_squared_true" in result else {}
     try:
-        for name, points in curves.items():
-            nfe, distance = zip(*sorted(points), strict=True)
-            drawn = plots.lines({name: (nfe, distance)}, "evaluations of a sample", name, references=references)
-            plots.save(drawn, opened.workdir / "plots" / f"steps{'' if name == names[0] else '_' + name}.png")
-    except MissingPackage as error:  # the metrics are computed, so the command has done its work
-        say(f"evaluate: no figure of --at_steps is drawn: {error}")
+        if (figure := steps_figure(result, at_steps)) is None:
+            say("evaluate: no figure is drawn, as none of the metrics is a distance")
+        else:
+            plots.save(figure, opened.workdir / "plots" / "steps.png")
+    except (MissingPackage, OSError) as error:
+        say(f"evaluate: no figure is drawn: {error}")
 
 
 def _define(of_images: bool) -> absl_flags.FlagValues:
@@ -201,6 +191,7 @@ def _define(of_images: bool) -> absl_flags.FlagValues:
         "inception", "highest", precisions, "precision of the Inception network's convolutions", flag_values=values
     )
     (flags.define_sampler if of_images else flags.define_solver)(values)
+    values["solver"].help = flags.SAMPLER
     flags.define_processes(values)
     return values
 

@@ -16,6 +16,7 @@ from flowjax.ranges import Range, shown, text_fault
 
 __all__ = [
     "RANGES",
+    "SAMPLER",
     "Help",
     "UsageError",
     "check_processes",
@@ -99,6 +100,13 @@ def define_compilation_cache(values: flags.FlagValues) -> None:
     flags.DEFINE_string("compilation_cache", None, where, flag_values=values)
 
 
+SAMPLER = (
+    "an ODE or SDE solver of diffrax in lower case, or rk4, ddim, ddpm, edm, unipc, ...; by default the solver of the "
+    "run's method"
+)
+"""The help of --solver where samples are drawn."""
+
+
 def define_solver(values: flags.FlagValues) -> None:
     """Defines --solver, --rtol, --atol and --steps for the ODE of a likelihood."""
     solver = "an explicit ODE solver of diffrax in lower case, or rk4; dopri5 by default"
@@ -113,10 +121,7 @@ def define_solver(values: flags.FlagValues) -> None:
 def define_sampler(values: flags.FlagValues) -> None:
     """Defines the flags of sampling: the solver, its time grid and options, the schedule and guidance."""
     define_solver(values)
-    values["solver"].help = (
-        "an ODE or SDE solver of diffrax in lower case, or rk4, ddim, ddpm, edm, unipc, ...; by default the solver of "
-        "the run's method"
-    )
+    values["solver"].help = SAMPLER
     values["steps"].help = "take this number of steps instead of adaptive ones; --grid sets their times"
     grid = "time grid of --steps: uniform, condot, edm, log_snr or learned; by default the grid of the solver"
     flags.DEFINE_string("grid", "", grid, flag_values=values)

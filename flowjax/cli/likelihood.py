@@ -61,6 +61,7 @@ def run(argv: list[str]) -> dict[str, Any]:
 
     join(values)
     cache.use(values.compilation_cache)
+    chosen = solver(values)  # a bad solver is refused before anything is read
     opened = open_run(values, workdir)
     found = points(opened, values.data)
     if values.num:
@@ -72,7 +73,7 @@ def run(argv: list[str]) -> dict[str, Any]:
         values.divergence,
         seed=values.seed,
         probes=values.probes,
-        solver=solver(values),
+        solver=chosen,
         batch=values.batch,
         show=True,
     )

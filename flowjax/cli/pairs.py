@@ -48,6 +48,7 @@ def run(argv: list[str]) -> dict[str, Any]:
 
     join(values)
     cache.use(values.compilation_cache)
+    chosen = solver(values)  # a bad solver is refused before anything is read
     opened = open_run(values, workdir)
     check_labels(values, opened)
     made = make_pairs(
@@ -55,7 +56,7 @@ def run(argv: list[str]) -> dict[str, Any]:
         out,
         values.num,
         values.seed,
-        solver(values),
+        chosen,
         guide(values),
         values.batch,
         values.real,

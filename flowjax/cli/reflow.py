@@ -4,9 +4,9 @@ usage: flowjax reflow --config FILE|NAME --workdir DIR [--rounds K] [--num N] [-
            [--solver NAME] [--rtol R --atol A | --steps S] [--config.KEY=VALUE ...]
 
 Round 0 trains the config into DIR/round_0, or takes the run of --from, which may have another method or path. All pairs
-come from that run, so the config names its data or none. Then, K
-times, N pairs of a source sample x0 and the sample x1 to which the last run maps it are made and kept in DIR/pairs_k,
-and a new run DIR/round_k is trained on them, from the parameters of the run before if its network has the same meaning.
+come from that run, so data.name of the config must be that of the run, or empty. Then, K times, N pairs of a source
+sample x0 and the sample x1 to which the last run maps it are made and kept in DIR/pairs_k, and a new run DIR/round_k is
+trained on them, from the parameters of the run before if its network has the same meaning.
 The trajectories become straighter from round to round, so that fewer steps suffice. Conditions are kept with the pairs.
 
 With --real, that share of the pairs comes from training data, which the reverse ODE maps to the source. The same

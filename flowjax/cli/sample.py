@@ -93,6 +93,7 @@ def run(argv: list[str]) -> dict[str, Any]:
 
     join(values)
     cache.use(values.compilation_cache)
+    chosen = solver(values)  # a bad solver is refused before anything is read
     opened = open_run(values, workdir)
     check_labels(values, opened)
     if out.suffix in TABLES:
@@ -108,7 +109,7 @@ def run(argv: list[str]) -> dict[str, Any]:
     guided = guide(values)
     start = time.perf_counter()
     options: dict[str, Any] = {
-        "solver": solver(values),
+        "solver": chosen,
         "label": label,
         "batch": values.batch,
         "show": True,
@@ -118,9 +119,7 @@ def run(argv: list[str]) -> dict[str, Any]:
     }
     if values.compose:
         is_single = True
-        drawn = composition.sample_composed(
-            opened, values.num, cond, values.seed, solver(values), values.batch, show=True
-        )
+        drawn = composition.sample_composed(opened, values.num, cond, values.seed, chosen, values.batch, show=True)
     elif is_single:
         drawn = sampling.sample(opened, values.num, values.seed, cond=cond, **options)
     else:

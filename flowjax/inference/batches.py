@@ -150,7 +150,7 @@ class Meter:
         self._start = self._shown = self._start or time.perf_counter()
 
     def advance(self, rows: int, size: int) -> None:
-        """Counts a block of `rows` rows; a padded one took as long as `size` rows."""
+        """Counts a block of `rows` rows; a padded one took as long as `size` rows, and 0 leaves it out of the rate."""
         now = time.perf_counter()
         self._done, self._rows, self._blocks = self._done + rows, self._rows + size, self._blocks + 1
         rate = self._rows / max(now - self._start, 1e-9)

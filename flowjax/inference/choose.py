@@ -88,8 +88,8 @@ class SolverSettings:
 
         Few steps can give good samples and wrong densities, so a fixed number of steps is for the samples only.
         """
-        keeps = self.steps is None and self.name.lower() in ("", *ADAPTIVE_SOLVERS)
-        return self if keeps else SolverSettings(rtol=self.rtol, atol=self.atol)
+        name = self.name if self.name.lower() in ADAPTIVE_SOLVERS else ""
+        return SolverSettings(name, self.rtol, self.atol)
 
     def options(self) -> Options:
         """The options of the sampler.
@@ -99,6 +99,11 @@ class SolverSettings:
         """
         churn = None if self.churn is None else min(self.churn / (self.steps or 1), 2**0.5 - 1)
         return Options(self.eta, churn, None if self.g is None else _diffusion(self.g), self.variance)
+
+    def check_no_grid(self) -> None:
+        """Raises ValueError if a grid is given for a solver that has none."""
+        if self.grid and plain_name(self.name) == PUSH_FORWARD:
+            raise ValueError("grid: push_forward evaluates a map once, so it has no grid: leave the grid out")
 
     def check(self) -> None:
         """Checks all that can be checked without a run.
@@ -112,6 +117,7 @@ class SolverSettings:
             _schedule(self.schedule)
         if self.variance not in (None, *_VARIANCES):
             raise ValueError(f"variance: {unknown(self.variance, _VARIANCES)}")
+        self.check_no_grid()
         if self.grid:
             make("grid", self.grid, {**GRIDS, _LEARNED: lambda: None})
             if self.steps is None:
@@ -286,8 +292,7 @@ def choose(run: Run, solver: SolverSettings = DEFAULT_SOLVER, guide: Guide | Non
     path, interval, source_scale, sampler = None, None, 1.0, None
     try:
         check_solver(solver.name, solver.steps, options)
-        if solver.name == PUSH_FORWARD and solver.grid:
-            raise ValueError("it evaluates the model's map once, so it has no grid: leave the grid out")
+        solver.check_no_grid()
         _check_ends(run, guide, solver.schedule)
         model = _guided(run, guide)
         check_abilities(model, solver.name, needs_of(solver.name, options))
@@ -342,13 +347,15 @@ def _check_ends(run: Run, guide: Guide | None, schedule: str | None) -> None:
     Raises:
         ConfigError: if it has not.
     """
+    if guide is None and schedule is None:
+        return
     offered = abilities_of(run.model())
-    if (guide is None and schedule is None) or "ends" in offered:
+    if "ends" in offered:
         return
     what, name = "another schedule" if guide is None else f"guidance {guide.name!r}", run.config.method.name
     reason = f"{what} needs the ends, and a model of method.name {name!r} offers {', '.join(offered)}"
     learns = guide is not None and "guidance" in run.config.method
-    learned = "it learns guidance in training: set method.guidance there, and sample without"
+    learned = "it learns guidance in training: set method.guidance when you train it, and sample without guidance"
     raise ConfigError(f"{reason}: {learned if learns else 'leave it out'}")
 
 

@@ -5,6 +5,7 @@ Each returns one dictionary, which lacks the metrics that are undefined for the 
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,13 +20,13 @@ from flowjax.data.spec import shares_of
 from flowjax.errors import ConfigError, WeightsError
 from flowjax.inference import sampling, scoring
 from flowjax.inference.calibration import OF_CALIBRATION, calibration_metrics, is_simulated
-from flowjax.inference.choose import DEFAULT_SOLVER, Guide, SolverSettings
+from flowjax.inference.choose import DEFAULT_SOLVER, Guide, SolverSettings, choose
 from flowjax.inference.forecast_metrics import OF_FORECASTS
 from flowjax.inference.given_conditions import conditions_of_test
 from flowjax.inference.program import LabelRule
 from flowjax.inference.restored import OF_RESTORED, restoration_metrics
 from flowjax.inference.run import Run
-from flowjax.inference.sample_metrics import DRAW_SEED, distances_of_steps, sample_metrics
+from flowjax.inference.sample_metrics import DRAW_SEED, sample_metrics
 from flowjax.inference.set_metrics import OF_SETS, set_metrics
 from flowjax.inference.table_metrics import OF_TABLES
 from flowjax.metrics.images import METRICS, USUAL, as_rgb, check_names, score_images
@@ -34,7 +35,7 @@ from flowjax.metrics.reference import reference_statistics
 from flowjax.training import processes
 from flowjax.training.writers import say
 
-__all__ = ["OF_DATA", "evaluate", "evaluate_images", "evaluate_steps"]
+__all__ = ["OF_DATA", "evaluate", "evaluate_images"]
 
 OF_DATA = (
     *("nll", "nll_stderr", "bits_per_dim", "kl", "kl_stderr", "w2_squared", "w2", "w2_squared_true", "mmd"),
@@ -61,6 +62,7 @@ def evaluate(
     solver: SolverSettings = DEFAULT_SOLVER,
     batch: int = 0,
     labels: LabelRule = "shares",
+    at_steps: Sequence[int] = (),
 ) -> dict[str, Any]:
     """Computes all metrics that are defined for a run and its data set.
 
@@ -71,6 +73,8 @@ def evaluate(
             of steps of the samples (`SolverSettings.of_densities`).
         labels: how the classes of a conditional network's samples are chosen, as for `flowjax.inference.sample`. The
             metrics compare the samples with the test set, so by default classes have their shares of the training data.
+        at_steps: numbers of steps for which the distance of samples to the data is also computed, from the same source
+            samples. If the solver is named and has no number of steps, the other metrics are those of the largest one.
 
     Returns:
         A dictionary with these keys, where they are defined:
@@ -79,6 +83,7 @@ def evaluate(
         kl, kl_stderr: mean of log p_true - log p on held-out points, where p_true is known, and its standard error.
         w2_squared, w2: W2^2 between samples and data, the mean over disjoint pairs of 1,000 points, and its root.
         w2_squared_true: the same between two sets of data, which is the smallest value that can be expected.
+        w2_squared_N, nfe_N: for each N of `at_steps`, w2_squared of samples of N steps, and their evaluations.
         mmd: the squared maximum mean discrepancy, unbiased, on 2,000 points.
         path_energy, npe: the path energy, and the normalised path energy.
         w2_squared_source: W2^2 between source and data.
@@ -103,49 +108,29 @@ def evaluate(
         and those elements of test sets that exist.
 
     Raises:
-        ConfigError: if the data have a mask and fewer than 4 test sets.
+        ConfigError: if the data have a mask and fewer than 4 test sets; if the solver cannot take one of the numbers of
+            `at_steps`, or samples have no distance to the data (posteriors, sets with a mask, large images).
     """
+    if at_steps and (is_simulated(run) or run.spec.has_mask or not _has_distance(run, dataset)):
+        raise ConfigError(
+            f"samples of {run.spec.name!r} have no distance to the data that at_steps could show; for images, name "
+            "metrics such as fid"
+        )
+    solver = _checked(run, solver, at_steps)
     if run.spec.has_mask:
         run = _with_shares(run, dataset) if labels == "shares" else run
         return set_metrics(run, dataset, seed, solver, batch, labels)
     restored = restoration_metrics(run, dataset, seed, solver, batch)
     if restored and run.spec.d > _EXACT_UP_TO and scoring.no_likelihood(run):
         return restored  # distances between sets of large images say little and take thousands of samples
-    return _of_densities_and_samples(run, dataset, seed, solver, batch, labels) | restored
+    return _of_densities_and_samples(run, dataset, seed, solver, batch, labels, at_steps) | restored
 
 
-def evaluate_steps(
-    run: Run,
-    dataset: Dataset,
-    steps: Sequence[int],
-    *,
-    seed: int = 0,
-    solver: SolverSettings = DEFAULT_SOLVER,
-    batch: int = 0,
-    labels: LabelRule = "shares",
-) -> dict[str, Any]:
-    """W2^2 of samples to the data for several numbers of steps.
-
-    Args:
-        run: opened with `flowjax.load`.
-        dataset: the data set that the run was trained on.
-        steps: the numbers of steps.
-        seed, batch, labels: as for `evaluate`.
-        solver: the solver, whose own number of steps is not used.
-
-    Returns:
-        For each number N, `w2_squared_N` as `w2_squared` of `evaluate`, and `nfe_N`, the evaluations of a sample.
-
-    Raises:
-        ConfigError: if this distance says nothing about the data: posteriors, sets with a mask, large images.
-    """
-    if is_simulated(run) or run.spec.has_mask or not _has_distance(run, dataset):
-        raise ConfigError(
-            f"data {run.spec.name!r} has no distance between samples and data that --at_steps could show; for images, "
-            "add --metrics fid"
-        )
-    run = _with_shares(run, dataset) if labels == "shares" else run
-    return distances_of_steps(run, dataset, steps, seed, solver, batch, labels)
+def _checked(run: Run, solver: SolverSettings, at_steps: Sequence[int]) -> SolverSettings:
+    """Checks that the solver can take each number of steps, and gives a named one the largest if it has none."""
+    for n in at_steps:
+        choose(run, replace(solver, steps=n))
+    return replace(solver, steps=max(at_steps)) if at_steps and solver.name and solver.steps is None else solver
 
 
 def _has_distance(run: Run, dataset: Dataset) -> bool:
@@ -155,13 +140,19 @@ def _has_distance(run: Run, dataset: Dataset) -> bool:
 
 
 def _of_densities_and_samples(
-    run: Run, dataset: Dataset, seed: int, solver: SolverSettings, batch: int, labels: LabelRule
+    run: Run,
+    dataset: Dataset,
+    seed: int,
+    solver: SolverSettings,
+    batch: int,
+    labels: LabelRule,
+    at_steps: Sequence[int],
 ) -> dict[str, Any]:
     """The metrics of `evaluate` without those of restored images."""
     run = _with_shares(run, dataset) if labels == "shares" else run
     if why := scoring.no_likelihood(run):
         say(f"evaluate: {why}: no nll, no kl")
-        return _compared(run, dataset, seed, solver, batch, labels)
+        return _compared(run, dataset, seed, solver, batch, labels, at_steps)
     points, cond = _held_out(run, dataset)
     exact = run.spec.d <= _EXACT_UP_TO
     divergence, adaptive = "exact" if exact else "hutchinson", solver.of_densities
@@ -174,7 +165,7 @@ def _of_densities_and_samples(
         say(
             f"evaluate: {np.mean(~np.isfinite(scored)):.2%} of the points lie outside the flow's support: no nll, no kl"
         )
-        return _compared(run, dataset, seed, solver, batch, labels) if dataset.draw is not None else {}
+        return _compared(run, dataset, seed, solver, batch, labels, at_steps) if dataset.draw is not None else {}
     result: dict[str, Any] = {"nll": -float(scored.mean()), "nll_stderr": _stderr(scored)}
     if run.spec.levels:
         result["bits_per_dim"] = result["nll"] / (run.spec.d * math.log(2))
@@ -182,17 +173,23 @@ def _of_densities_and_samples(
         gap = np.asarray(dataset.log_prob(jnp.asarray(points))) - scored
         result |= {"kl": float(gap.mean()), "kl_stderr": _stderr(gap)}
     if _has_distance(run, dataset):
-        result |= _compared(run, dataset, seed, solver, batch, labels)
+        result |= _compared(run, dataset, seed, solver, batch, labels, at_steps)
     return result
 
 
 def _compared(
-    run: Run, dataset: Dataset, seed: int, solver: SolverSettings, batch: int, labels: LabelRule
+    run: Run,
+    dataset: Dataset,
+    seed: int,
+    solver: SolverSettings,
+    batch: int,
+    labels: LabelRule,
+    at_steps: Sequence[int],
 ) -> dict[str, Any]:
     """The metrics that compare samples with data: of posteriors if the data are simulations."""
     if is_simulated(run):
         return calibration_metrics(run, dataset, seed, solver, batch)
-    return sample_metrics(run, dataset, seed, solver, batch, labels)
+    return sample_metrics(run, dataset, seed, solver, batch, labels, at_steps)
 
 
 def _with_shares(run: Run, dataset: Dataset) -> Run:
@@ -231,6 +228,7 @@ def evaluate_images(
     batch: int = 0,
     guide: Guide | None = None,
     labels: LabelRule = "shares",
+    at_steps: Sequence[int] = (),
 ) -> dict[str, Any]:
     """Image metrics of a run's samples against a split of its data set; see `flowjax.metrics.images.score_images`.
 
@@ -247,10 +245,13 @@ def evaluate_images(
         seed, solver, batch, guide: as for `flowjax.inference.sample`.
         labels: how the classes of a conditional network's samples are chosen, as for `flowjax.inference.sample`.
             Published values are computed with equally many samples of each class, as with `balanced`.
+        at_steps: numbers of steps for which the same is computed, from the same source samples, without `samples`. If
+            the solver is named and has no number of steps, the other metrics are those of the largest one.
 
     Returns:
         The metrics by name, and `num`. Where samples were drawn also `nfe`, evaluations of the model per sample, and
-        with guidance `network_evaluations`, which are twice as many.
+        with guidance `network_evaluations`, which are twice as many. For each number N of `at_steps`, the same with
+        names that end in _N, such as `fid_N` and `nfe_N`.
 
     Raises:
         ConfigError: for an unknown name or split.
@@ -261,8 +262,11 @@ def evaluate_images(
     except ValueError as error:
         raise ConfigError(str(error)) from None
     rows = _reference_images(run, dataset, split, names[0])
+    solver = _checked(run, solver, at_steps)
     if samples is not None:
         _check_samples(samples, run.spec.shape)
+        if at_steps:
+            raise ConfigError("at_steps draws samples, and `samples` are drawn already: leave one of them out")
     elif num < 4:
         raise ConfigError(f"image metrics need at least 4 samples, not {num}")
     total = num if samples is None else len(samples)
@@ -277,32 +281,34 @@ def evaluate_images(
     reference = processes.primary_first(
         lambda: reference_statistics(as_rgb(rows, lambda line: None), f"{of}_{split}", say=say, **options)
     )
-    result: dict[str, Any] = {}
-    if samples is None:
-        run = _with_shares(run, dataset) if labels == "shares" else run
-        say(f"evaluate: {num} samples")
-        drawn = sampling.sample(
-            run,
-            num,
-            seed,
-            solver,
-            batch=batch,
-            show=True,
-            guide=guide,
-            labels=labels,
-            gather=False,
-            cond=conditions_of_test(run, dataset, num),
-        )
-        samples, result["nfe"] = drawn.samples, drawn.nfe
-        if guide is not None:
-            result["network_evaluations"] = 2 * drawn.nfe
-    else:
+    if samples is not None:
         if processes.process_count() > 1:
             processes.check_same("file of samples", {"its checksum": checksums.of_arrays([samples])})
-        num, samples = len(samples), samples[processes.share(len(samples))]
-    say(f"evaluate: {', '.join(names)} against the {split} split of {run.spec.name}")
-    scores = score_images(samples, reference, names, seed=seed, say=say, gather=processes.gathered, **options)
-    return {"num": num} | result | scores
+        own = samples[processes.share(len(samples))]
+        say(f"evaluate: {', '.join(names)} against the {split} split of {run.spec.name}")
+        scores = score_images(own, reference, names, seed=seed, say=say, gather=processes.gathered, **options)
+        return {"num": len(samples)} | scores
+    run = _with_shares(run, dataset) if labels == "shares" else run
+    cond = conditions_of_test(run, dataset, num)
+
+    def scored(solver: SolverSettings) -> dict[str, Any]:
+        say(f"evaluate: {num} samples{'' if solver.steps is None else f' of {solver.steps} steps'}")
+        more: Any = {"guide": guide, "labels": labels, "gather": False, "cond": cond}
+        drawn = sampling.sample(run, num, seed, solver, batch=batch, show=True, **more)
+        cost = {"nfe": drawn.nfe} | ({} if guide is None else {"network_evaluations": 2 * drawn.nfe})
+        say(f"evaluate: {', '.join(names)} against the {split} split of {run.spec.name}")
+        return cost | score_images(
+            drawn.samples, reference, names, seed=seed, say=say, gather=processes.gathered, **options
+        )
+
+    result = scored(solver)
+    for n in at_steps:
+        found = result if n == solver.steps else scored(replace(solver, steps=n))
+        result = result | {f"{name}_{n}": value for name, value in found.items() if name in (*_COSTS, *names)}
+    return {"num": num} | result
+
+
+_COSTS = ("nfe", "network_evaluations")
 
 
 def _reference_images(run: Run, dataset: Dataset, split: str, metric: str) -> np.ndarray:

@@ -9,6 +9,7 @@ on i.
 
 import itertools
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -103,17 +104,16 @@ def make_pairs(
     made = _maker(run, choice, seed, real, labels) if done < num else None
     every = _BATCHES * size
     starts = [done, *range(done + size, num, every)] if done < num else []
-    meter = Meter(num, done, "pairs", "pair", processes.is_primary())
-    meter.dispatched()
-    for start, stop in itertools.pairwise([*starts, num]):
-        assert made is not None
-        block = made(np.arange(start, stop, dtype=np.int32), size)
-        if bad := sum(int((~np.isfinite(block[x].reshape(len(block[x]), -1)).all(1)).sum()) for x in (X0, "x1")):
-            raise RunFault(f"{bad} of {len(block[X0])} pairs are not finite: use another solver or more steps")
-        if processes.is_primary():
-            kept.write(start, block)
-        meter.advance(stop - start, stop - start)
-    meter.close()
+    with closing(Meter(num, done, "pairs", "pair", processes.is_primary())) as meter:
+        for start, stop in itertools.pairwise([*starts, num]):
+            assert made is not None
+            block = made(np.arange(start, stop, dtype=np.int32), size)
+            if bad := sum(int((~np.isfinite(block[x].reshape(len(block[x]), -1)).all(1)).sum()) for x in (X0, "x1")):
+                raise RunFault(f"{bad} of {len(block[X0])} pairs are not finite: use another solver or more steps")
+            if processes.is_primary():
+                kept.write(start, block)
+            meter.dispatched()  # after the first block, whose time is that of the compilation
+            meter.advance(stop - start, 0 if start == done else stop - start)
     processes.wait("pairs written")
     return MadePairs(folder, num, _transport_cost(kept, every))
 

@@ -23,7 +23,7 @@ from flowjax.inference.table_metrics import in_model_space, table_metrics
 from flowjax.training.writers import say
 from flowjax.typing import Params
 
-__all__ = ["DRAW_SEED", "distances_of_steps", "sample_metrics"]
+__all__ = ["DRAW_SEED", "sample_metrics"]
 
 DRAW_SEED = 71
 """The seed of the data that are drawn from a known density; the next one is that of the data for comparisons."""
@@ -33,7 +33,13 @@ _ENERGY_ROWS = 4096
 
 
 def sample_metrics(
-    run: Run, dataset: Dataset, seed: int, solver: SolverSettings, batch: int, labels: LabelRule
+    run: Run,
+    dataset: Dataset,
+    seed: int,
+    solver: SolverSettings,
+    batch: int,
+    labels: LabelRule,
+    at_steps: Sequence[int] = (),
 ) -> dict[str, Any]:
     """The metrics that compare samples with data; see `flowjax.inference.evaluation.evaluate`.
 
@@ -41,14 +47,20 @@ def sample_metrics(
         run: opened with `flowjax.load`.
         dataset: the data set that the run was trained on: its density, or at least 4 test rows.
         seed, solver, batch, labels: as for `flowjax.inference.sample`.
+        at_steps: numbers of steps for which W2^2 is also computed.
     """
     to = _Comparison(run, dataset, seed, batch, labels)
     say(f"evaluate: {to.num} samples")
-    drawn, _ = to.samples(solver, show=True)
+    drawn, nfe = to.samples(solver)
     say(f"evaluate: distances{' in standard deviations of the features' if to.per_feature else ''}")
     unit, pairs, true, other = to.unit, to.pairs, to.true, to.other
     w2 = to.w2_squared(drawn)
     result = {"w2": math.sqrt(w2), "w2_squared": w2, "w2_squared_true": to.w2_squared(other)}
+    for n in at_steps:
+        if n != solver.steps:
+            say(f"evaluate: {to.num} samples of {n} steps")
+        x, evaluations = (drawn, nfe) if n == solver.steps else to.samples(replace(solver, steps=n))
+        result |= {f"w2_squared_{n}": to.w2_squared(x), f"nfe_{n}": evaluations}
     result["mmd"] = float(jax.jit(metrics.mmd)(drawn[:2000], true[:2000]))
     if not run.fields and not run.given_source and "velocity" in abilities_of(run.model()):
         result |= _energy_metrics(run, true, seed, pairs)
@@ -63,32 +75,6 @@ def sample_metrics(
     if has_forecasts(run, dataset):
         result |= forecast_metrics(run, dataset, seed, solver, batch)
     return result
-
-
-def distances_of_steps(
-    run: Run,
-    dataset: Dataset,
-    steps: Sequence[int],
-    seed: int,
-    solver: SolverSettings,
-    batch: int,
-    labels: LabelRule,
-) -> dict[str, float]:
-    """The distance of samples to the data for several numbers of steps, each from the same source samples.
-
-    Args:
-        run, dataset, seed, batch, labels: as for `sample_metrics`.
-        steps: the numbers of steps.
-        solver: the solver, whose own number of steps is not used.
-
-    Returns:
-        For each number N, `w2_squared_N` as `w2_squared` of `sample_metrics`, and `nfe_N`, the evaluations of a sample.
-    """
-    to, found = _Comparison(run, dataset, seed, batch, labels), {}
-    for n in steps:
-        drawn, nfe = to.samples(replace(solver, steps=n))
-        found |= {f"w2_squared_{n}": to.w2_squared(drawn), f"nfe_{n}": nfe}
-    return found
 
 
 class _Points(NamedTuple):
@@ -133,9 +119,9 @@ class _Comparison:
         self._draw = partial(sampling.sample, run, self.num, seed, batch=batch, labels=labels, cond=cond)
         self._spec = run.spec
 
-    def samples(self, solver: SolverSettings, show: bool = False) -> tuple[np.ndarray, int]:
+    def samples(self, solver: SolverSettings) -> tuple[np.ndarray, int]:
         """Samples in model space, and the evaluations that each of them took."""
-        drawn = self._draw(solver=solver, show=show)
+        drawn = self._draw(solver=solver, show=True)
         return in_model_space(self._spec, drawn.samples), drawn.nfe
 
     def w2_squared(self, x: np.ndarray) -> float:

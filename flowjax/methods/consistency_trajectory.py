@@ -71,6 +71,7 @@ class ConsistencyTrajectory(AverageVelocityMethod):
     flow_weight: float = 1.0
 
     Settings: ClassVar[type] = Settings
+    comparable_loss: ClassVar[bool] = False  # its targets are those of the network itself
     metrics: ClassVar[tuple[str, ...]] = ("marginal_error", "consistency_error", "velocity_error")
 
     def loss(self, params: Params, context: Context, key: PRNGKey, batch: Batch) -> Loss:

@@ -67,7 +67,8 @@ class Distillation(MethodDefaults):
         return self.source
 
     def loss(self, params: Params, context: Context, key: PRNGKey, batch: Batch) -> Loss:
-        assert batch.x0 is not None  # as `needs_pairs` says
+        if batch.x0 is None:  # `build` refuses such data before; this is for own loops
+            raise ValueError("distillation needs batches with x0, the source sample of each row")
         check_floating(x1=batch.x1, x0=batch.x0)
         n = batch.x1.shape[0]
         x0 = filled(batch.x0, self.source.sample(key, n))

@@ -85,6 +85,7 @@ class MeanFlow(AverageVelocityMethod):
     improved: bool = False
 
     Settings: ClassVar[type] = Settings
+    comparable_loss: ClassVar[bool] = False  # the adaptive weight makes it nearly constant
     metrics: ClassVar[tuple[str, ...]] = ("marginal_error", "squared_error", "velocity_error", "target_square")
 
     @classmethod

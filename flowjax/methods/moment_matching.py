@@ -108,6 +108,7 @@ class MomentMatching(PathMethod):
 
     Settings: ClassVar[type] = Settings
     sections: ClassVar[tuple[str, ...]] = ("source", "path", "coupling", "model")
+    comparable_loss: ClassVar[bool] = False  # it compares samples of the network with each other
     metrics: ClassVar[tuple[str, ...]] = ("marginal_error", "discrepancy")
     limits: ClassVar[Mapping[str, Limit]] = {"marginal_error": MARGINAL_ERROR}
     sampler: ClassVar[str] = "flow_map"

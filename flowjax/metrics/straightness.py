@@ -1,8 +1,8 @@
 """The straightness of the trajectories of a flow, and how far they turn.
 
 `deviation` is the straightness of Liu et al. 2022 (arXiv:2209.03003, sec. 3), which Lee et al. 2023 (arXiv:2301.12003)
-call the curvature of trajectories. `turning` is the total curvature of geometry, the integral of the curvature over the
-length of the curve. It does not depend on the speed, so that it is 0 for a straight line at any speed.
+call the curvature of trajectories. `turning` is the total curvature of differential geometry, the integral of the
+curvature over the length of the curve. It does not depend on the speed: it is 0 for a straight line at any speed.
 """
 
 from typing import NamedTuple
@@ -41,7 +41,7 @@ def straightness(
     """How much the velocity along the trajectories from x0 differs from their mean velocity.
 
     The trajectories are solved by RK4 with two steps between neighbouring times of Simpson's rule, by which the mean
-    over t is computed. Both have order 4. Angles are those between the velocities at neighbouring times, of order 2.
+    over t is computed. Both have order 4. Angles are those between the velocities at neighbouring times.
 
     Args:
         field: the velocity `v(t, x, cond)`.
@@ -60,13 +60,19 @@ def straightness(
     weights = np.full(steps + 1, 2.0)
     weights[1::2], weights[0], weights[-1] = 4.0, 1.0, 1.0
     deviation = jnp.tensordot(jnp.asarray(weights / (3 * steps), squares.dtype), squares, 1)
-    return Straightness(deviation, sum_event(whole**2), _angles(v).sum(0))
+    return Straightness(deviation, sum_event(whole**2), _turning(v))
 
 
-def _angles(v: Float[Array, "times B *event"]) -> Float[Array, "gaps B"]:
-    """The angles between neighbouring vectors, in radians; 0 at a vector of length 0."""
+def _turning(v: Float[Array, "times B *event"]) -> Float[Array, " B"]:
+    """The sum of the angles between neighbouring vectors, in radians. Vectors of length 0 are passed over."""
     rows = v.reshape(*v.shape[:2], -1)
     length = jnp.linalg.norm(rows, axis=-1, keepdims=True)
-    unit = rows / jnp.where(length > 0, length, 1.0)
-    chord = jnp.linalg.norm(unit[1:] - unit[:-1], axis=-1)  # accurate for small angles, where the cosine is not
-    return 2 * jnp.arcsin(jnp.minimum(chord / 2, 1.0)) * ((length[1:] > 0) & (length[:-1] > 0))[..., 0]
+    units = rows / jnp.where(length > 0, length, 1.0)
+
+    def turn(before: Array, unit: Array) -> tuple[Array, Array]:
+        known = (unit != 0).any(-1), (before != 0).any(-1)
+        chord = jnp.linalg.norm(unit - before, axis=-1)  # accurate for small angles, where the cosine is not
+        angle = jnp.where(known[0] & known[1], 2 * jnp.arcsin(jnp.minimum(chord / 2, 1.0)), 0.0)
+        return jnp.where(known[0][:, None], unit, before), angle
+
+    return jax.lax.scan(turn, units[0], units[1:])[1].sum(0)

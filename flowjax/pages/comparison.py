@@ -10,7 +10,7 @@ import numpy as np
 from flowjax import plots
 from flowjax.formatting import NONE, format_duration, format_number
 from flowjax.pages.markup import Markup, figure, figure_grid, page, section, table, tag
-from flowjax.pages.record import LABELS, RunRecord, flags_of, read_run, shown, with_error
+from flowjax.pages.record import RunRecord, flags_of, label_of, read_run, shown, with_error
 
 __all__ = ["Comparison", "check_different", "compare"]
 
@@ -148,7 +148,7 @@ def _metrics(runs: dict[str, RunRecord]) -> list[Markup]:
         metrics = dict.fromkeys(m for kept in found.values() for m in kept.metrics if not m.endswith("_stderr"))
         cells = lambda m, found=found: [with_error(found[n].metrics, m) if n in found else NONE for n in runs]
         steps = [f"{found[n].step:,}" if n in found else NONE for n in runs]
-        rows = [["step", *steps], *([LABELS.get(m, m), *cells(m)] for m in metrics)]
+        rows = [["step", *steps], *([label_of(m), *cells(m)] for m in metrics)]
         tables += [tag("p", tag("code", f"flowjax evaluate {text}".strip()), cls="note"), table(["", *runs], rows)]
     return tables or [tag("p", "No run has been evaluated (flowjax evaluate --workdir RUN).", cls="note")]
 

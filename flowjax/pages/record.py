@@ -15,9 +15,9 @@ from flowjax.training import writers
 
 __all__ = [
     "COLUMNS",
-    "LABELS",
     "RunRecord",
     "flags_of",
+    "label_of",
     "read_run",
     "settings_text",
     "shown",
@@ -44,7 +44,7 @@ _NOT_DRAWN = (
     "time",
 )
 
-LABELS = {
+_LABELS = {
     "nll": "negative log-likelihood (nats)",
     "kl": "KL from the true density (nats)",
     "bits_per_dim": "bits per dimension",
@@ -82,6 +82,12 @@ LABELS = {
     "nfe": "evaluations per sample",
 }
 """The names of metrics on pages; other metrics keep their own."""
+
+
+def label_of(metric: str) -> str:
+    """The name of a metric on a page; `w2_squared_4` is that of samples of 4 steps."""
+    base, _, steps = metric.rpartition("_")
+    return f"{label_of(base)}, {steps} steps" if base and steps.isdecimal() else _LABELS.get(metric, metric)
 
 
 @dataclass(frozen=True)

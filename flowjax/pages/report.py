@@ -14,7 +14,7 @@ from flowjax.inference import figures
 from flowjax.inference.data_of_run import dataset_of
 from flowjax.inference.run import Run, at_step, load
 from flowjax.pages.markup import Markup, details, figure, figure_grid, page, section, table, tag, tiles
-from flowjax.pages.record import LABELS, RunRecord, read_run, settings_text, shown, with_error
+from flowjax.pages.record import RunRecord, label_of, read_run, settings_text, shown, with_error
 from flowjax.training.checkpoints import Checkpoints
 from flowjax.training.writers import say
 
@@ -198,7 +198,7 @@ def _tiles(record: RunRecord) -> Markup:
     last = record.last
     items = [("training loss", last.get("loss")), ("validation loss", last.get("val_loss"))]
     metrics = record.kept[-1].metrics if record.kept else {}
-    items += [(LABELS.get(name, name), metrics[name]) for name in _MAIN if name in metrics][:2]
+    items += [(label_of(name), metrics[name]) for name in _MAIN if name in metrics][:2]
     rates = _rates(record)
     items.append(("samples/s, median", float(np.median(rates)) if rates else None))
     return tiles([(name, format_number(value)) for name, value in items if value is not None])
@@ -224,7 +224,7 @@ def _metrics(record: RunRecord) -> Markup:
         command = f"flowjax evaluate --workdir {record.workdir}"
         return tag("p", "The run has not been evaluated: ", tag("code", command), cls="note")
     names = dict.fromkeys(name for kept in record.kept for name in kept.metrics)
-    rows = [[LABELS.get(name, name), *(with_error(kept.metrics, name) for kept in record.kept)] for name in names]
+    rows = [[label_of(name), *(with_error(kept.metrics, name) for kept in record.kept)] for name in names]
     plain = [row for name, row in zip(names, rows, strict=True) if not name.endswith("_stderr")]
     return table(["", *map(settings_text, record.kept)], plain)
 

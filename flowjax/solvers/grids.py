@@ -131,9 +131,9 @@ def times_for(
     """
     low, high = samplers.interval(sampler)
     t0, t1 = low if t0 is None else t0, high if t1 is None else t1
-    least = 1 + (sampler.denoise and sampler.stochastic)  # the denoising adds no noise
-    if steps < least:
-        raise ValueError(f"steps must be at least {least} for this sampler, not {steps}")
+    if steps < 1 or (steps == 1 and sampler.denoise and sampler.stochastic):
+        why = " for a sampler with noise, whose last step is the denoising; ddim takes a single step"
+        raise ValueError(f"steps must be at least {f'2{why}' if steps == 1 else '1'}, not {steps}")
     grid = grid or GRIDS[sampler.grid]()
     if sampler.path is None:
         return without_path(grid, t0, t1, steps)
@@ -165,7 +165,7 @@ def check_times(sampler: Sampler, times: Float[Array, " T"] | Float[np.ndarray, 
         ValueError: if it is not; the message names the first such time and the coefficient that is zero there.
     """
     values = np.asarray(times)
-    least = 2 - sampler.denoise
+    least = 1 if sampler.denoise and not sampler.stochastic else 2
     if values.ndim != 1 or len(values) < least or not (np.diff(values) > 0).all():
         raise ValueError(f"times must be a strictly increasing grid of at least {least}, got {values.tolist()[:8]}")
     if sampler.path is None:

@@ -202,7 +202,7 @@ class Trainer:
         return self._run(state, arrays, n, self.teacher)
 
     def program(self) -> Any:
-        """The compiled training loop, once `compile_ahead` has started it; None for a loop that runs on the host."""
+        """The training loop, compiled if `compile_ahead` has started that; None for a loop that runs on the host."""
         return self._run.program() if isinstance(self._run, CompiledAhead) else None
 
     def init(self) -> TrainState:

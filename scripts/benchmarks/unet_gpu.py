@@ -7,8 +7,8 @@
 `train` times the compiled run of a config (random images where there is no file): the median of three stretches after
 a warm-up, data drawn, flipped and dequantised in the step, moving average and optimizer in it. `sample` times Heun on
 EDM's grid, 2 steps - 1 evaluations, without the way to the host. `compare` is `train` of the config as it is and of
-each case, compiled side by side and timed in turns. One JSON line on stdout; of `compare` one a case, with the memory
-that its program takes beside its arguments.
+each case, compiled side by side and timed in turns. One JSON line on stdout; of `compare` one a case. `temporary_gib`
+is the memory that a program takes beside its arguments and results.
 
 A case may name another method, so that the cost of a step of a few-step method is compared with that of flow matching:
 
@@ -88,13 +88,19 @@ class Training:
         jax.block_until_ready(self.state)
         assert not int(metrics.bad_step), "the loss is not finite"
 
+    def temporary_gib(self) -> float | None:
+        """The memory of the compiled loop beside its arguments and results; None for a loop on the host."""
+        program = self.trainer.program()
+        memory = None if program is None else program.memory_analysis()
+        return None if memory is None else round(memory.temp_size_in_bytes / 2**30, 3)
+
     def speed(self, steps: int, seconds: list[float]) -> dict[str, Any]:
         return {
             "milliseconds": 1e3 * statistics.median(seconds) / steps,
             "range": [round(1e3 * s / steps, 2) for s in (min(seconds), max(seconds))],
             "images_per_second": self.batch * steps / statistics.median(seconds),
             "parameters": self.trainer.parameters(),
-            "temporary_gib": round(self.trainer.program().memory_analysis().temp_size_in_bytes / 2**30, 3),
+            "temporary_gib": self.temporary_gib(),
         }
 
 

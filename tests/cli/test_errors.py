@@ -130,7 +130,7 @@ DEFAULTS = "from flowjax.config import defaults\ndef get_config():\n    config =
         (f"{DEFAULTS}    config.train.stepz += 3\n", "the nearest valid one is 'train.steps', in the line `config.t"),
         (f"{DEFAULTS}    config.my = 3\n    return config\n", "unknown config key 'my'; the keys and sections are"),
         (f"{DEFAULTS}    config.seed = 2**40\n    return config\n", "seed must be at most 4,294,967,295"),
-        (f"{DEFAULTS}    config.method.name = 'gan'\n    return config\n", "start a config file for it from defaults("),
+        (f"{DEFAULTS}    config.method.name = 'gan'\n    return config\n", "config file from defaults(method='gan')"),
         ("d = {}\nd['a'] = d\ndef get_config():\n    return d\n", "unknown config key 'a.a'"),
     ],
 )  # fmt: skip

@@ -71,8 +71,10 @@ def test_samples_of_several_numbers_of_steps_are_compared(flowjax, uneven_run):
     assert code == 0, err
     assert [found[f"nfe_{n}"] for n in (1, 8, 100)] == [1, 8, 100]
     assert found["w2_squared_100"] == pytest.approx(found["w2_squared"], rel=1e-6)
-    assert found["w2_squared_1"] != pytest.approx(found["w2_squared_8"], rel=1e-2)
     assert (uneven_run / "plots" / "steps.png").exists()
+    assert found["nfe_1"] == 1
+    code, _, err = flowjax("evaluate", f"--workdir={uneven_run}", "--solver=ddpm", "--at_steps=4,1")
+    assert (code, "steps must be at least 2 for a sampler with noise" in err, "nll" in err) == (2, True, False), err
     code, _, err = flowjax("evaluate", f"--workdir={uneven_run}", "--at_steps=1,two")
     assert (code, "--at_steps must be whole numbers above 0, such as 1,2,4,8, not 1,two" in err) == (2, True), err
 

@@ -101,7 +101,7 @@ def test_help_of_a_key(flowjax):
     assert "train.steps" in flowjax("train", "--config=moons", "--help", "config.train")[1]
     code, text, _ = flowjax("train", "--help", "config.method.teacher")
     assert text.startswith("with method.name mean_flow, shortcut, flow_map, consistency_trajectory:\nmethod: ")
-    assert text.count("method.teacher") == 4  # texts
+    assert text.count("method.teacher") == 4  # once for each description, which several methods share
     code, _, error = flowjax("train", "--config=moons", "--help", "config.trian")
     assert (code, error.count("\n")) == (2, 1)
 

@@ -40,6 +40,23 @@ def test_a_circle_and_an_exponential():
         np.testing.assert_allclose(grow.turning, 0.0, atol=1e-6)  # straight, but faster and faster
 
 
+def test_turning_at_an_inflection_and_at_a_reversal():
+    """v = (1, cos 2 pi t) turns from pi/4 to -pi/4 and back, by pi in all: the sum of angles is exact, as both ends of
+    each monotone part are nodes. v = (1 - 2 t, 0) reverses at t = 1/2, where it is zero: it turns by pi.
+    """
+    with jax.enable_x64(True):
+        x0 = jnp.zeros((1, 2))
+        wave = lambda t, x, cond: jnp.stack([jnp.ones(len(x)), jnp.cos(2 * jnp.pi * t) * jnp.ones(len(x))], -1)
+        back = lambda t, x, cond: jnp.stack([(1 - 2 * t) * jnp.ones(len(x)), jnp.zeros(len(x))], -1)
+        for steps in (20, 40):
+            np.testing.assert_allclose(straightness(wave, x0, steps=steps).turning, np.pi, rtol=1e-12)
+            np.testing.assert_allclose(straightness(back, x0, steps=steps).turning, np.pi, rtol=1e-6)
+        # sin(4 pi t) has its extrema at t = 1/8, ..., which are 1/40 and 1/200 away from the nearest nodes
+        fast = lambda t, x, cond: jnp.stack([jnp.ones(len(x)), jnp.sin(4 * jnp.pi * t) * jnp.ones(len(x))], -1)
+        error = [float(4 * np.pi / 2 - straightness(fast, x0, steps=n).turning[0]) for n in (20, 100)]
+        np.testing.assert_allclose(error[0] / error[1], 25, rtol=0.1)  # the angle is stationary there: order 2
+
+
 def test_the_deviation_is_the_path_energy_without_the_transport_cost():
     """The integral of |v|^2 - |x1 - x0|^2, as v integrates to x1 - x0 on [0, 1]; on [0, 1/2] with means over time."""
     field = lambda t, x, cond: jnp.sin(3 * x) + t * jnp.cos(x[:, ::-1])
