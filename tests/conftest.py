@@ -55,6 +55,22 @@ def reproducible_records(workdir: Path) -> list[str]:
     return [json.dumps({k: v for k, v in json.loads(line).items() if k not in TIMES}) for line in lines]
 
 
+def pytest_addoption(parser):
+    parser.addoption("--part", default="1/1", help="K/N runs the K-th of N parts: every N-th test of each file")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config, items):
+    """Keeps the tests of `--part`, after the selection by -m and -k."""
+    part, parts = map(int, config.getoption("--part").split("/"))
+    seen, kept, left = {}, [], []
+    for item in items:
+        i = seen[item.path] = seen.get(item.path, -1) + 1
+        (kept if (i - part) % parts == 0 else left).append(item)
+    items[:] = kept
+    config.hook.pytest_deselected(items=left)
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_sessionfinish():
     """Collects garbage before a worker of pytest-xdist reports its end: 5 s after that it is interrupted.
