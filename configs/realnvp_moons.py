@@ -9,7 +9,8 @@ from flowjax.config import defaults
 
 
 def get_config():
-    config = defaults(method="real_nvp")
+    config = defaults(method="normalizing_flow")
+    config.method.flow = "real_nvp"
     config.data.name = "moons"
     config.train.steps = 4_000
     config.train.batch_size = 512

@@ -200,7 +200,7 @@ def test_forward_mode_reaches_the_network_through_everything_in_front_of_it():
 
 @dataclass(frozen=True)
 class Unbound:
-    """A model that keeps a network and its variables apart, as that of RealNVP does."""
+    """A model that keeps a network and its variables apart, as that of normalizing flows does."""
 
     network: Network
     variables: Variables

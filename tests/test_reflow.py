@@ -174,7 +174,7 @@ def test_refusals(teacher, tmp_path):
     config.source.name = "uniform"
     with pytest.raises(ConfigError, match="made by a model with the source 'normal'"):
         build(config, spec)
-    config = defaults("mlp", method="real_nvp")
+    config = defaults("mlp", method="normalizing_flow")
     config.data.name, config.data.path, config.data.pairs = "pairs", str(folder), "x0"
     with pytest.raises(ConfigError, match=r"would ignore that data\.pairs"):
         build(config, spec)

@@ -117,6 +117,7 @@ def _tables() -> dict[str, Mapping[str, Any]]:
     from flowjax.methods import METHODS, consistency, flow_map
     from flowjax.methods.times import needs_profile
     from flowjax.models import edm2, layers, mlp, transformer
+    from flowjax.models.bijections import FLOWS
     from flowjax.paths.transition import Variance
     from flowjax.simulators import BENCHMARK
     from flowjax.solvers.ode import SOLVERS
@@ -130,6 +131,7 @@ def _tables() -> dict[str, Mapping[str, Any]]:
         "method.solver": SOLVERS,
         "method.times": {name: kind for name, kind in names.TIMES.items() if not needs_profile(kind)},
         "method.form": flow_map.FORMS,
+        "method.flow": FLOWS,
         "method.variance": dict.fromkeys(typing.get_args(Variance)),
         "source.name": names.SOURCES,
         "path.name": names.PATHS,

@@ -164,6 +164,11 @@ def starting_parameters(config: Config, method: Method, spec: DataSpec, plugins:
     if run is None:
         return None
     what = f"train.start_from {run.workdir}"
+    if getattr(method, "starts", None) == ():
+        raise ConfigError(
+            f"{what} would copy parameters only, and method.name {config.method.name!r} needs further variables of the "
+            "trained network: leave train.start_from empty"
+        )
     _check_equal_keys(what, run.config, config, ("model", "path", "prediction"))
     learned = run.config.get("prediction", "velocity")
     if "prediction" not in config and learned != "velocity":

@@ -12,8 +12,8 @@ from flowjax.methods.flow_matching import FlowMatching, conditional, marginal
 from flowjax.methods.gan import GAN
 from flowjax.methods.mean_flow import MeanFlow
 from flowjax.methods.moment_matching import MomentMatching
+from flowjax.methods.normalizing_flow import NormalizingFlow
 from flowjax.methods.progressive_distillation import ProgressiveDistillation
-from flowjax.methods.real_nvp import RealNVP
 from flowjax.methods.score_distillation import ScoreDistillation
 from flowjax.methods.shortcut import Shortcut
 from flowjax.methods.variational import Variational
@@ -37,9 +37,9 @@ __all__ = [
     "MethodDefaults",
     "MomentMatching",
     "Network",
+    "NormalizingFlow",
     "PathMethod",
     "ProgressiveDistillation",
-    "RealNVP",
     "ScoreDistillation",
     "Shortcut",
     "Variational",
@@ -63,6 +63,6 @@ METHODS: dict[str, type[Method]] = {
     "consistency_trajectory": ConsistencyTrajectory,
     "continuous_consistency": ContinuousConsistency,
     "progressive_distillation": ProgressiveDistillation,  # pyright: ignore[reportAssignmentType] (`steps`)
-    "real_nvp": RealNVP,
+    "normalizing_flow": NormalizingFlow,
 }
 """The method of each value of `config.method.name`."""

@@ -80,7 +80,10 @@ def test_keys_of_a_config_on_the_command_line(flowjax, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["realnvp_moons", "path"], "path has no meaning for method.name 'real_nvp'; it belongs to flow_matching"),
+        (
+            ["realnvp_moons", "path"],
+            "path has no meaning for method.name 'normalizing_flow'; it belongs to flow_matching",
+        ),
         (["gaussians8", "train.stepz"], "the nearest valid one is 'train.steps'"),
         (["gaussian8"], "the nearest is 'gaussians8'"),
         (["gaussians8", "seed", "path"], "unexpected argument 'path'"),

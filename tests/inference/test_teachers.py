@@ -29,7 +29,9 @@ STUDENT += ["--config.train.log_every=2", "--config.method.improved=false", "--c
 
 
 def run_of(spec: DataSpec = SPEC, method: str = "flow_matching", **keys: Any) -> Run:
-    config = changed(defaults(method=method) if method == "real_nvp" else defaults("mlp", method), {"data.name": "npz"})
+    config = changed(
+        defaults(method=method) if method == "normalizing_flow" else defaults("mlp", method), {"data.name": "npz"}
+    )
     config = changed(config, {key.replace("__", "."): value for key, value in keys.items()})
     built = build(config, spec)
     return Run(Path("teacher"), config, 0, spec, built, built.init(jax.random.key(0)).params)
@@ -74,8 +76,10 @@ def test_a_run_that_does_not_fit_is_one_line(flowjax, tiny_run, tmp_path, flags,
 
 
 def test_a_teacher_needs_a_velocity():
-    with pytest.raises(ConfigError, match=r"is a run of method\.name 'real_nvp', which has no velocity but bijection"):
-        check(run_of(method="real_nvp"))
+    with pytest.raises(
+        ConfigError, match=r"is a run of method\.name 'normalizing_flow', which has no velocity but bijection"
+    ):
+        check(run_of(method="normalizing_flow"))
 
 
 def test_a_teacher_with_other_data_or_conditions_is_refused():
