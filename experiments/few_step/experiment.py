@@ -97,6 +97,9 @@ ENTRIES: dict[str, Entry] = {
 SHOWN = (FLOW, "from the flow: reflow", "MeanFlow", "flow map, Lagrangian", "consistency")
 """The rows of the figure of trajectories."""
 
+CURVES = (*SHOWN, "continuous consistency", "moment matching")
+"""The rows of the figure of quality."""
+
 QUICK = (FLOW, "flow map, Lagrangian", "consistency", "from the flow: reflow")
 """The rows of the quick form."""
 
@@ -259,8 +262,8 @@ def draw_trajectories(study: Study) -> Figure:
 def draw_quality(study: Study, results: Results) -> Figure:
     """The distance to the data against the number of evaluations, on the first set."""
     curves = {}
-    for name in rows_of(study):
-        if len(ENTRIES[name].evaluations) == len(EVALUATIONS):
+    for name in CURVES:
+        if name in rows_of(study):
             row = setting(SETS[0], name)
             values = [results.values(row, f"w2_squared_{n}") for n in EVALUATIONS]
             curves[name] = (EVALUATIONS, np.transpose(values))
