@@ -211,8 +211,8 @@ class Method(Protocol):
         takes_pairs: whether `loss` uses the x0 of a batch, so that `data.pairs` is allowed; False if absent.
         needs_pairs: whether `loss` needs the x0 of a batch, so that `data.pairs` must be set; False if absent.
         comparable_loss: whether a lower validation loss means a better model, so that the checkpoint `best` can be
-            chosen by it; True if absent. It is not where the loss depends on a second network that is trained, or
-            changes its scale during training.
+            chosen by it; True if absent. It is False where the loss depends on a second network that is trained, on
+            weights or targets that follow the network, or on a scale that changes during training.
 
     Class attributes or properties. Where they are properties, they are read only from an object, and type checkers need
     a comment, because a protocol cannot declare both:
