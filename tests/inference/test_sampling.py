@@ -408,7 +408,7 @@ def of_method(name, **keys):
 
 @pytest.mark.parametrize("name", ["flow_map", "consistency"])
 def test_guidance_that_is_learned_in_training_is_not_given_when_sampling(name):
-    with pytest.raises(ConfigError, match=r"it learns guidance in training: set method\.guidance there"):
+    with pytest.raises(ConfigError, match=r"it learns guidance in training: set method\.guidance when"):
         choose(of_method(name), guide=Guide("cfg", 2.0))
 
 
