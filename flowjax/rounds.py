@@ -25,6 +25,7 @@ from flowjax.data.simulated import OBSERVATION, keep_simulations, kept_simulatio
 from flowjax.errors import ConfigError
 from flowjax.inference import Run, SolverSettings, load, sample_each
 from flowjax.inference.choose import DEFAULT_SOLVER
+from flowjax.methods.base import has_comparable_loss
 from flowjax.runs import train
 from flowjax.simulators import Simulator
 from flowjax.training.writers import say
@@ -100,7 +101,7 @@ def truncated_rounds(
         )
     _check_same(Path(workdir), {OBSERVATION: obs, "num": np.asarray(num)})
     run: Run | None = None
-    checkpoint = "best" if getattr(method_of(config.method.name, plugins), "comparable_loss", True) else "last"
+    checkpoint = "best" if has_comparable_loss(method_of(config.method.name, plugins)) else "last"
     box = Box(np.full(simulator.prior.shape, -np.inf), np.full(simulator.prior.shape, np.inf))
     theta, seen = np.zeros((0, *simulator.prior.shape), np.float32), np.zeros((0, *event), np.float32)
     for k in range(1, rounds + 1):

@@ -22,6 +22,7 @@ from flowjax.extras import MissingPackage
 from flowjax.inference import figures, teachers
 from flowjax.inference.data_of_run import check_same_data, open_data
 from flowjax.inference.run import Run, load
+from flowjax.methods.base import has_comparable_loss
 from flowjax.models.functional import Variables
 from flowjax.plugins import is_outside
 from flowjax.training import loop, processes, snapshots
@@ -262,7 +263,7 @@ def _resume_step(config: Config, workdir: Path, checkpoints: Checkpoints, checkp
             f"{workdir} is the workdir of another config: {key} is {was!r} there and {now!r} here{more}; "
             "use another --workdir"
         )
-    return checkpoints.choose(checkpoint, getattr(method_of(config.method.name, plugins), "comparable_loss", True))
+    return checkpoints.choose(checkpoint, has_comparable_loss(method_of(config.method.name, plugins)))
 
 
 def _other_names(raw: dict[str, Any], config: Config) -> dict[str, tuple[Any, Any]]:

@@ -150,13 +150,20 @@ def _of_densities_and_samples(
 ) -> dict[str, Any]:
     """The metrics of `evaluate` without those of restored images."""
     run = _with_shares(run, dataset) if labels == "shares" else run
+
+    def compared() -> dict[str, Any]:
+        """The metrics that compare samples with data: of posteriors if the data are simulations."""
+        if is_simulated(run):
+            return calibration_metrics(run, dataset, seed, solver, batch)
+        return sample_metrics(run, dataset, seed, solver, batch, labels, at_steps)
+
     if why := scoring.no_likelihood(run):
         say(f"evaluate: {why}: no nll, no kl")
-        return _compared(run, dataset, seed, solver, batch, labels, at_steps)
+        return compared()
     points, cond = _held_out(run, dataset)
     exact = run.spec.d <= _EXACT_UP_TO
     divergence, adaptive = "exact" if exact else "hutchinson", solver.of_densities
-    steps = "" if adaptive is solver else ", with adaptive steps"
+    steps = "" if adaptive == solver else ", with adaptive steps"
     say(f"evaluate: log-likelihood of {len(points)} points ({divergence}){steps}")
     scored = scoring.log_prob(
         run, points, cond, divergence, seed=seed, solver=adaptive, batch=batch, show=True
@@ -165,7 +172,7 @@ def _of_densities_and_samples(
         say(
             f"evaluate: {np.mean(~np.isfinite(scored)):.2%} of the points lie outside the flow's support: no nll, no kl"
         )
-        return _compared(run, dataset, seed, solver, batch, labels, at_steps) if dataset.draw is not None else {}
+        return compared() if dataset.draw is not None else {}
     result: dict[str, Any] = {"nll": -float(scored.mean()), "nll_stderr": _stderr(scored)}
     if run.spec.levels:
         result["bits_per_dim"] = result["nll"] / (run.spec.d * math.log(2))
@@ -173,23 +180,8 @@ def _of_densities_and_samples(
         gap = np.asarray(dataset.log_prob(jnp.asarray(points))) - scored
         result |= {"kl": float(gap.mean()), "kl_stderr": _stderr(gap)}
     if _has_distance(run, dataset):
-        result |= _compared(run, dataset, seed, solver, batch, labels, at_steps)
+        result |= compared()
     return result
-
-
-def _compared(
-    run: Run,
-    dataset: Dataset,
-    seed: int,
-    solver: SolverSettings,
-    batch: int,
-    labels: LabelRule,
-    at_steps: Sequence[int],
-) -> dict[str, Any]:
-    """The metrics that compare samples with data: of posteriors if the data are simulations."""
-    if is_simulated(run):
-        return calibration_metrics(run, dataset, seed, solver, batch)
-    return sample_metrics(run, dataset, seed, solver, batch, labels, at_steps)
 
 
 def _with_shares(run: Run, dataset: Dataset) -> Run:

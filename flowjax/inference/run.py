@@ -15,6 +15,7 @@ from flowjax.build import build, fields_of
 from flowjax.config import Config, resolve
 from flowjax.data import DataSpec
 from flowjax.errors import check_name
+from flowjax.methods.base import has_comparable_loss
 from flowjax.paths import AffinePath
 from flowjax.sources import Source
 from flowjax.training.checkpoints import Checkpoints
@@ -245,7 +246,7 @@ def load(
     config = resolve(raw, plugins)
     method = build(config, spec, plugins)
     checkpoints = Checkpoints(workdir / "checkpoints")
-    step = checkpoints.choose(str(checkpoint), getattr(method, "comparable_loss", True))
+    step = checkpoints.choose(str(checkpoint), has_comparable_loss(method))
     state = checkpoints.restore(step, abstract_state(config, method))
     if width is not None:
         tracked = dict(zip(config.ema.widths, state.averages, strict=True))

@@ -31,6 +31,7 @@ __all__ = [
     "MethodDefaults",
     "Network",
     "PathMethod",
+    "has_comparable_loss",
 ]
 
 _DROPOUT = 2**31 - 3
@@ -339,3 +340,12 @@ class PathMethod(MethodDefaults):
     @property
     def interval(self) -> tuple[float, float]:
         return self.path.t_min, self.path.t_max
+
+
+def has_comparable_loss(method: Any) -> bool:
+    """Whether a lower validation loss means a better model (`Method.comparable_loss`).
+
+    Args:
+        method: the method, or its class.
+    """
+    return getattr(method, "comparable_loss", True)

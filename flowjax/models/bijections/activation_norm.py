@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from flowjax.models.bijections.base import constant_log_det
 from flowjax.typing import Batched, Cond
 
 __all__ = ["ActivationNorm"]
@@ -44,11 +45,11 @@ class ActivationNorm(nnx.Module):
             self._initialise(x)
         scale, log_scale = self._scale()
         z = (x - self.mean[...]) * scale + self.shift[...]
-        return z, self._log_det(x, log_scale)
+        return z, constant_log_det(x, log_scale.sum())
 
     def inverse(self, z: Batched, cond: Cond = None) -> tuple[Batched, Float[Array, " B"]]:
         scale, log_scale = self._scale()
-        return (z - self.shift[...]) / scale + self.mean[...], self._log_det(z, -log_scale)
+        return (z - self.shift[...]) / scale + self.mean[...], constant_log_det(z, -log_scale.sum())
 
     def _initialise(self, x: Batched) -> None:
         """Takes the mean and the deviation of x, unless an earlier batch has set them."""
@@ -63,7 +64,3 @@ class ActivationNorm(nnx.Module):
         """e^s / d, and its logarithm."""
         log_scale, deviation = self.log_scale[...], self.deviation[...]
         return jnp.exp(log_scale) / deviation, log_scale - jnp.log(deviation)
-
-    def _log_det(self, x: Batched, log_scale: Float[Array, " C"]) -> Float[Array, " B"]:
-        positions = x[0].size // x.shape[-1]
-        return jnp.broadcast_to((positions * log_scale.sum()).astype(x.dtype), x.shape[:1])

@@ -18,7 +18,7 @@ from jaxtyping import Array, Float
 
 from flowjax.typing import Batched, Cond
 
-__all__ = ["Bijector", "Chain"]
+__all__ = ["Bijector", "Chain", "constant_log_det"]
 
 
 @runtime_checkable
@@ -57,3 +57,14 @@ class Chain(nnx.Module):
             z, more = layer.inverse(z, cond)
             log_det = log_det + more
         return z, log_det
+
+
+def constant_log_det(x: Batched, of_a_position: Float[Array, ""]) -> Float[Array, " B"]:
+    """The log-determinant of an affine map of the last axis that is the same at all positions and for all rows.
+
+    Args:
+        x: the examples, (B, *positions, D).
+        of_a_position: the log-determinant of the map of a vector (D,).
+    """
+    positions = x[0].size // x.shape[-1]
+    return jnp.broadcast_to((positions * of_a_position).astype(x.dtype), x.shape[:1])

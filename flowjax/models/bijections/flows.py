@@ -105,8 +105,7 @@ def glow(shape: Shape, fields: Fields, sizes: Sizes, rngs: nnx.Rngs) -> Bijector
     """
     if len(shape) == 3:
         return _for_images(shape, fields, sizes, rngs, _glow_scale)
-    steps = lambda: _glow_steps((math.prod(shape),), fields, sizes, rngs)
-    return Flattened(shape, Chain(steps()))
+    return Flattened(shape, Chain(_glow_steps((math.prod(shape),), fields, sizes, rngs)))
 
 
 FLOWS: dict[str, Build] = {

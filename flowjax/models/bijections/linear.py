@@ -7,6 +7,7 @@ from flax import nnx
 from jax.scipy.linalg import lu, solve_triangular
 from jaxtyping import Array, Float, Int
 
+from flowjax.models.bijections.base import constant_log_det
 from flowjax.typing import Batched, Cond
 
 __all__ = ["InvertibleLinear", "Permutation", "Scale"]
@@ -43,11 +44,11 @@ class Scale(nnx.Module):
 
     def forward(self, x: Batched, cond: Cond = None) -> tuple[Batched, Float[Array, " B"]]:
         scale = self.log_scale[...]
-        return x * jnp.exp(scale), _same(x, scale.sum())
+        return x * jnp.exp(scale), constant_log_det(x, scale.sum())
 
     def inverse(self, z: Batched, cond: Cond = None) -> tuple[Batched, Float[Array, " B"]]:
         scale = self.log_scale[...]
-        return z * jnp.exp(-scale), _same(z, -scale.sum())
+        return z * jnp.exp(-scale), constant_log_det(z, -scale.sum())
 
 
 class InvertibleLinear(nnx.Module):
@@ -77,13 +78,15 @@ class InvertibleLinear(nnx.Module):
     def forward(self, x: Batched, cond: Cond = None) -> tuple[Batched, Float[Array, " B"]]:
         lower, upper = self._triangular()
         z = jnp.matmul(x, jnp.matmul(lower, upper, precision="highest").T, precision="highest")
-        return z[..., self.order[...]], _same(x, self.log_scale[...].sum())
+        return z[..., self.order[...]], constant_log_det(x, self.log_scale[...].sum())
 
     def inverse(self, z: Batched, cond: Cond = None) -> tuple[Batched, Float[Array, " B"]]:
         lower, upper = self._triangular()
         y = z[..., jnp.argsort(self.order[...])]
         y = solve_triangular(lower, y.reshape(-1, y.shape[-1]).T, lower=True, unit_diagonal=True)
-        return solve_triangular(upper, y, lower=False).T.reshape(z.shape), _same(z, -self.log_scale[...].sum())
+        return solve_triangular(upper, y, lower=False).T.reshape(z.shape), constant_log_det(
+            z, -self.log_scale[...].sum()
+        )
 
     def _triangular(self) -> tuple[Float[Array, "D D"], Float[Array, "D D"]]:
         """L, and U + diag(s)."""
@@ -91,9 +94,3 @@ class InvertibleLinear(nnx.Module):
         eye = jnp.eye(scale.size, dtype=scale.dtype)
         diagonal = self.sign[...].astype(scale.dtype) * jnp.exp(scale)
         return jnp.tril(self.lower[...], -1) + eye, jnp.triu(self.upper[...], 1) + eye * diagonal
-
-
-def _same(x: Batched, of_a_position: Float[Array, ""]) -> Float[Array, " B"]:
-    """The log-determinant of a linear map of the last axis that is the same at all positions and for all rows."""
-    positions = x[0].size // x.shape[-1]
-    return jnp.broadcast_to((positions * of_a_position).astype(x.dtype), x.shape[:1])
