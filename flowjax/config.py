@@ -136,6 +136,7 @@ def _defaults(model: str, method: str, plugins: Sequence[str]) -> Config:
                 "steps": 10_000,
                 "batch_size": 256,
                 "accumulate": 1,
+                "loss_scale": 1.0,
                 "optimizer": "adam",
                 "lr": 1e-3,
                 "beta2": 0.999,

@@ -162,6 +162,8 @@ class TrainKeys(Section):
         steps: the number of optimizer steps.
         batch_size: the total number of rows in a batch, over all devices.
         accumulate: the number of parts in which each batch is computed, one after the other, to save memory.
+        loss_scale: the factor of the loss during differentiation; the gradients are divided by it. With `model.dtype`
+            `float16`, gradients below 6e-8 become 0 without such a factor, and those above 65504 are not finite.
         optimizer: the optimizer. `muon` updates matrices by orthogonalised momentum, and all other parameters by Adam.
         lr: the peak of the learning rate.
         beta2: the decay of the second moment of Adam.
@@ -186,6 +188,7 @@ class TrainKeys(Section):
     steps: int
     batch_size: int
     accumulate: int
+    loss_scale: float
     optimizer: str
     lr: float
     beta2: float

@@ -141,6 +141,7 @@ RANGES: dict[str, Range | Items] = {
     "train.steps": _STEPS,
     "train.batch_size": Range(1, 2**24),
     "train.accumulate": Range(1, 65_536),
+    "train.loss_scale": Range(0, 1e9, "(]"),
     "train.lr": Range(0, 1e6, "(]"),
     "train.beta2": Range(0, 1, "[)"),
     "train.momentum": Range(0, 1, "[)"),

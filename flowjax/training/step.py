@@ -87,6 +87,7 @@ def make_step(
     half_life: float,
     widths: tuple[float, ...] = (),
     accumulate: int = 1,
+    loss_scale: float = 1.0,
     layout: ParameterLayout | None = None,
 ) -> Step:
     """Makes the optimizer step `step(state, key, batch, teacher=None) -> (state, StepReport)`.
@@ -99,6 +100,7 @@ def make_step(
         widths: widths (sigma_rel) of the power-function averages.
         accumulate: number of equal parts of a batch whose gradients are computed one after the other to save memory. A
             coupling pairs rows within a part.
+        loss_scale: the factor of the loss during differentiation, by which the gradients are then divided.
         layout: converts between the parameters in the state and those in the loss; None if they are the same.
     """
     gammas = tuple(map(gamma_of, widths))
@@ -107,7 +109,7 @@ def make_step(
 
     def value(params: Params, context: Context, key: PRNGKey, batch: Batch) -> tuple[Array, Loss]:
         loss = method.loss(params, context, key, batch)
-        return loss.value, loss
+        return loss.value * loss_scale, loss
 
     gradient = _in_parts(jax.value_and_grad(value, has_aux=True), method, accumulate)
 
@@ -115,7 +117,7 @@ def make_step(
         targets = {name: to_network(target) for name, target in state.targets.items()}
         context = Context(state.step, targets, teacher, state.variables, training=True)
         loss, grads = gradient(to_network(state.params), context, key, batch)
-        grads = to_stored(grads)
+        grads = to_stored(jax.tree.map(lambda g: g / loss_scale, grads))
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         done = state.step + 1

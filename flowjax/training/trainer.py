@@ -140,6 +140,7 @@ class Trainer:
             config.ema.half_life,
             config.ema.widths,
             config.train.accumulate,
+            config.train.loss_scale,
             layout,
         )
 

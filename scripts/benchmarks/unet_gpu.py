@@ -13,9 +13,13 @@ is the memory that a program takes beside its arguments and results.
 A case may name another method, so that the cost of a step of a few-step method is compared with that of flow matching:
 
     python scripts/benchmarks/unet_gpu.py compare --case method.name=mean_flow --case method.name=consistency
+
+The case `forward_mode=1` is the same method with the plain attention and norms that JAX can differentiate in forward
+mode, as the methods with a Jacobian-vector product use them.
 """
 
 import argparse
+import dataclasses
 import gzip
 import json
 import statistics
@@ -37,6 +41,10 @@ from flowjax.data.dataset import Dataset
 from flowjax.data.requests import DataRequest
 from flowjax.solvers import sample
 from flowjax.training.trainer import Trainer
+
+
+FORWARD_MODE = "forward_mode=1"
+"""The case of plain attention and norms."""
 
 
 def setting(overrides: list[str], npz: str) -> Config:
@@ -76,9 +84,13 @@ class Training:
     """A config's compiled run, to be called again and again from where it stands."""
 
     def __init__(self, overrides: list[str], npz: str):
-        config, dataset = setting(overrides, npz), images(npz)
+        plain = [o for o in overrides if o != FORWARD_MODE]
+        config, dataset = setting(plain, npz), images(npz)
         self.batch = config.train.batch_size
-        self.trainer = Trainer(config, build(config, dataset.spec), dataset)
+        method = build(config, dataset.spec)
+        if FORWARD_MODE in overrides:
+            method = dataclasses.replace(method, network=method.network.with_forward_mode())
+        self.trainer = Trainer(config, method, dataset)
         self.trainer.compile_ahead(fresh=True)
 
     def __call__(self, n: int) -> None:
