@@ -93,7 +93,7 @@ def draw(study: Study, results: Results) -> dict[str, Figure]:
 EXPERIMENT = Experiment(
     title="CIFAR-10 in one and two steps against the clock: a flow, and consistency tuning of it.",
     source="arXiv:2406.14548",
-    full=Form("about 30 minutes on an H200, not yet run as one command", accelerator=True, needs=("cifar10", "inception")),
+    full=Form("30 minutes on an H200; not yet run as one command", accelerator=True, needs=("cifar10", "inception")),
     quick=Form("2 minutes on 2 CPU cores"),
     run=run,
     columns={

@@ -42,7 +42,6 @@ from flowjax.data.requests import DataRequest
 from flowjax.solvers import sample
 from flowjax.training.trainer import Trainer
 
-
 FORWARD_MODE = "forward_mode=1"
 """The case of plain attention and norms."""
 
