@@ -110,7 +110,7 @@ def log_prob(
 
     def score(shared: Any, rows: Array, x: Array, cond: dict[str, Array]) -> tuple[dict[str, Array], Stats]:
         arrays, noise_key, probe_key = shared
-        values, stats = likelihood.log_prob(
+        found = likelihood.log_prob(
             run.model(*arrays),
             jax.vmap(partial(prepare, noise_key))(rows, x),
             run.prior,
@@ -122,7 +122,7 @@ def log_prob(
             probes=probes,
             **solver.tolerances,
         )
-        return {"log_prob": values}, stats
+        return {"log_prob": found.log_prob}, found.stats
 
     score_block = partial(over_rows(score), everywhere((run.arrays, noise_key, probe_key)))
     name = solver.tolerances["solver"]
