@@ -5,7 +5,7 @@ from flowjax.likelihood.estimator import DivergenceEstimator, standard_error
 from flowjax.likelihood.exact import Exact, exact_divergence
 from flowjax.likelihood.hutch_plus_plus import HutchPlusPlus
 from flowjax.likelihood.hutchinson import Hutchinson, ProbeKind, hutchinson_divergence
-from flowjax.likelihood.limits import smallest_tolerance
+from flowjax.likelihood.limits import check_no_nan, check_tolerances, rows_text, smallest_tolerance
 from flowjax.likelihood.memory import TooLarge
 
 __all__ = [
@@ -17,10 +17,13 @@ __all__ = [
     "LogDensity",
     "ProbeKind",
     "TooLarge",
+    "check_no_nan",
+    "check_tolerances",
     "divergence_of",
     "exact_divergence",
     "hutchinson_divergence",
     "log_prob",
+    "rows_text",
     "smallest_tolerance",
     "standard_error",
 ]

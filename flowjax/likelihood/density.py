@@ -122,8 +122,8 @@ def log_prob(
     key: PRNGKey | Key[Array, " B"] | None = None,
     probes: int | None = None,
     solver: str = "dopri5",
-    rtol: float = 1e-5,
-    atol: float = 1e-5,
+    rtol: float | Float[Array, ""] = 1e-5,
+    atol: float | Float[Array, ""] = 1e-5,
     steps: int | None = None,
     adjoint: Adjoint | None = None,
 ) -> LogDensity:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from flowjax.typing import Batched, PRNGKey
@@ -35,7 +36,7 @@ class DivergenceEstimator(Protocol):
         """Whether the velocity is differentiated by `jax.jvp`."""
         ...
 
-    def draw(self, key: PRNGKey, shape: tuple[int, ...], dtype: jnp.dtype) -> Array | None:
+    def draw(self, key: PRNGKey, shape: tuple[int, ...], dtype: DTypeLike) -> Array | None:
         """The probes of one row: (P, *shape) for a row of this shape, or None if the divergence is exact."""
         ...
 

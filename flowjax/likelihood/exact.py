@@ -6,6 +6,7 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from flowjax.errors import check_name
@@ -53,7 +54,7 @@ class Exact:
         """Whether the mode is "forward"."""
         return self.mode == "forward"
 
-    def draw(self, key: PRNGKey, shape: tuple[int, ...], dtype: jnp.dtype) -> None:
+    def draw(self, key: PRNGKey, shape: tuple[int, ...], dtype: DTypeLike) -> None:
         """None, as there are no probes."""
 
     def __call__(

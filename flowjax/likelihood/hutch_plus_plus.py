@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from flowjax.likelihood.estimator import dot
@@ -60,7 +61,7 @@ class HutchPlusPlus:
         """True."""
         return True
 
-    def draw(self, key: PRNGKey, shape: tuple[int, ...], dtype: jnp.dtype) -> Float[Array, "P *event"]:
+    def draw(self, key: PRNGKey, shape: tuple[int, ...], dtype: DTypeLike) -> Float[Array, "P *event"]:
         """The columns of S and then of G for one row, (2 probes / 3, *shape)."""
         return jax.random.rademacher(key, (2 * self.estimates, *shape), dtype)
 

@@ -10,6 +10,7 @@ from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from flowjax.errors import check_name
@@ -71,7 +72,7 @@ class Hutchinson:
         """True."""
         return True
 
-    def draw(self, key: PRNGKey, shape: tuple[int, ...], dtype: jnp.dtype) -> Float[Array, "P *event"]:
+    def draw(self, key: PRNGKey, shape: tuple[int, ...], dtype: DTypeLike) -> Float[Array, "P *event"]:
         """The probes of one row, (P, *shape)."""
         if self.kind == "rademacher":
             return jax.random.rademacher(key, (self.probes, *shape), dtype)
