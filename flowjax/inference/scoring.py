@@ -43,6 +43,9 @@ _WAYS_OUT = (
     "samples with the data (flowjax evaluate); the loss of method.name=variational is a bound on the likelihood"
 )
 
+_ON_A_CPU = 512
+"""The largest default number of rows per batch on a CPU, whose caches then hold the values of a network."""
+
 _CLASSES_SUMMED = 100
 """The largest number of classes over which a density without labels is summed."""
 
@@ -121,7 +124,7 @@ def log_prob(
         _check_summable(run.spec)
     no_label = {"label": np.full(1, NO_LABEL, np.int32)} if lacks_label else {}
     size = batch or max(16, default_batch(run.spec.d) // (min(run.spec.d, 64) if estimator.is_exact else 1))
-    size = rows_of_a_block(size)
+    size = rows_of_a_block(size if batch or jax.default_backend() != "cpu" else min(size, _ON_A_CPU))
     has_solve = "velocity" in abilities_of(run.model())
     again = min(len(x), max(check, processes.process_count())) if check and has_solve else 0
     arrays = {"points": {"x": x}, "conditions": given.encoded | no_label}
