@@ -11,7 +11,7 @@ from scipy import stats
 from flowjax import guidance, likelihood, oracles, predictions
 from flowjax.paths import GaussianPath
 from flowjax.schedules import VP, CondOT, Cosine
-from flowjax.sources import GaussianMixture, Normal
+from flowjax.sources import Empirical, GaussianMixture, Normal
 
 pytestmark = pytest.mark.analytic
 PATH = GaussianPath(CondOT())
@@ -76,7 +76,9 @@ def test_hutchinson_is_exact_where_the_jacobian_is_diagonal():
     field = oracles.gaussian(PATH, 0.0, 0.5).velocity
     kw = {"rtol": 1e-6, "atol": 1e-6}
     exact, *_ = likelihood.log_prob(field, x, Normal((3, 3, 1)), **kw)
-    estimate, *_ = likelihood.log_prob(field, x, Normal((3, 3, 1)), divergence="hutchinson", key=jax.random.key(1), **kw)
+    estimate, *_ = likelihood.log_prob(
+        field, x, Normal((3, 3, 1)), divergence="hutchinson", key=jax.random.key(1), **kw
+    )
     np.testing.assert_allclose(estimate, exact, rtol=1e-5)
 
 
@@ -144,6 +146,35 @@ def test_it_can_be_trained():
         return likelihood.log_prob(field, x, Normal((1,)), solver="rk4", steps=20)[0].mean()
 
     assert float(jax.grad(objective)(0.4)) == pytest.approx(-1 / 0.4 + 0.25 / 0.4**3, rel=1e-4)
+
+
+def test_it_can_be_compiled():
+    """Points and tolerances that are constants of the compiled program are checked as well."""
+    x = jnp.array([[0.5], [-0.5]])
+    score = lambda x: likelihood.log_prob(lambda t, x, cond: -x, x, Normal((1,)), rtol=1e-5).log_prob
+    np.testing.assert_allclose(jax.jit(score)(x), score(x), rtol=1e-5)
+    np.testing.assert_allclose(jax.jit(lambda: score(x))(), score(x), rtol=1e-5)
+    bad = x.at[1].set(jnp.nan)
+    with pytest.raises(ValueError, match="NaN in row 1: remove or repair"):
+        jax.jit(lambda: score(bad))()
+
+
+@pytest.mark.parametrize(
+    ("x", "keywords", "message"),
+    [
+        (jnp.ones((3, 1)).at[::2].set(jnp.nan), {}, "NaN in rows 0, 2: remove"),
+        (
+            jnp.ones((2, 1)),
+            {"rtol": 1e-8, "atol": 0.0},
+            "rtol=1e-08 and atol=0 are below the rounding errors of float32",
+        ),
+        (jnp.ones((2, 1)), {"source": Empirical(np.zeros((3, 1)))}, "the source Empirical has no density"),
+    ],
+)
+def test_bad_input_is_refused_before_the_solve(x, keywords, message):
+    arguments = {"source": Normal((1,))} | keywords
+    with pytest.raises(ValueError, match=message):
+        likelihood.log_prob(lambda t, x, cond: x, x, **arguments)
 
 
 def test_one_key_means_one_a_row():

@@ -21,7 +21,7 @@ def check_tolerances(rtol: object, atol: object, dtype: jnp.dtype) -> None:
     """
     if isinstance(rtol, Tracer) or isinstance(atol, Tracer):
         return
-    r, a, least = float(jnp.asarray(rtol)), float(jnp.asarray(atol)), smallest_tolerance(dtype)
+    r, a, least = float(np.asarray(rtol)), float(np.asarray(atol)), smallest_tolerance(dtype)  # also under `jit`
     if max(r, a) < least:
         raise ValueError(
             f"rtol={r:g} and atol={a:g} are below the rounding errors of {jnp.dtype(dtype).name}: take 1e-6, or points "
@@ -33,7 +33,7 @@ def check_no_nan(x: Array | np.ndarray) -> None:
     """Raises ValueError if rows of x (B, *event) have NaN, with the numbers of these rows."""
     if isinstance(x, Tracer):
         return
-    if len(bad := np.flatnonzero(np.asarray(jnp.isnan(x)).reshape(len(x), -1).any(1))):
+    if len(bad := np.flatnonzero(np.isnan(np.asarray(x, np.float64)).reshape(len(x), -1).any(1))):
         raise ValueError(f"x has NaN in {rows_text(bad)}: remove or repair these points, as they have no density")
 
 

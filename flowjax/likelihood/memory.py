@@ -1,6 +1,7 @@
 """How many derivatives of a velocity fit the memory, from an abstract trace of the linear function that computes them.
 
-The memory is a quarter of what the device reports to JAX, or `UNREPORTED` on devices that report none, such as CPUs.
+The memory is a quarter of what the device reports to JAX. On devices that report none, such as CPUs, it is `UNREPORTED`,
+and several directions are taken at once only as far as they fit `CACHE`, because larger products are slower there.
 """
 
 from collections.abc import Callable, Iterable
@@ -16,6 +17,9 @@ __all__ = ["UNREPORTED", "TooLarge", "directions_at_once", "mapped", "memory_bou
 UNREPORTED = 2**30
 """The bytes that derivatives may take on a device that does not report its memory."""
 
+CACHE = 2**22
+"""The bytes of several directions at once on such a device; 8 directions may take more."""
+
 _AT_MOST = 256
 """The largest number of directions at once. More do not make the products of a network any faster."""
 
@@ -26,8 +30,11 @@ class TooLarge(ValueError):
 
 def memory_bound() -> int:
     """The bytes that derivatives may take: a quarter of the memory of the device."""
-    stats = jax.local_devices()[0].memory_stats() or {}
-    return stats["bytes_limit"] // 4 if "bytes_limit" in stats else UNREPORTED
+    return (_reported() or 4 * UNREPORTED) // 4
+
+
+def _reported() -> int | None:
+    return (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
 
 
 def directions_at_once(push: Callable[[Array], Array], like: Array, rows: int | None, bound: int | None = None) -> int:
@@ -50,14 +57,15 @@ def directions_at_once(push: Callable[[Array], Array], like: Array, rows: int | 
     of_rows = (c for c in closed.consts if jnp.ndim(c) and jnp.shape(c)[0] == like.shape[0])
     kept = scale * sum(jnp.size(c) * jnp.result_type(c).itemsize for c in of_rows)
     one = scale * max(1, _peak(closed.jaxpr, [True] * len(closed.jaxpr.invars)))
-    bound = memory_bound() if bound is None else bound
+    reported, bound = _reported(), memory_bound() if bound is None else bound
     if kept + one > bound:
         raise TooLarge(
             f"the exact divergence of {rows or like.shape[0]} rows of {like[0].size} numbers needs about "
             f"{(kept + one) / 2**30:.3g} GiB even with one derivative at a time, and {bound / 2**30:.3g} GiB may be "
             "used: take fewer rows at once, or divergence='hutchinson' with 1 probe, which keeps no intermediate values"
         )
-    return max(1, min(like[0].size, _AT_MOST, int((bound - kept) / one)))
+    fast = _AT_MOST if reported else max(8, int(CACHE / one))
+    return max(1, min(like[0].size, _AT_MOST, fast, int((bound - kept) / one)))
 
 
 def mapped(f: Callable[[Any], Array], over: Array, at_once: int | None) -> Array:

@@ -6,9 +6,9 @@
 The network is an MLP with three hidden layers for points in the plane, trained by flow matching on a checkerboard; both
 sides have its weights. The peer takes the midpoint rule with step 0.05 on 10,000 points. flowjax takes the same steps,
 and also the solver and the steps that are at least as accurate with the fewest evaluations. Rates are points per
-CPU-second of one thread, without compilation, whose seconds are given beside them; errors are the mean of |log p - true|
-by the exact divergence, against a solve in float64 with the tolerance 1e-10. With Hutchinson's estimator both sides take
-one probe per point.
+CPU-second of one thread, without compilation, whose seconds are given beside them (0 if the search for that solver has
+compiled it). Errors are the mean of |log p - true| by the exact divergence, where the truth is a solve in float64 with
+the tolerance 1e-10. With Hutchinson's estimator both sides take one probe per point.
 """
 
 # pyright: reportMissingImports=false
