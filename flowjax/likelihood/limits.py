@@ -31,7 +31,7 @@ def check_tolerances(rtol: object, atol: object, dtype: jnp.dtype) -> None:
 
 def check_no_nan(x: Array | np.ndarray) -> None:
     """Raises ValueError if rows of x (B, *event) have NaN, with the numbers of these rows."""
-    if isinstance(x, Tracer):
+    if isinstance(x, Tracer) or not len(x):
         return
     if len(bad := np.flatnonzero(np.isnan(np.asarray(x, np.float64)).reshape(len(x), -1).any(1))):
         raise ValueError(f"x has NaN in {rows_text(bad)}: remove or repair these points, as they have no density")
