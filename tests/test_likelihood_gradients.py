@@ -34,7 +34,7 @@ def _value(z, divergence, **options):
         ("recursive", Exact()),
         pytest.param("recursive", Exact("reverse", at_once=2), marks=pytest.mark.slow),
         pytest.param("recursive", Hutchinson(2), marks=pytest.mark.slow),
-        ("backsolve", Exact()),
+        pytest.param("backsolve", Exact(), marks=pytest.mark.slow),
         ("forward", Exact()),
         ("direct", Exact()),
         pytest.param("direct", Hutchinson(2), marks=pytest.mark.slow),

@@ -1,7 +1,8 @@
 """How many derivatives of a velocity fit the memory, from an abstract trace of the linear function that computes them.
 
-The memory is a quarter of what the device reports to JAX. On devices that report none, such as CPUs, it is `UNREPORTED`, and
-several directions are taken at once only as far as they fit `CACHE`, because larger products are slower there.
+The memory is a quarter of what the device reports to JAX. On devices that report none, such as CPUs, it is
+`UNREPORTED`, and several directions are taken at once only as far as they fit `CACHE`, because larger products are
+slower there.
 """
 
 from collections.abc import Callable, Iterable
