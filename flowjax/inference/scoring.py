@@ -187,10 +187,14 @@ def log_prob(
         of_class = lambda k: score_given(solver, num, {"label": np.full(1, k, np.int32)})
         return sum_over_classes(run.spec, of_class)
 
-    scored = densities(solver, len(x))
-    if not again:
+    scored, other = densities(solver, len(x)), finer(solver)
+    if again and other == solver:
+        say(
+            f"likelihood: not checked: rtol={solver.rtol:g} and atol={solver.atol:g} are the smallest tolerances that "
+            "can be compared in this precision; JAX_ENABLE_X64=1 allows smaller ones"
+        )
+    if not again or other == solver:
         return scored
-    other = finer(solver)
     return scored._replace(
         convergence=compared(
             scored.log_prob[:again], densities(other, again).log_prob, converged_within * run.spec.d, other

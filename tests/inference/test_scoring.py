@@ -56,6 +56,13 @@ def test_adaptive_solves_are_checked_with_the_same_program(run, monkeypatch):
     assert found.convergence.difference == pytest.approx(np.abs(found.log_prob[:2] - tight.log_prob).mean(), abs=1e-5)
 
 
+def test_the_smallest_tolerances_are_not_said_to_have_converged(run, capsys):
+    """There is no finer solve to compare with in float32."""
+    found = scoring.log_prob(run, X, solver=SolverSettings(rtol=2e-7, atol=2e-7), batch=4, check=4)
+    assert found.convergence is None
+    assert "not checked: rtol=2e-07" in capsys.readouterr().err
+
+
 def test_standard_errors_of_points(run):
     score = lambda how: scoring.log_prob(run, X, divergence=how, solver=FINE, batch=4)
     exact, one, several = map(score, ("exact", "hutchinson", likelihood.Hutchinson(64, "gaussian")))
