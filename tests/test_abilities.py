@@ -126,14 +126,14 @@ def test_a_bijection_is_sampled_and_scored():
     model, x0 = Stretch(), X
     x, cost = solvers.sample(model, x0, solver="push_forward")
     np.testing.assert_allclose(x, x0 * np.exp(0.7), rtol=1e-6)
-    log_p, scored = likelihood.log_prob(model, x, Normal((2,)))
+    log_p, _, scored = likelihood.log_prob(model, x, Normal((2,)))
     np.testing.assert_allclose(log_p, stats.norm(0, np.exp(0.7)).logpdf(np.asarray(x)).sum(1), rtol=1e-5)
     assert cost.nfe.tolist() == scored.nfe.tolist() == [1] * 4
 
 
 def test_a_model_and_its_velocity_have_one_log_density():
-    one, _ = likelihood.log_prob(ORACLE, X, Normal((2,)), solver="rk4", steps=10)
-    other, _ = likelihood.log_prob(ORACLE.velocity, X, Normal((2,)), solver="rk4", steps=10)
+    one, *_ = likelihood.log_prob(ORACLE, X, Normal((2,)), solver="rk4", steps=10)
+    other, *_ = likelihood.log_prob(ORACLE.velocity, X, Normal((2,)), solver="rk4", steps=10)
     np.testing.assert_array_equal(one, other)
 
 

@@ -11,7 +11,7 @@ from scipy import stats
 from flowjax import guidance, likelihood, oracles, predictions
 from flowjax.paths import GaussianPath
 from flowjax.schedules import VP, CondOT, Cosine
-from flowjax.sources import GaussianMixture, Normal
+from flowjax.sources import Empirical, GaussianMixture, Normal
 
 pytestmark = pytest.mark.analytic
 PATH = GaussianPath(CondOT())
@@ -23,7 +23,7 @@ def test_gaussian_to_gaussian(mean, shape):
     """|log_prob - exact| <= 1e-5 (1 + |exact|) D at rtol = atol = 1e-6 in float32."""
     x = mean + 0.5 * jax.random.normal(jax.random.key(0), (32, *shape))
     field = oracles.gaussian(PATH, mean, 0.5).velocity
-    got, stats_ = likelihood.log_prob(field, x, Normal(shape), rtol=1e-6, atol=1e-6)
+    got, _, stats_ = likelihood.log_prob(field, x, Normal(shape), rtol=1e-6, atol=1e-6)
     true = stats.norm(mean, 0.5).logpdf(np.asarray(x, np.float64)).reshape(32, -1).sum(1)
     assert np.all(np.abs(got - true) <= 1e-5 * (1 + np.abs(true)) * np.prod(shape))
     assert stats_.nfe.shape == (32,)
@@ -34,7 +34,7 @@ def test_mixture(schedule):
     mixture = GaussianMixture(jnp.array([[2.0, 0.0], [-1.0, 1.0]]), jnp.array([0.5, 0.8]), jnp.array([1.0, 2.0]))
     x = mixture.sample(jax.random.key(0), 64)
     field = oracles.mixture(GaussianPath(schedule), mixture).velocity
-    got, _ = likelihood.log_prob(field, x, Normal((2,)), rtol=1e-5, atol=1e-6)
+    got, *_ = likelihood.log_prob(field, x, Normal((2,)), rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(got, mixture.log_prob(x), atol=2e-3)
 
 
@@ -44,7 +44,7 @@ def test_from_the_exact_start_the_vp_flow_is_exact_too():
     x = 1.0 + 0.5 * jax.random.normal(jax.random.key(0), (16, 2))
     start = Normal((2,), alpha * 1.0, np.hypot(alpha * 0.5, sigma))
     field = oracles.gaussian(GaussianPath(VP()), 1.0, 0.5).velocity
-    got, _ = likelihood.log_prob(field, x, start, t1=VP.t_max, rtol=1e-6, atol=1e-6)
+    got, *_ = likelihood.log_prob(field, x, start, t1=VP.t_max, rtol=1e-6, atol=1e-6)
     true = stats.norm(1.0, 0.5).logpdf(np.asarray(x)).sum(1)
     # stopping at t_max leaves noise of variance 1e-6: it moves log p by less than 1e-6 / 0.25 * (1 + z^2) a coordinate
     assert np.all(np.abs(got - true) <= 1e-5 * (1 + np.abs(true)) * 2 + 4e-6 * 20)
@@ -55,16 +55,16 @@ def test_hutchinson_is_unbiased():
     a = jnp.array([[0.5, 1.0, -0.3], [0.2, -0.4, 0.8], [0.6, 0.1, 0.3]])
     field = lambda t, x, cond: x @ a.T
     x = jnp.ones((1, 3))
-    exact, _ = likelihood.log_prob(field, x, Normal((3,)), rtol=1e-6, atol=1e-6)
+    exact, *_ = likelihood.log_prob(field, x, Normal((3,)), rtol=1e-6, atol=1e-6)
     many = jnp.repeat(x, 512, 0)
     keys = jax.random.split(jax.random.key(0), 512)
-    estimates, _ = likelihood.log_prob(
+    estimates, *_ = likelihood.log_prob(
         field, many, Normal((3,)), divergence="hutchinson", key=keys, solver="rk4", steps=20
     )
     stderr = float(estimates.std()) / np.sqrt(512)
     assert stderr > 1e-3  # there is something to average
     assert abs(float(estimates.mean() - exact[0])) < 4 * stderr
-    wide, _ = likelihood.log_prob(
+    wide, *_ = likelihood.log_prob(
         field, x, Normal((3,)), divergence="hutchinson", key=keys[0], probes=2000, solver="rk4", steps=20
     )
     assert abs(float(wide[0] - exact[0])) < 4 * float(estimates.std()) / np.sqrt(2000)
@@ -75,8 +75,10 @@ def test_hutchinson_is_exact_where_the_jacobian_is_diagonal():
     x = jax.random.normal(jax.random.key(0), (4, 3, 3, 1))
     field = oracles.gaussian(PATH, 0.0, 0.5).velocity
     kw = {"rtol": 1e-6, "atol": 1e-6}
-    exact, _ = likelihood.log_prob(field, x, Normal((3, 3, 1)), **kw)
-    estimate, _ = likelihood.log_prob(field, x, Normal((3, 3, 1)), divergence="hutchinson", key=jax.random.key(1), **kw)
+    exact, *_ = likelihood.log_prob(field, x, Normal((3, 3, 1)), **kw)
+    estimate, *_ = likelihood.log_prob(
+        field, x, Normal((3, 3, 1)), divergence="hutchinson", key=jax.random.key(1), **kw
+    )
     np.testing.assert_allclose(estimate, exact, rtol=1e-5)
 
 
@@ -119,7 +121,7 @@ def test_networks_are_differentiated_in_forward_mode(divergence):
     model = predictions.read(Fused(), PATH, predictions.velocity)
     guided = guidance.Auto(model, model, 2.0)
     x = jnp.array([[0.3, -0.2], [0.1, 0.4]])
-    got, _ = likelihood.log_prob(
+    got, *_ = likelihood.log_prob(
         guided, x, Normal((2,)), divergence=divergence, key=jax.random.key(0), solver="rk4", steps=20
     )
     np.testing.assert_allclose(got, stats.norm.logpdf(np.e * np.asarray(x)).sum(1) + 2, atol=2e-5)
@@ -131,7 +133,7 @@ def test_conditions_reach_their_rows():
     """v = c x: log p(x) = log N(x e^-c; 0, 1) - c, with its own c for each row."""
     c = jnp.array([-0.5, 0.0, 1.0])
     x = jnp.array([[0.3], [1.0], [-2.0]])
-    got, _ = likelihood.log_prob(lambda t, x, cond: cond[:, None] * x, x, Normal((1,)), cond=c, rtol=1e-6, atol=1e-6)
+    got, *_ = likelihood.log_prob(lambda t, x, cond: cond[:, None] * x, x, Normal((1,)), cond=c, rtol=1e-6, atol=1e-6)
     np.testing.assert_allclose(got, stats.norm.logpdf(x[:, 0] * np.exp(-c)) - c, atol=2e-5)
 
 
@@ -144,6 +146,35 @@ def test_it_can_be_trained():
         return likelihood.log_prob(field, x, Normal((1,)), solver="rk4", steps=20)[0].mean()
 
     assert float(jax.grad(objective)(0.4)) == pytest.approx(-1 / 0.4 + 0.25 / 0.4**3, rel=1e-4)
+
+
+def test_it_can_be_compiled():
+    """Points and tolerances that are constants of the compiled program are checked as well."""
+    x = jnp.array([[0.5], [-0.5]])
+    score = lambda x: likelihood.log_prob(lambda t, x, cond: -x, x, Normal((1,)), rtol=1e-5).log_prob
+    np.testing.assert_allclose(jax.jit(score)(x), score(x), rtol=1e-5)
+    np.testing.assert_allclose(jax.jit(lambda: score(x))(), score(x), rtol=1e-5)
+    bad = x.at[1].set(jnp.nan)
+    with pytest.raises(ValueError, match="NaN in row 1: remove or repair"):
+        jax.jit(lambda: score(bad))()
+
+
+@pytest.mark.parametrize(
+    ("x", "keywords", "message"),
+    [
+        (jnp.ones((3, 1)).at[::2].set(jnp.nan), {}, "NaN in rows 0, 2: remove"),
+        (
+            jnp.ones((2, 1)),
+            {"rtol": 1e-8, "atol": 0.0},
+            "atol=0 are below the rounding errors of float32",
+        ),
+        (jnp.ones((2, 1)), {"source": Empirical(np.zeros((3, 1)))}, "the source Empirical has no density"),
+    ],
+)
+def test_bad_input_is_refused_before_the_solve(x, keywords, message):
+    arguments = {"source": Normal((1,))} | keywords
+    with pytest.raises(ValueError, match=message):
+        likelihood.log_prob(lambda t, x, cond: x, x, **arguments)
 
 
 def test_one_key_means_one_a_row():
@@ -164,7 +195,7 @@ def test_one_key_means_one_a_row():
     [
         ({"divergence": "hutchinson"}, "pass key="),
         ({"divergence": "hutchinson", "key": jax.random.key(0), "probes": 0}, "probes"),
-        ({"divergence": "exakt"}, "'exact' or 'hutchinson'"),
+        ({"divergence": "exakt"}, r"'exact', 'hutchinson' or 'hutch\+\+'"),
     ],
 )
 def test_refusals(keywords, message):
@@ -202,5 +233,5 @@ class Half:
 
 
 def test_a_bijection_has_a_likelihood_from_a_source_that_is_not_a_pytree():
-    got, _ = likelihood.log_prob(Half(), jnp.array([[0.25, 0.5]]), Triangle())
+    got, *_ = likelihood.log_prob(Half(), jnp.array([[0.25, 0.5]]), Triangle())
     np.testing.assert_allclose(got, [np.log(4 * 0.5 * 1.0)], rtol=1e-6)

@@ -87,7 +87,7 @@ truth = data.log_prob(points)
 for steps in (25, 50, 100, 200):
     print(f"{steps:4d} steps: largest error {float(jnp.abs(log_prob(points, steps) - truth).max()):.4f} nats")
 source = flowjax.sources.Normal((2,))
-value, stats = flowjax.likelihood.log_prob(oracle, points, source)
+value, _, stats = flowjax.likelihood.log_prob(oracle, points, source)
 print(
     f"flowjax.likelihood.log_prob: {float(jnp.abs(value - truth).max()):.5f} nats, {int(stats.nfe.max())} evaluations"
 )

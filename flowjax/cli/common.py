@@ -21,6 +21,7 @@ from flowjax.errors import ConfigError, RunFault, unknown
 from flowjax.inference.choose import GUIDES, Guide, SolverSettings
 from flowjax.inference.data_of_run import dataset_of
 from flowjax.inference.given_conditions import check_given
+from flowjax.inference.points import check_finite
 from flowjax.inference.run import Run, load
 from flowjax.solvers import ode
 from flowjax.training import processes
@@ -180,8 +181,10 @@ def points(run: Run, path: str | None) -> Points:
         cond = {name: arrays[name] for name in names if name in arrays and name != "label"}
         if x.shape[1:] != tuple(spec.shape) or len(x) == 0:
             raise DataError(f"{path}: x must be (N, {', '.join(map(str, spec.shape))}) with N >= 1, not {x.shape}")
-        if x.dtype.kind not in "iuf" or not np.isfinite(x.astype(np.float64)).all():
-            raise DataError(f"{path}: x must be finite real numbers (its type is {x.dtype})")
+        if x.dtype.kind not in "iuf":
+            raise DataError(f"{path}: x must be real numbers, and its type is {x.dtype}")
+        if fault := check_finite(x):
+            raise DataError(f"{path}: the points x {fault}")
         if spec.levels and (x.min() < 0 or x.max() > spec.levels):
             raise DataError(f"{path}: pixels of this run lie in 0 to {spec.levels}, not {x.min()} to {x.max()}")
     if "label" in names and labels is not None:

@@ -15,7 +15,9 @@ sets with a mask they are distances between the elements of samples, which are f
 exist.
 
 --solver and --steps are those of the samples. Log-likelihoods take adaptive steps with --rtol and --atol, because a few
-steps can give good samples and wrong densities; `flowjax likelihood` computes them with any number of steps.
+steps can give good samples and wrong densities; `flowjax likelihood` computes them with any number of steps. The
+first --check points are scored again with a tenth of the tolerances: nll_difference is the mean absolute change in
+nats, and nll_converged says whether it is at most --converged_within times the dimension.
 
 The classes of a conditional network's samples are drawn with their shares of the training data, so that samples can be
 compared with the test set. --labels balanced draws equally many samples of each class, as is usual for published FIDs,
@@ -118,7 +120,17 @@ def run(argv: list[str]) -> dict[str, Any]:
             opened, dataset, names, num=num, seed=values.seed, solver=chosen, batch=values.batch
         )
     elif values.metrics is None:
-        result = evaluation.evaluate(opened, dataset, values.seed, chosen, values.batch, values.labels, at_steps)
+        result = evaluation.evaluate(
+            opened,
+            dataset,
+            values.seed,
+            chosen,
+            values.batch,
+            values.labels,
+            at_steps,
+            check=values.check,
+            converged_within=values.converged_within,
+        )
     else:
         result = evaluation.evaluate_images(
             opened,
@@ -137,7 +149,7 @@ def run(argv: list[str]) -> dict[str, Any]:
         )
     width = max(18, *(len(key) + 2 for key in result)) if result else 18
     for key, value in result.items():
-        say(f"{key:<{width}}{value:>12.5g}")
+        say(f"{key:<{width}}{('yes' if value else 'no') if isinstance(value, bool) else f'{value:.5g}':>12}")
     if is_primary() and values.samples is None:
         keep_metrics(opened, flags.settings(values, _NO_SETTINGS), result)
         if at_steps:
@@ -192,6 +204,8 @@ def _define(of_images: bool) -> absl_flags.FlagValues:
     )
     (flags.define_sampler if of_images else flags.define_solver)(values)
     values["solver"].help = flags.SAMPLER
+    if not of_images:
+        flags.define_convergence(values)
     flags.define_processes(values)
     return values
 

@@ -118,6 +118,14 @@ def define_solver(values: flags.FlagValues) -> None:
     flags.DEFINE_integer("steps", None, steps, lower_bound=1, flag_values=values)
 
 
+def define_convergence(values: flags.FlagValues) -> None:
+    """Defines --check and --converged_within, which say whether log-densities have converged."""
+    check = "score this many points again with a tenth of the tolerances or twice the steps, and compare; 0 for none"
+    flags.DEFINE_integer("check", 64, check, lower_bound=0, flag_values=values)
+    within = "the mean difference up to which they have converged, in nats per dimension"
+    flags.DEFINE_float("converged_within", 0.0035, within, lower_bound=0.0, flag_values=values)
+
+
 def define_sampler(values: flags.FlagValues) -> None:
     """Defines the flags of sampling: the solver, its time grid and options, the schedule and guidance."""
     define_solver(values)

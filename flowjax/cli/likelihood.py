@@ -1,18 +1,24 @@
 """Compute exact or estimated log-likelihoods of points under a trained run.
 
-usage: flowjax likelihood --workdir DIR [--split test | --data FILE.npz] --divergence exact|hutchinson --out FILE.npz
+usage: flowjax likelihood --workdir DIR [--split test | --data FILE.npz] --out FILE.npz
+           [--divergence exact|hutchinson|hutch++] [--probes K] [--probe_kind rademacher|gaussian|orthogonal]
 
-FILE.npz receives `log_prob` (N,), in nats, of the density in data space. By default the points are those of the test
-split, in a fixed random order, and `rows` (N,) has the row of each point in x_test, or in x if there is no x_test. The
-points of --data FILE keep their order. That file has `x` (N, *shape) in data space, and the conditions of the network:
-labels are in `y` (N,), and other conditions, (N, *shape), have the names of the run's fields (data.cond). The file
-that `flowjax sample` writes, with `samples` and `labels`, can be given too. Without labels, the unconditional density
-is evaluated. Integer images are dequantised with random numbers from --seed.
+FILE.npz receives `log_prob` (N,), in nats, of the density in data space, and `standard_error` (N,), the error of each
+value by the random probes of --divergence hutchinson or hutch++ (0 if it is exact, absent with a single probe). By
+default the points are those of the test split, in a fixed random order, and `rows` (N,) has the row of each point in
+x_test, or in x if there is no x_test. The points of --data FILE keep their order. That file has `x` (N, *shape) in data
+space, and the conditions of the network: labels are in `y` (N,), and other conditions, (N, *shape), have the names of
+the run's fields (data.cond). The file that `flowjax sample` writes, with `samples` and `labels`, can be given too.
+Without labels, the unconditional density is evaluated. Integer images are dequantised with random numbers from --seed.
+
+The first --check points are scored again with a tenth of --rtol and --atol, or twice the --steps. `difference` is the
+mean absolute change in nats, and `converged` says whether it is at most --converged_within times the dimension.
 
 Several processes (see `flowjax train --help`) each score a part of the points, and the first one writes the file.
 
 example:
   flowjax likelihood --workdir runs/g8 --split test --divergence exact --out ll.npz
+  flowjax likelihood --workdir runs/cifar10 --num 256 --divergence hutchinson --probes 8 --out ll.npz
 """
 
 import math
@@ -37,16 +43,19 @@ def run(argv: list[str]) -> dict[str, Any]:
     absl_flags.DEFINE_enum(
         "divergence",
         "exact",
-        ["exact", "hutchinson"],
-        "compute the divergence exactly, or estimate it by Hutchinson's method",
+        ["exact", "hutchinson", "hutch++"],
+        "compute the divergence exactly, or estimate it by Hutchinson's method or Hutch++",
         flag_values=values,
     )
-    absl_flags.DEFINE_integer(
-        "probes", 1, "random directions per point of hutchinson", lower_bound=1, flag_values=values
-    )
+    probes = "random directions per point, by default 1 for hutchinson, 6 for hutch++; a standard error needs several"
+    absl_flags.DEFINE_integer("probes", None, probes, lower_bound=1, flag_values=values)
+    kinds = ["rademacher", "gaussian", "orthogonal"]
+    kind = "directions of hutchinson: random signs, normal numbers, or 4 independent groups of orthogonal directions"
+    absl_flags.DEFINE_enum("probe_kind", "rademacher", kinds, kind, flag_values=values)
     absl_flags.DEFINE_integer("num", 0, "score only this many points; 0 for all", lower_bound=0, flag_values=values)
     absl_flags.DEFINE_string("out", None, "the .npz file to write", flag_values=values)
     flags.define_solver(values)
+    flags.define_convergence(values)
     flags.define_processes(values)
     flags.parse(values, argv, __doc__ or "")
     out = flags.out_path(values)
@@ -57,11 +66,16 @@ def run(argv: list[str]) -> dict[str, Any]:
     from flowjax.cli import cache
     from flowjax.cli.common import join, open_run, points, save_npz, solver
     from flowjax.inference import scoring
+    from flowjax.likelihood import divergence_of
     from flowjax.training.writers import say
 
     join(values)
     cache.use(values.compilation_cache)
-    chosen = solver(values)  # a bad solver is refused before anything is read
+    chosen = solver(values)  # a bad solver and a bad divergence are refused before anything is read
+    try:
+        divergence = divergence_of(values.divergence, values.probes, values.probe_kind)
+    except ValueError as error:
+        raise flags.UsageError(f"--divergence {values.divergence}: {error}") from None
     opened = open_run(values, workdir)
     found = points(opened, values.data)
     if values.num:
@@ -70,19 +84,22 @@ def run(argv: list[str]) -> dict[str, Any]:
         opened,
         found.x,
         found.cond,
-        values.divergence,
+        divergence,
         seed=values.seed,
-        probes=values.probes,
         solver=chosen,
         batch=values.batch,
         show=True,
+        check=values.check,
+        converged_within=values.converged_within,
     )
-    log_prob = scored.log_prob
-    save_npz(out, log_prob=log_prob, rows=found.rows)
+    log_prob, errors, checked = scored.log_prob, scored.standard_error, scored.convergence
+    save_npz(out, log_prob=log_prob, standard_error=errors, rows=found.rows)
     n, inside = len(log_prob), log_prob[np.isfinite(log_prob)]
     mean = float(log_prob.mean())
     if len(inside) < n:
         say(f"likelihood: {1 - len(inside) / n:.2%} of the points lie outside the flow's support: -inf")
+    if checked is not None and not checked.converged:
+        say(f"likelihood: {checked.describe(chosen)}")
     return {
         "out": str(out),
         "num": n,
@@ -90,4 +107,7 @@ def run(argv: list[str]) -> dict[str, Any]:
         "stderr": float(log_prob.std() / math.sqrt(n)) if len(inside) == n else None,
         "bits_per_dim": -mean / (opened.spec.d * math.log(2)),
         "nfe": scored.nfe,
+        "standard_error": None if errors is None else float(errors.mean()),
+        "converged": None if checked is None else checked.converged,
+        "difference": None if checked is None else checked.difference,
     }

@@ -21,6 +21,7 @@ from flowjax.errors import ConfigError, WeightsError
 from flowjax.inference import sampling, scoring
 from flowjax.inference.calibration import OF_CALIBRATION, calibration_metrics, is_simulated
 from flowjax.inference.choose import DEFAULT_SOLVER, Guide, SolverSettings, choose
+from flowjax.inference.convergence import CHECKED, CONVERGED_WITHIN
 from flowjax.inference.forecast_metrics import OF_FORECASTS
 from flowjax.inference.given_conditions import conditions_of_test
 from flowjax.inference.program import LabelRule
@@ -38,7 +39,8 @@ from flowjax.training.writers import say
 __all__ = ["OF_DATA", "evaluate", "evaluate_images"]
 
 OF_DATA = (
-    *("nll", "nll_stderr", "bits_per_dim", "kl", "kl_stderr", "w2_squared", "w2", "w2_squared_true", "mmd"),
+    *("nll", "nll_stderr", "nll_difference", "nll_converged", "bits_per_dim", "kl", "kl_stderr"),
+    *("w2_squared", "w2", "w2_squared_true", "mmd"),
     *("npe", "path_energy", "w2_squared_source", "straightness", "transport_cost", "turning"),
     *("mode_share_min", "mode_share_max", *OF_TABLES),
     *OF_SETS,
@@ -63,6 +65,8 @@ def evaluate(
     batch: int = 0,
     labels: LabelRule = "shares",
     at_steps: Sequence[int] = (),
+    check: int = CHECKED,
+    converged_within: float = CONVERGED_WITHIN,
 ) -> dict[str, Any]:
     """Computes all metrics that are defined for a run and its data set.
 
@@ -75,10 +79,13 @@ def evaluate(
             metrics compare the samples with the test set, so by default classes have their shares of the training data.
         at_steps: numbers of steps for which the distance of samples to the data is also computed, from the same source
             samples. If the solver is named and has no number of steps, the other metrics are those of the largest one.
+        check, converged_within: as for `flowjax.inference.log_prob`.
 
     Returns:
         A dictionary with these keys, where they are defined:
         nll, nll_stderr: mean of -log p on held-out points in nats of the data space, and its standard error.
+        nll_difference, nll_converged: the mean absolute change of log p with a tenth of the tolerances on the first
+            `check` points, in nats, and whether it is within the limit (`flowjax.inference.convergence`).
         bits_per_dim: the same in bits per dimension, for integer images.
         kl, kl_stderr: mean of log p_true - log p on held-out points, where p_true is known, and its standard error.
         w2_squared, w2: W2^2 between samples and data, the mean over disjoint pairs of 1,000 points, and its root.
@@ -123,7 +130,8 @@ def evaluate(
     restored = restoration_metrics(run, dataset, seed, solver, batch)
     if restored and run.spec.d > _EXACT_UP_TO and scoring.no_likelihood(run):
         return restored  # distances between sets of large images say little and take thousands of samples
-    return _of_densities_and_samples(run, dataset, seed, solver, batch, labels, at_steps) | restored
+    score: Any = {"seed": seed, "batch": batch, "check": check, "converged_within": converged_within}
+    return _of_densities_and_samples(run, dataset, seed, solver, batch, labels, at_steps, score) | restored
 
 
 def _checked(run: Run, solver: SolverSettings, at_steps: Sequence[int]) -> SolverSettings:
@@ -147,8 +155,9 @@ def _of_densities_and_samples(
     batch: int,
     labels: LabelRule,
     at_steps: Sequence[int],
+    score: dict[str, Any],
 ) -> dict[str, Any]:
-    """The metrics of `evaluate` without those of restored images."""
+    """The metrics of `evaluate` without those of restored images; `score` are arguments of `scoring.log_prob`."""
     run = _with_shares(run, dataset) if labels == "shares" else run
 
     def compared() -> dict[str, Any]:
@@ -165,15 +174,18 @@ def _of_densities_and_samples(
     divergence, adaptive = "exact" if exact else "hutchinson", solver.of_densities
     steps = "" if adaptive == solver else ", with adaptive steps"
     say(f"evaluate: log-likelihood of {len(points)} points ({divergence}){steps}")
-    scored = scoring.log_prob(
-        run, points, cond, divergence, seed=seed, solver=adaptive, batch=batch, show=True
-    ).log_prob
+    found = scoring.log_prob(run, points, cond, divergence, solver=adaptive, show=True, **score)
+    scored, checked = found.log_prob, found.convergence
     if not np.isfinite(scored).all():
         say(
             f"evaluate: {np.mean(~np.isfinite(scored)):.2%} of the points lie outside the flow's support: no nll, no kl"
         )
         return compared() if dataset.draw is not None else {}
     result: dict[str, Any] = {"nll": -float(scored.mean()), "nll_stderr": _stderr(scored)}
+    if checked is not None:
+        result |= {"nll_difference": checked.difference, "nll_converged": checked.converged}
+        if not checked.converged:
+            say(f"evaluate: {checked.describe(adaptive)}")
     if run.spec.levels:
         result["bits_per_dim"] = result["nll"] / (run.spec.d * math.log(2))
     if dataset.log_prob is not None:

@@ -46,6 +46,8 @@ _NOT_DRAWN = (
 
 _LABELS = {
     "nll": "negative log-likelihood (nats)",
+    "nll_difference": "mean change of log-likelihoods with a finer solver (nats)",
+    "nll_converged": "log-likelihoods converged within the limit (1: yes)",
     "kl": "KL from the true density (nats)",
     "bits_per_dim": "bits per dimension",
     "w2": "W2 to the data",

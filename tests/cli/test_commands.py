@@ -101,7 +101,9 @@ def test_likelihood_integrates_to_one_and_keeps_the_order(flowjax, tiny_run, tmp
     np.testing.assert_allclose(log_prob[:n], log_prob[::-1][:n], rtol=1e-3, atol=1e-3)
     assert result["mean"] == pytest.approx(float(log_prob.mean()), rel=1e-5)
     assert result["bits_per_dim"] == pytest.approx(-result["mean"] / (2 * np.log(2)))
-    assert set(result) == {"out", "num", "mean", "stderr", "bits_per_dim", "nfe"}
+    assert set(result) == {
+        *("out", "num", "mean", "stderr", "bits_per_dim", "nfe", "standard_error", "converged", "difference"),
+    }
 
 
 def test_the_file_that_sample_writes_can_be_scored(flowjax, tiny_run, tmp_path):

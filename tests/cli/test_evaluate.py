@@ -174,3 +174,34 @@ def test_a_metric_from_outside(flowjax, image_run, cheap, tmp_path, monkeypatch)
     assert not (image_run / "metrics").exists(), "the samples of a file may be those of another run"
     code, _, err = flowjax("evaluate", f"--workdir={image_run}", "--metrics=gap_metrics:gone")
     assert (code, "has no gone" in err) == (2, True)
+
+
+def test_results_that_have_not_converged_are_marked(flowjax, uneven_run, tmp_path):
+    """A limit that no solve meets, on stderr, in the JSON line, and in the metrics; --check 0 leaves all of it out."""
+    out = tmp_path / "l.npz"
+    rough = ("likelihood", f"--workdir={uneven_run}", "--num=20", f"--out={out}", "--solver=euler", "--steps=2")
+    estimate = ("--divergence=hutchinson", "--probes=8", "--probe_kind=orthogonal", "--converged_within=1e-6")
+    code, found, err = flowjax(*rough, *estimate)
+    assert (code, found["converged"], found["difference"] > 2e-6) == (0, False, True), err
+    assert err.count("not converged: with 4 instead of 2 steps") == 1
+    written = np.load(out)
+    assert (written["standard_error"] > 0).all()
+    assert found["standard_error"] == pytest.approx(written["standard_error"].mean())
+    code, found, err = flowjax(*rough, "--check=0", "--converged_within=1e-6")
+    assert (code, found["converged"], found["standard_error"], "not converged" in err) == (0, None, 0, False)
+    code, found, err = flowjax("evaluate", f"--workdir={uneven_run}", *FAST, "--converged_within=1e-9")
+    assert (found["nll_converged"], found["nll_difference"] > 2e-9) == (False, True)
+    assert re.search(r"nll_converged +no\n", err)
+    assert "evaluate: warning: not converged: with rtol=1e-06" in err
+
+
+def test_bad_settings_of_a_divergence_and_bad_points_are_refused_in_one_line(flowjax, uneven_run, tmp_path):
+    np.savez(tmp_path / "nan.npz", x=np.array([[0.0, 1.0], [np.nan, 0.0]], np.float32), y=np.array([1, 2]))
+    for given, message in (
+        (["--divergence=hutch++", "--probes=4"], "--divergence hutch++: probes of hutch++ must be a multiple of 3"),
+        (["--divergence=hutchinson", "--probe_kind=orthogonal"], "probes must be a multiple of 4, not 1"),
+        (["--rtol=1e-9", "--atol=1e-9"], "below the rounding errors of float32"),
+        ([f"--data={tmp_path / 'nan.npz'}"], "nan.npz: the points x have NaN or infinite values in row 1"),
+    ):
+        code, _, err = flowjax("likelihood", f"--workdir={uneven_run}", f"--out={tmp_path / 'o.npz'}", *given)
+        assert (code, message in err) == (2, True), err

@@ -76,7 +76,9 @@ FLAGS = {
     },
     "likelihood": {
         "num": ["4"], "seed": ["3"], "batch": ["4"], "solver": known_solvers(), "rtol": ["1e-3"], "atol": ["1e-3"],
-        "steps": ["2"], "divergence": ["exact", "hutchinson"], "probes": ["2"], "split": ["test"], "data": [],
+        "steps": ["2"], "divergence": ["exact", "hutchinson", "hutch++"], "probes": ["2", "6"],
+        "probe_kind": ["gaussian", "orthogonal"], "check": ["0", "2"], "converged_within": ["1"],
+        "split": ["test"], "data": [],
         "checkpoint": ["40"], "width": ["0.1"], "ema": ["false"],
     },
     "evaluate": {

@@ -46,7 +46,7 @@ def test_log_prob_runs_over_the_interval_of_the_path():
     1e-4 for points within 4 standard deviations."""
     m0, s0 = marginal(0.0)
     x = 1 + 0.5 * X
-    got, _ = likelihood.log_prob(ORACLE.velocity, x, Normal((2,), m0, s0), rtol=1e-6, atol=1e-6)
+    got, *_ = likelihood.log_prob(ORACLE.velocity, x, Normal((2,), m0, s0), rtol=1e-6, atol=1e-6)
     np.testing.assert_allclose(got, stats.norm(1, 0.5).logpdf(np.asarray(x, np.float64)).sum(1), atol=3e-4)
 
 

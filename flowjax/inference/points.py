@@ -1,0 +1,48 @@
+"""Points that are scored: checked before any solve, with one line about those that are far from the training data."""
+
+import numpy as np
+
+from flowjax.data import Affine, DataSpec
+from flowjax.errors import ConfigError
+from flowjax.likelihood import rows_text
+from flowjax.training.writers import say
+
+__all__ = ["FAR", "check_finite", "check_points", "warn_far"]
+
+FAR = 10.0
+"""Points with a coordinate more standard deviations from the mean of the training data are reported."""
+
+
+def check_points(spec: DataSpec, x: np.ndarray) -> None:
+    """Checks the shape and the values of points in data space.
+
+    Raises:
+        ConfigError: if the shape is not (N, *spec.shape), or a value is NaN or infinite.
+    """
+    if np.ndim(x) != len(spec.shape) + 1 or x.shape[1:] != tuple(spec.shape):
+        raise ConfigError(f"points must have the shape (N, {', '.join(map(str, spec.shape))}), not {np.shape(x)}")
+    if fault := check_finite(x):
+        raise ConfigError(f"points {fault}")
+
+
+def check_finite(x: np.ndarray) -> str:
+    """Why points (N, *event) cannot be scored: "have NaN or infinite values in rows 1, 2..."; empty if they can."""
+    bad = np.flatnonzero(~np.isfinite(np.asarray(x, np.float64)).reshape(len(x), -1).all(1))
+    return f"have NaN or infinite values in {rows_text(bad)}: remove or repair them" if len(bad) else ""
+
+
+def warn_far(spec: DataSpec, encoded: np.ndarray, first: int = 0) -> None:
+    """Prints a line on stderr if points are far outside the training data, where a network has learned nothing.
+
+    Args:
+        spec: of the data; their scale is one standard deviation of the training data, if they were normalised.
+        encoded: (N, *shape) points in model space.
+        first: the number of the first row.
+    """
+    far = np.abs(encoded).reshape(len(encoded), -1).max(1, initial=0.0)
+    if len(rows := np.flatnonzero(far > FAR)):
+        unit = "units of the network's input" if spec.normalise == Affine() else "standard deviations"
+        say(
+            f"likelihood: warning: {rows_text(first + rows)} of the points are up to {far.max():.3g} {unit} from the "
+            "mean of the training data: the network has not learned the density there"
+        )
