@@ -235,3 +235,15 @@ class Half:
 def test_a_bijection_has_a_likelihood_from_a_source_that_is_not_a_pytree():
     got, *_ = likelihood.log_prob(Half(), jnp.array([[0.25, 0.5]]), Triangle())
     np.testing.assert_allclose(got, [np.log(4 * 0.5 * 1.0)], rtol=1e-6)
+
+
+def test_push_forward_of_a_gaussian():
+    """x = e^a z with z ~ N(0, I) has the density N(0, e^(2 a)); the solve is the inverse of that of `log_prob`."""
+    rate, z = 0.7, jax.random.normal(jax.random.key(0), (16, 3))
+    field = lambda t, x, cond: rate * x
+    x, found = likelihood.push_forward(field, z, Normal((3,)), rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(x, np.exp(rate) * z, rtol=1e-5)
+    true = stats.norm(0, np.exp(rate)).logpdf(np.asarray(x, np.float64)).sum(1)
+    np.testing.assert_allclose(found.log_prob, true, rtol=1e-5, atol=1e-5)
+    again = likelihood.log_prob(field, x, Normal((3,)), rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(found.log_prob, again.log_prob, rtol=1e-5, atol=1e-5)

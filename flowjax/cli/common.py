@@ -18,6 +18,7 @@ from flowjax.data.arrays import read_npz
 from flowjax.data.labels import read_labels
 from flowjax.data.write_table import write_table
 from flowjax.errors import ConfigError, RunFault, unknown
+from flowjax.extras import MissingPackage
 from flowjax.inference.choose import GUIDES, Guide, SolverSettings
 from flowjax.inference.data_of_run import dataset_of
 from flowjax.inference.given_conditions import check_given
@@ -32,10 +33,12 @@ __all__ = [
     "Points",
     "check_labels",
     "class_of",
+    "codes",
     "guide",
     "join",
     "open_run",
     "points",
+    "save_grid",
     "save_npz",
     "save_table",
     "solver",
@@ -175,10 +178,7 @@ def points(run: Run, path: str | None) -> Points:
         x = arrays["x"] if "x" in arrays else arrays["samples"]
         if x.ndim == len(spec.shape) + 2:  # samples for several observations, as `flowjax sample --cond` writes them
             arrays, x = _for_each_sample(arrays, x, names), x.reshape(-1, *x.shape[2:])
-        labels = next((arrays[key] for key in ("y", "label", "labels") if key in arrays), None)
-        if absent := [name for name in names if name not in arrays and (name != "label" or labels is None)]:
-            say(f"likelihood: {path} has no {', '.join(absent)}: these conditions are not given")
-        cond = {name: arrays[name] for name in names if name in arrays and name != "label"}
+        cond, labels = _conditions(run, arrays, path)
         if x.shape[1:] != tuple(spec.shape) or len(x) == 0:
             raise DataError(f"{path}: x must be (N, {', '.join(map(str, spec.shape))}) with N >= 1, not {x.shape}")
         if x.dtype.kind not in "iuf":
@@ -190,6 +190,32 @@ def points(run: Run, path: str | None) -> Points:
     if "label" in names and labels is not None:
         cond["label"] = labels if path is None else _labels(run, path, labels, len(x))
     return Points(x, cond, rows)
+
+
+def codes(run: Run, path: str) -> Points:
+    """Returns the points z of the source in a file of `flowjax encode`, with the conditions of the network.
+
+    Raises:
+        DataError: if z or a label has the wrong shape or values.
+    """
+    arrays = read_npz(path, "z")
+    z = arrays["z"]
+    if z.shape[1:] != tuple(run.spec.shape) or len(z) == 0 or z.dtype.kind not in "iuf":
+        shape = ", ".join(map(str, run.spec.shape))
+        raise DataError(f"{path}: z must be real numbers (N, {shape}) with N >= 1, not {z.dtype} {z.shape}")
+    cond, labels = _conditions(run, arrays, path)
+    return Points(z, cond if labels is None else {**cond, "label": _labels(run, path, labels, len(z))}, None)
+
+
+def _conditions(
+    run: Run, arrays: Mapping[str, np.ndarray], path: str
+) -> tuple[dict[str, np.ndarray], np.ndarray | None]:
+    """The conditions of the network among the arrays of a file, and the labels; a line says which are absent."""
+    names = [field.name for field in run.fields]
+    labels = next((arrays[key] for key in ("y", "label", "labels") if key in arrays and "label" in names), None)
+    if absent := [name for name in names if name not in arrays and (name != "label" or labels is None)]:
+        say(f"{path} has no {', '.join(absent)}: these conditions are not given")
+    return {name: arrays[name] for name in names if name in arrays and name != "label"}, labels
 
 
 class Observations(NamedTuple):
@@ -261,6 +287,20 @@ def _labels(run: Run, source: str, labels: np.ndarray, num: int) -> np.ndarray:
 def save_npz(path: Path, /, **arrays: Any) -> None:
     """Writes the arrays that are not None into an .npz file atomically. Only the first of several processes writes."""
     _save(path, lambda: archives.write_npz(path, {name: a for name, a in arrays.items() if a is not None}))
+
+
+def save_grid(path: Path, run: Run, samples: np.ndarray, labels: np.ndarray | None) -> None:
+    """Draws the first 64 samples of a run on images beside the file `path`, as FILE.png; a line says if it cannot."""
+    if not run.spec.is_image or not processes.is_primary():
+        return
+    from flowjax import plots
+
+    try:
+        shown = None if labels is None else labels[:64]
+        grid = plots.image_grid(samples[:64], run.spec.levels, shown, run.spec.class_names)
+        plots.save(grid, path.with_suffix(".png"))
+    except MissingPackage as error:  # the samples are written, so the command has done its work
+        say(f"no grid of images is drawn: {error}")
 
 
 def save_table(path: Path, spec: DataSpec, samples: np.ndarray, cond: Mapping[str, np.ndarray]) -> None:

@@ -66,6 +66,7 @@ def run(argv: list[str]) -> dict[str, Any]:
     from flowjax.cli import cache
     from flowjax.cli.common import join, open_run, points, save_npz, solver
     from flowjax.inference import scoring
+    from flowjax.inference.prior_error import prior_kl_bound
     from flowjax.likelihood import divergence_of
     from flowjax.training.writers import say
 
@@ -110,4 +111,5 @@ def run(argv: list[str]) -> dict[str, Any]:
         "standard_error": None if errors is None else float(errors.mean()),
         "converged": None if checked is None else checked.converged,
         "difference": None if checked is None else checked.difference,
+        "prior_kl": prior_kl_bound(opened, found.x),
     }

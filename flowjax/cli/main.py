@@ -27,6 +27,8 @@ COMMANDS = {
     "sample": "draw samples from a trained run",
     "pairs": "make pairs of source samples and samples with a trained run",
     "likelihood": "compute log-likelihoods of points, exactly or by an estimate",
+    "encode": "map data to the source of a trained run",
+    "decode": "map points of the source to data",
     "evaluate": "compute metrics of a run: those of its data set, or FID and others",
     "plot": "draw figures of a run again, in vector formats too",
     "reproduce": "list the experiments, or run one and write its table",

@@ -25,6 +25,9 @@ all observations. A condition that is NaN or has no array is not given. An array
 With --compose the M rows are independent observations of the same example, and --num samples are drawn given all of
 them together, by a network that was trained on single observations: `samples` has the shape (num, ...).
 
+With --log_prob an .npz FILE also receives `log_prob`, the log-density of each sample in nats, in the units of the data:
+that of the ODE with the exact divergence, or of a normalizing flow. Data of integers have none.
+
 Several processes (see `flowjax train --help`) each draw a part of the samples, and the first one writes the file.
 
 If more than one batch is needed, finished batches are kept in FILE.npz.parts until the file is written, and the same
@@ -60,6 +63,9 @@ def run(argv: list[str]) -> dict[str, Any]:
     absl_flags.DEFINE_string(
         "out", None, "the .npz file to write, or a .csv, .tsv or .parquet file for a table", flag_values=values
     )
+    absl_flags.DEFINE_boolean(
+        "log_prob", False, "also write log p of each sample, in nats (real data, ODE solvers)", flag_values=values
+    )
     flags.define_sampler(values)
     flags.define_processes(values)
     flags.parse(values, argv, __doc__ or "")
@@ -68,9 +74,10 @@ def run(argv: list[str]) -> dict[str, Any]:
     out = flags.out_path(values, *TABLES)
     if values.compose and (values.cond is None or values.guidance is not None or out.suffix in TABLES):
         raise flags.UsageError("--compose needs --cond with several observations and an .npz file, and no --guidance")
+    if values.log_prob and (values.compose or out.suffix in TABLES):
+        raise flags.UsageError("--log_prob writes an .npz file, and cannot be used with --compose")
     workdir = flags.run_workdir(values)
 
-    from flowjax import plots
     from flowjax.cli import cache
     from flowjax.cli.common import (
         check_labels,
@@ -79,17 +86,16 @@ def run(argv: list[str]) -> dict[str, Any]:
         join,
         observations,
         open_run,
+        save_grid,
         save_npz,
         save_table,
         solver,
     )
     from flowjax.data import DataError
     from flowjax.data.write_table import check_writable
-    from flowjax.extras import MissingPackage
     from flowjax.inference import composition, sampling
     from flowjax.inference.finished_batches import remove_finished
     from flowjax.training import processes
-    from flowjax.training.writers import say
 
     join(values)
     cache.use(values.compilation_cache)
@@ -116,6 +122,7 @@ def run(argv: list[str]) -> dict[str, Any]:
         "guide": guided,
         "labels": values.labels,
         "keep": finished,
+        "log_prob": values.log_prob,
     }
     if values.compose:
         is_single = True
@@ -132,16 +139,10 @@ def run(argv: list[str]) -> dict[str, Any]:
         labels = None if drawn.labels is None else opened.spec.label_values(drawn.labels)
         given = {name: a for name, a in drawn.cond.items() if name != "label" and not is_single}
         given |= cond if values.compose else {}
-        save_npz(out, samples=drawn.samples, labels=labels, **given)
+        save_npz(out, samples=drawn.samples, labels=labels, log_prob=drawn.log_prob, **given)
     processes.wait("written")
     remove_finished(finished)
-    if opened.spec.is_image and processes.is_primary():
-        labels = None if flat.labels is None else flat.labels[:64]
-        try:
-            grid = plots.image_grid(flat.samples[:64], opened.spec.levels, labels, opened.spec.class_names)
-            plots.save(grid, out.with_suffix(".png"))
-        except MissingPackage as error:  # the samples are written, so the command has done its work
-            say(f"sample: no grid of images is drawn: {error}")
+    save_grid(out, opened, flat.samples, flat.labels)
     rate = drawn.samples_per_second
     return {
         "out": str(out),

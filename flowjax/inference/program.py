@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, UInt8
 
-from flowjax import solvers
+from flowjax import likelihood, solvers
 from flowjax.data import DataSpec
 from flowjax.errors import ConfigError
 from flowjax.inference.batches import everywhere, over_rows
@@ -33,6 +33,7 @@ __all__ = [
     "LabelRule",
     "compile_draw",
     "compile_pairs",
+    "compile_scored",
     "keys_of_seed",
     "labels_of",
     "level_thresholds",
@@ -165,6 +166,22 @@ class Program:
         x, stats = solve(self.choice, model, x0, inputs.solver, rows, cond, self.times)
         return {"x0": x0 / self.choice.start_scale, "x1": x} | ({} if labels is None else {"label": labels}), stats
 
+    def draw_scored(self, inputs: Inputs, rows: Array, given: dict[str, Array]) -> tuple[dict[str, Array], Stats]:
+        """The `samples` of these rows in model space with their `log_prob` there, and their `label` if chosen."""
+        labels, x0, cond = _start(self.choice, self.labels, inputs, rows, given)
+        t0, t1 = (None, None) if self.choice.interval is None else self.choice.interval
+        x, found = likelihood.push_forward(
+            self.choice.model(inputs.network, inputs.weak),
+            x0,
+            self.choice.run.prior,
+            cond=cond,
+            t0=t0,
+            t1=t1,
+            **self.choice.solver.tolerances,
+        )
+        values = {"samples": x, "log_prob": found.log_prob}
+        return values | ({} if labels is None else {"label": labels}), found.stats
+
 
 def solve(
     choice: Choice,
@@ -270,7 +287,19 @@ def compile_pairs(
         model space, and `label` if it is chosen.
     """
     program, inputs = _program(choice, seed, labels, 0, given)
-    return partial(_compiled(program, pairs=True), inputs)
+    return partial(_compiled(program, "draw_pair"), inputs)
+
+
+def compile_scored(
+    choice: Choice, seed: int, labels: Labels, label: int = 0, given: Mapping[str, np.ndarray] | None = None
+) -> DrawBlock:
+    """Compiles the draw of a block of samples with their log-densities. The arguments are those of `compile_draw`.
+
+    Returns:
+        The function. Its values are `samples` and `log_prob` in model space, and `label` if it is chosen.
+    """
+    program, inputs = _program(choice, seed, labels, label, given)
+    return partial(_compiled(program, "draw_scored"), inputs)
 
 
 def _program(
@@ -286,8 +315,8 @@ def _program(
 
 
 @lru_cache(_KEPT)
-def _compiled(program: Program, pairs: bool = False) -> Callable[..., Any]:
-    return over_rows(program.draw_pair if pairs else program.draw)
+def _compiled(program: Program, draw: str = "draw") -> Callable[..., Any]:
+    return over_rows(getattr(program, draw))
 
 
 def _learned_times(choice: Choice, kind: Labels, inputs: Inputs, given: Mapping[str, np.ndarray]) -> tuple[float, ...]:

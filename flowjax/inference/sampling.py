@@ -13,11 +13,14 @@ import numpy as np
 from flowjax.conditions import named
 from flowjax.errors import ConfigError, check_name
 from flowjax.inference.batches import default_batch, in_batches, rows_of_a_block, rows_of_this_process
-from flowjax.inference.choose import DEFAULT_SOLVER, Guide, SolverSettings, choose
+from flowjax.inference.choose import DEFAULT_SOLVER, Choice, Guide, SolverSettings, choose
 from flowjax.inference.finished_batches import open_request
 from flowjax.inference.given_conditions import encode_given
-from flowjax.inference.program import LabelRule, compile_draw
+from flowjax.inference.program import LabelRule, compile_draw, compile_scored
 from flowjax.inference.run import Run
+from flowjax.inference.scoring import no_likelihood
+from flowjax.solvers.names import PUSH_FORWARD
+from flowjax.solvers.ode import ADAPTIVE_SOLVERS, SOLVERS
 from flowjax.training import processes
 from flowjax.training.writers import say
 
@@ -32,12 +35,14 @@ class Samples(NamedTuple):
         cond: their conditions by name, each (N, ...), in data space; `label` if the network has labels.
         nfe: the largest number of evaluations that a sample took.
         samples_per_second: without compilation; None for a single batch.
+        log_prob: log p of the samples in nats of the data space, (N,), if it was asked for.
     """
 
     samples: np.ndarray
     cond: dict[str, np.ndarray]
     nfe: int
     samples_per_second: float | None = None
+    log_prob: np.ndarray | None = None
 
     @property
     def labels(self) -> np.ndarray | None:
@@ -50,7 +55,8 @@ class Samples(NamedTuple):
         flat = lambda a: a.reshape(rows * num, *a.shape[2:])
         drawn = lambda name, a: name == "label" and a.ndim == 2  # labels that were not given differ within observations
         cond = {name: flat(a) if drawn(name, a) else np.repeat(a, num, 0) for name, a in self.cond.items()}
-        return self._replace(samples=flat(self.samples), cond=cond)
+        log_prob = None if self.log_prob is None else flat(self.log_prob)
+        return self._replace(samples=flat(self.samples), cond=cond, log_prob=log_prob)
 
 
 def sample(
@@ -66,6 +72,7 @@ def sample(
     keep: Path | None = None,
     gather: bool = True,
     cond: Mapping[str, Any] | None = None,
+    log_prob: bool = False,
 ) -> Samples:
     """Draws `num` samples, over all devices. All processes call it, and each of them draws a share.
 
@@ -90,6 +97,8 @@ def sample(
             (num, *shape). A `label` here replaces `label` and `labels`. For a condition that is absent the network gets
             its null value. For a run on pairs, the array named `data.pairs` has the source samples from which samples
             start.
+        log_prob: also return the log-densities of the samples, with the exact divergence. It needs the samples of an
+            ODE, or of a bijection, of data that are real numbers.
 
     Raises:
         SolverFault: if an adaptive solve does not reach its final time.
@@ -115,6 +124,8 @@ def sample(
     if run.spec.has_mask:
         say(f"sample: the data have a mask; samples are full sets, in which all {run.spec.shape[0]} elements exist")
     choice = choose(run, solver, guide, show)
+    if log_prob:
+        _check_scored(run, choice)
     size = rows_of_a_block(batch or default_batch(run.spec.d))
     chooses_labels = has_labels and "label" not in given.values
     rule = "none" if not chooses_labels else labels if label is None else "one"
@@ -130,8 +141,10 @@ def sample(
         batch=size,
         seed=seed,
         labels=label if rule == "one" else rule,
+        **({"log_prob": True} if log_prob else {}),
     )
-    draw = compile_draw(choice, seed, rule, label or 0, given.encoded)
+    compiled = compile_scored if log_prob else compile_draw
+    draw = compiled(choice, seed, rule, label or 0, given.encoded)
     mine = rows_of_this_process(num)
     values, rate = in_batches(
         draw,
@@ -152,7 +165,23 @@ def sample(
     conditions = {name: a[mine] for name, a in given.values.items()}
     if chooses_labels:
         conditions["label"] = values["label"]
-    return Samples(samples, conditions, int(values["nfe"].max()), rate)
+    densities = run.spec.log_prob_to_data(values["log_prob"], samples) if log_prob else None
+    return Samples(samples, conditions, int(values["nfe"].max()), rate, densities)
+
+
+def _check_scored(run: Run, choice: Choice) -> None:
+    """Raises a ConfigError if the samples of a choice have no density that can be computed along with them."""
+    name = choice.solver.name
+    if why := no_likelihood(run):
+        raise ConfigError(f"{why}, so samples have no log_prob")
+    if run.spec.levels or run.spec.integers:
+        raise ConfigError(
+            "log_prob of samples is for real numbers, and the data are integers: score them with flowjax likelihood"
+        )
+    if not (name == PUSH_FORWARD or name in SOLVERS or name in ADAPTIVE_SOLVERS):
+        raise ConfigError(f"log_prob of samples needs those of an ODE, such as solver 'dopri5', not {name!r}")
+    if choice.solver.grid or choice.solver.schedule:
+        raise ConfigError("log_prob of samples needs the schedule of training and no grid: leave out both")
 
 
 def sample_each(run: Run, num: int, cond: Mapping[str, Any], seed: int = 0, **options: Any) -> Samples:
@@ -187,4 +216,5 @@ def sample_each(run: Run, num: int, cond: Mapping[str, Any], seed: int = 0, **op
     )
     apart = lambda a: a.reshape(observations, num, *a.shape[1:])
     chosen = {name: apart(a) for name, a in drawn.cond.items() if name not in each}
-    return drawn._replace(samples=apart(drawn.samples), cond={**each, **chosen})
+    log_prob = None if drawn.log_prob is None else apart(drawn.log_prob)
+    return drawn._replace(samples=apart(drawn.samples), cond={**each, **chosen}, log_prob=log_prob)

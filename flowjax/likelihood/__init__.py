@@ -1,6 +1,6 @@
 """Log-likelihoods of flows by the instantaneous change of variables, with an exact or an estimated divergence."""
 
-from flowjax.likelihood.density import Divergence, LogDensity, divergence_of, log_prob
+from flowjax.likelihood.density import Divergence, LogDensity, divergence_of, log_prob, push_forward
 from flowjax.likelihood.estimator import DivergenceEstimator, standard_error
 from flowjax.likelihood.exact import Exact, exact_divergence
 from flowjax.likelihood.hutch_plus_plus import HutchPlusPlus
@@ -23,6 +23,7 @@ __all__ = [
     "exact_divergence",
     "hutchinson_divergence",
     "log_prob",
+    "push_forward",
     "rows_text",
     "smallest_tolerance",
     "standard_error",

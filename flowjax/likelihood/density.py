@@ -38,7 +38,7 @@ from flowjax.sources import Source, has_density
 from flowjax.spaces import check_euclidean
 from flowjax.typing import Batched, Cond, Field, PRNGKey, Time
 
-__all__ = ["Adjoint", "Divergence", "LogDensity", "divergence_of", "log_prob"]
+__all__ = ["Adjoint", "Divergence", "LogDensity", "divergence_of", "log_prob", "push_forward"]
 
 Divergence = Literal["exact", "hutchinson", "hutch++"] | DivergenceEstimator
 """How the divergence is computed: an estimator, or the name of one."""
@@ -156,52 +156,131 @@ def log_prob(
         TooLarge: if the derivatives of the exact divergence do not fit the memory.
         RuntimeError: if an adaptive solve does not reach t0.
     """
+    _check_density(source)
+    check_no_nan(x)
+    if isinstance(model, Bijection):
+        x = at_least_float32(x)
+        z, log_det = _apply(model, False, x, cond)
+        return _of_bijection(source.log_prob(z) + log_det)
+    solve = _Solve(model, cond, t0, t1, divergence, key, probes, solver, rtol, atol, steps, adjoint)
+    x0, log_det, errors, stats = solve(x, to_data=False)
+    return LogDensity(source.log_prob(x0) - log_det, errors, stats)
+
+
+def push_forward(
+    model: HasVelocity | Bijection | Field,
+    z: Batched,
+    source: Source,
+    *,
+    cond: Cond = None,
+    t0: float | None = None,
+    t1: float | None = None,
+    divergence: Divergence = "exact",
+    key: PRNGKey | Key[Array, " B"] | None = None,
+    probes: int | None = None,
+    solver: str = "dopri5",
+    rtol: float | Float[Array, ""] = 1e-5,
+    atol: float | Float[Array, ""] = 1e-5,
+    steps: int | None = None,
+) -> tuple[Batched, LogDensity]:
+    """Maps source samples to samples of the model, with their log-densities in nats, in one solve.
+
+    The samples are those of the same ODE without densities, up to the tolerances. `log_prob` of them is the same number
+    from a solve in the other direction.
+
+    Args:
+        z: (B, *event) samples of `source`, at t0.
+        model, source, cond, t0, t1, divergence, key, probes, solver, rtol, atol, steps: as for `log_prob`.
+
+    Returns:
+        The samples at t1, (B, *event), and their log-densities.
+
+    Raises:
+        ValueError, TooLarge, RuntimeError: as for `log_prob`.
+    """
+    _check_density(source)
+    check_no_nan(z)
+    if isinstance(model, Bijection):
+        z = at_least_float32(z)
+        x, log_det = _apply(model, True, z, cond)
+        return x, _of_bijection(source.log_prob(z) - log_det)
+    solve = _Solve(model, cond, t0, t1, divergence, key, probes, solver, rtol, atol, steps, None)
+    x, log_det, errors, stats = solve(z, to_data=True)
+    return x, LogDensity(source.log_prob(at_least_float32(z)) - log_det, errors, stats)
+
+
+def _check_density(source: Source) -> None:
     if not has_density(source):
         raise ValueError(
             f"the source {type(source).__name__} has no density, so points have no log-density: take a source with a "
             "density, such as Normal, or compare samples instead (flowjax.metrics)"
         )
-    check_no_nan(x)
-    if isinstance(model, Bijection):
-        x = at_least_float32(x)
-        z, log_det = _inverse(model, x, cond)
-        log_p = source.log_prob(z) + log_det
-        return LogDensity(log_p, jnp.zeros_like(log_p), Stats(jnp.ones(x.shape[0], int), jnp.ones(x.shape[0], bool)))
-    if isinstance(model, HasVelocity):
-        field = velocity_of(model)
-    elif callable(model):
-        field = model
-    else:
-        raise ValueError(
-            f"log_prob needs a model with a velocity or an inverse, or a velocity field, and this model offers "
-            f"{', '.join(abilities_of(model)) or 'nothing'}"
+
+
+def _of_bijection(log_p: Float[Array, " B"]) -> LogDensity:
+    rows = log_p.shape[0]
+    return LogDensity(log_p, jnp.zeros_like(log_p), Stats(jnp.ones(rows, int), jnp.ones(rows, bool)))
+
+
+@dataclass(frozen=True)
+class _Solve:
+    """The solve of points with the integral of the divergence; the attributes are the arguments of `log_prob`."""
+
+    model: HasVelocity | Field
+    cond: Cond
+    t0: float | None
+    t1: float | None
+    divergence: Divergence
+    key: PRNGKey | Key[Array, " B"] | None
+    probes: int | None
+    solver: str
+    rtol: float | Float[Array, ""]
+    atol: float | Float[Array, ""]
+    steps: int | None
+    adjoint: Adjoint | None
+
+    def __call__(
+        self, x: Batched, to_data: bool
+    ) -> tuple[Batched, Float[Array, " B"], Float[Array, " B"] | None, Stats]:
+        """The points at the other end, log |det| of the map from source to data there, its standard error, `Stats`."""
+        field = _field_of(self.model)
+        estimator = divergence_of(self.divergence, self.probes)
+        adjoint = _adjoint_of(self.adjoint, self.steps)
+        check_euclidean("log_prob", space_of(field))
+        times = times_within(field, self.t0, self.t1)
+        x, drawn = at_least_float32(x), None
+        if self.steps is None:
+            check_tolerances(self.rtol, self.atol, x.dtype)
+        if not estimator.is_exact:
+            if self.key is None:
+                raise ValueError(f"{self.divergence} needs random vectors: pass key=jax.random.key(seed)")
+            drawn = jax.vmap(lambda k: estimator.draw(k, x.shape[1:], x.dtype))(row_keys(self.key, x.shape[0]))
+        (end, integrals), stats = solve_ode(
+            _Augmented(with_forward_mode(field) if estimator.needs_forward_mode else field, estimator, x.shape[0]),
+            (x, jnp.zeros((x.shape[0], estimator.estimates), x.dtype)),
+            cond=(self.cond, drawn),
+            t0=times[0 if to_data else 1],
+            t1=times[1 if to_data else 0],
+            solver=self.solver,
+            rtol=self.rtol,
+            atol=self.atol,
+            steps=self.steps,
+            adjoint=adjoint,
         )
-    estimator = divergence_of(divergence, probes)
-    how = _adjoint_of(adjoint, steps)
-    check_euclidean("log_prob", space_of(field))
-    start, end = times_within(field, t0, t1)
-    x, drawn = at_least_float32(x), None
-    if steps is None:
-        check_tolerances(rtol, atol, x.dtype)
-    if not estimator.is_exact:
-        if key is None:
-            raise ValueError(f"{divergence} needs random vectors: pass key=jax.random.key(seed)")
-        drawn = jax.vmap(lambda k: estimator.draw(k, x.shape[1:], x.dtype))(row_keys(key, x.shape[0]))
-    state = (x, jnp.zeros((x.shape[0], estimator.estimates), x.dtype))
-    (x0, integrals), stats = solve_ode(
-        _Augmented(with_forward_mode(field) if estimator.needs_forward_mode else field, estimator, x.shape[0]),
-        state,
-        cond=(cond, drawn),
-        t0=end,
-        t1=start,
-        solver=solver,
-        rtol=rtol,
-        atol=atol,
-        steps=steps,
-        adjoint=how,
+        log_det = integrals.mean(1) if to_data else -integrals.mean(1)
+        errors = jnp.zeros_like(log_det) if estimator.is_exact else standard_error(integrals)
+        return end, log_det, errors, stats
+
+
+def _field_of(model: HasVelocity | Field) -> Field:
+    if isinstance(model, HasVelocity):
+        return velocity_of(model)
+    if callable(model):
+        return model
+    raise ValueError(
+        f"log_prob needs a model with a velocity or an inverse, or a velocity field, and this model offers "
+        f"{', '.join(abilities_of(model)) or 'nothing'}"
     )
-    log_p = source.log_prob(x0) + integrals.mean(1)
-    return LogDensity(log_p, jnp.zeros_like(log_p) if estimator.is_exact else standard_error(integrals), stats)
 
 
 def _adjoint_of(name: Adjoint | None, steps: int | None) -> diffrax.AbstractAdjoint | None:
@@ -216,6 +295,6 @@ def _adjoint_of(name: Adjoint | None, steps: int | None) -> diffrax.AbstractAdjo
     return None if made is None else made()
 
 
-@partial(jax.jit, static_argnames="model")
-def _inverse(model: Bijection, x: Batched, cond: Cond) -> tuple[Batched, Float[Array, " B"]]:
-    return model.inverse(x, cond)
+@partial(jax.jit, static_argnums=(0, 1))
+def _apply(model: Bijection, to_data: bool, x: Batched, cond: Cond) -> tuple[Batched, Float[Array, " B"]]:
+    return model.forward(x, cond) if to_data else model.inverse(x, cond)
