@@ -67,6 +67,8 @@ __all__ = ["run"]
 
 _OF_IMAGES = ("num", "samples", "split", "inception")
 
+_OF_DENSITIES = ("check", "converged_within")
+
 _NOT_OF_POSTERIORS = (
     "at_steps",
     *("samples", "split", "inception", "labels"),
@@ -85,6 +87,8 @@ def run(argv: list[str]) -> dict[str, Any]:
     values = flags.parse(_define(of_images=True), argv, __doc__ or "")
     if values.metrics is None:
         values = _without_metrics(values, argv)
+    elif given := next((name for name in _OF_DENSITIES if values[name].present), None):
+        raise flags.UsageError(f"--{given} is for log-likelihoods, which are computed without --metrics")
     elif values.samples is not None:
         for name, why in (("num", "all samples of the file are scored"), ("labels", "the samples are already drawn")):
             if values[name].present:
@@ -204,8 +208,7 @@ def _define(of_images: bool) -> absl_flags.FlagValues:
     )
     (flags.define_sampler if of_images else flags.define_solver)(values)
     values["solver"].help = flags.SAMPLER
-    if not of_images:
-        flags.define_convergence(values)
+    flags.define_convergence(values)
     flags.define_processes(values)
     return values
 

@@ -73,8 +73,9 @@ class FullNormals:
         """log p_t by SciPy, from covariance matrices."""
         r = jax.tree.map(float, rates(self.schedule, t))
         u = np.asarray(self.turn_back(jnp.eye(x.shape[1])))
+        normal: Any = stats.multivariate_normal
         each = [
-            stats.multivariate_normal(r.alpha * m, u.T @ np.diag((r.alpha * s) ** 2 + r.sigma**2) @ u).logpdf(x)
+            normal(r.alpha * m, u.T @ np.diag((r.alpha * s) ** 2 + r.sigma**2) @ u).logpdf(x)
             for m, s in zip(self.means, self.scales, strict=True)
         ]
         return logsumexp(np.reshape(each, (len(each), -1)), axis=0) - np.log(len(each))
@@ -92,6 +93,13 @@ class At:
 
     normals: FullNormals
     t: float
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.normals.means.shape[1:]
+
+    def sample(self, key: jax.Array, n: int) -> jax.Array:
+        raise NotImplementedError("only the density is needed")
 
     def log_prob(self, x: jax.Array) -> jax.Array:
         r = rates(self.normals.schedule, self.t)
