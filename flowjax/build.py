@@ -138,11 +138,11 @@ def make_augmentation(config: Config, spec: DataSpec) -> Augmentation:
     return make("data.augment", name, AUGMENTATIONS)
 
 
-def data_arguments(config: Config) -> tuple[str, str, tuple[str, ...], str, str, str, str]:
+def data_arguments(config: Config) -> tuple[str, str, tuple[str, ...], str, str, str, str, str]:
     """Returns the arguments of `flowjax.data.open_dataset` for a resolved config."""
     data = config.data
     plain = data.name, data.path, tuple(data.cond), data.pairs, data.normalise
-    return *plain, data.simulator, data.degrade
+    return *plain, data.simulator, data.degrade, data.dequantisation
 
 
 def fields_of(config: Config, spec: DataSpec) -> tuple[Field, ...]:

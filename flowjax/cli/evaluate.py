@@ -17,6 +17,9 @@ exist.
 --solver and --steps are those of the samples. Log-likelihoods take adaptive steps with --rtol and --atol, because a few
 steps can give good samples and wrong densities; `flowjax likelihood` computes them with any number of steps.
 
+Bits per dimension of integers are a bound for --dequantisation and --importance_samples, as in `flowjax likelihood`,
+and the result has both beside them.
+
 The classes of a conditional network's samples are drawn with their shares of the training data, so that samples can be
 compared with the test set. --labels balanced draws equally many samples of each class, as is usual for published FIDs,
 and --labels random draws the classes with equal probability.
@@ -118,7 +121,10 @@ def run(argv: list[str]) -> dict[str, Any]:
             opened, dataset, names, num=num, seed=values.seed, solver=chosen, batch=values.batch
         )
     elif values.metrics is None:
-        result = evaluation.evaluate(opened, dataset, values.seed, chosen, values.batch, values.labels, at_steps)
+        noise = values.dequantisation or "", values.importance_samples
+        result = evaluation.evaluate(
+            opened, dataset, values.seed, chosen, values.batch, values.labels, at_steps, *noise
+        )
     else:
         result = evaluation.evaluate_images(
             opened,
@@ -137,7 +143,7 @@ def run(argv: list[str]) -> dict[str, Any]:
         )
     width = max(18, *(len(key) + 2 for key in result)) if result else 18
     for key, value in result.items():
-        say(f"{key:<{width}}{value:>12.5g}")
+        say(f"{key:<{width}}{value:>12}" if isinstance(value, str) else f"{key:<{width}}{value:>12.5g}")
     if is_primary() and values.samples is None:
         keep_metrics(opened, flags.settings(values, _NO_SETTINGS), result)
         if at_steps:
@@ -191,6 +197,7 @@ def _define(of_images: bool) -> absl_flags.FlagValues:
         "inception", "highest", precisions, "precision of the Inception network's convolutions", flag_values=values
     )
     (flags.define_sampler if of_images else flags.define_solver)(values)
+    flags.define_dequantisation(values)
     values["solver"].help = flags.SAMPLER
     flags.define_processes(values)
     return values

@@ -21,6 +21,7 @@ from flowjax.errors import ConfigError, WeightsError
 from flowjax.inference import sampling, scoring
 from flowjax.inference.calibration import OF_CALIBRATION, calibration_metrics, is_simulated
 from flowjax.inference.choose import DEFAULT_SOLVER, Guide, SolverSettings, choose
+from flowjax.inference.dequantisations import described
 from flowjax.inference.forecast_metrics import OF_FORECASTS
 from flowjax.inference.given_conditions import conditions_of_test
 from flowjax.inference.program import LabelRule
@@ -38,7 +39,8 @@ from flowjax.training.writers import say
 __all__ = ["OF_DATA", "evaluate", "evaluate_images"]
 
 OF_DATA = (
-    *("nll", "nll_stderr", "bits_per_dim", "kl", "kl_stderr", "w2_squared", "w2", "w2_squared_true", "mmd"),
+    *("nll", "nll_stderr", "bits_per_dim", "bits_per_dim_stderr"),
+    *("dequantisation", "importance_samples", "kl", "kl_stderr", "w2_squared", "w2", "w2_squared_true", "mmd"),
     *("npe", "path_energy", "w2_squared_source", "straightness", "transport_cost", "turning"),
     *("mode_share_min", "mode_share_max", *OF_TABLES),
     *OF_SETS,
@@ -63,6 +65,8 @@ def evaluate(
     batch: int = 0,
     labels: LabelRule = "shares",
     at_steps: Sequence[int] = (),
+    dequantisation: str = "",
+    importance_samples: int = 1,
 ) -> dict[str, Any]:
     """Computes all metrics that are defined for a run and its data set.
 
@@ -75,11 +79,13 @@ def evaluate(
             metrics compare the samples with the test set, so by default classes have their shares of the training data.
         at_steps: numbers of steps for which the distance of samples to the data is also computed, from the same source
             samples. If the solver is named and has no number of steps, the other metrics are those of the largest one.
+        dequantisation, importance_samples: of log-likelihoods of integers, as for `flowjax.inference.log_prob`.
 
     Returns:
         A dictionary with these keys, where they are defined:
         nll, nll_stderr: mean of -log p on held-out points in nats of the data space, and its standard error.
-        bits_per_dim: the same in bits per dimension, for integer images.
+        bits_per_dim, bits_per_dim_stderr: the same in bits per dimension, for data of integers, with the
+        `dequantisation` and the `importance_samples` for which it holds.
         kl, kl_stderr: mean of log p_true - log p on held-out points, where p_true is known, and its standard error.
         w2_squared, w2: W2^2 between samples and data, the mean over disjoint pairs of 1,000 points, and its root.
         w2_squared_true: the same between two sets of data, which is the smallest value that can be expected.
@@ -123,7 +129,8 @@ def evaluate(
     restored = restoration_metrics(run, dataset, seed, solver, batch)
     if restored and run.spec.d > _EXACT_UP_TO and scoring.no_likelihood(run):
         return restored  # distances between sets of large images say little and take thousands of samples
-    return _of_densities_and_samples(run, dataset, seed, solver, batch, labels, at_steps) | restored
+    noise = (dequantisation, importance_samples)
+    return _of_densities_and_samples(run, dataset, seed, solver, batch, labels, at_steps, noise) | restored
 
 
 def _checked(run: Run, solver: SolverSettings, at_steps: Sequence[int]) -> SolverSettings:
@@ -147,6 +154,7 @@ def _of_densities_and_samples(
     batch: int,
     labels: LabelRule,
     at_steps: Sequence[int],
+    noise: tuple[str, int],
 ) -> dict[str, Any]:
     """The metrics of `evaluate` without those of restored images."""
     run = _with_shares(run, dataset) if labels == "shares" else run
@@ -165,17 +173,17 @@ def _of_densities_and_samples(
     divergence, adaptive = "exact" if exact else "hutchinson", solver.of_densities
     steps = "" if adaptive == solver else ", with adaptive steps"
     say(f"evaluate: log-likelihood of {len(points)} points ({divergence}){steps}")
-    scored = scoring.log_prob(
-        run, points, cond, divergence, seed=seed, solver=adaptive, batch=batch, show=True
-    ).log_prob
+    given: dict[str, Any] = {"seed": seed, "solver": adaptive, "batch": batch, "show": True}
+    given |= {"dequantisation": noise[0], "importance_samples": noise[1]}
+    scored = scoring.log_prob(run, points, cond, divergence, **given).log_prob
     if not np.isfinite(scored).all():
         say(
             f"evaluate: {np.mean(~np.isfinite(scored)):.2%} of the points lie outside the flow's support: no nll, no kl"
         )
         return compared() if dataset.draw is not None else {}
     result: dict[str, Any] = {"nll": -float(scored.mean()), "nll_stderr": _stderr(scored)}
-    if run.spec.levels:
-        result["bits_per_dim"] = result["nll"] / (run.spec.d * math.log(2))
+    if (bins := run.spec.bins) is not None and bins.complete:
+        result |= described(run, points, scored, *noise)
     if dataset.log_prob is not None:
         gap = np.asarray(dataset.log_prob(jnp.asarray(points))) - scored
         result |= {"kl": float(gap.mean()), "kl_stderr": _stderr(gap)}

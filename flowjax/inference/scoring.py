@@ -6,11 +6,13 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
 from flowjax import likelihood
 from flowjax.abilities import abilities_of
+from flowjax.bits import importance_weighted
 from flowjax.conditions import NO_LABEL, named
 from flowjax.data import DataSpec
 from flowjax.errors import ConfigError
@@ -23,6 +25,7 @@ from flowjax.inference.batches import (
     rows_of_this_process,
 )
 from flowjax.inference.choose import DEFAULT_SOLVER, SolverSettings
+from flowjax.inference.dequantisations import dequantisation_of
 from flowjax.inference.finished_batches import open_request
 from flowjax.inference.given_conditions import encode_given
 from flowjax.inference.program import keys_of_seed
@@ -61,6 +64,8 @@ def log_prob(
     solver: SolverSettings = DEFAULT_SOLVER,
     batch: int = 0,
     show: bool = False,
+    dequantisation: str = "",
+    importance_samples: int = 1,
 ) -> LogDensities:
     """log p(x | conditions) in nats of the data space. All processes call it, and each of them scores a share.
 
@@ -75,11 +80,15 @@ def log_prob(
         divergence, probes: as in `flowjax.likelihood.log_prob`.
         seed: of dequantisation and of Hutchinson's probes; row i depends only on the seed and on i.
         solver, batch, show: as for `flowjax.inference.sample`.
+        dequantisation: of integers (`flowjax.inference.dequantisations.DEQUANTISATIONS`); "" for that of training.
+        importance_samples: the number K of draws of the noise of integers. The result is then the importance-weighted
+            bound on the log-probability (`flowjax.bits.dequantisation`, equation 1). Draw k of row i depends only on
+            the seed, i and k. All draws of a row have the same random vectors for Hutchinson's estimate.
 
     Raises:
         SolverFault: if an adaptive solve does not reach its final time.
-        ConfigError: if the data have a mask, the source has no density, a condition does not fit its field, or the sum
-            would be over more than 100 classes.
+        ConfigError: if the data have a mask, the source has no density, a condition does not fit its field, the sum
+            would be over more than 100 classes, or the dequantisation does not fit the data or the model.
     """
     _check_no_mask(run)
     if why := no_likelihood(run):
@@ -98,21 +107,23 @@ def log_prob(
     noise_key, probe_key = keys_of_seed(seed, 2)
     mine = rows_of_this_process(len(x))
     arrays = {"points": {"x": x}, "conditions": given.encoded | no_label}
+    noise = dequantisation_of(run, x, dequantisation, importance_samples)
     request = {"num": len(x), "batch": size, "seed": seed, "divergence": f"{divergence} {probes}"}
+    request |= {"dequantisation": noise and noise.name, "importance_samples": importance_samples}
     open_request(run, solver, None, None, arrays, **request)
-    if run.spec.dequantises(x):
-        encoded = np.asarray(run.spec.encode(x[mine]), np.float32)
-        prepare = lambda key, i, row: run.spec.prepare(jax.random.fold_in(key, i), row)
-    else:
-        encoded = run.spec.to_model(x[mine])
-        prepare = lambda key, i, row: row
+    encoded = run.spec.to_model(x[mine])
     t0, t1 = run.interval if "velocity" in abilities_of(run.model()) else (None, None)
+    t1 = t1 if noise is None or noise.time is None else noise.time
 
     def score(shared: Any, rows: Array, x: Array, cond: dict[str, Array]) -> tuple[dict[str, Array], Stats]:
-        arrays, noise_key, probe_key = shared
+        arrays, noise_key, probe_key, k = shared
+        model, log_q = run.model(*arrays), 0.0
+        if noise is not None:
+            keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.fold_in(noise_key, i), k))(rows)
+            x, log_q = noise.draw(model, keys, x, cond)
         values, stats = likelihood.log_prob(
-            run.model(*arrays),
-            jax.vmap(partial(prepare, noise_key))(rows, x),
+            model,
+            x,
             run.prior,
             cond=cond,
             t0=t0,
@@ -122,12 +133,13 @@ def log_prob(
             probes=probes,
             **solver.tolerances,
         )
-        return {"log_prob": values}, stats
+        return {"log_prob": values - log_q}, stats
 
-    score_block = partial(over_rows(score), everywhere((run.arrays, noise_key, probe_key)))
+    compiled, shared = over_rows(score), everywhere((run.arrays, noise_key, probe_key))
     name = solver.tolerances["solver"]
 
-    def score_given(labels: Mapping[str, np.ndarray]) -> LogDensities:
+    def score_given(k: int, labels: Mapping[str, np.ndarray]) -> LogDensities:
+        score_block = partial(compiled, (*shared, everywhere(jnp.uint32(k))))
         rows = {name: a[mine] for name, a in given.rows.items()}
         rows |= {name: np.broadcast_to(a, (len(encoded), *a.shape[1:])) for name, a in labels.items()}
         points = (np.arange(len(x))[mine], encoded, rows)
@@ -135,9 +147,14 @@ def log_prob(
         found = {name: processes.gathered(a) for name, a in found.items()}
         return LogDensities(run.spec.log_prob_to_data(found["log_prob"], x), int(found["nfe"].max()))
 
-    if not is_summed:
-        return score_given(no_label)
-    return sum_over_classes(run.spec, lambda k: score_given({"label": np.full(1, k, np.int32)}))
+    def drawn(k: int) -> LogDensities:
+        if not is_summed:
+            return score_given(k, no_label)
+        return sum_over_classes(run.spec, lambda c: score_given(k, {"label": np.full(1, c, np.int32)}))
+
+    draws = [drawn(k) for k in range(importance_samples)]
+    weighted = importance_weighted(np.stack([one.log_prob for one in draws]))
+    return LogDensities(weighted, max(one.nfe for one in draws))
 
 
 def sum_over_classes(spec: DataSpec, of_class: Callable[[int], LogDensities]) -> LogDensities:
