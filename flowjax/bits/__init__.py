@@ -13,6 +13,9 @@ Bits per dimension are -log P(x) / (D log 2) with the bound in place of log P(x)
 """
 
 from flowjax.bits.bins import Bins
+from flowjax.bits.chain import BoundTerms, chain_bound
+from flowjax.bits.continuous import LogSnrDensity, continuous_bound
+from flowjax.bits.decoders import log_mass_in_bin, log_posterior_of_bin
 from flowjax.bits.dequantisation import (
     Dequantisation,
     TruncatedNormal,
@@ -23,9 +26,15 @@ from flowjax.bits.dequantisation import (
 
 __all__ = [
     "Bins",
+    "BoundTerms",
     "Dequantisation",
+    "LogSnrDensity",
     "TruncatedNormal",
     "Uniform",
+    "chain_bound",
+    "continuous_bound",
     "importance_weighted",
+    "log_mass_in_bin",
+    "log_posterior_of_bin",
     "time_of_truncated_normal",
 ]

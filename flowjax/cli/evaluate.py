@@ -18,7 +18,8 @@ exist.
 steps can give good samples and wrong densities; `flowjax likelihood` computes them with any number of steps.
 
 Bits per dimension of integers are a bound for --dequantisation and --importance_samples, as in `flowjax likelihood`,
-and the result has both beside them.
+and the result has both beside them. --bound ddpm(1000) or vdm(20) adds a variational bound, with its three terms; for
+methods that minimise one it is there without the flag, and --bound= leaves it out.
 
 The classes of a conditional network's samples are drawn with their shares of the training data, so that samples can be
 compared with the test set. --labels balanced draws equally many samples of each class, as is usual for published FIDs,
@@ -123,7 +124,7 @@ def run(argv: list[str]) -> dict[str, Any]:
     elif values.metrics is None:
         noise = values.dequantisation or "", values.importance_samples
         result = evaluation.evaluate(
-            opened, dataset, values.seed, chosen, values.batch, values.labels, at_steps, *noise
+            opened, dataset, values.seed, chosen, values.batch, values.labels, at_steps, *noise, values.bound
         )
     else:
         result = evaluation.evaluate_images(

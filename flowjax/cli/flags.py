@@ -121,10 +121,12 @@ def define_solver(values: flags.FlagValues) -> None:
 
 
 def define_dequantisation(values: flags.FlagValues) -> None:
-    """Defines --dequantisation and --importance_samples for the log-probabilities of integers."""
+    """Defines --dequantisation, --importance_samples and --bound for the log-probabilities of integers."""
     kinds = ["uniform", "truncated_normal", "variational"]
     noise = "noise that turns integers into real numbers; by default that of training"
     flags.DEFINE_enum("dequantisation", None, kinds, noise, flag_values=values)
+    bound = "a variational bound on the log-probabilities of integers instead: ddpm(1000) or vdm(20)"
+    flags.DEFINE_string("bound", None, bound, flag_values=values)
     several = "draws of the noise of each point of integers, for the importance-weighted bound"
     flags.DEFINE_integer("importance_samples", 1, several, flag_values=values)
 

@@ -24,6 +24,7 @@ from flowjax.inference.choose import DEFAULT_SOLVER, Guide, SolverSettings, choo
 from flowjax.inference.dequantisations import described
 from flowjax.inference.forecast_metrics import OF_FORECASTS
 from flowjax.inference.given_conditions import conditions_of_test
+from flowjax.inference.integer_bounds import OF_BITS, default_bound, integer_bound
 from flowjax.inference.program import LabelRule
 from flowjax.inference.restored import OF_RESTORED, restoration_metrics
 from flowjax.inference.run import Run
@@ -39,8 +40,7 @@ from flowjax.training.writers import say
 __all__ = ["OF_DATA", "evaluate", "evaluate_images"]
 
 OF_DATA = (
-    *("nll", "nll_stderr", "bits_per_dim", "bits_per_dim_stderr"),
-    *("dequantisation", "importance_samples", "kl", "kl_stderr", "w2_squared", "w2", "w2_squared_true", "mmd"),
+    *("nll", "nll_stderr", *OF_BITS, "kl", "kl_stderr", "w2_squared", "w2", "w2_squared_true", "mmd"),
     *("npe", "path_energy", "w2_squared_source", "straightness", "transport_cost", "turning"),
     *("mode_share_min", "mode_share_max", *OF_TABLES),
     *OF_SETS,
@@ -67,6 +67,7 @@ def evaluate(
     at_steps: Sequence[int] = (),
     dequantisation: str = "",
     importance_samples: int = 1,
+    bound: str | None = None,
 ) -> dict[str, Any]:
     """Computes all metrics that are defined for a run and its data set.
 
@@ -80,6 +81,9 @@ def evaluate(
         at_steps: numbers of steps for which the distance of samples to the data is also computed, from the same source
             samples. If the solver is named and has no number of steps, the other metrics are those of the largest one.
         dequantisation, importance_samples: of log-likelihoods of integers, as for `flowjax.inference.log_prob`.
+        bound: a variational bound on the log-probabilities of integers that is also computed, as for
+            `flowjax.inference.integer_bounds.integer_bound`; None for the bound that the method minimises, if there is
+            one, and "" for none.
 
     Returns:
         A dictionary with these keys, where they are defined:
@@ -87,6 +91,9 @@ def evaluate(
         bits_per_dim, bits_per_dim_stderr: the same in bits per dimension, for data of integers, with the
         `dequantisation` and the `importance_samples` for which it holds.
         kl, kl_stderr: mean of log p_true - log p on held-out points, where p_true is known, and its standard error.
+        bound, bound_bits_per_dim, bound_bits_per_dim_stderr: the variational bound on the same points, its bits per
+        dimension, and their standard error; bound_prior_bits_per_dim, bound_diffusion_bits_per_dim and
+        bound_reconstruction_bits_per_dim are its terms.
         w2_squared, w2: W2^2 between samples and data, the mean over disjoint pairs of 1,000 points, and its root.
         w2_squared_true: the same between two sets of data, which is the smallest value that can be expected.
         w2_squared_N, nfe_N: for each N of `at_steps`, w2_squared of samples of N steps, and their evaluations.
@@ -130,7 +137,8 @@ def evaluate(
     if restored and run.spec.d > _EXACT_UP_TO and scoring.no_likelihood(run):
         return restored  # distances between sets of large images say little and take thousands of samples
     noise = (dequantisation, importance_samples)
-    return _of_densities_and_samples(run, dataset, seed, solver, batch, labels, at_steps, noise) | restored
+    found = _of_densities_and_samples(run, dataset, seed, solver, batch, labels, at_steps, noise)
+    return _of_bound(run, dataset, default_bound(run) if bound is None else bound, seed, batch) | found | restored
 
 
 def _checked(run: Run, solver: SolverSettings, at_steps: Sequence[int]) -> SolverSettings:
@@ -190,6 +198,15 @@ def _of_densities_and_samples(
     if _has_distance(run, dataset):
         result |= compared()
     return result
+
+
+def _of_bound(run: Run, dataset: Dataset, bound: str, seed: int, batch: int) -> dict[str, Any]:
+    """The variational bound on held-out points; empty without one."""
+    if not bound:
+        return {}
+    points, cond = _held_out(run, dataset)
+    say(f"evaluate: the bound {bound} of {len(points)} points")
+    return integer_bound(run, points, cond, bound, seed, batch, show=True).described("bound_")
 
 
 def _with_shares(run: Run, dataset: Dataset) -> Run:

@@ -231,6 +231,8 @@ class Method(Protocol):
         path: the path of its model. Time grids in noise levels, other schedules and SDE solvers need it.
         source: the distribution of x0. A method with a path needs it for sampling on another schedule.
         prediction: the quantity that the network predicts; it says whether the model has a learned variance.
+        bound: the variational bound on the log-probabilities of integers that `flowjax evaluate` also computes if
+            `data.dequantisation` is none, such as "vdm(20)".
         trained_steps: the numbers of steps of its default solver for which the network was trained; empty for any.
 
     Optional attributes, which training reads if a method has them:

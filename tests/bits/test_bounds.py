@@ -121,8 +121,8 @@ def test_more_steps_tighten_the_bound_to_the_entropy():
 @pytest.mark.parametrize("schedule", [VP(), CondOT()])
 def test_the_gap_of_the_continuous_bound_is_that_of_its_ends(schedule):
     """With the exact network, the mean over the integers of the bound minus the entropy is the divergence of q(z_0)
-    from the prior plus the mean divergence of the integers given z_1 from the decoder, which gives all integers the same
-    prior probability. Both are 0.02 or more here, by quadrature. Means of 20,000 rows with 8 values each, within 4
+    from the prior plus the mean divergence of the integers given z_1 from the decoder, which gives all integers the
+    same prior probability. Both are 0.02 or more here, by quadrature. Means of 20,000 rows with 8 values each, within 4
     standard errors. The density of the log-SNR is uneven, which changes the variance only."""
     path, half = GaussianPath(schedule), WIDTH / 2
     start, end = (float(schedule.time_of_log_snr(2 * math.log(r))) for r in (0.35, 1.2 / half))
