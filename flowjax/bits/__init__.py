@@ -18,6 +18,7 @@ from flowjax.bits.continuous import LogSnrDensity, continuous_bound
 from flowjax.bits.decoders import log_mass_in_bin, log_posterior_of_bin
 from flowjax.bits.dequantisation import (
     Dequantisation,
+    Dequantised,
     TruncatedNormal,
     Uniform,
     importance_weighted,
@@ -28,6 +29,7 @@ __all__ = [
     "Bins",
     "BoundTerms",
     "Dequantisation",
+    "Dequantised",
     "LogSnrDensity",
     "TruncatedNormal",
     "Uniform",

@@ -6,8 +6,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from flowjax.bits import Bins, Dequantisation, TruncatedNormal, Uniform, time_of_truncated_normal
-from flowjax.bits.dequantisation import Dequantised
+from flowjax.bits import Bins, Dequantisation, Dequantised, TruncatedNormal, Uniform, time_of_truncated_normal
 from flowjax.errors import ConfigError, check_name
 from flowjax.inference.run import Run
 from flowjax.keys import RowKeys

@@ -210,6 +210,8 @@ class Method(Protocol):
         limits: the limits of metrics that stop training when they are too large.
         takes_mask: whether `loss` uses the mask of a batch, so that data with a mask are allowed; False if absent.
         takes_pairs: whether `loss` uses the x0 of a batch, so that `data.pairs` is allowed; False if absent.
+        learns_dequantisation: whether `loss` learns the noise of integers, so that `data.dequantisation` can be
+            'variational'; False if absent.
         needs_pairs: whether `loss` needs the x0 of a batch, so that `data.pairs` must be set; False if absent.
         comparable_loss: whether a lower validation loss means a better model, so that the checkpoint `best` can be
             chosen by it; True if absent. It is False where the loss depends on a second network that is trained, on
@@ -306,6 +308,7 @@ class MethodDefaults:
     takes_mask: ClassVar[bool] = False
     takes_pairs: ClassVar[bool] = False
     needs_pairs: ClassVar[bool] = False
+    learns_dequantisation: ClassVar[bool] = False
     comparable_loss: ClassVar[bool] = True
     network: Network
 
