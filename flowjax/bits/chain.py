@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from flowjax.bits.bins import Bins
@@ -29,6 +30,9 @@ from flowjax.typing import Batched, Cond, Time
 __all__ = ["BoundTerms", "chain_bound", "noised", "prior_divergence"]
 
 
+Rows = Float[Array, " B"] | Float[np.ndarray, " B"]
+
+
 class BoundTerms(NamedTuple):
     """An unbiased estimate of a bound on -log P(x) in nats, for each row, as the sum of three terms, each (B,).
 
@@ -38,12 +42,12 @@ class BoundTerms(NamedTuple):
         reconstruction: -log P(x | the least noisy sample).
     """
 
-    prior: Float[Array, " B"]
-    diffusion: Float[Array, " B"]
-    reconstruction: Float[Array, " B"]
+    prior: Rows
+    diffusion: Rows
+    reconstruction: Rows
 
     @property
-    def total(self) -> Float[Array, " B"]:
+    def total(self) -> Rows:
         return self.prior + self.diffusion + self.reconstruction
 
 

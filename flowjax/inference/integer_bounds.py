@@ -1,7 +1,7 @@
 """Variational bounds on the log-probabilities of a run's integers, in batches of one compiled size."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any
 
@@ -204,7 +204,8 @@ def integer_bound(
         rows["label"] = np.full(len(x), NO_LABEL, np.int32)
     (key,) = keys_of_seed(seed, 1)
     mine = rows_of(len(x))
-    prior = replace(run.prior, shape=run.spec.shape)
+    prior = run.prior
+    assert isinstance(prior, Normal)  # `_missing`
     terms = made.terms(run, bins, prior)
     size = rows_of_a_block(batch or default_batch(run.spec.d))
 
