@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from flowjax import (
         abilities,
+        bits,
         conditional_flow,
         couplings,
         data,
@@ -52,6 +53,7 @@ _OBJECTS = {
 __all__ = [
     "Run",
     "abilities",
+    "bits",
     "conditional_flow",
     "couplings",
     "data",

@@ -94,17 +94,19 @@ def build(config: Config, spec: DataSpec, plugins: Sequence[str] = (), teacher: 
 
 
 def _check_takes(config: Config, spec: DataSpec, method: Any) -> None:
-    """Checks that the method uses the mask and the pairs of the data, if they have any, and has pairs if it needs them.
+    """Checks that the method uses the mask, the pairs and the noise of the data, and has pairs if it needs them.
 
     Raises:
         ConfigError: if it would ignore them, or they are missing.
     """
+    learned = spec.dequantisation == "variational"
     for attribute, present, what in (
         ("takes_mask", spec.has_mask, f"data {spec.name!r} has a mask of absent elements"),
         ("takes_pairs", config.data.pairs, f"data.pairs is {config.data.pairs!r}"),
+        ("learns_dequantisation", learned, "data.dequantisation is 'variational'"),
     ):
         if present and not getattr(method, attribute, False):
-            able = ", ".join(repr(name) for name, other in METHODS.items() if getattr(other, attribute))
+            able = ", ".join(repr(name) for name, other in METHODS.items() if getattr(other, attribute, False))
             raise ConfigError(
                 f"method.name {config.method.name!r} would ignore that {what}; the methods that use it are {able}"
             )
@@ -138,11 +140,11 @@ def make_augmentation(config: Config, spec: DataSpec) -> Augmentation:
     return make("data.augment", name, AUGMENTATIONS)
 
 
-def data_arguments(config: Config) -> tuple[str, str, tuple[str, ...], str, str, str, str]:
+def data_arguments(config: Config) -> tuple[str, str, tuple[str, ...], str, str, str, str, str]:
     """Returns the arguments of `flowjax.data.open_dataset` for a resolved config."""
     data = config.data
     plain = data.name, data.path, tuple(data.cond), data.pairs, data.normalise
-    return *plain, data.simulator, data.degrade
+    return *plain, data.simulator, data.degrade, data.dequantisation
 
 
 def fields_of(config: Config, spec: DataSpec) -> tuple[Field, ...]:

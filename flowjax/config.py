@@ -126,6 +126,7 @@ def _defaults(model: str, method: str, plugins: Sequence[str]) -> Config:
                 "cond_dropout": 0.1,
                 "pairs": "",
                 "degrade": "",
+                "dequantisation": "uniform",
                 "normalise": "",
                 "simulator": "",
                 "augment": "none",

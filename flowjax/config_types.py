@@ -132,6 +132,9 @@ class DataKeys(Section):
             `x0` for pairs that a trained model has made (`flowjax pairs`, `flowjax reflow`).
         degrade: the operator that makes the array `degraded` of a set of images, for `data.cond` or `data.pairs`: means
             of blocks of pixels, a missing square in the centre, shades of grey, or edges. Empty for none.
+        dequantisation: what the integer k is in training: a random number in [k, k + 1) (`uniform`), or the number
+            k + 1/2 (`none`), for models whose own noise covers the bins; `variational` learns the noise together with a
+            normalizing flow.
         normalise: what shares one scale and shift: all numbers (`global`), each column (`feature`) or each channel
             (`channel`). Empty lets the data set choose.
         simulator: the simulator of the data set `simulator`: a task of the benchmark of simulation-based inference, or
@@ -147,6 +150,7 @@ class DataKeys(Section):
     cond_dropout: float
     pairs: str
     degrade: str
+    dequantisation: str
     normalise: str
     simulator: str
     augment: str

@@ -19,6 +19,10 @@ steps can give good samples and wrong densities; `flowjax likelihood` computes t
 first --check points are scored again with a tenth of the tolerances: nll_difference is the mean absolute change in
 nats, and nll_converged says whether it is at most --converged_within times the dimension.
 
+Bits per dimension of integers are a bound for --dequantisation and --importance_samples, as in `flowjax likelihood`,
+and the result has both beside them. --bound ddpm(1000) or vdm(20) adds a variational bound, with its three terms; for
+methods that minimise one it is there without the flag, and --bound= leaves it out.
+
 The classes of a conditional network's samples are drawn with their shares of the training data, so that samples can be
 compared with the test set. --labels balanced draws equally many samples of each class, as is usual for published FIDs,
 and --labels random draws the classes with equal probability.
@@ -134,6 +138,9 @@ def run(argv: list[str]) -> dict[str, Any]:
             at_steps,
             check=values.check,
             converged_within=values.converged_within,
+            dequantisation=values.dequantisation or "",
+            importance_samples=values.importance_samples,
+            bound=values.bound,
         )
     else:
         result = evaluation.evaluate_images(
@@ -153,7 +160,8 @@ def run(argv: list[str]) -> dict[str, Any]:
         )
     width = max(18, *(len(key) + 2 for key in result)) if result else 18
     for key, value in result.items():
-        say(f"{key:<{width}}{('yes' if value else 'no') if isinstance(value, bool) else f'{value:.5g}':>12}")
+        shown = ("no", "yes")[value] if isinstance(value, bool) else value
+        say(f"{key:<{width}}{shown:>12}" if isinstance(shown, str) else f"{key:<{width}}{shown:>12.5g}")
     if is_primary() and values.samples is None:
         keep_metrics(opened, flags.settings(values, _NO_SETTINGS), result)
         if at_steps:
@@ -207,6 +215,7 @@ def _define(of_images: bool) -> absl_flags.FlagValues:
         "inception", "highest", precisions, "precision of the Inception network's convolutions", flag_values=values
     )
     (flags.define_sampler if of_images else flags.define_solver)(values)
+    flags.define_dequantisation(values)
     values["solver"].help = flags.SAMPLER
     flags.define_convergence(values)
     flags.define_processes(values)

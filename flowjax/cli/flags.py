@@ -22,6 +22,7 @@ __all__ = [
     "check_processes",
     "check_workdir",
     "define_compilation_cache",
+    "define_dequantisation",
     "define_labels",
     "define_plugins",
     "define_processes",
@@ -51,6 +52,7 @@ RANGES = {
     "churn": Range(0, 1e9),
     "scale": Range(-1e6, 1e6),
     "probes": Range(1, 1_000_000),
+    "importance_samples": Range(1, 1_000_000),
     "num_processes": Range(1, 65_536),
     "process_id": Range(0, 65_535),
     "heartbeat_timeout": Range(2, 86_400),
@@ -124,6 +126,17 @@ def define_convergence(values: flags.FlagValues) -> None:
     flags.DEFINE_integer("check", 64, check, lower_bound=0, flag_values=values)
     within = "the mean difference up to which they have converged, in nats per dimension"
     flags.DEFINE_float("converged_within", 0.0035, within, lower_bound=0.0, flag_values=values)
+
+
+def define_dequantisation(values: flags.FlagValues) -> None:
+    """Defines --dequantisation, --importance_samples and --bound for the log-probabilities of integers."""
+    kinds = ["uniform", "truncated_normal", "variational"]
+    noise = "noise that turns integers into real numbers; by default that of training"
+    flags.DEFINE_enum("dequantisation", None, kinds, noise, flag_values=values)
+    bound = "a variational bound on the log-probabilities of integers instead: ddpm(1000) or vdm(20)"
+    flags.DEFINE_string("bound", None, bound, flag_values=values)
+    several = "draws of the noise of each point of integers, for the importance-weighted bound"
+    flags.DEFINE_integer("importance_samples", 1, several, flag_values=values)
 
 
 def define_sampler(values: flags.FlagValues) -> None:

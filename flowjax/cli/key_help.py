@@ -112,7 +112,7 @@ def _tables() -> dict[str, Mapping[str, Any]]:
     from flowjax import names
     from flowjax.data.augment import AUGMENTATIONS
     from flowjax.data.degrade import DEGRADES
-    from flowjax.data.requests import NORMALISE
+    from flowjax.data.requests import DEQUANTISATIONS, NORMALISE
     from flowjax.data.sets import DATASETS
     from flowjax.methods import METHODS, consistency, flow_map
     from flowjax.methods.times import needs_profile
@@ -147,6 +147,7 @@ def _tables() -> dict[str, Mapping[str, Any]]:
         "model.time": dict.fromkeys(edm2.TIMES),
         "data.name": {"": None, **DATASETS},
         "data.degrade": {"": None, **DEGRADES},
+        "data.dequantisation": dict.fromkeys(DEQUANTISATIONS),
         "data.normalise": dict.fromkeys(NORMALISE),
         "data.simulator": {"": None, **BENCHMARK},
         "data.augment": AUGMENTATIONS,

@@ -9,16 +9,31 @@ default the points are those of the test split, in a fixed random order, and `ro
 x_test, or in x if there is no x_test. The points of --data FILE keep their order. That file has `x` (N, *shape) in data
 space, and the conditions of the network: labels are in `y` (N,), and other conditions, (N, *shape), have the names of
 the run's fields (data.cond). The file that `flowjax sample` writes, with `samples` and `labels`, can be given too.
-Without labels, the unconditional density is evaluated. Integer images are dequantised with random numbers from --seed.
+Without labels, the unconditional density is evaluated.
 
 The first --check points are scored again with a tenth of --rtol and --atol, or twice the --steps. `difference` is the
 mean absolute change in nats, and `converged` says whether it is at most --converged_within times the dimension.
+
+Integers (pixels, counts) are dequantised with random numbers from --seed: log_prob is then a lower bound on their
+log-probability, and bits_per_dim, with its standard error over the points, an upper bound on their bits per dimension.
+--importance_samples K averages the density over K draws of each point, which tightens the bound at K times the cost;
+published values state K, and are comparable only at equal K. --dequantisation truncated_normal is for models of a
+Gaussian path that were trained with data.dequantisation=none, and variational for those that have learned the noise.
+
+--bound ddpm(1000) computes the variational bound of a chain of 1,000 steps with the discretised last step of DDPM, and
+--bound vdm(20) the bound in continuous time with 20 noise levels for each point, without a solver. Their three terms
+are in the result. ddpm(1000, 50) evaluates 50 of the steps, at random: without bias, but with a larger standard error.
+
+If more than one batch is needed, finished batches are kept in FILE.npz.parts until the file is written, and the same
+command continues after an interruption with bitwise equal results.
 
 Several processes (see `flowjax train --help`) each score a part of the points, and the first one writes the file.
 
 example:
   flowjax likelihood --workdir runs/g8 --split test --divergence exact --out ll.npz
   flowjax likelihood --workdir runs/cifar10 --num 256 --divergence hutchinson --probes 8 --out ll.npz
+  flowjax likelihood --workdir runs/digits --importance_samples 20 --out ll.npz
+  flowjax likelihood --workdir runs/digits --bound 'ddpm(1000)' --out bound.npz
 """
 
 import math
@@ -29,6 +44,29 @@ from absl import flags as absl_flags
 from flowjax.cli import flags
 
 __all__ = ["run"]
+
+
+_NOT_OF_BOUNDS = (
+    "divergence",
+    "probes",
+    "probe_kind",
+    "check",
+    "converged_within",
+    "solver",
+    "rtol",
+    "atol",
+    "steps",
+    "dequantisation",
+    "importance_samples",
+)
+"""Flags of log-densities that have no meaning for variational bounds."""
+
+
+def _check_bound(values: absl_flags.FlagValues) -> None:
+    """Raises UsageError if a flag of log-densities is given together with --bound."""
+    for name in _NOT_OF_BOUNDS:
+        if values[name].present:
+            raise flags.UsageError(f"--{name} and --bound cannot be used together: the bound takes no solver")
 
 
 def run(argv: list[str]) -> dict[str, Any]:
@@ -56,8 +94,11 @@ def run(argv: list[str]) -> dict[str, Any]:
     absl_flags.DEFINE_string("out", None, "the .npz file to write", flag_values=values)
     flags.define_solver(values)
     flags.define_convergence(values)
+    flags.define_dequantisation(values)
     flags.define_processes(values)
     flags.parse(values, argv, __doc__ or "")
+    if values.bound:
+        _check_bound(values)
     out = flags.out_path(values)
     workdir = flags.run_workdir(values)
 
@@ -66,8 +107,12 @@ def run(argv: list[str]) -> dict[str, Any]:
     from flowjax.cli import cache
     from flowjax.cli.common import join, open_run, points, save_npz, solver
     from flowjax.inference import scoring
+    from flowjax.inference.dequantisations import described
+    from flowjax.inference.finished_batches import remove_finished
+    from flowjax.inference.integer_bounds import integer_bound
     from flowjax.inference.prior_error import prior_kl_bound
     from flowjax.likelihood import divergence_of
+    from flowjax.training import processes
     from flowjax.training.writers import say
 
     join(values)
@@ -81,6 +126,11 @@ def run(argv: list[str]) -> dict[str, Any]:
     found = points(opened, values.data)
     if values.num:
         found = found.first(values.num)
+    if values.bound:
+        bound = integer_bound(opened, found.x, found.cond, values.bound, values.seed, values.batch, show=True)
+        save_npz(out, log_prob=bound.log_prob, rows=found.rows)
+        return {"out": str(out), "num": len(found.x), **bound.described(), "nfe": bound.nfe}
+    finished = out.with_name(f"{out.name}.parts{processes.suffix()}")
     scored = scoring.log_prob(
         opened,
         found.x,
@@ -92,9 +142,14 @@ def run(argv: list[str]) -> dict[str, Any]:
         show=True,
         check=values.check,
         converged_within=values.converged_within,
+        dequantisation=values.dequantisation or "",
+        importance_samples=values.importance_samples,
+        keep=finished,
     )
     log_prob, errors, checked = scored.log_prob, scored.standard_error, scored.convergence
     save_npz(out, log_prob=log_prob, standard_error=errors, rows=found.rows)
+    processes.wait("written")
+    remove_finished(finished)
     n, inside = len(log_prob), log_prob[np.isfinite(log_prob)]
     mean = float(log_prob.mean())
     if len(inside) < n:
@@ -106,7 +161,7 @@ def run(argv: list[str]) -> dict[str, Any]:
         "num": n,
         "mean": mean,
         "stderr": float(log_prob.std() / math.sqrt(n)) if len(inside) == n else None,
-        "bits_per_dim": -mean / (opened.spec.d * math.log(2)),
+        **described(opened, found.x, log_prob, values.dequantisation or "", values.importance_samples),
         "nfe": scored.nfe,
         "standard_error": None if errors is None else float(errors.mean()),
         "converged": None if checked is None else checked.converged,

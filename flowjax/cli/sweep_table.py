@@ -36,7 +36,7 @@ class PointResult:
 
     point: Point
     record: dict[str, Any] | None
-    metrics: dict[str, float | int | None] = field(default_factory=dict)
+    metrics: dict[str, float | int | str | None] = field(default_factory=dict)
 
 
 def point_name(point: Point) -> str:
@@ -74,9 +74,12 @@ def _row(name: str, results: list[PointResult]) -> dict[str, Any]:
     return row
 
 
-def _spread(numbers: Iterable[float | int | None]) -> dict[str, Any]:
-    """The mean, the standard deviation and the number of those that are finite; None for what is undefined."""
-    known = [number for number in numbers if number is not None and math.isfinite(number)]
+def _spread(numbers: Iterable[float | int | str | None]) -> dict[str, Any]:
+    """The mean, the standard deviation and the number of those that are finite; None for what is undefined.
+
+    Texts, such as the name of a dequantisation, are left out.
+    """
+    known = [number for number in numbers if isinstance(number, float | int) and math.isfinite(number)]
     mean, std = statistics.fmean(known) if known else None, statistics.stdev(known) if len(known) > 1 else None
     return {"mean": mean, "std": std, "runs": len(known)}
 

@@ -200,8 +200,8 @@ def _scale(
             integers = observed_ranges(path, len(x), lambda index: x[index], shape, AT_ONCE)
             dtype = np.dtype(np.float64)
             note = (
-                f"x holds integers ({x.dtype}), which are dequantised: k becomes uniform on [k, k + 1) in training, "
-                "and samples are integers; store real numbers as floats",
+                f"x holds integers ({x.dtype}), which are dequantised in training: by default k becomes uniform on "
+                "[k, k + 1) (data.dequantisation), and samples are integers; store real numbers as floats",
             )
         named = [archives.printable(one.name) for one in columns if not one.condition]
         affine, notes = standardisation(path, n, read if mask is None else present, shape, dtype, most, how, named)

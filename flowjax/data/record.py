@@ -10,7 +10,7 @@ from typing import Any
 
 from flowjax.conditions import KINDS, Field
 from flowjax.data.affine import Affine, DataError
-from flowjax.data.requests import check_field_name
+from flowjax.data.requests import DEQUANTISATIONS, check_field_name
 from flowjax.ranges import MAX_COORDINATES
 
 __all__ = [
@@ -115,6 +115,7 @@ ENTRIES: dict[str, Check] = {
     "columns": ("a list of columns", _listed(lambda one: isinstance(one, dict))),
     "bounds": ("a list of intervals [low, high], with null for no bound", _listed(_interval)),
     "paired_source": ("a string", lambda value: isinstance(value, str)),
+    "dequantisation": (f"one of {', '.join(DEQUANTISATIONS)}", lambda value: value in DEQUANTISATIONS),
 }
 """The entries of a record and their checks."""
 
@@ -127,6 +128,7 @@ _ABSENT = {
     "low": [],
     "high": [],
     "paired_source": "",
+    "dequantisation": "uniform",
 }
 """The values of entries that records of earlier versions do not have."""
 

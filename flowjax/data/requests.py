@@ -11,7 +11,7 @@ from flowjax.errors import ConfigError, lookup
 from flowjax.ranges import Range
 from flowjax.simulators import Simulator
 
-__all__ = ["DataRequest", "FieldRequest", "check_field_name", "field_requests"]
+__all__ = ["DEQUANTISATIONS", "DataRequest", "FieldRequest", "check_field_name", "field_requests"]
 
 _RESERVED = ("x", "y", "mask", "augment", "samples", "labels")
 
@@ -55,6 +55,9 @@ class FieldRequest:
 
 NORMALISE = ("", "global", "feature", "channel")
 """Values of `data.normalise`."""
+
+DEQUANTISATIONS = ("uniform", "none", "variational")
+"""Values of `data.dequantisation`."""
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """The table of data sets that configs can name."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from flowjax.arguments import make
@@ -13,10 +14,11 @@ from flowjax.data.digits import open_digits
 from flowjax.data.formats import check_format, format_of
 from flowjax.data.images import open_tfds
 from flowjax.data.model_pairs import open_pairs
-from flowjax.data.requests import DataRequest, field_requests
+from flowjax.data.requests import DEQUANTISATIONS, DataRequest, field_requests
 from flowjax.data.series import open_series
 from flowjax.data.simulated import open_simulator
 from flowjax.data.table import open_table
+from flowjax.errors import ConfigError, lookup
 from flowjax.extras import require
 from flowjax.plugins import Kind, Outside
 from flowjax.simulators import BENCHMARK, Simulator
@@ -111,6 +113,7 @@ def open_dataset(
     normalise: str = "",
     simulator: str = "",
     degrade: str = "",
+    dequantisation: str = "uniform",
     plugins: Sequence[str] = (),
 ) -> Dataset:
     """Opens a data set by its config name.
@@ -127,6 +130,7 @@ def open_dataset(
             none.
         degrade: `data.degrade`, such as "downsample(4)", which makes the array `degraded` of a set of images; "" for
             none.
+        dequantisation: `data.dequantisation`, what integers are in training; "uniform" for all other data.
         plugins: modules that may be imported, with their submodules (`flowjax.plugins`).
 
     Returns:
@@ -148,4 +152,22 @@ def open_dataset(
     name = name or (format_of(request.path) if path else _WITHOUT_PATH)
     check_format(name.partition("(")[0].strip(), request.path)
     dataset = make("data.name", name, DATASETS, request, outside=outside).with_permuted_test()
-    return degrade_dataset(dataset, degrade, fields, made) if degrade else dataset
+    dataset = degrade_dataset(dataset, degrade, fields, made) if degrade else dataset
+    return _dequantised(dataset, dequantisation)
+
+
+def _dequantised(dataset: Dataset, dequantisation: str) -> Dataset:
+    """Returns the data set with this value of `data.dequantisation`.
+
+    Raises:
+        ConfigError: if the value is unknown, or the data are not integers.
+    """
+    lookup("data.dequantisation", dequantisation, dict.fromkeys(DEQUANTISATIONS))
+    if dequantisation == "uniform":
+        return dataset
+    if dataset.spec.bins is None:
+        raise ConfigError(
+            f"data.dequantisation is {dequantisation!r}, but the data ({dataset.spec.name}) are not integers: leave it "
+            "at 'uniform'"
+        )
+    return replace(dataset, spec=replace(dataset.spec, dequantisation=dequantisation))

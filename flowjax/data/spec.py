@@ -23,6 +23,7 @@ from jaxtyping import Array
 
 from flowjax.archives import printable
 from flowjax.batch import Batch
+from flowjax.bits.bins import Bins
 from flowjax.conditions import Field
 from flowjax.data.affine import Affine, DataError
 from flowjax.data.bounds import Bounds
@@ -81,6 +82,8 @@ class DataSpec:
         paired_source: for pairs (x0, x1) that a trained model has made: the `source.name` from which their x0 come. The
             rows of such a set are in model space, and samples of a network that was trained on them start from this
             source. Empty for all other data.
+        dequantisation: what the integer k is in training: `uniform` on [k, k + 1), or its centre k + 1/2, for models
+            whose noise covers the bins (`none`), or for those that learn the noise (`variational`).
 
     Raises:
         DataError: if the entries do not fit each other, or the description cannot be stored: `from_record` would refuse
@@ -102,6 +105,7 @@ class DataSpec:
     bounds: tuple[tuple[float, float], ...] = ()
     condition_ranges: tuple[ConditionRange, ...] = ()
     paired_source: str = ""
+    dequantisation: str = "uniform"
 
     def __post_init__(self) -> None:
         if not self.normalise.fits(self.shape):
@@ -212,6 +216,7 @@ class DataSpec:
             "columns": [column_record(column) for column in self.columns],
             "bounds": bounds_record(self.bounds),
             "paired_source": self.paired_source,
+            "dequantisation": self.dequantisation,
         }
 
     @classmethod
@@ -418,11 +423,25 @@ class DataSpec:
         return np.atleast_1d(whole.steps(self.normalise)) if whole else np.zeros(1)
 
     def prepare(self, key: PRNGKey, x: Array) -> Batched:
-        """Maps encoded rows to model space as float32, where real numbers are already: integers are dequantised."""
+        """Maps encoded rows to model space as float32, where real numbers are already.
+
+        Integers get noise, or become the centres of their bins, as `dequantisation` says.
+        """
         x = x.astype(jnp.float32)
+        if not self.integers and not self.levels:
+            return x
+        noise = jax.random.uniform(key, x.shape) if self.dequantisation == "uniform" else jnp.full(x.shape, 0.5)
         if self.integers:
-            return x + jax.random.uniform(key, x.shape) * jnp.asarray(self.steps, jnp.float32)
-        return self.normalise.to_model(x + jax.random.uniform(key, x.shape)) if self.levels else x
+            return x + noise * jnp.asarray(self.steps, jnp.float32)
+        return self.normalise.to_model(x + noise)
+
+    @property
+    def bins(self) -> Bins | None:
+        """The bins of the integers in model space; None if there are no integers."""
+        if not self.levels and not self.integers:
+            return None
+        widths = tuple(self.steps.tolist())
+        return Bins(widths, (float(self.normalise.to_model(0.5)),), self.levels) if self.levels else Bins(widths)
 
     def dequantises(self, x: np.ndarray) -> bool:
         """Whether `prepare` has to dequantise these rows of data space: the data are integers, and so are all of x."""
@@ -488,6 +507,7 @@ def _arguments(record: Any) -> dict[str, Any]:
         "columns": columns,
         "bounds": read_bounds(what, found["bounds"], shape, bool(integers or found["levels"])),
         "paired_source": found["paired_source"],
+        "dequantisation": found["dequantisation"],
     }
 
 

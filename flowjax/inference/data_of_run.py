@@ -26,7 +26,7 @@ def origin_of(run: Run) -> dict[str, Any]:
     """The arguments of `open_dataset` for the data of a run; for a run on pairs of a model, those of the model."""
     if run.spec.paired_source:
         return dict(PairFolder.open(Path(run.config.data.path)).origin)
-    names = ("name", "path", "cond", "pairs", "normalise", "simulator", "degrade")
+    names = ("name", "path", "cond", "pairs", "normalise", "simulator", "degrade", "dequantisation")
     return dict(zip(names, data_arguments(run.config), strict=True))
 
 

@@ -22,8 +22,10 @@ from flowjax.inference import sampling, scoring
 from flowjax.inference.calibration import OF_CALIBRATION, calibration_metrics, is_simulated
 from flowjax.inference.choose import DEFAULT_SOLVER, Guide, SolverSettings, choose
 from flowjax.inference.convergence import CHECKED, CONVERGED_WITHIN
+from flowjax.inference.dequantisations import described
 from flowjax.inference.forecast_metrics import OF_FORECASTS
 from flowjax.inference.given_conditions import conditions_of_test
+from flowjax.inference.integer_bounds import OF_BITS, default_bound, integer_bound
 from flowjax.inference.program import LabelRule
 from flowjax.inference.restored import OF_RESTORED, restoration_metrics
 from flowjax.inference.run import Run
@@ -39,7 +41,7 @@ from flowjax.training.writers import say
 __all__ = ["OF_DATA", "evaluate", "evaluate_images"]
 
 OF_DATA = (
-    *("nll", "nll_stderr", "nll_difference", "nll_converged", "bits_per_dim", "kl", "kl_stderr"),
+    *("nll", "nll_stderr", "nll_difference", "nll_converged", *OF_BITS, "kl", "kl_stderr"),
     *("w2_squared", "w2", "w2_squared_true", "mmd"),
     *("npe", "path_energy", "w2_squared_source", "straightness", "transport_cost", "turning"),
     *("mode_share_min", "mode_share_max", *OF_TABLES),
@@ -67,6 +69,9 @@ def evaluate(
     at_steps: Sequence[int] = (),
     check: int = CHECKED,
     converged_within: float = CONVERGED_WITHIN,
+    dequantisation: str = "",
+    importance_samples: int = 1,
+    bound: str | None = None,
 ) -> dict[str, Any]:
     """Computes all metrics that are defined for a run and its data set.
 
@@ -80,14 +85,22 @@ def evaluate(
         at_steps: numbers of steps for which the distance of samples to the data is also computed, from the same source
             samples. If the solver is named and has no number of steps, the other metrics are those of the largest one.
         check, converged_within: as for `flowjax.inference.log_prob`.
+        dequantisation, importance_samples: of log-likelihoods of integers, as for `flowjax.inference.log_prob`.
+        bound: a variational bound on the log-probabilities of integers that is also computed, as for
+            `flowjax.inference.integer_bounds.integer_bound`; None for the bound that the method minimises, if there is
+            one, and "" for none.
 
     Returns:
         A dictionary with these keys, where they are defined:
         nll, nll_stderr: mean of -log p on held-out points in nats of the data space, and its standard error.
         nll_difference, nll_converged: the mean absolute change of log p with a tenth of the tolerances on the first
             `check` points, in nats, and whether it is within the limit (`flowjax.inference.convergence`).
-        bits_per_dim: the same in bits per dimension, for integer images.
+        bits_per_dim, bits_per_dim_stderr: the same in bits per dimension, for data of integers, with the
+        `dequantisation` and the `importance_samples` for which it holds.
         kl, kl_stderr: mean of log p_true - log p on held-out points, where p_true is known, and its standard error.
+        bound, bound_bits_per_dim, bound_bits_per_dim_stderr: the variational bound on the same points, its bits per
+        dimension, and their standard error; bound_prior_bits_per_dim, bound_diffusion_bits_per_dim and
+        bound_reconstruction_bits_per_dim are its terms.
         w2_squared, w2: W2^2 between samples and data, the mean over disjoint pairs of 1,000 points, and its root.
         w2_squared_true: the same between two sets of data, which is the smallest value that can be expected.
         w2_squared_N, nfe_N: for each N of `at_steps`, w2_squared of samples of N steps, and their evaluations.
@@ -130,8 +143,16 @@ def evaluate(
     restored = restoration_metrics(run, dataset, seed, solver, batch)
     if restored and run.spec.d > _EXACT_UP_TO and scoring.no_likelihood(run):
         return restored  # distances between sets of large images say little and take thousands of samples
-    score: Any = {"seed": seed, "batch": batch, "check": check, "converged_within": converged_within}
-    return _of_densities_and_samples(run, dataset, seed, solver, batch, labels, at_steps, score) | restored
+    score: dict[str, Any] = {
+        "seed": seed,
+        "batch": batch,
+        "check": check,
+        "converged_within": converged_within,
+        "dequantisation": dequantisation,
+        "importance_samples": importance_samples,
+    }
+    found = _of_densities_and_samples(run, dataset, seed, solver, batch, labels, at_steps, score)
+    return _of_bound(run, dataset, default_bound(run) if bound is None else bound, seed, batch) | found | restored
 
 
 def _checked(run: Run, solver: SolverSettings, at_steps: Sequence[int]) -> SolverSettings:
@@ -186,14 +207,23 @@ def _of_densities_and_samples(
         result |= {"nll_difference": checked.difference, "nll_converged": checked.converged}
         if not checked.converged:
             say(f"evaluate: {checked.describe(adaptive)}")
-    if run.spec.levels:
-        result["bits_per_dim"] = result["nll"] / (run.spec.d * math.log(2))
+    if (bins := run.spec.bins) is not None and bins.complete:
+        result |= described(run, points, scored, score["dequantisation"], score["importance_samples"])
     if dataset.log_prob is not None:
         gap = np.asarray(dataset.log_prob(jnp.asarray(points))) - scored
         result |= {"kl": float(gap.mean()), "kl_stderr": _stderr(gap)}
     if _has_distance(run, dataset):
         result |= compared()
     return result
+
+
+def _of_bound(run: Run, dataset: Dataset, bound: str, seed: int, batch: int) -> dict[str, Any]:
+    """The variational bound on held-out points; empty without one."""
+    if not bound:
+        return {}
+    points, cond = _held_out(run, dataset)
+    say(f"evaluate: the bound {bound} of {len(points)} points")
+    return integer_bound(run, points, cond, bound, seed, batch, show=True).described("bound_")
 
 
 def _with_shares(run: Run, dataset: Dataset) -> Run:

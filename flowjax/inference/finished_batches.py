@@ -50,10 +50,16 @@ class FinishedBatches:
     Attributes:
         folder: where the blocks are; the first `write` creates it.
         request: everything that the blocks depend on, as JSON.
+        first: the number that is added to the first row of a block in the name of its file.
     """
 
     folder: Path
     request: dict[str, Any]
+    first: int = 0
+
+    def part(self, index: int, rows: int) -> "FinishedBatches":
+        """The blocks of one of several passes over the same number of rows, in the same folder."""
+        return dataclasses.replace(self, first=index * rows)
 
     def read(self, start: int) -> Block | None:
         """The block whose first row is `start`; None if it is missing or damaged, so that it is drawn again."""
@@ -77,7 +83,7 @@ class FinishedBatches:
             raise RunFault(f"cannot write to {self.folder}: {error.strerror}") from None
 
     def _file(self, start: int) -> Path:
-        return self.folder / f"{start:010d}.npz"
+        return self.folder / f"{self.first + start:010d}.npz"
 
 
 def open_request(
@@ -183,7 +189,7 @@ def open_finished(folder: Path, request: dict[str, Any]) -> FinishedBatches:
         raise ConfigError(f"{folder}/{_REQUEST} cannot be read: {fix}")
     if text := differences(known, request):
         raise ConfigError(f"{folder} holds finished batches of another request: {text}; {fix}")
-    say(f"sample: going on from the {len(blocks)} finished batches in {folder}")
+    say(f"going on from the {len(blocks)} finished batches in {folder}")
     return FinishedBatches(folder, request)
 
 

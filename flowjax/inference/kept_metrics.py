@@ -29,13 +29,13 @@ class KeptMetrics:
     Attributes:
         step: of the checkpoint.
         settings: the settings that differ from the defaults of `flowjax evaluate`, by the names of its flags.
-        metrics: the metrics by name; None for one that is not finite.
+        metrics: the metrics by name, with texts that say what they hold for; None for one that is not finite.
         evaluated: the time at which the evaluation ended, in seconds since 1970.
     """
 
     step: int
     settings: dict[str, Any]
-    metrics: dict[str, float | int | None]
+    metrics: dict[str, float | int | str | None]
     evaluated: float
 
 
@@ -70,7 +70,7 @@ def read_kept(workdir: Path) -> list[KeptMetrics]:
     return sorted(found, key=lambda kept: kept.evaluated)
 
 
-def find_metrics(workdir: Path, step: int, settings: dict[str, Any]) -> dict[str, float | int | None] | None:
+def find_metrics(workdir: Path, step: int, settings: dict[str, Any]) -> dict[str, float | int | str | None] | None:
     """Returns the metrics that an evaluation of this step with these settings has kept; None if there was none."""
     found = [kept.metrics for kept in read_kept(workdir) if (kept.step, kept.settings) == (step, settings)]
     return found[-1] if found else None

@@ -1,8 +1,11 @@
 """Log-densities of points under a run, in batches of one compiled size, in nats of the data space."""
 
+import itertools
 import math
-from collections.abc import Callable, Mapping
-from functools import cache, partial
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache, cached_property, partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -25,12 +28,13 @@ from flowjax.inference.batches import (
 )
 from flowjax.inference.choose import DEFAULT_SOLVER, SolverSettings
 from flowjax.inference.convergence import CONVERGED_WITHIN, Convergence, compared, finer
-from flowjax.inference.finished_batches import open_request
+from flowjax.inference.dequantisations import RunDequantisation, dequantisation_of
+from flowjax.inference.finished_batches import FinishedBatches, open_request
 from flowjax.inference.given_conditions import encode_given
 from flowjax.inference.points import check_points, warn_far
 from flowjax.inference.program import keys_of_seed
 from flowjax.inference.run import Run
-from flowjax.likelihood import Divergence, ProbeKind, check_tolerances
+from flowjax.likelihood import Divergence, DivergenceEstimator, ProbeKind, check_tolerances
 from flowjax.solvers import Stats
 from flowjax.sources import has_density
 from flowjax.training import processes
@@ -80,6 +84,9 @@ def log_prob(
     probe_kind: ProbeKind | None = None,
     check: int = 0,
     converged_within: float = CONVERGED_WITHIN,
+    dequantisation: str = "",
+    importance_samples: int = 1,
+    keep: Path | None = None,
 ) -> LogDensities:
     """log p(x | conditions) in nats of the data space. All processes call it, and each of them scores a share.
 
@@ -97,18 +104,22 @@ def log_prob(
         check: how many of the points, from the first one on, are solved again with a tenth of the tolerances or twice
             the steps, which gives `LogDensities.convergence`; 0 for none.
         converged_within: the mean difference up to which they count as converged, in nats per dimension.
+        dequantisation: of integers (`flowjax.inference.dequantisations.DEQUANTISATIONS`); "" for that of training.
+        importance_samples: the number K of draws of the noise of integers. The result is then the importance-weighted
+            bound on the log-probability (`flowjax.bits.dequantisation`, equation 1). Draw k of row i depends only on
+            the seed, i and k. All draws of a row have the same random vectors for Hutchinson's estimate.
+        keep: a folder for finished batches, as for `flowjax.inference.sample`.
 
     Raises:
         SolverFault: if an adaptive solve does not reach its final time.
         ConfigError: if the data have a mask, the source has no density, a point has NaN, a condition does not fit its
             field, the probes do not fit the divergence, the tolerances are below the rounding errors, the exact
-            divergence does not fit the memory, or the sum would be over more than 100 classes.
+            divergence does not fit the memory, the sum would be over more than 100 classes, the dequantisation does not
+            fit the data or the model, or `keep` holds the batches of another call.
     """
     _check_no_mask(run)
     if why := no_likelihood(run):
         raise ConfigError(f"{why}, so there is no likelihood: {_WAYS_OUT}")
-    if np.ndim(x) != len(run.spec.shape) + 1 or x.shape[1:] != tuple(run.spec.shape):
-        raise ConfigError(f"points must have the shape (N, {', '.join(map(str, run.spec.shape))}), not {np.shape(x)}")
     check_points(run.spec, x)
     try:
         estimator = likelihood.divergence_of(divergence, probes, probe_kind)
@@ -122,70 +133,44 @@ def log_prob(
     is_summed = label is not None and lacks_label and not label.dropout
     if is_summed:
         _check_summable(run.spec)
-    no_label = {"label": np.full(1, NO_LABEL, np.int32)} if lacks_label else {}
     size = batch or max(16, default_batch(run.spec.d) // (min(run.spec.d, 64) if estimator.is_exact else 1))
     size = rows_of_a_block(size if batch or jax.default_backend() != "cpu" else min(size, _ON_A_CPU))
     has_solve = "velocity" in abilities_of(run.model())
     again = min(len(x), max(check, processes.process_count())) if check and has_solve else 0
-    arrays = {"points": {"x": x}, "conditions": given.encoded | no_label}
-    request = {"num": len(x), "batch": size, "seed": seed, "divergence": repr(estimator), "check": again}
-    open_request(run, solver, None, None, arrays, **request)
-    is_whole = run.spec.dequantises(x)
+    if keep is not None and len(x) <= size and importance_samples == 1 and not is_summed and not keep.exists():
+        keep = None  # a single batch; a folder that exists may hold batches of another call
+    noise = dequantisation_of(run, x, dequantisation, importance_samples)
+    finished = open_request(
+        run,
+        solver,
+        None,
+        keep,
+        {"points": {"x": x}, "conditions": given.encoded},
+        num=len(x),
+        batch=size,
+        seed=seed,
+        divergence=repr(estimator),
+        check=again,
+        dequantisation=noise and noise.name,
+        importance_samples=importance_samples,
+    )
+    score = _Scorer(run, x, given.rows, estimator, noise, has_solve, seed, size, show)
+    if noise is None:
+        warn_far(run.spec, score.encoded, rows_of_this_process(len(x)).start)
+    passes = itertools.count()
 
-    @cache
-    def encoded(num: int) -> np.ndarray:
-        """Those of the first `num` points that this process scores."""
-        own = x[rows_of_this_process(num)]
-        return np.asarray(run.spec.encode(own), np.float32) if is_whole else run.spec.to_model(own)
-
-    if not is_whole:
-        warn_far(run.spec, encoded(len(x)), rows_of_this_process(len(x)).start)
-    prepare = (lambda key, i, row: run.spec.prepare(jax.random.fold_in(key, i), row)) if is_whole else _unchanged
-    t0, t1 = run.interval if has_solve else (None, None)
-    name, (noise_key, probe_key) = solver.tolerances["solver"], keys_of_seed(seed, 2)
-
-    def score(
-        steps: int | None, shared: Any, rows: Array, x: Array, cond: dict[str, Array]
-    ) -> tuple[dict[str, Array], Stats]:
-        arrays, noise_key, probe_key, tolerances = shared
-        found = likelihood.log_prob(
-            run.model(*arrays),
-            jax.vmap(partial(prepare, noise_key))(rows, x).astype(jnp.result_type(float)),
-            run.prior,
-            cond=cond,
-            t0=t0,
-            t1=t1,
-            divergence=estimator,
-            key=jax.vmap(partial(jax.random.fold_in, probe_key))(rows),
-            solver=name,
-            steps=steps,
-            **tolerances,
-        )
-        errors = {} if found.standard_error is None else {"standard_error": found.standard_error}
-        return {"log_prob": found.log_prob} | errors, found.stats
-
-    compiled = cache(lambda steps: over_rows(partial(score, steps)))  # the tolerances are arguments of the program
-
-    def score_given(solver: SolverSettings, num: int, labels: Mapping[str, np.ndarray]) -> LogDensities:
-        tolerances = {"rtol": solver.rtol, "atol": solver.atol}
-        block = partial(compiled(solver.steps), everywhere((run.arrays, noise_key, probe_key, tolerances)))
-        part, own = rows_of_this_process(num), encoded(num)
-        rows = {name: a[part] for name, a in given.rows.items()}
-        rows |= {name: np.broadcast_to(a, (len(own), *a.shape[1:])) for name, a in labels.items()}
-        points = (np.arange(num)[part], own, rows)
-        try:
-            found = in_batches(block, points, size, solver=name, label="likelihood", show=show).values
-        except likelihood.TooLarge as error:
-            raise ConfigError(str(error)) from None
-        found = {name: processes.gathered(a) for name, a in found.items()}
-        values = run.spec.log_prob_to_data(found["log_prob"], x[:num])
-        return LogDensities(values, int(found["nfe"].max()), found.get("standard_error"))
+    def of_label(solver: SolverSettings, num: int, k: int, label: int | None) -> LogDensities:
+        part = None if finished is None else finished.part(next(passes), len(x))
+        return score(solver, num, k, label, part)
 
     def densities(solver: SolverSettings, num: int) -> LogDensities:
-        if not is_summed:
-            return score_given(solver, num, no_label)
-        of_class = lambda k: score_given(solver, num, {"label": np.full(1, k, np.int32)})
-        return sum_over_classes(run.spec, of_class)
+        """The mean over the draws of the noise of the density, or of the sum over the classes."""
+        if is_summed:
+            draw = lambda k: sum_over_classes(run.spec, partial(of_label, solver, num, k))
+        else:
+            draw = lambda k: of_label(solver, num, k, NO_LABEL if lacks_label else None)
+        draws = [draw(k) for k in range(importance_samples)]
+        return log_sum(draws, [-math.log(importance_samples)] * importance_samples)
 
     scored, other = densities(solver, len(x)), finer(solver)
     if again and other == solver:
@@ -195,26 +180,128 @@ def log_prob(
         )
     if not again or other == solver:
         return scored
-    return scored._replace(
-        convergence=compared(
-            scored.log_prob[:again], densities(other, again).log_prob, converged_within * run.spec.d, other
+    second, within = densities(other, again).log_prob, converged_within * run.spec.d
+    return scored._replace(convergence=compared(scored.log_prob[:again], second, within, other))
+
+
+@dataclass(frozen=True)
+class _Scorer:
+    """Scores points in batches, with one compiled program for adaptive steps and one for each number of steps.
+
+    Attributes:
+        run: the run.
+        x: all points in data space, (N, *event).
+        rows: conditions of the points as the network takes them.
+        estimator: of the divergence.
+        noise: the dequantisation; None for real numbers.
+        has_solve: whether the model has a velocity, and not only an inverse.
+        seed: of the noise and the probes.
+        size: rows per batch.
+        show: show progress.
+    """
+
+    run: Run
+    x: np.ndarray
+    rows: Mapping[str, np.ndarray]
+    estimator: DivergenceEstimator
+    noise: RunDequantisation | None
+    has_solve: bool
+    seed: int
+    size: int
+    show: bool
+
+    def __call__(
+        self, solver: SolverSettings, num: int, k: int, label: int | None, finished: FinishedBatches | None
+    ) -> LogDensities:
+        """Scores the first `num` points.
+
+        Args:
+            solver: how to solve; its tolerances are arguments of the program.
+            num: the number of points.
+            k: the number of the draw of the noise.
+            label: the class of all points; None for the labels among the conditions, or none.
+            finished: batches that are kept, or None.
+        """
+        part, name = rows_of_this_process(num), solver.tolerances["solver"]
+        tolerances = {"rtol": solver.rtol, "atol": solver.atol}
+        shared = everywhere((self.run.arrays, *keys_of_seed(self.seed, 2), tolerances, jnp.uint32(k)))
+        own = self.encoded if num == len(self.x) else self._encode(num)
+        rows = {name: a[part] for name, a in self.rows.items()}
+        if label is not None:
+            rows["label"] = np.full(len(own), label, np.int32)
+        points = (np.arange(num)[part], own, rows)
+        try:
+            found = in_batches(
+                partial(self._program(name, solver.steps), shared),
+                points,
+                self.size,
+                solver=name,
+                label="likelihood",
+                show=self.show,
+                finished=finished,
+            ).values
+        except likelihood.TooLarge as error:
+            raise ConfigError(str(error)) from None
+        found = {name: processes.gathered(a) for name, a in found.items()}
+        values = self.run.spec.log_prob_to_data(found["log_prob"], self.x[:num])
+        return LogDensities(values, int(found["nfe"].max()), found.get("standard_error"))
+
+    @cached_property
+    def encoded(self) -> np.ndarray:
+        """The points that this process scores, in model space; of integers the lower edges of their bins."""
+        return self._encode(len(self.x))
+
+    @cached_property
+    def _program(self) -> Callable[[str, int | None], Any]:
+        return cache(lambda solver, steps: over_rows(partial(self._score, solver, steps)))
+
+    def _encode(self, num: int) -> np.ndarray:
+        return self.run.spec.to_model(self.x[rows_of_this_process(num)])
+
+    def _score(
+        self, solver: str, steps: int | None, shared: Any, rows: Array, x: Array, cond: dict[str, Array]
+    ) -> tuple[dict[str, Array], Stats]:
+        arrays, noise_key, probe_key, tolerances, k = shared
+        model, log_q = self.run.model(*arrays), 0.0
+        t0, t1 = self.run.interval if self.has_solve else (None, None)
+        if self.noise is not None:
+            keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.fold_in(noise_key, i), k))(rows)
+            x, log_q = self.noise.draw(model, keys, x, cond)
+            t1 = t1 if self.noise.time is None else self.noise.time
+        found = likelihood.log_prob(
+            model,
+            x.astype(jnp.result_type(float)),
+            self.run.prior,
+            cond=cond,
+            t0=t0,
+            t1=t1,
+            divergence=self.estimator,
+            key=jax.vmap(partial(jax.random.fold_in, probe_key))(rows),
+            solver=solver,
+            steps=steps,
+            **tolerances,
         )
-    )
+        errors = {} if found.standard_error is None else {"standard_error": found.standard_error}
+        return {"log_prob": found.log_prob - log_q} | errors, found.stats
 
 
 def sum_over_classes(spec: DataSpec, of_class: Callable[[int], LogDensities]) -> LogDensities:
-    """log p(x) = log sum_k p(k) p(x | k), where p(k) is the share of class k, and `of_class(k)` gives log p(x | k).
+    """log p(x) = log sum_k p(k) p(x | k), where p(k) is the share of class k, and `of_class(k)` gives log p(x | k)."""
+    return log_sum([of_class(k) for k in spec.classes], [math.log(spec.shares[k]) for k in spec.classes])
 
-    The standard error is at most sum_k p(k | x) times that of log p(x | k), which is returned, because the classes have
-    the same probes.
+
+def log_sum(parts: Sequence[LogDensities], log_weights: Sequence[float]) -> LogDensities:
+    """log sum_j w_j p_j(x) for densities p_j of the same points, such as those given each class, with weights w_j.
+
+    The standard error is at most sum_j (w_j p_j / sum) times that of log p_j, which is returned, because all parts have
+    the same probes. The evaluations are added up.
     """
-    scored = {k: of_class(k) for k in spec.classes}
-    terms = np.stack([one.log_prob + math.log(spec.shares[k]) for k, one in scored.items()])
+    terms = np.stack([one.log_prob + weight for one, weight in zip(parts, log_weights, strict=True)])
     total = np.logaddexp.reduce(terms, axis=0)
-    errors = [one.standard_error for one in scored.values() if one.standard_error is not None]
+    errors = [one.standard_error for one in parts if one.standard_error is not None]
     weights = np.exp(terms - np.where(np.isfinite(total), total, 0.0))
-    error = (weights * np.stack(errors)).sum(0) if len(errors) == len(scored) else None
-    return LogDensities(total, sum(one.nfe for one in scored.values()), error)
+    error = (weights * np.stack(errors)).sum(0) if len(errors) == len(parts) else None
+    return LogDensities(total, sum(one.nfe for one in parts), error)
 
 
 def no_likelihood(run: Run) -> str:
@@ -225,10 +312,6 @@ def no_likelihood(run: Run) -> str:
         return f"source.name {run.config.source.name!r} has no density"
     pairs = run.given_source
     return f"the source samples of data.pairs {pairs!r} have no known density" if pairs else ""
-
-
-def _unchanged(key: Any, i: Array, row: Array) -> Array:
-    return row
 
 
 def _check_no_mask(run: Run) -> None:

@@ -17,6 +17,7 @@ from flowjax.methods.progressive_distillation import ProgressiveDistillation
 from flowjax.methods.score_distillation import ScoreDistillation
 from flowjax.methods.shortcut import Shortcut
 from flowjax.methods.variational import Variational
+from flowjax.methods.variational_diffusion import VariationalDiffusion
 
 __all__ = [
     "GAN",
@@ -43,6 +44,7 @@ __all__ = [
     "ScoreDistillation",
     "Shortcut",
     "Variational",
+    "VariationalDiffusion",
     "conditional",
     "marginal",
     "times",
@@ -52,6 +54,7 @@ __all__ = [
 METHODS: dict[str, type[Method]] = {
     "flow_matching": FlowMatching,
     "variational": Variational,
+    "variational_diffusion": VariationalDiffusion,
     "mean_flow": MeanFlow,
     "consistency": Consistency,
     "moment_matching": MomentMatching,

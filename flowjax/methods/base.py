@@ -210,6 +210,8 @@ class Method(Protocol):
         limits: the limits of metrics that stop training when they are too large.
         takes_mask: whether `loss` uses the mask of a batch, so that data with a mask are allowed; False if absent.
         takes_pairs: whether `loss` uses the x0 of a batch, so that `data.pairs` is allowed; False if absent.
+        learns_dequantisation: whether `loss` learns the noise of integers, so that `data.dequantisation` can be
+            'variational'; False if absent.
         needs_pairs: whether `loss` needs the x0 of a batch, so that `data.pairs` must be set; False if absent.
         comparable_loss: whether a lower validation loss means a better model, so that the checkpoint `best` can be
             chosen by it; True if absent. It is False where the loss depends on a second network that is trained, on
@@ -231,6 +233,8 @@ class Method(Protocol):
         path: the path of its model. Time grids in noise levels, other schedules and SDE solvers need it.
         source: the distribution of x0. A method with a path needs it for sampling on another schedule.
         prediction: the quantity that the network predicts; it says whether the model has a learned variance.
+        bound: the variational bound on the log-probabilities of integers that `flowjax evaluate` also computes if
+            `data.dequantisation` is none, such as "vdm(20)".
         trained_steps: the numbers of steps of its default solver for which the network was trained; empty for any.
 
     Optional attributes, which training reads if a method has them:
@@ -304,6 +308,7 @@ class MethodDefaults:
     takes_mask: ClassVar[bool] = False
     takes_pairs: ClassVar[bool] = False
     needs_pairs: ClassVar[bool] = False
+    learns_dequantisation: ClassVar[bool] = False
     comparable_loss: ClassVar[bool] = True
     network: Network
 

@@ -6,19 +6,29 @@ log-likelihood in nats per dimension:
     (1)  L = -E [log p_source(f(x)) + log |det df/dx|] / D
 
 The architectures are in `flowjax.models.bijections.flows`.
+
+With `data.dequantisation='variational'`, the noise u of integers is learned together with the flow (Ho et al. 2019,
+arXiv:1902.00275; `flowjax.models.bijections.learned_noise`), and the loss is its bound, without a constant,
+
+    (2)  L = -E [log p(edge + width u) - log q(u | x)] / D,   u ~ q(. | x)
+
+in nats per dimension, with the edge and the width of each bin in model space.
 """
 
 from dataclasses import dataclass
 from typing import ClassVar
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from flowjax.batch import Batch, check_floating
+from flowjax.bits import Bins, Dequantised
 from flowjax.errors import ConfigError, lookup
+from flowjax.keys import RowKeys
 from flowjax.methods.base import Context, Loss, MethodDefaults, Network
 from flowjax.methods.components import Components
-from flowjax.models.bijections import FLOWS, Sizes
+from flowjax.models.bijections import FLOWS, Sizes, WithLearnedNoise
 from flowjax.models.functional import Variables
 from flowjax.precision import at_least_float32
 from flowjax.sources import Source, Uniform, has_density
@@ -46,14 +56,17 @@ class NormalizingFlow(MethodDefaults):
     Attributes:
         network: a `Bijector` as pure functions.
         source: the distribution to which the data are mapped; its density is positive everywhere.
+        bins: the bins of the integers whose noise is learned; None if no noise is learned.
     """
 
     network: Network
     source: Source
+    bins: Bins | None = None
 
     Settings: ClassVar[type] = Settings
     sections: ClassVar[tuple[str, ...]] = ("source",)
     metrics: ClassVar[tuple[str, ...]] = ("log_det", "z_square")
+    learns_dequantisation: ClassVar[bool] = True
     sampler: ClassVar[str] = "push_forward"
     starts: ClassVar[tuple[str, ...]] = ()  # permutations and statistics of the first batch are not parameters
 
@@ -70,8 +83,21 @@ class NormalizingFlow(MethodDefaults):
                 f"method.name 'normalizing_flow' takes no condition of the kind image ({images[0]!r}): use labels, "
                 "vectors, sets or sequences, or another method"
             )
-        build = lookup("method.flow", settings.flow, FLOWS)
-        return cls(parts.network_of(lambda rngs: build(parts.spec.shape, fields, settings, rngs)), source)
+        build, shape = lookup("method.flow", settings.flow, FLOWS), parts.spec.shape
+        kind, bins = parts.spec.dequantisation, parts.spec.bins
+        if kind == "none":
+            raise ConfigError(
+                "method.name 'normalizing_flow' has no noise of its own, so the likelihood of integers without "
+                "dequantisation has no upper bound: set data.dequantisation to 'uniform' or 'variational'"
+            )
+        if kind == "uniform":
+            return cls(parts.network_of(lambda rngs: build(shape, fields, settings, rngs)), source)
+        if bins is None or not bins.complete:
+            raise ConfigError(
+                "data.dequantisation 'variational' needs data that are integers in all entries: use 'uniform'"
+            )
+        both = lambda rngs: WithLearnedNoise(shape, build(shape, fields, settings, rngs), settings, rngs)
+        return cls(parts.network_of(both), source, bins)
 
     @property
     def prior(self) -> Source:
@@ -80,13 +106,18 @@ class NormalizingFlow(MethodDefaults):
     def loss(self, params: Params, context: Context, key: PRNGKey, batch: Batch) -> Loss:
         x = batch.x1
         check_floating(x1=x)
+        log_q = jnp.zeros(x.shape[0])
+        if self.bins is not None:
+            e = jax.random.normal(key, x.shape)
+            (u, log_q), _ = self.network(params, context, e, x, method="noise")
+            x = x + (u - 0.5) * self.bins.width
         (z, log_det), state = self.network(params, context, x, batch.cond, method="forward")
-        nats = -(self.source.log_prob(z) + log_det)
+        nats = log_q - (self.source.log_prob(z) + log_det)
         metrics = {"log_det": jnp.mean(log_det), "z_square": jnp.mean(z**2)}
         return Loss(jnp.mean(nats) / x[0].size, metrics, state)
 
     def model(self, params: Params, state: PyTree) -> "NormalizingFlowModel":
-        return NormalizingFlowModel(self.network, Variables(params, state))
+        return NormalizingFlowModel(self.network, Variables(params, state), self.bins)
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,10 +129,12 @@ class NormalizingFlowModel:
     Attributes:
         network: a `Bijector` as pure functions.
         variables: its trained parameters and its other variables.
+        bins: the bins of the integers whose noise was learned; None if none was.
     """
 
     network: Network
     variables: Variables
+    bins: Bins | None = None
 
     def forward(self, z: Batched, cond: Cond = None) -> tuple[Batched, Float[Array, " B"]]:
         """Maps the source to the data. Returns (x, log|det dx / dz|)."""
@@ -110,3 +143,15 @@ class NormalizingFlowModel:
     def inverse(self, x: Batched, cond: Cond = None) -> tuple[Batched, Float[Array, " B"]]:
         """Maps the data to the source. Returns (z, log|det dz / dx|)."""
         return self.network.apply(self.variables, at_least_float32(x), cond, method="forward")[0]
+
+    def dequantise(self, keys: RowKeys, edges: Batched, cond: Cond = None) -> Dequantised:
+        """Draws the noise that was learned for integers, as `flowjax.bits.Dequantisation` describes.
+
+        Raises:
+            ValueError: if no noise was learned.
+        """
+        if self.bins is None:
+            raise ValueError("this flow has learned no noise: train it with data.dequantisation 'variational'")
+        e = jax.vmap(lambda key: jax.random.normal(key, edges.shape[1:]))(keys)
+        u, log_q = self.network.apply(self.variables, e, self.bins.centres(edges), method="noise")[0]
+        return Dequantised(edges + u * self.bins.width, log_q)

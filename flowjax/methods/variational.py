@@ -142,6 +142,11 @@ class Variational(PathMethod):
             raise ConfigError(f"method.name 'variational': {error}") from None
 
     @property
+    def bound(self) -> str:
+        """The bound that `flowjax evaluate` computes of integers at the centres of their bins."""
+        return f"ddpm({self.levels.n}, 50)"
+
+    @property
     def interval(self) -> Interval:
         return self.prediction.interval(self.path)
 

@@ -50,6 +50,8 @@ _LABELS = {
     "nll_converged": "log-likelihoods converged within the limit (1: yes)",
     "kl": "KL from the true density (nats)",
     "bits_per_dim": "bits per dimension",
+    "dequantisation": "dequantisation of the integers",
+    "importance_samples": "importance samples K of each point",
     "w2": "W2 to the data",
     "w2_squared": "W2² to the data",
     "w2_squared_true": "W2² between two sets of data",
@@ -183,4 +185,5 @@ def settings_text(kept: KeptMetrics) -> str:
 
 def with_error(metrics: dict[str, Any], name: str) -> str:
     """Returns a metric as text, with its standard error if that is known."""
-    return format_mean(metrics.get(name), metrics.get(f"{name}_stderr"))
+    value = metrics.get(name)
+    return value if isinstance(value, str) else format_mean(value, metrics.get(f"{name}_stderr"))

@@ -152,3 +152,31 @@ def test_the_estimator_is_part_of_the_request(run, monkeypatch):
     for kind in ("rademacher", "gaussian"):
         scoring.log_prob(run, X, divergence="hutchinson", probes=2, probe_kind=kind, solver=ROUGH, batch=4)
     assert seen[0]["divergence"] == repr(likelihood.Hutchinson(2, "rademacher")) != seen[1]["divergence"]
+
+
+def test_finished_batches_are_not_scored_again(run, tmp_path, monkeypatch):
+    """After a fault in the second pass over the points, the same call scores only what is missing, bitwise the same."""
+    points, options = np.tile(X, (3, 1)), {"solver": FINE, "batch": 4, "check": 5}
+    whole = scoring.log_prob(run, points, **options)
+    blocks, in_batches = [], scoring.in_batches
+
+    def stops(block, arrays, *rest, **named):
+        def once(*given):
+            blocks.append(given)
+            if len(blocks) == 5:  # three batches of the points, and the first of two of the check
+                raise KeyboardInterrupt
+            return block(*given)
+
+        return in_batches(once, arrays, *rest, **named)
+
+    monkeypatch.setattr(scoring, "in_batches", stops)
+    with pytest.raises(KeyboardInterrupt):
+        scoring.log_prob(run, points, **options, keep=tmp_path / "parts")
+    kept = len(list((tmp_path / "parts").glob("*.npz")))
+    again = scoring.log_prob(run, points, **options, keep=tmp_path / "parts")
+    assert len(blocks) == 5 + (5 - kept)
+    assert kept >= 3
+    np.testing.assert_array_equal(again.log_prob, whole.log_prob)
+    assert again.convergence == whole.convergence
+    with pytest.raises(ConfigError, match="finished batches of another request: check is 5 there and 6 here"):
+        scoring.log_prob(run, points, **(options | {"check": 6}), keep=tmp_path / "parts")

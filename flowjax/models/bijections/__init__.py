@@ -9,6 +9,7 @@ from flowjax.models.bijections.autoregressive import MADE, Autoregressive
 from flowjax.models.bijections.base import Bijector, Chain
 from flowjax.models.bijections.coupling import Coupling
 from flowjax.models.bijections.flows import FLOWS, Sizes
+from flowjax.models.bijections.learned_noise import WithLearnedNoise
 from flowjax.models.bijections.linear import InvertibleLinear, Permutation, Scale
 from flowjax.models.bijections.networks import ConvNetwork, VectorNetwork
 from flowjax.models.bijections.shapes import Flattened, OnHalf, Squeezed
@@ -36,4 +37,5 @@ __all__ = [
     "Squeezed",
     "Transform",
     "VectorNetwork",
+    "WithLearnedNoise",
 ]

@@ -1,0 +1,81 @@
+"""The distributions of integers given the last sample of a diffusion: the last terms of variational bounds.
+
+Each coordinate has the bins of `flowjax.bits.Bins` with centres c_k and width w. Where the number of integers is known,
+as of pixels, the bins of the smallest and of the largest integer extend to infinity.
+
+    (1)  p(k | x) = Phi((c_k + w/2 - m) / s) - Phi((c_k - w/2 - m) / s)          the mass of N(m, s^2) in the bin
+    (2)  p(k | z) proportional to exp(-(z - c_k)^2 / (2 s^2))                    given z = c_k + s e
+
+(1) is the discretised last step of DDPM, with the mean m that the network predicts (Ho et al. 2020, arXiv:2006.11239,
+eq. 13). (2) is the posterior of an integer given z, if all integers have the same probability; the network is not used
+(Kingma et al. 2021, arXiv:2107.00630, sec. 3.2).
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from jax.scipy.special import log_ndtr
+from jaxtyping import Array, Float
+
+from flowjax.bits.bins import Bins
+from flowjax.sources import sum_event
+from flowjax.typing import Batched
+
+__all__ = ["log_mass_in_bin", "log_posterior_of_bin"]
+
+_FAR = 12.0
+"""The distance in standard deviations from which on terms of a sum over bins are left out: exp(-72) of the largest."""
+
+
+def log_mass_in_bin(mean: Batched, std: Float[Array, "..."], edges: Batched, bins: Bins) -> Float[Array, " B"]:
+    """The logarithm of (1), summed over the coordinates, in nats.
+
+    Args:
+        mean: m, (B, *event).
+        std: s, which broadcasts against the mean.
+        edges: the lower edges of the bins of the integers, (B, *event).
+        bins: the bins.
+    """
+    low, high = (edges - mean) / std, (edges + bins.width - mean) / std
+    if bins.levels:
+        index = jnp.round(bins.index(bins.centres(edges)))
+        low = jnp.where(index <= 0, -jnp.inf, low)
+        high = jnp.where(index >= bins.levels - 1, jnp.inf, high)
+    # Phi(high) - Phi(low) is the same for (-high, -low): the differences are taken where both are small
+    flipped = low > -high
+    low, high = jnp.where(flipped, -high, low), jnp.where(flipped, -low, high)
+    upper, lower = log_ndtr(high), log_ndtr(low)
+    return sum_event(upper + jnp.log(-jnp.expm1(jnp.minimum(lower - upper, -1e-37))))
+
+
+def log_posterior_of_bin(z: Batched, std: float, edges: Batched, bins: Bins) -> Float[Array, " B"]:
+    """The logarithm of (2), summed over the coordinates, in nats.
+
+    The sum over the integers takes those within 12 standard deviations of the nearest one.
+
+    Args:
+        z: the last sample, in the units of the data, (B, *event).
+        std: s, a plain number.
+        edges: the lower edges of the bins of the integers, (B, *event).
+        bins: the bins; all entries are integers.
+    """
+    reach = math.ceil(_FAR * std / bins.smallest) + 1
+    centres = bins.centres(edges)
+    position, own = bins.index(z), jnp.round(bins.index(centres))
+    scale = std / bins.width
+    nearest = jnp.round(position)
+    if bins.levels:
+        reach = min(reach, bins.levels - 1)
+        nearest = jnp.clip(nearest, 0, bins.levels - 1)
+    exponent = lambda index: -0.5 * ((position - index) / scale) ** 2
+
+    def add(total: Batched, offset: Array) -> tuple[Batched, None]:
+        index = nearest + offset
+        term = exponent(index)
+        if bins.levels:
+            term = jnp.where((index >= 0) & (index < bins.levels), term, -jnp.inf)
+        return jnp.logaddexp(total, term), None
+
+    total, _ = jax.lax.scan(add, jnp.full_like(z, -jnp.inf), jnp.arange(-reach, reach + 1, dtype=z.dtype))
+    return sum_event(exponent(own) - total)

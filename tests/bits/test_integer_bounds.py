@@ -1,0 +1,156 @@
+"""Variational bounds of runs, the metrics and flags of integers, and `data.dequantisation`."""
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from flowjax import oracles
+from flowjax.data import DataError, DataSpec, open_dataset
+from flowjax.data.affine import Affine
+from flowjax.errors import ConfigError
+from flowjax.inference.integer_bounds import default_bound, integer_bound
+from flowjax.paths import AffinePath
+from flowjax.schedules import CondOT
+from tests.bits.known import IMAGES, SHARES, pixels, points, run_of
+from tests.data.stored import store
+
+SPEC = pixels((2, 2, 1))
+ROWS = 300
+
+
+@pytest.fixture(scope="module")
+def run():
+    return run_of(SPEC, "condot", lambda path: points(path, SPEC, IMAGES, SHARES))
+
+
+@pytest.mark.analytic
+def test_the_continuous_bound_of_an_exact_network_is_the_probability_of_each_image(run):
+    """300 estimates for each of three known images, within 4 standard errors, and 1e-3 for what both ends lose: the
+    first log-SNR is -13.8, and the decoder's noise of 4 standard deviations to half a bin."""
+    x = np.repeat(IMAGES, ROWS, 0).astype(np.float32)
+    found = integer_bound(run, x, bound="vdm(40)")
+    nats = found.terms.total.reshape(3, ROWS)
+    stderr = nats.std(1) / math.sqrt(ROWS)
+    assert np.all(np.abs(nats.mean(1) + np.log(SHARES)) < 4 * stderr + 1e-3)
+    assert stderr.max() < 0.15
+    described = found.described()
+    terms = [described[f"{name}_bits_per_dim"] for name in ("prior", "diffusion", "reconstruction")]
+    assert described["bits_per_dim"] == pytest.approx(nats.mean() / (4 * math.log(2)), rel=1e-4) == sum(terms)
+    stderr_of_all = nats.std() / math.sqrt(3 * ROWS)
+    assert described["bits_per_dim_stderr"] == pytest.approx(stderr_of_all / (4 * math.log(2)), rel=0.01)
+    again = integer_bound(run, x[:5], bound="vdm(40)", batch=16)
+    np.testing.assert_allclose(again.terms.total, found.terms.total[:5], rtol=1e-4, atol=1e-4)
+    assert (found.nfe, described["bound"]) == (40, "vdm(40)")
+
+
+@pytest.mark.analytic
+def test_the_bound_of_a_chain_tightens_with_its_steps_and_some_of_them_estimate_all(run):
+    x = np.repeat(IMAGES, 600, 0).astype(np.float32)
+    mean = {}
+    for bound in ("ddpm(10)", "ddpm(80)", "ddpm(80, 20)"):
+        nats = integer_bound(run, x, bound=bound).terms.total.reshape(3, 600)
+        mean[bound] = float(SHARES @ nats.mean(1)), float(np.sqrt((SHARES**2 * nats.var(1) / 600).sum()))
+    entropy = -float(SHARES @ np.log(SHARES))
+    assert mean["ddpm(10)"][0] > mean["ddpm(80)"][0] + 0.1 > entropy
+    error = math.hypot(mean["ddpm(80)"][1], mean["ddpm(80, 20)"][1])
+    assert abs(mean["ddpm(80)"][0] - mean["ddpm(80, 20)"][0]) < 4 * error
+
+
+@pytest.mark.parametrize(
+    ("bound", "x", "message"),
+    [
+        ("elbo", [1.0], "unknown 'elbo'"),
+        ("ddpm(1)", [1.0], "ddpm"),
+        ("ddpm(10, variance='learned')", [1.0], "needs prediction 'noise_variance'"),
+        ("ddpm(10, variance='tiny')", [1.0], "unknown variance 'tiny'"),
+        ("vdm(20)", [0.5], "is for integers, and the points hold real numbers"),
+    ],
+)
+def test_refusals(run, bound, x, message):
+    with pytest.raises(ConfigError, match=message) as error:
+        integer_bound(run, np.broadcast_to(np.asarray(x, np.float32), (3, 2, 2, 1)), bound=bound)
+    assert "\n" not in str(error.value)
+
+
+def test_a_path_that_is_not_gaussian_has_no_bound(run):
+    other = dataclasses.replace(run, method=dataclasses.replace(run.method, path=AffinePath(CondOT())))
+    with pytest.raises(ConfigError, match="needs a model that removes the noise of a Gaussian path"):
+        integer_bound(other, IMAGES.astype(np.float32))
+    assert default_bound(other) == ""
+
+
+def test_a_network_that_was_trained_with_uniform_noise_is_warned_about(capsys):
+    spec = dataclasses.replace(SPEC, dequantisation="uniform")
+    run = run_of(spec, "condot", lambda path: oracles.gaussian(path, 0.0, 0.5))
+    integer_bound(run, IMAGES.astype(np.float32), bound="vdm(2)")
+    assert "the bound is loose; train with data.dequantisation=none" in capsys.readouterr().err
+
+
+def test_integers_without_noise_are_the_centres_of_their_bins(tmp_path):
+    x = np.random.default_rng(0).poisson(4.0, (200, 3))
+    path = store(tmp_path / "a", x=x)
+    dataset = open_dataset("npz", path, dequantisation="none")
+    spec, rows = dataset.spec, jnp.asarray(dataset.arrays().x1)
+    trained = np.delete(x, dataset.test_rows, 0)
+    prepared = spec.prepare(jax.random.key(0), rows)
+    np.testing.assert_allclose(spec.to_data(prepared), trained + 0.5, atol=1e-4)
+    np.testing.assert_array_equal(spec.finish(prepared), trained)
+    np.testing.assert_allclose(spec.bins.centres(jnp.asarray(spec.to_model(trained))), prepared, atol=1e-5)
+    assert DataSpec.from_record(spec.to_record()) == spec
+    assert "dequantisation is none and was uniform" in spec.differences(
+        dataclasses.replace(spec, dequantisation="uniform")
+    )
+    record = spec.to_record()
+    del record["dequantisation"]
+    assert DataSpec.from_record(record).dequantisation == "uniform"
+    with pytest.raises(DataError, match="dequantisation is 'some'; it must be one of uniform, none, variational"):
+        DataSpec.from_record(record | {"dequantisation": "some"})
+
+
+def test_data_of_real_numbers_have_no_dequantisation():
+    with pytest.raises(ConfigError, match=r"data \(gaussians8\) are not integers"):
+        open_dataset("gaussians8", dequantisation="none")
+    with pytest.raises(ConfigError, match=r"data.dequantisation: unknown 'non'; did you mean 'none'"):
+        open_dataset("digits", dequantisation="non")
+    assert DataSpec("x", (2,), Affine()).bins is None
+
+
+@pytest.mark.slow
+def test_the_commands_state_what_their_bits_hold_for(flowjax, tmp_path):
+    """A flow of counts with learned schedule: its bits per dimension by K draws and by both bounds, and the metrics."""
+    data = store(tmp_path / "a", x=np.random.default_rng(0).poisson(3.0, (300, 2)))
+    workdir, out = tmp_path / "run", tmp_path / "a.npz"
+    tiny = ["--config.model.width=16", "--config.model.depth=1", "--config.train.steps=20"]
+    tiny += ["--config.train.log_every=10", "--config.method.name=variational_diffusion", "--config.path.schedule=vp"]
+    tiny += [f"--config.data.path={data}", "--config.data.dequantisation=none", "--config.data.name=npz"]
+    code, _, err = flowjax("train", "--config=gaussians8", *tiny, f"--workdir={workdir}")
+    assert code == 0, err
+    common = ["likelihood", f"--workdir={workdir}", f"--out={out}", "--num=20"]
+    loose = ["--rtol=1e-3", "--atol=1e-3"]
+    _, found, _ = flowjax(*common, *loose, "--importance_samples=3")
+    assert (found["dequantisation"], found["importance_samples"]) == ("truncated_normal", 3)
+    assert found["bits_per_dim"] == pytest.approx(-found["mean"] / (2 * math.log(2)))
+    assert found["bits_per_dim_stderr"] == pytest.approx(found["stderr"] / (2 * math.log(2)), rel=1e-4)
+    _, found, _ = flowjax(*common, "--bound=ddpm(20, 5)")
+    assert (found["bound"], found["nfe"]) == ("ddpm(20, 5)", 6)
+    assert -np.load(out)["log_prob"].mean() / (2 * math.log(2)) == pytest.approx(found["bits_per_dim"], rel=1e-5)
+    for flags, message in (
+        (["--bound=vdm(2)", "--importance_samples=2"], "--importance_samples and --bound cannot be used together"),
+        (["--importance_samples=0"], "--importance_samples must be at least 1, not 0"),
+        (["--dequantisation=normal"], "--dequantisation"),
+        (["--dequantisation=variational"], "needs a model that has learned the noise"),
+    ):
+        code, _, err = flowjax(*common, *flags)
+        assert code != 0
+        assert message in err.splitlines()[-1]
+    _, found, _ = flowjax("evaluate", f"--workdir={workdir}", *loose, "--solver=euler", "--steps=4")
+    assert found["bound"] == "vdm(20)"
+    assert {"bound_bits_per_dim", "bound_bits_per_dim_stderr", "bits_per_dim_stderr"} <= set(found)
+    assert (found["dequantisation"], found["importance_samples"]) == ("truncated_normal", 1)
+    code, _, err = flowjax("report", f"--workdir={workdir}", f"--out={tmp_path / 'a.html'}")
+    assert code == 0, err
+    assert "truncated_normal" in (tmp_path / "a.html").read_text()
