@@ -2,6 +2,7 @@
 
 from flowjax.methods import times, weights
 from flowjax.methods.base import Context, Group, Limit, Loss, Method, MethodDefaults, Network, PathMethod
+from flowjax.methods.cnf import CNF
 from flowjax.methods.components import Components
 from flowjax.methods.consistency import Consistency
 from flowjax.methods.consistency_trajectory import ConsistencyTrajectory
@@ -19,6 +20,7 @@ from flowjax.methods.shortcut import Shortcut
 from flowjax.methods.variational import Variational
 
 __all__ = [
+    "CNF",
     "GAN",
     "METHODS",
     "Components",
@@ -64,5 +66,6 @@ METHODS: dict[str, type[Method]] = {
     "continuous_consistency": ContinuousConsistency,
     "progressive_distillation": ProgressiveDistillation,  # pyright: ignore[reportAssignmentType] (`steps`)
     "normalizing_flow": NormalizingFlow,
+    "cnf": CNF,
 }
 """The method of each value of `config.method.name`."""
