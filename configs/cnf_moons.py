@@ -12,7 +12,7 @@ def get_config():
     config.method.jacobian = 0.01
     config.data.name = "moons"
     config.model.width = 64
-    config.train.steps = 2_000
+    config.train.steps = 1_000
     config.train.batch_size = 128
     config.train.lr = 3e-3
     config.train.warmup = 100.0 * config.train.batch_size
