@@ -117,12 +117,12 @@ def config_of(study: Study, data: str, entry: Entry, seed: int, half: bool = Fal
         found = rows(study, data)
         study.arrays(data, lambda: {"x": found.train, "x_test": found.validation})
         config.data.path = str(study.folder / "arrays" / f"{data}.npz")
-    steps = entry.steps(data) // (2 if half else 1) // (4 if study.quick else 1)
+    steps = entry.steps(data) // (2 if half else 1) // (8 if study.quick else 1)
     config.train.steps = steps
     config.train.batch_size = 256 if data in PLANES else 64
     config.train.lr = 2e-3
     config.train.warmup = 0.1 * steps * config.train.batch_size
-    config.train.log_every = config.train.save_every = max(steps // (10 if data in PLANES else 40), 1)
+    config.train.log_every = config.train.save_every = max(steps // (10 if data in PLANES else 40), 4)
     config.train.keep_last = 1
     config.ema.half_life = 0.02 * steps * config.train.batch_size
     return changed(config, {"seed": seed, **entry.keys})
@@ -159,7 +159,7 @@ def scores(study: Study, data: str, name: str, seed: int) -> dict[str, float]:
     """Trains a row if that was not done, and scores it."""
     made, entry = trained(study, data, name, seed), ENTRIES[name]
     records = read_metrics(made.run.workdir / "metrics.jsonl")
-    rate = max(record["samples_per_second"] for record in records)
+    rate = max(record["samples_per_second"] or 0.0 for record in records)  # None in the first one
     evaluations = entry.network_calls or records[-1]["nfe"]
     return {
         **nll(made.run, rows(study, data).test, data, seed),
