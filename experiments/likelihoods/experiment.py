@@ -7,7 +7,7 @@ autoregressive layers have networks of the same width.
 
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache, partial
 from typing import Any, NamedTuple
