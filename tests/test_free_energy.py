@@ -88,7 +88,8 @@ def double_well(x):
 
 
 def test_a_double_well_by_a_flow_of_its_wells():
-    """A mixture at the wells as proposal, wider than they are, and Z by quadrature; the share of the right well is that of the density."""
+    """A mixture at the wells as proposal, wider than they are, and Z by quadrature; the share of the right well is that
+    of the density."""
     side = np.linspace(-5, 5, 20_001)
     density = np.exp(-(0.5 * side**4 - 3 * side**2 + 0.5 * side))
     log_z = np.log(density.sum() * (side[1] - side[0])) + LOG_2PI / 2
@@ -111,10 +112,8 @@ def test_the_weights_of_a_chain_are_unbiased_for_any_number_of_steps(steps, g):
     The weights of a biased formula would be off by a factor: without the backward kernels their mean is not Z.
     """
     model = oracles.gaussian(PATH, jnp.full(2, 0.4), 0.9)
-    found = weighted_chain = stochastic_weighted(
-        gaussian, model, Normal((2,)), jax.random.key(3), 40_000, steps=steps, g=g
-    )
-    result = free_energy(weighted_chain.log_weights)
+    found = stochastic_weighted(gaussian, model, Normal((2,)), jax.random.key(3), 40_000, steps=steps, g=g)
+    result = free_energy(found.log_weights)
     relative = np.exp(float(result.log_z) - 3 - LOG_2PI)
     assert abs(relative - 1) < 4 * float(result.stderr)
     assert float(result.stderr) < 0.05
