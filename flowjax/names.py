@@ -199,6 +199,7 @@ TIMES: dict[str, Callable[..., times.Times]] = {
     "u_shaped": times.UShaped,
     "levels": times.Levels,
     "importance": times.Importance,
+    "uniform_log_snr": times.UniformLogSNR,
 }
 
 IMAGE_MODELS: dict[str, Callable[..., nnx.Module]] = {"unet": UNet, "adm": ADM, "edm2": EDM2, "dit": DiT}

@@ -36,6 +36,12 @@ CELLS = {
     "improved DDPM": {"path.schedule": "nichol_cosine", "prediction": "noise_variance", **HYBRID},
     "bound": {"path.schedule": "vp", "prediction": "v", **BOUND, "method.levels": 50},
     "sub-VP by likelihood": {"path.schedule": "subvp", "method.weight": "likelihood", "method.times": "importance"},
+    "score SDE by likelihood": {
+        "path.schedule": "vp",
+        "prediction": "noise",
+        "method.weight": "likelihood",
+        "method.times": "uniform_log_snr",
+    },
     "SD3": {"path.shift": 3.0, "method.times": "logit_normal(0, 1)", "method.uncertainty": True},
     "improved reflow": {"method.times": "u_shaped(4)", "method.loss": "pseudo_huber(0.03)"},
     "data to data": {"source.name": "moons", "coupling.name": "auction(0.05)"},

@@ -26,7 +26,7 @@ FLOORS = [
     ("training",),
     ("build", "config", "config_files", "config_keys", "config_types", "names"),
     ("data", "metrics"),
-    ("bits", "guidance", "likelihood", "methods", "oracles", "solvers"),
+    ("bits", "free_energy", "guidance", "likelihood", "methods", "oracles", "solvers"),
     ("conditional_flow", "couplings", "paths", "predictions", "reschedule", "schedules"),
 ]
 """The rooms of each floor, from the top. What is not here is on the ground floor."""

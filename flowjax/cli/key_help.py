@@ -114,7 +114,7 @@ def _tables() -> dict[str, Mapping[str, Any]]:
     from flowjax.data.degrade import DEGRADES
     from flowjax.data.requests import DEQUANTISATIONS, NORMALISE
     from flowjax.data.sets import DATASETS
-    from flowjax.methods import METHODS, consistency, flow_map
+    from flowjax.methods import METHODS, cnf, consistency, flow_map
     from flowjax.methods.times import needs_profile
     from flowjax.models import edm2, layers, mlp, transformer
     from flowjax.models.bijections import FLOWS
@@ -132,6 +132,7 @@ def _tables() -> dict[str, Mapping[str, Any]]:
         "method.times": {name: kind for name, kind in names.TIMES.items() if not needs_profile(kind)},
         "method.form": flow_map.FORMS,
         "method.flow": FLOWS,
+        "method.divergence": dict.fromkeys(cnf.DIVERGENCES),
         "method.variance": dict.fromkeys(typing.get_args(Variance)),
         "source.name": names.SOURCES,
         "path.name": names.PATHS,

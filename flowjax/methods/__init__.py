@@ -2,6 +2,7 @@
 
 from flowjax.methods import times, weights
 from flowjax.methods.base import Context, Group, Limit, Loss, Method, MethodDefaults, Network, PathMethod
+from flowjax.methods.cnf import CNF
 from flowjax.methods.components import Components
 from flowjax.methods.consistency import Consistency
 from flowjax.methods.consistency_trajectory import ConsistencyTrajectory
@@ -20,6 +21,7 @@ from flowjax.methods.variational import Variational
 from flowjax.methods.variational_diffusion import VariationalDiffusion
 
 __all__ = [
+    "CNF",
     "GAN",
     "METHODS",
     "Components",
@@ -67,5 +69,6 @@ METHODS: dict[str, type[Method]] = {
     "continuous_consistency": ContinuousConsistency,
     "progressive_distillation": ProgressiveDistillation,  # pyright: ignore[reportAssignmentType] (`steps`)
     "normalizing_flow": NormalizingFlow,
+    "cnf": CNF,
 }
 """The method of each value of `config.method.name`."""

@@ -34,7 +34,20 @@ from flowjax.precision import at_least_float32
 from flowjax.sources import Source, Uniform, has_density
 from flowjax.typing import Batched, Cond, Params, PRNGKey, PyTree
 
-__all__ = ["NormalizingFlow", "NormalizingFlowModel"]
+__all__ = ["NormalizingFlow", "NormalizingFlowModel", "check_source"]
+
+
+def check_source(method: str, source: Source) -> None:
+    """Checks that maximum likelihood with this source is possible, wherever the flow maps the data.
+
+    Raises:
+        ConfigError: if the source has no density, or one that is 0 somewhere.
+    """
+    if not has_density(source) or isinstance(source, Uniform):
+        raise ConfigError(
+            f"method.name {method!r} needs a source with a density that is positive everywhere: use source.name "
+            "'normal'"
+        )
 
 
 @dataclass(frozen=True)
@@ -73,11 +86,7 @@ class NormalizingFlow(MethodDefaults):
     @classmethod
     def from_config(cls, parts: Components) -> "NormalizingFlow":
         settings, source, fields = parts.settings, parts.source, parts.fields
-        if not has_density(source) or isinstance(source, Uniform):
-            raise ConfigError(
-                "method.name 'normalizing_flow' needs a source with a density that is positive everywhere: use "
-                "source.name 'normal'"
-            )
+        check_source("normalizing_flow", source)
         if images := [field.name for field in fields if field.kind == "image"]:
             raise ConfigError(
                 f"method.name 'normalizing_flow' takes no condition of the kind image ({images[0]!r}): use labels, "

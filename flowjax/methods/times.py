@@ -7,12 +7,14 @@
     u_shaped(a)          exp(a (u - 1/2)) + exp(-a (u - 1/2))            Lee et al. 2024, arXiv:2405.20320, sec. 4.1
     levels(n)            n equally likely levels of a discrete chain     Ho et al. 2020, arXiv:2006.11239
     importance           a learned density, with importance weights      Nichol & Dhariwal 2021, arXiv:2102.09672, 3.3
+    uniform_log_snr      log SNR uniform, with importance weights        Song et al. 2021, arXiv:2101.09258
 
 Time runs from the noise at 0 to the data at 1; in Esser et al. it runs the other way. With `stratified=True`,
 `log_normal` and `logit_normal` transform a stratified batch of uniform numbers instead of independent ones.
 
-All distributions but `importance` change the expected loss. `importance` changes only its variance, because the weights
-correct for the density. It uses a profile u, the logarithm of the loss on equal bins of the interval. The profile is
+All distributions but `importance` and `uniform_log_snr` change the expected loss. These two change only its variance,
+because the weights correct for the density; methods other than flow matching do not use the weights. `importance` uses
+a profile u, the logarithm of the loss on equal bins of the interval. The profile is
 trained together with the network by the loss  L / e^u + u, which has its minimum at u = log E[L | t]. The profile is a
 parameter, so it also contributes to the global norm by which gradients are clipped.
 """
@@ -27,8 +29,10 @@ from jaxtyping import Array, Float
 
 from flowjax.errors import ConfigError
 from flowjax.paths.affine import AffinePath
+from flowjax.predictions import well_conditioned
 from flowjax.ranges import Range
 from flowjax.schedules import clip_time
+from flowjax.schedules.base import log_snr_slope
 from flowjax.typing import PRNGKey
 
 if TYPE_CHECKING:
@@ -49,6 +53,7 @@ __all__ = [
     "Times",
     "UShaped",
     "Uniform",
+    "UniformLogSNR",
     "at",
     "needs_profile",
     "plain_times",
@@ -69,8 +74,8 @@ class Drawn(NamedTuple):
 
     Attributes:
         t: times in the interval, (n,).
-        weight: importance weights, (n,): the uniform density divided by the density of `Importance`; 1 for all other
-            distributions.
+        weight: importance weights, (n,): the uniform density divided by the density of `Importance` or
+            `UniformLogSNR`; 1 for all other distributions.
     """
 
     t: Float[Array, " n"]
@@ -269,6 +274,36 @@ class Importance:
         k = jax.random.categorical(key_bin, jnp.log(density), shape=(n,))
         t = _scaled((k + jax.random.uniform(key_position, (n,))) / profile.size, interval).t
         return Drawn(t, 1 / (profile.size * density[k]))
+
+
+@dataclass(frozen=True)
+class UniformLogSNR:
+    """Times whose log-SNR is uniform, with importance weights.
+
+    Their density is proportional to d(log SNR)/dt, and so to the weight `likelihood` of the squared error of the noise.
+    With this weight, the weighted error of every time is then the plain error of the noise times one constant, which
+    has much less variance: the importance sampling of Song et al. 2021 (arXiv:2101.09258) for likelihood weighting.
+    Times at which alpha or sigma is less than a thousandth of the other are left out.
+
+    Attributes:
+        stratified: whether to transform a stratified batch of uniform numbers instead of independent ones.
+    """
+
+    stratified: bool = False
+
+    def __post_init__(self):
+        if not isinstance(self.stratified, bool):
+            raise ValueError(f"uniform_log_snr: stratified must be True or False, not {self.stratified!r}")
+
+    def __call__(
+        self, key: PRNGKey, n: int, path: AffinePath, interval: Interval, profile: Profile | None = None
+    ) -> Drawn:
+        allowed = well_conditioned(path, alpha=True, sigma=True)
+        low, high = max(interval[0], allowed[0]), min(interval[1], allowed[1])
+        first, last = path.schedule.log_snr(low), path.schedule.log_snr(high)
+        u = _shifted_grid(key, n) if self.stratified else jax.random.uniform(key, (n,))
+        t = jnp.clip(clip_time(path.schedule, first + (last - first) * u), low, high)
+        return Drawn(t, (last - first) / ((high - low) * log_snr_slope(path.schedule, t)))
 
 
 @dataclass(frozen=True)

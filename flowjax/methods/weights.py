@@ -108,6 +108,6 @@ def likelihood() -> Weighting:
 
     The integral of the loss over t is the negative ELBO in nats, up to a constant. The same weight is g^2 / 2 on the
     error of the score, with g the diffusion coefficient of the noising SDE (Song et al. 2021, arXiv:2101.09258,
-    theorem 1).
+    theorem 1). The times `uniform_log_snr` have its density, and reduce its variance.
     """
     return Weighting(noise, lambda path, t: 0.5 * log_snr_slope(path.schedule, t), needs_alpha=True, needs_sigma=True)

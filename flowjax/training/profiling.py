@@ -77,12 +77,13 @@ def _flops(jaxpr: core.Jaxpr) -> float:
 
 
 def _equation(eqn: Any) -> float:
-    name, out = eqn.primitive.name, eqn.outvars[0].aval
+    name = eqn.primitive.name
     if name == "dot_general":
+        out = eqn.outvars[0].aval
         (contracted, _), _ = eqn.params["dimension_numbers"]
         return 2.0 * math.prod(out.shape) * math.prod(eqn.invars[0].aval.shape[i] for i in contracted)
     if name == "conv_general_dilated":
-        return _convolution(eqn, out)
+        return _convolution(eqn, eqn.outvars[0].aval)
     inner = [_flops(j) for j in _jaxprs(eqn.params)]
     if name == "cond":
         return max(inner, default=0.0)

@@ -27,6 +27,15 @@ def test_products_convolutions_and_loops():
     assert count_flops(branch, a, b) == product
 
 
+def test_an_equation_without_outputs_is_free():
+    def f(a, b):
+        jax.debug.print("{}", a.sum())
+        return a @ b
+
+    a, b = jnp.zeros((2, 3)), jnp.zeros((3, 4))
+    assert count_flops(f, a, b) == 2 * 2 * 3 * 4
+
+
 def test_rematerialisation_and_the_optimizer_are_not_model_flops():
     """The count depends neither on recomputation nor on the optimizer."""
 

@@ -1,0 +1,170 @@
+"""Free energies: estimates of log Z against closed forms and quadrature, their errors, and what is refused."""
+
+import warnings
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from flowjax import oracles
+from flowjax.data.densities import eight_gaussians
+from flowjax.free_energy import free_energy, stochastic_weighted, weighted
+from flowjax.paths import GaussianPath
+from flowjax.schedules import VP, CondOT
+from flowjax.solvers.diffusions import Constant, Sigma
+from flowjax.sources import GaussianMixture, Normal
+
+pytestmark = pytest.mark.analytic
+PATH = GaussianPath(CondOT())
+LOG_2PI = float(np.log(2 * np.pi))
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """The bijection x = exp(a) z."""
+
+    a: float
+
+    def forward(self, z, cond=None):
+        return jnp.exp(self.a) * z, jnp.full(z.shape[0], self.a * z[0].size)
+
+    def inverse(self, x, cond=None):
+        return jnp.exp(-self.a) * x, jnp.full(x.shape[0], -self.a * x[0].size)
+
+
+def gaussian(x):
+    """log f of exp(-|x|^2 / 2 + 3), with log Z = D log(2 pi) / 2 + 3."""
+    return 3 - 0.5 * jnp.sum(x**2, -1)
+
+
+def test_the_estimate_by_hand():
+    """Weights 1, 2, 3: mean 2, sample variance 1, relative standard error sqrt(1 / 3) / 2; ESS 36 / 14."""
+    found = free_energy(jnp.log(jnp.array([1.0, 2.0, 3.0])) + 700)
+    assert float(found.log_z) == pytest.approx(np.log(2) + 700, rel=1e-6)
+    assert float(found.stderr) == pytest.approx(np.sqrt(1 / 3) / 2, rel=1e-3)  # 700 leaves 4 digits of float32
+    assert float(found.ess) == pytest.approx(36 / 14, rel=1e-3)
+
+
+@pytest.mark.parametrize("d", [1, 8])
+def test_a_normal_proposal_of_another_width(d):
+    """q = N(0, s^2 I) with s = 1.3 for f = exp(3 - |x|^2 / 2). Per coordinate E[w^2] / E[w]^2 = s^2 / sqrt(2 s^2 - 1).
+
+    The effective share of n = 40,000 samples is the inverse of its D-th power, within 10%; log Z is within 4 standard
+    errors, and the standard error that of this share within 10%.
+    """
+    s, n = 1.3, 40_000
+    found = free_energy(weighted(gaussian, Stretch(float(np.log(s))), Normal((d,)), jax.random.key(0), n).log_weights)
+    share = (np.sqrt(2 * s**2 - 1) / s**2) ** d
+    assert float(found.ess) / n == pytest.approx(share, rel=0.1)
+    assert float(found.stderr) == pytest.approx(np.sqrt((1 / share - 1) / n), rel=0.1)
+    assert abs(float(found.log_z) - 3 - d * LOG_2PI / 2) < 4 * float(found.stderr)
+
+
+def test_the_standard_error_is_the_spread_of_estimates():
+    """Of 200 estimates from 500 weights each; a standard deviation of 200 numbers has an error of 5%."""
+    weights = weighted(gaussian, Stretch(0.2), Normal((4,)), jax.random.key(1), 100_000).log_weights
+    found = [free_energy(part) for part in weights.reshape(200, 500)]
+    spread = np.std([float(one.log_z) for one in found])
+    assert spread == pytest.approx(np.mean([float(one.stderr) for one in found]), rel=0.2)
+
+
+@pytest.mark.parametrize("d", [2, 32])
+def test_an_exact_flow_has_constant_weights(d):
+    """The velocity of a mixture for f = 5 p: log w = log 5, up to the error of rk4 in log q, and no variance."""
+    mixture = eight_gaussians() if d == 2 else GaussianMixture(jax.random.normal(jax.random.key(2), (4, d)), 0.7)
+    model, log_density = oracles.mixture(PATH, mixture), lambda x: jnp.log(5.0) + mixture.log_prob(x)
+    found = weighted(log_density, model, Normal((d,)), jax.random.key(0), 64, solver="rk4", steps=60)
+    np.testing.assert_allclose(found.log_weights, np.log(5), atol=0.02)
+    result = free_energy(found.log_weights)
+    assert float(result.ess) == pytest.approx(64, rel=1e-3)
+    assert set(found.nfe.tolist()) == {240}
+
+
+def double_well(x):
+    """log f = -(x^4 / 2 - 3 x^2 + x / 2) - y^2 / 2."""
+    return -(0.5 * x[:, 0] ** 4 - 3 * x[:, 0] ** 2 + 0.5 * x[:, 0]) - 0.5 * x[:, 1] ** 2
+
+
+def test_a_double_well_by_a_flow_of_its_wells():
+    """A mixture at the wells as proposal, wider than they are, and Z by quadrature; the share of the right well is that
+    of the density."""
+    side = np.linspace(-5, 5, 20_001)
+    density = np.exp(-(0.5 * side**4 - 3 * side**2 + 0.5 * side))
+    log_z = np.log(density.sum() * (side[1] - side[0])) + LOG_2PI / 2
+    model = oracles.mixture(PATH, GaussianMixture(jnp.array([[-1.7, 0.0], [1.7, 0.0]]), jnp.array([0.9, 0.9])))
+    found = weighted(double_well, model, Normal((2,)), jax.random.key(0), 4_000, solver="rk4", steps=40)
+    result = free_energy(found.log_weights)
+    assert abs(float(result.log_z) - log_z) < 4 * float(result.stderr)
+    assert float(result.stderr) < 0.05
+    right = float(jnp.sum(jax.nn.softmax(found.log_weights) * (found.x[:, 0] > 0)))
+    assert right == pytest.approx(density[side > 0].sum() / density.sum(), abs=0.03)
+    assert abs(float((found.x[:, 0] > 0).mean()) - right) > 0.1  # the proposal itself has equal wells
+
+
+@pytest.mark.parametrize(
+    ("steps", "g"), [(1, Constant(1.0)), (3, Sigma(1.0)), (12, Constant(0.7))], ids=["one", "three", "twelve"]
+)
+def test_the_weights_of_a_chain_are_unbiased_for_any_number_of_steps(steps, g):
+    """A model of N(0.4, 0.9^2) for f = exp(3 - |x|^2 / 2): Z within 4 standard errors of the mean of 40,000 weights.
+
+    The weights of a biased formula would be off by a factor: without the backward kernels their mean is not Z.
+    """
+    model = oracles.gaussian(PATH, jnp.full(2, 0.4), 0.9)
+    found = stochastic_weighted(gaussian, model, Normal((2,)), jax.random.key(3), 40_000, steps=steps, g=g)
+    result = free_energy(found.log_weights)
+    relative = np.exp(float(result.log_z) - 3 - LOG_2PI)
+    assert abs(relative - 1) < 4 * float(result.stderr)
+    assert float(result.stderr) < 0.05
+    assert found.nfe.tolist()[0] == steps + 1
+
+
+def test_small_steps_of_an_exact_model_give_constant_weights():
+    """The variance of log w falls at least like the step: with 4 times as many steps it is less than half."""
+    mixture = GaussianMixture(jnp.array([[-1.0, 0.0], [1.0, 0.5]]), 0.6)
+    model = oracles.mixture(GaussianPath(VP()), mixture)
+    spread = []
+    for steps in (25, 100):
+        found = stochastic_weighted(mixture.log_prob, model, Normal((2,)), jax.random.key(4), 2_000, steps=steps)
+        spread.append(float(found.log_weights.var()))
+        assert abs(float(free_energy(found.log_weights).log_z)) < 4 * float(free_energy(found.log_weights).stderr)
+    assert spread[1] < spread[0] / 2
+
+
+def test_a_row_depends_on_the_key_and_its_index_alone():
+    model = oracles.gaussian(PATH, jnp.zeros(2), 0.9)
+    for sampled in (
+        lambda n: weighted(gaussian, model, Normal((2,)), jax.random.key(0), n, solver="heun", steps=3),
+        lambda n: stochastic_weighted(gaussian, model, Normal((2,)), jax.random.key(0), n, steps=3),
+    ):
+        few, many = sampled(2), sampled(5)
+        np.testing.assert_allclose(few.log_weights, many.log_weights[:2], rtol=1e-5)
+        np.testing.assert_allclose(few.x, many.x[:2], rtol=1e-5)
+
+
+def test_few_effective_samples_are_a_warning():
+    """A proposal that is far too narrow in 32 dimensions; f = q has none."""
+    narrow = weighted(gaussian, Stretch(-0.7), Normal((32,)), jax.random.key(0), 1000).log_weights
+    with pytest.warns(UserWarning, match=r"the effective sample size is .* of 1,000 samples"):
+        free_energy(narrow)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        free_energy(jnp.zeros(1000))
+        jax.jit(free_energy)(narrow)
+
+
+def test_what_has_no_weights_is_refused(as_users_call):
+    with pytest.raises(ValueError, match="at least 2 weights"):
+        free_energy(jnp.zeros(1))
+    with pytest.raises(ValueError, match="a weight is NaN"):
+        free_energy(jnp.array([0.0, jnp.nan]))
+    with pytest.raises(ValueError, match="-inf at all samples"):
+        free_energy(jnp.full(3, -jnp.inf))
+    with pytest.raises(ValueError, match="needs a model with a velocity or an inverse"):
+        weighted(gaussian, None, Normal((2,)), jax.random.key(0), 4)  # pyright: ignore[reportArgumentType]
+    model = oracles.gaussian(PATH, jnp.zeros(2), 0.9)
+    with pytest.raises(ValueError, match="steps must be at least 1"):
+        stochastic_weighted(gaussian, model, Normal((2,)), jax.random.key(0), 4, steps=0)
+    with pytest.raises(ValueError, match="needs a model with ends"):
+        stochastic_weighted(gaussian, Stretch(0.0), Normal((2,)), jax.random.key(0), 4, steps=2)  # pyright: ignore
