@@ -9,6 +9,7 @@ conditions, `choose` finds what is sampled, `program` compiles it, `batches` eva
 from flowjax.inference.batches import SolverFault
 from flowjax.inference.choose import Guide, SolverSettings
 from flowjax.inference.composition import sample_composed
+from flowjax.inference.encoding import Mapped, decode, encode
 from flowjax.inference.evaluation import evaluate, evaluate_images
 from flowjax.inference.run import Run, load
 from flowjax.inference.sampling import Samples, sample, sample_each
@@ -17,10 +18,13 @@ from flowjax.inference.scoring import LogDensities, log_prob
 __all__ = [
     "Guide",
     "LogDensities",
+    "Mapped",
     "Run",
     "Samples",
     "SolverFault",
     "SolverSettings",
+    "decode",
+    "encode",
     "evaluate",
     "evaluate_images",
     "load",

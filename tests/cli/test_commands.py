@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import pytest
 
+from flowjax.data import open_dataset
 from tests.conftest import TINY
 
 
@@ -164,7 +165,10 @@ def test_configs_are_listed_with_their_first_lines(flowjax):
 
 @pytest.mark.parametrize(
     "command",
-    ["train", "sweep", "sample", "likelihood", "evaluate", "plot", "report", "compare", "export", "convert", "configs"],
+    [
+        *("train", "sweep", "sample", "likelihood", "encode", "decode", "evaluate", "plot", "report", "compare"),
+        *("export", "convert", "configs"),
+    ],
 )
 def test_help_has_an_example(flowjax, command):
     code, text, _ = flowjax(command, "--help")
@@ -237,6 +241,14 @@ def test_conditional_images_from_config_to_grid(flowjax, tmp_path):
     )
     assert (code, result["num"]) == (0, 8)
     assert 1 < result["bits_per_dim"] < 20
+    codes, steps = tmp_path / "codes.npz", ("--solver=rk4", "--steps=4", "--batch=8")
+    code, result, _ = flowjax("encode", f"--workdir={workdir}", "--num=8", *steps, f"--out={codes}")
+    coded = np.load(codes)
+    assert (code, result["num"], coded["z"].shape, coded["y"].shape) == (0, 8, (8, 8, 8, 1), (8,))
+    code, result, _ = flowjax("decode", f"--workdir={workdir}", f"--data={codes}", *steps, f"--out={out}")
+    test = open_dataset("digits").test[:8]
+    assert (code, result["num"]) == (0, 8)
+    np.testing.assert_array_equal(np.load(out)["samples"], test)  # dequantised inside of the bins, and floored
 
 
 def test_evaluate(flowjax, tiny_run, monkeypatch):

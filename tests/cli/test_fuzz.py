@@ -71,15 +71,19 @@ FLAGS = {
         "solver": known_solvers(), "rtol": ["1e-3"], "atol": ["1e-3"], "steps": ["2", "3"], "grid": [*GRIDS, "learned"],
         "eta": ["0.5"], "churn": ["1"], "g": ["0.1", "sigma(1)", "canonical"], "variance": ["small", "learned"],
         "schedule": [*SCHEDULES], "guidance": ["cfg", "auto"], "scale": ["2"], "interval": ["0.1,0.9"],
-        "rescale": ["0.5"], "weak_checkpoint": ["40"], "weak": [], "checkpoint": ["40", "best"], "width": ["0.1"],
-        "ema": ["false"], "num_processes": ["1"], "process_id": [], "heartbeat_timeout": ["5"],
+        "rescale": ["0.5"], "log_prob": [], "weak_checkpoint": ["40"], "weak": [], "checkpoint": ["40", "best"],
+        "width": ["0.1"], "ema": ["false"], "num_processes": ["1"], "process_id": [], "heartbeat_timeout": ["5"],
     },
     "likelihood": {
         "num": ["4"], "seed": ["3"], "batch": ["4"], "solver": known_solvers(), "rtol": ["1e-3"], "atol": ["1e-3"],
         "steps": ["2"], "divergence": ["exact", "hutchinson", "hutch++"], "probes": ["2", "6"],
         "probe_kind": ["gaussian", "orthogonal"], "check": ["0", "2"], "converged_within": ["1"],
-        "split": ["test"], "data": [],
+        "split": ["test"], "data": [], "dequantisation": ["uniform"], "importance_samples": ["2"], "bound": ["ddpm(3)"],
         "checkpoint": ["40"], "width": ["0.1"], "ema": ["false"],
+    },
+    "encode": {
+        "num": ["4"], "seed": ["3"], "batch": ["4"], "solver": known_solvers(), "rtol": ["1e-3"], "atol": ["1e-3"],
+        "steps": ["2"], "split": ["test"], "data": [], "checkpoint": ["40"], "ema": ["false"],
     },
     "evaluate": {
         "metrics": ["fid"], "num": ["4"], "samples": [], "split": ["train"], "inception": ["high"],
@@ -132,7 +136,7 @@ def flag_of(draw, command):
 
 
 def other_case(draw, configs, run):
-    command = draw.choice(["sample", "sample", "sample", "likelihood", "evaluate", "export", "convert", "sweep"])
+    command = draw.choice(["sample", "sample", "likelihood", "encode", "evaluate", "export", "convert", "sweep"])
     if command == "sweep":
         key = draw.choice([*flatten(defaults())])
         values = ",".join(value_of(draw, key) for _ in range(draw.choice([1, 2])))
@@ -151,7 +155,7 @@ def other_case(draw, configs, run):
     argv = [command, f"--out={out}"] if command != "evaluate" else [command, "--metrics=fid", "--num=4"]
     argv += [] if command == "convert" else [f"--workdir={where}"]
     argv += ["--num=4", "--steps=2", "--solver=euler"] if command == "sample" else []
-    argv += ["--num=4", "--steps=2", "--solver=rk4"] if command == "likelihood" else []
+    argv += ["--num=4", "--steps=2", "--solver=rk4"] if command in ("likelihood", "encode") else []
     return argv + [flag_of(draw, command) for _ in range(draw.choice([1, 1, 2, 3]))]
 
 
