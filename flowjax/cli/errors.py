@@ -20,6 +20,8 @@ _MEMORY_KNOBS = {
     "sample": "use a smaller --batch",
     "pairs": "use a smaller --batch",
     "likelihood": "use a smaller --batch",
+    "encode": "use a smaller --batch",
+    "decode": "use a smaller --batch",
     "evaluate": "use a smaller --batch",
     "plot": "use a smaller --batch",
 }

@@ -88,8 +88,10 @@ def run(argv: list[str]) -> dict[str, Any]:
     probes = "random directions per point, by default 1 for hutchinson, 6 for hutch++; a standard error needs several"
     absl_flags.DEFINE_integer("probes", None, probes, lower_bound=1, flag_values=values)
     kinds = ["rademacher", "gaussian", "orthogonal"]
-    kind = "directions of hutchinson: random signs, normal numbers, or 4 independent groups of orthogonal directions"
-    absl_flags.DEFINE_enum("probe_kind", "rademacher", kinds, kind, flag_values=values)
+    kind = (
+        "directions of hutchinson: random signs (default), normal numbers, or 4 independent groups of orthogonal ones"
+    )
+    absl_flags.DEFINE_enum("probe_kind", None, kinds, kind, flag_values=values)
     absl_flags.DEFINE_integer("num", 0, "score only this many points; 0 for all", lower_bound=0, flag_values=values)
     absl_flags.DEFINE_string("out", None, "the .npz file to write", flag_values=values)
     flags.define_solver(values)

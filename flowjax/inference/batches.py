@@ -30,6 +30,7 @@ __all__ = [
     "Batches",
     "Meter",
     "SolverFault",
+    "batch_of_densities",
     "default_batch",
     "everywhere",
     "in_batches",
@@ -58,6 +59,11 @@ class Batches(NamedTuple):
     rate: float | None
 
 
+_DENSITIES_ON_A_CPU = 512
+"""The largest default number of rows per batch of densities on a CPU, whose caches then hold the values of a network.
+"""
+
+
 def default_batch(coordinates: int) -> int:
     """Rows per batch, a power of two per device, for networks that hold about 64 numbers per coordinate of a row.
 
@@ -72,6 +78,12 @@ def default_batch(coordinates: int) -> int:
     if jax.default_backend() == "cpu":
         return max(16, min(4096, 2 ** int(np.log2(2**21 / max(64, numbers)))))
     return jax.local_device_count() * max(64, min(4096, 2 ** round(np.log2(2**27 / numbers))))
+
+
+def batch_of_densities(coordinates: int, exact: bool) -> int:
+    """Rows per batch for log-densities; `exact` if the divergence takes a derivative for each coordinate."""
+    size = max(16, default_batch(coordinates) // (min(coordinates, 64) if exact else 1))
+    return min(size, _DENSITIES_ON_A_CPU) if jax.default_backend() == "cpu" else size
 
 
 @cache

@@ -31,18 +31,17 @@ def check_finite(x: np.ndarray) -> str:
     return f"have NaN or infinite values in {rows_text(bad)}: remove or repair them" if len(bad) else ""
 
 
-def warn_far(spec: DataSpec, encoded: np.ndarray, first: int = 0) -> None:
+def warn_far(spec: DataSpec, encoded: np.ndarray) -> None:
     """Prints a line on stderr if points are far outside the training data, where a network has learned nothing.
 
     Args:
         spec: of the data; their scale is one standard deviation of the training data, if they were normalised.
         encoded: (N, *shape) points in model space.
-        first: the number of the first row.
     """
     far = np.abs(encoded).reshape(len(encoded), -1).max(1, initial=0.0)
     if len(rows := np.flatnonzero(far > FAR)):
         unit = "units of the network's input" if spec.normalise == Affine() else "standard deviations"
         say(
-            f"likelihood: warning: {rows_text(first + rows)} of the points are up to {far.max():.3g} {unit} from the "
+            f"likelihood: warning: {rows_text(rows)} of the points are up to {far.max():.3g} {unit} from the "
             "mean of the training data: the network has not learned the density there"
         )

@@ -170,10 +170,13 @@ class Program:
         """The `samples` of these rows in model space with their `log_prob` there, and their `label` if chosen."""
         labels, x0, cond = _start(self.choice, self.labels, inputs, rows, given)
         t0, t1 = (None, None) if self.choice.interval is None else self.choice.interval
+        prior: Any = self.choice.run.prior
+        if self.choice.source_scale != 1:  # the noise of the first time, if that is not 0
+            prior = replace(prior, scale=prior.scale * self.choice.source_scale)
         x, found = likelihood.push_forward(
             self.choice.model(inputs.network, inputs.weak),
             x0,
-            self.choice.run.prior,
+            prior,
             cond=cond,
             t0=t0,
             t1=t1,

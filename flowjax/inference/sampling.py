@@ -12,13 +12,20 @@ import numpy as np
 
 from flowjax.conditions import named
 from flowjax.errors import ConfigError, check_name
-from flowjax.inference.batches import default_batch, in_batches, rows_of_a_block, rows_of_this_process
+from flowjax.inference.batches import (
+    batch_of_densities,
+    default_batch,
+    in_batches,
+    rows_of_a_block,
+    rows_of_this_process,
+)
 from flowjax.inference.choose import DEFAULT_SOLVER, Choice, Guide, SolverSettings, choose
 from flowjax.inference.finished_batches import open_request
 from flowjax.inference.given_conditions import encode_given
 from flowjax.inference.program import LabelRule, compile_draw, compile_scored
 from flowjax.inference.run import Run
 from flowjax.inference.scoring import no_likelihood
+from flowjax.likelihood import TooLarge
 from flowjax.solvers.names import PUSH_FORWARD
 from flowjax.solvers.ode import ADAPTIVE_SOLVERS, SOLVERS
 from flowjax.training import processes
@@ -125,8 +132,8 @@ def sample(
         say(f"sample: the data have a mask; samples are full sets, in which all {run.spec.shape[0]} elements exist")
     choice = choose(run, solver, guide, show)
     if log_prob:
-        _check_scored(run, choice)
-    size = rows_of_a_block(batch or default_batch(run.spec.d))
+        _check_scored(run, choice, guide)
+    size = rows_of_a_block(batch or (batch_of_densities(run.spec.d, True) if log_prob else default_batch(run.spec.d)))
     chooses_labels = has_labels and "label" not in given.values
     rule = "none" if not chooses_labels else labels if label is None else "one"
     if keep is not None and num <= size and not keep.exists():  # a folder that exists may hold batches of another call
@@ -146,16 +153,19 @@ def sample(
     compiled = compile_scored if log_prob else compile_draw
     draw = compiled(choice, seed, rule, label or 0, given.encoded)
     mine = rows_of_this_process(num)
-    values, rate = in_batches(
-        draw,
-        (np.arange(num, dtype=np.int32)[mine], {name: a[mine] for name, a in given.rows.items()}),
-        size,
-        solver=choice.solver.name,
-        label="sample",
-        unit="image" if run.spec.is_image else "sample",
-        show=show,
-        finished=finished,
-    )
+    try:
+        values, rate = in_batches(
+            draw,
+            (np.arange(num, dtype=np.int32)[mine], {name: a[mine] for name, a in given.rows.items()}),
+            size,
+            solver=choice.solver.name,
+            label="sample",
+            unit="image" if run.spec.is_image else "sample",
+            show=show,
+            finished=finished,
+        )
+    except TooLarge as error:
+        raise ConfigError(str(error)) from None
     if gather:
         values, mine = {name: processes.gathered(a) for name, a in values.items()}, slice(None)
         rate = None if rate is None else rate * processes.process_count()
@@ -169,7 +179,7 @@ def sample(
     return Samples(samples, conditions, int(values["nfe"].max()), rate, densities)
 
 
-def _check_scored(run: Run, choice: Choice) -> None:
+def _check_scored(run: Run, choice: Choice, guide: Guide | None) -> None:
     """Raises a ConfigError if the samples of a choice have no density that can be computed along with them."""
     name = choice.solver.name
     if why := no_likelihood(run):
@@ -180,6 +190,8 @@ def _check_scored(run: Run, choice: Choice) -> None:
         )
     if not (name == PUSH_FORWARD or name in SOLVERS or name in ADAPTIVE_SOLVERS):
         raise ConfigError(f"log_prob of samples needs those of an ODE, such as solver 'dopri5', not {name!r}")
+    if guide is not None:
+        raise ConfigError("log_prob of samples is for a trained density, which guidance changes: leave out guidance")
     if choice.solver.grid or choice.solver.schedule:
         raise ConfigError("log_prob of samples needs the schedule of training and no grid: leave out both")
 

@@ -19,7 +19,7 @@ from flowjax.conditions import NO_LABEL, named
 from flowjax.data import DataSpec
 from flowjax.errors import ConfigError
 from flowjax.inference.batches import (
-    default_batch,
+    batch_of_densities,
     everywhere,
     in_batches,
     over_rows,
@@ -46,9 +46,6 @@ _WAYS_OUT = (
     "train with a source that has one (source.name=normal) and a method with a velocity or an inverse, or compare "
     "samples with the data (flowjax evaluate); the loss of method.name=variational is a bound on the likelihood"
 )
-
-_ON_A_CPU = 512
-"""The largest default number of rows per batch on a CPU, whose caches then hold the values of a network."""
 
 _CLASSES_SUMMED = 100
 """The largest number of classes over which a density without labels is summed."""
@@ -133,8 +130,7 @@ def log_prob(
     is_summed = label is not None and lacks_label and not label.dropout
     if is_summed:
         _check_summable(run.spec)
-    size = batch or max(16, default_batch(run.spec.d) // (min(run.spec.d, 64) if estimator.is_exact else 1))
-    size = rows_of_a_block(size if batch or jax.default_backend() != "cpu" else min(size, _ON_A_CPU))
+    size = rows_of_a_block(batch or batch_of_densities(run.spec.d, estimator.is_exact))
     has_solve = "velocity" in abilities_of(run.model())
     again = min(len(x), max(check, processes.process_count())) if check and has_solve else 0
     if keep is not None and len(x) <= size and importance_samples == 1 and not is_summed and not keep.exists():
@@ -156,7 +152,7 @@ def log_prob(
     )
     score = _Scorer(run, x, given.rows, estimator, noise, has_solve, seed, size, show)
     if noise is None:
-        warn_far(run.spec, score.encoded, rows_of_this_process(len(x)).start)
+        warn_far(run.spec, score.encoded if processes.process_count() == 1 else run.spec.to_model(x))
     passes = itertools.count()
 
     def of_label(solver: SolverSettings, num: int, k: int, label: int | None) -> LogDensities:

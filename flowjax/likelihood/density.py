@@ -78,13 +78,17 @@ def divergence_of(
         ValueError: if the name is unknown, or the probes do not fit it.
     """
     if not isinstance(divergence, str):
+        if probes is not None or kind is not None:
+            raise ValueError(f"the probes are those of {divergence}: leave out probes and their kind")
         return divergence
     if divergence not in ("exact", "hutchinson", "hutch++"):
         raise ValueError(f"divergence must be 'exact', 'hutchinson' or 'hutch++', not {divergence!r}")
     if divergence == "hutchinson":
         return Hutchinson(1 if probes is None else probes, kind or "rademacher")
-    if kind not in (None, "rademacher"):
+    if kind is not None:
         raise ValueError(f"the kind of probes {kind!r} is for divergence='hutchinson', not {divergence!r}")
+    if divergence == "exact" and probes is not None:
+        raise ValueError("divergence='exact' takes no probes: leave them out, or take 'hutchinson' or 'hutch++'")
     return Exact() if divergence == "exact" else HutchPlusPlus(6 if probes is None else probes)
 
 
@@ -153,7 +157,7 @@ def log_prob(
             no density, a point has NaN, the tolerances are below the rounding errors, the adjoint does not fit the
             steps, the model has neither a velocity nor an inverse, or the space is not Euclidean; and for the same
             reasons as `solve_ode`.
-        TooLarge: if the derivatives of the exact divergence do not fit the memory.
+        TooLarge: if the derivatives of the divergence do not fit the memory.
         RuntimeError: if an adaptive solve does not reach t0.
     """
     _check_density(source)

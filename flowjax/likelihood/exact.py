@@ -22,8 +22,8 @@ class Exact:
     """The trace of the Jacobian, by D derivatives for each evaluation of the velocity.
 
     Attributes:
-        mode: "forward" takes Jacobian-vector products, "reverse" vector-Jacobian products. Forward mode is cheaper;
-            reverse mode is for velocities that JAX cannot differentiate forwards.
+        mode: "forward" takes Jacobian-vector products, "reverse" vector-Jacobian products, which also suit velocities
+            that JAX cannot differentiate forwards.
         at_once: how many derivatives are computed at the same time; None takes as many as fit the memory
             (`flowjax.likelihood.memory`).
 

@@ -34,7 +34,8 @@ class HutchPlusPlus:
     unbiased for every Q, but not the derivative of the estimate.
 
     Attributes:
-        probes: the number of Jacobian-vector products for each row, a multiple of 3. There are probes / 3 estimates.
+        probes: the number of Jacobian-vector products for each row, a multiple of 3. There are probes / 3 estimates,
+            and the standard error has one degree of freedom less: 1 for the default of 6.
 
     Raises:
         ValueError: if `probes` is not a multiple of 3, or less than 3.

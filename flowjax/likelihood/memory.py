@@ -61,7 +61,7 @@ def directions_at_once(push: Callable[[Array], Array], like: Array, rows: int | 
     reported, bound = _reported(), memory_bound() if bound is None else bound
     if kept + one > bound:
         raise TooLarge(
-            f"the exact divergence of {rows or like.shape[0]} rows of {like[0].size} numbers needs about "
+            f"the divergence of {rows or like.shape[0]} rows of {like[0].size} numbers needs about "
             f"{(kept + one) / 2**30:.3g} GiB even with one derivative at a time, and {bound / 2**30:.3g} GiB may be "
             "used: take fewer rows at once, or divergence='hutchinson' with 1 probe, which keeps no intermediate values"
         )

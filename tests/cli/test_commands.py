@@ -104,6 +104,7 @@ def test_likelihood_integrates_to_one_and_keeps_the_order(flowjax, tiny_run, tmp
     assert result["bits_per_dim"] == pytest.approx(-result["mean"] / (2 * np.log(2)))
     assert set(result) == {
         *("out", "num", "mean", "stderr", "bits_per_dim", "nfe", "standard_error", "converged", "difference"),
+        *("bits_per_dim_stderr", "prior_kl"),
     }
 
 
