@@ -89,7 +89,7 @@ def run(argv: list[str]) -> dict[str, Any]:
     absl_flags.DEFINE_integer("probes", None, probes, lower_bound=1, flag_values=values)
     kinds = ["rademacher", "gaussian", "orthogonal"]
     kind = (
-        "directions of hutchinson: random signs (default), normal numbers, or 4 independent groups of orthogonal ones"
+        "directions of hutchinson: random signs (default), normal numbers, or 4 groups of orthogonal ones"
     )
     absl_flags.DEFINE_enum("probe_kind", None, kinds, kind, flag_values=values)
     absl_flags.DEFINE_integer("num", 0, "score only this many points; 0 for all", lower_bound=0, flag_values=values)

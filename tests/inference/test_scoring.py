@@ -116,8 +116,8 @@ def test_points_far_from_the_data_are_reported(capsys):
     spec = DataSpec("own", (2,), Affine(2.0, 1.0))
     points.warn_far(spec, np.array([[1.0, -9.9], [0.0, 0.0]], np.float32))
     assert capsys.readouterr().err == ""
-    points.warn_far(spec, np.array([[1.0, -2.0], [0.0, -12.5]], np.float32), first=100)
-    assert "row 101 of the points are up to 12.5 standard deviations from the mean" in capsys.readouterr().err
+    points.warn_far(spec, np.array([[1.0, -2.0], [0.0, -12.5]], np.float32))
+    assert "row 1 of the points are up to 12.5 standard deviations from the mean" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -135,7 +135,7 @@ def test_settings_that_cannot_work_are_refused(run, options, message):
 
 def test_a_divergence_that_does_not_fit_the_memory_is_refused(run, monkeypatch):
     monkeypatch.setattr(memory, "UNREPORTED", 1000)
-    with pytest.raises(ConfigError, match="the exact divergence of 4 rows of 2 numbers needs about"):
+    with pytest.raises(ConfigError, match="the divergence of 4 rows of 2 numbers needs about"):
         scoring.log_prob(run, X, solver=FINE, batch=4)
 
 
