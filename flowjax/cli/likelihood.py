@@ -6,10 +6,10 @@ usage: flowjax likelihood --workdir DIR [--split test | --data FILE.npz] --out F
 FILE.npz receives `log_prob` (N,), in nats, of the density in data space, and `standard_error` (N,), the error of each
 value by the random probes of --divergence hutchinson or hutch++ (0 if it is exact, absent with a single probe). By
 default the points are those of the test split, in a fixed random order, and `rows` (N,) has the row of each point in
-x_test, or in x if there is no x_test. The points of --data FILE keep their order. That file has `x` (N, *shape) in data
-space, and the conditions of the network: labels are in `y` (N,), and other conditions, (N, *shape), have the names of
-the run's fields (data.cond). The file that `flowjax sample` writes, with `samples` and `labels`, can be given too.
-Without labels, the unconditional density is evaluated.
+x_test, or in x if there is no x_test; test points that were drawn from a known density are in `x`. The points of --data
+FILE keep their order. That file has `x` (N, *shape) in data space, and the conditions of the network: labels are in `y`
+(N,), and other conditions, (N, *shape), have the names of the run's fields (data.cond). The file that `flowjax sample`
+writes, with `samples` and `labels`, can be given too. Without labels, the unconditional density is evaluated.
 
 The first --check points are scored again with a tenth of --rtol and --atol, or twice the --steps. `difference` is the
 mean absolute change in nats, and `converged` says whether it is at most --converged_within times the dimension.
@@ -88,9 +88,7 @@ def run(argv: list[str]) -> dict[str, Any]:
     probes = "random directions per point, by default 1 for hutchinson, 6 for hutch++; a standard error needs several"
     absl_flags.DEFINE_integer("probes", None, probes, lower_bound=1, flag_values=values)
     kinds = ["rademacher", "gaussian", "orthogonal"]
-    kind = (
-        "directions of hutchinson: random signs (default), normal numbers, or 4 groups of orthogonal ones"
-    )
+    kind = "directions of hutchinson: random signs (default), normal numbers, or 4 groups of orthogonal ones"
     absl_flags.DEFINE_enum("probe_kind", None, kinds, kind, flag_values=values)
     absl_flags.DEFINE_integer("num", 0, "score only this many points; 0 for all", lower_bound=0, flag_values=values)
     absl_flags.DEFINE_string("out", None, "the .npz file to write", flag_values=values)
@@ -149,15 +147,14 @@ def run(argv: list[str]) -> dict[str, Any]:
         keep=finished,
     )
     log_prob, errors, checked = scored.log_prob, scored.standard_error, scored.convergence
-    save_npz(out, log_prob=log_prob, standard_error=errors, rows=found.rows)
+    drawn = found.x if found.rows is None and values.data is None else None  # test points of a known density
+    save_npz(out, log_prob=log_prob, standard_error=errors, rows=found.rows, x=drawn)
     processes.wait("written")
     remove_finished(finished)
     n, inside = len(log_prob), log_prob[np.isfinite(log_prob)]
     mean = float(log_prob.mean())
     if len(inside) < n:
         say(f"likelihood: {1 - len(inside) / n:.2%} of the points lie outside the flow's support: -inf")
-    if checked is not None and not checked.converged:
-        say(f"likelihood: {checked.describe(chosen)}")
     return {
         "out": str(out),
         "num": n,

@@ -26,7 +26,8 @@ With --compose the M rows are independent observations of the same example, and 
 them together, by a network that was trained on single observations: `samples` has the shape (num, ...).
 
 With --log_prob an .npz FILE also receives `log_prob`, the log-density of each sample in nats, in the units of the data:
-that of the ODE with the exact divergence, or of a normalizing flow. Data of integers have none.
+that of the ODE with the exact divergence, or of a normalizing flow. Data of integers have none. The first 64 are
+compared with adaptive solves: `difference` is the mean absolute change, and `converged` whether it is small.
 
 Several processes (see `flowjax train --help`) each draw a part of the samples, and the first one writes the file.
 
@@ -74,8 +75,10 @@ def run(argv: list[str]) -> dict[str, Any]:
     out = flags.out_path(values, *TABLES)
     if values.compose and (values.cond is None or values.guidance is not None or out.suffix in TABLES):
         raise flags.UsageError("--compose needs --cond with several observations and an .npz file, and no --guidance")
-    if values.log_prob and (values.compose or out.suffix in TABLES):
-        raise flags.UsageError("--log_prob writes an .npz file, and cannot be used with --compose")
+    if values.log_prob and values.compose:
+        raise flags.UsageError("--log_prob and --compose cannot be used together: the density is not known")
+    if values.log_prob and out.suffix in TABLES:
+        raise flags.UsageError("--log_prob needs an .npz file: a table has no column for it")
     workdir = flags.run_workdir(values)
 
     from flowjax.cli import cache
@@ -93,9 +96,11 @@ def run(argv: list[str]) -> dict[str, Any]:
     )
     from flowjax.data import DataError
     from flowjax.data.write_table import check_writable
-    from flowjax.inference import composition, sampling
+    from flowjax.inference import composition, sampling, scoring
+    from flowjax.inference.convergence import CHECKED, CONVERGED_WITHIN, compared
     from flowjax.inference.finished_batches import remove_finished
     from flowjax.training import processes
+    from flowjax.training.writers import say
 
     join(values)
     cache.use(values.compilation_cache)
@@ -144,6 +149,16 @@ def run(argv: list[str]) -> dict[str, Any]:
     remove_finished(finished)
     save_grid(out, opened, flat.samples, flat.labels)
     rate = drawn.samples_per_second
+    scored: dict[str, Any] = {}
+    if flat.log_prob is not None:
+        first = {name: a[:CHECKED] for name, a in flat.cond.items()}
+        again = scoring.log_prob(opened, flat.samples[:CHECKED], first, solver=chosen.of_densities).log_prob
+        within = CONVERGED_WITHIN * opened.spec.d
+        checked = compared(flat.log_prob[:CHECKED], again, within, chosen.of_densities)
+        if not checked.converged:
+            say(f"sample: log_prob: {checked.describe(chosen)}")
+        scored = {"mean_log_prob": float(flat.log_prob.mean()), "difference": checked.difference}
+        scored |= {"converged": checked.converged}
     return {
         "out": str(out),
         "num": len(flat.samples),
@@ -151,4 +166,5 @@ def run(argv: list[str]) -> dict[str, Any]:
         **({} if guided is None else {"network_evaluations": 2 * drawn.nfe}),
         "seconds": round(seconds, 3),
         "samples_per_second": None if rate is None else float(f"{rate:.4g}"),
+        **scored,
     }

@@ -44,14 +44,15 @@ class Convergence(NamedTuple):
     def describe(self, solver: SolverSettings) -> str:
         """One line about a result that has not converged, with what to do."""
         if solver.steps is not None:
-            changed, fix = f"{self.finer.steps} instead of {solver.steps} steps", f"--steps {self.finer.steps}"
+            changed = f"{self.finer.steps} instead of {solver.steps} steps"
+            fix = "take many more steps, or adaptive ones, which are the default"
         else:
             changed = f"rtol={self.finer.rtol:g}, atol={self.finer.atol:g}"
-            fix = f"--rtol {self.finer.rtol:g} --atol {self.finer.atol:g}"
+            fix = f"take {changed} or smaller"
         return (
             f"warning: not converged: with {changed}, the log-densities of {self.num} points change by "
             f"{self.difference:.3g} nats on average and {self.largest:.3g} at most, and {self.within:.3g} are allowed: "
-            f"take {fix} or finer"
+            f"{fix}"
         )
 
 

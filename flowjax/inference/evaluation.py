@@ -205,8 +205,6 @@ def _of_densities_and_samples(
     result: dict[str, Any] = {"nll": -float(scored.mean()), "nll_stderr": _stderr(scored)}
     if checked is not None:
         result |= {"nll_difference": checked.difference, "nll_converged": checked.converged}
-        if not checked.converged:
-            say(f"evaluate: {checked.describe(adaptive)}")
     if (bins := run.spec.bins) is not None and bins.complete:
         result |= described(run, points, scored, score["dequantisation"], score["importance_samples"])
     if dataset.log_prob is not None:

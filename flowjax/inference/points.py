@@ -17,12 +17,14 @@ def check_points(spec: DataSpec, x: np.ndarray) -> None:
     """Checks the shape and the values of points in data space.
 
     Raises:
-        ConfigError: if the shape is not (N, *spec.shape), or a value is NaN or infinite.
+        ConfigError: if the shape is not (N, *spec.shape), a value is NaN or infinite, or a pixel is out of its range.
     """
     if np.ndim(x) != len(spec.shape) + 1 or x.shape[1:] != tuple(spec.shape):
         raise ConfigError(f"points must have the shape (N, {', '.join(map(str, spec.shape))}), not {np.shape(x)}")
     if fault := check_finite(x):
         raise ConfigError(f"points {fault}")
+    if spec.levels and len(x) and (x.min() < 0 or x.max() > spec.levels):
+        raise ConfigError(f"pixels of this run lie in 0 to {spec.levels - 1}, not {x.min():g} to {x.max():g}")
 
 
 def check_finite(x: np.ndarray) -> str:

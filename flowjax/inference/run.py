@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from flowjax import conditions
 from flowjax.build import build, fields_of
@@ -158,12 +159,23 @@ class Run:
         Args:
             x: points, (N, *event), in the units of the data.
             options: other arguments of `flowjax.inference.log_prob`, such as `cond`, or `steps` and the name of a
-                `solver` in place of the default solver.
+                `solver` in place of the default solver, `rtol` and `atol`. With `check=64` a line says whether the
+                first 64 values have converged.
 
         Returns:
             (N,).
+
+        Raises:
+            TypeError: under `jax.grad` or `jax.jit`; `flowjax.likelihood.log_prob(run.model(), ...)` can be
+                differentiated, in model space.
         """
         from flowjax.inference import scoring
+
+        if isinstance(x, Tracer):
+            raise TypeError(
+                "Run.log_prob works on NumPy arrays: differentiate or compile flowjax.likelihood.log_prob(run.model(), "
+                "x, run.prior), with x in model space (run.spec.to_model)"
+            )
 
         return scoring.log_prob(self, np.asarray(x), **_with_solver(options)).log_prob
 
@@ -204,14 +216,15 @@ class Run:
 
 
 def _with_solver(options: dict[str, Any]) -> dict[str, Any]:
-    """The options with a `SolverSettings` in place of the name of a solver and a number of steps."""
+    """The options with a `SolverSettings` in place of the name of a solver, its tolerances and a number of steps."""
     from flowjax.inference.choose import SolverSettings
 
-    steps, solver = options.pop("steps", None), options.get("solver", "")
+    given = {name: options.pop(name) for name in ("steps", "rtol", "atol") if name in options}
+    solver = options.get("solver", "")
     if isinstance(solver, str):
-        options["solver"] = SolverSettings(solver, steps=steps)
-    elif steps is not None:
-        raise ValueError("give the steps in the SolverSettings, or the solver by its name")
+        options["solver"] = SolverSettings(solver, **given)
+    elif given:
+        raise ValueError(f"give {', '.join(given)} in the SolverSettings, or the solver by its name")
     return options
 
 

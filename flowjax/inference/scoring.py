@@ -99,7 +99,8 @@ def log_prob(
         seed: of dequantisation and of Hutchinson's probes; row i depends only on the seed and on i.
         solver, batch, show: as for `flowjax.inference.sample`.
         check: how many of the points, from the first one on, are solved again with a tenth of the tolerances or twice
-            the steps, which gives `LogDensities.convergence`; 0 for none.
+            the steps, which gives `LogDensities.convergence`, and a line on stderr if they have not converged; 0 for
+            none.
         converged_within: the mean difference up to which they count as converged, in nats per dimension.
         dequantisation: of integers (`flowjax.inference.dequantisations.DEQUANTISATIONS`); "" for that of training.
         importance_samples: the number K of draws of the noise of integers. The result is then the importance-weighted
@@ -152,6 +153,11 @@ def log_prob(
     )
     score = _Scorer(run, x, given.rows, estimator, noise, has_solve, seed, size, show)
     if noise is None:
+        if run.spec.bins is not None and run.spec.bins.complete:
+            say(
+                "likelihood: warning: the points are not integers, but the data of this run are: log_prob is the "
+                "density at these points, and no bound on the probability of integers"
+            )
         warn_far(run.spec, score.encoded if processes.process_count() == 1 else run.spec.to_model(x))
     passes = itertools.count()
 
@@ -177,7 +183,10 @@ def log_prob(
     if not again or other == solver:
         return scored
     second, within = densities(other, again).log_prob, converged_within * run.spec.d
-    return scored._replace(convergence=compared(scored.log_prob[:again], second, within, other))
+    found = compared(scored.log_prob[:again], second, within, other)
+    if not found.converged:
+        say(f"likelihood: {found.describe(solver)}")
+    return scored._replace(convergence=found)
 
 
 @dataclass(frozen=True)

@@ -236,7 +236,9 @@ def test_metrics_are_of_samples_with_the_shares_of_the_training_data(flowjax, di
     asked = []
     note = lambda *a, labels="shares", **more: asked.append(labels) or {}
     monkeypatch.setattr(evaluation, "evaluate_images", note)
-    monkeypatch.setattr(evaluation, "evaluate", lambda run, data, seed, solver, batch, labels, *_, **more: note(labels=labels))
+    monkeypatch.setattr(
+        evaluation, "evaluate", lambda run, data, seed, solver, batch, labels, *_, **more: note(labels=labels)
+    )
     for flags in (["--metrics=fid"], ["--metrics=fid", "--labels=balanced"], [], ["--labels=random"]):
         assert flowjax("evaluate", f"--workdir={digits_run}", *flags)[0] == 0
     assert asked == ["shares", "balanced", "shares", "random"]

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 
+import jax
 import numpy as np
 import pytest
 
@@ -35,7 +36,7 @@ def test_the_check_compares_the_first_points_with_twice_the_steps(run):
     assert found.convergence.difference == pytest.approx(gap.mean(), rel=1e-5)
     assert found.convergence.largest == pytest.approx(gap.max(), rel=1e-5)
     assert not found.convergence.converged
-    assert "--steps 4" in found.convergence.describe(ROUGH)
+    assert "with 4 instead of 2 steps" in found.convergence.describe(ROUGH)
     loose = scoring.log_prob(run, X, solver=ROUGH, batch=4, check=3, converged_within=1e3)
     assert loose.convergence is not None
     assert loose.convergence.converged
@@ -180,3 +181,15 @@ def test_finished_batches_are_not_scored_again(run, tmp_path, monkeypatch):
     assert again.convergence == whole.convergence
     with pytest.raises(ConfigError, match="finished batches of another request: check is 5 there and 6 here"):
         scoring.log_prob(run, points, **(options | {"check": 6}), keep=tmp_path / "parts")
+
+
+def test_python_is_told_what_the_command_line_is(run, capsys, as_users_call):
+    """The line about convergence, the tolerances by name, and where to find what can be differentiated."""
+    run.log_prob(X, solver="euler", steps=2, check=3, converged_within=1e-3, batch=4)
+    assert "not converged: with 4 instead of 2 steps" in capsys.readouterr().err
+    np.testing.assert_array_equal(
+        run.log_prob(X, rtol=1e-3, atol=1e-3, batch=4),
+        scoring.log_prob(run, X, solver=SolverSettings(rtol=1e-3, atol=1e-3), batch=4).log_prob,
+    )
+    with pytest.raises(TypeError, match=r"differentiate or compile flowjax.likelihood.log_prob"):
+        jax.grad(lambda x: run.log_prob(x).sum())(X)

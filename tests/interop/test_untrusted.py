@@ -261,7 +261,12 @@ def test_damaged_files_of_weights_are_read_or_refused(exported, tmp_path, monkey
 )
 def test_points_that_are_not_real_numbers_are_refused(exported, tmp_path, x):
     np.savez(tmp_path / "a.npz", x=x)
-    refused(tmp_path / "a.npz", "real numbers|NaN or infinite values", lambda path: points(open_weights(exported), str(path)), DataError)
+    refused(
+        tmp_path / "a.npz",
+        "real numbers|NaN or infinite values",
+        lambda path: points(open_weights(exported), str(path)),
+        DataError,
+    )
 
 
 HOSTILE = {
