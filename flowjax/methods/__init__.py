@@ -69,6 +69,6 @@ METHODS: dict[str, type[Method]] = {
     "continuous_consistency": ContinuousConsistency,
     "progressive_distillation": ProgressiveDistillation,  # pyright: ignore[reportAssignmentType] (`steps`)
     "normalizing_flow": NormalizingFlow,
-    "cnf": CNF,
+    "cnf": CNF,  # pyright: ignore[reportAssignmentType] (`metrics`)
 }
 """The method of each value of `config.method.name`."""
