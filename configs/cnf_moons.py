@@ -2,7 +2,7 @@
 
 Expect, measured with seed 0: KL(true, model) 0.0195 (standard error 0.0012) on 20,000 fresh points; W2 squared 0.1183,
 against 0.1065 between two true samples. 5.9 minutes of training on one CPU core that other jobs used as well.
-Steps are adaptive: fixed ones that are too few are fooled by the network (docs/howto/likelihood.md).
+Steps are adaptive: with too few fixed steps the loss is wrong (docs/howto/likelihood.md).
 """
 
 from flowjax.config import defaults

@@ -1,7 +1,8 @@
-"""Free energies: the normaliser of an unnormalised density, by importance sampling with a model as the proposal.
+"""Log-normalisers and free energies of unnormalised densities, by importance sampling with a model as the proposal.
 
-For a density f(x) = exp(-U(x)), such as that of a potential energy U in units of the temperature, log Z is
-log int f(x) dx, and -log Z is the free energy. With samples x of a density q and weights w = f(x) / q(x),
+For a density f(x) = exp(-U(x)), such as that of a potential energy U in units of the temperature, the logarithm of the
+normaliser is log Z = log int f(x) dx, and the free energy is -log Z. The functions return log Z. With samples x of a
+density q and weights w = f(x) / q(x),
 
     (1)  Z = E_q[w],   log Z ~ log mean w
 
@@ -16,7 +17,8 @@ flows):
 
 Here F and B are the Euler-Maruyama steps of the SDE dX = (v + g^2/2 score) dt + g dW and of its reversal, which has the
 drift v - g^2/2 score; both have the variance of the middle of the step. (2) needs no divergence, and is unbiased for
-any number of steps and any network. If the network is exact, the weights are constant in the limit of small steps.
+any number of steps and any network. The noise of a step cannot be 0: without it the kernels have no density. If the
+network is exact, the weights are constant in the limit of small steps.
 
 The average of weights is unbiased for Z. Its logarithm is too small by about stderr^2 / 2. A proposal that misses a
 region where f is large gives an estimate that is too small without any sign of it: the effective sample size and the
@@ -30,7 +32,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.core import Tracer
-from jax.scipy.special import logsumexp
 from jaxtyping import Array, Float, Int
 
 from flowjax.abilities import (
@@ -49,13 +50,20 @@ from flowjax.sources import Source, sum_event
 from flowjax.spaces import check_euclidean
 from flowjax.typing import Batched, Cond, PRNGKey
 
-__all__ = ["FreeEnergy", "UnnormalisedLogDensity", "Weighted", "free_energy", "stochastic_weighted", "weighted"]
+__all__ = [
+    "LogNormalizer",
+    "UnnormalisedLogDensity",
+    "Weighted",
+    "importance_sample",
+    "importance_sample_sde",
+    "log_normalizer",
+]
 
 UnnormalisedLogDensity = Callable[[Batched], Float[Array, " B"]]
 """The logarithm of an unnormalised density, log f(x), of each row of x (B, *event), in nats."""
 
 SMALLEST_SHARE = 0.01
-"""The effective sample size as a share of the samples below which `free_energy` warns."""
+"""The effective sample size as a share of the samples below which `log_normalizer` warns."""
 
 
 class Weighted(NamedTuple):
@@ -72,8 +80,8 @@ class Weighted(NamedTuple):
     nfe: Int[Array, " n"]
 
 
-class FreeEnergy(NamedTuple):
-    """An estimate of log Z.
+class LogNormalizer(NamedTuple):
+    """An estimate of log Z, the negative free energy.
 
     Attributes:
         log_z: log mean w in nats, ().
@@ -86,7 +94,7 @@ class FreeEnergy(NamedTuple):
     ess: Float[Array, ""]
 
 
-def free_energy(log_weights: Float[Array, " n"]) -> FreeEnergy:
+def log_normalizer(log_weights: Float[Array, " n"]) -> LogNormalizer:
     """The logarithm of the mean of weights, with its standard error and the effective sample size.
 
     Warns if the effective sample size is below 1% of the samples, because the estimate then rests on few of them.
@@ -99,10 +107,12 @@ def free_energy(log_weights: Float[Array, " n"]) -> FreeEnergy:
     """
     n = log_weights.shape[0]
     if n < 2:
-        raise ValueError(f"free_energy needs at least 2 weights, not {n}")
-    total, square = logsumexp(log_weights), logsumexp(2 * log_weights)
-    ess = jnp.exp(2 * total - square)
-    found = FreeEnergy(total - jnp.log(n), jnp.sqrt(jnp.maximum(n / ess - 1, 0.0) / (n - 1)), ess)
+        raise ValueError(f"log_normalizer needs at least 2 weights, not {n}")
+    largest = jnp.max(log_weights)
+    largest = jnp.where(jnp.isfinite(largest), largest, 0.0)
+    w = jnp.exp(log_weights - largest)
+    ess = jnp.sum(w) ** 2 / jnp.sum(w**2)
+    found = LogNormalizer(largest + jnp.log(jnp.mean(w)), jnp.sqrt(jnp.maximum(n / ess - 1, 0.0) / (n - 1)), ess)
     if isinstance(log_weights, Tracer):
         return found
     if bool(jnp.isnan(log_weights).any()):
@@ -119,7 +129,7 @@ def free_energy(log_weights: Float[Array, " n"]) -> FreeEnergy:
     return found
 
 
-def weighted(
+def importance_sample(
     log_density: UnnormalisedLogDensity,
     model: Any,
     source: Source,
@@ -147,14 +157,15 @@ def weighted(
         solver, rtol, atol, steps: see `flowjax.solvers.solve_ode`; not used for a bijection.
 
     Raises:
-        ValueError: if the model has neither a velocity nor an inverse; and as `solve_ode`.
+        ValueError: if the model has neither a velocity nor an inverse, or log f does not have one number for each row;
+            and as `solve_ode`.
     """
     z = _source_samples(source, key, n)
     x, found = push_forward(model, z, source, cond=cond, solver=solver, rtol=rtol, atol=atol, steps=steps)
-    return Weighted(x, log_density(x) - found.log_prob, found.stats.nfe)
+    return Weighted(x, _of_batch(log_density, x) - found.log_prob, found.stats.nfe)
 
 
-def stochastic_weighted(
+def importance_sample_sde(
     log_density: UnnormalisedLogDensity,
     model: Any,
     source: Source,
@@ -174,11 +185,12 @@ def stochastic_weighted(
         key: sample i depends on the key and on i only.
         n: the number of samples.
         steps: the number of steps of equal length; the model is evaluated once more than there are steps.
-        g: the diffusion, (path, t) -> g^2, as in `flowjax.solvers.diffusions`; None for the default of the path.
+        g: the diffusion, (path, t) -> g^2, as in `flowjax.solvers.diffusions`, positive in the middle of each step;
+            None for the default of the path.
         cond: the condition, with leading axis n, or None.
 
     Raises:
-        ValueError: if steps < 1, or the model has no ends, or its path no score.
+        ValueError: if steps < 1, the model has no ends, its path has no score, or g is 0 in a step.
     """
     if steps < 1:
         raise ValueError(f"steps must be at least 1, not {steps}")
@@ -192,6 +204,12 @@ def stochastic_weighted(
     low, high = well_conditioned(path, getattr(g, "needs_alpha", False), True)
     first, last = interval_of(model)
     times = jnp.linspace(max(low, first), min(high, last), steps + 1)
+    variances = g(path, (times[:-1] + times[1:]) / 2) * jnp.diff(times)
+    if not isinstance(variances, Tracer) and bool((variances <= 0).any()):
+        raise ValueError(
+            "g is 0 in a step, where the chain has no density: use a positive diffusion, or importance_sample, which "
+            "solves the ODE"
+        )
     keys, x = row_keys(key, n), _source_samples(source, key, n)
 
     def drifts(t: Array, x: Batched) -> tuple[Batched, Batched]:
@@ -199,10 +217,9 @@ def stochastic_weighted(
         ends, g2 = model.ends(t, x, cond), g(path, t)
         return drift(path, g2, t, x, ends), drift(path, -g2, t, x, ends)
 
-    def step(state: tuple[Batched, Batched, Array], edge: tuple[Array, Array, Array]) -> Any:
-        (x, forward, log_weight), (t, t_next, k) = state, edge
+    def step(state: tuple[Batched, Batched, Array], edge: tuple[Array, Array, Array, Array]) -> Any:
+        (x, forward, log_weight), (t, t_next, std, k) = state, edge
         h = t_next - t
-        std = jnp.sqrt(g(path, (t + t_next) / 2) * h)
         noise = standard_normal(fold_rows(keys, k + 1), x)
         new = x + h * forward + std * noise
         forward, backward = drifts(t_next, new)
@@ -210,8 +227,20 @@ def stochastic_weighted(
         return (new, forward, log_weight + 0.5 * sum_event(noise**2 - back**2)), None
 
     start = (x, drifts(times[0], x)[0], -source.log_prob(x))
-    (x, _, log_weight), _ = jax.lax.scan(step, start, (times[:-1], times[1:], jnp.arange(steps)))
-    return Weighted(x, log_weight + log_density(x), jnp.full(n, steps + 1))
+    edges = (times[:-1], times[1:], jnp.sqrt(variances), jnp.arange(steps))
+    (x, _, log_weight), _ = jax.lax.scan(step, start, edges)
+    return Weighted(x, log_weight + _of_batch(log_density, x), jnp.full(n, steps + 1))
+
+
+def _of_batch(log_density: UnnormalisedLogDensity, x: Batched) -> Float[Array, " n"]:
+    """log f of each row of x; ValueError if the function does not return one number for each row."""
+    values = log_density(x)
+    if jnp.shape(values) != x.shape[:1]:
+        raise ValueError(
+            f"log_density takes a batch and returns one number for each row: for x {tuple(x.shape)} it must return "
+            f"{tuple(x.shape[:1])}, not {jnp.shape(values)}; jax.vmap makes a function of one point take a batch"
+        )
+    return values
 
 
 def _source_samples(source: Source, key: PRNGKey, n: int) -> Batched:

@@ -20,7 +20,7 @@ from flowjax.data.densities import DENSITIES
 from flowjax.data.digits import digits_of
 from flowjax.data.source_points import open_source
 from flowjax.errors import ConfigError
-from flowjax.methods import errors_of_rows, times, weights
+from flowjax.methods import errors_of_rows, times, weighted_times, weights
 from flowjax.models import ADM, EDM2, MLP, DiT, ResMLP, Transformer, UNet, UNet1D
 from flowjax.paths import AffinePath, GaussianPath
 from flowjax.paths import noise as path_noise
@@ -198,8 +198,8 @@ TIMES: dict[str, Callable[..., times.Times]] = {
     "log_normal": times.LogNormal,
     "u_shaped": times.UShaped,
     "levels": times.Levels,
-    "importance": times.Importance,
-    "uniform_log_snr": times.UniformLogSNR,
+    "importance": weighted_times.Importance,
+    "uniform_log_snr": weighted_times.UniformLogSNR,
 }
 
 IMAGE_MODELS: dict[str, Callable[..., nnx.Module]] = {"unet": UNet, "adm": ADM, "edm2": EDM2, "dit": DiT}

@@ -10,7 +10,7 @@ import pytest
 
 from flowjax import oracles
 from flowjax.data.densities import eight_gaussians
-from flowjax.free_energy import free_energy, stochastic_weighted, weighted
+from flowjax.free_energy import importance_sample, importance_sample_sde, log_normalizer
 from flowjax.paths import GaussianPath
 from flowjax.schedules import VP, CondOT
 from flowjax.solvers.diffusions import Constant, Sigma
@@ -41,10 +41,22 @@ def gaussian(x):
 
 def test_the_estimate_by_hand():
     """Weights 1, 2, 3: mean 2, sample variance 1, relative standard error sqrt(1 / 3) / 2; ESS 36 / 14."""
-    found = free_energy(jnp.log(jnp.array([1.0, 2.0, 3.0])) + 700)
-    assert float(found.log_z) == pytest.approx(np.log(2) + 700, rel=1e-6)
-    assert float(found.stderr) == pytest.approx(np.sqrt(1 / 3) / 2, rel=1e-3)  # 700 leaves 4 digits of float32
-    assert float(found.ess) == pytest.approx(36 / 14, rel=1e-3)
+    found = log_normalizer(jnp.log(jnp.array([1.0, 2.0, 3.0])))
+    assert float(found.log_z) == pytest.approx(np.log(2), rel=1e-6)
+    assert float(found.stderr) == pytest.approx(np.sqrt(1 / 3) / 2, rel=1e-6)
+    assert float(found.ess) == pytest.approx(36 / 14, rel=1e-6)
+
+
+@pytest.mark.parametrize("shift", [-1e6, 700.0, 1e6])
+def test_a_constant_added_to_log_weights_changes_log_z_alone(shift):
+    """Multiples of 1/16, which float32 adds to 1e6 without rounding, against float64."""
+    logs = np.random.default_rng(0).integers(-32, 33, 1000) / 16
+    w = np.exp(logs)
+    found = log_normalizer(jnp.asarray(logs + shift, jnp.float32))
+    ess = w.sum() ** 2 / (w**2).sum()
+    assert float(found.ess) == pytest.approx(ess, rel=1e-5)  # sums of 1,000 float32 numbers
+    assert float(found.stderr) == pytest.approx(np.std(w, ddof=1) / np.mean(w) / np.sqrt(1000), rel=1e-5)
+    assert float(found.log_z) == pytest.approx(np.log(w.mean()) + shift, abs=float(np.spacing(np.float32(abs(shift)))))
 
 
 @pytest.mark.parametrize("d", [1, 8])
@@ -55,7 +67,9 @@ def test_a_normal_proposal_of_another_width(d):
     errors, and the standard error that of this share within 10%.
     """
     s, n = 1.3, 40_000
-    found = free_energy(weighted(gaussian, Stretch(float(np.log(s))), Normal((d,)), jax.random.key(0), n).log_weights)
+    found = log_normalizer(
+        importance_sample(gaussian, Stretch(float(np.log(s))), Normal((d,)), jax.random.key(0), n).log_weights
+    )
     share = (np.sqrt(2 * s**2 - 1) / s**2) ** d
     assert float(found.ess) / n == pytest.approx(share, rel=0.1)
     assert float(found.stderr) == pytest.approx(np.sqrt((1 / share - 1) / n), rel=0.1)
@@ -64,20 +78,20 @@ def test_a_normal_proposal_of_another_width(d):
 
 def test_the_standard_error_is_the_spread_of_estimates():
     """Of 200 estimates from 500 weights each; a standard deviation of 200 numbers has an error of 5%."""
-    weights = weighted(gaussian, Stretch(0.2), Normal((4,)), jax.random.key(1), 100_000).log_weights
-    found = [free_energy(part) for part in weights.reshape(200, 500)]
+    weights = importance_sample(gaussian, Stretch(0.2), Normal((4,)), jax.random.key(1), 100_000).log_weights
+    found = [log_normalizer(part) for part in weights.reshape(200, 500)]
     spread = np.std([float(one.log_z) for one in found])
     assert spread == pytest.approx(np.mean([float(one.stderr) for one in found]), rel=0.2)
 
 
-@pytest.mark.parametrize("d", [2, 32])
+@pytest.mark.parametrize("d", [2, pytest.param(32, marks=pytest.mark.slow)])
 def test_an_exact_flow_has_constant_weights(d):
     """The velocity of a mixture for f = 5 p: log w = log 5, up to the error of rk4 in log q, and no variance."""
     mixture = eight_gaussians() if d == 2 else GaussianMixture(jax.random.normal(jax.random.key(2), (4, d)), 0.7)
     model, log_density = oracles.mixture(PATH, mixture), lambda x: jnp.log(5.0) + mixture.log_prob(x)
-    found = weighted(log_density, model, Normal((d,)), jax.random.key(0), 64, solver="rk4", steps=60)
+    found = importance_sample(log_density, model, Normal((d,)), jax.random.key(0), 64, solver="rk4", steps=60)
     np.testing.assert_allclose(found.log_weights, np.log(5), atol=0.02)
-    result = free_energy(found.log_weights)
+    result = log_normalizer(found.log_weights)
     assert float(result.ess) == pytest.approx(64, rel=1e-3)
     assert set(found.nfe.tolist()) == {240}
 
@@ -94,8 +108,8 @@ def test_a_double_well_by_a_flow_of_its_wells():
     density = np.exp(-(0.5 * side**4 - 3 * side**2 + 0.5 * side))
     log_z = np.log(density.sum() * (side[1] - side[0])) + LOG_2PI / 2
     model = oracles.mixture(PATH, GaussianMixture(jnp.array([[-1.7, 0.0], [1.7, 0.0]]), jnp.array([0.9, 0.9])))
-    found = weighted(double_well, model, Normal((2,)), jax.random.key(0), 4_000, solver="rk4", steps=40)
-    result = free_energy(found.log_weights)
+    found = importance_sample(double_well, model, Normal((2,)), jax.random.key(0), 4_000, solver="rk4", steps=40)
+    result = log_normalizer(found.log_weights)
     assert abs(float(result.log_z) - log_z) < 4 * float(result.stderr)
     assert float(result.stderr) < 0.05
     right = float(jnp.sum(jax.nn.softmax(found.log_weights) * (found.x[:, 0] > 0)))
@@ -112,31 +126,32 @@ def test_the_weights_of_a_chain_are_unbiased_for_any_number_of_steps(steps, g):
     The weights of a biased formula would be off by a factor: without the backward kernels their mean is not Z.
     """
     model = oracles.gaussian(PATH, jnp.full(2, 0.4), 0.9)
-    found = stochastic_weighted(gaussian, model, Normal((2,)), jax.random.key(3), 40_000, steps=steps, g=g)
-    result = free_energy(found.log_weights)
+    found = importance_sample_sde(gaussian, model, Normal((2,)), jax.random.key(3), 40_000, steps=steps, g=g)
+    result = log_normalizer(found.log_weights)
     relative = np.exp(float(result.log_z) - 3 - LOG_2PI)
     assert abs(relative - 1) < 4 * float(result.stderr)
     assert float(result.stderr) < 0.05
     assert found.nfe.tolist()[0] == steps + 1
 
 
+@pytest.mark.slow
 def test_small_steps_of_an_exact_model_give_constant_weights():
     """The variance of log w falls at least like the step: with 4 times as many steps it is less than half."""
     mixture = GaussianMixture(jnp.array([[-1.0, 0.0], [1.0, 0.5]]), 0.6)
     model = oracles.mixture(GaussianPath(VP()), mixture)
     spread = []
     for steps in (25, 100):
-        found = stochastic_weighted(mixture.log_prob, model, Normal((2,)), jax.random.key(4), 2_000, steps=steps)
+        found = importance_sample_sde(mixture.log_prob, model, Normal((2,)), jax.random.key(4), 2_000, steps=steps)
         spread.append(float(found.log_weights.var()))
-        assert abs(float(free_energy(found.log_weights).log_z)) < 4 * float(free_energy(found.log_weights).stderr)
+        assert abs(float(log_normalizer(found.log_weights).log_z)) < 4 * float(log_normalizer(found.log_weights).stderr)
     assert spread[1] < spread[0] / 2
 
 
 def test_a_row_depends_on_the_key_and_its_index_alone():
     model = oracles.gaussian(PATH, jnp.zeros(2), 0.9)
     for sampled in (
-        lambda n: weighted(gaussian, model, Normal((2,)), jax.random.key(0), n, solver="heun", steps=3),
-        lambda n: stochastic_weighted(gaussian, model, Normal((2,)), jax.random.key(0), n, steps=3),
+        lambda n: importance_sample(gaussian, model, Normal((2,)), jax.random.key(0), n, solver="heun", steps=3),
+        lambda n: importance_sample_sde(gaussian, model, Normal((2,)), jax.random.key(0), n, steps=3),
     ):
         few, many = sampled(2), sampled(5)
         np.testing.assert_allclose(few.log_weights, many.log_weights[:2], rtol=1e-5)
@@ -145,26 +160,32 @@ def test_a_row_depends_on_the_key_and_its_index_alone():
 
 def test_few_effective_samples_are_a_warning():
     """A proposal that is far too narrow in 32 dimensions; f = q has none."""
-    narrow = weighted(gaussian, Stretch(-0.7), Normal((32,)), jax.random.key(0), 1000).log_weights
+    narrow = importance_sample(gaussian, Stretch(-0.7), Normal((32,)), jax.random.key(0), 1000).log_weights
     with pytest.warns(UserWarning, match=r"the effective sample size is .* of 1,000 samples"):
-        free_energy(narrow)
+        log_normalizer(narrow)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        free_energy(jnp.zeros(1000))
-        jax.jit(free_energy)(narrow)
+        log_normalizer(jnp.zeros(1000))
+        jax.jit(log_normalizer)(narrow)
 
 
 def test_what_has_no_weights_is_refused(as_users_call):
     with pytest.raises(ValueError, match="at least 2 weights"):
-        free_energy(jnp.zeros(1))
+        log_normalizer(jnp.zeros(1))
     with pytest.raises(ValueError, match="a weight is NaN"):
-        free_energy(jnp.array([0.0, jnp.nan]))
+        log_normalizer(jnp.array([0.0, jnp.nan]))
     with pytest.raises(ValueError, match="-inf at all samples"):
-        free_energy(jnp.full(3, -jnp.inf))
+        log_normalizer(jnp.full(3, -jnp.inf))
     with pytest.raises(ValueError, match="needs a model with a velocity or an inverse"):
-        weighted(gaussian, None, Normal((2,)), jax.random.key(0), 4)  # pyright: ignore[reportArgumentType]
+        importance_sample(gaussian, None, Normal((2,)), jax.random.key(0), 4)  # pyright: ignore[reportArgumentType]
     model = oracles.gaussian(PATH, jnp.zeros(2), 0.9)
+    for wrong in (lambda x: gaussian(x)[:, None], lambda x: gaussian(x).sum()):
+        with pytest.raises(ValueError, match="one number for each row"):
+            importance_sample(wrong, model, Normal((2,)), jax.random.key(0), 4, solver="rk4", steps=2)
     with pytest.raises(ValueError, match="steps must be at least 1"):
-        stochastic_weighted(gaussian, model, Normal((2,)), jax.random.key(0), 4, steps=0)
+        importance_sample_sde(gaussian, model, Normal((2,)), jax.random.key(0), 4, steps=0)
+    for g in (Constant(0.0), Sigma(0.0)):
+        with pytest.raises(ValueError, match=r"g is 0 in a step.*use a positive diffusion, or importance_sample,"):
+            importance_sample_sde(gaussian, model, Normal((2,)), jax.random.key(0), 4, steps=2, g=g)
     with pytest.raises(ValueError, match="needs a model with ends"):
-        stochastic_weighted(gaussian, Stretch(0.0), Normal((2,)), jax.random.key(0), 4, steps=2)  # pyright: ignore
+        importance_sample_sde(gaussian, Stretch(0.0), Normal((2,)), jax.random.key(0), 4, steps=2)  # pyright: ignore

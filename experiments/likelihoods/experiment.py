@@ -1,8 +1,8 @@
-"""Densities of maximum likelihood and of flow matching at equal training time: planes, tables, and small images.
+"""Densities of maximum likelihood and of flow matching at training times of the same order: planes, tables, images.
 
-All rows of a data set train for about the same CPU time; the checkpoint with the lowest loss on validation rows is
-scored on test rows that take no part in training. The two continuous flows have the same network, the couplings and
-autoregressive layers have networks of the same width.
+The numbers of steps were chosen for the same training time, which they meet within a factor of about two in the quick
+form. The checkpoint with the lowest loss on validation rows is scored on test rows that take no part in training. The
+two continuous flows have the same network, the couplings and autoregressive layers have networks of the same width.
 """
 
 import shutil
@@ -38,7 +38,7 @@ class Entry:
 
     Attributes:
         method: the value of `method.name`.
-        plane, table, digits: training steps, chosen so that all rows take about equal CPU time.
+        plane, table, digits: training steps, chosen for training times of the same order.
         keys: other keys of the config.
         network_calls: evaluations of the network in a training step; 0 for those that the run has recorded.
         half: whether it starts from `HALF`, whose time is added.
@@ -245,7 +245,7 @@ def density(study: Study, name: str, grid: jax.Array) -> dict[str, Any]:
 
 
 def draw_time(study: Study, results: Results) -> Figure:
-    """The negative log-likelihood against the CPU seconds of training, a panel for each data set."""
+    """The negative log-likelihood against the milliseconds of a training step, a panel for each data set."""
     sets = sets_of(study)
     figure = Figure(figsize=(3.2 * len(sets), 3.4), layout="constrained")
     for ax, data in zip(figure.subplots(1, len(sets), squeeze=False)[0], sets, strict=True):
@@ -266,7 +266,7 @@ def draw_time(study: Study, results: Results) -> Figure:
 
 
 EXPERIMENT = Experiment(
-    title="Densities by maximum likelihood and by flow matching, at equal training time.",
+    title="Densities by maximum likelihood and by flow matching, at training times of the same order.",
     source="",
     full=Form("60 minutes of one CPU core", seeds=5),
     quick=Form("3 minutes on 2 CPU cores"),

@@ -14,8 +14,8 @@
 # # Maximum likelihood and change of variables
 #
 # Notebook 5 computed the density of a trained flow. Here the density is what we train: an affine coupling by hand,
-# splines with flowjax, and a continuous normalizing flow, whose likelihood can be fooled by a solver with too few
-# steps. At the end a flow is the proposal of an importance sampler, which corrects its errors and gives the free
+# splines with flowjax, and a continuous normalizing flow, whose computed likelihood is wrong if its solver takes too
+# few steps. At the end a flow is the proposal of an importance sampler, which corrects its errors and gives the free
 # energy of a double well. It takes about two minutes on a CPU.
 
 # %%
@@ -40,7 +40,7 @@ import optax
 import flowjax
 from flowjax.config import defaults
 from flowjax.data.densities import DENSITIES
-from flowjax.free_energy import free_energy, stochastic_weighted, weighted
+from flowjax.free_energy import importance_sample, importance_sample_sde, log_normalizer
 
 plt.rcParams["figure.dpi"] = 64
 folder = Path(tempfile.mkdtemp(prefix="flowjax-"))
@@ -139,33 +139,34 @@ spline = flowjax.train(config("normalizing_flow", 600, **keys), folder / "spline
 print(f"splines: {-spline.log_prob(np.asarray(test)).mean():.3f} nats, in one evaluation")
 
 # %% [markdown]
-# ## 3. A continuous flow, and a trap
+# ## 3. A continuous flow, and steps that are too large
 #
 # `method.name=cnf` solves the ODE of a network backwards from the data in each step, with the integral of its
 # divergence, and differentiates through the solver. Nothing restricts the network. But the loss is that of the
-# *numerical* solution: with few large steps, the network finds velocities that the solver resolves badly, and a
-# "likelihood" above what is possible. We train with two Euler steps, and score with adaptive ones.
+# *numerical* solution. With few large steps, the network learns velocities that the solver does not resolve, and the
+# computed likelihood is above the true one. We train with two Euler steps, and score with adaptive ones.
 
 # %%
 tiny = {"model.width": 32, "model.depth": 2, "method.divergence": "exact", "train.lr": 1e-2}
 coarse = flowjax.train(
     config("cnf", 240, **tiny, **{"method.solver": "euler", "method.steps": 2}), folder / "coarse", plots=False
 )
-claimed = flowjax.likelihood.log_prob(coarse.model(), test, coarse.prior, solver="euler", steps=2)[0]
-honest = flowjax.likelihood.log_prob(coarse.model(), test, coarse.prior, rtol=1e-4, atol=1e-4)[0]
-print(f"two Euler steps claim {float(-claimed.mean()):.2f} nats, and the flow has {float(-honest.mean()):.2f}")
-print(f"the entropy is {entropy:.2f}")
+by_euler = flowjax.likelihood.log_prob(coarse.model(), test, coarse.prior, solver="euler", steps=2)[0]
+adaptive = flowjax.likelihood.log_prob(coarse.model(), test, coarse.prior, rtol=1e-4, atol=1e-4)[0]
+print(f"-log p by two Euler steps: {float(-by_euler.mean()):.2f} nats")
+print(f"-log p by adaptive steps: {float(-adaptive.mean()):.2f} nats; the entropy is {entropy:.2f}")
 
 # %% [markdown]
-# The default, adaptive steps, has no such hole, and costs tens of evaluations in each training step. Flow matching
-# learns the same kind of model with one evaluation and no solver. `flowjax reproduce likelihoods` compares them at
-# equal training time.
+# Adaptive steps, the default, keep the error of the likelihood near the tolerances. They cost tens of evaluations in
+# each training step. Flow matching learns the same kind of model with one evaluation and no solver. `flowjax reproduce
+# likelihoods` compares them for training times of the same order.
 #
 # ## 4. Free energies
 #
 # A particle in the potential $U(x, y) = \tfrac12 x^4 - 3 x^2 + \tfrac12 x + \tfrac12 y^2$ has the density $e^{-U} / Z$
-# with an unknown $Z$. A flow was trained on *wrong* samples, with both wells equally full. Importance weights
-# $w = e^{-U(x)} / q(x)$ know the density $q$ of the flow, and correct this: $Z = \mathbb E_q[w]$.
+# with an unknown $Z$; the free energy is $-\log Z$. We train flows on *wrong* samples, of which half are in each well.
+# The density $q$ of a flow is known, so that importance weights $w = e^{-U(x)} / q(x)$ correct this:
+# $Z = \mathbb E_q[w]$.
 
 
 # %%
@@ -197,11 +198,11 @@ for name, run in proposals.items():
     a = float(run.spec.normalise.scale)
     b = float(run.spec.normalise.shift)
     density = lambda u, a=a, b=b: minus_energy(a * u + b) + 2 * jnp.log(a)
-    samples = {"ODE or bijection": weighted(density, run.model(), run.prior, key, 4000, rtol=1e-3, atol=1e-3)}
+    samples = {"ODE or bijection": importance_sample(density, run.model(), run.prior, key, 4000, rtol=1e-3, atol=1e-3)}
     if name == "flow matching":
-        samples["SDE, 50 steps"] = stochastic_weighted(density, run.model(), run.prior, key, 4000, steps=50)
+        samples["SDE, 50 steps"] = importance_sample_sde(density, run.model(), run.prior, key, 4000, steps=50)
     for how, found in samples.items():
-        result = free_energy(found.log_weights)
+        result = log_normalizer(found.log_weights)
         left = float(jnp.sum(jax.nn.softmax(found.log_weights) * (found.x[:, 0] * a + b < 0)))
         results[f"{name}: {how}"] = (float(result.log_z), float(result.stderr))
         print(
@@ -229,5 +230,5 @@ plt.show()
 #    effective samples for its evaluations?
 # 2. Train the proposal on the right well alone. What do the estimate, its standard error and the effective sample
 #    size say, and what is true?
-# 3. Give the coarse CNF of section 3 a regularisation, `method.kinetic=0.1` and `method.jacobian=0.1`. Is its claim
-#    closer to the truth?
+# 3. Give the coarse CNF of section 3 a regularisation, `method.kinetic=0.1` and `method.jacobian=0.1`. Are the
+#    two values of section 3 closer to each other?

@@ -1,6 +1,6 @@
 """Training methods, one file each. To add a method, add a file here and a line in `METHODS`."""
 
-from flowjax.methods import times, weights
+from flowjax.methods import times, weighted_times, weights
 from flowjax.methods.base import Context, Group, Limit, Loss, Method, MethodDefaults, Network, PathMethod
 from flowjax.methods.cnf import CNF
 from flowjax.methods.components import Components
@@ -50,6 +50,7 @@ __all__ = [
     "conditional",
     "marginal",
     "times",
+    "weighted_times",
     "weights",
 ]
 
@@ -69,6 +70,6 @@ METHODS: dict[str, type[Method]] = {
     "continuous_consistency": ContinuousConsistency,
     "progressive_distillation": ProgressiveDistillation,  # pyright: ignore[reportAssignmentType] (`steps`)
     "normalizing_flow": NormalizingFlow,
-    "cnf": CNF,
+    "cnf": CNF,  # pyright: ignore[reportAssignmentType] (`metrics`)
 }
 """The method of each value of `config.method.name`."""

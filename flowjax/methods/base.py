@@ -206,7 +206,6 @@ class Method(Protocol):
             this method reads belong in `Settings`. A new section for several methods needs its defaults in
             `flowjax.config_keys.SECTIONS`, the ranges of its numbers in `flowjax.ranges`, and a property of
             `Components` that `flowjax.build` implements.
-        metrics: names of the metrics that `loss` returns.
         limits: the limits of metrics that stop training when they are too large.
         takes_mask: whether `loss` uses the mask of a batch, so that data with a mask are allowed; False if absent.
         takes_pairs: whether `loss` uses the x0 of a batch, so that `data.pairs` is allowed; False if absent.
@@ -221,6 +220,7 @@ class Method(Protocol):
     a comment, because a protocol cannot declare both:
         sampler: name of the default solver of `flowjax sample`.
         steps: default number of steps of that solver; None if the solver has no number of steps or adapts it.
+        metrics: names of the metrics that `loss` returns.
 
     Attributes:
         network: the network that is trained. Training may replace it by the same function computed in another way, for

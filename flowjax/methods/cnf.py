@@ -15,7 +15,12 @@ steps, and J keeps neighbouring trajectories parallel.
 
 With random signs e, e . J_v e estimates the divergence and |J_v e|^2 the squared norm, both without bias. One vector e
 per example is used along the whole trajectory, so that the integrands are smooth. The exact forms take the D unit
-vectors instead.
+vectors instead. K and J are part of the ODE only if their weight is positive, so that otherwise they neither shorten
+the steps nor cost anything.
+
+The published code of Finlay et al. (https://github.com/cfinlay/ffjord-rnode) has K / 2 in place of K, and the
+likelihood in bits per dimension. Its weights of 0.01 for both terms are therefore kinetic = 0.005 log 2 = 0.0035 and
+jacobian = 0.01 log 2 = 0.0069 in (4).
 
 The gradient is that of the numerical solution: by diffrax's `RecursiveCheckpointAdjoint` for adaptive steps, whose
 sizes are those of each example, and through a `lax.scan` for fixed steps.
@@ -37,17 +42,20 @@ from jaxtyping import Array, Float, Int
 from flowjax.abilities import VelocityField
 from flowjax.batch import Batch, check_floating
 from flowjax.errors import ConfigError, check_name
+from flowjax.keys import RowKeys, row_keys
+from flowjax.likelihood.estimator import dot
+from flowjax.likelihood.memory import directions_at_once, mapped
 from flowjax.methods.base import BoundNetwork, Context, Limit, Loss, MethodDefaults, Network
 from flowjax.methods.components import Components
-from flowjax.methods.normalizing_flow import check_source
+from flowjax.methods.normalizing_flow import check_dequantised, check_source
 from flowjax.precision import at_least_float32
 from flowjax.ranges import Range
 from flowjax.solvers import adaptive, fixed_grid
 from flowjax.solvers.ode import ADAPTIVE_SOLVERS, SOLVERS, check_solver
-from flowjax.sources import Source, sum_event
+from flowjax.sources import Source
 from flowjax.typing import Batched, Cond, Params, PRNGKey, PyTree, Time
 
-__all__ = ["CNF", "DIVERGENCES", "CNFModel", "Trajectory"]
+__all__ = ["CNF", "DIVERGENCES", "AugmentedState", "CNFModel"]
 
 DIVERGENCES = ("exact", "hutchinson")
 """How the divergence and the norm of the Jacobian are computed."""
@@ -74,8 +82,10 @@ class Settings:
         divergence: how the divergence is computed: `exact`, with a derivative for each of the D coordinates, or
             `hutchinson`, with `probes` derivatives.
         probes: the number of random vectors of each example with `hutchinson`.
-        kinetic: the weight of the kinetic energy in the loss; 0 for none. Finlay et al. use 0.01.
-        jacobian: the weight of the squared norm of the Jacobian in the loss; 0 for none. Finlay et al. use 0.01.
+        kinetic: the weight of the kinetic energy in the loss; 0 for none. The value of Finlay et al., in these units,
+            is 0.0035.
+        jacobian: the weight of the squared norm of the Jacobian in the loss; 0 for none. The value of Finlay et al., in
+            these units, is 0.0069.
         solver: the Runge-Kutta method of the ODE in training.
         steps: the number of its steps; 0 for adaptive steps, which need a solver with an error estimate, such as
             `dopri5`. If the steps are too few, the validation loss is above the training loss.
@@ -92,20 +102,20 @@ class Settings:
     atol: Annotated[float, Range(0, 1, "(]", least=1e-9)] = 1e-4
 
 
-class Trajectory(NamedTuple):
+class AugmentedState(NamedTuple):
     """The state of the ODE: points, and integrals along their trajectories. Its time derivative has the same form.
 
     Attributes:
         x: points, (B, *event).
         divergence: the integral of the divergence of the velocity, (B,).
-        kinetic: the integral of the squared norm of the velocity, (B,).
-        jacobian: the integral of the squared Frobenius norm of the Jacobian, (B,).
+        kinetic: the integral of the squared norm of the velocity, (B,); None if its weight in the loss is 0.
+        jacobian: the integral of the squared Frobenius norm of the Jacobian, (B,); None if its weight is 0.
     """
 
     x: Batched
     divergence: Float[Array, " B"]
-    kinetic: Float[Array, " B"]
-    jacobian: Float[Array, " B"]
+    kinetic: Float[Array, " B"] | None
+    jacobian: Float[Array, " B"] | None
 
 
 @dataclass(frozen=True)
@@ -127,7 +137,6 @@ class CNF(MethodDefaults):
 
     Settings: ClassVar[type] = Settings
     sections: ClassVar[tuple[str, ...]] = ("source", "model")
-    metrics: ClassVar[tuple[str, ...]] = ("nll", "nfe", "kinetic", "jacobian", "unfinished")
     limits: ClassVar[Mapping[str, Limit]] = {"unfinished": _UNFINISHED}
 
     def __post_init__(self) -> None:
@@ -142,7 +151,19 @@ class CNF(MethodDefaults):
     @classmethod
     def from_config(cls, parts: Components) -> "CNF":
         check_source("cnf", parts.source)
+        check_dequantised("cnf", parts.spec.dequantisation)
         return cls(parts.network(), parts.source, parts.settings)
+
+    @property
+    def metrics(self) -> tuple[str, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """The names of the metrics. Those of a regulariser are there if its weight is positive."""
+        return ("nll", "nfe", "unfinished", *self._regularisers)
+
+    @property
+    def _regularisers(self) -> dict[str, float]:
+        """The positive weights of the regularisers in the loss, by the fields of `AugmentedState`."""
+        weights = {"kinetic": self.settings.kinetic, "jacobian": self.settings.jacobian}
+        return {name: weight for name, weight in weights.items() if weight}
 
     @property
     def prior(self) -> Source:
@@ -153,24 +174,24 @@ class CNF(MethodDefaults):
         end, nfe, finished = self.solve(params, context, key, batch.x1, batch.cond)
         d = batch.x1[0].size
         nll = -(self.source.log_prob(end.x) - end.divergence)
-        rows = nll + self.settings.kinetic * end.kinetic + self.settings.jacobian * end.jacobian
         metrics = {
             "nll": jnp.mean(nll) / d,
             "nfe": jnp.mean(nfe.astype(nll.dtype)),
-            "kinetic": jnp.mean(end.kinetic) / d,
-            "jacobian": jnp.mean(end.jacobian) / d,
             "unfinished": 1 - jnp.mean(finished.astype(nll.dtype)),
+            **{name: jnp.mean(getattr(end, name)) / d for name in self._regularisers},
         }
-        return Loss(jnp.mean(rows) / d, metrics, context.state)
+        penalty = sum(weight * metrics[name] for name, weight in self._regularisers.items())
+        return Loss(metrics["nll"] + penalty, metrics, context.state)
 
     def solve(
         self, params: Params, context: Context, key: PRNGKey, x: Batched, cond: Cond = None
-    ) -> tuple[Trajectory, Int[Array, " B"], Array]:
+    ) -> tuple[AugmentedState, Int[Array, " B"], Array]:
         """Solves the ODE from the data at t = 1 to the source at t = 0.
 
         Args:
             params, context: as for `loss`.
-            key: of the random vectors, and of the dropout, which is the same along a trajectory.
+            key: of the random vectors, and of the dropout, which is the same along a trajectory and differs from row to
+                row.
             x: data, (B, *event).
             cond: conditions with leading axis B, or None.
 
@@ -184,13 +205,18 @@ class CNF(MethodDefaults):
         if settings.divergence == "hutchinson":
             probes = jax.random.rademacher(key, (rows, settings.probes, *shape), x.dtype)
 
-        def field(t: Time, state: Trajectory, given: tuple[Cond, Array | None]) -> Trajectory:
-            cond, probes = given
-            velocity = lambda x: network(params, context, t, x, cond, key=key)[0].astype(x.dtype)
-            return _rates(velocity, state.x, probes)
+        # each row of an adaptive solve is a batch of one, in which all rows would have the same dropout with one key
+        keys = None if settings.steps or not network.takes_key else row_keys(key, rows)
+
+        def field(t: Time, state: AugmentedState, given: tuple[Cond, Array | None, RowKeys | None]) -> AugmentedState:
+            cond, probes, keys = given
+            own = key if keys is None else keys[0]
+            velocity = lambda x: network(params, context, t, x, cond, key=own)[0].astype(x.dtype)
+            return _rates(velocity, state, probes, rows)
 
         zeros = jnp.zeros(rows, x.dtype)
-        start, given = Trajectory(x, zeros, zeros, zeros), (cond, probes)
+        start = AugmentedState(x, zeros, *(zeros if w else None for w in (settings.kinetic, settings.jacobian)))
+        given = (cond, probes, keys)
         if settings.steps:
             tableau, steps = SOLVERS[settings.solver], settings.steps * (1 if context.training else _FINER)
             end = fixed_grid.integrate(field, start, given, jnp.linspace(1.0, 0.0, steps + 1, dtype=x.dtype), tableau)
@@ -200,24 +226,37 @@ class CNF(MethodDefaults):
             end, nfe, finished = adaptive.integrate(
                 field, start, given, 1.0, 0.0, solver, *tolerances, _MAX_STEPS, save_at=None
             )
-        return Trajectory(end.x, -end.divergence, -end.kinetic, -end.jacobian), nfe, finished
+        return AugmentedState(end.x, *jax.tree.map(jnp.negative, end[1:])), nfe, finished
 
     def model(self, params: Params, state: PyTree) -> "CNFModel":
         return CNFModel(self.network.bind(params, state))
 
 
-def _rates(velocity: Any, x: Batched, probes: Float[Array, "B P *event"] | None) -> Trajectory:
-    """The derivatives of the state. Without probes, the Jacobian is multiplied by all unit vectors."""
-    rows, d = x.shape[0], x[0].size
+def _rates(velocity: Any, state: AugmentedState, probes: Array | None, rows: int) -> AugmentedState:
+    """The derivatives of the state, of which `rows` are computed at the same time.
+
+    Without probes, (B, P, *event), the Jacobian is multiplied by all unit vectors. As many directions as fit the memory
+    are taken at once. If these are not all, their derivatives are computed again for the gradient.
+    """
+    x, d = state.x, state.x[0].size
     v, push = jax.linearize(velocity, x)
     if probes is None:
-        units = jnp.eye(d, dtype=x.dtype).reshape(d, 1, *x.shape[1:])
-        directions, share = jnp.broadcast_to(units, (d, *x.shape)), 1.0
+        over, share = jnp.arange(d), 1.0
+        direction = lambda i: jnp.broadcast_to(jax.nn.one_hot(i, d, dtype=x.dtype).reshape(x.shape[1:]), x.shape)
     else:
-        directions, share = jnp.moveaxis(probes, 1, 0), 1 / probes.shape[1]
-    images = jax.vmap(push)(directions)
-    total = lambda a: share * a.reshape(len(directions), rows, d).sum((0, 2))
-    return Trajectory(v, total(directions * images), sum_event(v**2), total(images**2))
+        over, share = jnp.moveaxis(probes, 1, 0), 1 / probes.shape[1]
+        direction = lambda e: e
+
+    def along(i: Array) -> Float[Array, "2 B"]:
+        e = direction(i)
+        image = push(e)
+        return jnp.stack([dot(image, e), jnp.zeros(len(x), x.dtype) if state.jacobian is None else dot(image, image)])
+
+    at_once = directions_at_once(push, x, rows) if len(over) > 1 else 1
+    each = along if at_once >= len(over) else jax.checkpoint(along)
+    divergence, square = share * mapped(each, over, at_once).sum(0)
+    kinetic = None if state.kinetic is None else dot(v, v)
+    return AugmentedState(v, divergence, kinetic, None if state.jacobian is None else square)
 
 
 @dataclass(frozen=True)

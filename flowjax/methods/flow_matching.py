@@ -29,12 +29,12 @@ from flowjax.abilities import HasEnds
 from flowjax.batch import Batch
 from flowjax.couplings import INDEPENDENT, Coupling
 from flowjax.errors import ConfigError
-from flowjax.methods import times as times_
+from flowjax.methods import weighted_times
 from flowjax.methods.base import Context, Limit, Loss, Network, PathMethod
 from flowjax.methods.components import Components
 from flowjax.methods.draw import MARGINAL_ERROR, draw, row_mean_square
 from flowjax.methods.errors_of_rows import SQUARED, RowLoss
-from flowjax.methods.times import UNIFORM, Interval, Profile, Times
+from flowjax.methods.times import UNIFORM, Interval, Profile, Times, needs_profile
 from flowjax.methods.weights import NATIVE, Weighting
 from flowjax.models.functional import Variables
 from flowjax.paths.affine import AffinePath, GaussianPath
@@ -145,11 +145,13 @@ class FlowMatching(PathMethod):
     @property
     def has_profile(self) -> bool:
         """Whether a profile of the logarithm of the loss over time is trained together with the network."""
-        return self.uncertainty or getattr(self.drawn, "needs_profile", False)
+        return self.uncertainty or needs_profile(self.drawn)
 
     def init(self, key: PRNGKey) -> Variables:
         params, state = self.network.init(key)
-        return Variables({"network": params, "profile": jnp.zeros(times_.BINS)} if self.has_profile else params, state)
+        return Variables(
+            {"network": params, "profile": jnp.zeros(weighted_times.BINS)} if self.has_profile else params, state
+        )
 
     def loss(self, params: Params, context: Context, key: PRNGKey, batch: Batch) -> Loss:
         interval = self.weighting.interval(self.path, self.prediction)
@@ -174,7 +176,7 @@ def _combine(
 ) -> Float[Array, ""]:
     if profile is None:
         return jnp.mean(time_weight * rows)
-    u = times_.at(profile, t, interval)
+    u = weighted_times.at(profile, t, interval)
     if uncertainty:
         return jnp.mean(time_weight * (rows / jnp.exp(u) + u))
     fit = jnp.mean(time_weight * (jax.lax.stop_gradient(rows) / jnp.exp(u) + u))
@@ -200,8 +202,9 @@ def conditional(
         prediction: the quantity that the network predicts.
         times: the distribution of training times; None for the uniform distribution.
         weighting: the loss weight.
-        uncertainty: whether to divide the loss at each time by its learned size. If it is True, or if `times` is a
-            `times.Importance`, the parameters are {"network": parameters of `apply`, "profile": zeros (times.BINS,)}.
+        uncertainty: whether to divide the loss at each time by its learned size. If it is True, or if `times` is an
+            `Importance` of `flowjax.methods.weighted_times`, the parameters are {"network": parameters of `apply`,
+            "profile": zeros (BINS,)}, with the BINS of that module.
 
     Returns:
         A function `loss(params, key, batch)` that returns a scalar. Its training times are in

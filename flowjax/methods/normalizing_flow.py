@@ -34,7 +34,7 @@ from flowjax.precision import at_least_float32
 from flowjax.sources import Source, Uniform, has_density
 from flowjax.typing import Batched, Cond, Params, PRNGKey, PyTree
 
-__all__ = ["NormalizingFlow", "NormalizingFlowModel", "check_source"]
+__all__ = ["NormalizingFlow", "NormalizingFlowModel", "check_dequantised", "check_source"]
 
 
 def check_source(method: str, source: Source) -> None:
@@ -47,6 +47,20 @@ def check_source(method: str, source: Source) -> None:
         raise ConfigError(
             f"method.name {method!r} needs a source with a density that is positive everywhere: use source.name "
             "'normal'"
+        )
+
+
+def check_dequantised(method: str, dequantisation: str) -> None:
+    """Checks that the likelihood of the data has an upper bound.
+
+    Raises:
+        ConfigError: if integers are the centres of their bins, on which a density can be arbitrarily large.
+    """
+    if dequantisation == "none":
+        learned = " or 'variational'" if method == "normalizing_flow" else ""
+        raise ConfigError(
+            f"method.name {method!r} has no noise of its own, so the likelihood of integers without dequantisation has "
+            f"no upper bound: set data.dequantisation to 'uniform'{learned}"
         )
 
 
@@ -87,6 +101,7 @@ class NormalizingFlow(MethodDefaults):
     def from_config(cls, parts: Components) -> "NormalizingFlow":
         settings, source, fields = parts.settings, parts.source, parts.fields
         check_source("normalizing_flow", source)
+        check_dequantised("normalizing_flow", parts.spec.dequantisation)
         if images := [field.name for field in fields if field.kind == "image"]:
             raise ConfigError(
                 f"method.name 'normalizing_flow' takes no condition of the kind image ({images[0]!r}): use labels, "
@@ -94,11 +109,6 @@ class NormalizingFlow(MethodDefaults):
             )
         build, shape = lookup("method.flow", settings.flow, FLOWS), parts.spec.shape
         kind, bins = parts.spec.dequantisation, parts.spec.bins
-        if kind == "none":
-            raise ConfigError(
-                "method.name 'normalizing_flow' has no noise of its own, so the likelihood of integers without "
-                "dequantisation has no upper bound: set data.dequantisation to 'uniform' or 'variational'"
-            )
         if kind == "uniform":
             return cls(parts.network_of(lambda rngs: build(shape, fields, settings, rngs)), source)
         if bins is None or not bins.complete:

@@ -6,22 +6,17 @@
     stratified           a regular grid with one random shift            Kingma et al. 2021, arXiv:2107.00630, app. I.1
     u_shaped(a)          exp(a (u - 1/2)) + exp(-a (u - 1/2))            Lee et al. 2024, arXiv:2405.20320, sec. 4.1
     levels(n)            n equally likely levels of a discrete chain     Ho et al. 2020, arXiv:2006.11239
-    importance           a learned density, with importance weights      Nichol & Dhariwal 2021, arXiv:2102.09672, 3.3
-    uniform_log_snr      log SNR uniform, with importance weights        Song et al. 2021, arXiv:2101.09258
 
 Time runs from the noise at 0 to the data at 1; in Esser et al. it runs the other way. With `stratified=True`,
 `log_normal` and `logit_normal` transform a stratified batch of uniform numbers instead of independent ones.
 
-All distributions but `importance` and `uniform_log_snr` change the expected loss. These two change only its variance,
-because the weights correct for the density; methods other than flow matching do not use the weights. `importance` uses
-a profile u, the logarithm of the loss on equal bins of the interval. The profile is
-trained together with the network by the loss  L / e^u + u, which has its minimum at u = log E[L | t]. The profile is a
-parameter, so it also contributes to the global norm by which gradients are clipped.
+All of these change the expected loss. `flowjax.methods.weighted_times` has distributions with importance weights, which
+change only its variance.
 """
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -29,21 +24,17 @@ from jaxtyping import Array, Float
 
 from flowjax.errors import ConfigError
 from flowjax.paths.affine import AffinePath
-from flowjax.predictions import well_conditioned
 from flowjax.ranges import Range
 from flowjax.schedules import clip_time
-from flowjax.schedules.base import log_snr_slope
 from flowjax.typing import PRNGKey
 
 if TYPE_CHECKING:
     from flowjax.methods.components import Components
 
 __all__ = [
-    "BINS",
     "UNIFORM",
     "Drawn",
     "Fixed",
-    "Importance",
     "Interval",
     "Levels",
     "LogNormal",
@@ -53,14 +44,11 @@ __all__ = [
     "Times",
     "UShaped",
     "Uniform",
-    "UniformLogSNR",
-    "at",
+    "has_weights",
     "needs_profile",
     "plain_times",
+    "shifted_grid",
 ]
-
-BINS = 32
-"""The number of bins of a learned profile of the loss."""
 
 Profile = Float[Array, " K"]
 """The logarithm of the loss on K equal bins of the interval."""
@@ -74,8 +62,8 @@ class Drawn(NamedTuple):
 
     Attributes:
         t: times in the interval, (n,).
-        weight: importance weights, (n,): the uniform density divided by the density of `Importance` or
-            `UniformLogSNR`; 1 for all other distributions.
+        weight: importance weights, (n,): the uniform density divided by that of the distribution, if it has the
+            attribute `weighted`; 1 otherwise.
     """
 
     t: Float[Array, " n"]
@@ -84,7 +72,10 @@ class Drawn(NamedTuple):
 
 @runtime_checkable
 class Times(Protocol):
-    """A distribution of training times: `times(key, n, path, interval, profile)` draws n times."""
+    """A distribution of training times: `times(key, n, path, interval, profile)` draws n times.
+
+    A distribution whose times have importance weights has the class attribute `weighted = True`.
+    """
 
     def __call__(
         self, key: PRNGKey, n: int, path: AffinePath, interval: Interval, profile: Profile | None = None
@@ -121,11 +112,11 @@ class Stratified:
     def __call__(
         self, key: PRNGKey, n: int, path: AffinePath, interval: Interval, profile: Profile | None = None
     ) -> Drawn:
-        return _scaled(_shifted_grid(key, n), interval)
+        return _scaled(shifted_grid(key, n), interval)
 
 
-def _shifted_grid(key: PRNGKey, n: int) -> Float[Array, " n"]:
-    """Returns (i + u) / n for i = 0 ... n - 1 in random order, with u ~ U(0, 1)."""
+def shifted_grid(key: PRNGKey, n: int) -> Float[Array, " n"]:
+    """(i + u) / n for i = 0 ... n - 1 in random order, with u ~ U(0, 1)."""
     key_shift, key_order = jax.random.split(key)
     return jax.random.permutation(key_order, (jnp.arange(n) + jax.random.uniform(key_shift)) / n)
 
@@ -137,7 +128,7 @@ def _normal(key: PRNGKey, n: int, stratified: bool) -> Float[Array, " n"]:
     """Returns n normal numbers: independent, or the quantiles at the points of a shifted grid."""
     if not stratified:
         return jax.random.normal(key, (n,))
-    return jax.scipy.special.ndtri(jnp.clip(_shifted_grid(key, n), 1 - _NEXT_TO_ONE, _NEXT_TO_ONE))
+    return jax.scipy.special.ndtri(jnp.clip(shifted_grid(key, n), 1 - _NEXT_TO_ONE, _NEXT_TO_ONE))
 
 
 def _check_normal(name: str, mean: float | int, std: float | int, stratified: bool) -> None:
@@ -247,66 +238,6 @@ class Levels:
 
 
 @dataclass(frozen=True)
-class Importance:
-    """A density proportional to the learned profile of the loss, mixed with the uniform density.
-
-    The times have importance weights, so that the expected loss does not change. If the relative standard deviation of
-    the loss L is the same at all t, then the density proportional to E[L | t] gives the least variance.
-
-    Attributes:
-        even: weight of the uniform density in the mixture, in (0, 1].
-    """
-
-    even: float | int = 0.1
-    needs_profile: ClassVar[bool] = True
-
-    def __post_init__(self):
-        if not 0 < self.even <= 1:
-            raise ValueError(f"importance: even must be in (0, 1], not {self.even}")
-
-    def __call__(
-        self, key: PRNGKey, n: int, path: AffinePath, interval: Interval, profile: Profile | None = None
-    ) -> Drawn:
-        if profile is None:
-            raise ValueError("importance needs a learned profile of the loss")
-        key_bin, key_position = jax.random.split(key)
-        density = (1 - self.even) * jax.nn.softmax(jax.lax.stop_gradient(profile)) + self.even / profile.size
-        k = jax.random.categorical(key_bin, jnp.log(density), shape=(n,))
-        t = _scaled((k + jax.random.uniform(key_position, (n,))) / profile.size, interval).t
-        return Drawn(t, 1 / (profile.size * density[k]))
-
-
-@dataclass(frozen=True)
-class UniformLogSNR:
-    """Times whose log-SNR is uniform, with importance weights.
-
-    Their density is proportional to d(log SNR)/dt, and so to the weight `likelihood` of the squared error of the noise.
-    With this weight, the weighted error of every time is then the plain error of the noise times one constant, which
-    has much less variance: the importance sampling of Song et al. 2021 (arXiv:2101.09258) for likelihood weighting.
-    Times at which alpha or sigma is less than a thousandth of the other are left out.
-
-    Attributes:
-        stratified: whether to transform a stratified batch of uniform numbers instead of independent ones.
-    """
-
-    stratified: bool = False
-
-    def __post_init__(self):
-        if not isinstance(self.stratified, bool):
-            raise ValueError(f"uniform_log_snr: stratified must be True or False, not {self.stratified!r}")
-
-    def __call__(
-        self, key: PRNGKey, n: int, path: AffinePath, interval: Interval, profile: Profile | None = None
-    ) -> Drawn:
-        allowed = well_conditioned(path, alpha=True, sigma=True)
-        low, high = max(interval[0], allowed[0]), min(interval[1], allowed[1])
-        first, last = path.schedule.log_snr(low), path.schedule.log_snr(high)
-        u = _shifted_grid(key, n) if self.stratified else jax.random.uniform(key, (n,))
-        t = jnp.clip(clip_time(path.schedule, first + (last - first) * u), low, high)
-        return Drawn(t, (last - first) / ((high - low) * log_snr_slope(path.schedule, t)))
-
-
-@dataclass(frozen=True)
 class Fixed:
     """Times that the caller provides.
 
@@ -323,30 +254,29 @@ class Fixed:
 
 
 def needs_profile(times: Any) -> bool:
-    """Whether a distribution of times, or its class, needs a learned profile of the loss, as `Importance` does."""
+    """Whether a distribution of times, or its class, needs a learned profile of the loss."""
     return getattr(times, "needs_profile", False)
 
 
+def has_weights(times: Any) -> bool:
+    """Whether a distribution of times, or its class, has importance weights, which only flow matching uses."""
+    return getattr(times, "weighted", False)
+
+
 def plain_times(parts: "Components", text: str) -> Times:
-    """Makes the distribution of times of a method that learns no profile of the loss.
+    """Makes the distribution of times of a method that does not use importance weights of times.
 
     Args:
         parts: the parts of the config.
         text: the setting `times`.
 
     Raises:
-        ConfigError: if the distribution needs a learned profile.
+        ConfigError: if the times have importance weights: without them the expected loss would be another one.
     """
     times = parts.times(text)
-    if needs_profile(times):
+    if has_weights(times):
         raise ConfigError(
-            f"method.times {text!r} needs a learned profile of the loss, which this method does not train: use "
-            "'uniform', 'logit_normal' or 'log_normal'"
+            f"method.times {text!r} has importance weights, which only the method 'flow_matching' uses: use 'uniform', "
+            "'logit_normal' or 'log_normal'"
         )
     return times
-
-
-def at(profile: Profile, t: Float[Array, " B"], interval: Interval) -> Float[Array, " B"]:
-    """Returns the value of the profile in the bin of each time, (B,)."""
-    position = (t - interval[0]) / (interval[1] - interval[0]) * profile.size
-    return profile[jnp.clip(position.astype(int), 0, profile.size - 1)]

@@ -1,6 +1,7 @@
 """Continuous normalizing flows by maximum likelihood: the loss, its gradient, the regularisers, and commands."""
 
 import math
+from dataclasses import replace
 from typing import Any, cast
 
 import jax
@@ -17,6 +18,7 @@ from flowjax.config import changed, defaults
 from flowjax.data.affine import Affine
 from flowjax.data.spec import DataSpec
 from flowjax.errors import ConfigError
+from flowjax.keys import row_keys
 from flowjax.likelihood import log_prob
 from flowjax.methods import CNF, Context, Network
 from flowjax.methods.cnf import Settings
@@ -71,24 +73,24 @@ def test_the_loss_is_the_negative_log_density_in_nats_per_dimension(settings):
     x = 0.7 * jax.random.normal(jax.random.key(0), (16, 3))
     loss = value(own, params, x)
     options: Any = {"steps": 6, "solver": "rk4"} if settings["steps"] else {"rtol": 1e-6, "atol": 1e-6}
-    density, stats = log_prob(own.model(params, {}), x, own.prior, **options)
-    assert float(loss.value) == pytest.approx(-float(density.mean()) / 3, rel=1e-5)
+    found = log_prob(own.model(params, {}), x, own.prior, **options)
+    assert float(loss.value) == pytest.approx(-float(found.log_prob.mean()) / 3, rel=1e-5)
     assert float(loss.metrics["nll"]) == float(loss.value)
-    assert set(loss.metrics) == set(CNF.metrics)
+    assert set(loss.metrics) == set(own.metrics) == {"nll", "nfe", "unfinished"}
     assert float(loss.metrics["unfinished"]) == 0
     if settings["steps"]:
-        assert float(loss.metrics["nfe"]) == float(stats.nfe.mean())
+        assert float(loss.metrics["nfe"]) == float(found.stats.nfe.mean())
 
 
 @pytest.mark.analytic
 def test_hutchinson_is_unbiased_and_its_probes_average():
     """Over 400 keys, the mean of the estimated loss is the exact one within 4 standard errors, also of the gradient;
-    with 8 probes the standard deviation is that of one divided by sqrt(8), within 15% (its own error is 5%)."""
+    with 3 probes the standard deviation is that of one divided by sqrt(3), within 15% (its own error is 5%)."""
     params, x = parameters(), jax.random.normal(jax.random.key(0), (2, 3))
-    weights = {"kinetic": 0.1, "jacobian": 0.2, "steps": 3}
+    weights = {"kinetic": 0.1, "jacobian": 0.2, "solver": "heun", "steps": 3}
     exact = jax.value_and_grad(lambda p: value(method(small, divergence="exact", **weights), p, x).value)(params)
     keys, spread = jax.random.split(KEY, 400), []
-    for probes in (1, 8):
+    for probes in (1, 3):
         own = method(small, probes=probes, **weights)
         found = jax.jit(jax.vmap(jax.value_and_grad(lambda p, key, own=own: value(own, p, x, key).value), (None, 0)))
         values, slopes = found(params, keys)
@@ -97,7 +99,7 @@ def test_hutchinson_is_unbiased_and_its_probes_average():
         error = np.abs(np.asarray(slopes[0].mean(0) - exact[1][0])) * 20
         assert (error < 5 * np.asarray(slopes[0].std(0)) + 1e-4).all()
     assert spread[0] > 0.01
-    assert spread[1] * math.sqrt(8) == pytest.approx(spread[0], rel=0.15)
+    assert spread[1] * math.sqrt(3) == pytest.approx(spread[0], rel=0.15)
 
 
 @pytest.mark.analytic
@@ -142,9 +144,12 @@ def test_the_terms_of_a_linear_field(divergence):
     K(x) = int |A exp((t - 1) A) x|^2 dt by Simpson's rule on 201 times. The error of rk4 with 20 steps is below 1e-6,
     that of float32 in sums of 60 terms below 1e-5.
     """
-    own = method(linear, divergence=divergence, probes=4000 if divergence == "hutchinson" else 1, steps=20)
+    probes = 4000 if divergence == "hutchinson" else 1
+    own = method(linear, divergence=divergence, probes=probes, steps=20, kinetic=1.0, jacobian=1.0)
     x = jnp.array([[1.0, -0.5, 2.0]])
     end, nfe, finished = own.solve(MATRIX, TRAINING, KEY, x)
+    assert end.kinetic is not None
+    assert end.jacobian is not None
     power = lambda t: np.asarray(jax.scipy.linalg.expm((t - 1) * MATRIX), np.float64)
     times = np.linspace(0, 1, 201)
     energy = [np.sum((np.asarray(MATRIX) @ power(t) @ np.asarray(x[0])) ** 2) for t in times]
@@ -167,11 +172,57 @@ def test_the_terms_of_a_linear_field(divergence):
 def test_the_regularisers_are_added_to_the_loss():
     x = jax.random.normal(jax.random.key(0), (8, 3))
     plain = value(method(linear, divergence="exact", steps=4), MATRIX, x)
-    both = value(method(linear, divergence="exact", steps=4, kinetic=0.5, jacobian=2.0), MATRIX, x)
-    expected = plain.value + 0.5 * plain.metrics["kinetic"] + 2.0 * plain.metrics["jacobian"]
+    own = method(linear, divergence="exact", steps=4, kinetic=0.5, jacobian=2.0)
+    both = value(own, MATRIX, x)
+    expected = plain.value + 0.5 * both.metrics["kinetic"] + 2.0 * both.metrics["jacobian"]
     assert float(both.value) == pytest.approx(float(expected), rel=1e-6)
-    assert float(both.metrics["nll"]) == float(plain.value)
-    assert float(plain.metrics["jacobian"]) == pytest.approx(float(jnp.sum(MATRIX**2)) / 3, rel=1e-5)
+    assert float(both.metrics["nll"]) == pytest.approx(float(plain.value), rel=1e-6)
+    assert float(both.metrics["jacobian"]) == pytest.approx(float(jnp.sum(MATRIX**2)) / 3, rel=1e-5)
+    assert set(both.metrics) == set(own.metrics)
+
+
+@pytest.mark.parametrize(("weights", "leaves"), [({}, 2), ({"kinetic": 0.1}, 3), ({"jacobian": 0.1}, 3)])
+def test_a_regulariser_without_a_weight_is_not_part_of_the_ode(weights, leaves):
+    own = method(linear, divergence="exact", steps=2, **weights)
+    end, _, _ = jax.eval_shape(lambda x: own.solve(MATRIX, TRAINING, KEY, x), jnp.ones((2, 3)))
+    assert len(jax.tree.leaves(end)) == leaves
+    assert {name for name in ("kinetic", "jacobian") if getattr(end, name) is not None} == set(weights)
+
+
+def test_directions_in_chunks_give_the_same_loss_and_gradient(monkeypatch):
+    """Sums of 3 terms in another order: their rounding errors are below 1e-5."""
+    x, params = jax.random.normal(jax.random.key(0), (4, 3)), parameters()
+    own = method(small, divergence="exact", solver="euler", steps=2, jacobian=0.5)
+    slope = jax.value_and_grad(lambda p: value(own, p, x).value)
+    whole = slope(params)
+    monkeypatch.setattr("flowjax.methods.cnf.directions_at_once", lambda *_: 2)
+    for a, b in zip(jax.tree.leaves(slope(params)), jax.tree.leaves(whole), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [pytest.param({"steps": 0, "solver": "bosh3"}, marks=pytest.mark.slow), {"solver": "euler", "steps": 3}],
+    ids=["adaptive", "fixed"],
+)
+def test_dropout_differs_between_rows_and_not_along_a_trajectory(settings):
+    """A velocity that is one random vector a row, v = p e: x_0 = x - p e without an error of the solver."""
+
+    def apply(variables, t, x, cond, training=False, key=None, **inputs):
+        keys = row_keys(key, x.shape[0])
+        return variables.params * jax.vmap(lambda key: jax.random.normal(key, x.shape[1:]))(keys), variables.state
+
+    own = CNF(Network(lambda key: Variables({}, {}), apply, takes_key=True), Normal((2,)), Settings(**settings))
+    x = jnp.zeros((5, 2))
+    end, nfe, _ = own.solve(1.0, TRAINING, KEY, x)
+    assert int(nfe.min()) > 2
+    drawn = -np.asarray(end.x)
+    slope = jax.jit(jax.grad(lambda p: value(own, p, x).value))(1.0)  # of p^2 |e|^2 / 2 per dimension
+    assert float(slope) == pytest.approx((drawn**2).mean(), rel=1e-5)
+    assert len(np.unique(drawn.round(4), axis=0)) == 5
+    key = jax.random.fold_in(KEY, 0) if settings["steps"] == 0 else KEY
+    first = jax.random.normal(jax.random.fold_in(jax.random.fold_in(key, 2**31 - 3), 0), (2,))
+    np.testing.assert_allclose(drawn[0], first, rtol=1e-5)
 
 
 @pytest.mark.analytic
@@ -196,12 +247,12 @@ def test_maximum_likelihood_reaches_the_entropy_of_a_gaussian():
 
         start = jnp.array([0.1, 0.1])
         (params, _), _ = jax.jit(lambda s, step=step: jax.lax.scan(step, s, None, 400))((start, tx.init(start)))
-        found[kinetic] = value(own, params, x)
+        found[kinetic] = value(replace(own, settings=replace(own.settings, kinetic=0.3)), params, x)
         if not kinetic:
             a, b = (float(p) for p in params)
             assert math.exp(a) == pytest.approx(float(x.std()), abs=1e-2)
             assert b * math.expm1(a) / a == pytest.approx(float(x.mean()), abs=1e-2)
-    assert float(found[0.0].value) == pytest.approx(entropy, abs=1e-4)
+    assert float(found[0.0].metrics["nll"]) == pytest.approx(entropy, abs=1e-4)
     assert float(found[0.3].metrics["nll"]) > entropy + 1e-2
     assert float(found[0.3].metrics["kinetic"]) < float(found[0.0].metrics["kinetic"])
 
@@ -214,9 +265,9 @@ def test_a_conditional_flow_and_its_model():
     model = own.model(params, state)
     assert abilities_of(model) == ("velocity",)
     loss = own.loss(params, Context(state=state, training=True), KEY, Batch(x, {"y": y}))
-    density, _ = log_prob(model, x, own.prior, cond={"y": y}, solver="midpoint", steps=3)
+    density = log_prob(model, x, own.prior, cond={"y": y}, solver="midpoint", steps=3).log_prob
     assert float(loss.value) == pytest.approx(-float(density.mean()) / 2, rel=1e-5)
-    other, _ = log_prob(model, x, own.prior, cond={"y": y[::-1]}, solver="midpoint", steps=3)
+    other = log_prob(model, x, own.prior, cond={"y": y[::-1]}, solver="midpoint", steps=3).log_prob
     assert float(jnp.abs(other - density).min()) > 1e-4
     assert loss.state is state
 
@@ -249,6 +300,7 @@ def test_a_solve_that_does_not_finish_stops_training():
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
+        ({"data.dequantisation": "none"}, "method.name 'cnf' has no noise of its own.*no upper bound.*to 'uniform'$"),
         ({"method.divergence": "exactt"}, "unknown method.divergence 'exactt'; did you mean 'exact'"),
         ({"method.solver": "rk5"}, "unknown method.solver 'rk5'"),
         ({"method.solver": "rk4"}, "rk4 has no error estimate"),
@@ -256,7 +308,7 @@ def test_a_solve_that_does_not_finish_stops_training():
     ],
 )
 def test_a_config_that_does_not_fit_is_refused(keys, message):
-    spec = DataSpec("npz", (2,), Affine(1.0, 0.0))
+    spec = DataSpec("npz", (2,), Affine(1.0, 0.0), dequantisation=keys.get("data.dequantisation", "uniform"))
     with pytest.raises(ConfigError, match=message):
         build(changed(defaults("mlp", method="cnf"), {"data.name": "npz", **keys}), spec)
 
@@ -272,6 +324,7 @@ def test_variables_of_the_network_are_kept():
     assert loss.state == {"seen": 5}
 
 
+@pytest.mark.slow
 def test_from_the_command_line(flowjax, tmp_path):
     run = f"--workdir={tmp_path}/run"
     tiny = ["--config.train.steps=4", "--config.train.batch_size=16", "--config.train.log_every=2"]

@@ -182,7 +182,7 @@ def test_the_target_has_no_gradient_and_may_be_of_an_average():
             {"method": {"guidance": 2.0, "teacher": "runs/a"}},
             "^method.guidance 2 needs conditions: set data.cond, or method.guidance=1$",
         ),
-        ({"method": {"times": "importance"}}, "'importance' needs a learned profile"),
+        ({"method": {"times": "importance"}}, "'importance' has importance weights"),
         ({"prediction": "data"}, "prediction 'data' is singular where sigma is 0: use 'velocity', 'v' or 'edm'$"),
         ({"path": {"noise": "bridge"}}, "adds new noise .* use source.name 'normal' and leave path.noise empty$"),
         ({"source": {"name": "uniform"}}, "adds new noise .* use source.name 'normal' and leave path.noise empty$"),

@@ -1,5 +1,7 @@
 """Mean flows against a known flow: all data at one point, where conditional and marginal velocity are the same."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -81,9 +83,11 @@ def test_grids_of_noise_levels(grid):
     np.testing.assert_allclose(y, 0.1 * x + 0.9 * M, atol=1e-5)
 
 
-def test_times_with_a_profile_are_refused():
-    config = resolve({"method": {"name": "mean_flow", "times": "importance"}})
-    with pytest.raises(ConfigError, match="'importance' needs a learned profile"):
+@pytest.mark.parametrize("name", ["mean_flow", "moment_matching", "shortcut", "score_distillation", "consistency"])
+@pytest.mark.parametrize("times", ["importance", "uniform_log_snr(True)"])
+def test_times_with_importance_weights_are_refused(name, times):
+    config = resolve({"method": {"name": name, "times": times}})
+    with pytest.raises(ConfigError, match=rf"{re.escape(repr(times))} has importance weights, which only .*: use"):
         build(config, DataSpec("moons", (2,)))
 
 

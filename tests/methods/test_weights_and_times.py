@@ -15,7 +15,7 @@ from flowjax.config import resolve
 from flowjax.couplings import Sinkhorn
 from flowjax.data import DataSpec
 from flowjax.errors import ConfigError
-from flowjax.methods import times, weights
+from flowjax.methods import times, weighted_times, weights
 from flowjax.names import PREDICTIONS
 from flowjax.paths import AffinePath, GaussianPath
 from flowjax.predictions import data, edm, noise, noise_variance, score, v, velocity
@@ -172,7 +172,7 @@ def test_the_likelihood_weighted_loss_bounds_the_divergence_of_the_sde(c):
     x1 = m + s * jax.random.normal(jax.random.key(8), (4096, 1))
     own, exact = oracles.gaussian(path, m_q, s_q), oracles.gaussian(path, m, s)
     spread = {}
-    for drawn in (times.Uniform(), times.UniformLogSNR(stratified=True), times.UniformLogSNR()):
+    for drawn in (times.Uniform(), weighted_times.UniformLogSNR(stratified=True), weighted_times.UniformLogSNR()):
         losses = [
             methods.conditional(net, path, Normal((1,)), None, noise, drawn, weights.likelihood())
             for net in (
@@ -185,7 +185,7 @@ def test_the_likelihood_weighted_loss_bounds_the_divergence_of_the_sde(c):
         spread[drawn], found = values[:, 0].std(), values[:, 0] - values[:, 1]
         error = 4 * found.std() / np.sqrt(60) + 4 * abs(np.trapezoid(0.5 * g2 * square, t)) / np.sqrt(4096)
         assert abs(found.mean() - np.trapezoid(0.5 * g2 * square, t)) < error
-    assert spread[times.UniformLogSNR()] < spread[times.Uniform()] / 2
+    assert spread[weighted_times.UniformLogSNR()] < spread[times.Uniform()] / 2
 
 
 def test_times_of_uniform_log_snr_have_that_law_and_its_weights():
@@ -193,7 +193,7 @@ def test_times_of_uniform_log_snr_have_that_law_and_its_weights():
     to the rounding of float32 times near the ends; and the weighted mean of f is that of uniform times."""
     path = GaussianPath(VP())
     low, high = weights.likelihood().interval(path, noise)
-    t, w = samples(times.UniformLogSNR(), path, (low, high))
+    t, w = samples(weighted_times.UniformLogSNR(), path, (low, high))
     first, last = (float(VP().log_snr(edge)) for edge in (low, high))
     log_snr = np.asarray(VP().log_snr(jnp.asarray(t)), np.float64)
     assert stats.kstest(log_snr, stats.uniform(first, last - first).cdf).pvalue > 1e-3
@@ -251,13 +251,13 @@ def test_levels_are_those_of_the_chain():
 
 def test_importance_is_unbiased_and_follows_the_profile():
     """E[weight f(t)] is the uniform mean whatever the profile, and times gather where it is high."""
-    profile = jnp.linspace(0.0, 3.0, times.BINS)
-    t, w = samples(times.Importance(), profile=profile, n=200_000)
+    profile = jnp.linspace(0.0, 3.0, weighted_times.BINS)
+    t, w = samples(weighted_times.Importance(), profile=profile, n=200_000)
     f = np.sin(3 * t) * w
     assert f.mean() == pytest.approx((1 - np.cos(3)) / 3, abs=5 * f.std() / np.sqrt(len(f)))
     assert (t > 0.5).mean() > 0.7
     with pytest.raises(ValueError, match="needs a learned profile"):
-        samples(times.Importance())
+        samples(weighted_times.Importance())
 
 
 def test_the_profile_learns_the_logarithm_of_the_loss():
@@ -269,13 +269,13 @@ def test_the_profile_learns_the_logarithm_of_the_loss():
     zero = lambda params, t, x, cond: 0 * x
     # `even` = 1 draws times uniformly, and has a profile
     make = lambda uncertainty: methods.conditional(
-        zero, PATH, Normal((8,)), times=times.Importance(1.0), uncertainty=uncertainty
+        zero, PATH, Normal((8,)), times=weighted_times.Importance(1.0), uncertainty=uncertainty
     )
     plain = methods.conditional(zero, PATH, Normal((8,)))
     x1 = 2 * jax.random.normal(jax.random.key(5), (4096, 8))
     for uncertainty in (False, True):
         loss = jax.jit(jax.value_and_grad(make(uncertainty)))
-        params = {"network": {}, "profile": jnp.zeros(times.BINS)}
+        params = {"network": {}, "profile": jnp.zeros(weighted_times.BINS)}
         for i in range(60):
             value, grad = loss(params, jax.random.fold_in(KEY, i), Batch(x1))
             params = jax.tree.map(lambda p, g: p - 10.0 * g, params, grad)
@@ -297,7 +297,7 @@ def test_the_marginal_error_is_a_metric_of_the_loss():
         lambda: times.LogitNormal(0.0, 0.0),
         lambda: times.LogNormal(0.0, -1.0, True),
         lambda: times.Levels(1),
-        lambda: times.Importance(0.0),
+        lambda: weighted_times.Importance(0.0),
         lambda: weights.min_snr(0.0),
     ],
 )
