@@ -115,7 +115,7 @@ def _tables() -> dict[str, Mapping[str, Any]]:
     from flowjax.data.requests import DEQUANTISATIONS, NORMALISE
     from flowjax.data.sets import DATASETS
     from flowjax.methods import METHODS, cnf, consistency, flow_map
-    from flowjax.methods.times import needs_profile
+    from flowjax.methods.times import has_weights
     from flowjax.models import edm2, layers, mlp, transformer
     from flowjax.models.bijections import FLOWS
     from flowjax.paths.transition import Variance
@@ -129,7 +129,7 @@ def _tables() -> dict[str, Mapping[str, Any]]:
         "method.loss": names.ROW_LOSSES,
         "method.spacing": consistency.SPACINGS,
         "method.solver": SOLVERS,
-        "method.times": {name: kind for name, kind in names.TIMES.items() if not needs_profile(kind)},
+        "method.times": {name: kind for name, kind in names.TIMES.items() if not has_weights(kind)},
         "method.form": flow_map.FORMS,
         "method.flow": FLOWS,
         "method.divergence": dict.fromkeys(cnf.DIVERGENCES),

@@ -46,9 +46,9 @@ def test_choices_are_those_of_the_method():
     assert choices_of("score_distillation", "method.loss") == ["dmd", "sid"]
     assert choices_of("consistency", "method.solver")[:2] == ["euler", "rk4"]
     assert choices_of("consistency", "method.teacher") == "a string"
-    learned = "importance(even=0.1)"
-    assert learned in choices_of("flow_matching", "method.times")
-    assert learned not in choices_of("mean_flow", "method.times")
+    for weighted in ("importance(even=0.1)", "uniform_log_snr(stratified=False)"):
+        assert weighted in choices_of("flow_matching", "method.times")
+        assert weighted not in choices_of("mean_flow", "method.times")
 
 
 def test_the_page_of_the_documentation_is_up_to_date():

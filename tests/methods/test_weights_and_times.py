@@ -275,7 +275,7 @@ def test_the_profile_learns_the_logarithm_of_the_loss():
     x1 = 2 * jax.random.normal(jax.random.key(5), (4096, 8))
     for uncertainty in (False, True):
         loss = jax.jit(jax.value_and_grad(make(uncertainty)))
-        params = {"network": {}, "profile": jnp.zeros(weighted_times.BINS)}
+        params, value = {"network": {}, "profile": jnp.zeros(weighted_times.BINS)}, jnp.inf
         for i in range(60):
             value, grad = loss(params, jax.random.fold_in(KEY, i), Batch(x1))
             params = jax.tree.map(lambda p, g: p - 10.0 * g, params, grad)
