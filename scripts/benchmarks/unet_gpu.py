@@ -86,7 +86,7 @@ class Training:
         plain = [o for o in overrides if o != FORWARD_MODE]
         config, dataset = setting(plain, npz), images(npz)
         self.batch = config.train.batch_size
-        method = build(config, dataset.spec)
+        method: Any = build(config, dataset.spec)
         if FORWARD_MODE in overrides:
             method = dataclasses.replace(method, network=method.network.with_forward_mode())
         self.trainer = Trainer(config, method, dataset)
