@@ -87,8 +87,8 @@ def estimated(bound):
 
 @pytest.mark.parametrize("draws", [5, 2])
 def test_the_bound_of_a_chain_is_that_of_quadrature_and_above_the_entropy(draws):
-    """Six levels of VP from t = 0.4 to a last one where half a bin is two standard deviations of the noise, so that no term vanishes.
-    Means of 20,000 rows, within 4 standard errors, with all steps and with two at random."""
+    """Six levels of VP from t = 0.4 to a last one where half a bin is two standard deviations of the noise, so that no
+    term vanishes. Means of 20,000 rows, within 4 standard errors, with all steps and with two at random."""
     path = GaussianPath(VP())
     end = float(VP().time_of_log_snr(2 * math.log(2 / (WIDTH / 2))))
     times = np.linspace(0.4, end, 6).astype(np.float32)
