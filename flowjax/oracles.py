@@ -136,8 +136,8 @@ class Oracle(PathModel):
         r = jax.nn.softmax(self._components(c, x))
         to_data = (c.alpha * self.scales**2 + c.sigma * c.cross) / c.variance
         to_source = (c.sigma * self.source_scales**2 + c.alpha * c.cross) / c.variance
-        x1 = jnp.tensordot(r, self._full(self.means, x), 1) + self._mix(r * to_data, c, x)
-        x0 = jnp.tensordot(r, self._full(self.source_means, x), 1) + self._mix(r * to_source, c, x)
+        x1 = self._average(r, self.means, x) + self._mix(r * to_data, c, x)
+        x0 = self._average(r, self.source_means, x) + self._mix(r * to_source, c, x)
         return Ends(x0, x1, None if self.path.noise is None else self._mix(r * c.gamma / c.variance, c, x))
 
     def sample(self, key: Array, t: Time, n: int, event: tuple[int, ...]) -> Batched:

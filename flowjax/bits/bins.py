@@ -18,8 +18,8 @@ class Bins:
     Attributes:
         widths: the width of a bin in model space for each entry of the last axis, or one for all; 0 where an entry is a
             real number.
-        lowest: the centre of the bin of the smallest possible integer in model space, in the same way. It is used only
-            with `levels`.
+        lowest: the centre of the bin of the smallest possible integer in model space, in the same way. It has
+            a meaning only with `levels`; otherwise there is no smallest integer.
         levels: the number of possible integers, as of pixels; 0 if every integer is possible.
     """
 
@@ -46,6 +46,6 @@ class Bins:
         """The centres of the bins with these lower edges; real numbers stay as they are."""
         return edges + 0.5 * self.width
 
-    def index(self, x: Batched) -> Float[Array, "B *event"]:
-        """The position of x between the centres in units of the bins: 0 at the smallest integer, 1 at the next."""
-        return (x - jnp.asarray(self.lowest, x.dtype)) / self.width
+    def index(self, centres: Batched) -> Float[Array, "B *event"]:
+        """The number of the bin with these centres: 0 for the smallest integer, 1 for the next. It needs `levels`."""
+        return jnp.round((centres - jnp.asarray(self.lowest, centres.dtype)) / self.width)

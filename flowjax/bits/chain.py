@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from flowjax.bits.bins import Bins
 from flowjax.bits.decoders import log_mass_in_bin
@@ -90,25 +90,32 @@ def chain_bound(
         cond: the condition.
         times: the N levels, increasing. The noise of the path is not zero at the last one.
         draws: the number of steps of the sum that are evaluated for each row, one at random in each of `draws` equal
-            parts of the chain; N - 1 for all steps.
+            parts of the chain. N - 1 takes each step once, without random numbers for the choice.
         variance: the variance of the reverse steps.
     """
     path, centres, rows = model.path, bins.centres(edges), edges.shape[0]
     steps = times.shape[0] - 1
-    offsets = jax.vmap(lambda key: jax.random.uniform(jax.random.fold_in(key, draws + 1), (draws,)))(keys)
-    chosen = jnp.minimum((jnp.arange(draws) + offsets) * (steps / draws), steps - 1).astype(int)
+    chosen = _chosen(keys, steps, draws)
 
-    def add(total: Array, i: Array) -> tuple[Array, None]:
-        t, s = times[chosen[:, i]], times[chosen[:, i] + 1]
+    def add(total: Array, one: tuple[Array, Array, Array]) -> tuple[Array, None]:
+        i, t, s = one
         z, _ = noised(path, fold_rows(keys, i), t, centres)
         ends, q = model.ends(t, z, cond), transition(path, t, s, z)
         var = step_variance(q, variance, ends.variance_fraction)
         spread = jnp.broadcast_to(q.small / var - 1 - jnp.log(q.small / var), z.shape)
         return total + 0.5 * sum_event(spread + (q.from_x1 * (centres - ends.x1)) ** 2 / var), None
 
-    total, _ = jax.lax.scan(add, jnp.zeros(rows), jnp.arange(draws))
+    total, _ = jax.lax.scan(add, jnp.zeros(rows), (jnp.arange(draws), times[chosen].T, times[chosen + 1].T))
     last = jnp.full(rows, times[-1])
     z, _ = noised(path, fold_rows(keys, draws), last, centres)
     r = path.rates(last, z)
     reconstruction = -log_mass_in_bin(model.ends(last, z, cond).x1, r.sigma / r.alpha, edges, bins)
     return BoundTerms(prior_divergence(path, times[0], centres, prior), total * (steps / draws), reconstruction)
+
+
+def _chosen(keys: RowKeys, steps: int, draws: int) -> Int[Array, "B draws"]:
+    """The numbers of the steps that are evaluated for each row."""
+    if draws == steps:
+        return jnp.broadcast_to(jnp.arange(steps), (keys.shape[0], steps))
+    offsets = jax.vmap(lambda key: jax.random.uniform(jax.random.fold_in(key, draws + 1), (draws,)))(keys)
+    return jnp.minimum((jnp.arange(draws) + offsets) * (steps / draws), steps - 1).astype(int)

@@ -39,7 +39,7 @@ def log_mass_in_bin(mean: Batched, std: Float[Array, "..."], edges: Batched, bin
     """
     low, high = (edges - mean) / std, (edges + bins.width - mean) / std
     if bins.levels:
-        index = jnp.round(bins.index(bins.centres(edges)))
+        index = bins.index(bins.centres(edges))
         low = jnp.where(index <= 0, -jnp.inf, low)
         high = jnp.where(index >= bins.levels - 1, jnp.inf, high)
     # Phi(high) - Phi(low) is the same for (-high, -low): the differences are taken where both are small
@@ -62,20 +62,20 @@ def log_posterior_of_bin(z: Batched, std: float, edges: Batched, bins: Bins) -> 
     """
     reach = math.ceil(_FAR * std / bins.smallest) + 1
     centres = bins.centres(edges)
-    position, own = bins.index(z), jnp.round(bins.index(centres))
-    scale = std / bins.width
-    nearest = jnp.round(position)
+    # Integers are numbered from that of the row itself, whose centre is known, and which has the number 0
+    position, scale = (z - centres) / bins.width, std / bins.width
+    nearest, first, last = jnp.round(position), -jnp.inf, jnp.inf
     if bins.levels:
         reach = min(reach, bins.levels - 1)
-        nearest = jnp.clip(nearest, 0, bins.levels - 1)
-    exponent = lambda index: -0.5 * ((position - index) / scale) ** 2
+        first = -bins.index(centres)
+        last = first + bins.levels - 1
+        nearest = jnp.clip(nearest, first, last)
+    exponent = lambda number: -0.5 * ((position - number) / scale) ** 2
 
     def add(total: Batched, offset: Array) -> tuple[Batched, None]:
-        index = nearest + offset
-        term = exponent(index)
-        if bins.levels:
-            term = jnp.where((index >= 0) & (index < bins.levels), term, -jnp.inf)
+        number = nearest + offset
+        term = jnp.where((number >= first) & (number <= last), exponent(number), -jnp.inf)
         return jnp.logaddexp(total, term), None
 
     total, _ = jax.lax.scan(add, jnp.full_like(z, -jnp.inf), jnp.arange(-reach, reach + 1, dtype=z.dtype))
-    return sum_event(exponent(own) - total)
+    return sum_event(exponent(0.0) - total)

@@ -71,7 +71,7 @@ __all__ = ["run"]
 
 _OF_IMAGES = ("num", "samples", "split", "inception")
 
-_OF_DENSITIES = ("check", "converged_within")
+_OF_DENSITIES = ("check", "converged_within", "dequantisation", "importance_samples", "bound")
 
 _NOT_OF_POSTERIORS = (
     "at_steps",
@@ -92,7 +92,7 @@ def run(argv: list[str]) -> dict[str, Any]:
     if values.metrics is None:
         values = _without_metrics(values, argv)
     elif given := next((name for name in _OF_DENSITIES if values[name].present), None):
-        raise flags.UsageError(f"--{given} is for log-likelihoods, which are computed without --metrics")
+        raise flags.UsageError(f"--{given} is for log-likelihoods, and these are computed without --metrics")
     elif values.samples is not None:
         for name, why in (("num", "all samples of the file are scored"), ("labels", "the samples are already drawn")):
             if values[name].present:

@@ -14,15 +14,19 @@ writes, with `samples` and `labels`, can be given too. Without labels, the uncon
 The first --check points are scored again with a tenth of --rtol and --atol, or twice the --steps. `difference` is the
 mean absolute change in nats, and `converged` says whether it is at most --converged_within times the dimension.
 
-Integers (pixels, counts) are dequantised with random numbers from --seed: log_prob is then a lower bound on their
-log-probability, and bits_per_dim, with its standard error over the points, an upper bound on their bits per dimension.
---importance_samples K averages the density over K draws of each point, which tightens the bound at K times the cost;
-published values state K, and are comparable only at equal K. --dequantisation truncated_normal is for models of a
-Gaussian path that were trained with data.dequantisation=none, and variational for those that have learned the noise.
+Integers (pixels, counts) are dequantised with random numbers from --seed: with the exact divergence, log_prob is then
+a lower bound on their log-probability, and bits_per_dim, with its standard error over the points, an upper bound on
+their bits per dimension. --importance_samples K averages the density over K draws of each point, which tightens the
+bound at K times the cost; published values state K, and are comparable only at equal K. An estimated divergence keeps
+the mean of the bound at K = 1. At larger K, or in a sum over classes, its noise raises log_prob, which is then no
+bound. --dequantisation truncated_normal is for models of a Gaussian path that were trained with
+data.dequantisation=none and resolve the bins, and variational for those that have learned the noise.
 
---bound ddpm(1000) computes the variational bound of a chain of 1,000 steps with the discretised last step of DDPM, and
---bound vdm(20) the bound in continuous time with 20 noise levels for each point, without a solver. Their three terms
-are in the result. ddpm(1000, 50) evaluates 50 of the steps, at random: without bias, but with a larger standard error.
+--bound ddpm(1000) computes the variational bound of a chain of 1,000 levels with the discretised last step of DDPM.
+Paths without noise at their last time, such as condot, take ddpm(1000, end='bin'), which ends where half of a bin is
+four standard deviations of the noise. --bound vdm(20) is the bound in continuous time with 20 noise
+levels for each point. Neither takes a solver, and their three terms are in the result. ddpm(1000, 50) evaluates 50 of
+the steps, at random: without bias, but with a larger standard error.
 
 If more than one batch is needed, finished batches are kept in FILE.npz.parts until the file is written, and the same
 command continues after an interruption with bitwise equal results.
@@ -36,7 +40,6 @@ example:
   flowjax likelihood --workdir runs/digits --bound 'ddpm(1000)' --out bound.npz
 """
 
-import math
 from typing import Any
 
 from absl import flags as absl_flags
@@ -46,27 +49,20 @@ from flowjax.cli import flags
 __all__ = ["run"]
 
 
-_NOT_OF_BOUNDS = (
-    "divergence",
-    "probes",
-    "probe_kind",
-    "check",
-    "converged_within",
-    "solver",
-    "rtol",
-    "atol",
-    "steps",
-    "dequantisation",
-    "importance_samples",
-)
-"""Flags of log-densities that have no meaning for variational bounds."""
+_NOT_OF_BOUNDS = {
+    "the bound takes no divergence": ("divergence", "probes", "probe_kind"),
+    "the bound takes no solver": ("check", "converged_within", "solver", "rtol", "atol", "steps"),
+    "the noise of the bound is that of the path": ("dequantisation", "importance_samples"),
+}
+"""Flags of log-densities that have no meaning for variational bounds, by the reason."""
 
 
 def _check_bound(values: absl_flags.FlagValues) -> None:
     """Raises UsageError if a flag of log-densities is given together with --bound."""
-    for name in _NOT_OF_BOUNDS:
-        if values[name].present:
-            raise flags.UsageError(f"--{name} and --bound cannot be used together: the bound takes no solver")
+    for why, names in _NOT_OF_BOUNDS.items():
+        for name in names:
+            if values[name].present:
+                raise flags.UsageError(f"--{name} and --bound cannot be used together: {why}")
 
 
 def run(argv: list[str]) -> dict[str, Any]:
@@ -108,9 +104,11 @@ def run(argv: list[str]) -> dict[str, Any]:
     from flowjax.cli.common import join, open_run, points, save_npz, solver
     from flowjax.inference import scoring
     from flowjax.inference.dequantisations import described
+    from flowjax.inference.divergences import say_if_no_bound
     from flowjax.inference.finished_batches import remove_finished
     from flowjax.inference.integer_bounds import integer_bound
     from flowjax.inference.prior_error import prior_kl_bound
+    from flowjax.inference.standard_errors import standard_error_of_mean
     from flowjax.likelihood import divergence_of
     from flowjax.training import processes
     from flowjax.training.writers import say
@@ -126,11 +124,15 @@ def run(argv: list[str]) -> dict[str, Any]:
     found = points(opened, values.data)
     if values.num:
         found = found.first(values.num)
-    if values.bound:
-        bound = integer_bound(opened, found.x, found.cond, values.bound, values.seed, values.batch, show=True)
-        save_npz(out, log_prob=bound.log_prob, rows=found.rows)
-        return {"out": str(out), "num": len(found.x), **bound.described(), "nfe": bound.nfe}
     finished = out.with_name(f"{out.name}.parts{processes.suffix()}")
+    if values.bound:
+        options: dict[str, Any] = {"show": True, "keep": finished}
+        bound = integer_bound(opened, found.x, found.cond, values.bound, values.seed, values.batch, **options)
+        save_npz(out, log_prob=bound.log_prob, rows=found.rows)
+        processes.wait("written")
+        remove_finished(finished)
+        return {"out": str(out), "num": len(found.x), **bound.described(), "nfe": bound.nfe}
+    say_if_no_bound(opened, found.cond, divergence, values.importance_samples)
     scored = scoring.log_prob(
         opened,
         found.x,
@@ -159,8 +161,8 @@ def run(argv: list[str]) -> dict[str, Any]:
         "out": str(out),
         "num": n,
         "mean": mean,
-        "stderr": float(log_prob.std() / math.sqrt(n)) if len(inside) == n else None,
-        **described(opened, found.x, log_prob, values.dequantisation or "", values.importance_samples),
+        "stderr": standard_error_of_mean(log_prob),
+        **described(opened, found.x, log_prob, divergence, values.dequantisation or "", values.importance_samples),
         "nfe": scored.nfe,
         "standard_error": None if errors is None else float(errors.mean()),
         "converged": None if checked is None else checked.converged,

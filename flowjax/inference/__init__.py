@@ -11,12 +11,14 @@ from flowjax.inference.choose import Guide, SolverSettings
 from flowjax.inference.composition import sample_composed
 from flowjax.inference.encoding import Mapped, decode, encode
 from flowjax.inference.evaluation import evaluate, evaluate_images
+from flowjax.inference.integer_bounds import IntegerBound, integer_bound
 from flowjax.inference.run import Run, load
 from flowjax.inference.sampling import Samples, sample, sample_each
 from flowjax.inference.scoring import LogDensities, log_prob
 
 __all__ = [
     "Guide",
+    "IntegerBound",
     "LogDensities",
     "Mapped",
     "Run",
@@ -27,6 +29,7 @@ __all__ = [
     "encode",
     "evaluate",
     "evaluate_images",
+    "integer_bound",
     "load",
     "log_prob",
     "sample",

@@ -8,8 +8,11 @@ from jaxtyping import Float
 
 from flowjax.bits import Bins, Dequantisation, Dequantised, TruncatedNormal, Uniform, time_of_truncated_normal
 from flowjax.errors import ConfigError, check_name
+from flowjax.inference.divergences import described_divergence
 from flowjax.inference.run import Run
+from flowjax.inference.standard_errors import standard_error_of_mean
 from flowjax.keys import RowKeys
+from flowjax.likelihood import DivergenceEstimator
 from flowjax.paths import GaussianPath
 from flowjax.typing import Batched, Cond
 
@@ -42,14 +45,13 @@ class RunDequantisation:
 
 
 def default_dequantisation(run: Run) -> str:
-    """The noise for which the model was trained.
+    """The noise that the model has learned, and otherwise `uniform`, also for `data.dequantisation='none'`.
 
-    It is `uniform` for `data.dequantisation='uniform'`. For `none`, it is `truncated_normal` if the path is Gaussian.
+    For a network without error that puts each integer into a peak within its bin, `truncated_normal` loses nothing
+    (`flowjax.bits.dequantisation`). The density of a trained network can be almost constant within the bins, and then
+    uniform noise is better.
     """
-    trained = run.spec.dequantisation
-    if trained == "none":
-        return "truncated_normal" if isinstance(run.path, GaussianPath) else "uniform"
-    return trained
+    return "variational" if run.spec.dequantisation == "variational" else "uniform"
 
 
 def dequantisation_of(run: Run, x: np.ndarray, name: str = "", importance_samples: int = 1) -> RunDequantisation | None:
@@ -109,20 +111,27 @@ def _truncated_normal(run: Run, bins: Bins) -> TruncatedNormal:
 
 
 def described(
-    run: Run, x: np.ndarray, log_prob: Float[np.ndarray, " N"], name: str = "", importance_samples: int = 1
+    run: Run,
+    x: np.ndarray,
+    log_prob: Float[np.ndarray, " N"],
+    estimator: DivergenceEstimator,
+    name: str = "",
+    importance_samples: int = 1,
 ) -> dict[str, Any]:
-    """The bits per dimension of points, with what has to be stated beside them.
+    """The bits per dimension of points, and the settings of which they depend.
 
     Args:
         run, x, name, importance_samples: as for `dequantisation_of`.
         log_prob: the result of `flowjax.inference.log_prob`, in nats.
+        estimator: of the divergence.
 
     Returns:
         `bits_per_dim`, the mean of -log p / (D log 2), and `bits_per_dim_stderr`, its standard error over the points,
-        None if it is infinite. For integers also the name of the `dequantisation` and `importance_samples`.
+        None if it is infinite or there is one point. The `divergence` with its `probes` (`described_divergence`). For
+        integers also the name of the `dequantisation` and `importance_samples`.
     """
     noise = dequantisation_of(run, x, name, importance_samples)
     bits = -np.asarray(log_prob, np.float64) / (run.spec.d * np.log(2))
-    error = float(bits.std() / np.sqrt(len(bits))) if np.isfinite(bits).all() else None
-    found = {"bits_per_dim": float(bits.mean()), "bits_per_dim_stderr": error}
+    found = {"bits_per_dim": float(bits.mean()), "bits_per_dim_stderr": standard_error_of_mean(bits)}
+    found |= described_divergence(run, estimator)
     return found | ({} if noise is None else {"dequantisation": noise.name, "importance_samples": importance_samples})

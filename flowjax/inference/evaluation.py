@@ -3,7 +3,6 @@
 Each returns one dictionary, which lacks the metrics that are undefined for the run.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,16 +21,19 @@ from flowjax.inference import sampling, scoring
 from flowjax.inference.calibration import OF_CALIBRATION, calibration_metrics, is_simulated
 from flowjax.inference.choose import DEFAULT_SOLVER, Guide, SolverSettings, choose
 from flowjax.inference.convergence import CHECKED, CONVERGED_WITHIN
-from flowjax.inference.dequantisations import described
+from flowjax.inference.dequantisations import dequantisation_of, described
+from flowjax.inference.divergences import say_if_no_bound
 from flowjax.inference.forecast_metrics import OF_FORECASTS
 from flowjax.inference.given_conditions import conditions_of_test
-from flowjax.inference.integer_bounds import OF_BITS, default_bound, integer_bound
+from flowjax.inference.integer_bounds import OF_BITS, check_bound, default_bound, integer_bound
 from flowjax.inference.program import LabelRule
 from flowjax.inference.restored import OF_RESTORED, restoration_metrics
 from flowjax.inference.run import Run
 from flowjax.inference.sample_metrics import DRAW_SEED, sample_metrics
 from flowjax.inference.set_metrics import OF_SETS, set_metrics
+from flowjax.inference.standard_errors import standard_error_of_mean
 from flowjax.inference.table_metrics import OF_TABLES
+from flowjax.likelihood import divergence_of
 from flowjax.metrics.images import METRICS, USUAL, as_rgb, check_names, score_images
 from flowjax.metrics.inception import Precision, load_inception
 from flowjax.metrics.reference import reference_statistics
@@ -96,7 +98,8 @@ def evaluate(
         nll_difference, nll_converged: the mean absolute change of log p with a tenth of the tolerances on the first
             `check` points, in nats, and whether it is within the limit (`flowjax.inference.convergence`).
         bits_per_dim, bits_per_dim_stderr: the same in bits per dimension, for data of integers, with the
-        `dequantisation` and the `importance_samples` for which it holds.
+        `dequantisation`, the `importance_samples`, the `divergence` and its `probes` for which it holds. Standard
+        errors are left out if there is one point.
         kl, kl_stderr: mean of log p_true - log p on held-out points, where p_true is known, and its standard error.
         bound, bound_bits_per_dim, bound_bits_per_dim_stderr: the variational bound on the same points, its bits per
         dimension, and their standard error; bound_prior_bits_per_dim, bound_diffusion_bits_per_dim and
@@ -128,8 +131,8 @@ def evaluate(
         and those elements of test sets that exist.
 
     Raises:
-        ConfigError: if the data have a mask and fewer than 4 test sets; if the solver cannot take one of the numbers of
-            `at_steps`, or samples have no distance to the data (posteriors, sets with a mask, large images).
+        ConfigError: if `bound`, `dequantisation` or `importance_samples` do not fit the run; if the data have a mask and
+            fewer than 4 test sets; if the solver cannot take one of the numbers of `at_steps`, or samples have no distance to the data (posteriors, sets with a mask, large images).
     """
     if at_steps and (is_simulated(run) or run.spec.has_mask or not _has_distance(run, dataset)):
         raise ConfigError(
@@ -137,12 +140,15 @@ def evaluate(
             "metrics such as fid"
         )
     solver = _checked(run, solver, at_steps)
+    _check_integers(run, dequantisation, importance_samples, bound or "")
+    bound = default_bound(run) if bound is None else bound
     if run.spec.has_mask:
         run = _with_shares(run, dataset) if labels == "shares" else run
         return set_metrics(run, dataset, seed, solver, batch, labels)
     restored = restoration_metrics(run, dataset, seed, solver, batch)
     if restored and run.spec.d > _EXACT_UP_TO and scoring.no_likelihood(run):
-        return restored  # distances between sets of large images say little and take thousands of samples
+        # distances between sets of large images say little and take thousands of samples
+        return _of_bound(run, dataset, bound, seed, batch) | restored
     score: dict[str, Any] = {
         "seed": seed,
         "batch": batch,
@@ -152,7 +158,23 @@ def evaluate(
         "importance_samples": importance_samples,
     }
     found = _of_densities_and_samples(run, dataset, seed, solver, batch, labels, at_steps, score)
-    return _of_bound(run, dataset, default_bound(run) if bound is None else bound, seed, batch) | found | restored
+    found = _of_bound(run, dataset, bound, seed, batch) | found | restored
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _check_integers(run: Run, dequantisation: str, importance_samples: int, bound: str) -> None:
+    """Checks the arguments for integers before anything is computed; ConfigError if the run has no use for them."""
+    noise = ["dequantisation"] * bool(dequantisation) + ["importance_samples"] * (importance_samples != 1)
+    given = noise + ["bound"] * bool(bound)
+    if given and (run.spec.has_mask or is_simulated(run)):
+        why = "sets with absent elements have no density" if run.spec.has_mask else "parameters are real numbers"
+        raise ConfigError(f"{' and '.join(given)} cannot be used for this run, because {why}: leave them out")
+    if noise and (why := scoring.no_likelihood(run)):
+        raise ConfigError(f"{' and '.join(noise)} cannot be used, because {why}: leave them out")
+    if noise:
+        dequantisation_of(run, np.zeros((1, *run.spec.shape)), dequantisation, importance_samples)
+    if bound:
+        check_bound(run, bound)
 
 
 def _checked(run: Run, solver: SolverSettings, at_steps: Sequence[int]) -> SolverSettings:
@@ -195,21 +217,23 @@ def _of_densities_and_samples(
     divergence, adaptive = "exact" if exact else "hutchinson", solver.of_densities
     steps = "" if adaptive == solver else ", with adaptive steps"
     say(f"evaluate: log-likelihood of {len(points)} points ({divergence}){steps}")
-    found = scoring.log_prob(run, points, cond, divergence, solver=adaptive, show=True, **score)
+    estimator = divergence_of(divergence)
+    say_if_no_bound(run, cond, estimator, score["importance_samples"])
+    found = scoring.log_prob(run, points, cond, estimator, solver=adaptive, show=True, **score)
     scored, checked = found.log_prob, found.convergence
     if not np.isfinite(scored).all():
         say(
             f"evaluate: {np.mean(~np.isfinite(scored)):.2%} of the points lie outside the flow's support: no nll, no kl"
         )
         return compared() if dataset.draw is not None else {}
-    result: dict[str, Any] = {"nll": -float(scored.mean()), "nll_stderr": _stderr(scored)}
+    result: dict[str, Any] = {"nll": -float(scored.mean()), "nll_stderr": standard_error_of_mean(scored)}
     if checked is not None:
         result |= {"nll_difference": checked.difference, "nll_converged": checked.converged}
     if (bins := run.spec.bins) is not None and bins.complete:
-        result |= described(run, points, scored, score["dequantisation"], score["importance_samples"])
+        result |= described(run, points, scored, estimator, score["dequantisation"], score["importance_samples"])
     if dataset.log_prob is not None:
         gap = np.asarray(dataset.log_prob(jnp.asarray(points))) - scored
-        result |= {"kl": float(gap.mean()), "kl_stderr": _stderr(gap)}
+        result |= {"kl": float(gap.mean()), "kl_stderr": standard_error_of_mean(gap)}
     if _has_distance(run, dataset):
         result |= compared()
     return result
@@ -240,10 +264,6 @@ def _held_out(run: Run, dataset: Dataset) -> tuple[np.ndarray, dict[str, np.ndar
     rows = slice(0, len(dataset.test) if run.spec.d <= _EXACT_UP_TO else _IMAGES_SCORED)
     names = [field.name for field in run.fields if field.name in dataset.test_cond]
     return dataset.test[rows], {name: dataset.test_cond[name][rows] for name in names}
-
-
-def _stderr(values: np.ndarray) -> float:
-    return float(values.std() / math.sqrt(len(values)))
 
 
 def evaluate_images(

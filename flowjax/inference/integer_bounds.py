@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Annotated, Any
 
 import jax
@@ -17,10 +18,16 @@ from flowjax.conditions import NO_LABEL, named
 from flowjax.errors import ConfigError, check_name
 from flowjax.inference.batches import default_batch, everywhere, in_batches, over_rows, rows_of_a_block
 from flowjax.inference.batches import rows_of_this_process as rows_of
+from flowjax.inference.choose import DEFAULT_SOLVER
+from flowjax.inference.finished_batches import open_request
 from flowjax.inference.given_conditions import encode_given
+from flowjax.inference.points import check_points
 from flowjax.inference.program import keys_of_seed
 from flowjax.inference.run import Run
+from flowjax.inference.standard_errors import standard_error_of_mean
 from flowjax.keys import RowKeys
+from flowjax.methods.times import Levels
+from flowjax.methods.variational import Variational
 from flowjax.paths import GaussianPath
 from flowjax.predictions import well_conditioned
 from flowjax.ranges import Range
@@ -30,16 +37,17 @@ from flowjax.training import processes
 from flowjax.training.writers import say
 from flowjax.typing import Batched, Cond
 
-__all__ = ["BOUNDS", "OF_BITS", "Ddpm", "IntegerBound", "Vdm", "default_bound", "integer_bound"]
+__all__ = ["BOUNDS", "OF_BITS", "Ddpm", "IntegerBound", "Vdm", "check_bound", "default_bound", "integer_bound"]
 
 OF_BITS = (
-    *("bits_per_dim", "bits_per_dim_stderr", "dequantisation", "importance_samples"),
+    *("bits_per_dim", "bits_per_dim_stderr", "dequantisation", "importance_samples", "divergence", "probes"),
     *("bound", "bound_bits_per_dim", "bound_bits_per_dim_stderr"),
     *("bound_prior_bits_per_dim", "bound_diffusion_bits_per_dim", "bound_reconstruction_bits_per_dim"),
 )
 """The metrics of integers that `flowjax evaluate` computes, and what they hold for."""
 
 _VARIANCES = ("small", "large", "learned")
+_ENDS = ("model", "bin")
 _BINS = 32
 """The number of bins of the density of the log-SNR."""
 
@@ -53,15 +61,20 @@ class Ddpm:
     Attributes:
         steps: the number N of levels.
         draws: the number of steps that are evaluated for each point, at random; 0 for all of them.
-        variance: of the reverse steps: small, large or learned; "" for learned if the network has learned it, and
-            otherwise small.
+        variance: of the reverse steps: small, large or learned; "" for that of the method `variational`, and small for
+            others.
+        end: the last level. "model" is the last time of the model, as in training with `variational`; it needs noise
+            there. "bin" is the time at which half of the smallest bin is four standard deviations of the noise, which
+            is for paths that lead to the data themselves.
     """
 
     steps: Annotated[int, Range(2, 1_000_000)] = 1000
     draws: Annotated[int, Range(0, 1_000_000)] = 0
     variance: str = ""
+    end: str = "model"
 
     def __post_init__(self) -> None:
+        check_name("end", self.end, _ENDS)
         if self.variance:
             check_name("variance", self.variance, _VARIANCES)
 
@@ -72,12 +85,20 @@ class Ddpm:
 
     def terms(self, run: Run, bins: Bins, prior: Normal) -> Terms:
         """The function that computes the terms of the bound of a block of rows."""
-        kind = self.variance or ("learned" if run.learns_variance else "small")
+        trained = run.method.variance if isinstance(run.method, Variational) else "small"
+        kind = self.variance or trained
         if kind == "learned" and not run.learns_variance:
             raise ConfigError("the bound ddpm with variance 'learned' needs prediction 'noise_variance'")
         assert run.path is not None
-        end = min(run.interval[1], time_of_truncated_normal(run.path, bins, run.interval))
-        times = jnp.linspace(run.interval[0], end, self.steps)
+        low, high = run.interval
+        if self.end == "bin":
+            high = time_of_truncated_normal(run.path, bins, run.interval)
+        if float(run.path.schedule.sigma(high)) == 0:
+            raise ConfigError(
+                f"the bound ddpm needs noise at its last level, and this path has none at t = {high:.4g}: use "
+                f"ddpm({self.steps}, end='bin')"
+            )
+        times = Levels(self.steps).grid(run.path, (low, high))
         given: dict[str, Any] = {"times": times, "draws": self.evaluations - 1, "variance": kind}
         return lambda model, keys, edges, cond: chain_bound(model, prior, bins, keys, edges, cond, **given)
 
@@ -85,6 +106,9 @@ class Ddpm:
 @dataclass(frozen=True)
 class Vdm:
     """The bound of variational diffusion models, in continuous time (`flowjax.bits.continuous`).
+
+    It ends where half of the smallest bin is four standard deviations of the noise, or at the last time of the model if
+    that is earlier: later times would add nothing, since the integers follow from the noisy sample without the network.
 
     Attributes:
         draws: the number of noise levels that are evaluated for each point.
@@ -143,9 +167,25 @@ class IntegerBound:
         """The bound in bits per dimension, its standard error over the points, and its three terms, by name."""
         bits = lambda nats: np.asarray(nats, np.float64) / (self.d * np.log(2))
         total = bits(self.terms.total)
-        found = {"bits_per_dim": total.mean(), "bits_per_dim_stderr": total.std() / np.sqrt(len(total))}
-        found |= {f"{name}_bits_per_dim": bits(term).mean() for name, term in self.terms._asdict().items()}
-        return {"bound": self.name} | {f"{prefix}{name}": float(value) for name, value in found.items()}
+        found = {"bits_per_dim": float(total.mean()), "bits_per_dim_stderr": standard_error_of_mean(total)}
+        found |= {f"{name}_bits_per_dim": float(bits(term).mean()) for name, term in self.terms._asdict().items()}
+        return {"bound": self.name} | {f"{prefix}{name}": value for name, value in found.items()}
+
+
+def check_bound(run: Run, bound: str) -> Ddpm | Vdm:
+    """Makes a bound by its name, before anything is computed.
+
+    Raises:
+        ConfigError: if it is unknown, the data of the run are not integers, or the model has no such bound.
+    """
+    made, bins = make("bound", bound, BOUNDS), run.spec.bins
+    if bins is None or not bins.complete:
+        raise ConfigError(f"bound {bound!r} is for integers, and the data of this run hold real numbers: leave it out")
+    if why := _missing(run, bins):
+        raise ConfigError(f"bound {bound!r} {why}")
+    assert isinstance(run.prior, Normal)  # `_missing`
+    made.terms(run, bins, run.prior)
+    return made
 
 
 def default_bound(run: Run) -> str:
@@ -166,6 +206,7 @@ def integer_bound(
     seed: int = 0,
     batch: int = 0,
     show: bool = False,
+    keep: Path | None = None,
 ) -> IntegerBound:
     """A variational bound on the log-probabilities of integers. All processes call it, each of them for a share.
 
@@ -177,16 +218,18 @@ def integer_bound(
         bound: in `BOUNDS`, such as "ddpm(1000)" or "vdm(20)".
         seed: of the noise; the estimate of row i depends only on the seed and on i.
         batch, show: as for `flowjax.inference.sample`.
+        keep: a folder for finished batches, as for `flowjax.inference.log_prob`.
 
     Raises:
-        ConfigError: if the bound is unknown, the points are not integers, or the model has no such bound.
+        ConfigError: if the bound is unknown, the points are not integers or not finite, the model has no such bound, or
+            `keep` holds the batches of another call.
     """
-    made = make("bound", bound, BOUNDS)
+    check_points(run.spec, x)
+    made = check_bound(run, bound)
     bins = run.spec.bins
-    if bins is None or not bins.complete or not run.spec.dequantises(x):
+    assert bins is not None  # `check_bound`
+    if not run.spec.dequantises(x):
         raise ConfigError(f"bound {bound!r} is for integers, and the points hold real numbers: leave it out")
-    if why := _missing(run, bins):
-        raise ConfigError(f"bound {bound!r} {why}")
     label = named(run.fields, "label")
     if label is not None and "label" not in (cond or {}) and not label.dropout:
         raise ConfigError(
@@ -208,6 +251,11 @@ def integer_bound(
     assert isinstance(prior, Normal)  # `_missing`
     terms = made.terms(run, bins, prior)
     size = rows_of_a_block(batch or default_batch(run.spec.d))
+    if keep is not None and len(x) <= size and not keep.exists():
+        keep = None  # a single batch; a folder that exists may hold batches of another call
+    arrays = {"points": {"x": x}, "conditions": given.encoded}
+    request = {"num": len(x), "batch": size, "seed": seed, "bound": repr(made)}
+    finished = open_request(run, DEFAULT_SOLVER, None, keep, arrays, **request)
 
     def score(shared: Any, i: Array, edges: Array, cond: dict[str, Array]) -> tuple[dict[str, Array], Stats]:
         arrays, key = shared
@@ -217,7 +265,7 @@ def integer_bound(
 
     block = partial(over_rows(score), everywhere((run.arrays, key)))
     points = (np.arange(len(x))[mine], run.spec.to_model(x[mine]), {name: a[mine] for name, a in rows.items()})
-    values = in_batches(block, points, size, solver=bound, label="bound", show=show).values
+    values = in_batches(block, points, size, solver=bound, label="bound", show=show, finished=finished).values
     gathered = {name: processes.gathered(values[name]) for name in BoundTerms._fields}
     return IntegerBound(bound, BoundTerms(**gathered), run.spec.d, made.evaluations)
 

@@ -143,8 +143,12 @@ class Variational(PathMethod):
 
     @property
     def bound(self) -> str:
-        """The bound that `flowjax evaluate` computes of integers at the centres of their bins."""
-        return f"ddpm({self.levels.n}, 50)"
+        """The bound that `flowjax evaluate` computes of integers at the centres of their bins.
+
+        It has the levels and the variance of the loss, and at its end the probability of the integers instead of a
+        density.
+        """
+        return f"ddpm({self.levels.n}, 50, variance={self.variance!r})"
 
     @property
     def interval(self) -> Interval:

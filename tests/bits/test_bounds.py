@@ -10,10 +10,12 @@ from scipy import stats
 
 from flowjax import oracles
 from flowjax.bits import Bins
-from flowjax.bits.chain import chain_bound
+from flowjax.bits.chain import chain_bound, noised
 from flowjax.bits.continuous import LogSnrDensity, continuous_bound
 from flowjax.bits.decoders import log_mass_in_bin, log_posterior_of_bin
+from flowjax.keys import fold_rows
 from flowjax.paths import GaussianPath
+from flowjax.paths.transition import transition
 from flowjax.schedules import VP, CondOT
 from flowjax.sources import Normal
 from tests.bits.known import PROBABILITIES, pixels, points
@@ -85,8 +87,8 @@ def estimated(bound):
 
 @pytest.mark.parametrize("draws", [5, 2])
 def test_the_bound_of_a_chain_is_that_of_quadrature_and_above_the_entropy(draws):
-    """Six levels of VP from t = 0.4 to a last one where the noise covers half a bin twice, so that no term vanishes.
-    Means of 20,000 rows, within 4 standard errors, with all steps and with two at random."""
+    """Six levels of VP from t = 0.4 to a last one where half a bin is two standard deviations of the noise, so that no
+    term vanishes. Means of 20,000 rows, within 4 standard errors, with all steps and with two at random."""
     path = GaussianPath(VP())
     end = float(VP().time_of_log_snr(2 * math.log(2 / (WIDTH / 2))))
     times = np.linspace(0.4, end, 6).astype(np.float32)
@@ -103,6 +105,20 @@ def test_the_bound_of_a_chain_is_that_of_quadrature_and_above_the_entropy(draws)
     assert np.all(np.abs(means.sum(1) - expected.sum(1)) < 4 * errors + 1e-4)
     assert np.all(np.abs(means[:, 2] - expected[:, 2]) < 4 * errors + 1e-4)
     assert PROBABILITIES @ expected.sum(1) > ENTROPY
+
+
+def test_all_steps_of_a_chain_take_no_random_numbers_for_the_choice():
+    """With the same noise, a chain whose draws are all its steps is the sum of the terms of each step."""
+    path, times = GaussianPath(VP()), jnp.linspace(0.4, 0.9, 5)
+    oracle = points(path, SPEC, np.arange(4)[:, None], PROBABILITIES)
+    keys, edges = jax.random.split(jax.random.key(0), 8), jnp.asarray(SPEC.to_model(np.full((8, 1), 1.0)))
+    found = chain_bound(oracle, Normal((1,)), SPEC.bins, keys, edges, times=times, draws=4)
+    total, centres = jnp.zeros(8), SPEC.bins.centres(edges)
+    for i in range(4):
+        z, _ = noised(path, fold_rows(keys, i), jnp.full(8, times[i]), centres)
+        q = transition(path, times[i], times[i + 1], z)
+        total += 0.5 * ((q.from_x1 * (centres - oracle.ends(times[i], z).x1)) ** 2 / q.small)[:, 0]
+    np.testing.assert_allclose(found.diffusion, total, rtol=1e-4)
 
 
 def test_more_steps_tighten_the_bound_to_the_entropy():

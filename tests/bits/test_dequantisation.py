@@ -103,7 +103,8 @@ def test_of_an_exact_network_truncated_normal_noise_loses_only_the_noise_outside
     """Three images of 2 x 2 pixels with known probabilities: log P + 4 log(2 Phi(4) - 1) for each draw, where the ODE
     at a tolerance of 1e-6 leaves 2e-3. The noise of the nearest other image is 8 standard deviations away."""
     run = run_of(pixels((2, 2, 1)), schedule, lambda path: points(path, pixels((2, 2, 1)), IMAGES, SHARES))
-    found = scoring.log_prob(run, IMAGES.astype(np.float32), solver=FINE).log_prob
+    given = {"solver": FINE, "dequantisation": "truncated_normal"}
+    found = scoring.log_prob(run, IMAGES.astype(np.float32), **given).log_prob
     np.testing.assert_allclose(found, np.log(SHARES) + 4 * math.log(2 * stats.norm.cdf(4) - 1), atol=2e-3)
 
 
