@@ -21,7 +21,6 @@ from flowjax.bits.dequantisation import (
     Dequantised,
     TruncatedNormal,
     Uniform,
-    importance_weighted,
     time_of_truncated_normal,
 )
 
@@ -35,7 +34,6 @@ __all__ = [
     "Uniform",
     "chain_bound",
     "continuous_bound",
-    "importance_weighted",
     "log_mass_in_bin",
     "log_posterior_of_bin",
     "time_of_truncated_normal",

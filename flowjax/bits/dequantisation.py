@@ -7,6 +7,7 @@ bins there, so that P(x) is the integral of p over B(x). For every density q(. |
 
 The gap for K = 1 is the KL divergence of q from p restricted to the box and normalised. The bound increases with K and
 tends to log P(x) (Burda et al. 2016, arXiv:1509.00519; Ho et al. 2019, arXiv:1902.00275, for dequantisation).
+`flowjax.inference.scoring` takes the mean over the draws.
 
 `Uniform` noise is that of training (Theis et al. 2016, arXiv:1511.01844). `TruncatedNormal` noise is for a model whose
 path leads to the centres of the bins themselves (`data.dequantisation='none'`). Close to the data, at a time t, the
@@ -26,7 +27,6 @@ from typing import NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float
 
 from flowjax.bits.bins import Bins
@@ -41,7 +41,6 @@ __all__ = [
     "Dequantised",
     "TruncatedNormal",
     "Uniform",
-    "importance_weighted",
     "time_of_truncated_normal",
 ]
 
@@ -137,12 +136,3 @@ def time_of_truncated_normal(path: AffinePath, bins: Bins, interval: tuple[float
     with jax.ensure_compile_time_eval():
         time = float(clip_time(path.schedule, 2 * math.log(ratio)))
     return min(max(time, interval[0]), interval[1])
-
-
-def importance_weighted(log_weights: Float[np.ndarray, "K B"]) -> Float[np.ndarray, " B"]:
-    """log (1 / K) sum_k w_k for each row: the inner part of equation (1).
-
-    Args:
-        log_weights: log p(z_k) - log q(z_k | x) for the draws k of each row.
-    """
-    return np.logaddexp.reduce(log_weights, axis=0) - math.log(log_weights.shape[0])

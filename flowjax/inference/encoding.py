@@ -26,6 +26,7 @@ from flowjax.inference.batches import (
     rows_of_this_process,
 )
 from flowjax.inference.choose import DEFAULT_SOLVER, SolverSettings
+from flowjax.inference.dequantisations import dequantisation_of
 from flowjax.inference.given_conditions import encode_given
 from flowjax.inference.points import check_finite, check_points
 from flowjax.inference.program import keys_of_seed
@@ -65,7 +66,8 @@ def encode(
         x: (N, *event) in data space. If the run's data are integers and all of x are, they are dequantised by `seed`.
         cond: conditions by name, in data space, with one row for all points or one row per point. For a condition that
             is absent the network gets its null value.
-        seed: of dequantisation; row i depends only on the seed and on i.
+        seed: of dequantisation; row i depends only on the seed and on i. The noise is the first draw of
+            `flowjax.inference.log_prob` with this seed (`flowjax.inference.dequantisations`).
         solver: an ODE solver with its tolerances or its number of equal steps; `dopri5` by default.
         batch, show: as for `flowjax.inference.sample`.
 
@@ -75,13 +77,15 @@ def encode(
             a condition is missing or does not fit.
     """
     check_points(run.spec, x)
-    (noise,) = keys_of_seed(seed, 1)
-    if run.spec.dequantises(x):
-        rows = np.asarray(run.spec.encode(x), np.float32)
-        prepare = lambda key, i, row: run.spec.prepare(jax.random.fold_in(key, i), row)
-    else:
-        rows, prepare = run.spec.to_model(x), _unchanged
-    return _mapped(run, rows, cond, False, partial(jax.vmap(prepare, (None, 0, 0)), noise), solver, batch, show)
+    noise, (key, _) = dequantisation_of(run, x), keys_of_seed(seed, 2)  # the keys of `flowjax.inference.log_prob`
+
+    def prepare(model: Any, rows: Array, edges: Array, cond: dict[str, Array]) -> Array:
+        if noise is None:
+            return edges
+        keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.fold_in(key, i), 0))(rows)
+        return noise.draw(model, keys, edges, cond).z
+
+    return _mapped(run, run.spec.to_model(x), cond, False, prepare, solver, batch, show)
 
 
 def decode(
@@ -106,7 +110,7 @@ def decode(
         raise ConfigError(f"points z must have the shape (N, {', '.join(map(str, run.spec.shape))}), not {np.shape(z)}")
     if fault := check_finite(z):
         raise ConfigError(f"points z {fault}")
-    found = _mapped(run, np.asarray(z, np.float32), cond, True, lambda rows, z: z, solver, batch, show)
+    found = _mapped(run, np.asarray(z, np.float32), cond, True, lambda model, rows, z, cond: z, solver, batch, show)
     return found._replace(points=run.spec.finish(found.points))
 
 
@@ -120,7 +124,10 @@ def _mapped(
     batch: int,
     show: bool,
 ) -> Mapped:
-    """Maps encoded points (N, *event) in batches, each process a share; `prepare(rows, points)` precedes the map."""
+    """Maps encoded points (N, *event) in batches, each process a share.
+
+    `prepare(model, rows, points, cond)` precedes the map.
+    """
     verb = "decode" if to_data else "encode"
     has_solve = _check(run, verb)
     given = encode_given(run, cond, len(points), "point", verb)
@@ -131,7 +138,8 @@ def _mapped(
     t0, t1 = run.interval if has_solve else (0.0, 1.0)
 
     def step(shared: Any, rows: Array, x: Array, cond: dict[str, Array]) -> tuple[dict[str, Array], Stats]:
-        model, x = run.model(*shared), prepare(rows, x)
+        model = run.model(*shared)
+        x = prepare(model, rows, x, cond)
         if not has_solve:
             y = (model.forward if to_data else model.inverse)(x, cond)[0]
             return {"points": y}, Stats(jnp.ones(len(x), int), jnp.ones(len(x), bool))
@@ -161,7 +169,3 @@ def _check(run: Run, verb: str) -> bool:
             f"{verb} points: sample instead"
         )
     return "velocity" in offered
-
-
-def _unchanged(key: Any, i: Array, row: Array) -> Array:
-    return row

@@ -131,8 +131,9 @@ def evaluate(
         and those elements of test sets that exist.
 
     Raises:
-        ConfigError: if `bound`, `dequantisation` or `importance_samples` do not fit the run; if the data have a mask and
-            fewer than 4 test sets; if the solver cannot take one of the numbers of `at_steps`, or samples have no distance to the data (posteriors, sets with a mask, large images).
+        ConfigError: if `bound`, `dequantisation` or `importance_samples` do not fit the run; if the data have a mask
+            and fewer than 4 test sets; if the solver cannot take one of the numbers of `at_steps`, or samples have no
+            distance to the data (posteriors, sets with a mask, large images).
     """
     if at_steps and (is_simulated(run) or run.spec.has_mask or not _has_distance(run, dataset)):
         raise ConfigError(

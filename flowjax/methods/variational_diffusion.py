@@ -6,10 +6,10 @@ The loss is the middle term of the bound of `flowjax.bits.continuous`, in nats p
     (1)  L = E [ |e - e_hat(z)|^2 / (2 D rho(l)) ],   l ~ rho,   z = alpha c + sigma e at the log-SNR l
 
 The other two terms have no parameters: the path is fixed, and the log-SNR runs between two fixed ends. At the last one
-half of a bin is four standard deviations of the noise, so that z determines the integers. The integral does not depend on how the
-log-SNR is drawn: a schedule l(s) with s ~ U(0, 1) has the density rho = 1 / l'(s). The schedule is learned so that one
-draw per example has little variance, as in section 5.1 of the paper, which descends the expected square of the loss.
-Here the schedule is piecewise linear (`LogSnrDensity`). With the loss w of one example,
+half of a bin is four standard deviations of the noise, so that z determines the integers. The integral does not depend
+on how the log-SNR is drawn: a schedule l(s) with s ~ U(0, 1) has the density rho = 1 / l'(s). The schedule is learned
+so that one draw per example has little variance, as in section 5.1 of the paper, which descends the expected square of
+the loss. Here the schedule is piecewise linear (`LogSnrDensity`). With the loss w of one example,
 
     (2)  d/d rho  E w^2 = -E [ w^2 d log rho(l) ]
 

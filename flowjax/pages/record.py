@@ -52,6 +52,8 @@ _LABELS = {
     "bits_per_dim": "bits per dimension",
     "dequantisation": "dequantisation of the integers",
     "importance_samples": "importance samples K of each point",
+    "divergence": "divergence of the likelihood",
+    "probes": "random vectors of the divergence",
     "w2": "W2 to the data",
     "w2_squared": "W2² to the data",
     "w2_squared_true": "W2² between two sets of data",
@@ -186,4 +188,6 @@ def settings_text(kept: KeptMetrics) -> str:
 def with_error(metrics: dict[str, Any], name: str) -> str:
     """Returns a metric as text, with its standard error if that is known."""
     value = metrics.get(name)
-    return value if isinstance(value, str) else format_mean(value, metrics.get(f"{name}_stderr"))
+    if isinstance(value, str):
+        return value
+    return format_mean(float(value) if isinstance(value, bool) else value, metrics.get(f"{name}_stderr"))

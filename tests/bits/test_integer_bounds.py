@@ -93,8 +93,8 @@ def test_the_probabilities_of_all_integers_given_a_sample_sum_to_one(tmp_path, s
 @pytest.mark.parametrize("bound", ["vdm(20)", "ddpm(100, 50)"])
 def test_the_bound_of_counts_is_their_entropy(tmp_path, bound):
     """A fair coin and independent counts with the distribution Poisson(3.5), up to 15, as columns of a data set. The
-    exact network has the entropy as its mean bound in continuous time, and more for a chain of 100 levels; 300 estimates
-    for each of the 32 examples, within 4 standard errors, and 2e-3 for both ends."""
+    exact network has the entropy as its mean bound in continuous time, and more for a chain of 100 levels; 300
+    estimates for each of the 32 examples, within 4 standard errors, and 2e-3 for both ends."""
     spec = counts_as_users_open_them(tmp_path / "a")
     x = np.stack(np.meshgrid(np.arange(2), np.arange(16), indexing="ij"), -1).reshape(-1, 2)
     shares = 0.5 * stats.poisson.pmf(x[:, 1], 3.5)

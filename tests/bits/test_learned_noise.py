@@ -7,15 +7,21 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from scipy import stats
 
+from flowjax import oracles
 from flowjax.batch import Batch
 from flowjax.build import build
 from flowjax.config import changed, defaults
 from flowjax.errors import ConfigError
 from flowjax.inference import scoring
+from flowjax.inference.choose import SolverSettings
+from flowjax.inference.dequantisations import dequantisation_of
+from flowjax.inference.encoding import encode
+from flowjax.inference.program import keys_of_seed
 from flowjax.inference.run import Run
 from flowjax.methods import Context
-from tests.bits.known import pixels
+from tests.bits.known import pixels, run_of
 
 JOINT = np.array([[0.3, 0.02, 0.0, 0.08], [0.02, 0.2, 0.02, 0.0], [0.0, 0.02, 0.1, 0.02], [0.02, 0.0, 0.0, 0.2]])
 """The probabilities of pairs of integers from 0 to 3."""
@@ -123,3 +129,41 @@ def test_refusals(method, dequantisation, shape, message):
     config = changed(config, {"method.flow": "maf"} if "flow" in config.method else {})
     with pytest.raises(ConfigError, match=message):
         build(config, pixels(shape, dequantisation))
+
+
+def test_encode_and_log_prob_of_a_seed_see_the_same_noisy_centres():
+    """For integers that were trained without noise, by the ODE of the density N(0.2, 0.5^2), whose map from the source
+    is 0.2 + 0.5 x."""
+    spec = pixels((2,))
+    run = run_of(spec, "condot", lambda path: oracles.gaussian(path, 0.2, 0.5))
+    x = np.array([[0, 3], [2, 1], [1, 1]], np.float32)
+    z = 0.2 + 0.5 * encode(run, x, seed=7, solver=SolverSettings(rtol=1e-6, atol=1e-6)).points
+    edges = spec.to_model(x)
+    assert np.all((z >= edges) & (z <= edges + spec.bins.width))
+    assert np.std((z - edges) / spec.bins.width) > 0.05  # noise, and not the centres
+    density = stats.norm.logpdf(z, 0.2, 0.5).sum(1)
+    found = scoring.log_prob(run, x, seed=7, solver=SolverSettings(rtol=1e-6, atol=1e-6)).log_prob
+    np.testing.assert_allclose(found, spec.log_prob_to_data(density, x), atol=1e-3)
+
+
+@pytest.mark.parametrize("dequantisation", ["uniform", "variational"])
+def test_encode_and_log_prob_of_a_seed_see_the_same_noisy_integers(dequantisation):
+    """The noise is drawn here from the seed. `encode` gives the inverse of these points, and `log_prob` their density
+    minus log q, in the units of the integers, where a bin has width 1."""
+    config, spec, method = method_of(dequantisation)
+    params, state = perturbed(method)
+    run = Run(Path("run"), config, 0, spec, method, params, state)
+    x = np.array([[0, 3], [2, 1], [1, 1], [3, 0], [2, 2]], np.float32)
+    coded = encode(run, x, seed=7, batch=16).points
+    z = run.model().forward(jnp.asarray(coded), {})[0]
+    edges = jnp.asarray(spec.to_model(x))
+    assert np.all((z >= edges) & (z <= edges + spec.bins.width))
+    key = keys_of_seed(7, 2)[0]
+    keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.fold_in(key, i), 0))(jnp.arange(len(x)))
+    drawn = dequantisation_of(run, x).draw(run.model(), keys, edges, {})
+    np.testing.assert_allclose(z, drawn.z, atol=1e-4)
+    base, log_det = run.model().inverse(z, {})
+    log_p = np.asarray(run.prior.log_prob(base) + log_det - drawn.log_q)
+    found = scoring.log_prob(run, x, seed=7, batch=16).log_prob
+    np.testing.assert_allclose(found, spec.log_prob_to_data(log_p, x), atol=1e-3)
+    assert np.abs(encode(run, x, seed=8, batch=16).points - coded).max() > 0.01

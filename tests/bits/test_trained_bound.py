@@ -43,7 +43,8 @@ def run_of_chain(kind):
 
 def expected(run, kind, c):
     """The sum of the divergences of the reverse steps, and the density of the last one, of data at c, in nats. By
-    Bayes' rule for normals in float64; the prediction is linear in z, so that its mean squared error has a closed form."""
+    Bayes' rule for normals in float64; the prediction is linear in z, so that the mean of its squared error has a
+    closed form."""
     with jax.enable_x64(True):
         times = np.linspace(*run.interval, LEVELS)
         a, s = (np.asarray(f(jnp.asarray(times))) for f in (run.path.schedule.alpha, run.path.schedule.sigma))
