@@ -44,7 +44,7 @@ class Convergence(NamedTuple):
     def describe(self, solver: SolverSettings) -> str:
         """One line about a result that has not converged, with what to do."""
         if solver.steps is not None:
-            changed = f"{self.finer.steps} instead of {solver.steps} steps"
+            changed = f"{self.finer.steps or 'adaptive'} instead of {solver.steps} steps"
             fix = "take many more steps, or adaptive ones, which are the default"
         else:
             changed = f"rtol={self.finer.rtol:g}, atol={self.finer.atol:g}"
