@@ -158,11 +158,11 @@ def test_refusals(make, message):
 
 
 def test_derivatives_at_once_follow_from_the_memory():
-    """y = tanh(x W) W': JAX writes the derivative of tanh as (f + f y) (1 - y), so that two arrays (4, 50) are kept,
-    and three with f are alive at once. The bound for three directions gives three."""
+    """y = sin(x W) W': the array cos(x W) of (4, 50) is kept, and two of them are alive at once, the direction times W
+    and its product with the cosine. The bound for three directions gives three."""
     w = jnp.ones((5, 50))
-    _, push = jax.linearize(lambda x: jnp.tanh(x @ w) @ w.T, jnp.ones((4, 5)))
-    one, kept = 3 * 4 * 50 * 4, 2 * 4 * 50 * 4
+    _, push = jax.linearize(lambda x: jnp.sin(x @ w) @ w.T, jnp.ones((4, 5)))
+    one, kept = 2 * 4 * 50 * 4, 4 * 50 * 4
     at_once = lambda bound, rows=None: memory.directions_at_once(push, jnp.ones((4, 5)), rows, bound)
     assert at_once(kept + 3 * one + 100) == 3
     assert at_once(10 * (kept + 3 * one) + 100, rows=40) == 3
