@@ -190,4 +190,4 @@ def with_error(metrics: dict[str, Any], name: str) -> str:
     value = metrics.get(name)
     if isinstance(value, str):
         return value
-    return format_mean(float(value) if isinstance(value, bool) else value, metrics.get(f"{name}_stderr"))
+    return format_mean(float(value) if isinstance(value, int) else value, metrics.get(f"{name}_stderr"))
