@@ -192,7 +192,7 @@ def test_results_that_have_not_converged_are_marked(flowjax, uneven_run, tmp_pat
     code, found, err = flowjax("evaluate", f"--workdir={uneven_run}", *FAST, "--converged_within=1e-9")
     assert (found["nll_converged"], found["nll_difference"] > 2e-9) == (False, True)
     assert re.search(r"nll_converged +no\n", err)
-    assert "evaluate: warning: not converged: with rtol=1e-06" in err
+    assert "likelihood: warning: not converged: with rtol=1e-06" in err
 
 
 def test_bad_settings_of_a_divergence_and_bad_points_are_refused_in_one_line(flowjax, uneven_run, tmp_path):

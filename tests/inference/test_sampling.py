@@ -451,7 +451,7 @@ def test_a_run_samples_and_scores_by_its_methods(tiny_run):
     np.testing.assert_array_equal(x, expected.samples)
     densities = log_prob(run, x, solver=SolverSettings("heun", steps=5))
     np.testing.assert_array_equal(run.log_prob(x, solver="heun", steps=5), densities.log_prob)
-    with pytest.raises(ValueError, match="give the steps in the SolverSettings"):
+    with pytest.raises(ValueError, match="give steps in the SolverSettings"):
         run.sample(2, solver=SolverSettings("heun"), steps=5)
 
 
