@@ -65,7 +65,7 @@ def dequantisation_of(run: Run, x: np.ndarray, name: str = "", importance_sample
 
     Raises:
         ConfigError: if there are fewer than one draw, the name is unknown, the points are not integers but a name or
-            several draws are asked for, or the model does not have that noise.
+            several draws are asked for, or the model has not learned the noise that is asked for.
     """
     if importance_samples < 1:
         raise ConfigError(f"importance_samples must be at least 1, not {importance_samples}")

@@ -28,7 +28,7 @@ from flowjax.inference.batches import (
 from flowjax.inference.choose import DEFAULT_SOLVER, SolverSettings
 from flowjax.inference.dequantisations import dequantisation_of
 from flowjax.inference.given_conditions import encode_given
-from flowjax.inference.points import check_finite, check_points
+from flowjax.inference.points import check_array, check_points
 from flowjax.inference.program import keys_of_seed
 from flowjax.inference.run import Run
 from flowjax.solvers import Stats, solve_ode
@@ -106,10 +106,7 @@ def decode(
     Raises:
         SolverFault, ConfigError: as for `encode`.
     """
-    if np.ndim(z) != len(run.spec.shape) + 1 or z.shape[1:] != tuple(run.spec.shape):
-        raise ConfigError(f"points z must have the shape (N, {', '.join(map(str, run.spec.shape))}), not {np.shape(z)}")
-    if fault := check_finite(z):
-        raise ConfigError(f"points z {fault}")
+    check_array(run.spec, z, "points z")
     found = _mapped(run, np.asarray(z, np.float32), cond, True, lambda model, rows, z, cond: z, solver, batch, show)
     return found._replace(points=run.spec.finish(found.points))
 

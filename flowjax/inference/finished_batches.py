@@ -35,6 +35,7 @@ __all__ = [
     "open_request",
     "remove_finished",
     "request_of",
+    "unless_single",
 ]
 
 Block = dict[str, np.ndarray]
@@ -84,6 +85,14 @@ class FinishedBatches:
 
     def _file(self, start: int) -> Path:
         return self.folder / f"{self.first + start:010d}.npz"
+
+
+def unless_single(keep: Path | None, is_single: bool) -> Path | None:
+    """The folder of finished batches; None for a single batch, of which nothing has to be kept.
+
+    A folder that exists is returned, because it may hold batches of another call.
+    """
+    return None if keep is not None and is_single and not keep.exists() else keep
 
 
 def open_request(

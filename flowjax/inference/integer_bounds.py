@@ -19,7 +19,7 @@ from flowjax.errors import ConfigError, check_name
 from flowjax.inference.batches import default_batch, everywhere, in_batches, over_rows, rows_of_a_block
 from flowjax.inference.batches import rows_of_this_process as rows_of
 from flowjax.inference.choose import DEFAULT_SOLVER
-from flowjax.inference.finished_batches import open_request
+from flowjax.inference.finished_batches import open_request, unless_single
 from flowjax.inference.given_conditions import encode_given
 from flowjax.inference.points import check_points
 from flowjax.inference.program import keys_of_seed
@@ -251,8 +251,7 @@ def integer_bound(
     assert isinstance(prior, Normal)  # `_missing`
     terms = made.terms(run, bins, prior)
     size = rows_of_a_block(batch or default_batch(run.spec.d))
-    if keep is not None and len(x) <= size and not keep.exists():
-        keep = None  # a single batch; a folder that exists may hold batches of another call
+    keep = unless_single(keep, len(x) <= size)
     arrays = {"points": {"x": x}, "conditions": given.encoded}
     request = {"num": len(x), "batch": size, "seed": seed, "bound": repr(made)}
     finished = open_request(run, DEFAULT_SOLVER, None, keep, arrays, **request)

@@ -7,7 +7,7 @@ from flowjax.errors import ConfigError
 from flowjax.likelihood import rows_text
 from flowjax.training.writers import say
 
-__all__ = ["FAR", "check_finite", "check_points", "warn_far"]
+__all__ = ["FAR", "check_array", "check_finite", "check_points", "warn_far"]
 
 FAR = 10.0
 """Points with a coordinate more standard deviations from the mean of the training data are reported."""
@@ -19,12 +19,17 @@ def check_points(spec: DataSpec, x: np.ndarray) -> None:
     Raises:
         ConfigError: if the shape is not (N, *spec.shape), a value is NaN or infinite, or a pixel is out of its range.
     """
-    if np.ndim(x) != len(spec.shape) + 1 or x.shape[1:] != tuple(spec.shape):
-        raise ConfigError(f"points must have the shape (N, {', '.join(map(str, spec.shape))}), not {np.shape(x)}")
-    if fault := check_finite(x):
-        raise ConfigError(f"points {fault}")
+    check_array(spec, x, "points")
     if spec.levels and len(x) and (x.min() < 0 or x.max() > spec.levels):
         raise ConfigError(f"pixels of this run lie in 0 to {spec.levels - 1}, not {x.min():g} to {x.max():g}")
+
+
+def check_array(spec: DataSpec, x: np.ndarray, what: str) -> None:
+    """Raises ConfigError if an array is not (N, *spec.shape), or a value is NaN or infinite; `what` names it."""
+    if np.ndim(x) != len(spec.shape) + 1 or x.shape[1:] != tuple(spec.shape):
+        raise ConfigError(f"{what} must have the shape (N, {', '.join(map(str, spec.shape))}), not {np.shape(x)}")
+    if fault := check_finite(x):
+        raise ConfigError(f"{what} {fault}")
 
 
 def check_finite(x: np.ndarray) -> str:

@@ -20,7 +20,7 @@ from flowjax.inference.batches import (
     rows_of_this_process,
 )
 from flowjax.inference.choose import DEFAULT_SOLVER, Choice, Guide, SolverSettings, choose
-from flowjax.inference.finished_batches import open_request
+from flowjax.inference.finished_batches import open_request, unless_single
 from flowjax.inference.given_conditions import encode_given
 from flowjax.inference.program import LabelRule, compile_draw, compile_scored
 from flowjax.inference.run import Run
@@ -136,8 +136,7 @@ def sample(
     size = rows_of_a_block(batch or (batch_of_densities(run.spec.d, True) if log_prob else default_batch(run.spec.d)))
     chooses_labels = has_labels and "label" not in given.values
     rule = "none" if not chooses_labels else labels if label is None else "one"
-    if keep is not None and num <= size and not keep.exists():  # a folder that exists may hold batches of another call
-        keep = None
+    keep = unless_single(keep, num <= size)
     finished = open_request(
         run,
         choice.solver,

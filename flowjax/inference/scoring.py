@@ -29,7 +29,7 @@ from flowjax.inference.batches import (
 from flowjax.inference.choose import DEFAULT_SOLVER, SolverSettings
 from flowjax.inference.convergence import CONVERGED_WITHIN, Convergence, compared, finer
 from flowjax.inference.dequantisations import RunDequantisation, dequantisation_of
-from flowjax.inference.finished_batches import FinishedBatches, open_request
+from flowjax.inference.finished_batches import FinishedBatches, open_request, unless_single
 from flowjax.inference.given_conditions import encode_given
 from flowjax.inference.points import check_points, warn_far
 from flowjax.inference.program import keys_of_seed
@@ -134,8 +134,7 @@ def log_prob(
     size = rows_of_a_block(batch or batch_of_densities(run.spec.d, estimator.is_exact))
     has_solve = "velocity" in abilities_of(run.model())
     again = min(len(x), max(check, processes.process_count())) if check and has_solve else 0
-    if keep is not None and len(x) <= size and importance_samples == 1 and not is_summed and not keep.exists():
-        keep = None  # a single batch; a folder that exists may hold batches of another call
+    keep = unless_single(keep, len(x) <= size and importance_samples == 1 and not is_summed)
     noise = dequantisation_of(run, x, dequantisation, importance_samples)
     finished = open_request(
         run,

@@ -3,7 +3,7 @@
     JAX_PLATFORMS=cpu taskset -c 0 python scripts/benchmarks/likelihood_memory.py
 
 The velocity is an MLP (two hidden layers of 256) for 256 numbers, and the batch has 64 rows. Memory is that of
-temporary arrays in the compiled program, `memory_analysis().temp_size_in_bytes`. Time is of the processor, the median
+temporary arrays in the program (`memory_analysis().temp_size_in_bytes`). Times are processor seconds, the median
 of three calls. Gradients are those of the mean of log p with one Hutchinson probe, for `forward` in one direction.
 """
 

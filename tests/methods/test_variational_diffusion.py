@@ -1,4 +1,4 @@
-"""Variational diffusion: the loss against quadrature, and the learned schedule against the one of least variance."""
+"""The loss of variational diffusion against quadrature, and its learned schedule against that of least variance."""
 
 import itertools
 
