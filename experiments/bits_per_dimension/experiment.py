@@ -19,6 +19,7 @@ from flowjax.config_files import config_path, load_config
 from flowjax.inference import Run, SolverSettings, log_prob
 from flowjax.inference.data_of_run import dataset_of
 from flowjax.inference.standard_errors import standard_error_of_mean
+from flowjax.likelihood import Divergence
 from flowjax.reproduce import Experiment, Form, Results, Study
 from flowjax.training.writers import read_metrics
 
@@ -39,7 +40,7 @@ class Noise(NamedTuple):
     name: str
     dequantisation: str
     draws: tuple[int, ...]
-    divergence: str = "hutchinson"
+    divergence: Divergence = "hutchinson"
 
 
 @dataclass(frozen=True)
