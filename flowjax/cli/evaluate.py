@@ -103,7 +103,7 @@ def run(argv: list[str]) -> dict[str, Any]:
     workdir = flags.run_workdir(values)
 
     from flowjax.cli import cache
-    from flowjax.cli.common import check_labels, guide, join, open_run, solver
+    from flowjax.cli.common import check_labels, check_solved, guide, join, open_run, solver
     from flowjax.data.arrays import read_npz
     from flowjax.inference import evaluation
     from flowjax.inference.calibration import evaluate_posteriors, is_simulated
@@ -117,6 +117,7 @@ def run(argv: list[str]) -> dict[str, Any]:
     chosen = solver(values, sampler=True, steps=max(at_steps, default=None))  # refused before anything is read
     opened = open_run(values, workdir)
     check_labels(values, opened)
+    check_solved(values, opened, samples=True)
     dataset = dataset_of(opened)
     if values.metrics is not None and is_simulated(opened):
         for name in _NOT_OF_POSTERIORS:
