@@ -14,6 +14,9 @@ are in the unit of the data, or, where each feature has a scale of its own, in s
 sets with a mask they are distances between the elements of samples, which are full sets, and those of test sets that
 exist.
 
+Log-likelihoods of a density that can be drawn are those of 20,000 new draws, where `flowjax likelihood` takes its
+10,000 test points. Of other data both commands take the test rows, this one the first 256 of large images.
+
 --solver and --steps are those of the samples. Log-likelihoods take adaptive steps with --rtol and --atol, because a few
 steps can give good samples and wrong densities; `flowjax likelihood` computes them with any number of steps. The
 first --check points are scored again with a tenth of the tolerances: nll_difference is the mean absolute change in
