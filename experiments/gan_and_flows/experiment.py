@@ -6,7 +6,6 @@ of samples that lie among the data, and the share of data that lie among the sam
 from the features of a small classifier, which is trained first.
 """
 
-import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -26,7 +25,7 @@ from flowjax.data import Dataset, open_dataset
 from flowjax.inference import Run, SolverSettings
 from flowjax.inference.pairs import make_pairs
 from flowjax.metrics import fid, precision_recall, wasserstein2_squared_pairs
-from flowjax.reproduce import Experiment, Form, Results, Study
+from flowjax.reproduce import Experiment, Form, Results, Study, Trained
 from flowjax.solvers import sample as solve
 
 PLANE, IMAGES = "gaussians8", "fashion_mnist"
@@ -138,16 +137,9 @@ def config_of(study: Study, data: str, entry: Entry, seed: int, half: bool = Fal
     return changed(config, {"seed": seed, **entry.keys})
 
 
-class Trained(NamedTuple):
-    """A trained run, and the CPU seconds of its training, with those of the flow from which it started."""
-
-    run: Run
-    seconds: float
-
-
 @cache
 def trained(study: Study, data: str, name: str, seed: int) -> Trained:
-    """The trained run of a row, or of `HALF`."""
+    """The trained run of a row, or of `HALF`, with the CPU seconds of its training and of the flow that it needs."""
     entry = ENTRIES["flow matching" if name == HALF else name]
     needs_half = entry.start or entry.teacher or entry.pairs
     first = trained(study, data, HALF, seed) if needs_half else None
@@ -161,18 +153,14 @@ def trained(study: Study, data: str, name: str, seed: int) -> Trained:
             changes |= {"method.teacher": workdir} if entry.teacher else {}
             if entry.pairs:
                 settings = SolverSettings("heun", steps=8)
-                made = make_pairs(first.run, study.folder / "pairs" / folder, sizes_of(study).pairs, seed + 1, settings)
-                changes |= {"data.name": "pairs", "data.path": str(made.folder), "data.pairs": "x0"}
+                pairs = make_pairs(
+                    first.run, study.folder / "pairs" / folder, sizes_of(study).pairs, seed + 1, settings
+                )
+                changes |= {"data.name": "pairs", "data.path": str(pairs.folder), "data.pairs": "x0"}
         return study.train(folder, config_of(study, data, entry, seed, half=name == HALF), changes)
 
-    def measured() -> dict[str, float]:
-        shutil.rmtree(study.folder / "runs" / folder, ignore_errors=True)  # a part of a training that was interrupted
-        start = time.process_time()
-        make()
-        return {"seconds": time.process_time() - start}
-
-    took = float(study.arrays(f"seconds_{folder}", measured)["seconds"])
-    return Trained(make(), took + (first.seconds if first is not None else 0.0))
+    made = study.timed(folder, make)
+    return made if first is None else made._replace(seconds=made.seconds + first.seconds)
 
 
 class Classifier(nnx.Module):

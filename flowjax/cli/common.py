@@ -10,6 +10,7 @@ import numpy as np
 from absl import flags as absl_flags
 
 from flowjax import archives
+from flowjax.abilities import abilities_of
 from flowjax.cli import flags
 from flowjax.cli.usage import UsageError
 from flowjax.conditions import named
@@ -32,6 +33,7 @@ __all__ = [
     "Observations",
     "Points",
     "check_labels",
+    "check_solved",
     "class_of",
     "codes",
     "guide",
@@ -136,6 +138,29 @@ def check_labels(values: absl_flags.FlagValues, run: Run) -> None:
     given = next((name for name in ("label", "labels") if name in values and values[name].present), None)
     if given is not None and named(run.fields, "label") is None:
         raise UsageError(f"--{given}: the network of {values.workdir} has no classes as a condition")
+
+
+_OF_SAMPLERS = ("solver", "steps")
+_OF_SOLVES = (*_OF_SAMPLERS, "rtol", "atol", "check", "converged_within", "divergence", "probes", "probe_kind")
+
+
+def check_solved(values: absl_flags.FlagValues, run: Run, samples: bool = False) -> None:
+    """Raises UsageError if a flag of the solve of an ODE is given for a bijection, which is evaluated without one.
+
+    Args:
+        values: the flags.
+        run: the run.
+        samples: whether --solver and --steps are those of samples, which are checked by `choose`.
+    """
+    offered = abilities_of(run.model())
+    if "velocity" in offered or "bijection" not in offered:
+        return
+    for name in _OF_SOLVES:
+        if name in values and values[name].present and not (samples and name in _OF_SAMPLERS):
+            raise UsageError(
+                f"--{name} has no effect on method.name {run.config.method.name!r}, whose network is evaluated "
+                "without solving an ODE: leave it out"
+            )
 
 
 def class_of(text: str, spec: DataSpec) -> int:

@@ -31,13 +31,14 @@ def run(argv: list[str]) -> dict[str, Any]:
     out, workdir, data = flags.out_path(values), flags.run_workdir(values), flags.require(values, "data")
 
     from flowjax.cli import cache
-    from flowjax.cli.common import codes, join, open_run, save_grid, save_npz, solver
+    from flowjax.cli.common import check_solved, codes, join, open_run, save_grid, save_npz, solver
     from flowjax.inference.encoding import decode
 
     join(values)
     cache.use(values.compilation_cache)
     chosen = solver(values)  # a bad solver is refused before anything is read
     opened = open_run(values, workdir)
+    check_solved(values, opened)
     found = codes(opened, data)
     drawn = decode(opened, found.x, found.cond, chosen, values.batch, show=True)
     given = {"labels" if name == "label" else name: a for name, a in found.cond.items()}

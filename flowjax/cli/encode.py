@@ -34,16 +34,18 @@ def run(argv: list[str]) -> dict[str, Any]:
     flags.define_solver(values)
     flags.define_processes(values)
     flags.parse(values, argv, __doc__ or "")
+    flags.check_points(values)
     out, workdir = flags.out_path(values), flags.run_workdir(values)
 
     from flowjax.cli import cache
-    from flowjax.cli.common import join, open_run, points, save_npz, solver
+    from flowjax.cli.common import check_solved, join, open_run, points, save_npz, solver
     from flowjax.inference.encoding import encode
 
     join(values)
     cache.use(values.compilation_cache)
     chosen = solver(values)  # a bad solver is refused before anything is read
     opened = open_run(values, workdir)
+    check_solved(values, opened)
     found = points(opened, values.data)
     if values.num:
         found = found.first(values.num)

@@ -14,6 +14,9 @@ are in the unit of the data, or, where each feature has a scale of its own, in s
 sets with a mask they are distances between the elements of samples, which are full sets, and those of test sets that
 exist.
 
+Log-likelihoods of a density that can be drawn are those of 20,000 new draws, where `flowjax likelihood` takes its
+10,000 test points. Of other data both commands take the test rows, this one the first 256 of large images.
+
 --solver and --steps are those of the samples. Log-likelihoods take adaptive steps with --rtol and --atol, because a few
 steps can give good samples and wrong densities; `flowjax likelihood` computes them with any number of steps. The
 first --check points are scored again with a tenth of the tolerances: nll_difference is the mean absolute change in
@@ -103,7 +106,7 @@ def run(argv: list[str]) -> dict[str, Any]:
     workdir = flags.run_workdir(values)
 
     from flowjax.cli import cache
-    from flowjax.cli.common import check_labels, guide, join, open_run, solver
+    from flowjax.cli.common import check_labels, check_solved, guide, join, open_run, solver
     from flowjax.data.arrays import read_npz
     from flowjax.inference import evaluation
     from flowjax.inference.calibration import evaluate_posteriors, is_simulated
@@ -117,6 +120,7 @@ def run(argv: list[str]) -> dict[str, Any]:
     chosen = solver(values, sampler=True, steps=max(at_steps, default=None))  # refused before anything is read
     opened = open_run(values, workdir)
     check_labels(values, opened)
+    check_solved(values, opened, samples=True)
     dataset = dataset_of(opened)
     if values.metrics is not None and is_simulated(opened):
         for name in _NOT_OF_POSTERIORS:

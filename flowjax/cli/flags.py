@@ -19,6 +19,7 @@ __all__ = [
     "SAMPLER",
     "Help",
     "UsageError",
+    "check_points",
     "check_processes",
     "check_workdir",
     "define_compilation_cache",
@@ -313,6 +314,12 @@ def _check_values(values: flags.FlagValues) -> None:
             reason = next(filter(None, map(text_fault, [value] if isinstance(value, str) else value)), None)
         if reason:
             raise UsageError(f"--{name} {reason}")
+
+
+def check_points(values: flags.FlagValues) -> None:
+    """Raises UsageError if the points are named twice, by --split and by --data."""
+    if values.data is not None and values["split"].present:
+        raise UsageError("--split and --data cannot be used together: the points are those of the file")
 
 
 def settings(values: flags.FlagValues, without: Container[str]) -> dict[str, Any]:

@@ -93,6 +93,7 @@ def run(argv: list[str]) -> dict[str, Any]:
     flags.define_dequantisation(values)
     flags.define_processes(values)
     flags.parse(values, argv, __doc__ or "")
+    flags.check_points(values)
     if values.bound:
         _check_bound(values)
     out = flags.out_path(values)
@@ -101,7 +102,7 @@ def run(argv: list[str]) -> dict[str, Any]:
     import numpy as np
 
     from flowjax.cli import cache
-    from flowjax.cli.common import join, open_run, points, save_npz, solver
+    from flowjax.cli.common import check_solved, join, open_run, points, save_npz, solver
     from flowjax.inference import scoring
     from flowjax.inference.dequantisations import described
     from flowjax.inference.divergences import say_if_no_bound
@@ -121,6 +122,7 @@ def run(argv: list[str]) -> dict[str, Any]:
     except ValueError as error:
         raise flags.UsageError(f"--divergence {values.divergence}: {error}") from None
     opened = open_run(values, workdir)
+    check_solved(values, opened)
     found = points(opened, values.data)
     if values.num:
         found = found.first(values.num)

@@ -84,6 +84,7 @@ def run(argv: list[str]) -> dict[str, Any]:
     from flowjax.cli import cache
     from flowjax.cli.common import (
         check_labels,
+        check_solved,
         class_of,
         guide,
         join,
@@ -107,6 +108,7 @@ def run(argv: list[str]) -> dict[str, Any]:
     chosen = solver(values)  # a bad solver is refused before anything is read
     opened = open_run(values, workdir)
     check_labels(values, opened)
+    check_solved(values, opened, samples=True)
     if out.suffix in TABLES:
         try:
             check_writable(opened.spec)

@@ -14,9 +14,17 @@ from flowjax.inference.standard_errors import standard_error_of_mean
 from flowjax.keys import RowKeys
 from flowjax.likelihood import DivergenceEstimator
 from flowjax.paths import GaussianPath
+from flowjax.training.writers import say
 from flowjax.typing import Batched, Cond
 
-__all__ = ["DEQUANTISATIONS", "RunDequantisation", "default_dequantisation", "dequantisation_of", "described"]
+__all__ = [
+    "DEQUANTISATIONS",
+    "RunDequantisation",
+    "default_dequantisation",
+    "dequantisation_of",
+    "described",
+    "say_if_loose",
+]
 
 DEQUANTISATIONS = ("uniform", "truncated_normal", "variational")
 """The kinds of noise: `flowjax.bits.Uniform`, `flowjax.bits.TruncatedNormal`, or the noise that the model learned."""
@@ -93,6 +101,16 @@ def dequantisation_of(run: Run, x: np.ndarray, name: str = "", importance_sample
             "'normalizing_flow' with data.dequantisation 'variational'"
         )
     return RunDequantisation(name)
+
+
+def say_if_loose(run: Run, noise: RunDequantisation | None) -> None:
+    """Prints a line on stderr if truncated normal noise is taken for a network that was trained with uniform noise."""
+    if noise is not None and noise.name == "truncated_normal" and run.spec.dequantisation == "uniform":
+        say(
+            "likelihood: warning: dequantisation truncated_normal is for networks that were trained with "
+            "data.dequantisation=none and put each integer into a narrow peak; this one was trained with uniform "
+            "noise, so its density has no such peaks, and the bound is loose: uniform noise fits it"
+        )
 
 
 def _truncated_normal(run: Run, bins: Bins) -> TruncatedNormal:

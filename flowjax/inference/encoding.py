@@ -15,7 +15,6 @@ import numpy as np
 from jaxtyping import Array
 
 from flowjax.abilities import abilities_of, velocity_of
-from flowjax.conditions import NO_LABEL, named
 from flowjax.errors import ConfigError
 from flowjax.inference.batches import (
     default_batch,
@@ -127,10 +126,7 @@ def _mapped(
     """
     verb = "decode" if to_data else "encode"
     has_solve = _check(run, verb)
-    given = encode_given(run, cond, len(points), "point", verb)
-    label = named(run.fields, "label")
-    if label is not None and "label" not in given.values and not label.dropout:
-        raise ConfigError(f"{verb} needs a label of each point: this network was always trained with labels")
+    given = encode_given(run, cond, len(points), "point", verb, fill_labels=True)
     names, mine = solver.tolerances["solver"], rows_of_this_process(len(points))
     t0, t1 = run.interval if has_solve else (0.0, 1.0)
 
@@ -145,8 +141,6 @@ def _mapped(
         return {"points": y}, stats
 
     rows = {name: a[mine] for name, a in given.rows.items()}
-    if label is not None and "label" not in given.values:
-        rows["label"] = np.full(len(points[mine]), NO_LABEL, np.int32)
     arrays = (np.arange(len(points), dtype=np.int32)[mine], points[mine], rows)
     size = rows_of_a_block(batch or default_batch(run.spec.d))
     block = partial(over_rows(step), everywhere(run.arrays))

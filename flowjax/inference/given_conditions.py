@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from flowjax.conditions import named
+from flowjax.conditions import NO_LABEL, named
 from flowjax.data import DataError, Dataset
 from flowjax.errors import ConfigError
 from flowjax.inference.run import Run
@@ -39,7 +39,12 @@ class GivenConditions(NamedTuple):
 
 
 def encode_given(
-    run: Run, cond: Mapping[str, Any] | None, num: int, what: str = "sample", command: str = "sample"
+    run: Run,
+    cond: Mapping[str, Any] | None,
+    num: int,
+    what: str = "sample",
+    command: str = "sample",
+    fill_labels: bool = False,
 ) -> GivenConditions:
     """Checks and encodes conditions, and prints on stderr which of them are missing.
 
@@ -50,11 +55,18 @@ def encode_given(
         num: the number of samples or points.
         what: "sample" or "point", for the messages.
         command: the prefix of the line on stderr.
+        fill_labels: whether `rows` has the label "none" where no labels are given.
 
     Raises:
-        ConfigError: as `check_given`.
+        ConfigError: as `check_given`; if labels are filled for a network that was always trained with labels.
     """
     given = check_given(run, cond, num, what)
+    lacking = None if not fill_labels or "label" in given else named(run.fields, "label")
+    if lacking is not None and not lacking.dropout:
+        raise ConfigError(
+            f"{command}: this network was always trained with labels (data.cond_dropout is 0): give the label of each "
+            f"{what} (y in a file)"
+        )
     taken, pairs = {f.name for f in run.fields}, run.given_source
     encoded = run.spec.encode_cond({name: a for name, a in given.items() if name in taken})
     if pairs in given:
@@ -62,7 +74,8 @@ def encode_given(
     say_missing(run, given, command)
     _say_far(run, given, command)
     each = lambda cond: {name: np.broadcast_to(a, (num, *a.shape[1:])) for name, a in cond.items()}  # without copies
-    return GivenConditions(each(given), encoded, each(encoded))
+    filled = {} if lacking is None else {"label": np.full(num, NO_LABEL, np.int32)}
+    return GivenConditions(each(given), encoded, each(encoded) | filled)
 
 
 def check_given(run: Run, cond: Mapping[str, Any] | None, num: int, what: str = "sample") -> dict[str, np.ndarray]:

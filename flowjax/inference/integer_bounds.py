@@ -14,7 +14,6 @@ from jaxtyping import Array
 from flowjax.abilities import abilities_of
 from flowjax.arguments import make
 from flowjax.bits import Bins, BoundTerms, LogSnrDensity, chain_bound, continuous_bound, time_of_truncated_normal
-from flowjax.conditions import NO_LABEL, named
 from flowjax.errors import ConfigError, check_name
 from flowjax.inference.batches import default_batch, everywhere, in_batches, over_rows, rows_of_a_block
 from flowjax.inference.batches import rows_of_this_process as rows_of
@@ -230,21 +229,12 @@ def integer_bound(
     assert bins is not None  # `check_bound`
     if not run.spec.dequantises(x):
         raise ConfigError(f"bound {bound!r} is for integers, and the points hold real numbers: leave it out")
-    label = named(run.fields, "label")
-    if label is not None and "label" not in (cond or {}) and not label.dropout:
-        raise ConfigError(
-            f"bound {bound!r}: this network was always trained with labels (data.cond_dropout is 0): give the labels "
-            "of the points as y"
-        )
+    given = encode_given(run, cond, len(x), "point", "likelihood", fill_labels=True)
     if run.spec.dequantisation == "uniform" and processes.is_primary():
         say(
             f"likelihood: bound {bound} takes the centres of the bins, and this network was trained with uniform noise "
             "in them, which it cannot remove: the bound is loose; train with data.dequantisation=none"
         )
-    given = encode_given(run, cond, len(x), "point", "likelihood")
-    rows = dict(given.rows)
-    if label is not None and "label" not in rows:
-        rows["label"] = np.full(len(x), NO_LABEL, np.int32)
     (key,) = keys_of_seed(seed, 1)
     mine = rows_of(len(x))
     prior = run.prior
@@ -263,7 +253,7 @@ def integer_bound(
         return found._asdict(), Stats(jnp.full(i.shape, made.evaluations), jnp.ones(i.shape, bool))
 
     block = partial(over_rows(score), everywhere((run.arrays, key)))
-    points = (np.arange(len(x))[mine], run.spec.to_model(x[mine]), {name: a[mine] for name, a in rows.items()})
+    points = (np.arange(len(x))[mine], run.spec.to_model(x[mine]), {name: a[mine] for name, a in given.rows.items()})
     values = in_batches(block, points, size, solver=bound, label="bound", show=show, finished=finished).values
     gathered = {name: processes.gathered(values[name]) for name in BoundTerms._fields}
     return IntegerBound(bound, BoundTerms(**gathered), run.spec.d, made.evaluations)

@@ -28,7 +28,7 @@ from flowjax.inference.batches import (
 )
 from flowjax.inference.choose import DEFAULT_SOLVER, SolverSettings
 from flowjax.inference.convergence import CONVERGED_WITHIN, Convergence, compared, finer
-from flowjax.inference.dequantisations import RunDequantisation, dequantisation_of
+from flowjax.inference.dequantisations import RunDequantisation, dequantisation_of, say_if_loose
 from flowjax.inference.finished_batches import FinishedBatches, open_request, unless_single
 from flowjax.inference.given_conditions import encode_given
 from flowjax.inference.points import check_points, warn_far
@@ -136,6 +136,7 @@ def log_prob(
     again = min(len(x), max(check, processes.process_count())) if check and has_solve else 0
     keep = unless_single(keep, len(x) <= size and importance_samples == 1 and not is_summed)
     noise = dequantisation_of(run, x, dequantisation, importance_samples)
+    say_if_loose(run, noise)
     finished = open_request(
         run,
         solver,

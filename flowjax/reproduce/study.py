@@ -1,11 +1,12 @@
 """A run of an experiment: trains and measures, and keeps each finished measurement."""
 
 import json
+import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -17,9 +18,21 @@ from flowjax.reproduce.results import Measurement, Value
 from flowjax.runs import train
 from flowjax.training.writers import say
 
-__all__ = ["Study"]
+__all__ = ["Study", "Trained"]
 
 _MEASUREMENTS = "measurements.jsonl"
+
+
+class Trained(NamedTuple):
+    """A trained run.
+
+    Attributes:
+        run: the run.
+        seconds: the CPU seconds of its training, and of what was made for it.
+    """
+
+    run: Run
+    seconds: float
 
 
 @dataclass(frozen=True)
@@ -87,6 +100,25 @@ class Study:
             changes: values of config keys that replace those of the config.
         """
         return train(config, self.folder / "runs" / name, changes, plots=False)
+
+    def timed(self, name: str, make: Callable[[], Run]) -> Trained:
+        """Calls a function that trains a run with `train`, and measures its CPU seconds, which are kept.
+
+        A training that was interrupted starts again, so that the seconds are those of all its steps.
+
+        Args:
+            name: the name of the run, as for `train`.
+            make: trains the run, or opens it if it is finished.
+        """
+
+        def measured() -> dict[str, float]:
+            shutil.rmtree(self.folder / "runs" / name, ignore_errors=True)
+            start = time.process_time()
+            make()
+            return {"seconds": time.process_time() - start}
+
+        seconds = float(self.arrays(f"seconds_{name}", measured)["seconds"])
+        return Trained(make(), seconds)
 
     def begin(self, identity: Mapping[str, Any]) -> None:
         """Creates the folder, or checks that its kept measurements can be continued.

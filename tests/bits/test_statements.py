@@ -11,7 +11,7 @@ from flowjax.config import changed
 from flowjax.data import Dataset, DataSpec
 from flowjax.errors import ConfigError
 from flowjax.inference import evaluate
-from flowjax.inference.dequantisations import described
+from flowjax.inference.dequantisations import dequantisation_of, described, say_if_loose
 from flowjax.inference.divergences import say_if_no_bound
 from flowjax.inference.standard_errors import standard_error_of_mean
 from flowjax.likelihood import Exact, Hutchinson, HutchPlusPlus
@@ -52,6 +52,18 @@ def test_an_estimated_divergence_inside_a_logarithm_is_warned_about(run, capsys)
         err = capsys.readouterr().err
         assert text in err
         assert bool(err) == bool(text)
+
+
+def test_truncated_normal_noise_of_a_network_without_peaks_is_warned_about(run, capsys):
+    uniform = dataclasses.replace(run, spec=pixels((2,), "uniform"))
+    x = np.ones((1, 2))
+    for case, name, warned in (
+        (uniform, "truncated_normal", True),
+        (run, "truncated_normal", False),
+        (uniform, "uniform", False),
+    ):
+        say_if_loose(case, dequantisation_of(case, x, name))
+        assert ("warning: dequantisation truncated_normal" in capsys.readouterr().err) == warned
 
 
 def test_the_standard_error_of_a_mean():

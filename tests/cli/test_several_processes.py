@@ -206,6 +206,57 @@ def test_two_processes_sample_and_score_as_one(tiny_run, tmp_path, processes):
     assert "evaluate" not in quiet
 
 
+COMMANDS = """
+import json, sys
+from flowjax.cli.main import main
+from flowjax.training import processes
+
+address, i = sys.argv[2].partition("=")[2], int(sys.argv[5][-1])
+processes.start(address, 2, i, 6)
+for command in json.loads(sys.argv[1]):
+    assert main(command) == 0
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_encode_decode_and_bound_as_one(flowjax, tmp_path, processes):
+    """Labelled integers: 11 rows are 5 and 6 for the processes, in batches of 4. Noise and conditions of a wrong row
+    would change values by about 1. Each row has the same operations in both, whose float32 sums may differ in their
+    order: about 100 roundings of 6e-8 along the solve, and 1e-4 for values that the network amplifies."""
+    rng = np.random.default_rng(0)
+    x, y = rng.integers(0, 8, (200, 2)), rng.integers(0, 2, 200)
+    np.savez(tmp_path / "a.npz", x=x, y=y)
+    np.savez(tmp_path / "x.npz", x=x[:11], y=y[:11])
+    of = f"--workdir={tmp_path / 'run'}"
+    keys = {"data.name": "npz", "data.path": tmp_path / "a.npz", "data.cond": "label", "data.dequantisation": "none"}
+    keys |= {"train.steps": 60, "train.batch_size": 64, "model.width": 16, "path.name": "gaussian"}
+    given = [f"--config.{key}={value}" for key, value in keys.items()]
+    assert flowjax("train", "--config=gaussians8", of, *given)[0] == 0
+    points, solver = f"--data={tmp_path / 'x.npz'}", ["--solver=heun", "--steps=3"]
+    commands = {
+        "z": ["encode", of, points, *solver],
+        "samples": ["decode", of, f"--data={tmp_path / 'z1.npz'}", *solver],
+        "bound": ["likelihood", of, points, "--bound=vdm(3)"],
+        "draws": ["likelihood", of, points, "--importance_samples=2", "--check=0", *solver],
+    }
+    of_files = lambda n: [[*argv, "--batch=4", f"--out={tmp_path / f'{key}{n}.npz'}"] for key, argv in commands.items()]
+    alone = [flowjax(*argv) for argv in of_files(1)]
+    assert [code for code, _, _ in alone] == [0] * 4, alone
+    processes += two(1, "-c", COMMANDS, json.dumps(of_files(2)))
+    results = [ended(process) for process in processes]
+    assert [code for code, _, _ in results] == [0, 0], results
+    first, second = ([line for line in out.splitlines() if line.startswith("{")] for _, out, _ in results)  # not gloo's
+    assert second == []
+    for line, (_, known, _) in zip(map(json.loads, first), alone, strict=True):
+        assert {key: line[key] for key in ("num", "nfe")} == {key: known[key] for key in ("num", "nfe")}
+    for key in commands:
+        together, one = (np.load(tmp_path / f"{key}{n}.npz") for n in (2, 1))
+        assert sorted(together.files) == sorted(one.files)
+        for name in one.files:
+            np.testing.assert_allclose(together[name], one[name], rtol=1e-4, atol=1e-4, err_msg=f"{key}: {name}")
+    assert not list(tmp_path.glob("*.parts*"))
+
+
 GATHER = """
 import os, pathlib, sys, time
 import numpy as np

@@ -11,13 +11,13 @@ import pytest
 from flowjax.build import build
 from flowjax.cli import common
 from flowjax.cli.flags import UsageError
-from flowjax.conditions import Field
+from flowjax.conditions import NO_LABEL, Field
 from flowjax.config import defaults
 from flowjax.data import Affine, Dataset, DataSpec
 from flowjax.errors import ConfigError
 from flowjax.inference import sampling, scoring
 from flowjax.inference.choose import Guide, SolverSettings
-from flowjax.inference.given_conditions import check_given, conditions_of_test, say_missing
+from flowjax.inference.given_conditions import check_given, conditions_of_test, encode_given, say_missing
 from flowjax.inference.run import Run
 from flowjax.methods import Network
 
@@ -65,6 +65,14 @@ def test_a_run_on_sets_with_a_mask_samples_full_sets_and_has_no_density(capsys):
     ) as error:
         scoring.log_prob(run, data.test)
     assert "\n" not in str(error.value)
+
+
+def test_labels_that_are_not_given_are_filled_or_asked_for(run):
+    rows = encode_given(run, {}, 3, "point", "encode", fill_labels=True).rows
+    np.testing.assert_array_equal(rows["label"], np.full(3, NO_LABEL))
+    assert "label" not in encode_given(run, {}, 3).rows
+    with pytest.raises(ConfigError, match="encode: this network was always trained with labels"):
+        encode_given(make_run(("label(dropout=0)",)), {}, 3, "point", "encode", fill_labels=True)
 
 
 OBS = np.random.default_rng(0).normal(5, 2, size=(20, 2))

@@ -119,6 +119,23 @@ def test_from_the_command_line(flowjax, tmp_path):
     code, result, err = flowjax("likelihood", run, f"--data={tmp_path}/x.npz", f"--out={tmp_path}/ll.npz")
     assert code == 0, err
     assert result["nfe"] == 1
+    points, out = f"--data={tmp_path}/x.npz", f"--out={tmp_path}/b.npz"
+    for command in (
+        ("likelihood", run, points, out, "--steps=3"),
+        ("likelihood", run, points, out, "--divergence=hutchinson"),
+        ("encode", run, points, out, "--solver=tsit5"),
+        ("decode", run, points, out, "--rtol=0.1"),
+        ("sample", run, out, "--log_prob", "--atol=0.1"),
+        ("evaluate", run, "--check=3"),
+    ):
+        code, _, err = flowjax(*command)
+        given = command[-1].partition("=")[0]
+        assert (code, err.count("\n")) == (2, 1), err
+        assert f"{given} has no effect on method.name 'normalizing_flow'" in err
+    for command in ("likelihood", "encode"):
+        code, _, err = flowjax(command, run, points, out, "--split=test")
+        assert (code, err.count("\n")) == (2, 1)
+        assert "--split and --data cannot be used together" in err
     code, _, err = flowjax("sample", run, "--solver=heun", "--steps=3", f"--out={tmp_path}/b.npz")
     assert (code, err.count("\n")) == (2, 1)
     assert "heun needs velocity, and this model offers bijection: use push_forward" in err
