@@ -5,8 +5,6 @@ form. The checkpoint with the lowest loss on validation rows is scored on test r
 two continuous flows have the same network, the couplings and autoregressive layers have networks of the same width.
 """
 
-import shutil
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache, partial
@@ -24,7 +22,7 @@ from flowjax.data import open_dataset
 from flowjax.data.densities import DENSITIES
 from flowjax.inference import Run, load
 from flowjax.likelihood import log_prob
-from flowjax.reproduce import Experiment, Form, Results, Study
+from flowjax.reproduce import Experiment, Form, Results, Study, Trained
 from flowjax.solvers import solve_ode
 from flowjax.training.writers import read_metrics
 
@@ -129,31 +127,17 @@ def config_of(study: Study, data: str, entry: Entry, seed: int, half: bool = Fal
     return changed(config, {"seed": seed, **entry.keys})
 
 
-class Trained(NamedTuple):
-    """The best checkpoint of a run, and the CPU seconds of its training, with those of the flow that it starts from."""
-
-    run: Run
-    seconds: float
-
-
 @cache
 def trained(study: Study, data: str, name: str, seed: int) -> Trained:
-    """The trained run of a row, or of `HALF`."""
+    """The best checkpoint of a row, or of `HALF`, and the CPU seconds of its training and of the run it starts from."""
     entry = ENTRIES["flow matching" if name == HALF else name]
     first = trained(study, data, HALF, seed) if entry.half else None
     folder = f"{data}_{name.replace(' ', '_').replace(',', '')}_{seed}"
     changes = {} if first is None else {"train.start_from": str(first.run.workdir)}
-    make = lambda: study.train(folder, config_of(study, data, entry, seed, half=name == HALF), changes)
-
-    def measured() -> dict[str, float]:
-        shutil.rmtree(study.folder / "runs" / folder, ignore_errors=True)  # a part of a training that was interrupted
-        start = time.process_time()
-        make()
-        return {"seconds": time.process_time() - start}
-
-    took = float(study.arrays(f"seconds_{folder}", measured)["seconds"])
-    run = load(make().workdir, checkpoint="best")
-    return Trained(run, took + (first.seconds if first is not None else 0.0))
+    config = config_of(study, data, entry, seed, half=name == HALF)
+    made = study.timed(folder, lambda: study.train(folder, config, changes))
+    before = first.seconds if first is not None else 0.0
+    return Trained(load(made.run.workdir, checkpoint="best"), made.seconds + before)
 
 
 def scores(study: Study, data: str, name: str, seed: int) -> dict[str, float]:
