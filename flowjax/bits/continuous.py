@@ -12,7 +12,6 @@ so that the variance of the estimate is small. The last term takes the posterior
 (`flowjax.bits.decoders`), which needs no network.
 """
 
-import math
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -32,7 +31,7 @@ from flowjax.typing import Batched, Cond
 __all__ = ["LogSnrDensity", "continuous_bound"]
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=["logits"], meta_fields=["low", "high"])
+@partial(jax.tree_util.register_dataclass, data_fields=["low", "high", "logits"], meta_fields=[])
 @dataclass(frozen=True)
 class LogSnrDensity:
     """A density of the log-SNR on [low, high], constant on equal bins: a monotone, piecewise linear schedule.
@@ -45,8 +44,8 @@ class LogSnrDensity:
         logits: (K,) the logarithms of the masses of the bins, up to a constant.
     """
 
-    low: float
-    high: float
+    low: float | Float[Array, ""]
+    high: float | Float[Array, ""]
     logits: Float[Array, " K"]
 
     def schedule(self, s: Float[Array, "*n"]) -> Float[Array, "*n"]:
@@ -61,7 +60,7 @@ class LogSnrDensity:
         """The logarithm of the density of the log-SNR."""
         width = (self.high - self.low) / self.logits.size
         k = jnp.clip((log_snr - self.low) / width, 0, self.logits.size - 1).astype(int)
-        return jax.nn.log_softmax(self.logits)[k] - math.log(width)
+        return jax.nn.log_softmax(self.logits)[k] - jnp.log(width)
 
 
 def continuous_bound(

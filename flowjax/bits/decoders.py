@@ -49,18 +49,21 @@ def log_mass_in_bin(mean: Batched, std: Float[Array, "..."], edges: Batched, bin
     return sum_event(upper + jnp.log(-jnp.expm1(jnp.minimum(lower - upper, -1e-37))))
 
 
-def log_posterior_of_bin(z: Batched, std: float, edges: Batched, bins: Bins) -> Float[Array, " B"]:
+def log_posterior_of_bin(
+    z: Batched, std: float | Float[Array, ""], edges: Batched, bins: Bins, largest: float | None = None
+) -> Float[Array, " B"]:
     """The logarithm of (2), summed over the coordinates, in nats.
 
     The sum over the integers takes those within 12 standard deviations of the nearest one.
 
     Args:
         z: the last sample, in the units of the data, (B, *event).
-        std: s, a plain number.
+        std: s, a plain number, or an array with `largest`.
         edges: the lower edges of the bins of the integers, (B, *event).
         bins: the bins; all entries are integers.
+        largest: a number that s does not exceed; None for s itself.
     """
-    reach = math.ceil(_FAR * std / bins.smallest) + 1
+    reach = math.ceil(_FAR * (float(std) if largest is None else largest) / bins.smallest) + 1
     centres = bins.centres(edges)
     # Integers are numbered from that of the row itself, whose centre is known, and which has the number 0
     position, scale = (z - centres) / bins.width, std / bins.width

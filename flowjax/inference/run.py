@@ -102,7 +102,8 @@ class Run:
     @property
     def interval(self) -> tuple[float, float]:
         """The times (t0, t1) between which the model is defined; (0, 1) for most."""
-        return self.method.interval
+        of_params = getattr(self.method, "interval_of", None)  # of a method that learns the ends
+        return self.method.interval if of_params is None else of_params(self.params)
 
     @property
     def identity(self) -> tuple[int, DataSpec]:

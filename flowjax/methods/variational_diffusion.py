@@ -5,8 +5,10 @@ The loss is the middle term of the bound of `flowjax.bits.continuous`, in nats p
 
     (1)  L = E [ |e - e_hat(z)|^2 / (2 D rho(l)) ],   l ~ rho,   z = alpha c + sigma e at the log-SNR l
 
-The other two terms have no parameters: the path is fixed, and the log-SNR runs between two fixed ends. At the last one
-half of a bin is four standard deviations of the noise, so that z determines the integers. The integral does not depend
+By default the other two terms have no parameters: the path is fixed, and the log-SNR runs between two fixed ends. At
+the last one half of a bin is four standard deviations of the noise, so that z determines the integers. With learned
+ends (`learn_ends`, section 5.1 of the paper) the loss is the whole bound, whose terms all depend on them: an earlier
+last level leaves to the decoder what the network cannot resolve. The integral does not depend
 on how the log-SNR is drawn: a schedule l(s) with s ~ U(0, 1) has the density rho = 1 / l'(s). The schedule is learned
 so that one draw per example has little variance, as in section 5.1 of the paper, which descends the expected square of
 the loss. Here the schedule is piecewise linear (`LogSnrDensity`). With the loss w of one example,
@@ -18,15 +20,18 @@ w^2 held fixed, descends the variance and needs no derivative of the network. Th
 sqrt(m).
 """
 
+import math
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 from jaxtyping import Array, Float
 
 from flowjax.batch import Batch, check_floating
-from flowjax.bits import Bins, LogSnrDensity, time_of_truncated_normal
+from flowjax.bits import Bins, LogSnrDensity, log_posterior_of_bin, time_of_truncated_normal
+from flowjax.bits.chain import prior_divergence
 from flowjax.errors import ConfigError
 from flowjax.methods.base import Context, Loss, Network, PathMethod
 from flowjax.methods.components import Components
@@ -37,10 +42,23 @@ from flowjax.paths.affine import GaussianPath
 from flowjax.predictions import Prediction, Reading, well_conditioned
 from flowjax.ranges import Range
 from flowjax.schedules import clip_time
-from flowjax.sources import Source
-from flowjax.typing import Params, PRNGKey, PyTree
+from flowjax.schedules.base import log_snr_slope
+from flowjax.sources import Normal, Source
+from flowjax.typing import Batched, Params, PRNGKey, PyTree
 
 __all__ = ["VariationalDiffusion", "VariationalDiffusionModel"]
+
+
+Ends = tuple[float, float] | tuple[Float[Array, ""], Float[Array, ""]]
+
+_SPEED = 8.0
+"""How fast learned ends move: logits of their places in the windows are this number times the parameters."""
+
+_FIRST_WINDOW = 0.25
+"""The part of the interval of the log-SNR in which a learned first end lies. It starts in the middle."""
+
+_LAST_WINDOW = 2 * math.log(16)
+"""The length in log-SNR of the window of a learned last end: from 4 to 1/4 standard deviations to half of a bin."""
 
 
 @dataclass(frozen=True)
@@ -49,9 +67,12 @@ class Settings:
 
     Attributes:
         bins: number of pieces of the learned schedule, of equal lengths in log-SNR; 1 for a log-SNR that is linear.
+        learn_ends: whether to learn the first and the last log-SNR, with the whole bound as the loss. It pays for
+            networks that do not resolve single integers.
     """
 
     bins: Annotated[int, Range(1, 4096)] = 32
+    learn_ends: bool = False
 
 
 @dataclass(frozen=True)
@@ -64,6 +85,7 @@ class VariationalDiffusion(PathMethod):
         prediction: a prediction with one head that determines both ends.
         integers: the bins of the integers in model space.
         bins: number of pieces of the learned schedule.
+        learn_ends: whether to learn both ends of the log-SNR.
     """
 
     network: Network
@@ -72,6 +94,7 @@ class VariationalDiffusion(PathMethod):
     prediction: Prediction
     integers: Bins
     bins: int = 32
+    learn_ends: bool = False
 
     Settings: ClassVar[type] = Settings
     sections: ClassVar[tuple[str, ...]] = ("source", "path", "prediction", "model")
@@ -95,7 +118,10 @@ class VariationalDiffusion(PathMethod):
                 "method.name 'variational_diffusion' bounds the probabilities of integers, whose noise is that of the "
                 "path: use images or other data that are all integers, with data.dequantisation 'none'"
             )
-        return cls(parts.network(), path, parts.source, prediction, integers, parts.settings.bins)
+        if parts.settings.learn_ends and not isinstance(path.prior(parts.source), Normal):
+            raise ConfigError("method.learn_ends needs a source that is normal: use source.name 'normal'")
+        settings = parts.settings
+        return cls(parts.network(), path, parts.source, prediction, integers, settings.bins, settings.learn_ends)
 
     @property
     def interval(self) -> Interval:
@@ -103,23 +129,46 @@ class VariationalDiffusion(PathMethod):
         low = max(low, well_conditioned(self.path, alpha=True)[0])
         return low, min(high, time_of_truncated_normal(self.path, self.integers, (low, high)))
 
-    def density(self, logits: Float[Array, " K"]) -> LogSnrDensity:
-        """The density of the log-SNR, between those at both ends of the interval."""
+    def fixed_ends(self) -> tuple[float, float]:
+        """The log-SNR at both ends of the interval."""
         with jax.ensure_compile_time_eval():
             low, high = (float(self.path.schedule.log_snr(t)) for t in self.interval)
-        return LogSnrDensity(low, high, logits)
+        return low, high
+
+    def ends(self, params: Params) -> Ends:
+        """The first and the last log-SNR: learned ones are in windows that start at the fixed ends."""
+        low, high = self.fixed_ends()
+        if not self.learn_ends:
+            return low, high
+        first, last = jax.nn.sigmoid(_SPEED * params["ends"])
+        return low + first * _FIRST_WINDOW * (high - low), high - last * min(_LAST_WINDOW, (high - low) / 2)
+
+    def interval_of(self, params: Params | None) -> Interval:
+        """The times of the learned ends, for parameters whose values are known; otherwise `interval`."""
+        if not self.learn_ends or params is None or isinstance(params["ends"], Tracer):
+            return self.interval
+        with jax.ensure_compile_time_eval():
+            first, last = (float(clip_time(self.path.schedule, end)) for end in self.ends(params))
+        return first, last
+
+    def density(self, logits: Float[Array, " K"]) -> LogSnrDensity:
+        """The density of the log-SNR between the fixed ends."""
+        return LogSnrDensity(*self.fixed_ends(), logits)
 
     def init(self, key: PRNGKey) -> Variables:
         params, state = self.network.init(key)
-        return Variables({"network": params, "log_snr": jnp.zeros(self.bins)}, state)
+        learned = {"ends": jnp.zeros(2)} if self.learn_ends else {}
+        return Variables({"network": params, "log_snr": jnp.zeros(self.bins)} | learned, state)
 
     def loss(self, params: Params, context: Context, key: PRNGKey, batch: Batch) -> Loss:
         key_s, key_e = jax.random.split(key)
         x1, n = batch.x1, batch.x1.shape[0]
         check_floating(x1=x1)
-        density, fixed = (self.density(f(params["log_snr"])) for f in (lambda a: a, jax.lax.stop_gradient))
+        ends_of_log_snr, stop = self.ends(params), jax.lax.stop_gradient
+        density = LogSnrDensity(*stop(ends_of_log_snr), params["log_snr"])
+        fixed = LogSnrDensity(*ends_of_log_snr, stop(params["log_snr"]))
         log_snr = fixed.schedule((jnp.arange(n) / n + jax.random.uniform(key_s)) % 1)  # stratified over the batch
-        t = jnp.clip(clip_time(self.path.schedule, log_snr), *self.interval)
+        t = self._times(log_snr)
         p = self.path.sample(None, t, self.source.sample(key_e, n), x1)
         inputs = self.prediction.inputs(self.path, t, p.x_t)
         output, state = self.network(params["network"], context, t, inputs, batch.cond, key=key)
@@ -128,11 +177,33 @@ class VariationalDiffusion(PathMethod):
         square = jax.lax.stop_gradient(rows**2)
         spread = -jnp.mean(square * density.log_density(log_snr)) / jnp.mean(square)
         value = jnp.mean(rows) + spread - jax.lax.stop_gradient(spread)  # adds gradients of the schedule, value 0
+        if self.learn_ends:
+            low, high = map(jnp.asarray, ends_of_log_snr)
+            value += jnp.mean(self._end_terms(low, high, x1, jax.random.fold_in(key, 1))) / x1[0].size
         return Loss(value, {"loss_std": jnp.std(rows)}, state)
+
+    def _times(self, log_snr: Float[Array, " B"]) -> Float[Array, " B"]:
+        """The times of these log-SNRs; of learned ends with their derivatives, which an inverse by bisection lacks."""
+        t = jnp.clip(clip_time(self.path.schedule, jax.lax.stop_gradient(log_snr)), *self.interval)
+        if not self.learn_ends:
+            return t
+        return t + (log_snr - jax.lax.stop_gradient(log_snr)) / log_snr_slope(self.path.schedule, t)
+
+    def _end_terms(self, low: Array, high: Array, centres: Batched, key: PRNGKey) -> Float[Array, " B"]:
+        """The divergence from the prior and the reconstruction of each row in nats, as in `bits.continuous_bound`."""
+        prior = self.prior
+        assert isinstance(prior, Normal)  # `from_config`
+        std = jnp.exp(-high / 2)
+        z = centres + std * jax.random.normal(key, centres.shape)
+        largest = math.exp((_LAST_WINDOW - self.fixed_ends()[1]) / 2)
+        edges = centres - 0.5 * self.integers.width
+        decoded = log_posterior_of_bin(z, std, edges, self.integers, largest)
+        return prior_divergence(self.path, self._times(low[None])[0], centres, prior) - decoded
 
     def model(self, params: Params, state: PyTree) -> "VariationalDiffusionModel":
         network = self.network.bind(params["network"], state)
-        return VariationalDiffusionModel(network, self.path, self.prediction, self.interval, params["log_snr"])
+        interval = self.interval_of(params)
+        return VariationalDiffusionModel(network, self.path, self.prediction, interval, params["log_snr"])
 
 
 @dataclass(frozen=True, eq=False)
