@@ -5,7 +5,6 @@ is that of one dimension, by quadrature. Flows learn from exact samples, from sa
 and from samples in which a well is missing.
 """
 
-import shutil
 import time
 import warnings
 from collections.abc import Callable
@@ -22,8 +21,7 @@ from matplotlib.figure import Figure
 from flowjax import plots
 from flowjax.config import Config, changed, defaults
 from flowjax.free_energy import Weighted, importance_sample, importance_sample_sde, log_normalizer
-from flowjax.inference import Run, load
-from flowjax.reproduce import Experiment, Form, Results, Study
+from flowjax.reproduce import Experiment, Form, Results, Study, Trained
 
 GRID = np.linspace(-4.0, 4.0, 80_001)
 """Points of the quadrature of x; the density is below exp(-80) of its maximum at the ends."""
@@ -147,20 +145,12 @@ def training_rows(study: Study, name: str, seed: int) -> Float[np.ndarray, "N D"
 
 
 @cache
-def trained(study: Study, name: str, method: str, seed: int) -> tuple[Run, float]:
+def trained(study: Study, name: str, method: str, seed: int) -> Trained:
     """A trained flow, and the CPU seconds of its training."""
     training_rows(study, name, seed)
     folder = file_name(name, method, seed)
-    make = lambda: study.train(folder, config_of(study, CASES[name], method, file_name(name, seed), seed))
-
-    def measured() -> dict[str, float]:
-        shutil.rmtree(study.folder / "runs" / folder, ignore_errors=True)  # a part of a training that was interrupted
-        start = time.process_time()
-        make()
-        return {"seconds": time.process_time() - start}
-
-    seconds = float(study.arrays(f"seconds_{folder}", measured)["seconds"])
-    return load(study.folder / "runs" / folder), seconds
+    config = config_of(study, CASES[name], method, file_name(name, seed), seed)
+    return study.timed(folder, lambda: study.train(folder, config))
 
 
 class Drawn(NamedTuple):
