@@ -26,6 +26,8 @@ def format_number(value: Any) -> str:
 def format_mean(mean: float | None, deviation: float | None, sign: str = " ± ") -> str:
     """Returns a mean with its deviation, both to the second significant digit of the deviation.
 
+    For deviations that are 0 or of rounding only the mean has five digits.
+
     Args:
         mean: the mean, or a single number; None for a hyphen.
         deviation: its standard deviation or standard error; None or a number that is not finite is left out.
@@ -33,10 +35,15 @@ def format_mean(mean: float | None, deviation: float | None, sign: str = " ± ")
     """
     if mean is None or deviation is None or not math.isfinite(mean) or not math.isfinite(deviation):
         return format_number(mean)
-    digits = 1 - math.floor(math.log10(deviation)) if deviation > 0 else 0
+    if deviation <= 0:
+        return f"{mean:.5g}{sign}0"
+    digits = 1 - math.floor(math.log10(deviation))
     if 0 < digits < 10:
         return f"{mean:.{digits}f}{sign}{deviation:.{digits}f}"
-    return f"{mean:.5g}{sign}{deviation:.2g}"
+    if -4 < digits <= 0:
+        return f"{round(mean, digits):.0f}{sign}{round(deviation, digits):.0f}"
+    significant = math.floor(math.log10(abs(mean))) + digits + 1 if mean else 1
+    return f"{mean:.{min(max(significant, 1), 5)}g}{sign}{deviation:.2g}"
 
 
 def format_duration(seconds: float) -> str:
