@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 from flowjax import plots
 from flowjax.config import Config, changed, defaults
 from flowjax.data import Dataset, open_dataset
-from flowjax.inference import Run, SolverSettings
+from flowjax.inference import SolverSettings
 from flowjax.inference.pairs import make_pairs
 from flowjax.metrics import fid, precision_recall, wasserstein2_squared_pairs
 from flowjax.reproduce import Experiment, Form, Results, Study, Trained
@@ -145,21 +145,21 @@ def trained(study: Study, data: str, name: str, seed: int) -> Trained:
     first = trained(study, data, HALF, seed) if needs_half else None
     folder = f"{data}_{name.replace(' ', '_').replace(',', '')}_{seed}"
 
-    def make() -> Run:
-        changes: dict[str, Any] = {}
+    def changes() -> dict[str, Any]:
+        made: dict[str, Any] = {}
         if first is not None:
             workdir = str(first.run.workdir)
-            changes |= {"train.start_from": workdir} if entry.start else {}
-            changes |= {"method.teacher": workdir} if entry.teacher else {}
+            made |= {"train.start_from": workdir} if entry.start else {}
+            made |= {"method.teacher": workdir} if entry.teacher else {}
             if entry.pairs:
                 settings = SolverSettings("heun", steps=8)
                 pairs = make_pairs(
                     first.run, study.folder / "pairs" / folder, sizes_of(study).pairs, seed + 1, settings
                 )
-                changes |= {"data.name": "pairs", "data.path": str(pairs.folder), "data.pairs": "x0"}
-        return study.train(folder, config_of(study, data, entry, seed, half=name == HALF), changes)
+                made |= {"data.name": "pairs", "data.path": str(pairs.folder), "data.pairs": "x0"}
+        return made
 
-    made = study.timed(folder, make)
+    made = study.timed(folder, config_of(study, data, entry, seed, half=name == HALF), changes)
     return made if first is None else made._replace(seconds=made.seconds + first.seconds)
 
 

@@ -135,7 +135,7 @@ def trained(study: Study, data: str, name: str, seed: int) -> Trained:
     folder = f"{data}_{name.replace(' ', '_').replace(',', '')}_{seed}"
     changes = {} if first is None else {"train.start_from": str(first.run.workdir)}
     config = config_of(study, data, entry, seed, half=name == HALF)
-    made = study.timed(folder, lambda: study.train(folder, config, changes))
+    made = study.timed(folder, config, changes)
     before = first.seconds if first is not None else 0.0
     return Trained(load(made.run.workdir, checkpoint="best"), made.seconds + before)
 

@@ -147,6 +147,8 @@ _OF_SOLVES = (*_OF_SAMPLERS, "rtol", "atol", "check", "converged_within", "diver
 def check_solved(values: absl_flags.FlagValues, run: Run, samples: bool = False) -> None:
     """Raises UsageError if a flag of the solve of an ODE is given for a bijection, which is evaluated without one.
 
+    Flags that are given their default, and --check=0, ask for nothing and pass.
+
     Args:
         values: the flags.
         run: the run.
@@ -155,8 +157,9 @@ def check_solved(values: absl_flags.FlagValues, run: Run, samples: bool = False)
     offered = abilities_of(run.model())
     if "velocity" in offered or "bijection" not in offered:
         return
-    for name in _OF_SOLVES:
-        if name in values and values[name].present and not (samples and name in _OF_SAMPLERS):
+    given = [name for name in flags.settings(values, _OF_SAMPLERS if samples else ()) if name in _OF_SOLVES]
+    for name in given:
+        if (name, values[name].value) != ("check", 0):
             raise UsageError(
                 f"--{name} has no effect on method.name {run.config.method.name!r}, whose network is evaluated "
                 "without solving an ODE: leave it out"

@@ -24,9 +24,10 @@ data.dequantisation=none and resolve the bins, and variational for those that ha
 
 --bound ddpm(1000) computes the variational bound of a chain of 1,000 levels with the discretised last step of DDPM.
 Paths without noise at their last time, such as condot, take ddpm(1000, end='bin'), which ends where half of a bin is
-four standard deviations of the noise. --bound vdm(20) is the bound in continuous time with 20 noise
-levels for each point. Neither takes a solver, and their three terms are in the result. ddpm(1000, 50) evaluates 50 of
-the steps, at random: without bias, but with a larger standard error.
+four standard deviations of the noise. --bound vdm(20) is the bound in continuous time with 20 noise levels for each
+point; it ends there too, or at the last time of the model if that is earlier. Neither takes a solver, and their three
+terms are in the result. ddpm(1000, 50) evaluates 50 of the steps, at random: without bias, but with a larger standard
+error.
 
 If more than one batch is needed, finished batches are kept in FILE.npz.parts until the file is written, and the same
 command continues after an interruption with bitwise equal results.

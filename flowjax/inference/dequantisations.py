@@ -109,7 +109,7 @@ def say_if_loose(run: Run, noise: RunDequantisation | None) -> None:
         say(
             "likelihood: warning: dequantisation truncated_normal is for networks that were trained with "
             "data.dequantisation=none and put each integer into a narrow peak; this one was trained with uniform "
-            "noise, so its density has no such peaks, and the bound is loose: uniform noise fits it"
+            "noise, so its density has no such peaks, and the bound is loose: use dequantisation uniform"
         )
 
 

@@ -220,8 +220,9 @@ def integer_bound(
         keep: a folder for finished batches, as for `flowjax.inference.log_prob`.
 
     Raises:
-        ConfigError: if the bound is unknown, the points are not integers or not finite, the model has no such bound, or
-            `keep` holds the batches of another call.
+        ConfigError: if the bound is unknown, the points are not integers or not finite, the model has no such bound,
+            labels are not given and the network was always trained with them, another condition does not fit its field,
+            or `keep` holds the batches of another call.
     """
     check_points(run.spec, x)
     made = check_bound(run, bound)
@@ -230,7 +231,7 @@ def integer_bound(
     if not run.spec.dequantises(x):
         raise ConfigError(f"bound {bound!r} is for integers, and the points hold real numbers: leave it out")
     given = encode_given(run, cond, len(x), "point", "likelihood", fill_labels=True)
-    if run.spec.dequantisation == "uniform" and processes.is_primary():
+    if run.spec.dequantisation == "uniform":
         say(
             f"likelihood: bound {bound} takes the centres of the bins, and this network was trained with uniform noise "
             "in them, which it cannot remove: the bound is loose; train with data.dequantisation=none"

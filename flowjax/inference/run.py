@@ -16,7 +16,7 @@ from flowjax.build import build, fields_of
 from flowjax.config import Config, resolve
 from flowjax.data import DataSpec
 from flowjax.errors import check_name
-from flowjax.methods.base import has_comparable_loss
+from flowjax.methods.base import has_comparable_loss, learns_interval
 from flowjax.paths import AffinePath
 from flowjax.sources import Source
 from flowjax.training.checkpoints import Checkpoints
@@ -45,6 +45,7 @@ class Run:
         variables: the variables of the network that are not parameters, such as batch statistics.
         plugins: the modules that may be imported for objects that the config names.
         averaged: whether `params` are the moving average that training kept.
+        kept_interval: the interval of a run without its parameters (`without_arrays`).
     """
 
     workdir: Path
@@ -56,6 +57,7 @@ class Run:
     variables: PyTree = field(default_factory=dict)
     plugins: tuple[str, ...] = ()
     averaged: bool = True
+    kept_interval: tuple[float, float] | None = None
 
     def __repr__(self) -> str:
         return (
@@ -102,13 +104,17 @@ class Run:
     @property
     def interval(self) -> tuple[float, float]:
         """The times (t0, t1) between which the model is defined; (0, 1) for most."""
-        of_params = getattr(self.method, "interval_of", None)  # of a method that learns the ends
-        return self.method.interval if of_params is None else of_params(self.params)
+        if self.kept_interval is not None:
+            return self.kept_interval
+        return self.method.interval_of(self.params) if learns_interval(self.method) else self.method.interval
 
     @property
-    def identity(self) -> tuple[int, DataSpec]:
-        """Equal for runs that differ only in their arrays, as long as one of them is kept alive; hashable."""
-        return id(self.method), self.spec
+    def identity(self) -> tuple[int, DataSpec, tuple[float, float]]:
+        """Equal for runs that differ only in their arrays, as long as one of them is kept alive; hashable.
+
+        Runs of a method that learns its interval differ in that too.
+        """
+        return id(self.method), self.spec, self.interval
 
     @property
     def arrays(self) -> tuple[Params, PyTree]:
@@ -126,12 +132,16 @@ class Run:
 
         Args:
             params: parameters that replace those of the run. Without them each call returns the same object, for which
-                solvers compile once.
+                solvers compile once. Under `jax.jit` the model is defined on the `interval` of this run, also if the
+                interval is learned.
             variables: other variables that replace those of the run; used only together with `params`.
         """
         if params is None:
             return self._trained
-        return self.method.model(params, self.variables if variables is None else variables)
+        variables = self.variables if variables is None else variables
+        if learns_interval(self.method) and any(isinstance(a, Tracer) for a in jax.tree.leaves(params)):
+            return self.method.model(params, variables, interval=self.interval)
+        return self.method.model(params, variables)
 
     @cached_property
     def _trained(self) -> Any:
@@ -209,7 +219,7 @@ class Run:
 
     def without_arrays(self) -> "Run":
         """The same run without its parameters and variables, for objects that must not keep them in memory."""
-        return replace(self, params=None, variables=None)
+        return replace(self, params=None, variables=None, kept_interval=self.interval)
 
     def with_class_shares(self, shares: tuple[float, ...]) -> "Run":
         """The same run, with these shares of the classes in its training data."""
@@ -280,4 +290,5 @@ def at_step(run: Run, step: int) -> Run:
         CheckpointError: if there is no such checkpoint, or it cannot be read.
     """
     state = Checkpoints(run.workdir / "checkpoints").restore(step, abstract_state(run.config, run.method))
-    return replace(run, step=step, params=state.ema, variables=state.variables, averaged=True)
+    found = {"step": step, "params": state.ema, "variables": state.variables, "averaged": True}
+    return replace(run, **found, kept_interval=None)

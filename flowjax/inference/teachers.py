@@ -20,6 +20,7 @@ from flowjax.errors import ConfigError
 from flowjax.files import written
 from flowjax.inference.run import Run, load
 from flowjax.methods import Method
+from flowjax.methods.base import learns_interval
 from flowjax.training.start_from import check_start, network_of
 from flowjax.training.workdir import WorkdirError
 from flowjax.training.writers import say
@@ -92,10 +93,15 @@ def check_teacher(teacher: Run, method: Method, config: Config, spec: DataSpec) 
         spec: the description of its data.
 
     Raises:
-        ConfigError: if the teacher has no velocity, or was always trained with a condition that guidance has to leave
-            out, or if they differ; the message says in what.
+        ConfigError: if the teacher has learned its interval, has no velocity, or was always trained with a condition
+            that guidance has to leave out, or if they differ; the message says in what.
     """
     what = f"method.teacher {teacher.workdir}"
+    if learns_interval(teacher.method):
+        raise ConfigError(
+            f"{what} has learned the ends of its log-SNR (method.learn_ends), which the loss of a student "
+            "does not know: use a teacher with fixed ends"
+        )
     if "velocity" not in (offered := abilities_of(teacher.model())):
         raise ConfigError(
             f"{what} is a run of method.name {teacher.config.method.name!r}, which has no velocity but "

@@ -32,6 +32,7 @@ __all__ = [
     "Network",
     "PathMethod",
     "has_comparable_loss",
+    "learns_interval",
 ]
 
 _DROPOUT = 2**31 - 3
@@ -236,6 +237,8 @@ class Method(Protocol):
         bound: the variational bound on the log-probabilities of integers that `flowjax evaluate` also computes if
             `data.dequantisation` is none, such as "vdm(20)".
         trained_steps: the numbers of steps of its default solver for which the network was trained; empty for any.
+        learns_interval: whether the interval depends on the parameters; False if absent. Then `interval_of(params)`
+            returns it, and `model` takes it as `interval`, for parameters whose values are not known under `jit`.
 
     Optional attributes, which training reads if a method has them:
         groups: for methods that train several networks: how each of the groups of parameters is trained, by the first
@@ -317,6 +320,14 @@ class MethodDefaults:
         return 0.0, 1.0
 
     @property
+    def learns_interval(self) -> bool:
+        return False
+
+    def interval_of(self, params: Params) -> tuple[float, float]:
+        """The smallest and the largest time at which a model with these parameters can be evaluated."""
+        return self.interval
+
+    @property
     def targets(self) -> Mapping[str, float]:
         return {}
 
@@ -354,3 +365,8 @@ def has_comparable_loss(method: Any) -> bool:
         method: the method, or its class.
     """
     return getattr(method, "comparable_loss", True)
+
+
+def learns_interval(method: Any) -> bool:
+    """Whether the interval of a method depends on its parameters (`Method.learns_interval`)."""
+    return getattr(method, "learns_interval", False)

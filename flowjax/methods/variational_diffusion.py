@@ -10,7 +10,7 @@ the last one half of a bin is four standard deviations of the noise, so that z d
 ends (`learn_ends`, section 5.1 of the paper) the loss is the whole bound, whose terms all depend on them: an earlier
 last level leaves to the decoder what the network cannot resolve. The integral does not depend
 on how the log-SNR is drawn: a schedule l(s) with s ~ U(0, 1) has the density rho = 1 / l'(s). The schedule is learned
-so that one draw per example has little variance, as in section 5.1 of the paper, which descends the expected square of
+so that one draw per example has little variance, as in section 5.3 of the paper, which descends the expected square of
 the loss. Here the schedule is piecewise linear (`LogSnrDensity`). With the loss w of one example,
 
     (2)  d/d rho  E w^2 = -E [ w^2 d log rho(l) ]
@@ -49,10 +49,13 @@ from flowjax.typing import Batched, Params, PRNGKey, PyTree
 __all__ = ["VariationalDiffusion", "VariationalDiffusionModel"]
 
 
-Ends = tuple[float, float] | tuple[Float[Array, ""], Float[Array, ""]]
+LogSnrEnds = tuple[float, float] | tuple[Float[Array, ""], Float[Array, ""]]
+"""The first and the last log-SNR: numbers if they are fixed, arrays if they are learned."""
 
 _SPEED = 8.0
-"""How fast learned ends move: logits of their places in the windows are this number times the parameters."""
+"""A learned end is at sigmoid(8 p) of its window, where p is its parameter. Adam moves p by up to about one learning
+rate a step: with 8 an end crosses half of its window in 500 steps of 1e-3, since sigmoid(4) is 0.98. The 8 is a choice
+and was not tuned."""
 
 _FIRST_WINDOW = 0.25
 """The part of the interval of the log-SNR in which a learned first end lies. It starts in the middle."""
@@ -67,8 +70,8 @@ class Settings:
 
     Attributes:
         bins: number of pieces of the learned schedule, of equal lengths in log-SNR; 1 for a log-SNR that is linear.
-        learn_ends: whether to learn the first and the last log-SNR, with the whole bound as the loss. It pays for
-            networks that do not resolve single integers.
+        learn_ends: whether to learn the first and the last log-SNR, with the whole bound as the loss. Then samples keep
+            the noise of the learned last one.
     """
 
     bins: Annotated[int, Range(1, 4096)] = 32
@@ -77,7 +80,9 @@ class Settings:
 
 @dataclass(frozen=True)
 class VariationalDiffusion(PathMethod):
-    """The bound of variational diffusion models for integers, without its two terms that have no parameters.
+    """The bound of variational diffusion models for integers.
+
+    With fixed ends it is without its other two terms, which then have no parameters.
 
     Attributes:
         network: `network(t, x, cond) -> output`.
@@ -124,7 +129,12 @@ class VariationalDiffusion(PathMethod):
         return cls(parts.network(), path, parts.source, prediction, integers, settings.bins, settings.learn_ends)
 
     @property
+    def learns_interval(self) -> bool:
+        return self.learn_ends
+
+    @property
     def interval(self) -> Interval:
+        """The times of the fixed ends, between which those of learned ends lie."""
         low, high = self.prediction.interval(self.path)
         low = max(low, well_conditioned(self.path, alpha=True)[0])
         return low, min(high, time_of_truncated_normal(self.path, self.integers, (low, high)))
@@ -135,25 +145,38 @@ class VariationalDiffusion(PathMethod):
             low, high = (float(self.path.schedule.log_snr(t)) for t in self.interval)
         return low, high
 
-    def ends(self, params: Params) -> Ends:
-        """The first and the last log-SNR: learned ones are in windows that start at the fixed ends."""
+    def ends(self, params: Params) -> LogSnrEnds:
+        """The first and the last log-SNR: learned ones are in windows that start at the fixed ends.
+
+        Args:
+            params: of which learned ends take `ends`, (2,): one number for each end.
+
+        Returns:
+            Two numbers for fixed ends, two arrays () for learned ones.
+        """
         low, high = self.fixed_ends()
         if not self.learn_ends:
             return low, high
         first, last = jax.nn.sigmoid(_SPEED * params["ends"])
         return low + first * _FIRST_WINDOW * (high - low), high - last * min(_LAST_WINDOW, (high - low) / 2)
 
-    def interval_of(self, params: Params | None) -> Interval:
-        """The times of the learned ends, for parameters whose values are known; otherwise `interval`."""
-        if not self.learn_ends or params is None or isinstance(params["ends"], Tracer):
+    def interval_of(self, params: Params) -> Interval:
+        """The times of the ends.
+
+        Raises:
+            ValueError: if the ends are learned and their values are not known, because the parameters are arguments of
+                a function that is compiled.
+        """
+        if not self.learn_ends:
             return self.interval
+        if isinstance(params["ends"], Tracer):
+            raise ValueError(
+                "the times of learned ends are not known under jax.jit or jax.grad: use run.model(params), which has "
+                "the times of the run, or pass interval=method.interval_of(params) of parameters outside"
+            )
         with jax.ensure_compile_time_eval():
             first, last = (float(clip_time(self.path.schedule, end)) for end in self.ends(params))
         return first, last
-
-    def density(self, logits: Float[Array, " K"]) -> LogSnrDensity:
-        """The density of the log-SNR between the fixed ends."""
-        return LogSnrDensity(*self.fixed_ends(), logits)
 
     def init(self, key: PRNGKey) -> Variables:
         params, state = self.network.init(key)
@@ -183,14 +206,33 @@ class VariationalDiffusion(PathMethod):
         return Loss(value, {"loss_std": jnp.std(rows)}, state)
 
     def _times(self, log_snr: Float[Array, " B"]) -> Float[Array, " B"]:
-        """The times of these log-SNRs; of learned ends with their derivatives, which an inverse by bisection lacks."""
+        """The times of log-SNRs; with learned ends also their derivatives, which an inverse by bisection lacks.
+
+        Args:
+            log_snr: (B,), clipped to those of the fixed ends.
+
+        Returns:
+            (B,).
+        """
         t = jnp.clip(clip_time(self.path.schedule, jax.lax.stop_gradient(log_snr)), *self.interval)
         if not self.learn_ends:
             return t
         return t + (log_snr - jax.lax.stop_gradient(log_snr)) / log_snr_slope(self.path.schedule, t)
 
-    def _end_terms(self, low: Array, high: Array, centres: Batched, key: PRNGKey) -> Float[Array, " B"]:
-        """The divergence from the prior and the reconstruction of each row in nats, as in `bits.continuous_bound`."""
+    def _end_terms(
+        self, low: Float[Array, ""], high: Float[Array, ""], centres: Batched, key: PRNGKey
+    ) -> Float[Array, " B"]:
+        """The divergence from the prior plus the reconstruction, with one draw, as in `bits.continuous_bound`.
+
+        Args:
+            low: the first log-SNR.
+            high: the last one, at the earliest at the beginning of its window.
+            centres: of the bins of the integers, (B, *event).
+            key: of the noise at the last log-SNR.
+
+        Returns:
+            (B,), in nats.
+        """
         prior = self.prior
         assert isinstance(prior, Normal)  # `from_config`
         std = jnp.exp(-high / 2)
@@ -200,9 +242,19 @@ class VariationalDiffusion(PathMethod):
         decoded = log_posterior_of_bin(z, std, edges, self.integers, largest)
         return prior_divergence(self.path, self._times(low[None])[0], centres, prior) - decoded
 
-    def model(self, params: Params, state: PyTree) -> "VariationalDiffusionModel":
+    def model(self, params: Params, state: PyTree, interval: Interval | None = None) -> "VariationalDiffusionModel":
+        """The model of trained parameters.
+
+        Args:
+            params: the parameters.
+            state: the other variables of the network.
+            interval: the times of the ends; None for `interval_of(params)`.
+
+        Raises:
+            ValueError: as `interval_of`.
+        """
         network = self.network.bind(params["network"], state)
-        interval = self.interval_of(params)
+        interval = self.interval_of(params) if interval is None else interval
         return VariationalDiffusionModel(network, self.path, self.prediction, interval, params["log_snr"])
 
 

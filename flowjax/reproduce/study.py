@@ -28,7 +28,8 @@ class Trained(NamedTuple):
 
     Attributes:
         run: the run.
-        seconds: the CPU seconds of its training, and of what was made for it.
+        seconds: the CPU seconds of its training, and of the call of `changes` before it (`Study.timed`). Of what that
+            function keeps itself, such as pairs, it has only the part that was made after the last interruption.
     """
 
     run: Run
@@ -101,15 +102,27 @@ class Study:
         """
         return train(config, self.folder / "runs" / name, changes, plots=False)
 
-    def timed(self, name: str, make: Callable[[], Run]) -> Trained:
-        """Calls a function that trains a run with `train`, and measures its CPU seconds, which are kept.
+    def timed(
+        self,
+        name: str,
+        config: Config | str | Path,
+        changes: Mapping[str, Any] | Callable[[], Mapping[str, Any]] | None = None,
+    ) -> Trained:
+        """Trains a run as `train` does, and measures its CPU seconds, which are kept.
 
         A training that was interrupted starts again, so that the seconds are those of all its steps.
 
         Args:
-            name: the name of the run, as for `train`.
-            make: trains the run, or opens it if it is finished.
+            name, config: as for `train`.
+            changes: as for `train`, or a function that returns them and first makes what the training needs, such as
+                pairs, whose seconds are then counted.
+
+        Returns:
+            The run, and the seconds.
         """
+
+        def make() -> Run:
+            return self.train(name, config, changes() if callable(changes) else changes)
 
         def measured() -> dict[str, float]:
             shutil.rmtree(self.folder / "runs" / name, ignore_errors=True)

@@ -208,7 +208,10 @@ def test_the_posterior_of_a_bin_is_that_of_all_bins(std):
     many = np.arange(-400, 400) * 0.5 - 0.75
     all_logits = stats.norm.logpdf(np.asarray(z, float), many, std)
     own = np.diag(stats.norm.logpdf(np.asarray(z, float), centres, std))
-    np.testing.assert_allclose(counts, own - np.logaddexp.reduce(all_logits, 1), rtol=1e-4, atol=1e-5)
+    expected = own - np.logaddexp.reduce(all_logits, 1)
+    np.testing.assert_allclose(counts, expected, rtol=1e-4, atol=1e-5)
+    of_array = jax.jit(lambda s: log_posterior_of_bin(z, s, edges, Bins((0.5,), (-0.75,)), largest=std))
+    np.testing.assert_allclose(of_array(jnp.asarray(std)), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_the_schedule_of_a_density_is_the_inverse_of_its_distribution_function():

@@ -20,6 +20,7 @@ from flowjax.inference.run import Run, load
 from flowjax.inference.teachers import check_teacher
 from flowjax.methods import Context
 from flowjax.methods.teacher import teacher_velocity
+from tests.bits.known import pixels
 from tests.conftest import TINY
 
 SPEC = DataSpec("npz", (2,), Affine(3.0, 1.0))
@@ -73,6 +74,13 @@ def test_a_run_that_does_not_fit_is_one_line(flowjax, tiny_run, tmp_path, flags,
     assert code == 2
     assert err.count("\n") == 1
     assert message in err
+
+
+def test_a_teacher_with_learned_ends_is_refused():
+    spec = dataclasses.replace(pixels((2,)), name="npz")
+    teacher = run_of(spec, "variational_diffusion", path__schedule="vp", method__learn_ends=True)
+    with pytest.raises(ConfigError, match=r"has learned the ends of its log-SNR \(method\.learn_ends\)"):
+        check_teacher(teacher, teacher.method, teacher.config, spec)
 
 
 def test_a_teacher_needs_a_velocity():
