@@ -132,6 +132,7 @@ def test_from_the_command_line(flowjax, tmp_path):
         given = command[-1].partition("=")[0]
         assert (code, err.count("\n")) == (2, 1), err
         assert f"{given} has no effect on method.name 'normalizing_flow'" in err
+    assert flowjax("likelihood", run, points, out, "--check=0", "--divergence=exact")[0] == 0
     for command in ("likelihood", "encode"):
         code, _, err = flowjax(command, run, points, out, "--split=test")
         assert (code, err.count("\n")) == (2, 1)
