@@ -21,8 +21,8 @@ any number of steps and any network. The noise of a step cannot be 0: without it
 network is exact, the weights are constant in the limit of small steps.
 
 The average of weights is unbiased for Z. Its logarithm is too small by about stderr^2 / 2. A proposal that misses a
-region where f is large gives an estimate that is too small without any sign of it: the effective sample size and the
-standard error are themselves estimated from the samples.
+region where f is large, or visits it rarely, gives an estimate that is too small without any sign of it: the effective
+sample size and the standard error are themselves estimated from the samples.
 """
 
 import warnings
@@ -62,8 +62,12 @@ __all__ = [
 UnnormalisedLogDensity = Callable[[Batched], Float[Array, " B"]]
 """The logarithm of an unnormalised density, log f(x), of each row of x (B, *event), in nats."""
 
-SMALLEST_SHARE = 0.01
-"""The effective sample size as a share of the samples below which `log_normalizer` warns."""
+SMALLEST_SHARE = 0.1
+"""The effective sample size as a share of the samples below which `log_normalizer` warns.
+
+For a flow that covered another ring than that of the potential, estimates of log Z from 2,000 samples with shares of 6%
+to 9% were too small by up to 8 of their standard errors (12 runs).
+"""
 
 
 class Weighted(NamedTuple):
@@ -97,7 +101,8 @@ class LogNormalizer(NamedTuple):
 def log_normalizer(log_weights: Float[Array, " n"]) -> LogNormalizer:
     """The logarithm of the mean of weights, with its standard error and the effective sample size.
 
-    Warns if the effective sample size is below 1% of the samples, because the estimate then rests on few of them.
+    Warns if the effective sample size is below 10% of the samples: the estimate then rests on few of them, and regions
+    that the proposal visits rarely make log Z too small by more than its standard error.
 
     Args:
         log_weights: the logarithms of n >= 2 weights, (n,). Those of several calls can be concatenated.
@@ -122,8 +127,8 @@ def log_normalizer(log_weights: Float[Array, " n"]) -> LogNormalizer:
     if (share := float(ess) / n) < SMALLEST_SHARE:
         warnings.warn(
             f"the effective sample size is {float(ess):.1f} of {n:,} samples ({100 * share:.2g}%): a few samples carry "
-            "the estimate, and its standard error is not reliable; train the proposal longer or for fewer dimensions, "
-            "or take more steps",
+            "the estimate, which can be wrong, mostly too small, by several of its standard errors; compare other keys "
+            "and more samples, or train the proposal on samples that are nearer to the density",
             stacklevel=2,
         )
     return found

@@ -10,7 +10,7 @@ from flowjax.training.writers import say
 __all__ = ["FAR", "check_array", "check_finite", "check_points", "warn_far"]
 
 FAR = 10.0
-"""Points with a coordinate more standard deviations from the mean of the training data are reported."""
+"""Points with a coordinate that is larger as an input of the network, mostly in standard deviations, are reported."""
 
 
 def check_points(spec: DataSpec, x: np.ndarray) -> None:
@@ -20,7 +20,8 @@ def check_points(spec: DataSpec, x: np.ndarray) -> None:
         ConfigError: if the shape is not (N, *spec.shape), a value is NaN or infinite, or a pixel is out of its range.
     """
     check_array(spec, x, "points")
-    if spec.levels and len(x) and (x.min() < 0 or x.max() > spec.levels):
+    largest = spec.levels - 1 if np.issubdtype(x.dtype, np.integer) else spec.levels  # k + u may reach the last edge
+    if spec.levels and len(x) and (x.min() < 0 or x.max() > largest):
         raise ConfigError(f"pixels of this run lie in 0 to {spec.levels - 1}, not {x.min():g} to {x.max():g}")
 
 
