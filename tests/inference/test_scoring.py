@@ -16,6 +16,7 @@ from flowjax.inference.choose import SolverSettings
 from flowjax.inference.convergence import compared, finer
 from flowjax.inference.scoring import LogDensities
 from flowjax.likelihood import memory
+from tests.bits.known import pixels
 
 ROUGH, FINE = SolverSettings("euler", steps=2), SolverSettings("rk4", steps=20)
 X = np.array([[1.0, 0.5], [-2.0, 3.0], [4.0, -0.5], [0.0, 0.0]], np.float32)
@@ -111,6 +112,15 @@ def test_bad_points_are_refused_with_their_rows(run):
     x[[3, 7], 1] = np.nan, np.inf
     with pytest.raises(ConfigError, match="NaN or infinite values in rows 3, 7: remove or repair"):
         scoring.log_prob(run, x)
+
+
+def test_integer_pixels_end_at_the_largest_level_and_dequantised_ones_at_its_upper_edge():
+    spec = pixels((2,))  # the levels 0 to 3
+    points.check_points(spec, np.array([[0, 3]]))
+    points.check_points(spec, np.array([[0.0, 4.0]]))
+    for beyond in (np.array([[0, 4]]), np.array([[0.0, 4.1]])):
+        with pytest.raises(ConfigError, match="pixels of this run lie in 0 to 3, not 0 to 4"):
+            points.check_points(spec, beyond)
 
 
 def test_points_far_from_the_data_are_reported(capsys):
