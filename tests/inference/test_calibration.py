@@ -98,6 +98,7 @@ def test_the_expected_coverage_shows_that_the_observation_is_ignored(opened, mon
     assert found["tarp_p_value"] < 1e-3
 
 
+@pytest.mark.slow
 def test_posteriors_are_compared_with_those_of_the_benchmark(opened, monkeypatch):
     """The accuracy of ten classifiers on 200 rows each has the standard deviation 1 / sqrt(8 * 100 * 10) = 0.011 if
     the posteriors are right. If each of the ten parameters is shifted by a deviation, it is Phi(sqrt(10) / 2) = 0.94,
@@ -138,6 +139,7 @@ def test_observations_with_missing_values_have_columns_that_say_so():
     np.testing.assert_array_equal(calibration._without_missing(obs[1:]), obs[1:])
 
 
+@pytest.mark.slow
 def test_commands_compute_and_keep_the_metrics(flowjax, workdir, tmp_path):
     """The network has hardly been trained, so its posteriors are wide: like the prior, which classifiers can tell."""
     fast = ["--solver=heun", "--steps=4"]

@@ -74,6 +74,7 @@ def test_baselines_of_a_walk_by_hand():
     np.testing.assert_array_equal(np.sort(climatology(future, 2).ravel()), np.sort(future.ravel()))
 
 
+@pytest.mark.slow
 def test_evaluate_returns_the_scores_and_the_figure_shows_the_channels(noise_run, monkeypatch):
     run, dataset = noise_run
     assert has_forecasts(run, dataset)
