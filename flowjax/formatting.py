@@ -26,7 +26,7 @@ def format_number(value: Any) -> str:
 def format_mean(mean: float | None, deviation: float | None, sign: str = " ± ") -> str:
     """Returns a mean with its deviation, both to the second significant digit of the deviation.
 
-    For deviations that are 0 or of rounding only the mean has five digits.
+    If the deviation is 0 or only a rounding error, the mean has five significant digits.
 
     Args:
         mean: the mean, or a single number; None for a hyphen.

@@ -1,6 +1,6 @@
 """Free energies: estimates of log Z against closed forms and quadrature, their errors, and what is refused."""
 
-import importlib.util
+import runpy
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -201,14 +201,10 @@ def test_the_wells_of_the_experiment():
     samples with the shares within 5 standard deviations.
     """
     path = Path(__file__).parent.parent / "experiments" / "free_energies" / "experiment.py"
-    spec = importlib.util.spec_from_file_location("free_energies_experiment", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    wells = module.EIGHT
+    experiment = runpy.run_path(str(path))
+    wells = experiment["EIGHT"]
     assert wells.log_z() == pytest.approx(4 * (np.log(11784.50927) + LOG_2PI / 2), abs=1e-6)
-    for each in (wells, module.DOUBLE):
+    for each in (wells, experiment["DOUBLE"]):
         density = lambda x, each=each: np.exp(each.b * x**2 + each.c * x - each.a * x**4)
         left, right = (integrate.quad(density, *ends, epsabs=0, epsrel=1e-10)[0] for ends in ((-6, 0), (0, 6)))
         assert each.log_z() == pytest.approx(each.pairs * (np.log(left + right) + LOG_2PI / 2), abs=1e-6)

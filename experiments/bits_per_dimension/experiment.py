@@ -20,7 +20,7 @@ from flowjax.inference import Run, SolverSettings, log_prob
 from flowjax.inference.data_of_run import dataset_of
 from flowjax.inference.standard_errors import standard_error_of_mean
 from flowjax.likelihood import Divergence
-from flowjax.reproduce import Experiment, Form, Results, Study
+from flowjax.reproduce import Experiment, Form, Results, Study, file_name
 from flowjax.training.writers import read_metrics
 
 CHECKED = 64
@@ -160,7 +160,7 @@ def models_of(study: Study) -> Mapping[str, Model]:
 def trained(study: Study, name: str) -> Run:
     """The trained run of a model, with a network that computes in the dtype of scoring."""
     model = models_of(study)[name]
-    run = study.train(name.replace(",", "").replace(" ", "_"), model.config())
+    run = study.train(file_name(name), model.config())
     if not model.dtype:
         return run
     config = changed(run.config, {"model.dtype": model.dtype})
@@ -186,7 +186,7 @@ def scores(study: Study, row: Row) -> dict[str, Any]:
             check=CHECKED if row.draws == 1 else 0,
             dequantisation=row.noise.dequantisation,
             importance_samples=row.draws,
-            keep=study.folder / "densities" / row.setting.replace(",", "").replace(" ", "_"),
+            keep=study.folder / "densities" / file_name(row.setting),
         )
     bits = -found.log_prob.astype(np.float64) / (run.spec.d * np.log(2))
     checked = found.convergence
@@ -256,7 +256,11 @@ def draw(study: Study, results: Results) -> dict[str, Figure]:
 EXPERIMENT = Experiment(
     title="Bits per dimension of images: three dequantisations, with K draws of the noise.",
     source="",
-    full=Form("80 minutes on an H200, by the rows that were run", accelerator=True, needs=("fashion_mnist", "cifar10")),
+    full=Form(
+        "80 minutes on an H200, estimated from the rows that were run",
+        accelerator=True,
+        needs=("fashion_mnist", "cifar10"),
+    ),
     quick=Form("3 minutes on 2 CPU cores"),
     run=run,
     columns={

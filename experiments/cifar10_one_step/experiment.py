@@ -16,7 +16,7 @@ from flowjax.inference import Run, SolverSettings, evaluate_images, sample
 from flowjax.inference.data_of_run import dataset_of
 from flowjax.metrics.frechet import frechet_of_pixels
 from flowjax.plots import image_grid
-from flowjax.reproduce import Experiment, Form, Results, Study
+from flowjax.reproduce import Experiment, Form, Results, Study, file_name
 from flowjax.training.writers import read_metrics
 
 FLOW_STEPS = 9_200
@@ -86,7 +86,7 @@ def draw(study: Study, results: Results) -> dict[str, Figure]:
             f"samples_{i}", lambda name=name, solver=solver: {"x": sample(trained(study, name), 64, 0, solver).samples}
         )["x"]
         levels = 17 if study.quick else 256
-        figures[setting.replace(",", "").replace(" ", "_")] = image_grid(images, levels, title=setting)
+        figures[file_name(setting)] = image_grid(images, levels, title=setting)
     return figures
 
 

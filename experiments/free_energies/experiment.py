@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from flowjax import plots
 from flowjax.config import Config, changed, defaults
 from flowjax.free_energy import Weighted, importance_sample, importance_sample_sde, log_normalizer
-from flowjax.reproduce import Experiment, Form, Results, Study, Trained
+from flowjax.reproduce import Experiment, Form, Results, Study, Trained, file_name
 
 GRID = np.linspace(-4.0, 4.0, 80_001)
 """Points of the quadrature of x; the density is below exp(-80) of its maximum at the ends."""
@@ -132,10 +132,6 @@ def config_of(study: Study, case: Case, method: str, data: str, seed: int) -> Co
     config.train.log_every = config.train.save_every = steps
     config.ema.half_life = 0.02 * steps * config.train.batch_size
     return changed(config, {"seed": seed})
-
-
-def file_name(*words: object) -> str:
-    return "_".join(map(str, words)).replace(" ", "_").replace(",", "")
 
 
 def training_rows(study: Study, name: str, seed: int) -> Float[np.ndarray, "N D"]:

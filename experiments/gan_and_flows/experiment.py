@@ -25,7 +25,7 @@ from flowjax.data import Dataset, open_dataset
 from flowjax.inference import SolverSettings
 from flowjax.inference.pairs import make_pairs
 from flowjax.metrics import fid, precision_recall, wasserstein2_squared_pairs
-from flowjax.reproduce import Experiment, Form, Results, Study, Trained
+from flowjax.reproduce import Experiment, Form, Results, Study, Trained, file_name
 from flowjax.solvers import sample as solve
 
 PLANE, IMAGES = "gaussians8", "fashion_mnist"
@@ -143,7 +143,7 @@ def trained(study: Study, data: str, name: str, seed: int) -> Trained:
     entry = ENTRIES["flow matching" if name == HALF else name]
     needs_half = entry.start or entry.teacher or entry.pairs
     first = trained(study, data, HALF, seed) if needs_half else None
-    folder = f"{data}_{name.replace(' ', '_').replace(',', '')}_{seed}"
+    folder = file_name(data, name, seed)
 
     def changes() -> dict[str, Any]:
         made: dict[str, Any] = {}

@@ -22,7 +22,7 @@ from flowjax.data import open_dataset
 from flowjax.data.densities import DENSITIES
 from flowjax.inference import Run, load
 from flowjax.likelihood import log_prob
-from flowjax.reproduce import Experiment, Form, Results, Study, Trained
+from flowjax.reproduce import Experiment, Form, Results, Study, Trained, file_name
 from flowjax.solvers import solve_ode
 from flowjax.training.writers import read_metrics
 
@@ -132,7 +132,7 @@ def trained(study: Study, data: str, name: str, seed: int) -> Trained:
     """The best checkpoint of a row, or of `HALF`, and the CPU seconds of its training and of the run it starts from."""
     entry = ENTRIES["flow matching" if name == HALF else name]
     first = trained(study, data, HALF, seed) if entry.half else None
-    folder = f"{data}_{name.replace(' ', '_').replace(',', '')}_{seed}"
+    folder = file_name(data, name, seed)
     changes = {} if first is None else {"train.start_from": str(first.run.workdir)}
     config = config_of(study, data, entry, seed, half=name == HALF)
     made = study.timed(folder, config, changes)

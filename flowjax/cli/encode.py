@@ -34,7 +34,7 @@ def run(argv: list[str]) -> dict[str, Any]:
     flags.define_solver(values)
     flags.define_processes(values)
     flags.parse(values, argv, __doc__ or "")
-    flags.check_points(values)
+    flags.check_split(values)
     out, workdir = flags.out_path(values), flags.run_workdir(values)
 
     from flowjax.cli import cache

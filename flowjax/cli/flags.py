@@ -19,8 +19,8 @@ __all__ = [
     "SAMPLER",
     "Help",
     "UsageError",
-    "check_points",
     "check_processes",
+    "check_split",
     "check_workdir",
     "define_compilation_cache",
     "define_dequantisation",
@@ -316,7 +316,7 @@ def _check_values(values: flags.FlagValues) -> None:
             raise UsageError(f"--{name} {reason}")
 
 
-def check_points(values: flags.FlagValues) -> None:
+def check_split(values: flags.FlagValues) -> None:
     """Raises UsageError if the points are named twice, by --split and by --data."""
     if values.data is not None and values["split"].present:
         raise UsageError("--split and --data cannot be used together: the points are those of the file")

@@ -94,7 +94,7 @@ def run(argv: list[str]) -> dict[str, Any]:
     flags.define_dequantisation(values)
     flags.define_processes(values)
     flags.parse(values, argv, __doc__ or "")
-    flags.check_points(values)
+    flags.check_split(values)
     if values.bound:
         _check_bound(values)
     out = flags.out_path(values)

@@ -333,7 +333,7 @@ def choose(run: Run, solver: SolverSettings = DEFAULT_SOLVER, guide: Guide | Non
         _describe_steps(run, solver, sampler if is_default else None)
     weak = None if guide is None else guide.weak
     settings = None if guide is None else (guide.name, guide.scale, guide.interval, guide.rescale, guide.fields)
-    identity = run.identity, solver, settings, interval, None if weak is None else weak.identity
+    identity = run.identity, solver, settings, None if weak is None else weak.identity
     arrays = run.arrays, () if weak is None else weak.arrays
     if guide is not None and weak is not None:
         guide = dataclasses.replace(guide, weak=weak.without_arrays())

@@ -10,7 +10,9 @@ from flowjax.training.writers import say
 __all__ = ["FAR", "check_array", "check_finite", "check_points", "warn_far"]
 
 FAR = 10.0
-"""Points with a coordinate that is larger as an input of the network, mostly in standard deviations, are reported."""
+"""A point is reported if one of its coordinates exceeds this as an input of the network.
+
+The unit is a standard deviation of the training data if the run standardises them, and otherwise that of the data."""
 
 
 def check_points(spec: DataSpec, x: np.ndarray) -> None:

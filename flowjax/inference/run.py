@@ -101,7 +101,7 @@ class Run:
         """The distribution at the start of sampling: `path.prior(source)`."""
         return self.method.prior
 
-    @property
+    @cached_property
     def interval(self) -> tuple[float, float]:
         """The times (t0, t1) between which the model is defined; (0, 1) for most."""
         if self.kept_interval is not None:
@@ -290,5 +290,5 @@ def at_step(run: Run, step: int) -> Run:
         CheckpointError: if there is no such checkpoint, or it cannot be read.
     """
     state = Checkpoints(run.workdir / "checkpoints").restore(step, abstract_state(run.config, run.method))
-    found = {"step": step, "params": state.ema, "variables": state.variables, "averaged": True}
-    return replace(run, **found, kept_interval=None)
+    arrays = {"params": state.ema, "variables": state.variables, "kept_interval": None}
+    return replace(run, step=step, averaged=True, **arrays)

@@ -2,6 +2,6 @@
 
 from flowjax.reproduce.experiment import Experiment, Form
 from flowjax.reproduce.results import Measurement, Results
-from flowjax.reproduce.study import Study, Trained
+from flowjax.reproduce.study import Study, Trained, file_name
 
-__all__ = ["Experiment", "Form", "Measurement", "Results", "Study", "Trained"]
+__all__ = ["Experiment", "Form", "Measurement", "Results", "Study", "Trained", "file_name"]

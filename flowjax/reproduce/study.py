@@ -18,7 +18,7 @@ from flowjax.reproduce.results import Measurement, Value
 from flowjax.runs import train
 from flowjax.training.writers import say
 
-__all__ = ["Study", "Trained"]
+__all__ = ["Study", "Trained", "file_name"]
 
 _MEASUREMENTS = "measurements.jsonl"
 
@@ -160,6 +160,18 @@ class Study:
         path = self.folder / _MEASUREMENTS
         if path.exists() and not (text := path.read_text()).endswith("\n"):
             path.write_text(text[: text.rfind("\n") + 1])
+
+
+def file_name(*words: object) -> str:
+    """The name of a run, an array or a figure of a study: words such as the name of a row, without spaces and commas.
+
+    Args:
+        words: what the name consists of, such as a data set, a row and a seed.
+
+    Returns:
+        The words, with underscores between them and in place of their spaces.
+    """
+    return "_".join(map(str, words)).replace(" ", "_").replace(",", "")
 
 
 def _plain(value: Any) -> Value:

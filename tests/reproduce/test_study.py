@@ -5,7 +5,7 @@ import time
 from flowjax.config import defaults
 from flowjax.data import DataSpec
 from flowjax.inference import Run
-from flowjax.reproduce import Study, study
+from flowjax.reproduce import Study, file_name, study
 
 
 def test_the_seconds_of_a_training_are_those_of_all_its_steps_and_are_kept(tmp_path, monkeypatch):
@@ -42,3 +42,7 @@ def test_the_seconds_of_a_training_are_those_of_all_its_steps_and_are_kept(tmp_p
     assert first.seconds >= 0.1
     seconds.unlink()  # the process ended after the training and before its seconds were kept
     assert timed().seconds >= 0.1
+
+
+def test_a_file_name_has_no_spaces_and_commas():
+    assert file_name("moons", "half flow matching, then CNF", 0) == "moons_half_flow_matching_then_CNF_0"
